@@ -1,0 +1,7 @@
+"""Activations: the taps in a block, and the probe that reduces one batch to sufficient statistics."""
+
+from stratoscope.activations.batching import bucket
+from stratoscope.activations.probe import BatchStatistics, Probe, run_backbone
+from stratoscope.activations.taps import Tap
+
+__all__ = ["BatchStatistics", "Probe", "Tap", "bucket", "run_backbone"]

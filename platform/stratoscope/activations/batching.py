@@ -1,0 +1,27 @@
+"""Which prompts of a shard share a batch."""
+
+from collections.abc import Sequence
+
+
+def bucket(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Group prompts of like length into batches under a budget of padded tokens.
+
+    The longest come first, so that a batch too large for the device shows at once. The grouping is a pure function of
+    the lengths.
+
+    Args:
+        lengths: tokens of each prompt.
+        max_tokens: most tokens of a batch, padding included; a longer prompt gets a batch of its own.
+
+    Returns:
+        Indices into `lengths`, one list a batch.
+    """
+    batches: list[list[int]] = []
+    longest = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batches and longest * (len(batches[-1]) + 1) <= max_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+            longest = lengths[index]
+    return batches

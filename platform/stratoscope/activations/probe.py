@@ -1,0 +1,237 @@
+"""The probe: forward hooks that turn one batch into sufficient statistics per prompt, layer and tap."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from stratoscope.activations.reduce import Bins, Layout, reduce_tokens, token_cosine
+from stratoscope.activations.segments import Segments
+from stratoscope.activations.taps import Tap, on_input, on_output
+from stratoscope.models import LoadedModel
+from stratoscope.statistics import Statistics
+
+
+@dataclass(frozen=True, eq=False)
+class BatchStatistics:
+    """What the probe tells of one batch."""
+
+    statistics: Statistics
+    """Shape (prompts, layers, taps)."""
+    span_cosine: NDArray[np.float64]
+    """Cosine of the last token before and behind each span of layers, shape (prompts, spans)."""
+
+
+@dataclass
+class _Pass:
+    """What the hooks gather during one forward pass; all of it stays on the device."""
+
+    segments: Segments
+    careful: bool
+    rows: dict[tuple[int, Tap], Tensor] = field(default_factory=dict)
+    cosine: list[Tensor] = field(default_factory=list)
+    last_tokens: list[Tensor] = field(default_factory=list)
+    source: Tensor | None = None
+    """The tensor of which `entering` holds the real tokens: a block's output is the next block's input."""
+    entering: Tensor | None = None
+    entering_norm: Tensor | None = None
+
+
+class Probe:
+    """Reads the taps of a model while it runs, as a context manager that sets and removes the hooks.
+
+    Memory grows with the statistics of one batch, never with the prompts seen. There is one transfer from the device
+    per batch, and a second pass over the batch only if something in it was not finite.
+
+    Args:
+        model: the model to read.
+        taps: where in each block to read.
+        epsilons: absolute thresholds that are counted exactly, ascending.
+        spans: (start, length) of the spans of layers whose cosine on the last token is asked for.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        taps: Sequence[Tap],
+        epsilons: tuple[float, ...] = (),
+        spans: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        self.model, self.taps, self.epsilons, self.spans = model, tuple(taps), epsilons, tuple(spans)
+        self._bins = Bins.build(epsilons, model.device)
+        self._layout = Layout(len(epsilons))
+        self._handles: list[RemovableHandle] = []
+        self._pass: _Pass | None = None
+
+    def __enter__(self) -> Self:
+        for layer, block in enumerate(self.model.anatomy.blocks):
+            self._handles += [on_input(block.module, self._enter_block)]
+            for tap, module, register in (
+                (Tap.ATTENTION, block.attention, on_output),
+                (Tap.MLP, block.mlp, on_output),
+                (Tap.MLP_HIDDEN, block.mlp_output, on_input),
+            ):
+                if tap in self.taps:
+                    self._handles.append(register(module, partial(self._read, layer, tap)))
+            self._handles.append(on_output(block.module, partial(self._leave_block, layer)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def measure(self, input_ids: Tensor, attention_mask: Tensor) -> BatchStatistics:
+        """Run the model's layers once and return the statistics of each prompt.
+
+        Args:
+            input_ids: token ids, shape (B, S), padded on either side.
+            attention_mask: 1 for a token and 0 for padding, shape (B, S); every prompt has a token.
+        """
+        if not self._handles:
+            raise RuntimeError("the probe measures inside its 'with' block alone")
+        packed = self._run(input_ids, attention_mask, careful=False)
+        if not np.isfinite(packed[0]).all():
+            packed = self._run(input_ids, attention_mask, careful=True)
+        return self._unpack(*packed, attention_mask.sum(dim=1).cpu().numpy())
+
+    @torch.inference_mode()
+    def _run(
+        self, input_ids: Tensor, attention_mask: Tensor, *, careful: bool
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        device = self.model.device
+        ids, mask = input_ids.to(device), attention_mask.to(device)
+        self._pass = gathered = _Pass(Segments.from_mask(mask), careful)
+        try:
+            run_backbone(self.model, ids, mask)
+            rows = torch.stack(
+                [torch.stack([gathered.rows[layer, tap] for tap in self.taps], dim=1) for layer in self._layers], dim=1
+            )
+            cosine = torch.stack(gathered.cosine, dim=1)
+            spans = _span_cosine(gathered.last_tokens, self.spans, len(cosine))
+        finally:
+            self._pass = None
+        return self._transfer(rows, cosine, spans)
+
+    @property
+    def _layers(self) -> range:
+        return range(len(self.model.anatomy))
+
+    def _transfer(self, rows: Tensor, cosine: Tensor, spans: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        num_prompts, num_layers, num_taps, _ = rows.shape
+        spread = cosine[:, :, None, None].expand(num_prompts, num_layers, num_taps, 1)
+        flat = torch.cat([torch.cat([rows, spread], dim=3).view(num_prompts, -1), spans], dim=1).cpu().numpy()
+        split = flat.shape[1] - spans.shape[1]
+        return flat[:, :split].reshape(num_prompts, num_layers, num_taps, -1), flat[:, split:]
+
+    def _enter_block(self, hidden: Tensor) -> None:
+        gathered = self._gathering()
+        if gathered.source is hidden:
+            return
+        self._stand_at(hidden)
+        if self.spans and not gathered.last_tokens:
+            self._keep_last_token()
+
+    def _leave_block(self, layer: int, hidden: Tensor) -> None:
+        gathered = self._gathering()
+        before, norm_before = gathered.entering, gathered.entering_norm
+        assert before is not None
+        assert norm_before is not None
+        self._stand_at(hidden)
+        after, norm_after = gathered.entering, gathered.entering_norm
+        assert after is not None
+        assert norm_after is not None
+        cosine = token_cosine(before, after, norm_before, norm_after).double()
+        gathered.cosine.append(_mean_of_known(cosine, gathered.segments))
+        if Tap.BLOCK in self.taps:
+            self._reduce(layer, Tap.BLOCK, after)
+        if Tap.UPDATE in self.taps:
+            self._reduce(layer, Tap.UPDATE, after - before)
+        if self.spans:
+            self._keep_last_token()
+
+    def _read(self, layer: int, tap: Tap, hidden: Tensor) -> None:
+        self._reduce(layer, tap, self._gathering().segments.take(hidden))
+
+    def _reduce(self, layer: int, tap: Tap, x: Tensor) -> None:
+        gathered = self._gathering()
+        gathered.rows[layer, tap] = reduce_tokens(x, gathered.segments, self._bins, careful=gathered.careful)
+
+    def _stand_at(self, hidden: Tensor) -> None:
+        """Remember the residual stream at this point: its real tokens in float, and their norms."""
+        gathered = self._gathering()
+        x = gathered.segments.take(hidden)
+        x = x.double() if gathered.careful else x.float()
+        gathered.source, gathered.entering = hidden, x
+        gathered.entering_norm = torch.linalg.vector_norm(x, dim=1)
+
+    def _keep_last_token(self) -> None:
+        gathered = self._gathering()
+        assert gathered.entering is not None
+        gathered.last_tokens.append(gathered.entering.index_select(0, gathered.segments.last).double())
+
+    def _gathering(self) -> _Pass:
+        assert self._pass is not None, "a hook ran outside measure()"
+        return self._pass
+
+    def _unpack(
+        self, packed: NDArray[np.float64], spans: NDArray[np.float64], lengths: NDArray[np.int64]
+    ) -> BatchStatistics:
+        layout = self._layout
+        shape = packed.shape[:-1]
+        mean, m2, pooled_variance = np.moveaxis(packed[..., :3], -1, 0)
+        counts = packed[..., layout.histogram].astype(np.int64)
+        statistics = Statistics(
+            epsilons=self.epsilons,
+            prompts=np.ones(shape, np.int64),
+            tokens=np.broadcast_to(lengths[:, None, None], shape).astype(np.int64),
+            count=counts.sum(axis=-1),
+            mean=mean,
+            m2=m2,
+            pooled_variance=pooled_variance,
+            histogram=counts,
+            below=packed[..., layout.below].astype(np.int64),
+            cosine=packed[..., -1],
+            nonfinite=packed[..., layout.nonfinite].astype(np.int64),
+        )
+        return BatchStatistics(statistics, spans)
+
+
+def run_backbone(model: LoadedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
+    """Run all layers of a model once, without its vocabulary head and without a key-value cache.
+
+    Args:
+        model: the model to run.
+        input_ids: token ids on the model's device, shape (B, S), padded on either side.
+        attention_mask: 1 for a token and 0 for padding, shape (B, S), on the model's device.
+    """
+    extra: dict[str, object] = {
+        "position_ids": (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0),
+        "use_cache": False,
+    }
+    accepted = inspect.signature(model.backbone.forward).parameters
+    known = {name: value for name, value in extra.items() if name in accepted}
+    model.backbone(input_ids=input_ids, attention_mask=attention_mask, **known)
+
+
+def _mean_of_known(values: Tensor, segments: Segments) -> Tensor:
+    """Average token values over each prompt, leaving out those that are not finite: (T,) becomes (B,)."""
+    known = values.isfinite()
+    return segments.sum(torch.where(known, values, 0.0)) / segments.sum(known.double())
+
+
+def _span_cosine(last_tokens: Sequence[Tensor], spans: Sequence[tuple[int, int]], num_prompts: int) -> Tensor:
+    if not spans:
+        return torch.zeros(num_prompts, 0, dtype=torch.float64)
+    pairs = [(last_tokens[start], last_tokens[start + length]) for start, length in spans]
+    return torch.stack([torch.nn.functional.cosine_similarity(a, b, dim=1) for a, b in pairs], dim=1)

@@ -1,0 +1,157 @@
+"""From the activations of a batch to sufficient statistics per prompt, on the device they lie on.
+
+Everything here is a pure function without a transfer or a synchronisation, and its memory is a few copies of one
+activation. All results of one tap are packed into one float64 row per prompt (`Layout`); counts stay exact in it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stratoscope.activations.segments import Segments
+from stratoscope.statistics import histogram
+
+_SIGN_FREE = 0x7FFFFFFF
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Bins that hold the histogram and the exact counts under each epsilon at once.
+
+    A number's key is its sign-free float32 bits, shifted. Each edge (the smallest number above zero, and every epsilon)
+    moves all numbers at or above it up by one bin, so the bin that holds an edge is split there. One count of these
+    fine bins then gives histogram, zeros, counts under epsilon and the non-finite ones, exactly.
+    """
+
+    edges: tuple[int, ...]
+    """Sign-free bits of the edges, ascending; the first is 1, the smallest number above zero."""
+    num_fine: int
+    """Number of fine bins."""
+    boundaries: Tensor
+    """First fine bin of every histogram bin, of the non-finite ones, and the end; shape (NUM_BINS + 2,)."""
+    first_above: Tensor
+    """First fine bin at or above each epsilon, shape (num_epsilons,)."""
+
+    @classmethod
+    def build(cls, epsilons: tuple[float, ...], device: torch.device) -> "Bins":
+        """Lay out the bins for absolute thresholds, ascending and distinct as float32."""
+        edges = (1, *(int(np.float32(epsilon).view(np.int32)) for epsilon in epsilons))
+        first_above = [(edge >> histogram.KEY_SHIFT) + passed + 1 for passed, edge in enumerate(edges)]
+        num_fine = histogram.NUM_KEYS + len(edges)
+        fine = np.arange(num_fine)
+        key = fine - np.searchsorted(first_above, fine, side="right")
+        bins = np.where(key >= histogram.NONFINITE_KEY, histogram.NUM_BINS, histogram.bin_of_key(key))
+        bins[0] = histogram.ZEROS
+        boundaries = np.append(np.searchsorted(bins, np.arange(histogram.NUM_BINS + 1)), num_fine)
+        return cls(
+            edges, num_fine, torch.from_numpy(boundaries).to(device), torch.tensor(first_above[1:], device=device).long()
+        )
+
+    def count(self, x: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
+        """Count magnitudes of (T, D) float32 per prompt.
+
+        Returns:
+            Histogram with the non-finite count behind it, (B, NUM_BINS + 1), and counts under each epsilon,
+            (B, num_epsilons), both int64.
+        """
+        bits = x.view(torch.int32) & _SIGN_FREE
+        index = bits >> histogram.KEY_SHIFT
+        for edge in self.edges:
+            # (edge - 1 - bits) is negative just where bits >= edge; the shift leaves -1 there and 0 elsewhere.
+            index -= (edge - 1 - bits).bitwise_right_shift_(31)
+        num_prompts = segments.batch[0]
+        index += (segments.rows * self.num_fine).to(torch.int32).unsqueeze(1)
+        fine = _count(index.view(-1), num_prompts * self.num_fine).view(num_prompts, self.num_fine)
+        cumulative = torch.nn.functional.pad(fine.cumsum(dim=1), (1, 0))
+        return cumulative[:, self.boundaries].diff(dim=1), cumulative[:, self.first_above]
+
+
+def _count(index: Tensor, size: int) -> Tensor:
+    if index.device.type == "cpu":
+        return torch.bincount(index, minlength=size)
+    # bincount would wait for the device to learn the largest index.
+    ones = torch.ones((), dtype=torch.int64, device=index.device).expand(index.numel())
+    return torch.zeros(size, dtype=torch.int64, device=index.device).scatter_add_(0, index.long(), ones)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a packed row: mean, m2, pooled variance, histogram, non-finite count, counts under epsilons."""
+
+    num_epsilons: int
+
+    @property
+    def histogram(self) -> slice:
+        """Columns of the histogram."""
+        return slice(3, 3 + histogram.NUM_BINS)
+
+    @property
+    def nonfinite(self) -> int:
+        """Column of the non-finite count."""
+        return 3 + histogram.NUM_BINS
+
+    @property
+    def below(self) -> slice:
+        """Columns of the counts under each epsilon."""
+        return slice(self.nonfinite + 1, self.nonfinite + 1 + self.num_epsilons)
+
+
+def reduce_tokens(x: Tensor, segments: Segments, bins: Bins, *, careful: bool = False) -> Tensor:
+    """Reduce the activations of a batch's real tokens to one packed row per prompt.
+
+    Moments are centred on each token's own mean, then merged over tokens in float64, so a large common offset costs no
+    precision.
+
+    Args:
+        x: activations, shape (T, D), any floating dtype.
+        segments: which token belongs to which prompt.
+        bins: where to count magnitudes.
+        careful: leave out non-finite values and compute in float64. Without it they show as non-finite moments.
+
+    Returns:
+        Shape (B, columns of `Layout`), float64.
+    """
+    x = x.float()
+    counts, below = bins.count(x, segments)
+    if careful:
+        mean, m2, pooled = _careful_moments(x.double(), segments)
+    else:
+        mean, m2, pooled = _moments(x, segments)
+    return torch.cat([torch.stack([mean, m2, pooled], dim=1), counts.double(), below.double()], dim=1)
+
+
+def _moments(x: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
+    width = x.shape[1]
+    token_mean = x.mean(dim=1, keepdim=True)
+    token_m2 = torch.linalg.vector_norm(x - token_mean, dim=1).double().square()
+    token_mean = token_mean.squeeze(1).double()
+    mean = segments.sum(token_mean) / segments.lengths
+    m2 = segments.sum(token_m2 + width * (token_mean - segments.spread(mean)).square())
+    pooled = segments.sum(x).double() / segments.lengths.unsqueeze(1)
+    return mean, m2, pooled.var(dim=1)
+
+
+def _careful_moments(x: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
+    finite = x.isfinite()
+    x = torch.where(finite, x, 0.0)
+    count = segments.sum(finite.double().sum(dim=1))
+    mean = segments.sum(x.sum(dim=1)) / count.clamp(min=1)
+    deviation = torch.where(finite, x - segments.spread(mean).unsqueeze(1), 0.0)
+    m2 = segments.sum(deviation.square().sum(dim=1))
+    known = segments.sum(finite.double())
+    pooled = segments.sum(x) / known
+    # A unit that was never finite has no mean, and a prompt with fewer than two units no variance.
+    has_mean = known > 0
+    units = has_mean.sum(dim=1)
+    centre = torch.where(has_mean, pooled, 0.0).sum(dim=1) / units
+    spread = torch.where(has_mean, pooled - centre.unsqueeze(1), 0.0).square().sum(dim=1)
+    variance = torch.where(units > 1, spread / (units - 1).clamp(min=1), torch.nan)
+    return mean, m2, variance
+
+
+def token_cosine(a: Tensor, b: Tensor, norm_a: Tensor, norm_b: Tensor) -> Tensor:
+    """Return the cosine of each pair of rows, (T, D) and (T, D) to (T,); 0 where a row is zero."""
+    scale = (norm_a * norm_b).clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.linalg.vecdot(a, b) / scale

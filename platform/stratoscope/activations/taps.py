@@ -1,0 +1,49 @@
+"""Taps: the places in a block where activations are read."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+
+class Tap(StrEnum):
+    """A place in a block."""
+
+    BLOCK = "block"
+    """The block's output, that is the residual stream behind it."""
+    UPDATE = "update"
+    """The block's output minus its input."""
+    ATTENTION = "attention"
+    """What attention adds to the residual stream."""
+    MLP = "mlp"
+    """What the feed-forward part adds to the residual stream."""
+    MLP_HIDDEN = "mlp_hidden"
+    """The feed-forward part's hidden activation, after the non-linearity (and the gate, where there is one)."""
+
+
+def first_tensor(output: Any) -> Tensor:
+    """Return a module's output, or the first of its outputs."""
+    tensor = output[0] if isinstance(output, tuple | list) else output
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"expected a tensor, not {type(tensor).__name__}")
+    return tensor
+
+
+def on_input(module: nn.Module, read: Callable[[Tensor], None]) -> RemovableHandle:
+    """Call `read` with the module's hidden input, before the module runs."""
+
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        read(args[0] if args else kwargs["hidden_states"])
+
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def on_output(module: nn.Module, read: Callable[[Tensor], None]) -> RemovableHandle:
+    """Call `read` with the module's first output, after the module ran."""
+
+    def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        read(first_tensor(output))
+
+    return module.register_forward_hook(hook)

@@ -1,0 +1,41 @@
+"""The command `stratoscope JOB [options]`."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from stratoscope.errors import nearest
+from stratoscope.pipelines.config import print_error
+from stratoscope.pipelines.job import EXIT_DONE, EXIT_REFUSED
+
+
+def _score(arguments: Sequence[str]) -> int:
+    from stratoscope.pipelines.job import run_from_command_line
+    from stratoscope.pipelines.score import ScoreJob
+
+    return run_from_command_line(ScoreJob, arguments)
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "score": (_score, "rank the layers of a language model by the statistics of their activations"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names and return its exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print("usage: stratoscope COMMAND [options]\n")
+        for name, (_, meaning) in COMMANDS.items():
+            print(f"  {name:12} {meaning}")
+        print("\n'stratoscope COMMAND --help' lists the options of a command.")
+        return EXIT_DONE
+    if given[0] not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print_error("stratoscope", f"command {given[0]!r} is unknown{nearest(given[0], COMMANDS) or '.'} Known: {known}")
+        return EXIT_REFUSED
+    run, _ = COMMANDS[given[0]]
+    return run(given[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""Prompts: read from wherever they are, rendered, freed of duplicates, and put into a seeded order."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
+
+from stratoscope.data.files import read_files
+from stratoscope.data.known import KNOWN_SETS, read_known
+from stratoscope.digest import digest
+from stratoscope.errors import InputError, first_line, suggest
+from stratoscope.hub import hub_commit
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+TEXT_COLUMNS = ("prompt", "text", "question", "sentence", "content")
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """Where prompts come from and how a row becomes text."""
+
+    source: str
+    """A known set, a local file or folder, or a hub name (owner/name)."""
+    template: str | None = None
+    """Jinja template over a row's columns; None takes the known set's own, or the first usual text column."""
+    split: str | None = None
+    """Of a hub set."""
+    subset: str | None = None
+    """Configuration of a hub set."""
+    revision: str | None = None
+    """Of a hub set."""
+    group: str | None = None
+    """Column whose value names a prompt's group; None puts all prompts into one group, named for the source."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered prompt. The id is a digest of the row it was made of, whatever template rendered it."""
+
+    prompt_id: str
+    group: str
+    text: str
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The prompts that were kept, in order, and what became of the others."""
+
+    prompts: tuple[Prompt, ...]
+    template: str
+    num_read: int
+    num_empty: int
+    num_duplicates: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the kept prompts, their order included."""
+        return digest({"prompts": [[p.prompt_id, p.group, p.text] for p in self.prompts]})
+
+
+def load_prompts(source: PromptSource, limit: int | None, seed: int) -> PromptSet:
+    """Read, render and order prompts.
+
+    The order is by a seeded digest of the ids, so it does not depend on the order of files or rows, and a smaller limit
+    keeps a beginning of what a larger one keeps. Of equal texts the first in that order stays.
+
+    Args:
+        source: where the prompts are.
+        limit: most prompts to keep after empty and duplicate ones are gone; None keeps all.
+        seed: of the order.
+
+    Raises:
+        InputError: the source is unknown or unreadable, the template does not fit, or no prompt is left.
+    """
+    rows = read_rows(source)
+    first = next(rows, None)
+    if first is None:
+        raise InputError(f"prompts.source {source.source!r} holds no rows")
+    template = source.template or _usual_template(source, first)
+    rendered = _render_all(chain([first], rows), template, source)
+    read = empty = 0
+    kept: list[tuple[bytes, Prompt]] = []
+    for prompt in rendered:
+        read += 1
+        if prompt.text.strip():
+            kept.append((_position(seed, prompt.prompt_id), prompt))
+        else:
+            empty += 1
+    kept.sort(key=lambda pair: pair[0])
+    distinct = list({prompt.text: prompt for _, prompt in reversed(kept)}.values())[::-1]
+    if not distinct:
+        raise InputError(f"prompts.source {source.source!r}: all {read} prompts are empty after rendering")
+    return PromptSet(tuple(distinct[:limit]), template, read, empty, len(kept) - len(distinct))
+
+
+def read_rows(source: PromptSource) -> Iterator[dict[str, Any]]:
+    """Yield the raw rows of a source.
+
+    Raises:
+        InputError: the source is no known set, file, folder or hub name, or cannot be read.
+    """
+    name, path = source.source, Path(source.source).expanduser()
+    if name in KNOWN_SETS:
+        return read_known(name)
+    if path.exists():
+        return read_files(path)
+    if HUB_NAME.fullmatch(name) and not name.startswith(".") and not path.suffix:
+        return _read_hub(source)
+    raise InputError(
+        f"prompts.source {name!r} is no known set, file or hub name (owner/name){suggest(name, KNOWN_SETS, 'sets')}"
+    )
+
+
+def _read_hub(source: PromptSource) -> Iterator[dict[str, Any]]:
+    from datasets import load_dataset
+
+    commit = hub_commit("dataset", source.source, source.revision, "prompts.source")
+    try:
+        yield from load_dataset(source.source, source.subset, split=source.split or "train", revision=commit)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"prompts.source {source.source!r} cannot be read from the hub: {first_line(error)}"
+        ) from error
+
+
+def _usual_template(source: PromptSource, row: dict[str, Any]) -> str:
+    if source.source in KNOWN_SETS:
+        return KNOWN_SETS[source.source].template
+    for column in TEXT_COLUMNS:
+        if column in row:
+            return f"{{{{ {column} }}}}"
+    raise InputError(
+        f"prompts.source {source.source!r} has none of the columns {', '.join(TEXT_COLUMNS)}; "
+        f"give prompts.template over its columns: {', '.join(row)}"
+    )
+
+
+def _render_all(rows: Iterable[dict[str, Any]], template: str, source: PromptSource) -> Iterator[Prompt]:
+    compiled = _compile(template)
+    for row in rows:
+        try:
+            text = compiled.render(row)
+        except TemplateError as error:
+            raise InputError(f"prompts.template {template!r} does not fit the columns {', '.join(row)}: {error}") from error
+        yield Prompt(row_id(row), _group(row, source), text)
+
+
+def _compile(template: str) -> Template:
+    environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+    try:
+        return environment.from_string(template)
+    except TemplateError as error:
+        raise InputError(f"prompts.template {template!r} is not a Jinja template: {error}") from error
+
+
+def _group(row: dict[str, Any], source: PromptSource) -> str:
+    if source.group is None:
+        return Path(source.source).stem
+    if source.group not in row:
+        raise InputError(f"prompts.group {source.group!r} is no column; the columns are {', '.join(row)}")
+    return str(row[source.group])
+
+
+def row_id(row: dict[str, Any]) -> str:
+    """Return a stable id of a raw row: equal rows have equal ids, in every file and on every machine."""
+    text = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _position(seed: int, prompt_id: str) -> bytes:
+    return hashlib.blake2b(f"{seed}:{prompt_id}".encode(), digest_size=16).digest()
+

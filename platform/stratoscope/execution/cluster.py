@@ -1,0 +1,36 @@
+"""Connecting to Ray: a local one by default, a cluster where RAY_ADDRESS or a submitted job names it."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Connect to Ray for the length of the block; a connection that was there before is used and left alone."""
+    if ray.is_initialized():
+        yield
+        return
+    _hand_logs_to_the_root()
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _hand_logs_to_the_root() -> None:
+    """Let Ray's loggers reach the run's log file instead of the terminal."""
+    for name in ("ray", "ray.data"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+
+
+def resources() -> dict[str, float]:
+    """Return what the cluster has now, by resource."""
+    return dict(ray.cluster_resources())

@@ -1,0 +1,103 @@
+"""Progress on long work: a bar in a terminal, a plain line now and then elsewhere. It goes to stderr."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PLAIN_INTERVAL_S = 10.0
+
+
+class Meter:
+    """Counts units and their size, and tells their rates.
+
+    Args:
+        total: units in all.
+        done: units that an earlier run has done.
+        unit: name of a unit, in the plural.
+        size: name of what a unit is measured in, in the plural.
+    """
+
+    def __init__(self, total: int, done: int, unit: str, size: str) -> None:
+        self.total, self.done, self._earlier, self._unit, self._size = total, done, done, unit, size
+        self._amount = 0.0
+        self._start: float | None = None
+
+    def start(self) -> None:
+        """Start the clock; the rates leave out what came before."""
+        self._start = time.monotonic()
+
+    def add(self, units: int, amount: float) -> None:
+        """Count finished units and their size."""
+        self.done += units
+        self._amount += amount
+
+    @property
+    def rates(self) -> str:
+        """Units and size per second since the start, as text."""
+        seconds = max(time.monotonic() - self._start, 1e-9) if self._start is not None else float("inf")
+        units = (self.done - self._earlier) / seconds
+        return f"{units:,.1f} {self._unit}/s, {self._amount / seconds:,.0f} {self._size}/s"
+
+
+@contextmanager
+def progress(meter: Meter, title: str, console: Console) -> Iterator["Reporter"]:
+    """Show a meter while the block runs."""
+    meter.start()
+    if not console.is_terminal:
+        yield PlainReporter(meter, title, console)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rates]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield BarReporter(meter, title, bar)
+
+
+class Reporter:
+    """Shows a meter whenever it has changed."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def add(self, units: int, amount: float) -> None:
+        """Count finished units and show the new state."""
+        self._meter.add(units, amount)
+        self._show()
+
+    def _show(self) -> None:
+        """Show the meter as it stands."""
+
+
+class BarReporter(Reporter):
+    """A bar in a terminal."""
+
+    def __init__(self, meter: Meter, title: str, bar: Progress) -> None:
+        super().__init__(meter)
+        self._bar = bar
+        self._task = bar.add_task(title, total=meter.total, completed=meter.done, rates="starting")
+
+    def _show(self) -> None:
+        self._bar.update(self._task, completed=self._meter.done, rates=self._meter.rates)
+
+
+class PlainReporter(Reporter):
+    """A line in a log, at most every `PLAIN_INTERVAL_S` seconds and at the end."""
+
+    def __init__(self, meter: Meter, title: str, console: Console) -> None:
+        super().__init__(meter)
+        self._title, self._console, self._last = title, console, 0.0
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if now - self._last >= PLAIN_INTERVAL_S or self._meter.done >= self._meter.total:
+            self._last = now
+            done = f"{self._meter.done}/{self._meter.total}"
+            self._console.print(f"{self._title}: {done}, {self._meter.rates}", highlight=False, soft_wrap=True)

@@ -1,0 +1,39 @@
+"""Asking the Hugging Face hub for what a name means now, with a bound on the wait."""
+
+from pathlib import Path
+from typing import Literal
+
+from stratoscope.errors import InputError, first_line
+
+TIMEOUT_S = 8.0
+
+
+def hub_commit(kind: Literal["model", "dataset"], name: str, revision: str | None, field: str) -> str:
+    """Return the commit that a hub name points to; without a hub, the one in the local cache.
+
+    Args:
+        kind: what the name names.
+        name: 'owner/name'.
+        revision: branch, tag or commit; None is the main branch.
+        field: the configuration field that holds the name, for the message.
+
+    Raises:
+        InputError: the hub does not know the name, or cannot be reached and nothing is cached.
+    """
+    import httpx2
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return str(HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=TIMEOUT_S).sha)
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise InputError(f"{field} {name!r} (revision {revision or 'main'}): the hub has no such {kind}") from error
+    except (httpx2.HTTPError, OfflineModeIsEnabled, OSError) as error:
+        probe = "config.json" if kind == "model" else "README.md"
+        cached = try_to_load_from_cache(name, probe, revision=revision, repo_type=kind)
+        if not isinstance(cached, str):
+            raise InputError(
+                f"{field} {name!r}: the hub cannot be reached ({first_line(error)}) and nothing of it is cached; "
+                "give a local path, or a known name"
+            ) from error
+        return Path(cached).parent.name

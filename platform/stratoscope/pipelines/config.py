@@ -1,0 +1,168 @@
+"""Configuration of a job: defaults, then a YAML file, then the command line, and one line for every mistake."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
+
+from stratoscope.errors import InputError, first_line, nearest
+
+AFFECTS_NOTHING = {"affects_result": False}
+
+
+class Section(BaseModel):
+    """A part of a configuration; unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+
+
+class JobConfig(Section):
+    """What every job can be told."""
+
+    output: str = Field("runs", json_schema_extra=AFFECTS_NOTHING)
+    """Folder or fsspec URL (s3://...) that holds all runs."""
+    run_id: str | None = Field(None, json_schema_extra=AFFECTS_NOTHING)
+    """Name of the run; reusing one resumes it. None makes a new one."""
+    seed: int = 0
+    """Of the order of prompts, of resampling and of random baselines."""
+    dry_run: bool = Field(False, json_schema_extra=AFFECTS_NOTHING)
+    """Say what would be done and how much it takes, and do nothing."""
+
+
+Config = TypeVar("Config", bound=JobConfig)
+
+
+def load_config(config_class: type[Config], job: str, arguments: Sequence[str]) -> Config:
+    """Read a job's configuration.
+
+    Args:
+        config_class: the job's fields.
+        job: its name, for the help text.
+        arguments: the command line without the program's name; `--config FILE.yaml` names a file.
+
+    Raises:
+        InputError: an unknown name, a wrong value or an unreadable file.
+        SystemExit: help was asked for.
+    """
+    names = dict(field_names(config_class))
+    _check_names(arguments, ["config", *names])
+    settings = _settings_class(config_class)
+    try:
+        source = CliSettingsSource(
+            settings,
+            cli_prog_name=f"stratoscope {job}",
+            cli_parse_args=list(arguments),
+            cli_implicit_flags=True,
+            cli_exit_on_error=False,
+            cli_hide_none_type=True,
+            cli_avoid_json=True,
+            cli_parse_none_str="null",
+        )
+        given = source()
+    except SettingsError as error:
+        raise InputError(_plain_parser_error(error)) from error
+    path = given.pop("config", None)
+    return validate(config_class, _merged(_read_yaml(path) if path else {}, given))
+
+
+def validate(config_class: type[Config], values: dict[str, Any]) -> Config:
+    """Return a checked configuration.
+
+    Raises:
+        InputError: a name is unknown or a value wrong; the message names the field.
+    """
+    try:
+        return config_class.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_explain(error, config_class)) from error
+
+
+def result_settings(config: BaseModel) -> dict[str, Any]:
+    """Return the part of a configuration that decides the result: resuming a run needs just these equal."""
+    settings: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("affects_result") is False:
+            continue
+        value = getattr(config, name)
+        settings[name] = result_settings(value) if isinstance(value, BaseModel) else config.model_dump(mode="json")[name]
+    return settings
+
+
+def field_names(config_class: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the field of everything that can be set."""
+    for name, field in config_class.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from field_names(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def _settings_class(config_class: type[Config]) -> type[BaseSettings]:
+    """Return the job's fields as settings with `config` before them, for the command line alone."""
+
+    class WithConfig(config_class):  # type: ignore[valid-type,misc]
+        config: str | None = None
+        """YAML file with any of these fields; the command line overrides it."""
+
+    WithConfig.__doc__ = config_class.__doc__
+    return WithConfig
+
+
+def _check_names(arguments: Sequence[str], known: Sequence[str]) -> None:
+    for argument in arguments:
+        name = argument.split("=")[0]
+        if name in ("-h", "--help") or not name.startswith("-") or name.lstrip("-")[:1].isdigit():
+            continue
+        bare = name.removeprefix("--")
+        if not name.startswith("--") or bare.removeprefix("no-") not in known:
+            options = [f"--{option}" for option in known]
+            raise InputError(f"option {name!r} is unknown{nearest(name, options)} (see --help)")
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"config {path!r} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"config {path!r} is not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"config {path!r} must hold fields by name, not a {type(content).__name__}")
+    return content
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        inner = merged.get(name)
+        merged[name] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _explain(error: ValidationError, config_class: type[BaseModel]) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = [known for known, _ in field_names(config_class)]
+        return f"field {name!r} is unknown{nearest(name, known)}"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    shown = "" if isinstance(first["input"], dict) else f" {first['input']!r}"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{name}{shown}: {message}{more}" if name else f"{message}{more}"
+
+
+def _plain_parser_error(error: SettingsError) -> str:
+    return first_line(error).removeprefix("error parsing CLI: ")
+
+
+def print_error(job: str, message: str) -> None:
+    """Print the one line of a refused or failed run to stderr."""
+    print(f"{job}: {' '.join(message.split())}", file=sys.stderr)

@@ -1,0 +1,209 @@
+"""The life of a run, the same for every job: configuration, folder, resume, manifest, log, exit code."""
+
+import logging
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
+
+from rich.console import Console
+
+from stratoscope.errors import InputError, first_line
+from stratoscope.pipelines.config import JobConfig, load_config, print_error, result_settings
+from stratoscope.results import Manifest, RunFolder, new_run_id
+
+EXIT_DONE, EXIT_FAILED, EXIT_REFUSED = 0, 1, 2
+
+Config = TypeVar("Config", bound=JobConfig)
+logger = logging.getLogger("stratoscope")
+
+
+class Job(ABC, Generic[Config]):
+    """One run of a job. A job says what to check, how to plan, and what to do; the rest is here.
+
+    Args:
+        config: the job's configuration.
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[JobConfig]]
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.run = RunFolder(config.output, self.name, config.run_id or new_run_id())
+        self.manifest = Manifest(
+            job=self.name, run_id=self.run.run_id, config=config.model_dump(mode="json"), seed=config.seed
+        )
+        self.console = Console(stderr=True)
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Check the input and lay out the work, before any model is loaded.
+
+        Raises:
+            InputError: something has to be mended by the user.
+        """
+
+    @abstractmethod
+    def plan(self) -> Sequence[tuple[str, str]]:
+        """Return what the run would do and take, as pairs of name and text; `prepare` has been called."""
+
+    @abstractmethod
+    def execute(self) -> None:
+        """Do the work; `prepare` has been called."""
+
+    @abstractmethod
+    def show(self, console: Console) -> None:
+        """Print what matters most of a finished run."""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a part of the work into the manifest."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.manifest.timings[name] = round(self.manifest.timings.get(name, 0.0) + time.perf_counter() - start, 3)
+
+    def already_done(self) -> bool:
+        """Tell whether this very run is finished.
+
+        Raises:
+            InputError: a run of this id has other settings.
+        """
+        earlier = self.run.read_manifest()
+        if earlier is None:
+            return False
+        here = result_settings(self.config)
+        there = result_settings(_read_config(self.config_class, earlier))
+        if here != there:
+            changed = ", ".join(f"{n}: {there.get(n)!r} -> {here.get(n)!r}" for n in here if here[n] != there.get(n))
+            raise InputError(
+                f"run_id {self.run.run_id!r} exists in {self.run.url} with other settings ({changed}); "
+                "choose another run_id or repeat the settings"
+            )
+        if earlier.status == "done":
+            self.manifest = earlier
+            return True
+        return False
+
+    def perform(self) -> None:
+        """Run from start to end; the manifest says how it ended.
+
+        Raises:
+            InputError: the input was refused; nothing was written.
+        """
+        if self.already_done():
+            return
+        with quiet_libraries():
+            with self.stage("prepare"):
+                self.prepare()
+            self.run.write_manifest(self.manifest)
+            with self._log_file():
+                try:
+                    self.execute()
+                except BaseException as error:
+                    self._finish(EXIT_REFUSED if isinstance(error, InputError) else EXIT_FAILED, error)
+                    raise
+                self._finish(EXIT_DONE)
+
+    def _finish(self, code: int, error: BaseException | None = None) -> None:
+        self.manifest.status = "failed" if error else "done"
+        self.manifest.exit_code = code
+        self.manifest.error = first_line(error) if error else None
+        self.manifest.finished = datetime.now(UTC).isoformat(timespec="seconds")
+        if error:
+            logger.error("the run failed", exc_info=error)
+        self.run.write_manifest(self.manifest)
+
+    @contextmanager
+    def _log_file(self) -> Iterator[None]:
+        """Send all logging to log.txt in the run folder while the block runs."""
+        path = self.run.storage.local_path("log.txt")
+        if path is None:
+            yield
+            return
+        root = logging.getLogger()
+        handler = logging.FileHandler(path)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        level = root.level
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            root.removeHandler(handler)
+            root.setLevel(level)
+            handler.close()
+
+
+def _read_config(config_class: type[JobConfig], manifest: Manifest) -> JobConfig:
+    """Return a run's configuration; fields it was not told of, having been made before them, take their defaults."""
+    return config_class.model_validate(manifest.config)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the bars and notes of libraries out of the terminal; their logging reaches the root logger."""
+    import datasets
+    import transformers.utils.logging as transformers_logging
+
+    datasets.disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
+    root = logging.getLogger()
+    silence = logging.NullHandler()
+    root.addHandler(silence)
+    try:
+        yield
+    finally:
+        root.removeHandler(silence)
+
+
+def run_from_command_line(job_class: type[Job[Config]], arguments: Sequence[str] | None = None) -> int:
+    """Run a job with command-line arguments and return its exit code.
+
+    The last line on stdout is `run: <path>`; refusals and failures are one line on stderr.
+    """
+    name = job_class.name
+    try:
+        config = load_config(job_class.config_class, name, sys.argv[1:] if arguments is None else arguments)
+        job = job_class(config)  # type: ignore[arg-type]
+        out = Console(highlight=False, soft_wrap=False)
+        if config.dry_run:
+            with quiet_libraries():
+                job.prepare()
+                for label, text in job.plan():
+                    print(f"{label}: {text}")
+            return EXIT_DONE
+        job.perform()
+        job.show(out)
+    except InputError as error:
+        print_error(name, str(error))
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        print_error(name, "interrupted; the same run_id resumes it")
+        return EXIT_FAILED
+    except Exception as error:
+        logger.debug("traceback", exc_info=error)
+        print_error(name, f"failed: {_cause(error)}; the log is in {_log_place(job)}")
+        return EXIT_FAILED
+    print(f"run: {job.run.url}")
+    return EXIT_DONE
+
+
+def _cause(error: BaseException) -> str:
+    """Return the innermost cause that a library has wrapped, as one line."""
+    while (inner := getattr(error, "cause", None) or error.__cause__) is not None and inner is not error:
+        error = inner
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def _log_place(job: "Job[Config]") -> str:
+    path: Path | None = job.run.storage.local_path("log.txt")
+    return str(path) if path else job.run.url

@@ -1,0 +1,194 @@
+"""The fields of the scoring job."""
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from stratoscope.activations import Tap
+from stratoscope.data import PromptSource
+from stratoscope.errors import suggest
+from stratoscope.models import Encoding
+from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
+from stratoscope.scoring import METRICS, Choices, VarianceKind
+
+
+class ModelSection(Section):
+    """The model to read."""
+
+    source: str = "smollm2"
+    """A hub name (owner/model), a folder, a .gguf file, or 'smollm2', which needs no hub."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub name."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format; auto is bfloat16 on a GPU and float32 on a CPU."""
+    attention: str | None = None
+    """Attention implementation (sdpa, eager, ...); null leaves the choice to transformers."""
+    trust_remote_code: bool = False
+    """Run code from the model's repository."""
+
+
+class PromptsSection(Section):
+    """The prompts to run through it."""
+
+    source: str = "sciq"
+    """A known set (boolq, nq_open, sciq, sst2, triviaqa), a file or folder (jsonl, csv, tsv, parquet, txt), or a hub name."""
+    template: str | None = None
+    """Jinja template over a row's columns; null takes the set's own, or the column prompt, text or question."""
+    split: str | None = None
+    """Split of a hub set; null is train."""
+    subset: str | None = None
+    """Configuration of a hub set."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub set."""
+    group: str | None = None
+    """Column that puts prompts into groups which are scored apart as well."""
+    limit: int | None = Field(256, ge=1)
+    """Prompts kept, after empty and duplicate ones are gone; null keeps all."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Longest prompt, in tokens; null is 1024, or the model's positions where these are fewer."""
+    too_long: Literal["truncate", "refuse"] = "truncate"
+    """What happens to a longer one: cut at the end, or put among the errors."""
+    chat: bool = False
+    """Wrap each prompt as a user's message in the model's chat template."""
+    bos: Literal["auto", "always", "never"] = "auto"
+    """Begin-of-sequence token: as the tokenizer does, always, or no special tokens at all."""
+
+    def to_source(self) -> PromptSource:
+        """Return where the prompts come from."""
+        return PromptSource(self.source, self.template, self.split, self.subset, self.revision, self.group)
+
+    def to_encoding(self, max_tokens: int) -> Encoding:
+        """Return how prompts become tokens, given the longest prompt."""
+        return Encoding(self.chat, self.bos, max_tokens, self.too_long)
+
+
+class ActivationsSection(Section):
+    """What is read of the activations."""
+
+    taps: list[Tap] = Field([Tap.BLOCK, Tap.UPDATE], min_length=1)
+    """Where in each block to read: block, update, attention, mlp, mlp_hidden."""
+    epsilons: list[float] = [1e-5, 0.01]
+    """Absolute thresholds under which activations are counted exactly; any other is counted to the nearest bin edge."""
+    spans: list[int] = []
+    """Lengths of the spans of layers whose angular distance is measured, for every start."""
+
+    @field_validator("taps", "epsilons", "spans")
+    @classmethod
+    def _distinct(cls, values: list[float]) -> list[float]:
+        if len(set(values)) != len(values):
+            raise ValueError("the same value is given twice")
+        return values
+
+    @field_validator("epsilons", "spans")
+    @classmethod
+    def _positive(cls, values: list[float]) -> list[float]:
+        if any(value <= 0 for value in values):
+            raise ValueError("all values must be above 0")
+        return values
+
+
+class ScoresSection(Section):
+    """What is computed from the statistics; none of it runs the model again."""
+
+    metrics: list[str] = ["avss", "variance", "sparsity", "block_influence", "magnitude", "random", "last"]
+    """Scores per layer: avss, variance, sparsity, block_influence, angular_distance, magnitude, random, last."""
+    variance: list[VarianceKind] = Field(["elementwise"], min_length=1)
+    """elementwise: over all activations; pooled: over the width of the token mean, as the AVSS authors' code has it."""
+    epsilon: list[float] = [0.01]
+    """Absolute sparsity thresholds."""
+    quantile: list[float] = []
+    """Sparsity thresholds as quantiles of |activation| over all layers of a tap."""
+    ratio: float = Field(0.25, gt=0, lt=1)
+    """Share of layers that the tables and the report call the lowest."""
+    bootstrap: int = Field(1000, ge=100)
+    """Bootstrap draws over prompts for the intervals."""
+    confidence: float = Field(0.95, gt=0, lt=1)
+    """Coverage of the intervals."""
+    splits: int = Field(20, ge=1)
+    """Random halvings of the prompts for the split-half rank correlation."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in METRICS:
+                raise ValueError(f"{name!r} is no metric{suggest(name, METRICS, 'metrics')}")
+        return names
+
+    @field_validator("epsilon")
+    @classmethod
+    def _positive(cls, values: list[float]) -> list[float]:
+        if any(value <= 0 for value in values):
+            raise ValueError("all values must be above 0")
+        return values
+
+    @field_validator("quantile")
+    @classmethod
+    def _share(cls, values: list[float]) -> list[float]:
+        if any(not 0 < value < 1 for value in values):
+            raise ValueError("all values must lie between 0 and 1")
+        return values
+
+    @model_validator(mode="after")
+    def _some_threshold(self) -> Self:
+        if not self.epsilon and not self.quantile:
+            raise ValueError("give at least one of epsilon and quantile")
+        return self
+
+    def to_choices(self, seed: int) -> Choices:
+        """Return which scores to compute."""
+        thresholds = [("absolute", e) for e in self.epsilon] + [("quantile", q) for q in self.quantile]
+        return Choices(
+            metrics=tuple(self.metrics),
+            variances=tuple(self.variance),
+            epsilons=tuple(thresholds),  # type: ignore[arg-type]
+            draws=self.bootstrap,
+            splits=self.splits,
+            confidence=self.confidence,
+            seed=seed,
+        )
+
+
+class BatchingSection(Section):
+    """How prompts are cut into shards and batches. A shard is computed whole, and is what a resumed run keeps."""
+
+    shard_size: int = Field(32, ge=1)
+    """Prompts of a shard."""
+    max_tokens: int = Field(2048, ge=1)
+    """Most tokens of a batch, padding included."""
+
+
+class ActorsSection(Section):
+    """The actors that run the model; their number changes no result."""
+
+    min: int = Field(1, ge=1)
+    """Fewest actors."""
+    max: int | None = Field(None, ge=1)
+    """Most actors; null takes as many as the cluster holds."""
+    cpus: int = Field(1, ge=1)
+    """CPUs, and so CPU threads, of each actor."""
+    gpus: float | None = Field(None, ge=0)
+    """GPUs of each actor; null takes one where the cluster has any."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max ({self.max}) is less than min ({self.min})")
+        return self
+
+
+class ScoreConfig(JobConfig):
+    """Rank the layers of a language model by the statistics of their activations on prompts."""
+
+    model: ModelSection = ModelSection()
+    """The model to read."""
+    prompts: PromptsSection = PromptsSection()
+    """The prompts to run through it."""
+    activations: ActivationsSection = ActivationsSection()
+    """What is read of the activations."""
+    scores: ScoresSection = ScoresSection()
+    """What is computed from the statistics."""
+    batching: BatchingSection = BatchingSection()
+    """How prompts are cut into shards and batches."""
+    actors: ActorsSection = Field(ActorsSection(), json_schema_extra=AFFECTS_NOTHING)
+    """The actors that run the model."""

@@ -1,0 +1,61 @@
+"""What a scoring run would do, and roughly what it takes, said before it starts."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from stratoscope.data import PromptSet
+from stratoscope.models import ModelFacts, ModelSource, dtype_name, encode, load_tokenizer
+from stratoscope.pipelines.score.config import ScoreConfig
+
+SAMPLE = 256
+BYTES_PER_ROW = 250
+"""Of prompt_stats on disk, as measured on SmolLM2 and SciQ (docs/benchmarks.md)."""
+PROCESS_BYTES = 700e6
+"""Of a worker before it holds a model: Python, torch and transformers."""
+GPU_FLOPS = 150e12
+"""A modest guess for a data-centre GPU in bfloat16, for machines that have none to measure."""
+
+
+def estimate(
+    config: ScoreConfig, source: ModelSource, facts: ModelFacts, prompts: PromptSet, max_tokens: int, num_shards: int
+) -> Sequence[tuple[str, str]]:
+    """Return pairs of a name and a text: the model, the prompts, and the size, memory and time of the run."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = dtype_name(config.model.dtype, device)
+    num_prompts = len(prompts.prompts)
+    tokens = _tokens(config, source, prompts, max_tokens)
+    rows = num_prompts * facts.num_layers * len(config.activations.taps)
+    weights = facts.num_parameters * torch.finfo(getattr(torch, dtype)).bits / 8
+    seconds = 2 * facts.num_parameters * tokens / _flops(device)
+    return [
+        ("model", f"{config.model.source}: {facts.architecture}, {facts.num_layers} layers, "
+                  f"{facts.num_parameters / 1e6:,.0f} million parameters, {dtype} on {device}"),
+        ("prompts", f"{num_prompts} of {config.prompts.source} ({prompts.num_read} read, {prompts.num_empty} empty, "
+                    f"{prompts.num_duplicates} duplicate), about {tokens:,} tokens"),
+        ("work", f"{num_shards} shards of {config.batching.shard_size} prompts"),
+        ("rows", f"{rows:,} in prompt_stats.parquet, about {rows * BYTES_PER_ROW / 1e6:,.1f} MB"),
+        ("memory", f"about {(weights + PROCESS_BYTES) / 1e9:,.1f} GB for each actor"),
+        ("time", f"roughly {seconds:,.0f} s on all of this machine, and some 20 s to start"),
+    ]
+
+
+def _tokens(config: ScoreConfig, source: ModelSource, prompts: PromptSet, max_tokens: int) -> int:
+    """Estimate the tokens of all prompts from the first ones, whose order is random."""
+    tokenizer = load_tokenizer(source, trust_remote_code=config.model.trust_remote_code)
+    sample = [prompt.text for prompt in prompts.prompts[:SAMPLE]]
+    encoded = encode(tokenizer, sample, config.prompts.to_encoding(max_tokens))
+    return round(sum(len(e.ids) for e in encoded) * len(prompts.prompts) / len(sample))
+
+
+def _flops(device: str) -> float:
+    """Measure how many operations a second this machine's matrix product does; guess for a GPU."""
+    if device == "cuda":
+        return GPU_FLOPS
+    a = torch.ones(1024, 1024)
+    a @ a
+    start = time.perf_counter()
+    for _ in range(5):
+        a @ a
+    return 5 * 2 * 1024**3 / (time.perf_counter() - start)

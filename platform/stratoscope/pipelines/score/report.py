@@ -1,0 +1,342 @@
+"""What the scoring job shows: the table at the end in the terminal, and the report page."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from rich.table import Table as TerminalTable
+
+from stratoscope.pipelines.score import tables
+from stratoscope.results import Manifest, Page, Section, Storage, Table, read_table
+from stratoscope.scoring import lowest, num_dropped, sparsity
+from stratoscope.statistics import Statistics, merge_all
+from stratoscope.statistics.histogram import FIRST_REGULAR, NUM_REGULAR, OVERFLOW, lower_edges
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+ALL = "all"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""The palette of Okabe and Ito, which colour-blind readers can tell apart."""
+KEYS = ("metric", "tap", "variance", "epsilon_kind", "epsilon")
+
+
+@dataclass(frozen=True)
+class ScoredLayers:
+    """One scoring, as it stands in the tables; arrays are in order of layers."""
+
+    metric: str
+    tap: str | None
+    variance: str | None
+    epsilon_kind: str | None
+    epsilon: float | None
+    score: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    rank: NDArray[np.int64]
+    normalized: NDArray[np.float64]
+    split_half: float | None
+
+    @property
+    def label(self) -> str:
+        """Name of the scoring with what tells it from the others."""
+        parts = [self.metric, self.tap]
+        if self.variance == "pooled":
+            parts.append("pooled")
+        if self.epsilon is not None:
+            parts.append(f"epsilon {self.epsilon:.3g}")
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def order(self) -> list[int]:
+        """Layers from the least to the most important."""
+        return [int(layer) for layer in np.argsort(self.rank)]
+
+
+def read_scorings(storage: Storage, group: str = ALL) -> Iterator[ScoredLayers]:
+    """Yield the scorings of a group in the order in which they were asked for."""
+    scores = _of_group(read_table(storage, "layer_scores"), group)
+    for stability in _of_group(read_table(storage, "stability"), group).to_pylist():
+        chosen = scores
+        for key in KEYS:
+            value = stability[key]
+            same = pc.is_null(chosen[key]) if value is None else pc.equal(chosen[key], value)
+            chosen = chosen.filter(same)
+        yield ScoredLayers(
+            **{key: stability[key] for key in KEYS},
+            score=_floats(chosen["score"]),
+            low=_floats(chosen["ci_low"]),
+            high=_floats(chosen["ci_high"]),
+            rank=chosen["rank"].to_numpy(),
+            normalized=_floats(chosen["normalized"]),
+            split_half=stability["split_half"],
+        )
+
+
+def summary_table(storage: Storage, manifest: Manifest) -> TerminalTable:
+    """Return the layers of every scoring, from the least important on; a bar closes the lowest share."""
+    ratio = manifest.config["scores"]["ratio"]
+    table = TerminalTable(title=f"Layers, least important first; | closes the lowest {ratio:.0%}", title_justify="left")
+    for name in ("score", "layers", "split-half"):
+        table.add_column(name, justify="right" if name == "split-half" else "left")
+    for scoring in read_scorings(storage):
+        count = num_dropped(ratio, len(scoring.rank))
+        order = [str(layer) for layer in scoring.order]
+        shown = " ".join([*order[:count], "|", *order[count:]])
+        table.add_row(scoring.label, shown, _number(scoring.split_half, ".2f"))
+    return table
+
+
+def build_page(storage: Storage, manifest: Manifest) -> Page:
+    """Compose the report of a run from its tables."""
+    scorings = list(read_scorings(storage))
+    ratio = manifest.config["scores"]["ratio"]
+    merged = _merged_by_tap(storage, manifest)
+    model, prompts = manifest.config["model"]["source"], manifest.config["prompts"]["source"]
+    return Page(
+        title=f"Layers of {model} on {prompts}",
+        summary=(
+            f"{manifest.counts['scored']} prompts with {manifest.counts['tokens']:,} tokens through "
+            f"{manifest.facts['num_layers']} layers. Layers are numbered from 0, as in model.layers."
+        ),
+        sections=[
+            _lowest_section(scorings, ratio),
+            _score_section(scorings, ratio, manifest),
+            _statistics_section(merged),
+            _histogram_section(merged),
+        ],
+        facts=list(_facts(manifest)),
+    )
+
+
+def _lowest_section(scorings: list[ScoredLayers], ratio: float) -> Section:
+    from plotly.graph_objects import Figure, Heatmap
+
+    num_layers = len(scorings[0].rank)
+    count = num_dropped(ratio, num_layers)
+    ranks = np.array([scoring.rank for scoring in scorings])
+    shade = np.where(ranks < count, 1.0, 0.0) + 0.001 * (num_layers - ranks)
+    figure = Figure(
+        Heatmap(
+            z=shade,
+            y=[scoring.label for scoring in scorings],
+            x=list(range(num_layers)),
+            customdata=ranks,
+            hovertemplate="%{y}<br>layer %{x}: rank %{customdata}<extra></extra>",
+            colorscale=[[0, "#f1f4f7"], [0.4, "#dce5ec"], [0.5, COLOURS[0]], [1, COLOURS[0]]],
+            showscale=False,
+            xgap=2,
+            ygap=4,
+        )
+    )
+    _style(figure, "layer", "", height=110 + 34 * len(scorings))
+    figure.update_yaxes(autorange="reversed")
+    rows = [
+        [
+            scoring.label,
+            " ".join(map(str, lowest(scoring.rank, count))),
+            _number(float(scoring.normalized[scoring.rank < count].sum()), ".1%"),
+            _number(scoring.split_half, ".2f"),
+        ]
+        for scoring in scorings
+    ]
+    return Section(
+        f"The lowest {ratio:.0%}",
+        [
+            f"For each score, the {count} least important of {num_layers} layers. A score says what it measures, not "
+            "what the model loses: only an evaluation of the pruned model tells that. Split-half is the rank "
+            "correlation of the scores of two random halves of the prompts: differences in rank mean little where it "
+            "is low. The rows random and last are there to be beaten.",
+        ],
+        [figure],
+        [Table(["score", "layers", "share of the sum", "split-half"], rows)],
+    )
+
+
+def _score_section(scorings: list[ScoredLayers], ratio: float, manifest: Manifest) -> Section:
+    shown = [s for s in scorings if s.metric in ("avss", "block_influence", "angular_distance")] or scorings
+    confidence = manifest.config["scores"]["confidence"]
+    paragraphs = [
+        f"Bars are {confidence:.0%} bootstrap intervals over prompts; filled points are the lowest {ratio:.0%}. The "
+        "scale is logarithmic."
+    ]
+    never = manifest.counts.get("layers_never_sparse", 0)
+    if never:
+        paragraphs.append(
+            f"Up to {never} layers of a tap have no activation at all under epsilon. Their sparsity is the half count "
+            "that smooths it, so their AVSS follows variance alone."
+        )
+    return Section("Scores", paragraphs, [_score_figure(s, ratio) for s in shown])
+
+
+def _score_figure(scoring: ScoredLayers, ratio: float) -> "Figure":
+    from plotly.graph_objects import Figure, Scatter
+
+    layers = np.arange(len(scoring.score))
+    dropped = scoring.rank < num_dropped(ratio, len(layers))
+    figure = Figure(
+        Scatter(
+            x=layers,
+            y=scoring.score,
+            mode="lines+markers",
+            line={"color": "#b8c4cf", "width": 1},
+            marker={
+                "size": 9,
+                "color": [COLOURS[0] if d else "#ffffff" for d in dropped],
+                "line": {"color": COLOURS[0], "width": 1.5},
+            },
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": scoring.high - scoring.score,
+                "arrayminus": scoring.score - scoring.low,
+                "color": "#5b6875",
+                "thickness": 1,
+            },
+            customdata=scoring.rank,
+            hovertemplate="layer %{x}<br>%{y:.4g}<br>rank %{customdata}<extra></extra>",
+        )
+    )
+    _style(figure, "layer", scoring.label, logarithmic=True)
+    return figure
+
+
+def _statistics_section(merged: dict[str, Statistics]) -> Section:
+    variance = {tap: s.variance for tap, s in merged.items()}
+    sparse = {
+        f"{tap}, epsilon {epsilon:.3g}": sparsity(s.below[:, index], s.count)
+        for tap, s in merged.items()
+        for index, epsilon in enumerate(s.epsilons)
+    }
+    cosine = {"input to output": next(iter(merged.values())).cosine}
+    return Section(
+        "Statistics",
+        ["Variance of all activations, their sparsity under each epsilon that was counted, and the cosine between a "
+         "layer's input and its output."],
+        [
+            _lines(variance, "variance", logarithmic=True),
+            _lines(sparse, "sparsity", logarithmic=True),
+            _lines(cosine, "cosine"),
+        ],
+    )
+
+
+def _lines(series: dict[str, NDArray[np.float64]], title: str, *, logarithmic: bool = False) -> "Figure":
+    from plotly.graph_objects import Figure, Scatter
+
+    symbols = ("circle", "square", "diamond", "cross", "triangle-up", "x")
+    figure = Figure(
+        [
+            Scatter(
+                x=np.arange(len(values)),
+                y=values,
+                name=name,
+                mode="lines+markers",
+                line={"color": COLOURS[i % len(COLOURS)]},
+                marker={"symbol": symbols[i % len(symbols)]},
+                hovertemplate=f"{name}<br>layer %{{x}}: %{{y:.4g}}<extra></extra>",
+            )
+            for i, (name, values) in enumerate(series.items())
+        ]
+    )
+    figure.update_layout(showlegend=len(series) > 1)
+    _style(figure, "layer", title, logarithmic=logarithmic)
+    return figure
+
+
+def _histogram_section(merged: dict[str, Statistics]) -> Section:
+    return Section(
+        "Magnitudes",
+        [
+            "How activations are spread over magnitudes, layer by layer: each column is a layer, its colour the share "
+            "of the layer's activations in a bin an eighth of an octave wide. Zeros and what lies outside 2^-40 to "
+            "2^24 are left out of the picture, not of the tables."
+        ],
+        [_heat_map(tap, statistics) for tap, statistics in merged.items()],
+    )
+
+
+def _heat_map(tap: str, statistics: Statistics) -> "Figure":
+    from plotly.graph_objects import Figure, Heatmap
+
+    regular = statistics.histogram[:, FIRST_REGULAR:OVERFLOW]
+    share = regular / np.maximum(statistics.count[:, None], 1)
+    seen = np.flatnonzero(share.max(axis=0) > 1e-6)
+    shown = slice(seen.min(), seen.max() + 1) if len(seen) else slice(0, NUM_REGULAR)
+    exponents = np.log2(lower_edges()[FIRST_REGULAR:OVERFLOW])[shown]
+    figure = Figure(
+        Heatmap(
+            z=share[:, shown].T,
+            x=np.arange(len(share)),
+            y=exponents,
+            colorscale="Cividis",
+            colorbar={"title": "share"},
+            hovertemplate="layer %{x}<br>2^%{y:.2f}<br>share %{z:.4f}<extra></extra>",
+        )
+    )
+    _style(figure, "layer", f"{tap}: log2 |activation|", height=420)
+    return figure
+
+
+def _merged_by_tap(storage: Storage, manifest: Manifest) -> dict[str, Statistics]:
+    stats = read_table(storage, "prompt_stats")
+    epsilons = tuple(manifest.facts["epsilons"])
+    taps = manifest.config["activations"]["taps"]
+    return {tap: merge_all(tables.statistics_of_tap(stats, tap, epsilons)[0]) for tap in taps}
+
+
+def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    facts, counts = manifest.facts, manifest.counts
+    yield "Run", manifest.run_id
+    yield "Model", f"{manifest.config['model']['source']} ({facts['architecture']}, {facts['num_layers']} layers, "\
+        f"{facts['num_parameters'] / 1e6:,.1f} million parameters)"
+    yield "Weights", manifest.fingerprints["weights"]
+    yield "Number format", f"{facts['dtype']} on {facts['device']}"
+    yield "Prompts", (
+        f"{counts['scored']} scored, {counts['errors']} errors, {counts['truncated']} truncated; of "
+        f"{facts['prompts_read']} read, {facts['prompts_empty']} were empty and {facts['prompts_duplicate']} duplicates"
+    )
+    padding = 1 - counts["tokens"] / max(counts["padded_tokens"], 1)
+    yield "Tokens", f"{counts['tokens']:,}, {padding:.1%} padding on top, {manifest.tokens_per_second or 0:,.0f} per second"
+    yield "Activations not finite", f"{counts['nonfinite']:,}"
+    yield "Actors", f"at most {facts['most_actors']}, {facts['threads_per_actor']} threads each"
+    yield "Peak memory of an actor", f"{(manifest.peak_memory_bytes or 0) / 1e9:.2f} GB"
+    yield "Seconds", ", ".join(f"{stage} {seconds:,.1f}" for stage, seconds in manifest.timings.items())
+    yield "Seed", str(manifest.seed)
+    yield "Versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    yield "Commit", manifest.git_commit or "not a checkout"
+
+
+def _style(figure: "Figure", x: str, y: str, *, height: int = 340, logarithmic: bool = False) -> None:
+    figure.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 80, "r": 20, "t": 20, "b": 50},
+        font={"family": "system-ui, sans-serif", "size": 13},
+        legend={"orientation": "h", "y": 1.08},
+    )
+    figure.update_xaxes(title=x, dtick=max(1, 5 * round(_num_columns(figure) / 50)))
+    figure.update_yaxes(title=y, type="log" if logarithmic else None, automargin=True)
+    if logarithmic:
+        figure.update_yaxes(exponentformat="power", dtick=1)
+
+
+def _num_columns(figure: "Figure") -> int:
+    return max(len(trace.x) for trace in figure.data)
+
+
+def _of_group(table: pa.Table, group: str) -> pa.Table:
+    return table.filter(pc.equal(table["group"], group))
+
+
+def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
+    return values
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None or np.isnan(value) else format(value, form)

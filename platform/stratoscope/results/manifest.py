@@ -1,0 +1,74 @@
+"""The manifest of a run: what was asked, on what, with which versions, and how it ended."""
+
+import importlib.metadata
+import json
+import subprocess
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+NAME = "manifest.json"
+PACKAGES = ("stratoscope", "ray", "torch", "transformers", "datasets", "numpy", "pyarrow")
+
+
+@dataclass
+class Manifest:
+    """What identifies and describes a run; `manifest.json` holds it."""
+
+    job: str
+    run_id: str
+    config: dict[str, Any]
+    seed: int
+    schema_version: int = SCHEMA_VERSION
+    status: Literal["running", "done", "failed"] = "running"
+    exit_code: int | None = None
+    error: str | None = None
+    versions: dict[str, str] = field(default_factory=lambda: package_versions())
+    git_commit: str | None = field(default_factory=lambda: git_commit())
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the job wants remembered of its model, data and machines."""
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    finished: str | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds by stage."""
+    tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    """Of the largest actor."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Units computed, skipped, retried, and what became of prompts."""
+
+    def to_json(self) -> bytes:
+        """Return the content of `manifest.json`."""
+        return json.dumps(asdict(self), indent=2, default=str).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> "Manifest":
+        """Read a manifest; fields of later versions are left out."""
+        known = cls.__dataclass_fields__
+        return cls(**{name: value for name, value in json.loads(content).items() if name in known})
+
+
+def package_versions() -> dict[str, str]:
+    """Return the installed versions of the packages that results depend on."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def git_commit() -> str | None:
+    """Return the commit of the checkout that this package runs from, or None outside one."""
+    here = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,54 @@
+"""A run's folder: `<output>/<job>/<run_id>/`."""
+
+import re
+import secrets
+from datetime import UTC, datetime
+
+from stratoscope.errors import InputError
+from stratoscope.results.manifest import NAME, Manifest
+from stratoscope.results.storage import Storage
+
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def new_run_id() -> str:
+    """Return a run id that sorts by time."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M}-{secrets.token_hex(2)}"
+
+
+class RunFolder:
+    """The folder of one run and its manifest.
+
+    Args:
+        output: local path or fsspec URL that holds all runs.
+        job: name of the job.
+        run_id: name of the run.
+
+    Raises:
+        InputError: the run id is not a plain name, or the output cannot be used.
+    """
+
+    def __init__(self, output: str, job: str, run_id: str) -> None:
+        if not RUN_ID.fullmatch(run_id):
+            raise InputError(
+                f"run_id {run_id!r} must be letters, digits, '.', '_' and '-', begin with a letter or digit, "
+                "and hold no path separator"
+            )
+        self.job, self.run_id = job, run_id
+        self.storage = Storage(output).child(job, run_id)
+
+    @property
+    def url(self) -> str:
+        """Path or URL of the folder."""
+        return self.storage.url()
+
+    def read_manifest(self) -> Manifest | None:
+        """Return the manifest, or None if the run never started."""
+        try:
+            return Manifest.from_json(self.storage.read(NAME))
+        except FileNotFoundError:
+            return None
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Replace the manifest."""
+        self.storage.write(NAME, manifest.to_json())

@@ -1,0 +1,52 @@
+"""Partial results of a run, one set of files a shard, each shard closed by a completion mark."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from stratoscope.results.storage import Storage
+from stratoscope.results.tables import from_parquet
+
+FOLDER = "shards"
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What one shard yields."""
+
+    shard: int
+    files: dict[str, bytes]
+    """Content of Parquet files, by table."""
+    counts: dict[str, float]
+    """Units done in it, and what the work took."""
+
+
+class ShardStore:
+    """The shards of a run in its folder. A shard counts as done when its mark is there; the mark is written last."""
+
+    def __init__(self, run: Storage) -> None:
+        self._run = run
+        self._storage = run.child(FOLDER)
+
+    def done(self) -> dict[int, dict[str, float]]:
+        """Return the counts of every finished shard."""
+        marks = [name for name in self._storage.names() if name.endswith(".json")]
+        return {int(name.removesuffix(".json")): json.loads(self._storage.read(name)) for name in marks}
+
+    def write(self, result: ShardResult) -> None:
+        """Keep a shard's files, then its mark."""
+        for table, content in result.files.items():
+            self._storage.write(f"{result.shard:06d}.{table}.parquet", content)
+        self._storage.write(f"{result.shard:06d}.json", json.dumps(result.counts).encode())
+
+    def read(self, table: str) -> Iterator[pa.Table]:
+        """Yield the parts of a table in order of shards, leaving out shards without one."""
+        for name in self._storage.names():
+            if name.endswith(f".{table}.parquet"):
+                yield from_parquet(self._storage.read(name))
+
+    def clear(self) -> None:
+        """Remove all shards, once their content stands in the run's tables."""
+        self._run.remove(FOLDER)

@@ -1,0 +1,86 @@
+"""Files of a run, on a local disk or any fsspec URL; each appears whole or not at all."""
+
+import posixpath
+import uuid
+from pathlib import Path
+
+import fsspec
+
+from stratoscope.errors import InputError, first_line
+
+
+class Storage:
+    """A folder on a local disk or an object store.
+
+    Args:
+        url: a local path or an fsspec URL such as s3://bucket/folder.
+
+    Raises:
+        InputError: no file system answers to the URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise InputError(f"output {url!r} cannot be used: {first_line(error)}") from error
+        self.is_local = "file" in _protocols(self._fs)
+
+    def child(self, *names: str) -> "Storage":
+        """Return a folder inside this one."""
+        return Storage(self.url(*names))
+
+    def url(self, *names: str) -> str:
+        """Return the path of a file or folder: plain for local ones, with its scheme otherwise."""
+        path = posixpath.join(self._root, *names)
+        return path if self.is_local else str(self._fs.unstrip_protocol(path))
+
+    def local_path(self, *names: str) -> Path | None:
+        """Return the local path of a file, or None on an object store."""
+        return Path(self._root, *names) if self.is_local else None
+
+    def exists(self, name: str) -> bool:
+        """Tell whether a file or folder is there now."""
+        self._fs.invalidate_cache()
+        return bool(self._fs.exists(posixpath.join(self._root, name)))
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the names in a folder, sorted; none if it does not exist."""
+        self._fs.invalidate_cache()
+        path = posixpath.join(self._root, folder) if folder else self._root
+        if not self._fs.isdir(path):
+            return []
+        return sorted(posixpath.basename(entry.rstrip("/")) for entry in self._fs.ls(path, detail=False))
+
+    def read(self, name: str) -> bytes:
+        """Return a file's content.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        return bytes(self._fs.cat_file(posixpath.join(self._root, name)))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file whole: aside and renamed on a disk, one put on an object store."""
+        path = posixpath.join(self._root, name)
+        if not self.is_local:
+            self._fs.pipe_file(path, content)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            aside.write_bytes(content)
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def remove(self, folder: str) -> None:
+        """Remove a folder and all in it, if it is there."""
+        path = posixpath.join(self._root, folder)
+        if self._fs.exists(path):
+            self._fs.rm(path, recursive=True)
+
+
+def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)

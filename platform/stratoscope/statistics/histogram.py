@@ -1,0 +1,89 @@
+"""A histogram of magnitudes that merges exactly: its bins are bits of the number itself.
+
+A float32 magnitude falls into the bin named by its exponent and the top three bits of its mantissa, eight bins an
+octave. No logarithm is taken, so a bin never depends on a machine's mathematics library, and counts add as integers.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS_PER_OCTAVE: Final = 8
+LOWEST_EXPONENT: Final = -40
+HIGHEST_EXPONENT: Final = 24
+NUM_REGULAR: Final = (HIGHEST_EXPONENT - LOWEST_EXPONENT) * BINS_PER_OCTAVE
+ZEROS: Final = 0
+UNDERFLOW: Final = 1
+FIRST_REGULAR: Final = 2
+OVERFLOW: Final = FIRST_REGULAR + NUM_REGULAR
+NUM_BINS: Final = OVERFLOW + 1
+
+# A float32's sign-free bits, shifted right by this, are its exponent and the top three mantissa bits.
+KEY_SHIFT: Final = 20
+FIRST_KEY: Final = (127 + LOWEST_EXPONENT) * BINS_PER_OCTAVE
+NONFINITE_KEY: Final = 255 * BINS_PER_OCTAVE
+NUM_KEYS: Final = 256 * BINS_PER_OCTAVE
+
+
+def lower_edges() -> NDArray[np.float64]:
+    """Return the smallest magnitude of every bin, shape (NUM_BINS,); bins are half open, edge included."""
+    octaves = 2.0 ** np.arange(LOWEST_EXPONENT, HIGHEST_EXPONENT)
+    mantissas = 1.0 + np.arange(BINS_PER_OCTAVE) / BINS_PER_OCTAVE
+    regular = (octaves[:, None] * mantissas[None, :]).ravel()
+    smallest = float(np.finfo(np.float32).smallest_subnormal)
+    return np.concatenate([[0.0, smallest], regular, [2.0**HIGHEST_EXPONENT]])
+
+
+def bin_of_key(key: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return the bin of every shifted bit pattern in [0, NONFINITE_KEY), taken from a number other than zero."""
+    return np.clip(np.asarray(key, np.int64) - FIRST_KEY + FIRST_REGULAR, UNDERFLOW, OVERFLOW)
+
+
+def bin_of(values: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Return the bin of every finite value, in the shape of `values`.
+
+    Args:
+        values: any shape; taken as float32.
+    """
+    bits = np.abs(np.asarray(values, np.float32)).view(np.int32)
+    return np.where(bits == 0, ZEROS, bin_of_key(bits >> KEY_SHIFT))
+
+
+def snap(threshold: float) -> tuple[int, float]:
+    """Return the bin whose lower edge is nearest to a threshold in ratio, and that edge.
+
+    Raises:
+        ValueError: the threshold is not a positive number.
+    """
+    if not (np.isfinite(threshold) and threshold > 0):
+        raise ValueError(f"a threshold must be a positive number, not {threshold}")
+    edges = lower_edges()[FIRST_REGULAR:]
+    nearest = int(np.argmin(np.abs(np.log(edges) - np.log(threshold))))
+    return FIRST_REGULAR + nearest, float(edges[nearest])
+
+
+def quantile_edge(histogram: NDArray[np.int64], quantile: float) -> tuple[int, float]:
+    """Return the bin edge under which the share of values is nearest to a quantile, and its magnitude.
+
+    Args:
+        histogram: counts, shape (NUM_BINS,).
+        quantile: share in (0, 1).
+
+    Raises:
+        ValueError: the quantile is outside (0, 1) or the histogram is empty.
+    """
+    if not 0 < quantile < 1:
+        raise ValueError(f"a quantile must lie between 0 and 1, not {quantile}")
+    total = int(histogram.sum())
+    if total == 0:
+        raise ValueError("the histogram is empty")
+    share_below = (np.cumsum(histogram) - histogram)[FIRST_REGULAR:] / total
+    nearest = int(np.argmin(np.abs(share_below - quantile)))
+    return FIRST_REGULAR + nearest, float(lower_edges()[FIRST_REGULAR + nearest])
+
+
+def count_below(histogram: NDArray[np.int64], bin_index: int) -> NDArray[np.int64]:
+    """Return how many values lie under the lower edge of a bin; shape (..., NUM_BINS) becomes (...)."""
+    below: NDArray[np.int64] = histogram[..., :bin_index].sum(axis=-1)
+    return below

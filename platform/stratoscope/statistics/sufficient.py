@@ -1,0 +1,131 @@
+"""Sufficient statistics of activations: what is kept of them, and how two sets are merged."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Sufficient statistics of sets of activations; every array has one leading shape, such as (prompts, layers).
+
+    The leading shape indexes the sets. `merge` adds two sets, `merge_all` a whole axis of them.
+    """
+
+    epsilons: tuple[float, ...]
+    """Absolute thresholds that `below` counts, ascending."""
+    prompts: NDArray[np.int64]
+    """Prompts in the set."""
+    tokens: NDArray[np.int64]
+    """Tokens in the set."""
+    count: NDArray[np.int64]
+    """Finite activations."""
+    mean: NDArray[np.float64]
+    """Mean of the finite activations; 0 where there are none."""
+    m2: NDArray[np.float64]
+    """Sum of squared deviations from the mean."""
+    pooled_variance: NDArray[np.float64]
+    """Variance over the width of a prompt's token-mean vector, averaged over prompts; NaN where there is none."""
+    histogram: NDArray[np.int64]
+    """Counts of magnitudes, shape (..., NUM_BINS)."""
+    below: NDArray[np.int64]
+    """Counts of |a| < epsilon, shape (..., len(epsilons))."""
+    cosine: NDArray[np.float64]
+    """Cosine between the layer's input and its output, averaged over tokens; NaN where there is none."""
+    nonfinite: NDArray[np.int64]
+    """Activations that are NaN or infinite; they count nowhere else."""
+
+    def __post_init__(self) -> None:
+        for name in ARRAYS:
+            array, trailing = getattr(self, name), 1 if name in TRAILING else 0
+            if array.shape[: array.ndim - trailing] != self.shape:
+                raise ValueError(f"{name} has shape {array.shape}, which does not start with {self.shape}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array of sets."""
+        return self.count.shape
+
+    @property
+    def variance(self) -> NDArray[np.float64]:
+        """Population variance of the activations; NaN for a set without any."""
+        return _divide(self.m2, self.count)
+
+    def __getitem__(self, index: Any) -> "Statistics":
+        """Select sets; the index applies to the leading axes."""
+        return Statistics(self.epsilons, *(getattr(self, name)[index] for name in ARRAYS))
+
+
+ARRAYS = tuple(field.name for field in fields(Statistics) if field.name != "epsilons")
+TRAILING = ("histogram", "below")
+
+
+def _divide(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.float64]:
+    quotient = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
+    return np.divide(numerator, denominator, out=quotient, where=denominator != 0)
+
+
+def weighted_mean(
+    values: NDArray[np.float64], weights: NDArray[np.int64], axis: int | tuple[int, ...] = 0
+) -> NDArray[np.float64]:
+    """Return the mean of `values` over an axis, leaving out NaN; NaN where nothing has weight."""
+    known = np.where(np.isnan(values), 0, weights)
+    return _divide((np.nan_to_num(values) * known).sum(axis=axis), known.sum(axis=axis))
+
+
+def merge_all(statistics: Statistics, axis: int = 0) -> Statistics:
+    """Merge the sets along one leading axis into one.
+
+    The mean is taken first and the squared deviations are moved to it, all in float64, so the result depends on the
+    order of the sets only by rounding.
+
+    Source: Chan, Golub and LeVeque, 'Updating formulae and a pairwise algorithm for computing sample variances', 1979.
+    """
+    s = statistics
+    count = s.count.sum(axis=axis)
+    mean = np.nan_to_num(_divide((s.count * s.mean).sum(axis=axis), count))
+    m2 = (s.m2 + s.count * (s.mean - np.expand_dims(mean, axis)) ** 2).sum(axis=axis)
+    return Statistics(
+        epsilons=s.epsilons,
+        prompts=s.prompts.sum(axis=axis),
+        tokens=s.tokens.sum(axis=axis),
+        count=count,
+        mean=mean,
+        m2=m2,
+        pooled_variance=weighted_mean(s.pooled_variance, s.prompts, axis),
+        histogram=s.histogram.sum(axis=axis),
+        below=s.below.sum(axis=axis),
+        cosine=weighted_mean(s.cosine, s.tokens, axis),
+        nonfinite=s.nonfinite.sum(axis=axis),
+    )
+
+
+def stack(parts: Sequence[Statistics], axis: int = 0) -> Statistics:
+    """Join arrays of sets along a leading axis that they already have.
+
+    Raises:
+        ValueError: there are no parts, or they were counted under different thresholds.
+    """
+    epsilons = _common_epsilons(parts)
+    return Statistics(epsilons, *(np.concatenate([getattr(p, name) for p in parts], axis=axis) for name in ARRAYS))
+
+
+def merge(a: Statistics, b: Statistics) -> Statistics:
+    """Merge two arrays of sets, set by set; associative and commutative up to rounding.
+
+    Raises:
+        ValueError: the two were counted under different thresholds.
+    """
+    epsilons = _common_epsilons([a, b])
+    pairs = ((getattr(a, name), getattr(b, name)) for name in ARRAYS)
+    return merge_all(Statistics(epsilons, *(np.stack(pair) for pair in pairs)), axis=0)
+
+
+def _common_epsilons(parts: Sequence[Statistics]) -> tuple[float, ...]:
+    thresholds = {part.epsilons for part in parts}
+    if len(thresholds) != 1:
+        raise ValueError(f"statistics counted under different thresholds cannot be joined: {sorted(thresholds)}")
+    return thresholds.pop()
