@@ -43,6 +43,15 @@ class _ShardActor:
         )
 
 
+def _tasks_in_flight(pool: ActorPool, num_shards: int) -> int | None:
+    """Return 1 where the first actor to be ready would take the shards of those that still load.
+
+    A pool that may grow needs a queue to see that it should, and where shards are many a queue does no harm.
+    """
+    may_grow = pool.initial_size < pool.max_size
+    return None if may_grow or num_shards >= 8 * pool.max_size else 1
+
+
 def run_shards(
     shards: pa.Table, make_worker: Callable[[], ShardWorker], pool: ActorPool, name: str
 ) -> Iterator[ShardResult]:
@@ -64,12 +73,14 @@ def run_shards(
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
-            min_size=pool.min_size, max_size=pool.max_size, initial_size=pool.initial_size
+            min_size=pool.min_size,
+            max_size=pool.max_size,
+            initial_size=pool.initial_size,
+            max_tasks_in_flight_per_actor=_tasks_in_flight(pool, shards.num_rows),
         ),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
-        max_restarts=MAX_ACTOR_RESTARTS,
-        max_task_retries=MAX_TASK_RETRIES,
+        ray_remote_args_fn=lambda: {"max_restarts": MAX_ACTOR_RESTARTS, "max_task_retries": MAX_TASK_RETRIES},
     )
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         for row in batch.to_pylist():

@@ -81,15 +81,18 @@ def validate(config_class: type[Config], values: dict[str, Any]) -> Config:
         raise InputError(_explain(error, config_class)) from error
 
 
-def result_settings(config: BaseModel) -> dict[str, Any]:
-    """Return the part of a configuration that decides the result: resuming a run needs just these equal."""
+def result_settings(config: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Return the fields that decide the result, by dotted name: resuming a run needs just these equal."""
     settings: dict[str, Any] = {}
     for name, field in type(config).model_fields.items():
         extra = field.json_schema_extra
         if isinstance(extra, dict) and extra.get("affects_result") is False:
             continue
         value = getattr(config, name)
-        settings[name] = result_settings(value) if isinstance(value, BaseModel) else config.model_dump(mode="json")[name]
+        if isinstance(value, BaseModel):
+            settings |= result_settings(value, f"{prefix}{name}.")
+        else:
+            settings[prefix + name] = value
     return settings
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from stratoscope.errors import InputError, first_line
 from stratoscope.pipelines.config import JobConfig, load_config, print_error, result_settings
+from stratoscope.pipelines.terminal import Terminal, own_terminal
 from stratoscope.results import Manifest, RunFolder, new_run_id
 
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED = 0, 1, 2
@@ -27,18 +28,19 @@ class Job(ABC, Generic[Config]):
 
     Args:
         config: the job's configuration.
+        terminal: where progress is shown; None is the process's own stderr.
     """
 
     name: ClassVar[str]
     config_class: ClassVar[type[JobConfig]]
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, terminal: Terminal | None = None) -> None:
         self.config = config
+        self.terminal = terminal or Terminal(Console(stderr=True))
         self.run = RunFolder(config.output, self.name, config.run_id or new_run_id())
         self.manifest = Manifest(
             job=self.name, run_id=self.run.run_id, config=config.model_dump(mode="json"), seed=config.seed
         )
-        self.console = Console(stderr=True)
 
     @abstractmethod
     def prepare(self) -> None:
@@ -81,7 +83,7 @@ class Job(ABC, Generic[Config]):
         here = result_settings(self.config)
         there = result_settings(_read_config(self.config_class, earlier))
         if here != there:
-            changed = ", ".join(f"{n}: {there.get(n)!r} -> {here.get(n)!r}" for n in here if here[n] != there.get(n))
+            changed = ", ".join(f"{n} {there.get(n)} -> {here[n]}" for n in here if here[n] != there.get(n))
             raise InputError(
                 f"run_id {self.run.run_id!r} exists in {self.run.url} with other settings ({changed}); "
                 "choose another run_id or repeat the settings"
@@ -127,8 +129,10 @@ class Job(ABC, Generic[Config]):
         if path is None:
             yield
             return
+        self.terminal.send_chatter_to(path)
         root = logging.getLogger()
         handler = logging.FileHandler(path)
+        handler.setLevel(logging.INFO)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         level = root.level
         root.addHandler(handler)
@@ -171,18 +175,15 @@ def run_from_command_line(job_class: type[Job[Config]], arguments: Sequence[str]
     The last line on stdout is `run: <path>`; refusals and failures are one line on stderr.
     """
     name = job_class.name
+    job = None
     try:
         config = load_config(job_class.config_class, name, sys.argv[1:] if arguments is None else arguments)
-        job = job_class(config)  # type: ignore[arg-type]
-        out = Console(highlight=False, soft_wrap=False)
-        if config.dry_run:
-            with quiet_libraries():
-                job.prepare()
-                for label, text in job.plan():
-                    print(f"{label}: {text}")
-            return EXIT_DONE
-        job.perform()
-        job.show(out)
+        with own_terminal() as terminal:
+            job = job_class(config, terminal)  # type: ignore[arg-type]
+            if config.dry_run:
+                return _dry_run(job)
+            job.perform()
+        job.show(Console(highlight=False))
     except InputError as error:
         print_error(name, str(error))
         return EXIT_REFUSED
@@ -191,9 +192,17 @@ def run_from_command_line(job_class: type[Job[Config]], arguments: Sequence[str]
         return EXIT_FAILED
     except Exception as error:
         logger.debug("traceback", exc_info=error)
-        print_error(name, f"failed: {_cause(error)}; the log is in {_log_place(job)}")
+        print_error(name, f"failed: {_cause(error)}{_log_place(job)}")
         return EXIT_FAILED
     print(f"run: {job.run.url}")
+    return EXIT_DONE
+
+
+def _dry_run(job: Job[Config]) -> int:
+    with quiet_libraries():
+        job.prepare()
+        for label, text in job.plan():
+            print(f"{label}: {text}")
     return EXIT_DONE
 
 
@@ -204,6 +213,6 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-def _log_place(job: "Job[Config]") -> str:
-    path: Path | None = job.run.storage.local_path("log.txt")
-    return str(path) if path else job.run.url
+def _log_place(job: "Job[Config] | None") -> str:
+    path: Path | None = job.run.storage.local_path("log.txt") if job else None
+    return f"; the log is {path}" if path and path.exists() else ""

@@ -139,7 +139,7 @@ def _lowest_section(scorings: list[ScoredLayers], ratio: float) -> Section:
         [
             scoring.label,
             " ".join(map(str, lowest(scoring.rank, count))),
-            _number(float(scoring.normalized[scoring.rank < count].sum()), ".1%"),
+            _number(float(scoring.normalized[scoring.rank < count].sum()), ".2g"),
             _number(scoring.split_half, ".2f"),
         ]
         for scoring in scorings

