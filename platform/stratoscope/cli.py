@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_DONE
     if given[0] not in COMMANDS:
         known = ", ".join(COMMANDS)
-        print_error("stratoscope", f"command {given[0]!r} is unknown{nearest(given[0], COMMANDS) or '.'} Known: {known}")
+        print_error(
+            "stratoscope", f"command {given[0]!r} is unknown{nearest(given[0], COMMANDS) or '.'} Known: {known}"
+        )
         return EXIT_REFUSED
     run, _ = COMMANDS[given[0]]
     return run(given[1:])

@@ -46,7 +46,10 @@ class Bins:
         bins[0] = histogram.ZEROS
         boundaries = np.append(np.searchsorted(bins, np.arange(histogram.NUM_BINS + 1)), num_fine)
         return cls(
-            edges, num_fine, torch.from_numpy(boundaries).to(device), torch.tensor(first_above[1:], device=device).long()
+            edges,
+            num_fine,
+            torch.from_numpy(boundaries).to(device),
+            torch.tensor(first_above[1:], device=device).long(),
         )
 
     def count(self, x: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
@@ -154,4 +157,5 @@ def _careful_moments(x: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Ten
 def token_cosine(a: Tensor, b: Tensor, norm_a: Tensor, norm_b: Tensor) -> Tensor:
     """Return the cosine of each pair of rows, (T, D) and (T, D) to (T,); 0 where a row is zero."""
     scale = (norm_a * norm_b).clamp(min=torch.finfo(torch.float32).tiny)
-    return torch.linalg.vecdot(a, b) / scale
+    cosine: Tensor = torch.linalg.vecdot(a, b) / scale
+    return cosine

@@ -24,7 +24,9 @@ KNOWN_SETS = {
     "boolq": KnownSet("boolq/none/validation", "{{ passage }}\nQuestion: {{ question }}?\nAnswer:"),
     "nq_open": KnownSet("nq_open/none/validation", "Question: {{ question }}?\nAnswer:"),
     "sciq": KnownSet("sciq/none/validation", "Question: {{ question }}\nAnswer:"),
-    "sst2": KnownSet("glue/sst2/validation", "{{ sentence }}\nQuestion: Is this sentence positive or negative?\nAnswer:"),
+    "sst2": KnownSet(
+        "glue/sst2/validation", "{{ sentence }}\nQuestion: Is this sentence positive or negative?\nAnswer:"
+    ),
     "triviaqa": KnownSet("trivia_qa/rc.wikipedia.nocontext/validation", "Question: {{ question }}\nAnswer:"),
 }
 

@@ -148,7 +148,9 @@ def _render_all(rows: Iterable[dict[str, Any]], template: str, source: PromptSou
         try:
             text = compiled.render(row)
         except TemplateError as error:
-            raise InputError(f"prompts.template {template!r} does not fit the columns {', '.join(row)}: {error}") from error
+            raise InputError(
+                f"prompts.template {template!r} does not fit the columns {', '.join(row)}: {error}"
+            ) from error
         yield Prompt(row_id(row), _group(row, source), text)
 
 
@@ -176,4 +178,3 @@ def row_id(row: dict[str, Any]) -> str:
 
 def _position(seed: int, prompt_id: str) -> bytes:
     return hashlib.blake2b(f"{seed}:{prompt_id}".encode(), digest_size=16).digest()
-

@@ -33,4 +33,5 @@ def _hand_logs_to_the_root() -> None:
 
 def resources() -> dict[str, float]:
     """Return what the cluster has now, by resource."""
-    return dict(ray.cluster_resources())
+    available: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return available

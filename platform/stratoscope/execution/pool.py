@@ -16,7 +16,13 @@ class ActorPool:
 
 
 def plan_pool(
-    *, minimum: int, maximum: int | None, num_cpus: float, num_gpus: float | None, resources: dict[str, float], work: int
+    *,
+    minimum: int,
+    maximum: int | None,
+    num_cpus: float,
+    num_gpus: float | None,
+    resources: dict[str, float],
+    work: int,
 ) -> ActorPool:
     """Fit a pool to a cluster.
 

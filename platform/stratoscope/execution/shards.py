@@ -83,6 +83,6 @@ def run_shards(
         ray_remote_args_fn=lambda: {"max_restarts": MAX_ACTOR_RESTARTS, "max_task_retries": MAX_TASK_RETRIES},
     )
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for row in batch.to_pylist():
+        for row in batch.to_pylist():  # type: ignore[union-attr]
             files = dict(zip(row["names"], row["contents"], strict=True))
             yield ShardResult(row["shard"], files, json.loads(row["counts"]))

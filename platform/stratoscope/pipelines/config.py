@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from stratoscope.errors import InputError, first_line, nearest
 
-AFFECTS_NOTHING = {"affects_result": False}
+AFFECTS_NOTHING: JsonDict = {"affects_result": False}
 
 
 class Section(BaseModel):
@@ -52,7 +53,7 @@ def load_config(config_class: type[Config], job: str, arguments: Sequence[str]) 
     _check_names(arguments, ["config", *names])
     settings = _settings_class(config_class)
     try:
-        source = CliSettingsSource(
+        source: CliSettingsSource[Any] = CliSettingsSource(
             settings,
             cli_prog_name=f"stratoscope {job}",
             cli_parse_args=list(arguments),

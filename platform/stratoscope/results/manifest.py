@@ -13,6 +13,29 @@ NAME = "manifest.json"
 PACKAGES = ("stratoscope", "ray", "torch", "transformers", "datasets", "numpy", "pyarrow")
 
 
+def package_versions() -> dict[str, str]:
+    """Return the installed versions of the packages that results depend on."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def git_commit() -> str | None:
+    """Return the commit of the checkout that this package runs from, or None outside one."""
+    here = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
 @dataclass
 class Manifest:
     """What identifies and describes a run; `manifest.json` holds it."""
@@ -25,8 +48,8 @@ class Manifest:
     status: Literal["running", "done", "failed"] = "running"
     exit_code: int | None = None
     error: str | None = None
-    versions: dict[str, str] = field(default_factory=lambda: package_versions())
-    git_commit: str | None = field(default_factory=lambda: git_commit())
+    versions: dict[str, str] = field(default_factory=package_versions)
+    git_commit: str | None = field(default_factory=git_commit)
     fingerprints: dict[str, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     """What the job wants remembered of its model, data and machines."""
@@ -49,26 +72,3 @@ class Manifest:
         """Read a manifest; fields of later versions are left out."""
         known = cls.__dataclass_fields__
         return cls(**{name: value for name, value in json.loads(content).items() if name in known})
-
-
-def package_versions() -> dict[str, str]:
-    """Return the installed versions of the packages that results depend on."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
-
-
-def git_commit() -> str | None:
-    """Return the commit of the checkout that this package runs from, or None outside one."""
-    here = Path(__file__).parent
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() or None

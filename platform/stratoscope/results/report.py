@@ -50,5 +50,7 @@ def render(page: Page) -> bytes:
 
 
 def _figure_html(figure: "Figure") -> str:
-    html: str = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+    html: str = figure.to_html(
+        full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
+    )
     return html

@@ -114,9 +114,7 @@ def _threshold(statistics: Statistics, basis: Statistics, kind: EpsilonKind, eps
     return Threshold(kind, edge, absolute_threshold(statistics, edge).below)
 
 
-def _score(
-    metric: Metric, tap: str, view: _View, angles: Spans, weight_norm: Scores, choices: Choices
-) -> Scoring:
+def _score(metric: Metric, tap: str, view: _View, angles: Spans, weight_norm: Scores, choices: Choices) -> Scoring:
     def compute(weights: NDArray[np.float64]) -> Scores:
         return metric.compute(_measures(view, angles, weight_norm, weights, choices.seed))
 
@@ -144,9 +142,7 @@ def _score(
     )
 
 
-def _measures(
-    view: _View, angles: Spans, weight_norm: Scores, weights: NDArray[np.float64], seed: int
-) -> Measures:
+def _measures(view: _View, angles: Spans, weight_norm: Scores, weights: NDArray[np.float64], seed: int) -> Measures:
     merged = resample(view.statistics, view.threshold.below, weights)
     return Measures(
         variance=merged.variance if view.variance == "elementwise" else merged.pooled_variance,

@@ -30,10 +30,16 @@ def estimate(
     weights = facts.num_parameters * torch.finfo(getattr(torch, dtype)).bits / 8
     seconds = 2 * facts.num_parameters * tokens / _flops(device)
     return [
-        ("model", f"{config.model.source}: {facts.architecture}, {facts.num_layers} layers, "
-                  f"{facts.num_parameters / 1e6:,.0f} million parameters, {dtype} on {device}"),
-        ("prompts", f"{num_prompts} of {config.prompts.source} ({prompts.num_read} read, {prompts.num_empty} empty, "
-                    f"{prompts.num_duplicates} duplicate), about {tokens:,} tokens"),
+        (
+            "model",
+            f"{config.model.source}: {facts.architecture}, {facts.num_layers} layers, "
+            f"{facts.num_parameters / 1e6:,.0f} million parameters, {dtype} on {device}",
+        ),
+        (
+            "prompts",
+            f"{num_prompts} of {config.prompts.source} ({prompts.num_read} read, {prompts.num_empty} empty, "
+            f"{prompts.num_duplicates} duplicate), about {tokens:,} tokens",
+        ),
         ("work", f"{num_shards} shards of {config.batching.shard_size} prompts"),
         ("rows", f"{rows:,} in prompt_stats.parquet, about {rows * BYTES_PER_ROW / 1e6:,.1f} MB"),
         ("memory", f"about {(weights + PROCESS_BYTES) / 1e9:,.1f} GB for each actor"),

@@ -215,8 +215,10 @@ def _statistics_section(merged: dict[str, Statistics]) -> Section:
     cosine = {"input to output": next(iter(merged.values())).cosine}
     return Section(
         "Statistics",
-        ["Variance of all activations, their sparsity under each epsilon that was counted, and the cosine between a "
-         "layer's input and its output."],
+        [
+            "Variance of all activations, their sparsity under each epsilon that was counted, and the cosine between a "
+            "layer's input and its output."
+        ],
         [
             _lines(variance, "variance", logarithmic=True),
             _lines(sparse, "sparsity", logarithmic=True),
@@ -292,16 +294,25 @@ def _merged_by_tap(storage: Storage, manifest: Manifest) -> dict[str, Statistics
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     facts, counts = manifest.facts, manifest.counts
     yield "Run", manifest.run_id
-    yield "Model", f"{manifest.config['model']['source']} ({facts['architecture']}, {facts['num_layers']} layers, "\
-        f"{facts['num_parameters'] / 1e6:,.1f} million parameters)"
+    yield (
+        "Model",
+        f"{manifest.config['model']['source']} ({facts['architecture']}, {facts['num_layers']} layers, "
+        f"{facts['num_parameters'] / 1e6:,.1f} million parameters)",
+    )
     yield "Weights", manifest.fingerprints["weights"]
     yield "Number format", f"{facts['dtype']} on {facts['device']}"
-    yield "Prompts", (
-        f"{counts['scored']} scored, {counts['errors']} errors, {counts['truncated']} truncated; of "
-        f"{facts['prompts_read']} read, {facts['prompts_empty']} were empty and {facts['prompts_duplicate']} duplicates"
+    yield (
+        "Prompts",
+        (
+            f"{counts['scored']} scored, {counts['errors']} errors, {counts['truncated']} truncated; of "
+            f"{facts['prompts_read']} read, {facts['prompts_empty']} were empty and {facts['prompts_duplicate']} duplicates"
+        ),
     )
     padding = 1 - counts["tokens"] / max(counts["padded_tokens"], 1)
-    yield "Tokens", f"{counts['tokens']:,}, {padding:.1%} padding on top, {manifest.tokens_per_second or 0:,.0f} per second"
+    yield (
+        "Tokens",
+        f"{counts['tokens']:,}, {padding:.1%} padding on top, {manifest.tokens_per_second or 0:,.0f} per second",
+    )
     yield "Activations not finite", f"{counts['nonfinite']:,}"
     yield "Actors", f"at most {facts['most_actors']}, {facts['threads_per_actor']} threads each"
     yield "Peak memory of an actor", f"{(manifest.peak_memory_bytes or 0) / 1e9:.2f} GB"

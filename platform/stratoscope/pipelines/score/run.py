@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -238,7 +238,7 @@ class ScoreJob(Job[ScoreConfig]):
 
 
 def score_groups(
-    stats: pa.Table, spans: pa.Table | None, layers: pa.Table, facts: dict[str, object], config: ScoreConfig
+    stats: pa.Table, spans: pa.Table | None, layers: pa.Table, facts: dict[str, Any], config: ScoreConfig
 ) -> Iterator[tuple[str, Scoring]]:
     """Yield every scoring of all prompts, then of each group where there are several.
 
@@ -249,7 +249,7 @@ def score_groups(
         facts: the manifest's facts, for the thresholds that were counted.
         config: what to compute.
     """
-    epsilons = tuple(facts["epsilons"])  # type: ignore[arg-type]
+    epsilons = tuple(facts["epsilons"])
     loaded = {str(tap): tables.statistics_of_tap(stats, str(tap), epsilons) for tap in config.activations.taps}
     _, ids, groups = next(iter(loaded.values()))
     angles = tables.angles_of(spans, ids) if spans is not None else {}

@@ -75,7 +75,9 @@ STABILITY = pa.schema(
 EPSILONS_KEY = b"epsilons"
 
 
-def prompt_stats(statistics: Statistics, prompt_ids: Sequence[str], groups: Sequence[str], taps: Sequence[Tap]) -> pa.Table:
+def prompt_stats(
+    statistics: Statistics, prompt_ids: Sequence[str], groups: Sequence[str], taps: Sequence[Tap]
+) -> pa.Table:
     """Return one row per prompt, layer and tap.
 
     Args:
@@ -123,7 +125,9 @@ def span_stats(cosine: NDArray[np.float64], prompt_ids: Sequence[str], spans: Se
     return pa.Table.from_arrays([_array(columns[f.name], f.type) for f in SPAN_STATS], schema=SPAN_STATS)
 
 
-def statistics_of_tap(table: pa.Table, tap: str, epsilons: tuple[float, ...]) -> tuple[Statistics, list[str], list[str]]:
+def statistics_of_tap(
+    table: pa.Table, tap: str, epsilons: tuple[float, ...]
+) -> tuple[Statistics, list[str], list[str]]:
     """Return the statistics of one tap as arrays of shape (prompts, layers), with the prompts' ids and groups.
 
     Args:

@@ -55,7 +55,7 @@ class ScoreWorker:
         """
         started = time.time()
         encoded = encode(self.model.tokenizer, shard["text"], self.settings.encoding)
-        errors = {i: e.error for i, e in enumerate(encoded) if e.error is not None}
+        errors: dict[int, str] = {i: e.error for i, e in enumerate(encoded) if e.error is not None}
         readable = [i for i in range(len(encoded)) if i not in errors]
         batches = bucket([len(encoded[i].ids) for i in readable], self.settings.batch_tokens)
         measured: dict[int, BatchStatistics] = {}
@@ -89,7 +89,7 @@ class ScoreWorker:
         encoded: Sequence[Encoded],
         chosen: Sequence[int],
         measured: dict[int, BatchStatistics],
-        errors: dict[int, str | None],
+        errors: dict[int, str],
     ) -> None:
         """Measure a batch; if it fails, measure its prompts one by one, so that only the culprit is lost."""
         try:
@@ -115,7 +115,7 @@ class ScoreWorker:
         return ids, mask
 
     def _files(
-        self, shard: dict[str, Any], measured: dict[int, BatchStatistics], errors: dict[int, str | None]
+        self, shard: dict[str, Any], measured: dict[int, BatchStatistics], errors: dict[int, str]
     ) -> dict[str, bytes]:
         files = {}
         order = sorted(measured)
