@@ -13,8 +13,8 @@ def options_page() -> str:
     lines = [
         "# Options of the scoring job",
         "",
-        "Every field goes into a YAML file by its section, or on the command line as `--section.field VALUE`. Lists are",
-        "comma-separated or JSON. This page is written by `make docs`.",
+        "Every field goes into a YAML file by its section, or on the command line as `--section.field VALUE`.",
+        "Lists are comma-separated or JSON. This page is written by `make docs`.",
         "",
         "| option | default | meaning |",
         "|---|---|---|",

@@ -191,10 +191,11 @@ class Probe:
         shape = packed.shape[:-1]
         mean, m2, pooled_variance = np.moveaxis(packed[..., :3], -1, 0)
         counts = packed[..., layout.histogram].astype(np.int64)
+        tokens = np.broadcast_to(lengths[:, None, None], shape).astype(np.int64)
         statistics = Statistics(
             epsilons=self.epsilons,
-            prompts=np.ones(shape, np.int64),
-            tokens=np.broadcast_to(lengths[:, None, None], shape).astype(np.int64),
+            prompts=(~np.isnan(pooled_variance)).astype(np.int64),
+            tokens=tokens,
             count=counts.sum(axis=-1),
             mean=mean,
             m2=m2,
@@ -202,6 +203,7 @@ class Probe:
             histogram=counts,
             below=packed[..., layout.below].astype(np.int64),
             cosine=packed[..., -1],
+            cosine_tokens=np.where(np.isnan(packed[..., -1]), 0, tokens),
             nonfinite=packed[..., layout.nonfinite].astype(np.int64),
         )
         return BatchStatistics(statistics, spans)

@@ -87,7 +87,8 @@ def last(m: Measures) -> Scores:
 
 def random_scores(num_layers: int, draws: int, seed: int) -> Scores:
     """Return seeded random scores in [0, 1), shape (draws, num_layers); the first draw is the metric `random`."""
-    return np.random.default_rng(seed).random((draws, num_layers))
+    draw: Scores = np.random.default_rng(seed).random((draws, num_layers))
+    return draw
 
 
 METRICS = {

@@ -103,7 +103,9 @@ def score_layers(
             for variance in choices.variances if metric.uses_variance else choices.variances[:1]:
                 for kind, epsilon in choices.epsilons if metric.uses_sparsity else choices.epsilons[:1]:
                     view = _View(statistics, variance, _threshold(statistics, basis, kind, epsilon))
-                    yield _score(metric, tap, view, observations.angles, weight_norm, choices)
+                    yield _score(
+                        metric, tap, view, angles=observations.angles, weight_norm=weight_norm, choices=choices
+                    )
 
 
 def _threshold(statistics: Statistics, basis: Statistics, kind: EpsilonKind, epsilon: float) -> Threshold:
@@ -114,7 +116,7 @@ def _threshold(statistics: Statistics, basis: Statistics, kind: EpsilonKind, eps
     return Threshold(kind, edge, absolute_threshold(statistics, edge).below)
 
 
-def _score(metric: Metric, tap: str, view: _View, angles: Spans, weight_norm: Scores, choices: Choices) -> Scoring:
+def _score(metric: Metric, tap: str, view: _View, *, angles: Spans, weight_norm: Scores, choices: Choices) -> Scoring:
     def compute(weights: NDArray[np.float64]) -> Scores:
         return metric.compute(_measures(view, angles, weight_norm, weights, choices.seed))
 

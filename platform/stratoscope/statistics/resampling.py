@@ -63,7 +63,7 @@ def resample(statistics: Statistics, below: NDArray[np.int64], weights: NDArray[
         pooled_variance=_mean(s.pooled_variance, s.prompts, weights),
         count=count,
         below=weights @ below,
-        cosine=_mean(s.cosine, s.tokens, weights),
+        cosine=_mean(s.cosine, s.cosine_tokens, weights),
     )
 
 
@@ -76,7 +76,6 @@ def percentile_interval(draws: NDArray[np.float64], confidence: float) -> tuple[
 
 
 def _mean(values: NDArray[np.float64], sizes: NDArray[np.int64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    known = np.where(np.isnan(values), 0, sizes)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean: NDArray[np.float64] = (weights @ (np.nan_to_num(values) * known)) / (weights @ known)
+        mean: NDArray[np.float64] = (weights @ (np.nan_to_num(values) * sizes)) / (weights @ sizes)
     return mean

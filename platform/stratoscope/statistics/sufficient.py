@@ -18,7 +18,7 @@ class Statistics:
     epsilons: tuple[float, ...]
     """Absolute thresholds that `below` counts, ascending."""
     prompts: NDArray[np.int64]
-    """Prompts in the set."""
+    """Prompts in the set that have a pooled variance."""
     tokens: NDArray[np.int64]
     """Tokens in the set."""
     count: NDArray[np.int64]
@@ -35,6 +35,8 @@ class Statistics:
     """Counts of |a| < epsilon, shape (..., len(epsilons))."""
     cosine: NDArray[np.float64]
     """Cosine between the layer's input and its output, averaged over tokens; NaN where there is none."""
+    cosine_tokens: NDArray[np.int64]
+    """Tokens that the cosine stands for."""
     nonfinite: NDArray[np.int64]
     """Activations that are NaN or infinite; they count nowhere else."""
 
@@ -64,16 +66,16 @@ TRAILING = ("histogram", "below")
 
 
 def _divide(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.float64]:
-    quotient = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
-    return np.divide(numerator, denominator, out=quotient, where=denominator != 0)
+    quotient: NDArray[np.float64] = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
+    np.divide(numerator, denominator, out=quotient, where=denominator != 0)
+    return quotient
 
 
 def weighted_mean(
     values: NDArray[np.float64], weights: NDArray[np.int64], axis: int | tuple[int, ...] = 0
 ) -> NDArray[np.float64]:
-    """Return the mean of `values` over an axis, leaving out NaN; NaN where nothing has weight."""
-    known = np.where(np.isnan(values), 0, weights)
-    return _divide((np.nan_to_num(values) * known).sum(axis=axis), known.sum(axis=axis))
+    """Return the mean of `values` over an axis; NaN where nothing has weight, and NaN of no weight counts nowhere."""
+    return _divide((np.nan_to_num(values) * weights).sum(axis=axis), weights.sum(axis=axis))
 
 
 def merge_all(statistics: Statistics, axis: int = 0) -> Statistics:
@@ -98,7 +100,8 @@ def merge_all(statistics: Statistics, axis: int = 0) -> Statistics:
         pooled_variance=weighted_mean(s.pooled_variance, s.prompts, axis),
         histogram=s.histogram.sum(axis=axis),
         below=s.below.sum(axis=axis),
-        cosine=weighted_mean(s.cosine, s.tokens, axis),
+        cosine=weighted_mean(s.cosine, s.cosine_tokens, axis),
+        cosine_tokens=s.cosine_tokens.sum(axis=axis),
         nonfinite=s.nonfinite.sum(axis=axis),
     )
 

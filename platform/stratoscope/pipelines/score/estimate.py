@@ -19,7 +19,7 @@ GPU_FLOPS = 150e12
 
 
 def estimate(
-    config: ScoreConfig, source: ModelSource, facts: ModelFacts, prompts: PromptSet, max_tokens: int, num_shards: int
+    config: ScoreConfig, source: ModelSource, facts: ModelFacts, prompts: PromptSet, *, max_tokens: int, num_shards: int
 ) -> Sequence[tuple[str, str]]:
     """Return pairs of a name and a text: the model, the prompts, and the size, memory and time of the run."""
     device = "cuda" if torch.cuda.is_available() else "cpu"

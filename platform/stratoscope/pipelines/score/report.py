@@ -305,7 +305,8 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         "Prompts",
         (
             f"{counts['scored']} scored, {counts['errors']} errors, {counts['truncated']} truncated; of "
-            f"{facts['prompts_read']} read, {facts['prompts_empty']} were empty and {facts['prompts_duplicate']} duplicates"
+            f"{facts['prompts_read']} read, {facts['prompts_empty']} were empty and "
+            f"{facts['prompts_duplicate']} duplicates"
         ),
     )
     padding = 1 - counts["tokens"] / max(counts["padded_tokens"], 1)

@@ -57,7 +57,9 @@ class ScoreJob(Job[ScoreConfig]):
 
     def plan(self) -> Sequence[tuple[str, str]]:
         """Return what the run would do, and estimates of what it takes."""
-        return estimate(self.config, self.source, self.facts, self.prompts, self._max_tokens, self._num_shards)
+        return estimate(
+            self.config, self.source, self.facts, self.prompts, max_tokens=self._max_tokens, num_shards=self._num_shards
+        )
 
     def execute(self) -> None:
         """Measure what is missing, then merge, score and report."""

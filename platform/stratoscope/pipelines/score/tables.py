@@ -146,7 +146,7 @@ def statistics_of_tap(
     below = np.asarray(rows["below"].combine_chunks().flatten()).reshape(*shape, len(epsilons))
     statistics = Statistics(
         epsilons=epsilons,
-        prompts=np.ones(shape, np.int64),
+        prompts=(~np.isnan(column("pooled_variance"))).astype(np.int64),
         tokens=column("tokens"),
         count=column("count"),
         mean=column("mean"),
@@ -155,6 +155,7 @@ def statistics_of_tap(
         histogram=unpack_histograms(rows["log2_hist"]).reshape(*shape, NUM_BINS),
         below=below,
         cosine=column("cosine"),
+        cosine_tokens=np.where(np.isnan(column("cosine")), 0, column("tokens")),
         nonfinite=column("nonfinite"),
     )
     first = rows.take(np.arange(0, rows.num_rows, num_layers))

@@ -1,0 +1,204 @@
+"""The probe against statistics computed literally, in float64, from captured tensors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stratoscope.activations import Probe, Tap
+from stratoscope.models import LoadedModel, find_anatomy, num_layers_of
+from stratoscope.statistics import Statistics, merge_all
+from stratoscope.statistics.histogram import NUM_BINS, bin_of
+from tests.conftest import CONFIGURATIONS, VOCABULARY, tiny_network
+
+EPSILONS = (1e-3, 0.05, 1.0)
+LENGTHS = (9, 5, 1, 7)
+ALL_TAPS = tuple(Tap)
+
+
+def loaded(name: str) -> LoadedModel:
+    network = tiny_network(name)
+    return LoadedModel(network, None, find_anatomy(network, num_layers_of(network.config)), torch.device("cpu"))
+
+
+def padded_batch(side: str, lengths: tuple[int, ...] = LENGTHS) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        where = slice(0, length) if side == "right" else slice(max(lengths) - length, None)
+        ids[row, where] = torch.randint(3, VOCABULARY, (length,), generator=generator)
+        mask[row, where] = 1
+    return ids, mask
+
+
+@contextmanager
+def capture(model: LoadedModel) -> Iterator[dict[tuple[int, Tap], Tensor]]:
+    """Keep every tap's tensor, by plain hooks that share nothing with the probe."""
+    kept: dict[tuple[int, Tap], Tensor] = {}
+    handles = []
+
+    def tensor(output: object) -> Tensor:
+        return output[0] if isinstance(output, tuple) else output
+
+    def on_block(layer: int):
+        def hook(_: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+            entering = args[0] if args else kwargs["hidden_states"]
+            kept[layer, Tap.BLOCK] = tensor(output)
+            kept[layer, Tap.UPDATE] = tensor(output) - entering
+
+        return hook
+
+    def on_module(layer: int, tap: Tap):
+        return lambda _module, _args, output: kept.__setitem__((layer, tap), tensor(output))
+
+    def on_input(layer: int, tap: Tap):
+        return lambda _module, args: kept.__setitem__((layer, tap), args[0])
+
+    for layer, block in enumerate(model.anatomy.blocks):
+        handles.append(block.module.register_forward_hook(on_block(layer), with_kwargs=True))
+        handles.append(block.attention.register_forward_hook(on_module(layer, Tap.ATTENTION)))
+        handles.append(block.mlp.register_forward_hook(on_module(layer, Tap.MLP)))
+        handles.append(block.mlp_output.register_forward_pre_hook(on_input(layer, Tap.MLP_HIDDEN)))
+    yield kept
+    for handle in handles:
+        handle.remove()
+
+
+def check_row(s: Statistics, index: tuple[int, ...], x: np.ndarray) -> None:
+    """Compare one set with the activations it was reduced from, shape (tokens, width)."""
+    x32, x = x.astype(np.float32), x.astype(np.float64)
+    assert s.count[index] == x.size
+    rms = np.sqrt((x**2).mean())
+    np.testing.assert_allclose(s.mean[index], x.mean(), atol=1e-6 * rms)
+    np.testing.assert_allclose(s.m2[index], ((x - x.mean()) ** 2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(s.pooled_variance[index], x.mean(axis=0).var(ddof=1), rtol=1e-5)
+    assert s.below[index].tolist() == [int((np.abs(x32) < np.float32(e)).sum()) for e in EPSILONS]
+    assert (s.histogram[index] == np.bincount(bin_of(x32).ravel(), minlength=NUM_BINS)).all()
+    assert s.nonfinite[index] == 0
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_statistics_equal_those_of_captured_tensors(name: str, side: str) -> None:
+    model = loaded(name)
+    ids, mask = padded_batch(side)
+    with capture(model) as kept, Probe(model, ALL_TAPS, EPSILONS) as probe:
+        s = probe.measure(ids, mask).statistics
+    assert s.shape == (len(LENGTHS), 4, len(ALL_TAPS))
+    for (layer, tap), tensor in kept.items():
+        values = tensor.reshape(*mask.shape, -1)
+        for row in range(len(LENGTHS)):
+            check_row(s, (row, layer, ALL_TAPS.index(tap)), values[row][mask[row].bool()].numpy())
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_attention_and_mlp_add_up_to_the_update(name: str) -> None:
+    model = loaded(name)
+    ids, mask = padded_batch("right", (6, 6))
+    with capture(model) as kept, torch.no_grad():
+        model.backbone(input_ids=ids, attention_mask=mask)
+    for layer in range(4):
+        added = kept[layer, Tap.ATTENTION] + kept[layer, Tap.MLP].reshape(kept[layer, Tap.ATTENTION].shape)
+        torch.testing.assert_close(added, kept[layer, Tap.UPDATE], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_padding_and_its_side_change_nothing_but_rounding(name: str) -> None:
+    model = loaded(name)
+    alone = []
+    with Probe(model, ALL_TAPS, EPSILONS) as probe:
+        right, left = (probe.measure(*padded_batch(side)).statistics for side in ("right", "left"))
+        ids, mask = padded_batch("right")
+        for row, length in enumerate(LENGTHS):
+            alone.append(probe.measure(ids[row : row + 1, :length], mask[row : row + 1, :length]).statistics)
+    for row in range(len(LENGTHS)):
+        for other in (right, left):
+            np.testing.assert_allclose(other.variance[row], alone[row].variance[0], rtol=1e-4)
+            np.testing.assert_allclose(other.cosine[row], alone[row].cosine[0], atol=1e-5)
+            share = np.abs(other.below[row] - alone[row].below[0]) / alone[row].count[0][..., None]
+            assert share.max() < 0.01
+
+
+def test_cosine_and_spans_by_hand() -> None:
+    model = loaded("llama")
+    ids, mask = padded_batch("right")
+    spans = [(0, 1), (1, 2), (0, 4)]
+    with Probe(model, [Tap.BLOCK], (), spans) as probe:
+        got = probe.measure(ids, mask)
+    with torch.no_grad():
+        hidden = model.backbone.embed_tokens(ids)
+        states = [hidden]
+        with capture(model) as kept:
+            model.backbone(input_ids=ids, attention_mask=mask)
+        states += [kept[layer, Tap.BLOCK] for layer in range(4)]
+    for row, length in enumerate(LENGTHS):
+        real = [state[row, :length].double() for state in states]
+        for layer in range(4):
+            expected = torch.cosine_similarity(real[layer], real[layer + 1], dim=1).mean()
+            np.testing.assert_allclose(got.statistics.cosine[row, layer, 0], expected, atol=1e-6)
+        for column, (start, size) in enumerate(spans):
+            expected = torch.cosine_similarity(real[start][-1], real[start + size][-1], dim=0)
+            np.testing.assert_allclose(got.span_cosine[row, column], expected, atol=1e-6)
+
+
+def test_non_finite_activations_are_counted_and_poison_nothing() -> None:
+    model = loaded("gpt2")
+    ids, mask = padded_batch("right", (6, 6))
+    with Probe(model, ALL_TAPS, EPSILONS) as probe:
+        clean = probe.measure(ids, mask).statistics
+    broken_unit = 3
+
+    def break_one(_module: nn.Module, _args: tuple, output: Tensor) -> Tensor:
+        output = output.clone()
+        output[1, :, broken_unit] = torch.nan
+        output[1, 0, 0] = torch.inf
+        return output
+
+    handle = model.anatomy.blocks[2].mlp.register_forward_hook(break_one)
+    with Probe(model, [Tap.MLP], EPSILONS) as probe:
+        s = probe.measure(ids, mask).statistics
+    handle.remove()
+    mlp = ALL_TAPS.index(Tap.MLP)
+    for name in ("mean", "m2", "below", "histogram"):
+        np.testing.assert_allclose(getattr(s, name)[0, :, 0], getattr(clean, name)[0, :, mlp], rtol=1e-5)
+    assert s.nonfinite[:, 2, 0].tolist() == [0, 7]
+    assert s.count[1, 2, 0] == 6 * 32 - 7
+    assert np.isfinite(s.variance[1, 2, 0])
+    assert np.isfinite(s.pooled_variance[1, 2, 0])
+    assert s.nonfinite[1, 3, 0] == 6 * 32
+    assert s.count[1, 3, 0] == 0
+    assert np.isfinite(merge_all(s).variance).all()
+
+
+def test_the_vocabulary_head_never_runs() -> None:
+    model = loaded("llama")
+    ran = []
+    model.network.lm_head.register_forward_hook(lambda *_: ran.append(True))
+    with Probe(model, [Tap.BLOCK]) as probe:
+        probe.measure(*padded_batch("right"))
+    assert not ran
+
+
+def test_hooks_are_gone_after_the_block_even_on_an_error() -> None:
+    model = loaded("llama")
+    before = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.network.modules())
+    with pytest.raises(RuntimeError, match="boom"), Probe(model, ALL_TAPS):
+        raise RuntimeError("boom")
+    after = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.network.modules())
+    assert before == after
+    with pytest.raises(RuntimeError, match="inside its 'with' block"):
+        Probe(model, ALL_TAPS).measure(*padded_batch("right"))
+
+
+def test_bfloat16_is_read_as_it_is() -> None:
+    model = loaded("llama")
+    model = LoadedModel(model.network.to(torch.bfloat16), None, model.anatomy, model.device)
+    ids, mask = padded_batch("right")
+    with capture(model) as kept, Probe(model, [Tap.BLOCK], EPSILONS) as probe:
+        s = probe.measure(ids, mask).statistics
+    for row, length in enumerate(LENGTHS):
+        check_row(s, (row, 3, 0), kept[3, Tap.BLOCK][row, :length].float().numpy())

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stratoscope.activations import bucket, reduce
+from stratoscope.activations.reduce import Bins, Layout, reduce_tokens
+from stratoscope.activations.segments import Segments
+from stratoscope.statistics.histogram import NUM_BINS, bin_of
+
+CPU = torch.device("cpu")
+ONE_PROMPT = Segments.from_mask(torch.ones(1, 8, dtype=torch.long))
+special = st.sampled_from([0.0, -0.0, 1e-45, 0.01, 1.0, 2.0**-40, 2.0**24, 3e38, float("inf"), float("nan")])
+number = st.one_of(special, st.floats(width=32))
+
+
+@settings(max_examples=200)
+@given(st.lists(number, min_size=16, max_size=16), st.sets(st.sampled_from([1e-45, 1e-5, 0.01, 1.0, 1.05, 1e30])))
+def test_bins_count_every_number_exactly(values: list[float], epsilons: set[float]) -> None:
+    ordered = tuple(sorted(epsilons))
+    x = torch.tensor(values, dtype=torch.float32).view(8, 2)
+    counts, below = Bins.build(ordered, CPU).count(x, ONE_PROMPT)
+    flat = x.numpy().ravel()
+    finite = flat[np.isfinite(flat)]
+    assert counts[0, NUM_BINS] == flat.size - finite.size
+    assert (counts[0, :NUM_BINS].numpy() == np.bincount(bin_of(finite), minlength=NUM_BINS)).all()
+    assert below[0].tolist() == [int((np.abs(finite) < np.float32(e)).sum()) for e in ordered]
+
+
+def test_the_device_count_equals_the_host_count() -> None:
+    """The scatter that a GPU takes runs on the CPU too, and counts the same."""
+    index = torch.randint(0, 50, (1000,), dtype=torch.int32)
+    ones = torch.ones((), dtype=torch.int64).expand(1000)
+    scattered = torch.zeros(60, dtype=torch.int64).scatter_add_(0, index.long(), ones)
+    assert torch.equal(reduce._count(index, 60), scattered)
+
+
+def test_a_large_offset_costs_no_precision() -> None:
+    x = torch.randn(8, 64, generator=torch.Generator().manual_seed(0)) + 4096.0
+    row = reduce_tokens(x, ONE_PROMPT, Bins.build((), CPU))[0].numpy()
+    exact = x.double().numpy()
+    np.testing.assert_allclose(row[1] / exact.size, exact.var(), rtol=1e-5)
+    np.testing.assert_allclose(row[2], exact.mean(axis=0).var(ddof=1), rtol=1e-4)
+
+
+def test_careful_and_fast_agree_on_finite_numbers() -> None:
+    x = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    bins = Bins.build((0.1,), CPU)
+    fast, careful = (reduce_tokens(x, ONE_PROMPT, bins, careful=flag) for flag in (False, True))
+    torch.testing.assert_close(fast, careful, rtol=1e-5, atol=1e-7)
+    assert fast.shape == (1, Layout(1).below.stop)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 500))
+def test_buckets_hold_every_prompt_once_and_keep_the_budget(lengths: list[int], budget: int) -> None:
+    batches = bucket(lengths, budget)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        padded = max(lengths[i] for i in batch) * len(batch)
+        assert padded <= budget or len(batch) == 1
+        assert sum(lengths[i] for i in batch) >= 0.9 * padded - 1e-9
+    assert batches == bucket(lengths, budget)
+
+
+@pytest.mark.parametrize("mask", [[[1, 1, 0], [1, 0, 0]], [[0, 1, 1], [0, 0, 1]], [[1, 1, 1], [1, 1, 1]]])
+def test_segments(mask: list[list[int]]) -> None:
+    m = torch.tensor(mask)
+    s = Segments.from_mask(m)
+    x = torch.arange(6.0).view(2, 3, 1)
+    assert s.take(x).flatten().tolist() == x.flatten()[m.flatten().bool()].tolist()
+    assert s.sum(s.take(x)).flatten().tolist() == (x.squeeze(2) * m).sum(1).tolist()
+    assert s.spread(torch.tensor([5.0, 6.0])).tolist() == [5.0] * int(m[0].sum()) + [6.0] * int(m[1].sum())
+    assert s.take(x).flatten()[s.last].tolist() == [x[r].flatten()[m[r].nonzero()[-1]].item() for r in range(2)]

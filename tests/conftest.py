@@ -1,0 +1,108 @@
+"""Models and tokenizers small enough to build in a test, and one local Ray for all tests that need it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    PhiConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
+
+VOCABULARY = 128
+SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GROUPED = {**SMALL, "num_key_value_heads": 2, "head_dim": 8}
+
+CONFIGURATIONS: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(**GROUPED),
+    "mistral": MistralConfig(**GROUPED, sliding_window=8),
+    "qwen2": Qwen2Config(**{k: v for k, v in GROUPED.items() if k != "head_dim"}),
+    "gemma3": Gemma3TextConfig(
+        **GROUPED,
+        sliding_window=4,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+    ),
+    "gpt2": GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=4, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2
+    ),
+    "opt": OPTConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        ffn_dim=48,
+        max_position_embeddings=64,
+    ),
+    "gpt_neox": GPTNeoXConfig(**SMALL),
+    "phi": PhiConfig(**SMALL),
+}
+
+
+def tiny_network(name: str, seed: int = 0) -> PreTrainedModel:
+    """A random model of an architecture, its weights large enough that every part of it matters."""
+    torch.manual_seed(seed)
+    network = AutoModelForCausalLM.from_config(CONFIGURATIONS[name], dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.2)
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random Llama and a word-level tokenizer, as save_pretrained writes it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny") / "llama"
+    words = ["<pad>", "<bos>", "<eos>", "<unk>", *(f"w{i}" for i in range(VOCABULARY - 4))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    tiny_network("llama").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prompts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty distinct prompts of 1 to 20 words, one a line."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    lines = [" ".join(f"w{(i * 7 + j * 3) % 100}" for j in range(1 + i % 20)) + f" w{i}" for i in range(40)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One local Ray; jobs that run inside this process use it and leave it alone."""
+    import ray
+
+    from stratoscope.execution import cluster
+
+    with cluster():
+        assert ray.is_initialized()
+        yield
