@@ -13,7 +13,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from stratoscope.digest import file_digest
-from stratoscope.errors import InputError, suggest
+from stratoscope.errors import InputError, first_line, suggest
 from stratoscope.hub import hub_commit
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -153,8 +153,10 @@ def _convert(gguf: Path, folder: Path) -> None:
     try:
         read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(**place)
-    except (ValueError, KeyError, OSError, NotImplementedError) as error:
-        raise InputError(f"model.source {gguf}: transformers cannot read this GGUF file: {error}") from error
+    except Exception as error:  # the readers below transformers raise whatever they like
+        raise InputError(
+            f"model.source {gguf}: transformers cannot read this GGUF file: {first_line(error)}"
+        ) from error
     config = read.config
     # A configuration that says 'quantised' makes save_pretrained refuse the float32 weights.
     if hasattr(config, "quantization_config"):

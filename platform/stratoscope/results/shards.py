@@ -42,9 +42,11 @@ class ShardStore:
         self._storage.write(f"{result.shard:06d}.json", json.dumps(result.counts).encode())
 
     def read(self, table: str) -> Iterator[pa.Table]:
-        """Yield the parts of a table in order of shards, leaving out shards without one."""
-        for name in self._storage.names():
-            if name.endswith(f".{table}.parquet"):
+        """Yield the parts of a table in order of finished shards, leaving out those without one."""
+        names = set(self._storage.names())
+        for shard in sorted(self.done()):
+            name = f"{shard:06d}.{table}.parquet"
+            if name in names:
                 yield from_parquet(self._storage.read(name))
 
     def clear(self) -> None:

@@ -76,7 +76,8 @@ def magnitude(m: Measures) -> Scores:
 
 def random(m: Measures) -> Scores:
     """A seeded random order, the baseline that every other metric has to beat."""
-    return random_scores(len(m.weight_norm), 1, m.seed)[0]
+    first: Scores = random_scores(len(m.weight_norm), 1, m.seed)[0]
+    return first
 
 
 def last(m: Measures) -> Scores:
@@ -87,8 +88,8 @@ def last(m: Measures) -> Scores:
 
 def random_scores(num_layers: int, draws: int, seed: int) -> Scores:
     """Return seeded random scores in [0, 1), shape (draws, num_layers); the first draw is the metric `random`."""
-    draw: Scores = np.random.default_rng(seed).random((draws, num_layers))
-    return draw
+    scores: Scores = np.random.default_rng(seed).random((draws, num_layers))
+    return scores
 
 
 METRICS = {

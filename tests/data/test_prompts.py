@@ -1,0 +1,110 @@
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from stratoscope.data import KNOWN_SETS, PromptSource, load_prompts, row_id
+from stratoscope.errors import InputError
+
+ROWS = [{"question": f"what is {i}", "topic": "odd" if i % 2 else "even", "n": i} for i in range(20)]
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+    elif path.suffix == ".csv":
+        pyarrow.csv.write_csv(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".tsv":
+        pyarrow.csv.write_csv(pa.Table.from_pylist(rows), path, pyarrow.csv.WriteOptions(delimiter="\t"))
+    else:
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".csv", ".tsv", ".parquet"])
+def test_every_kind_of_file_gives_the_same_prompts(tmp_path: Path, kind: str) -> None:
+    expected = load_prompts(PromptSource(str(write(tmp_path / "a.jsonl", ROWS)), "{{ question }}?"), None, 0)
+    got = load_prompts(PromptSource(str(write(tmp_path / f"b{kind}", ROWS)), "{{ question }}?"), None, 0)
+    assert [(p.prompt_id, p.text) for p in got.prompts] == [(p.prompt_id, p.text) for p in expected.prompts]
+    assert got.num_read == 20
+
+
+def test_empty_and_duplicate_prompts_are_counted_and_the_limit_comes_after(tmp_path: Path) -> None:
+    texts = ["one", "", "two", "one", "   ", "three", "two", "four"]
+    path = tmp_path / "lines.txt"
+    path.write_text("\n".join(texts) + "\n")
+    everything = load_prompts(PromptSource(str(path)), None, 0)
+    assert (everything.num_read, everything.num_empty, everything.num_duplicates) == (8, 2, 2)
+    assert sorted(p.text for p in everything.prompts) == ["four", "one", "three", "two"]
+    for limit in (1, 2, 3):
+        assert load_prompts(PromptSource(str(path)), limit, 0).prompts == everything.prompts[:limit]
+
+
+def test_order_is_seeded_and_does_not_depend_on_the_file(tmp_path: Path) -> None:
+    first = load_prompts(PromptSource(str(write(tmp_path / "a.jsonl", ROWS))), None, 0)
+    turned = load_prompts(PromptSource(str(write(tmp_path / "b.jsonl", ROWS[::-1]))), None, 0)
+    assert [p.prompt_id for p in first.prompts] == [p.prompt_id for p in turned.prompts]
+    other = load_prompts(PromptSource(str(tmp_path / "a.jsonl")), None, 1)
+    assert [p.prompt_id for p in other.prompts] != [p.prompt_id for p in first.prompts]
+    assert {p.prompt_id for p in other.prompts} == {p.prompt_id for p in first.prompts}
+    assert other.fingerprint != first.fingerprint
+
+
+def test_an_id_is_of_the_row_not_of_its_rendering(tmp_path: Path) -> None:
+    path = str(write(tmp_path / "a.jsonl", ROWS))
+    plain, asked = (load_prompts(PromptSource(path, t), None, 0) for t in ("{{ question }}", "Q: {{ question }}"))
+    assert [p.prompt_id for p in plain.prompts] == [p.prompt_id for p in asked.prompts]
+    assert plain.prompts[0].prompt_id in {row_id(row) for row in ROWS}
+    assert row_id({"a": 1, "b": 2}) == row_id({"b": 2, "a": 1}) == "d1fb8a14b4a54bd5"
+
+
+def test_groups_and_folders(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", ROWS[:10])
+    write(tmp_path / "b.parquet", ROWS[10:])
+    got = load_prompts(PromptSource(str(tmp_path), group="topic"), None, 0)
+    assert len(got.prompts) == 20
+    assert {p.group for p in got.prompts} == {"odd", "even"}
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN_SETS))
+def test_known_sets_are_read_and_rendered(name: str) -> None:
+    got = load_prompts(PromptSource(name), 5, 0)
+    assert len(got.prompts) == 5
+    assert all(p.text.endswith("Answer:") and p.group == name for p in got.prompts)
+    assert got.num_read >= 800
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (PromptSource("scqi"), "did you mean 'sciq'"),
+        (PromptSource("nothing.jsonl"), "no known set, file or hub name"),
+        (PromptSource("{folder}/empty.txt"), "holds no rows"),
+        (PromptSource("{folder}/blank.txt"), "all 2 prompts are empty"),
+        (PromptSource("{folder}/broken.parquet"), "cannot be read as parquet"),
+        (PromptSource("{folder}/rows.jsonl", "{{ nosuch }}"), "does not fit the columns question, topic, n"),
+        (PromptSource("{folder}/rows.jsonl", "{{ question"), "is not a Jinja template"),
+        (PromptSource("{folder}/rows.jsonl", group="nosuch"), "is no column"),
+        (PromptSource("{folder}/numbers.jsonl"), r"give prompts\.template over its columns: n"),
+        (PromptSource("{folder}/photo.png"), "files of kind '.png' are not read"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(tmp_path: Path, source: PromptSource, message: str) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "blank.txt").write_text("\n \n")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 nothing")
+    (tmp_path / "photo.png").write_bytes(b"x")
+    write(tmp_path / "rows.jsonl", ROWS)
+    write(tmp_path / "numbers.jsonl", [{"n": 1}])
+    filled = PromptSource(source.source.format(folder=tmp_path), source.template, group=source.group)
+    with pytest.raises(InputError, match=message):
+        load_prompts(filled, None, 0)
+
+
+def test_a_template_cannot_reach_the_machine(tmp_path: Path) -> None:
+    path = str(write(tmp_path / "rows.jsonl", ROWS))
+    with pytest.raises(InputError, match="does not fit"):
+        load_prompts(PromptSource(path, "{{ question.__class__.__mro__ }}"), None, 0)

@@ -1,0 +1,79 @@
+import io
+import os
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from stratoscope.execution import ActorPool, Meter, plan_pool, progress, run_shards
+from stratoscope.results import ShardResult
+
+
+class Doubler:
+    """Doubles the numbers of a shard; tells which process did it."""
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+    def __call__(self, shard: dict[str, Any]) -> ShardResult:
+        if shard["numbers"] == [13]:
+            raise ValueError("thirteen")
+        doubled = bytes(self.offset + 2 * n for n in shard["numbers"])
+        return ShardResult(
+            shard["shard"], {"doubled": doubled}, {"pid": os.getpid(), "threads": int(os.environ["OMP_NUM_THREADS"])}
+        )
+
+
+def shards(numbers: list[list[int]]) -> pa.Table:
+    return pa.table({"shard": list(range(len(numbers))), "numbers": numbers})
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("actors", [1, 2])
+def test_every_shard_is_run_once(actors: int) -> None:
+    numbers = [[i, i + 1] for i in range(12)]
+    pool = ActorPool(actors, actors, actors, num_cpus=1, num_gpus=0)
+    results = list(run_shards(shards(numbers), partial(Doubler, 1), pool, "Doubler"))
+    assert sorted(r.shard for r in results) == list(range(12))
+    assert all(list(r.files["doubled"]) == [1 + 2 * n for n in numbers[r.shard]] for r in results)
+    assert len({r.counts["pid"] for r in results}) <= actors
+    assert {r.counts["threads"] for r in results} == {1}
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_bug_in_a_worker_ends_the_run_with_its_message() -> None:
+    pool = ActorPool(1, 1, 1, num_cpus=1, num_gpus=0)
+    with pytest.raises(Exception, match="thirteen"):
+        list(run_shards(shards([[1], [13]]), partial(Doubler, 0), pool, "Doubler"))
+
+
+@pytest.mark.parametrize(
+    ("minimum", "maximum", "gpus", "resources", "work", "expected"),
+    [
+        (1, None, None, {"CPU": 8}, 100, ActorPool(1, 8, 8, 1, 0)),
+        (1, None, None, {"CPU": 8}, 3, ActorPool(1, 3, 3, 1, 0)),
+        (1, None, None, {"CPU": 64, "GPU": 4}, 100, ActorPool(1, 4, 4, 1, 1)),
+        (2, 16, 1, {"CPU": 4}, 100, ActorPool(2, 2, 16, 1, 1)),
+        (4, None, 0, {"CPU": 2, "GPU": 8}, 100, ActorPool(4, 4, 4, 1, 0)),
+        (4, 8, None, {"CPU": 2}, 1, ActorPool(1, 1, 1, 1, 0)),
+        (1, None, 0.5, {"CPU": 8, "GPU": 1}, 9, ActorPool(1, 2, 2, 1, 0.5)),
+    ],
+)
+def test_pools_fit_the_cluster(
+    minimum: int, maximum: int | None, gpus: float | None, resources: dict, work: int, expected: ActorPool
+) -> None:
+    got = plan_pool(minimum=minimum, maximum=maximum, num_cpus=1, num_gpus=gpus, resources=resources, work=work)
+    assert got == expected
+
+
+def test_progress_in_a_log_is_a_line() -> None:
+    out = io.StringIO()
+    with progress(Meter(10, 4, "prompts", "tokens"), "score", Console(file=out, width=20)) as bar:
+        bar.add(2, 100.0)
+        bar.add(1, 50.0)
+        bar.add(3, 50.0)
+    lines = out.getvalue().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["score: 6/10", "score: 10/10"]
+    assert "tokens/s" in lines[1]

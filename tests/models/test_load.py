@@ -1,0 +1,99 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from stratoscope.errors import InputError
+from stratoscope.models import (
+    Encoding,
+    describe_model,
+    encode,
+    find_anatomy,
+    layer_parameters,
+    load_model,
+    load_tokenizer,
+    resolve_source,
+    weights_fingerprint,
+)
+from tests.conftest import CONFIGURATIONS, tiny_network
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_layers_are_found_by_structure(name: str) -> None:
+    network = tiny_network(name)
+    for model in (network, network.base_model):
+        anatomy = find_anatomy(model, 4)
+        assert len(anatomy) == 4
+        assert len({id(block.module) for block in anatomy.blocks}) == 4
+        for block in anatomy.blocks:
+            inside = set(block.module.modules())
+            assert {block.attention, block.mlp, block.mlp_output} <= inside
+            assert "attention" not in type(block.mlp_output).__name__.lower()
+
+
+def test_what_is_not_understood_is_said() -> None:
+    with pytest.raises(InputError, match="no list of 3 layers"):
+        find_anatomy(tiny_network("llama"), 3)
+    twin = nn.ModuleDict({"a": tiny_network("llama"), "b": tiny_network("llama")})
+    with pytest.raises(InputError, match="several lists could be its layers"):
+        find_anatomy(twin, 4)
+    with pytest.raises(InputError, match="no list of 2 layers"):
+        find_anatomy(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), 2)
+
+
+def test_a_folder_loads_without_its_head(tiny_model_folder: Path) -> None:
+    model = load_model(str(tiny_model_folder))
+    assert not hasattr(model.network, "lm_head")
+    whole = load_model(str(tiny_model_folder), head=True)
+    assert hasattr(whole.network, "lm_head")
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.inference_mode():
+        torch.testing.assert_close(model.backbone(ids)[0], whole.backbone(ids)[0], rtol=0, atol=0)
+    assert not model.network.training
+    assert load_model(str(tiny_model_folder), dtype="bfloat16").network.dtype == torch.bfloat16
+
+
+def test_facts_need_no_weights(tiny_model_folder: Path) -> None:
+    facts = describe_model(resolve_source(str(tiny_model_folder)))
+    model = load_model(str(tiny_model_folder))
+    assert facts.num_parameters == sum(p.numel() for p in model.network.parameters())
+    assert (facts.num_layers, facts.hidden_size, facts.max_positions) == (4, 32, 64)
+
+
+def test_layer_parameters_are_counted_and_measured() -> None:
+    network = tiny_network("gpt2")
+    rows = list(layer_parameters(find_anatomy(network, 4)))
+    block = network.transformer.h[2]
+    flat = torch.cat([p.detach().flatten() for p in block.parameters()])
+    assert rows[2][0] == flat.numel()
+    assert rows[2][1] == pytest.approx(float(flat.norm()), rel=1e-5)
+
+
+def test_the_fingerprint_follows_the_weights(tiny_model_folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_model_folder, copy)
+    same = weights_fingerprint(resolve_source(str(copy)))
+    assert same == weights_fingerprint(resolve_source(str(tiny_model_folder)))
+    network = AutoModelForCausalLM.from_pretrained(copy)
+    with torch.no_grad():
+        network.model.layers[1].mlp.up_proj.weight[0, 0] += 1e-3
+    network.save_pretrained(copy)
+    assert weights_fingerprint(resolve_source(str(copy))) != same
+
+
+def test_texts_become_tokens_under_a_policy(tiny_model_folder: Path) -> None:
+    tokenizer = load_tokenizer(resolve_source(str(tiny_model_folder)))
+    policy = Encoding(chat=False, bos="auto", max_tokens=4, too_long="truncate")
+    short, long, empty = encode(tokenizer, ["w0 w1", "w0 w1 w2 w3 w4 w5", ""], policy)
+    assert (short.ids, short.truncated, short.error) == ((4, 5), False, None)
+    assert (len(long.ids), long.truncated) == (4, True)
+    assert empty.error == "no tokens"
+    refused = encode(tokenizer, ["w0 w1 w2 w3 w4"], Encoding(False, "auto", 4, "refuse"))[0]
+    assert refused.error == "too long: 5 tokens, prompts.max_tokens is 4"
+    assert encode(tokenizer, ["w0"], Encoding(False, "always", 4, "refuse"))[0].ids == (1, 4)
+    assert encode(tokenizer, ["<bos> w0"], Encoding(False, "always", 4, "refuse"))[0].ids == (1, 4)
+    tokenizer.chat_template = "{% for m in messages %}<bos> {{ m.content }} <eos>{% endfor %}"
+    assert encode(tokenizer, ["w0"], Encoding(True, "always", 9, "refuse"))[0].ids == (1, 4, 2)

@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from stratoscope.errors import InputError
+from stratoscope.results import (
+    Manifest,
+    RunFolder,
+    ShardResult,
+    ShardStore,
+    Storage,
+    from_rows,
+    new_run_id,
+    read_table,
+    to_parquet,
+    write_table,
+)
+
+SCHEMA = pa.schema([("name", pa.string()), ("value", pa.float64())])
+
+
+def table(*names: str) -> pa.Table:
+    return from_rows([(name, float(i)) for i, name in enumerate(names)], SCHEMA)
+
+
+@pytest.fixture(params=["local", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """A folder on the disk, and one in fsspec's memory file system, which stands for any that is not local."""
+    return Storage(str(tmp_path / "a")) if request.param == "local" else Storage(f"memory://{tmp_path.name}/a")
+
+
+def test_files_come_back_and_leave_nothing_aside(storage: Storage) -> None:
+    assert storage.names() == []
+    assert not storage.exists("x/y.bin")
+    storage.write("x/y.bin", b"one")
+    storage.write("x/y.bin", b"two")
+    assert storage.read("x/y.bin") == b"two"
+    assert storage.names("x") == ["y.bin"]
+    write_table(storage, "t", table("a", "b"))
+    assert read_table(storage, "t") == table("a", "b")
+    storage.remove("x")
+    assert not storage.exists("x")
+    with pytest.raises(FileNotFoundError):
+        storage.read("x/y.bin")
+
+
+def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write("a.bin", b"old")
+
+    def fail(_self: Path, _target: Path) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        storage.write("a.bin", b"new")
+    assert storage.read("a.bin") == b"old"
+    assert storage.names() == ["a.bin"]
+
+
+def test_a_shard_counts_when_its_mark_is_there(storage: Storage) -> None:
+    store = ShardStore(storage)
+    assert store.done() == {}
+    store.write(ShardResult(3, {"rows": to_parquet(table("c"))}, {"prompts": 2}))
+    store.write(ShardResult(1, {"rows": to_parquet(table("a", "b"))}, {"prompts": 5}))
+    storage.write("shards/000002.rows.parquet", to_parquet(table("half")))
+    assert store.done() == {1: {"prompts": 5}, 3: {"prompts": 2}}
+    assert [part["name"].to_pylist() for part in store.read("rows")] == [["a", "b"], ["c"]]
+    store.clear()
+    assert store.done() == {}
+
+
+@pytest.mark.parametrize("bad", ["a/b", "..", "", ".hidden", "a b", "x" * 101, "a\\b"])
+def test_a_run_id_is_a_plain_name(tmp_path: Path, bad: str) -> None:
+    with pytest.raises(InputError, match="run_id"):
+        RunFolder(str(tmp_path), "score", bad)
+
+
+def test_the_manifest_comes_back_and_forgives_later_fields(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path), "score", new_run_id())
+    assert run.read_manifest() is None
+    manifest = Manifest(job="score", run_id=run.run_id, config={"a": 1}, seed=3)
+    run.write_manifest(manifest)
+    assert run.read_manifest() == manifest
+    assert manifest.versions["ray"] != "not installed"
+    later = manifest.to_json().replace(b'"seed": 3', b'"seed": 3, "of_a_later_version": true')
+    assert Manifest.from_json(later) == manifest
+
+
+def test_an_unknown_url_is_refused() -> None:
+    with pytest.raises(InputError, match="output 'nosuch://x' cannot be used"):
+        Storage("nosuch://x")
