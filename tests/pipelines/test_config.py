@@ -30,6 +30,10 @@ def test_lists_flags_and_nulls() -> None:
     assert config.scores.quantile == [0.1, 0.2]
     assert config.prompts.limit is None
     assert config.dry_run
+    for spelled in (["--prompts.chat"], ["--prompts.chat", "true"], ["--prompts.chat=True"]):
+        assert load(*spelled).prompts.chat
+    for spelled in ([], ["--no-prompts.chat"], ["--prompts.chat", "false"], ["--prompts.chat=false"]):
+        assert not load(*spelled).prompts.chat
 
 
 def test_the_shipped_configuration_is_valid() -> None:

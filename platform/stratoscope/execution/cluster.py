@@ -29,6 +29,7 @@ def _hand_logs_to_the_root() -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+        logger.setLevel(logging.INFO)
 
 
 def resources() -> dict[str, float]:

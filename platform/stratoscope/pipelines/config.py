@@ -56,7 +56,7 @@ def load_config(config_class: type[Config], job: str, arguments: Sequence[str]) 
         source: CliSettingsSource[Any] = CliSettingsSource(
             settings,
             cli_prog_name=f"stratoscope {job}",
-            cli_parse_args=list(arguments),
+            cli_parse_args=_as_flags(arguments, {name for name, field in names.items() if field.annotation is bool}),
             cli_implicit_flags=True,
             cli_exit_on_error=False,
             cli_hide_none_type=True,
@@ -126,6 +126,25 @@ def _check_names(arguments: Sequence[str], known: Sequence[str]) -> None:
         if not name.startswith("--") or bare.removeprefix("no-") not in known:
             options = [f"--{option}" for option in known]
             raise InputError(f"option {name!r} is unknown{nearest(name, options)} (see --help)")
+
+
+def _as_flags(arguments: Sequence[str], booleans: set[str]) -> list[str]:
+    """Rewrite `--name true` and `--name=false` as the flags `--name` and `--no-name`, for the fields that are one."""
+    flags: list[str] = []
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if value and name.removeprefix("--") in booleans:
+            flags += [name, value]
+        else:
+            flags.append(argument)
+    switched: list[str] = []
+    for argument in flags:
+        is_value = argument.lower() in ("true", "false") and switched and switched[-1].removeprefix("--") in booleans
+        if not is_value:
+            switched.append(argument)
+        elif argument.lower() == "false":
+            switched[-1] = switched[-1].replace("--", "--no-", 1)
+    return switched
 
 
 def _read_yaml(path: str) -> dict[str, Any]:

@@ -1,0 +1,270 @@
+"""The scoring job on a real local Ray."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import stratoscope
+from stratoscope.cli import main
+from stratoscope.pipelines.config import validate
+from stratoscope.pipelines.score import ScoreConfig, ScoreJob, tables
+from stratoscope.pipelines.score.run import score_groups
+from stratoscope.pipelines.score.worker import ScoreWorker, WorkerSettings
+from stratoscope.results import Manifest, ShardStore, from_parquet
+from stratoscope.statistics import spearman
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+TAPS = ["block", "update", "attention", "mlp", "mlp_hidden"]
+METRICS = ["avss", "variance", "sparsity", "block_influence", "angular_distance", "magnitude", "random", "last"]
+
+Fields = Callable[..., dict]
+
+
+@pytest.fixture(scope="module")
+def fields(tiny_model_folder: Path, prompts_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Fields:
+    """Fields of a small run, any of them replaced."""
+    output = tmp_path_factory.mktemp("runs")
+
+    def build(**changes: dict) -> dict:
+        base: dict = {
+            "output": str(output),
+            "model": {"source": str(tiny_model_folder)},
+            "prompts": {"source": str(prompts_file)},
+            "activations": {"taps": TAPS, "epsilons": [0.01, 0.5], "spans": [1, 2]},
+            "scores": {"metrics": METRICS, "variance": ["elementwise", "pooled"], "epsilon": [0.5], "quantile": [0.2]},
+            "batching": {"shard_size": 8, "max_tokens": 64},
+            "actors": {"min": 1, "max": 1},
+        }
+        return base | changes
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def run(fields: Fields) -> stratoscope.ScoreRun:
+    return stratoscope.score(**fields(run_id="one-actor"))
+
+
+def settings_of(config: ScoreConfig) -> tuple[ScoreJob, WorkerSettings]:
+    """The job of a configuration, prepared, and what its actors would be told."""
+    from stratoscope.execution import ActorPool
+
+    job = ScoreJob(config)
+    job.prepare()
+    return job, job._worker_settings(ActorPool(1, 1, 1, 1, 0))
+
+
+def test_tables_have_their_columns_and_rows(run: stratoscope.ScoreRun) -> None:
+    expected = {
+        "prompt_stats": (tables.PROMPT_STATS, 40 * 4 * 5),
+        "span_stats": (tables.SPAN_STATS, 40 * 7),
+        "layer_scores": (tables.LAYER_SCORES, 4 * (5 * (4 + 2 + 2) + 5)),
+        "stability": (tables.STABILITY, 5 * (4 + 2 + 2) + 5),
+        "errors": (tables.ERRORS, 0),
+        "layers": (tables.LAYERS, 4),
+    }
+    for name, (schema, rows) in expected.items():
+        table = run.table(name)
+        assert table.schema.equals(schema), name
+        assert table.num_rows == rows, name
+    ranks = run.layer_scores.group_by(["tap", "metric", "variance", "epsilon_kind"]).aggregate([("rank", "list")])
+    assert all(sorted(row) == [0, 1, 2, 3] for row in ranks["rank_list"].to_pylist())
+
+
+def test_the_manifest_tells_the_run(run: stratoscope.ScoreRun) -> None:
+    m = run.manifest
+    assert (m.status, m.exit_code) == ("done", 0)
+    assert {"weights", "prompts", "activations"} == set(m.fingerprints)
+    assert m.counts["prompts"] == m.counts["scored"] == 40
+    assert m.counts["tokens"] <= m.counts["padded_tokens"] <= 1.2 * m.counts["tokens"]
+    assert (m.counts["shards_computed"], m.counts["shards_skipped"]) == (5, 0)
+    assert m.tokens_per_second
+    assert m.peak_memory_bytes
+    names = {path.name for path in Path(run.path).iterdir()}
+    assert {"manifest.json", "report.html", "log.txt"} <= names
+    assert "shards" not in names
+
+
+def test_scores_equal_those_of_a_plain_loop_to_the_bit(run: stratoscope.ScoreRun, fields: Fields) -> None:
+    job, settings = settings_of(validate(ScoreConfig, fields(run_id="plain")))
+    worker = ScoreWorker(settings)
+    results = [worker(shard) for shard in job._shards(range(5)).to_pylist()]
+    stats = pa.concat_tables([from_parquet(r.files["prompt_stats"]) for r in results])
+    assert stats.equals(run.table("prompt_stats"))
+    spans = pa.concat_tables([from_parquet(r.files["span_stats"]) for r in results])
+    layers = from_parquet(results[0].files["layers"])
+    scorings = score_groups(stats, spans, layers, run.manifest.facts, job.config)
+    rows = [row for group, scoring in scorings for row in tables.score_rows(scoring, group)]
+    assert rows == [tuple(row.values()) for row in run.layer_scores.to_pylist()]
+
+
+def test_another_number_of_actors_changes_nothing(run: stratoscope.ScoreRun, fields: Fields) -> None:
+    two = stratoscope.score(**fields(run_id="two-actors", actors={"min": 2, "max": 2}))
+    for name in ("prompt_stats", "span_stats", "layer_scores", "stability", "layers"):
+        assert two.table(name).equals(run.table(name)), name
+
+
+def test_another_batch_size_changes_rounding_alone(run: stratoscope.ScoreRun, fields: Fields) -> None:
+    other = stratoscope.score(**fields(run_id="small", batching={"shard_size": 7, "max_tokens": 24}))
+    for tap in TAPS:
+        a, ids, _ = tables.statistics_of_tap(run.table("prompt_stats"), tap, (0.01, 0.5))
+        b, same_ids, _ = tables.statistics_of_tap(other.table("prompt_stats"), tap, (0.01, 0.5))
+        assert ids == same_ids
+        np.testing.assert_allclose(b.variance, a.variance, rtol=1e-5)
+        np.testing.assert_allclose(b.pooled_variance, a.pooled_variance, rtol=1e-5)
+        # Only activations next to a threshold may change sides: one in a thousand at most.
+        assert np.abs(b.below - a.below).sum() <= 1e-3 * a.count.sum()
+    ranks = [np.array(r.layer_scores["rank"].to_pylist(), float).reshape(-1, 4) for r in (run, other)]
+    assert all(spearman(x, y) == pytest.approx(1) for x, y in zip(*ranks, strict=True))
+
+
+def test_a_started_run_does_only_what_is_missing(run: stratoscope.ScoreRun, fields: Fields) -> None:
+    config = validate(ScoreConfig, fields(run_id="resumed"))
+    job, settings = settings_of(config)
+    job.run.write_manifest(Manifest(job="score", run_id="resumed", config=config.model_dump(mode="json"), seed=0))
+    worker = ScoreWorker(settings)
+    for shard in job._shards([1, 3]).to_pylist():
+        ShardStore(job.run.storage).write(worker(shard))
+    resumed = stratoscope.score(**fields(run_id="resumed"))
+    assert (resumed.manifest.counts["shards_computed"], resumed.manifest.counts["shards_skipped"]) == (3, 2)
+    assert resumed.manifest.counts["tokens"] == run.manifest.counts["tokens"]
+    assert resumed.table("prompt_stats").equals(run.table("prompt_stats"))
+    assert resumed.layer_scores.equals(run.layer_scores)
+
+
+def test_bad_prompts_go_to_the_errors_and_harm_no_other(run: stratoscope.ScoreRun, fields: Fields) -> None:
+    prompts = fields()["prompts"] | {"max_tokens": 12, "too_long": "refuse"}
+    some = stratoscope.score(**fields(run_id="refuse", prompts=prompts))
+    counts = some.manifest.counts
+    assert counts["errors"] == some.table("errors").num_rows > 0
+    assert counts["errors"] + counts["scored"] == 40
+    assert some.table("errors")["error"][0].as_py().startswith("too long:")
+    kept = set(some.table("prompt_stats")["prompt_id"].to_pylist())
+    assert not kept & set(some.table("errors")["prompt_id"].to_pylist())
+    cut = stratoscope.score(**fields(run_id="cut", prompts=fields()["prompts"] | {"max_tokens": 12}))
+    assert cut.manifest.counts["truncated"] == counts["errors"]
+    assert cut.manifest.counts["scored"] == 40
+
+
+def test_a_batch_that_fails_loses_only_the_culprit(fields: Fields) -> None:
+    job, settings = settings_of(validate(ScoreConfig, fields(run_id="culprit")))
+    worker = ScoreWorker(settings)
+    shard = job._shards([0]).to_pylist()[0]
+    victim = max(range(8), key=lambda i: len(shard["text"][i]))
+    longest = len(shard["text"][victim].split())
+
+    def fail(_module: object, _args: object, output: object) -> None:
+        if output.shape[1] >= longest:
+            raise RuntimeError("out of memory")
+
+    worker.model.anatomy.blocks[1].module.register_forward_hook(fail)
+    result = worker(shard)
+    errors = from_parquet(result.files["errors"]).to_pylist()
+    assert errors == [{"prompt_id": shard["prompt_id"][victim], "error": "RuntimeError: out of memory"}]
+    assert result.counts["scored"] == 7
+
+
+def test_groups_are_scored_apart(fields: Fields, tmp_path: Path) -> None:
+    path = tmp_path / "grouped.jsonl"
+    rows = [{"text": f"w{i} w{i + 1} w{i + 2}", "kind": "ab"[i % 2]} for i in range(24)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    prompts = {"source": str(path), "group": "kind"}
+    run = stratoscope.score(**fields(run_id="groups", prompts=prompts, scores={"metrics": ["avss"], "quantile": [0.2]}))
+    assert set(run.layer_scores["group"].to_pylist()) == {"all", "a", "b"}
+    scores = run.layer_scores.filter(pa.compute.equal(run.layer_scores["epsilon_kind"], "quantile"))
+    thresholds = scores.filter(pa.compute.equal(scores["tap"], "block"))["epsilon"].to_pylist()
+    assert len(set(thresholds)) == 1, "one threshold for every group, or sparsity could not be compared"
+
+
+def arguments(fields: Fields, **changes: str) -> list[str]:
+    base = fields()
+    given = {
+        "output": base["output"],
+        "model.source": base["model"]["source"],
+        "prompts.source": base["prompts"]["source"],
+        "prompts.limit": "16",
+        "actors.max": "1",
+    } | changes
+    return ["score", *(part for name, value in given.items() for part in (f"--{name}", value))]
+
+
+def test_the_command_ends_with_the_path_and_repeats_for_free(fields: Fields, capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert main(arguments(fields, run_id="command")) == 0
+        out, err = capfd.readouterr()
+        assert out.splitlines()[-1] == f"run: {fields()['output']}/score/command"
+        assert "least important first" in out
+        assert all(line.startswith("score: ") for line in err.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.source": "smolm2"}, "did you mean 'smollm2'?"),
+        ({"prompts.source": "scqi"}, "did you mean 'sciq'?"),
+        ({"prompts.source": "missing.jsonl"}, "no known set, file or hub name"),
+        ({"run_id": "a/b"}, "no path separator"),
+        ({"run_id": "one-actor"}, "with other settings"),
+        ({"activations.spans": "9"}, "has only 4 layers"),
+        ({"prompts.max_tokens": "9999"}, "more than the 64 positions"),
+        ({"prompts.chat": "true"}, "has no chat template"),
+        ({"scores.metrics": "avs"}, "did you mean 'avss'?"),
+    ],
+)
+def test_input_that_cannot_be_used_exits_2_with_one_line(
+    fields: Fields, run: stratoscope.ScoreRun, changes: dict[str, str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = (Path(run.path) / "manifest.json").read_bytes()
+    capfd.readouterr()
+    assert main(arguments(fields, **changes)) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("score: ")
+    assert message in err
+    assert (Path(run.path) / "manifest.json").read_bytes() == before
+
+
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(fields: Fields, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([*arguments(fields, run_id="dry"), "--dry_run"]) == 0
+    out, _ = capfd.readouterr()
+    assert "16 of" in out
+    assert f"{16 * 4 * 2:,} in prompt_stats.parquet" in out
+    assert "GB for each actor" in out
+    assert "time: roughly" in out
+    assert not (Path(fields()["output"]) / "score" / "dry").exists()
+
+
+def test_a_failure_while_running_exits_1_and_says_where_to_look(
+    fields: Fields, tiny_model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_model_folder, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    code = main(arguments(fields, run_id="broken", **{"model.source": str(broken)}))
+    _, err = capfd.readouterr()
+    assert code in (1, 2)
+    assert len(err.splitlines()) == 1
+    manifest = json.loads((Path(fields()["output"]) / "score" / "broken" / "manifest.json").read_text())
+    assert (manifest["status"], manifest["exit_code"]) == ("failed", code)
+
+
+def test_the_real_model_shows_what_was_measured_before(tmp_path: Path) -> None:
+    """SmolLM2-135M on SciQ: the layers that AVSS takes on tap update, and the massive activations from layer 11 on."""
+    run = stratoscope.score(output=str(tmp_path), run_id="real", prompts={"limit": 48}, batching={"shard_size": 24})
+    scores = run.layer_scores.to_pylist()
+    for tap, metric in {(row["tap"], row["metric"]) for row in scores}:
+        assert sorted(r["layer"] for r in scores if (r["tap"], r["metric"]) == (tap, metric)) == list(range(30))
+    lowest = {r["layer"] for r in scores if r["tap"] == "update" and r["metric"] == "avss" and r["rank"] < 8}
+    assert len(lowest & {3, 4, 5, 6, 7, 12, 13, 14}) >= 7
+    variance = {r["layer"]: r["score"] for r in scores if r["tap"] == "block" and r["metric"] == "variance"}
+    assert 20 < variance[10] < 100
+    assert 10_000 < variance[11] < 100_000
+    assert run.manifest.counts["nonfinite"] == 0

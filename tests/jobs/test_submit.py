@@ -1,0 +1,109 @@
+"""Jobs submitted to a real head with token authentication on."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PORT, DASHBOARD = 16379, 18265
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head node and the environment of its clients."""
+
+    ray: str
+    """The `ray` command."""
+    environment: dict[str, str]
+
+    def submit(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        """Run `ray job submit` from the checkout and wait for the job."""
+        command = [self.ray, "job", "submit", "--address", f"http://127.0.0.1:{DASHBOARD}", *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, env=self.environment | changes, capture_output=True, text=True, timeout=400, check=False
+        )
+
+
+@contextmanager
+def head(binaries: Path) -> Iterator[Head]:
+    """Start a head whose Python is the one in `binaries`, from the checkout, and stop it again."""
+    ray = str(Path(sys.executable).parent / "ray")
+    # Ray's sockets need a short path, so this is not pytest's folder.
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        token = Path(folder) / "token"
+        token.write_text("a-token-for-this-test-alone-0123456789abcdef")
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONPATH"))
+        } | {
+            "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+        }
+        command = [str(binaries / "python"), "-m", "ray.scripts.scripts", "start", "--head", "--num-cpus=2"]
+        command += [
+            f"--port={PORT}",
+            f"--dashboard-port={DASHBOARD}",
+            "--disable-usage-stats",
+            f"--temp-dir={folder}/r",
+        ]
+        started = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert started.returncode == 0, started.stdout + started.stderr
+        try:
+            yield Head(ray, environment)
+        finally:
+            subprocess.run([ray, "stop", "--force"], env=environment, check=False, capture_output=True, timeout=120)
+
+
+@pytest.fixture
+def job(tiny_model_folder: Path, prompts_file: Path, tmp_path: Path) -> list[str]:
+    """The options of a small run."""
+    fields = {
+        "model.source": tiny_model_folder,
+        "prompts.source": prompts_file,
+        "output": tmp_path,
+        "run_id": "submitted",
+    }
+    return [part for name, value in fields.items() for part in (f"--{name}", str(value))]
+
+
+def check(submitted: subprocess.CompletedProcess[str], output: Path) -> None:
+    """The job ended well and left a finished run."""
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    assert f"run: {output}/score/submitted" in submitted.stdout
+    manifest = json.loads((output / "score" / "submitted" / "manifest.json").read_text())
+    assert (manifest["status"], manifest["exit_code"], manifest["counts"]["scored"]) == ("done", 0, 40)
+
+
+def test_where_the_package_is_installed_the_job_is_its_file_alone(job: list[str], tmp_path: Path) -> None:
+    with head(Path(sys.executable).parent) as running:
+        check(running.submit("jobs/score.py", *job), tmp_path)
+        refused = running.submit("jobs/score.py", *job, RAY_AUTH_TOKEN_PATH="/nonexistent", RAY_AUTH_MODE="disabled")
+        assert refused.returncode != 0, "a client without the token must be turned away"
+
+
+def test_where_only_the_dependencies_are_installed_the_runtime_environment_brings_it(
+    job: list[str], tmp_path: Path
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="deps-") as folder:
+        venv.create(folder, with_pip=False, symlinks=True)
+        packages = Path(sysconfig.get_path("purelib", vars={"base": folder, "platbase": folder}))
+        # The folder of packages is on the path, but the file in it that makes the checkout importable is not read.
+        (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+        binaries = Path(folder) / "bin"
+        probe = [str(binaries / "python"), "-c", "import ray, torch; import stratoscope"]
+        absent = subprocess.run(probe, cwd=folder, capture_output=True, text=True, check=False)
+        assert "No module named 'stratoscope'" in absent.stderr
+        with head(binaries) as running:
+            check(running.submit("--runtime-env", "runtime_env.yaml", "--", "python", "jobs/score.py", *job), tmp_path)

@@ -1,0 +1,63 @@
+"""The report in a real browser."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from plotly.graph_objects import Figure, Scatter
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+from stratoscope.results import Page, Section, Table, render
+
+HOSTILE = "<script>document.title = 'broken'</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no chromium and chromedriver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-sync",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as chrome:
+        yield chrome
+
+
+def open_page(browser: webdriver.Chrome, page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_bytes(render(page))
+    browser.get(path.as_uri())
+
+
+def test_a_page_draws_its_plots_without_network_or_errors(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    figures = [Figure(Scatter(x=[0, 1], y=[1, 2])), Figure(Scatter(x=[0, 1], y=[2, 1]))]
+    sections = [Section("One", ["A paragraph."], figures), Section("Two", tables=[Table(["a", "b"], [["1", "2"]])])]
+    open_page(browser, Page("A title", "A summary.", sections, [("Run", "x")]), tmp_path)
+    assert browser.title == "A title"
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".js-plotly-plot .main-svg .trace.scatter")) == 2
+    assert [e.text for e in browser.find_elements(By.CSS_SELECTOR, "nav a")] == ["One", "Two", "Run"]
+    browser.find_element(By.LINK_TEXT, "Two").click()
+    assert browser.current_url.endswith("#section-2")
+    assert browser.find_element(By.CSS_SELECTOR, "#section-2 td").text == "1"
+    assert browser.get_log("browser") == []
+
+
+def test_names_with_html_in_them_do_no_harm(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    figure = Figure(Scatter(x=[0, 1], y=[1, 2], name=HOSTILE), layout={"title": HOSTILE, "showlegend": True})
+    section = Section(HOSTILE, [HOSTILE], [figure], [Table([HOSTILE], [[HOSTILE]])])
+    open_page(browser, Page(HOSTILE, HOSTILE, [section], [(HOSTILE, HOSTILE)]), tmp_path)
+    assert browser.title == HOSTILE
+    assert not browser.find_elements(By.CSS_SELECTOR, "body img")
+    assert browser.get_log("browser") == []
