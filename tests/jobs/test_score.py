@@ -10,11 +10,12 @@ import pytest
 
 import stratoscope
 from stratoscope.cli import main
+from stratoscope.errors import InputError
 from stratoscope.pipelines.config import validate
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob, tables
 from stratoscope.pipelines.score.run import score_groups
 from stratoscope.pipelines.score.worker import ScoreWorker, WorkerSettings
-from stratoscope.results import Manifest, ShardStore, from_parquet
+from stratoscope.results import Manifest, ShardResult, ShardStore, Storage, from_parquet
 from stratoscope.statistics import spearman
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -136,7 +137,22 @@ def test_a_started_run_does_only_what_is_missing(run: stratoscope.ScoreRun, fiel
     assert resumed.layer_scores.equals(run.layer_scores)
 
 
-def test_bad_prompts_go_to_the_errors_and_harm_no_other(run: stratoscope.ScoreRun, fields: Fields) -> None:
+def test_a_run_is_not_resumed_on_other_data_under_the_same_name(fields: Fields, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("".join(f"w{i} w{i + 1}\n" for i in range(20)))
+    changed = fields(run_id="changed", prompts={"source": str(path)})
+    stratoscope.score(**changed)
+    folder = Path(changed["output"]) / "score" / "changed"
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"status": "running"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    ShardStore(Storage(str(folder))).write(ShardResult(0, {}, manifest["counts"] | {"peak_memory_bytes": 1}))
+    path.write_text("".join(f"w{i} w{i + 2}\n" for i in range(20)))
+    for _ in range(2):
+        with pytest.raises(InputError, match="begun with other prompts and activations"):
+            stratoscope.score(**changed)
+
+
+def test_bad_prompts_go_to_the_errors_and_harm_no_other(fields: Fields) -> None:
     prompts = fields()["prompts"] | {"max_tokens": 12, "too_long": "refuse"}
     some = stratoscope.score(**fields(run_id="refuse", prompts=prompts))
     counts = some.manifest.counts

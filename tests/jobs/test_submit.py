@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PORT, DASHBOARD = 16379, 18265
+PORT, DASHBOARD = 6391, 8291
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,10 @@ def check(submitted: subprocess.CompletedProcess[str], output: Path) -> None:
 
 def test_where_the_package_is_installed_the_job_is_its_file_alone(job: list[str], tmp_path: Path) -> None:
     with head(Path(sys.executable).parent) as running:
-        check(running.submit("jobs/score.py", *job), tmp_path)
-        refused = running.submit("jobs/score.py", *job, RAY_AUTH_TOKEN_PATH="/nonexistent", RAY_AUTH_MODE="disabled")
+        check(running.submit("--", "jobs/score.py", *job), tmp_path)
+        refused = running.submit(
+            "--", "jobs/score.py", *job, RAY_AUTH_TOKEN_PATH="/nonexistent", RAY_AUTH_MODE="disabled"
+        )
         assert refused.returncode != 0, "a client without the token must be turned away"
 
 

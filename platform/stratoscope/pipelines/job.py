@@ -36,6 +36,7 @@ class Job(ABC, Generic[Config]):
 
     def __init__(self, config: Config, terminal: Terminal | None = None) -> None:
         self.config = config
+        self.earlier: Manifest | None = None
         self.terminal = terminal or Terminal(Console(stderr=True))
         self.run = RunFolder(config.output, self.name, config.run_id or new_run_id())
         self.manifest = Manifest(
@@ -88,28 +89,50 @@ class Job(ABC, Generic[Config]):
                 f"run_id {self.run.run_id!r} exists in {self.run.url} with other settings ({changed}); "
                 "choose another run_id or repeat the settings"
             )
+        self.earlier = earlier
         if earlier.status == "done":
             self.manifest = earlier
             return True
         return False
 
+    def check_fingerprints(self) -> None:
+        """See that a resumed run goes on with the very model and data that it began with.
+
+        Raises:
+            InputError: one of the manifest's fingerprints is not that of the earlier manifest.
+        """
+        earlier = self.earlier.fingerprints if self.earlier else {}
+        here = self.manifest.fingerprints
+        changed = [name for name in here if name in earlier and earlier[name] != here[name]]
+        if changed:
+            raise InputError(
+                f"run_id {self.run.run_id!r} was begun with other {' and '.join(changed)} in {self.run.url}: what the "
+                "settings name has changed since; choose another run_id"
+            )
+
     def perform(self) -> None:
         """Run from start to end; the manifest says how it ended.
 
         Raises:
-            InputError: the input was refused; nothing was written.
+            InputError: the input was refused.
         """
         if self.already_done():
             return
         with quiet_libraries():
             with self.stage("prepare"):
                 self.prepare()
-            self.run.write_manifest(self.manifest)
+            if self.earlier is None:
+                self.run.write_manifest(self.manifest)
             with self._log_file():
                 try:
                     self.execute()
+                except InputError as error:
+                    # A refused attempt to resume leaves the manifest of the run that it would have resumed.
+                    if self.earlier is None:
+                        self._finish(EXIT_REFUSED, error)
+                    raise
                 except BaseException as error:
-                    self._finish(EXIT_REFUSED if isinstance(error, InputError) else EXIT_FAILED, error)
+                    self._finish(EXIT_FAILED, error)
                     raise
                 self._finish(EXIT_DONE)
 

@@ -122,6 +122,8 @@ class ScoreJob(Job[ScoreConfig]):
             )
             settings = self._worker_settings(pool)
             self._identify(settings, pool)
+            if done:
+                self.check_fingerprints()
             self.run.write_manifest(self.manifest)
             if todo:
                 counts += self._run_shards(store, todo, settings, pool, sum(int(c["prompts"]) for c in counts))

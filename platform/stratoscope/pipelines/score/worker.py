@@ -1,5 +1,6 @@
 """What an actor of the scoring job does with a shard of prompts."""
 
+import os
 import resource
 import time
 from collections.abc import Sequence
@@ -77,6 +78,7 @@ class ScoreWorker:
                 "tokens": sum(len(encoded[i].ids) for i in measured),
                 "padded_tokens": padded,
                 "nonfinite": int(sum(m.statistics.nonfinite.sum() for m in measured.values())),
+                "process": os.getpid(),
                 "started": started,
                 "ended": time.time(),
                 "peak_memory_bytes": peak_memory_bytes(),

@@ -1,0 +1,171 @@
+"""Measure the scoring job against good baselines: the probe, the Ray job's steady state, and peak memory.
+
+All figures are medians of paired ratios from one run on one machine, on SmolLM2-135M and SciQ questions. The baseline
+runs in inference mode, in the same bucketed batches, without a vocabulary head, on as many threads.
+
+usage: python benchmarks/score.py [--repeats N] [--prompts N]
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+
+from stratoscope.activations import Probe, Tap, bucket, run_backbone
+from stratoscope.data import PromptSource, load_prompts
+from stratoscope.execution import ActorPool, cluster, run_shards
+from stratoscope.models import Encoding, encode, load_model
+from stratoscope.pipelines.score import ScoreConfig, ScoreJob
+from stratoscope.pipelines.score.worker import ScoreWorker
+from stratoscope.statistics import Statistics
+
+EPSILONS = (1e-5, 0.01)
+TAPS = (Tap.BLOCK, Tap.UPDATE)
+BATCH_TOKENS = 2048
+MEMORY_SHAPE = (64, 128)
+ENCODING = Encoding(chat=False, bos="auto", max_tokens=1024, too_long="truncate")
+
+
+def ratios(first: Callable[[], float], second: Callable[[], float], repeats: int) -> list[float]:
+    """Return first over second for pairs of runs, in turn, after one of each that is not counted."""
+    first(), second()
+    pairs = []
+    for _ in range(repeats):
+        a, b = first(), second()
+        pairs.append(a / b)
+    return pairs
+
+
+def show(name: str, values: Sequence[float], target: str) -> None:
+    """Print a median with its range and the target."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    print(f"{name}: {middle:.3f} (from {low:.3f} to {high:.3f}, {len(values)} pairs; target {target})", flush=True)
+
+
+def probe_against_bare(repeats: int, num_prompts: int) -> None:
+    """Compare a pass under the probe with the bare pass over the same batches."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    model = load_model("smollm2")
+    texts = [prompt.text for prompt in load_prompts(PromptSource("sciq"), num_prompts, 0).prompts]
+    rows = [encoded.ids for encoded in encode(model.tokenizer, texts, ENCODING)]
+    batches = []
+    for chosen in bucket([len(row) for row in rows], BATCH_TOKENS):
+        ids = torch.zeros(len(chosen), max(len(rows[i]) for i in chosen), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for place, i in enumerate(chosen):
+            ids[place, : len(rows[i])] = torch.tensor(rows[i])
+            mask[place, : len(rows[i])] = 1
+        batches.append((ids, mask))
+
+    @torch.inference_mode()
+    def bare() -> float:
+        start = time.perf_counter()
+        for batch in batches:
+            run_backbone(model, *batch)
+        return time.perf_counter() - start
+
+    def probed(taps: Sequence[Tap]) -> float:
+        start = time.perf_counter()
+        with Probe(model, taps, EPSILONS) as probe:
+            for batch in batches:
+                probe.measure(*batch)
+        return time.perf_counter() - start
+
+    show("probe / bare pass, default taps", ratios(partial(probed, TAPS), bare, repeats), "at most 1.10")
+    show("probe / bare pass, all taps", ratios(partial(probed, tuple(Tap)), bare, repeats), "none")
+
+
+def ray_against_loop(repeats: int, num_prompts: int) -> None:
+    """Compare the time per token of the job's actors, once they work, with that of a loop over the same shards."""
+    threads = os.cpu_count() or 1
+    job = ScoreJob(ScoreConfig.model_validate({"prompts": {"limit": num_prompts}, "batching": {"shard_size": 16}}))
+    job.prepare()
+    pools = {
+        f"{threads} actors of one thread": ActorPool(threads, threads, threads, 1, 0),
+        f"one actor of {threads} threads": ActorPool(1, 1, 1, threads, 0),
+    }
+    shards = job._shards(range(job._num_shards))
+    worker = ScoreWorker(job._worker_settings(pools[f"one actor of {threads} threads"]))
+
+    def loop() -> float:
+        start = time.perf_counter()
+        tokens = sum(worker(shard).counts["tokens"] for shard in shards.to_pylist())
+        return (time.perf_counter() - start) / tokens
+
+    def on_ray(pool: ActorPool) -> float:
+        make = partial(ScoreWorker, job._worker_settings(pool))
+        counts = [result.counts for result in run_shards(shards, make, pool, "ScoreActor")]
+        # All actors have to be at work, so the clock starts with the last of their first shards.
+        firsts: dict[float, float] = {}
+        for c in counts:
+            firsts[c["process"]] = min(firsts.get(c["process"], c["started"]), c["started"])
+        start, end = max(firsts.values()), max(c["ended"] for c in counts)
+        done = [c for c in counts if c["ended"] > start]
+        tokens = sum(c["tokens"] * (c["ended"] - max(c["started"], start)) / (c["ended"] - c["started"]) for c in done)
+        return (end - start) / tokens
+
+    with cluster():
+        for name, pool in pools.items():
+            show(f"Ray job / plain loop, {name}", ratios(partial(on_ray, pool), loop, repeats), "at most 1.05")
+
+
+def memory(kind: str) -> None:
+    """Print the peak memory of one batch in this process, beyond that of the loaded model, in bytes."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    model = load_model("smollm2")
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 49000, MEMORY_SHAPE, generator=generator)
+    mask = torch.ones_like(ids)
+    with torch.inference_mode():
+        run_backbone(model, ids[:1], mask[:1])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if kind == "probe":
+        with Probe(model, TAPS, EPSILONS) as probe:
+            kept: Statistics | tuple[torch.Tensor, ...] = probe.measure(ids, mask).statistics
+    else:
+        with torch.inference_mode():
+            out = model.backbone(ids, attention_mask=mask, use_cache=False, output_hidden_states=kind == "hidden")
+            kept = (out.last_hidden_state, *(out.hidden_states or ()))
+    del kept
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+
+
+def memory_against_hidden_states() -> None:
+    """Compare the peak memory of one batch, each in a process of its own."""
+    peaks = {}
+    for kind in ("bare", "probe", "hidden"):
+        answer = subprocess.run(
+            [sys.executable, __file__, "--memory", kind], capture_output=True, text=True, check=True
+        ).stdout
+        peaks[kind] = int(answer.split()[-1]) / 1e6
+    shape = " x ".join(map(str, MEMORY_SHAPE))
+    print(
+        f"peak memory of a batch of {shape} tokens beyond the model: bare pass {peaks['bare']:.0f} MB, "
+        f"probe {peaks['probe']:.0f} MB, output_hidden_states=True {peaks['hidden']:.0f} MB"
+    )
+
+
+def main() -> None:
+    """Run all comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--prompts", type=int, default=128)
+    parser.add_argument("--memory", choices=["bare", "probe", "hidden"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory:
+        memory(options.memory)
+        return
+    probe_against_bare(options.repeats, options.prompts)
+    memory_against_hidden_states()
+    ray_against_loop(options.repeats, options.prompts)
+
+
+if __name__ == "__main__":
+    main()
