@@ -17,15 +17,19 @@ number = st.one_of(special, st.floats(width=32))
 
 @settings(max_examples=200)
 @given(st.lists(number, min_size=16, max_size=16), st.sets(st.sampled_from([1e-45, 1e-5, 0.01, 1.0, 1.05, 1e30])))
-def test_bins_count_every_number_exactly(values: list[float], epsilons: set[float]) -> None:
+def test_every_number_is_counted_exactly(values: list[float], epsilons: set[float]) -> None:
     ordered = tuple(sorted(epsilons))
+    layout = Layout(len(ordered))
     x = torch.tensor(values, dtype=torch.float32).view(8, 2)
-    counts, below = Bins.build(ordered, CPU).count(x, ONE_PROMPT)
+    row = reduce_tokens(x, ONE_PROMPT, Bins.build(ordered, CPU), careful=True)[0]
     flat = x.numpy().ravel()
     finite = flat[np.isfinite(flat)]
-    assert counts[0, NUM_BINS] == flat.size - finite.size
-    assert (counts[0, :NUM_BINS].numpy() == np.bincount(bin_of(finite), minlength=NUM_BINS)).all()
-    assert below[0].tolist() == [int((np.abs(finite) < np.float32(e)).sum()) for e in ordered]
+    assert row[layout.nonfinite] == flat.size - finite.size
+    assert (row[layout.histogram].numpy() == np.bincount(bin_of(finite), minlength=NUM_BINS)).all()
+    assert row[layout.below].tolist() == [int((np.abs(finite) < np.float32(e)).sum()) for e in ordered]
+    if finite.size < flat.size:
+        fast = reduce_tokens(x, ONE_PROMPT, Bins.build(ordered, CPU))[0]
+        assert not fast[:3].isfinite().all(), "the fast form must show that the careful one is needed"
 
 
 def test_the_device_count_equals_the_host_count() -> None:

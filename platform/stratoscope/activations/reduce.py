@@ -14,58 +14,63 @@ from stratoscope.activations.segments import Segments
 from stratoscope.statistics import histogram
 
 _SIGN_FREE = 0x7FFFFFFF
+_LOWEST_KEY = histogram.FIRST_KEY - 1
+"""Stands for all keys below the histogram's range."""
+_HIGHEST_KEY = histogram.FIRST_KEY + histogram.NUM_REGULAR
+"""Stands for all keys above it."""
 
 
 @dataclass(frozen=True)
 class Bins:
     """Bins that hold the histogram and the exact counts under each epsilon at once.
 
-    A number's key is its sign-free float32 bits, shifted. Each edge (the smallest number above zero, and every epsilon)
-    moves all numbers at or above it up by one bin, so the bin that holds an edge is split there. One count of these
-    fine bins then gives histogram, zeros, counts under epsilon and the non-finite ones, exactly.
+    A number's key is its sign-free float32 bits, shifted and held to the range of the histogram. Each edge (the
+    smallest number above zero, and every epsilon) moves all numbers at or above it up by one bin, so the bin that holds
+    an edge is split there. One count of these fine bins then gives histogram, zeros and counts under epsilon, exactly.
     """
 
     edges: tuple[int, ...]
-    """Sign-free bits of the edges, ascending; the first is 1, the smallest number above zero."""
+    """Sign-free bits of the epsilons, ascending."""
     num_fine: int
     """Number of fine bins."""
     boundaries: Tensor
-    """First fine bin of every histogram bin, of the non-finite ones, and the end; shape (NUM_BINS + 2,)."""
+    """First fine bin of every histogram bin, and the end; shape (NUM_BINS + 1,)."""
     first_above: Tensor
     """First fine bin at or above each epsilon, shape (num_epsilons,)."""
 
     @classmethod
     def build(cls, epsilons: tuple[float, ...], device: torch.device) -> "Bins":
         """Lay out the bins for absolute thresholds, ascending and distinct as float32."""
-        edges = (1, *(int(np.float32(epsilon).view(np.int32)) for epsilon in epsilons))
-        first_above = [(edge >> histogram.KEY_SHIFT) + passed + 1 for passed, edge in enumerate(edges)]
-        num_fine = histogram.NUM_KEYS + len(edges)
+        edges = [int(np.float32(epsilon).view(np.int32)) for epsilon in epsilons]
+        keys = np.clip(np.array([1, *edges]) >> histogram.KEY_SHIFT, _LOWEST_KEY, _HIGHEST_KEY) - _LOWEST_KEY
+        first_above = keys + np.arange(len(keys)) + 1
+        num_fine = _HIGHEST_KEY - _LOWEST_KEY + 1 + len(keys)
         fine = np.arange(num_fine)
-        key = fine - np.searchsorted(first_above, fine, side="right")
-        bins = np.where(key >= histogram.NONFINITE_KEY, histogram.NUM_BINS, histogram.bin_of_key(key))
+        key = fine - np.searchsorted(first_above, fine, side="right") + _LOWEST_KEY
+        bins = histogram.bin_of_key(key)
         bins[0] = histogram.ZEROS
-        boundaries = np.append(np.searchsorted(bins, np.arange(histogram.NUM_BINS + 1)), num_fine)
+        boundaries = np.append(np.searchsorted(bins, np.arange(histogram.NUM_BINS)), num_fine)
         return cls(
-            edges,
+            tuple(edges),
             num_fine,
             torch.from_numpy(boundaries).to(device),
-            torch.tensor(first_above[1:], device=device).long(),
+            torch.from_numpy(first_above[1:]).to(device),
         )
 
     def count(self, x: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
-        """Count magnitudes of (T, D) float32 per prompt.
+        """Count magnitudes of (T, D) float32, all finite, per prompt.
 
         Returns:
-            Histogram with the non-finite count behind it, (B, NUM_BINS + 1), and counts under each epsilon,
-            (B, num_epsilons), both int64.
+            Histogram, (B, NUM_BINS), and counts under each epsilon, (B, num_epsilons), both int64.
         """
         bits = x.view(torch.int32) & _SIGN_FREE
-        index = bits >> histogram.KEY_SHIFT
+        index = (bits >> histogram.KEY_SHIFT).clamp_(_LOWEST_KEY, _HIGHEST_KEY)
+        index += (segments.rows * self.num_fine - _LOWEST_KEY).to(torch.int32).unsqueeze(1)
         for edge in self.edges:
             # (edge - 1 - bits) is negative just where bits >= edge; the shift leaves -1 there and 0 elsewhere.
             index -= (edge - 1 - bits).bitwise_right_shift_(31)
+        index += bits.clamp_(max=1)
         num_prompts = segments.batch[0]
-        index += (segments.rows * self.num_fine).to(torch.int32).unsqueeze(1)
         fine = _count(index.view(-1), num_prompts * self.num_fine).view(num_prompts, self.num_fine)
         cumulative = torch.nn.functional.pad(fine.cumsum(dim=1), (1, 0))
         return cumulative[:, self.boundaries].diff(dim=1), cumulative[:, self.first_above]
@@ -117,15 +122,19 @@ def reduce_tokens(x: Tensor, segments: Segments, bins: Bins, *, careful: bool = 
         Shape (B, columns of `Layout`), float64.
     """
     x = x.float()
-    counts, below = bins.count(x, segments)
     if careful:
-        mean, m2, pooled = _careful_moments(x.double(), segments)
+        moments, nonfinite = _careful_moments(x.double(), segments)
+        counts, below = bins.count(torch.where(x.isfinite(), x, 0.0), segments)
+        # What is not finite was counted as zero.
+        counts[:, histogram.ZEROS] -= nonfinite
+        below -= nonfinite.unsqueeze(1)
     else:
-        mean, m2, pooled = _moments(x, segments)
-    return torch.cat([torch.stack([mean, m2, pooled], dim=1), counts.double(), below.double()], dim=1)
+        moments, nonfinite = _moments(x, segments), torch.zeros_like(segments.lengths)
+        counts, below = bins.count(x, segments)
+    return torch.cat([moments, counts.double(), nonfinite.unsqueeze(1).double(), below.double()], dim=1)
 
 
-def _moments(x: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
+def _moments(x: Tensor, segments: Segments) -> Tensor:
     width = x.shape[1]
     token_mean = x.mean(dim=1, keepdim=True)
     token_m2 = torch.linalg.vector_norm(x - token_mean, dim=1).double().square()
@@ -133,10 +142,11 @@ def _moments(x: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
     mean = segments.sum(token_mean) / segments.lengths
     m2 = segments.sum(token_m2 + width * (token_mean - segments.spread(mean)).square())
     pooled = segments.sum(x).double() / segments.lengths.unsqueeze(1)
-    return mean, m2, pooled.var(dim=1)
+    return torch.stack([mean, m2, pooled.var(dim=1)], dim=1)
 
 
-def _careful_moments(x: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
+def _careful_moments(x: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
+    """Return the moments of what is finite, and how many values are not."""
     finite = x.isfinite()
     x = torch.where(finite, x, 0.0)
     count = segments.sum(finite.double().sum(dim=1))
@@ -151,7 +161,8 @@ def _careful_moments(x: Tensor, segments: Segments) -> tuple[Tensor, Tensor, Ten
     centre = torch.where(has_mean, pooled, 0.0).sum(dim=1) / units
     spread = torch.where(has_mean, pooled - centre.unsqueeze(1), 0.0).square().sum(dim=1)
     variance = torch.where(units > 1, spread / (units - 1).clamp(min=1), torch.nan)
-    return mean, m2, variance
+    nonfinite = segments.lengths * x.shape[1] - count.long()
+    return torch.stack([mean, m2, variance], dim=1), nonfinite
 
 
 def token_cosine(a: Tensor, b: Tensor, norm_a: Tensor, norm_b: Tensor) -> Tensor:

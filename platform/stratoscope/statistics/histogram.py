@@ -22,8 +22,6 @@ NUM_BINS: Final = OVERFLOW + 1
 # A float32's sign-free bits, shifted right by this, are its exponent and the top three mantissa bits.
 KEY_SHIFT: Final = 20
 FIRST_KEY: Final = (127 + LOWEST_EXPONENT) * BINS_PER_OCTAVE
-NONFINITE_KEY: Final = 255 * BINS_PER_OCTAVE
-NUM_KEYS: Final = 256 * BINS_PER_OCTAVE
 
 
 def lower_edges() -> NDArray[np.float64]:
@@ -36,7 +34,7 @@ def lower_edges() -> NDArray[np.float64]:
 
 
 def bin_of_key(key: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return the bin of every shifted bit pattern in [0, NONFINITE_KEY), taken from a number other than zero."""
+    """Return the bin of every shifted bit pattern, taken from a finite number other than zero."""
     return np.clip(np.asarray(key, np.int64) - FIRST_KEY + FIRST_REGULAR, UNDERFLOW, OVERFLOW)
 
 
