@@ -5,12 +5,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratoscope.activations import bucket, reduce
-from stratoscope.activations.reduce import Bins, Layout, reduce_tokens
+from stratoscope.activations.reduce import Bins, Layout, merge_tokens, reduce_tokens
 from stratoscope.activations.segments import Segments
 from stratoscope.statistics.histogram import NUM_BINS, bin_of
 
 CPU = torch.device("cpu")
 ONE_PROMPT = Segments.from_mask(torch.ones(1, 8, dtype=torch.long))
+
+
+def packed(x: torch.Tensor, bins: Bins, *, careful: bool = False) -> torch.Tensor:
+    """The packed row of one prompt."""
+    return merge_tokens([reduce_tokens(x, ONE_PROMPT, bins, careful=careful)], ONE_PROMPT, bins)[:, 0]
+
+
 special = st.sampled_from([0.0, -0.0, 1e-45, 0.01, 1.0, 2.0**-40, 2.0**24, 3e38, float("inf"), float("nan")])
 number = st.one_of(special, st.floats(width=32))
 
@@ -21,14 +28,14 @@ def test_every_number_is_counted_exactly(values: list[float], epsilons: set[floa
     ordered = tuple(sorted(epsilons))
     layout = Layout(len(ordered))
     x = torch.tensor(values, dtype=torch.float32).view(8, 2)
-    row = reduce_tokens(x, ONE_PROMPT, Bins.build(ordered, CPU), careful=True)[0]
+    row = packed(x, Bins.build(ordered, CPU), careful=True)[0]
     flat = x.numpy().ravel()
     finite = flat[np.isfinite(flat)]
     assert row[layout.nonfinite] == flat.size - finite.size
     assert (row[layout.histogram].numpy() == np.bincount(bin_of(finite), minlength=NUM_BINS)).all()
     assert row[layout.below].tolist() == [int((np.abs(finite) < np.float32(e)).sum()) for e in ordered]
     if finite.size < flat.size:
-        fast = reduce_tokens(x, ONE_PROMPT, Bins.build(ordered, CPU))[0]
+        fast = packed(x, Bins.build(ordered, CPU))[0]
         assert not fast[:3].isfinite().all(), "the fast form must show that the careful one is needed"
 
 
@@ -42,7 +49,7 @@ def test_the_device_count_equals_the_host_count() -> None:
 
 def test_a_large_offset_costs_no_precision() -> None:
     x = torch.randn(8, 64, generator=torch.Generator().manual_seed(0)) + 4096.0
-    row = reduce_tokens(x, ONE_PROMPT, Bins.build((), CPU))[0].numpy()
+    row = packed(x, Bins.build((), CPU))[0].numpy()
     exact = x.double().numpy()
     np.testing.assert_allclose(row[1] / exact.size, exact.var(), rtol=1e-5)
     np.testing.assert_allclose(row[2], exact.mean(axis=0).var(ddof=1), rtol=1e-4)
@@ -51,7 +58,7 @@ def test_a_large_offset_costs_no_precision() -> None:
 def test_careful_and_fast_agree_on_finite_numbers() -> None:
     x = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
     bins = Bins.build((0.1,), CPU)
-    fast, careful = (reduce_tokens(x, ONE_PROMPT, bins, careful=flag) for flag in (False, True))
+    fast, careful = (packed(x, bins, careful=flag) for flag in (False, True))
     torch.testing.assert_close(fast, careful, rtol=1e-5, atol=1e-7)
     assert fast.shape == (1, Layout(1).below.stop)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from stratoscope.activations.reduce import Bins, Layout, reduce_tokens, token_cosine
+from stratoscope.activations.reduce import Bins, Layout, TokenSums, merge_tokens, reduce_tokens, token_cosine
 from stratoscope.activations.segments import Segments
 from stratoscope.activations.taps import Tap, on_input, on_output
 from stratoscope.models import LoadedModel
@@ -36,7 +36,7 @@ class _Pass:
 
     segments: Segments
     careful: bool
-    rows: dict[tuple[int, Tap], Tensor] = field(default_factory=dict)
+    sums: dict[tuple[int, Tap], TokenSums] = field(default_factory=dict)
     cosine: list[Tensor] = field(default_factory=list)
     last_tokens: list[Tensor] = field(default_factory=list)
     source: Tensor | None = None
@@ -114,25 +114,20 @@ class Probe:
         self._pass = gathered = _Pass(Segments.from_mask(mask), careful)
         try:
             run_backbone(self.model, ids, mask)
-            rows = torch.stack(
-                [torch.stack([gathered.rows[layer, tap] for tap in self.taps], dim=1) for layer in self._layers], dim=1
-            )
+            parts = [gathered.sums[layer, tap] for layer in range(len(self.model.anatomy)) for tap in self.taps]
+            rows = merge_tokens(parts, gathered.segments, self._bins)
             cosine = torch.stack(gathered.cosine, dim=1)
             spans = _span_cosine(gathered.last_tokens, self.spans, len(cosine))
         finally:
             self._pass = None
         return self._transfer(rows, cosine, spans)
 
-    @property
-    def _layers(self) -> range:
-        return range(len(self.model.anatomy))
-
     def _transfer(self, rows: Tensor, cosine: Tensor, spans: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        num_prompts, num_layers, num_taps, _ = rows.shape
-        spread = cosine[:, :, None, None].expand(num_prompts, num_layers, num_taps, 1)
-        flat = torch.cat([torch.cat([rows, spread], dim=3).view(num_prompts, -1), spans], dim=1).cpu().numpy()
+        num_prompts, num_layers = cosine.shape
+        repeated = cosine.repeat_interleave(len(self.taps), dim=1).unsqueeze(2)
+        flat = torch.cat([torch.cat([rows, repeated], dim=2).view(num_prompts, -1), spans], dim=1).cpu().numpy()
         split = flat.shape[1] - spans.shape[1]
-        return flat[:, :split].reshape(num_prompts, num_layers, num_taps, -1), flat[:, split:]
+        return flat[:, :split].reshape(num_prompts, num_layers, len(self.taps), -1), flat[:, split:]
 
     def _enter_block(self, hidden: Tensor) -> None:
         gathered = self._gathering()
@@ -165,7 +160,7 @@ class Probe:
 
     def _reduce(self, layer: int, tap: Tap, x: Tensor) -> None:
         gathered = self._gathering()
-        gathered.rows[layer, tap] = reduce_tokens(x, gathered.segments, self._bins, careful=gathered.careful)
+        gathered.sums[layer, tap] = reduce_tokens(x, gathered.segments, self._bins, careful=gathered.careful)
 
     def _stand_at(self, hidden: Tensor) -> None:
         """Remember the residual stream at this point: its real tokens in float, and their norms."""

@@ -1,9 +1,11 @@
 """From the activations of a batch to sufficient statistics per prompt, on the device they lie on.
 
 Everything here is a pure function without a transfer or a synchronisation, and its memory is a few copies of one
-activation. All results of one tap are packed into one float64 row per prompt (`Layout`); counts stay exact in it.
+activation. What has to be done while the activations are at hand is `reduce_tokens`; the rest is done once for all
+layers and taps (`merge_tokens`), into one float64 row per prompt (`Layout`), in which counts stay exact.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,12 +59,8 @@ class Bins:
             torch.from_numpy(first_above[1:]).to(device),
         )
 
-    def count(self, x: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
-        """Count magnitudes of (T, D) float32, all finite, per prompt.
-
-        Returns:
-            Histogram, (B, NUM_BINS), and counts under each epsilon, (B, num_epsilons), both int64.
-        """
+    def count(self, x: Tensor, segments: Segments) -> Tensor:
+        """Count magnitudes of (T, D) float32, all finite, per prompt; returns fine bins, (B, num_fine), int64."""
         bits = x.view(torch.int32) & _SIGN_FREE
         index = (bits >> histogram.KEY_SHIFT).clamp_(_LOWEST_KEY, _HIGHEST_KEY)
         index += (segments.rows * self.num_fine - _LOWEST_KEY).to(torch.int32).unsqueeze(1)
@@ -71,9 +69,12 @@ class Bins:
             index -= (edge - 1 - bits).bitwise_right_shift_(31)
         index += bits.clamp_(max=1)
         num_prompts = segments.batch[0]
-        fine = _count(index.view(-1), num_prompts * self.num_fine).view(num_prompts, self.num_fine)
-        cumulative = torch.nn.functional.pad(fine.cumsum(dim=1), (1, 0))
-        return cumulative[:, self.boundaries].diff(dim=1), cumulative[:, self.first_above]
+        return _count(index.view(-1), num_prompts * self.num_fine).view(num_prompts, self.num_fine)
+
+    def split(self, fine: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn fine bins (..., num_fine) into a histogram (..., NUM_BINS) and counts under epsilons (..., E)."""
+        cumulative = torch.nn.functional.pad(fine.cumsum(dim=-1), (1, 0))
+        return cumulative[..., self.boundaries].diff(dim=-1), cumulative[..., self.first_above]
 
 
 def _count(index: Tensor, size: int) -> Tensor:
@@ -106,63 +107,105 @@ class Layout:
         return slice(self.nonfinite + 1, self.nonfinite + 1 + self.num_epsilons)
 
 
-def reduce_tokens(x: Tensor, segments: Segments, bins: Bins, *, careful: bool = False) -> Tensor:
-    """Reduce the activations of a batch's real tokens to one packed row per prompt.
+@dataclass(frozen=True)
+class TokenSums:
+    """What is taken from the activations of one tap, T tokens of B prompts, while they are at hand."""
 
-    Moments are centred on each token's own mean, then merged over tokens in float64, so a large common offset costs no
-    precision.
+    width: int
+    """Activations of a token."""
+    count: Tensor
+    """Finite activations of each token, shape (T,)."""
+    mean: Tensor
+    """Their mean, shape (T,)."""
+    m2: Tensor
+    """Their squared deviations from it, shape (T,)."""
+    pooled_variance: Tensor
+    """Variance over the width of each prompt's token-mean vector, shape (B,)."""
+    fine: Tensor
+    """Counts of magnitudes by fine bin, shape (B, num_fine)."""
+
+
+def reduce_tokens(x: Tensor, segments: Segments, bins: Bins, *, careful: bool = False) -> TokenSums:
+    """Reduce the activations of a batch's real tokens.
 
     Args:
         x: activations, shape (T, D), any floating dtype.
         segments: which token belongs to which prompt.
         bins: where to count magnitudes.
         careful: leave out non-finite values and compute in float64. Without it they show as non-finite moments.
-
-    Returns:
-        Shape (B, columns of `Layout`), float64.
     """
     x = x.float()
-    if careful:
-        moments, nonfinite = _careful_moments(x.double(), segments)
-        counts, below = bins.count(torch.where(x.isfinite(), x, 0.0), segments)
-        # What is not finite was counted as zero.
-        counts[:, histogram.ZEROS] -= nonfinite
-        below -= nonfinite.unsqueeze(1)
-    else:
-        moments, nonfinite = _moments(x, segments), torch.zeros_like(segments.lengths)
-        counts, below = bins.count(x, segments)
-    return torch.cat([moments, counts.double(), nonfinite.unsqueeze(1).double(), below.double()], dim=1)
+    return _reduce_carefully(x, segments, bins) if careful else _reduce(x, segments, bins)
 
 
-def _moments(x: Tensor, segments: Segments) -> Tensor:
-    width = x.shape[1]
-    token_mean = x.mean(dim=1, keepdim=True)
-    token_m2 = torch.linalg.vector_norm(x - token_mean, dim=1).double().square()
-    token_mean = token_mean.squeeze(1).double()
-    mean = segments.sum(token_mean) / segments.lengths
-    m2 = segments.sum(token_m2 + width * (token_mean - segments.spread(mean)).square())
+def _reduce(x: Tensor, segments: Segments, bins: Bins) -> TokenSums:
+    mean = x.mean(dim=1, keepdim=True)
     pooled = segments.sum(x).double() / segments.lengths.unsqueeze(1)
-    return torch.stack([mean, m2, pooled.var(dim=1)], dim=1)
+    pooled -= pooled.mean(dim=1, keepdim=True)
+    return TokenSums(
+        width=x.shape[1],
+        count=x.new_full((x.shape[0],), x.shape[1]),
+        mean=mean.squeeze(1),
+        m2=torch.linalg.vector_norm(x - mean, dim=1).square(),
+        pooled_variance=pooled.square().sum(dim=1) / (x.shape[1] - 1),
+        fine=bins.count(x, segments),
+    )
 
 
-def _careful_moments(x: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
-    """Return the moments of what is finite, and how many values are not."""
+def _reduce_carefully(x: Tensor, segments: Segments, bins: Bins) -> TokenSums:
     finite = x.isfinite()
     x = torch.where(finite, x, 0.0)
-    count = segments.sum(finite.double().sum(dim=1))
-    mean = segments.sum(x.sum(dim=1)) / count.clamp(min=1)
-    deviation = torch.where(finite, x - segments.spread(mean).unsqueeze(1), 0.0)
-    m2 = segments.sum(deviation.square().sum(dim=1))
+    fine = bins.count(x, segments)
+    # What is not finite was counted as zero.
+    fine[:, 0] -= segments.sum((~finite).sum(dim=1))
+    wide = x.double()
+    count = finite.double().sum(dim=1)
+    mean = wide.sum(dim=1) / count.clamp(min=1)
+    deviation = torch.where(finite, wide - mean.unsqueeze(1), 0.0)
     known = segments.sum(finite.double())
-    pooled = segments.sum(x) / known
+    pooled = segments.sum(wide) / known
     # A unit that was never finite has no mean, and a prompt with fewer than two units no variance.
     has_mean = known > 0
     units = has_mean.sum(dim=1)
     centre = torch.where(has_mean, pooled, 0.0).sum(dim=1) / units
     spread = torch.where(has_mean, pooled - centre.unsqueeze(1), 0.0).square().sum(dim=1)
-    variance = torch.where(units > 1, spread / (units - 1).clamp(min=1), torch.nan)
-    nonfinite = segments.lengths * x.shape[1] - count.long()
-    return torch.stack([mean, m2, variance], dim=1), nonfinite
+    return TokenSums(
+        width=x.shape[1],
+        count=count,
+        mean=mean,
+        m2=deviation.square().sum(dim=1),
+        pooled_variance=torch.where(units > 1, spread / (units - 1).clamp(min=1), torch.nan),
+        fine=fine,
+    )
+
+
+def merge_tokens(parts: Sequence[TokenSums], segments: Segments, bins: Bins) -> Tensor:
+    """Merge tokens to prompts, for all layers and taps at once, in float64.
+
+    Moments are centred on each token's own mean before they are merged, so a large common offset costs no precision.
+
+    Args:
+        parts: P reductions of the same batch.
+        segments: which token belongs to which prompt.
+        bins: where magnitudes were counted.
+
+    Returns:
+        Packed rows, shape (B, P, columns of `Layout`), float64.
+
+    Source: Chan, Golub and LeVeque, 1979, for the merging of moments.
+    """
+    count, token_mean, token_m2 = (
+        torch.stack([getattr(part, name) for part in parts], dim=1).double() for name in ("count", "mean", "m2")
+    )
+    total = segments.sum(count)
+    mean = segments.sum(count * token_mean) / total.clamp(min=1)
+    m2 = segments.sum(token_m2 + count * (token_mean - segments.spread(mean)).square())
+    pooled = torch.stack([part.pooled_variance.double() for part in parts], dim=1)
+    counts, below = bins.split(torch.stack([part.fine for part in parts], dim=1))
+    widths = torch.tensor([part.width for part in parts], device=total.device)
+    nonfinite = segments.lengths.unsqueeze(1) * widths - total
+    moments = torch.stack([mean, m2, pooled], dim=2)
+    return torch.cat([moments, counts.double(), nonfinite.unsqueeze(2), below.double()], dim=2)
 
 
 def token_cosine(a: Tensor, b: Tensor, norm_a: Tensor, norm_b: Tensor) -> Tensor:

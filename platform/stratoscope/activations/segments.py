@@ -44,10 +44,11 @@ class Segments:
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum token values over each prompt: (T, ...) becomes (B, ...), in an order that is always the same."""
-        spread = values
-        if self.padded:
-            spread = values.new_zeros(self.batch[0] * self.batch[1], *values.shape[1:])
-            spread.index_copy_(0, self.positions, values)
+        if values.device.type == "cpu":
+            return values.new_zeros(self.batch[0], *values.shape[1:]).index_add_(0, self.rows, values)
+        # On a GPU index_add_ adds in no fixed order, so the sum runs over the padded batch.
+        spread = values.new_zeros(self.batch[0] * self.batch[1], *values.shape[1:])
+        spread.index_copy_(0, self.positions, values)
         return spread.view(*self.batch, *values.shape[1:]).sum(dim=1)
 
     def spread(self, per_prompt: Tensor) -> Tensor:

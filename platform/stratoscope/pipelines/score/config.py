@@ -67,7 +67,7 @@ class ActivationsSection(Section):
 
     taps: list[Tap] = Field([Tap.BLOCK, Tap.UPDATE], min_length=1)
     """Where in each block to read: block, update, attention, mlp, mlp_hidden."""
-    epsilons: list[float] = [1e-5, 0.01]
+    epsilons: list[float] = [0.01]
     """Absolute thresholds under which activations are counted exactly; any other is counted to the nearest bin edge."""
     spans: list[int] = []
     """Lengths of the spans of layers whose angular distance is measured, for every start."""
