@@ -1,14 +1,16 @@
 """Jobs submitted to a real head with token authentication on."""
 
+import http.client
 import json
 import os
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 import venv
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +31,21 @@ class Head:
     def submit(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         """Run `ray job submit` from the checkout and wait for the job."""
         command = [self.ray, "job", "submit", "--address", f"http://127.0.0.1:{DASHBOARD}", *arguments]
-        return subprocess.run(
-            command, cwd=ROOT, env=self.environment | changes, capture_output=True, text=True, timeout=400, check=False
-        )
+        for _ in range(30):
+            answer = subprocess.run(
+                command,
+                cwd=ROOT,
+                env=self.environment | changes,
+                capture_output=True,
+                text=True,
+                timeout=400,
+                check=False,
+            )
+            # The dashboard answers a moment before the agent that starts jobs does.
+            if "No available agent" not in answer.stderr:
+                break
+            time.sleep(2)
+        return answer
 
 
 @contextmanager
@@ -49,21 +63,35 @@ def head(binaries: Path) -> Iterator[Head]:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
         }
-        command = [str(binaries / "python"), "-m", "ray.scripts.scripts", "start", "--head", "--num-cpus=2"]
+        command = [str(binaries / "python"), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
         command += [
             f"--port={PORT}",
             f"--dashboard-port={DASHBOARD}",
             "--disable-usage-stats",
             f"--temp-dir={folder}/r",
         ]
-        started = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert started.returncode == 0, started.stdout + started.stderr
+        log = Path(folder) / "head.log"
+        # `ray stop` would end every Ray on the machine, the one of the other tests too; this head ends by itself.
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
         try:
+            wait_for(process, log)
             yield Head(ray, environment)
         finally:
-            subprocess.run([ray, "stop", "--force"], env=environment, check=False, capture_output=True, timeout=120)
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def wait_for(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when the dashboard answers, be it only to ask for a token."""
+    for _ in range(120):
+        assert process.poll() is None, log.read_text()
+        with suppress(OSError), closing(http.client.HTTPConnection("127.0.0.1", DASHBOARD, timeout=5)) as connection:
+            connection.request("GET", "/api/version")
+            connection.getresponse()
+            return
+        time.sleep(0.5)
+    raise TimeoutError(log.read_text())
 
 
 @pytest.fixture
