@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PORT, DASHBOARD = 6391, 8291
+PORT, DASHBOARD, AGENT = 6391, 8291, 8292
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Head:
     def submit(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         """Run `ray job submit` from the checkout and wait for the job."""
         command = [self.ray, "job", "submit", "--address", f"http://127.0.0.1:{DASHBOARD}", *arguments]
-        for _ in range(30):
+        for _ in range(10):
             answer = subprocess.run(
                 command,
                 cwd=ROOT,
@@ -71,6 +71,8 @@ def head(binaries: Path) -> Iterator[Head]:
             f"--temp-dir={folder}/r",
         ]
         log = Path(folder) / "head.log"
+        # Another Ray on this machine holds the usual port of the agent that starts jobs.
+        command.append(f"--dashboard-agent-listen-port={AGENT}")
         # `ray stop` would end every Ray on the machine, the one of the other tests too; this head ends by itself.
         with log.open("wb") as output:
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
