@@ -28,11 +28,11 @@ from stratoscope.pipelines.score import tables
 from stratoscope.pipelines.score.config import ScoreConfig
 from stratoscope.pipelines.score.estimate import estimate
 from stratoscope.pipelines.score.report import build_page, summary_table
+from stratoscope.pipelines.score.scored import ALL
 from stratoscope.pipelines.score.worker import ScoreWorker, WorkerSettings
 from stratoscope.results import ShardStore, from_rows, render, write_table
 from stratoscope.scoring import Observations, Scoring, num_dropped, score_layers
 
-ALL = "all"
 LONGEST_BY_DEFAULT = 1024
 
 
