@@ -15,7 +15,7 @@ ONE_PROMPT = Segments.from_mask(torch.ones(1, 8, dtype=torch.long))
 
 def packed(x: torch.Tensor, bins: Bins, *, careful: bool = False) -> torch.Tensor:
     """The packed row of one prompt."""
-    return merge_tokens([reduce_tokens(x, ONE_PROMPT, bins, careful=careful)], ONE_PROMPT, bins)[:, 0]
+    return merge_tokens([reduce_tokens(x[None], ONE_PROMPT, bins, careful=careful)], ONE_PROMPT, bins)[:, 0]
 
 
 special = st.sampled_from([0.0, -0.0, 1e-45, 0.01, 1.0, 2.0**-40, 2.0**24, 3e38, float("inf"), float("nan")])
@@ -80,6 +80,6 @@ def test_segments(mask: list[list[int]]) -> None:
     s = Segments.from_mask(m)
     x = torch.arange(6.0).view(2, 3, 1)
     assert s.take(x).flatten().tolist() == x.flatten()[m.flatten().bool()].tolist()
-    assert s.sum(s.take(x)).flatten().tolist() == (x.squeeze(2) * m).sum(1).tolist()
-    assert s.spread(torch.tensor([5.0, 6.0])).tolist() == [5.0] * int(m[0].sum()) + [6.0] * int(m[1].sum())
+    assert s.sum(s.take(x)[None]).flatten().tolist() == (x.squeeze(2) * m).sum(1).tolist()
+    assert s.spread(torch.tensor([[5.0, 6.0]])).flatten().tolist() == [5.0] * int(m[0].sum()) + [6.0] * int(m[1].sum())
     assert s.take(x).flatten()[s.last].tolist() == [x[r].flatten()[m[r].nonzero()[-1]].item() for r in range(2)]

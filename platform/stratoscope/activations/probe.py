@@ -19,6 +19,9 @@ from stratoscope.activations.taps import Tap, on_input, on_output
 from stratoscope.models import LoadedModel
 from stratoscope.statistics import Statistics
 
+REDUCED_TOGETHER = 2048
+"""Tokens, over layers and taps, that are reduced at a time: few are lost to the cost of each operation, many to caches."""
+
 
 @dataclass(frozen=True, eq=False)
 class BatchStatistics:
@@ -36,7 +39,11 @@ class _Pass:
 
     segments: Segments
     careful: bool
-    sums: dict[tuple[int, Tap], TokenSums] = field(default_factory=dict)
+    waiting: dict[int, list[tuple[int, Tap, Tensor]]] = field(default_factory=dict)
+    """Activations to reduce, by their width; those of several layers are reduced together."""
+    places: list[tuple[int, Tap]] = field(default_factory=list)
+    """Layer and tap of each activation that was reduced, in order."""
+    sums: list[TokenSums] = field(default_factory=list)
     cosine: list[Tensor] = field(default_factory=list)
     last_tokens: list[Tensor] = field(default_factory=list)
     source: Tensor | None = None
@@ -48,7 +55,8 @@ class _Pass:
 class Probe:
     """Reads the taps of a model while it runs, as a context manager that sets and removes the hooks.
 
-    Memory grows with the statistics of one batch, never with the prompts seen. There is one transfer from the device
+    Memory grows with the statistics of one batch, and by a bounded number of activations that wait to be reduced, never
+    with the prompts seen. There is one transfer from the device
     per batch, and a second pass over the batch only if something in it was not finite.
 
     Args:
@@ -114,9 +122,11 @@ class Probe:
         self._pass = gathered = _Pass(Segments.from_mask(mask), careful)
         try:
             run_backbone(self.model, ids, mask)
-            parts = [gathered.sums[layer, tap] for layer in range(len(self.model.anatomy)) for tap in self.taps]
-            rows = merge_tokens(parts, gathered.segments, self._bins)
-            cosine = torch.stack(gathered.cosine, dim=1)
+            for width in list(gathered.waiting):
+                self._reduce_waiting(width)
+            order = sorted(range(len(gathered.places)), key=lambda i: self._place(*gathered.places[i]))
+            rows = merge_tokens(gathered.sums, gathered.segments, self._bins)[:, order]
+            cosine = _mean_of_known(torch.stack(gathered.cosine).double(), gathered.segments)
             spans = _span_cosine(gathered.last_tokens, self.spans, len(cosine))
         finally:
             self._pass = None
@@ -125,7 +135,7 @@ class Probe:
     def _transfer(self, rows: Tensor, cosine: Tensor, spans: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         num_prompts, num_layers = cosine.shape
         repeated = cosine.repeat_interleave(len(self.taps), dim=1).unsqueeze(2)
-        flat = torch.cat([torch.cat([rows, repeated], dim=2).view(num_prompts, -1), spans], dim=1).cpu().numpy()
+        flat = torch.cat([torch.cat([rows, repeated], dim=2).reshape(num_prompts, -1), spans], dim=1).cpu().numpy()
         split = flat.shape[1] - spans.shape[1]
         return flat[:, :split].reshape(num_prompts, num_layers, len(self.taps), -1), flat[:, split:]
 
@@ -146,8 +156,7 @@ class Probe:
         after, norm_after = gathered.entering, gathered.entering_norm
         assert after is not None
         assert norm_after is not None
-        cosine = token_cosine(before, after, norm_before, norm_after).double()
-        gathered.cosine.append(_mean_of_known(cosine, gathered.segments))
+        gathered.cosine.append(token_cosine(before, after, norm_before, norm_after))
         if Tap.BLOCK in self.taps:
             self._reduce(layer, Tap.BLOCK, after)
         if Tap.UPDATE in self.taps:
@@ -159,8 +168,21 @@ class Probe:
         self._reduce(layer, tap, self._gathering().segments.take(hidden))
 
     def _reduce(self, layer: int, tap: Tap, x: Tensor) -> None:
+        """Reduce the activations of a tap, (T, D), as soon as enough wait to make it worth its while."""
+        waiting = self._gathering().waiting.setdefault(x.shape[1], [])
+        waiting.append((layer, tap, x))
+        if len(waiting) * x.shape[0] >= REDUCED_TOGETHER:
+            self._reduce_waiting(x.shape[1])
+
+    def _reduce_waiting(self, width: int) -> None:
         gathered = self._gathering()
-        gathered.sums[layer, tap] = reduce_tokens(x, gathered.segments, self._bins, careful=gathered.careful)
+        waiting = gathered.waiting.pop(width)
+        x = torch.stack([x for _, _, x in waiting])
+        gathered.places += [(layer, tap) for layer, tap, _ in waiting]
+        gathered.sums.append(reduce_tokens(x, gathered.segments, self._bins, careful=gathered.careful))
+
+    def _place(self, layer: int, tap: Tap) -> tuple[int, int]:
+        return layer, self.taps.index(tap)
 
     def _stand_at(self, hidden: Tensor) -> None:
         """Remember the residual stream at this point: its real tokens in float, and their norms."""
@@ -222,9 +244,9 @@ def run_backbone(model: LoadedModel, input_ids: Tensor, attention_mask: Tensor) 
 
 
 def _mean_of_known(values: Tensor, segments: Segments) -> Tensor:
-    """Average token values over each prompt, leaving out those that are not finite: (T,) becomes (B,)."""
+    """Average token values over each prompt, leaving out those that are not finite: (L, T) becomes (B, L)."""
     known = values.isfinite()
-    return segments.sum(torch.where(known, values, 0.0)) / segments.sum(known.double())
+    return (segments.sum(torch.where(known, values, 0.0)) / segments.sum(known.double())).transpose(0, 1)
 
 
 def _span_cosine(last_tokens: Sequence[Tensor], spans: Sequence[tuple[int, int]], num_prompts: int) -> Tensor:

@@ -60,16 +60,18 @@ class Bins:
         )
 
     def count(self, x: Tensor, segments: Segments) -> Tensor:
-        """Count magnitudes of (T, D) float32, all finite, per prompt; returns fine bins, (B, num_fine), int64."""
+        """Count magnitudes of (K, T, D) float32, all finite, per prompt; returns (K, B, num_fine), int64."""
+        kinds, num_prompts = x.shape[0], segments.batch[0]
         bits = x.view(torch.int32) & _SIGN_FREE
         index = (bits >> histogram.KEY_SHIFT).clamp_(_LOWEST_KEY, _HIGHEST_KEY)
-        index += (segments.rows * self.num_fine - _LOWEST_KEY).to(torch.int32).unsqueeze(1)
+        first = torch.arange(kinds, device=x.device).unsqueeze(1) * num_prompts + segments.rows
+        index += (first * self.num_fine - _LOWEST_KEY).to(torch.int32).unsqueeze(2)
         for edge in self.edges:
             # (edge - 1 - bits) is negative just where bits >= edge; the shift leaves -1 there and 0 elsewhere.
             index -= (edge - 1 - bits).bitwise_right_shift_(31)
         index += bits.clamp_(max=1)
-        num_prompts = segments.batch[0]
-        return _count(index.view(-1), num_prompts * self.num_fine).view(num_prompts, self.num_fine)
+        fine = _count(index.view(-1), kinds * num_prompts * self.num_fine)
+        return fine.view(kinds, num_prompts, self.num_fine)
 
     def split(self, fine: Tensor) -> tuple[Tensor, Tensor]:
         """Turn fine bins (..., num_fine) into a histogram (..., NUM_BINS) and counts under epsilons (..., E)."""
@@ -109,27 +111,27 @@ class Layout:
 
 @dataclass(frozen=True)
 class TokenSums:
-    """What is taken from the activations of one tap, T tokens of B prompts, while they are at hand."""
+    """What is taken from K activations of the same T tokens, of B prompts, while they are at hand."""
 
     width: int
     """Activations of a token."""
     count: Tensor
-    """Finite activations of each token, shape (T,)."""
+    """Finite activations of each token, shape (K, T)."""
     mean: Tensor
-    """Their mean, shape (T,)."""
+    """Their mean, shape (K, T)."""
     m2: Tensor
-    """Their squared deviations from it, shape (T,)."""
+    """Their squared deviations from it, shape (K, T)."""
     pooled_variance: Tensor
-    """Variance over the width of each prompt's token-mean vector, shape (B,)."""
+    """Variance over the width of each prompt's token-mean vector, shape (K, B)."""
     fine: Tensor
-    """Counts of magnitudes by fine bin, shape (B, num_fine)."""
+    """Counts of magnitudes by fine bin, shape (K, B, num_fine)."""
 
 
 def reduce_tokens(x: Tensor, segments: Segments, bins: Bins, *, careful: bool = False) -> TokenSums:
-    """Reduce the activations of a batch's real tokens.
+    """Reduce activations of a batch's real tokens.
 
     Args:
-        x: activations, shape (T, D), any floating dtype.
+        x: K activations of the same width, such as several layers' or taps', shape (K, T, D), any floating dtype.
         segments: which token belongs to which prompt.
         bins: where to count magnitudes.
         careful: leave out non-finite values and compute in float64. Without it they show as non-finite moments.
@@ -139,15 +141,15 @@ def reduce_tokens(x: Tensor, segments: Segments, bins: Bins, *, careful: bool = 
 
 
 def _reduce(x: Tensor, segments: Segments, bins: Bins) -> TokenSums:
-    mean = x.mean(dim=1, keepdim=True)
+    mean = x.mean(dim=2, keepdim=True)
     pooled = segments.sum(x).double() / segments.lengths.unsqueeze(1)
-    pooled -= pooled.mean(dim=1, keepdim=True)
+    pooled -= pooled.mean(dim=2, keepdim=True)
     return TokenSums(
-        width=x.shape[1],
-        count=x.new_full((x.shape[0],), x.shape[1]),
-        mean=mean.squeeze(1),
-        m2=torch.linalg.vector_norm(x - mean, dim=1).square(),
-        pooled_variance=pooled.square().sum(dim=1) / (x.shape[1] - 1),
+        width=x.shape[2],
+        count=x.new_full(x.shape[:2], x.shape[2]),
+        mean=mean.squeeze(2),
+        m2=torch.linalg.vector_norm(x - mean, dim=2).square(),
+        pooled_variance=pooled.square().sum(dim=2) / (x.shape[2] - 1),
         fine=bins.count(x, segments),
     )
 
@@ -157,23 +159,23 @@ def _reduce_carefully(x: Tensor, segments: Segments, bins: Bins) -> TokenSums:
     x = torch.where(finite, x, 0.0)
     fine = bins.count(x, segments)
     # What is not finite was counted as zero.
-    fine[:, 0] -= segments.sum((~finite).sum(dim=1))
+    fine[:, :, 0] -= segments.sum((~finite).sum(dim=2))
     wide = x.double()
-    count = finite.double().sum(dim=1)
-    mean = wide.sum(dim=1) / count.clamp(min=1)
-    deviation = torch.where(finite, wide - mean.unsqueeze(1), 0.0)
+    count = finite.double().sum(dim=2)
+    mean = wide.sum(dim=2) / count.clamp(min=1)
+    deviation = torch.where(finite, wide - mean.unsqueeze(2), 0.0)
     known = segments.sum(finite.double())
     pooled = segments.sum(wide) / known
     # A unit that was never finite has no mean, and a prompt with fewer than two units no variance.
     has_mean = known > 0
-    units = has_mean.sum(dim=1)
-    centre = torch.where(has_mean, pooled, 0.0).sum(dim=1) / units
-    spread = torch.where(has_mean, pooled - centre.unsqueeze(1), 0.0).square().sum(dim=1)
+    units = has_mean.sum(dim=2)
+    centre = torch.where(has_mean, pooled, 0.0).sum(dim=2) / units
+    spread = torch.where(has_mean, pooled - centre.unsqueeze(2), 0.0).square().sum(dim=2)
     return TokenSums(
-        width=x.shape[1],
+        width=x.shape[2],
         count=count,
         mean=mean,
-        m2=deviation.square().sum(dim=1),
+        m2=deviation.square().sum(dim=2),
         pooled_variance=torch.where(units > 1, spread / (units - 1).clamp(min=1), torch.nan),
         fine=fine,
     )
@@ -185,27 +187,27 @@ def merge_tokens(parts: Sequence[TokenSums], segments: Segments, bins: Bins) -> 
     Moments are centred on each token's own mean before they are merged, so a large common offset costs no precision.
 
     Args:
-        parts: P reductions of the same batch.
+        parts: reductions of the same batch, P activations in all.
         segments: which token belongs to which prompt.
         bins: where magnitudes were counted.
 
     Returns:
-        Packed rows, shape (B, P, columns of `Layout`), float64.
+        Packed rows, shape (B, P, columns of `Layout`), float64; the P in order of the parts.
 
     Source: Chan, Golub and LeVeque, 1979, for the merging of moments.
     """
-    count, token_mean, token_m2 = (
-        torch.stack([getattr(part, name) for part in parts], dim=1).double() for name in ("count", "mean", "m2")
+    count, token_mean, token_m2, pooled = (
+        torch.cat([getattr(part, name) for part in parts]).double()
+        for name in ("count", "mean", "m2", "pooled_variance")
     )
     total = segments.sum(count)
     mean = segments.sum(count * token_mean) / total.clamp(min=1)
     m2 = segments.sum(token_m2 + count * (token_mean - segments.spread(mean)).square())
-    pooled = torch.stack([part.pooled_variance.double() for part in parts], dim=1)
-    counts, below = bins.split(torch.stack([part.fine for part in parts], dim=1))
-    widths = torch.tensor([part.width for part in parts], device=total.device)
-    nonfinite = segments.lengths.unsqueeze(1) * widths - total
+    counts, below = bins.split(torch.cat([part.fine for part in parts]))
+    widths = torch.tensor([part.width for part in parts for _ in part.count], device=total.device)
+    nonfinite = widths.unsqueeze(1) * segments.lengths - total
     moments = torch.stack([mean, m2, pooled], dim=2)
-    return torch.cat([moments, counts.double(), nonfinite.unsqueeze(2), below.double()], dim=2)
+    return torch.cat([moments, counts.double(), nonfinite.unsqueeze(2), below.double()], dim=2).transpose(0, 1)
 
 
 def token_cosine(a: Tensor, b: Tensor, norm_a: Tensor, norm_b: Tensor) -> Tensor:

@@ -43,14 +43,14 @@ class Segments:
         return flat.index_select(0, self.positions) if self.padded else flat
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum token values over each prompt: (T, ...) becomes (B, ...), in an order that is always the same."""
+        """Sum token values over each prompt: (K, T, ...) becomes (K, B, ...), in an order that is always the same."""
+        kinds, rest = values.shape[0], values.shape[2:]
         if values.device.type == "cpu":
-            return values.new_zeros(self.batch[0], *values.shape[1:]).index_add_(0, self.rows, values)
+            return values.new_zeros(kinds, self.batch[0], *rest).index_add_(1, self.rows, values)
         # On a GPU index_add_ adds in no fixed order, so the sum runs over the padded batch.
-        spread = values.new_zeros(self.batch[0] * self.batch[1], *values.shape[1:])
-        spread.index_copy_(0, self.positions, values)
-        return spread.view(*self.batch, *values.shape[1:]).sum(dim=1)
+        spread = values.new_zeros(kinds, self.batch[0] * self.batch[1], *rest).index_copy_(1, self.positions, values)
+        return spread.view(kinds, *self.batch, *rest).sum(dim=2)
 
     def spread(self, per_prompt: Tensor) -> Tensor:
-        """Repeat prompt values for each of the prompt's tokens: (B, ...) becomes (T, ...)."""
-        return per_prompt.index_select(0, self.rows)
+        """Repeat prompt values for each of the prompt's tokens: (K, B) becomes (K, T)."""
+        return per_prompt.index_select(1, self.rows)
