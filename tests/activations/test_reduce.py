@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratoscope.activations import bucket, reduce
-from stratoscope.activations.reduce import Bins, Layout, merge_tokens, reduce_tokens
+from stratoscope.activations.reduce import Bins, Layout, TokenSums, merge_tokens, reduce_tokens
 from stratoscope.activations.segments import Segments
 from stratoscope.statistics.histogram import NUM_BINS, bin_of
 
@@ -15,7 +15,9 @@ ONE_PROMPT = Segments.from_mask(torch.ones(1, 8, dtype=torch.long))
 
 def packed(x: torch.Tensor, bins: Bins, *, careful: bool = False) -> torch.Tensor:
     """The packed row of one prompt."""
-    return merge_tokens([reduce_tokens(x[None], ONE_PROMPT, bins, careful=careful)], ONE_PROMPT, bins)[:, 0]
+    sums = TokenSums.empty(1, ONE_PROMPT, bins)
+    sums.put([0], reduce_tokens(x[None], ONE_PROMPT, bins, careful=careful))
+    return merge_tokens(sums, ONE_PROMPT, bins)[:, 0]
 
 
 special = st.sampled_from([0.0, -0.0, 1e-45, 0.01, 1.0, 2.0**-40, 2.0**24, 3e38, float("inf"), float("nan")])

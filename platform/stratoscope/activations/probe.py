@@ -20,7 +20,7 @@ from stratoscope.models import LoadedModel
 from stratoscope.statistics import Statistics
 
 REDUCED_TOGETHER = 2048
-"""Tokens, over layers and taps, that are reduced at a time: few are lost to the cost of each operation, many to caches."""
+"""Tokens, over layers and taps, reduced at a time: few would be lost to the cost of operations, many to caches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +39,12 @@ class _Pass:
 
     segments: Segments
     careful: bool
-    waiting: dict[int, list[tuple[int, Tap, Tensor]]] = field(default_factory=dict)
-    """Activations to reduce, by their width; those of several layers are reduced together."""
-    places: list[tuple[int, Tap]] = field(default_factory=list)
-    """Layer and tap of each activation that was reduced, in order."""
-    sums: list[TokenSums] = field(default_factory=list)
-    cosine: list[Tensor] = field(default_factory=list)
+    sums: TokenSums
+    """Of every layer and tap, layer by layer."""
+    cosine: Tensor
+    """Between each layer's input and output by token, shape (layers, T)."""
+    waiting: dict[int, list[tuple[int, Tensor]]] = field(default_factory=dict)
+    """Activations to reduce and their place among the sums, by width; those of several layers are reduced together."""
     last_tokens: list[Tensor] = field(default_factory=list)
     source: Tensor | None = None
     """The tensor of which `entering` holds the real tokens: a block's output is the next block's input."""
@@ -119,18 +119,22 @@ class Probe:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         device = self.model.device
         ids, mask = input_ids.to(device), attention_mask.to(device)
-        self._pass = gathered = _Pass(Segments.from_mask(mask), careful)
+        self._pass = gathered = self._begin(Segments.from_mask(mask), careful)
         try:
             run_backbone(self.model, ids, mask)
             for width in list(gathered.waiting):
                 self._reduce_waiting(width)
-            order = sorted(range(len(gathered.places)), key=lambda i: self._place(*gathered.places[i]))
-            rows = merge_tokens(gathered.sums, gathered.segments, self._bins)[:, order]
-            cosine = _mean_of_known(torch.stack(gathered.cosine).double(), gathered.segments)
+            rows = merge_tokens(gathered.sums, gathered.segments, self._bins)
+            cosine = _mean_of_known(gathered.cosine, gathered.segments)
             spans = _span_cosine(gathered.last_tokens, self.spans, len(cosine))
         finally:
             self._pass = None
         return self._transfer(rows, cosine, spans)
+
+    def _begin(self, segments: Segments, careful: bool) -> _Pass:
+        num_layers = len(self.model.anatomy)
+        sums = TokenSums.empty(num_layers * len(self.taps), segments, self._bins)
+        return _Pass(segments, careful, sums, sums.mean.new_empty(num_layers, len(segments.rows)))
 
     def _transfer(self, rows: Tensor, cosine: Tensor, spans: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         num_prompts, num_layers = cosine.shape
@@ -156,7 +160,7 @@ class Probe:
         after, norm_after = gathered.entering, gathered.entering_norm
         assert after is not None
         assert norm_after is not None
-        gathered.cosine.append(token_cosine(before, after, norm_before, norm_after))
+        gathered.cosine[layer] = token_cosine(before, after, norm_before, norm_after)
         if Tap.BLOCK in self.taps:
             self._reduce(layer, Tap.BLOCK, after)
         if Tap.UPDATE in self.taps:
@@ -170,19 +174,16 @@ class Probe:
     def _reduce(self, layer: int, tap: Tap, x: Tensor) -> None:
         """Reduce the activations of a tap, (T, D), as soon as enough wait to make it worth its while."""
         waiting = self._gathering().waiting.setdefault(x.shape[1], [])
-        waiting.append((layer, tap, x))
+        waiting.append((layer * len(self.taps) + self.taps.index(tap), x))
         if len(waiting) * x.shape[0] >= REDUCED_TOGETHER:
             self._reduce_waiting(x.shape[1])
 
     def _reduce_waiting(self, width: int) -> None:
         gathered = self._gathering()
-        waiting = gathered.waiting.pop(width)
-        x = torch.stack([x for _, _, x in waiting])
-        gathered.places += [(layer, tap) for layer, tap, _ in waiting]
-        gathered.sums.append(reduce_tokens(x, gathered.segments, self._bins, careful=gathered.careful))
-
-    def _place(self, layer: int, tap: Tap) -> tuple[int, int]:
-        return layer, self.taps.index(tap)
+        places, activations = zip(*gathered.waiting.pop(width), strict=True)
+        x = torch.stack(activations) if len(activations) > 1 else activations[0].unsqueeze(0)
+        sums = reduce_tokens(x, gathered.segments, self._bins, careful=gathered.careful)
+        gathered.sums.put(places, sums)
 
     def _stand_at(self, hidden: Tensor) -> None:
         """Remember the residual stream at this point: its real tokens in float, and their norms."""

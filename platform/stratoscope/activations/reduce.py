@@ -6,7 +6,7 @@ layers and taps (`merge_tokens`), into one float64 row per prompt (`Layout`), in
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -113,8 +113,8 @@ class Layout:
 class TokenSums:
     """What is taken from K activations of the same T tokens, of B prompts, while they are at hand."""
 
-    width: int
-    """Activations of a token."""
+    width: Tensor
+    """Activations of a token, shape (K,)."""
     count: Tensor
     """Finite activations of each token, shape (K, T)."""
     mean: Tensor
@@ -125,6 +125,30 @@ class TokenSums:
     """Variance over the width of each prompt's token-mean vector, shape (K, B)."""
     fine: Tensor
     """Counts of magnitudes by fine bin, shape (K, B, num_fine)."""
+
+    @classmethod
+    def empty(cls, kinds: int, segments: Segments, bins: Bins) -> "TokenSums":
+        """Make room for all activations of a pass, in float64.
+
+        Small results that stay, made between large ones that go, would keep the allocator from reusing the latter.
+        """
+        num_tokens, num_prompts, device = len(segments.rows), segments.batch[0], segments.rows.device
+        per_token = torch.empty(3, kinds, num_tokens, dtype=torch.float64, device=device)
+        return cls(
+            width=torch.empty(kinds, dtype=torch.int64, device=device),
+            count=per_token[0],
+            mean=per_token[1],
+            m2=per_token[2],
+            pooled_variance=torch.empty(kinds, num_prompts, dtype=torch.float64, device=device),
+            fine=torch.empty(kinds, num_prompts, bins.num_fine, dtype=torch.int64, device=device),
+        )
+
+    def put(self, places: Sequence[int], part: "TokenSums") -> None:
+        """Keep the reductions of some activations at their places."""
+        chosen = list(places)
+        for field in fields(self):
+            kept = getattr(self, field.name)
+            kept[chosen] = getattr(part, field.name).to(kept.dtype)
 
 
 def reduce_tokens(x: Tensor, segments: Segments, bins: Bins, *, careful: bool = False) -> TokenSums:
@@ -145,7 +169,7 @@ def _reduce(x: Tensor, segments: Segments, bins: Bins) -> TokenSums:
     pooled = segments.sum(x).double() / segments.lengths.unsqueeze(1)
     pooled -= pooled.mean(dim=2, keepdim=True)
     return TokenSums(
-        width=x.shape[2],
+        width=segments.lengths.new_full(x.shape[:1], x.shape[2]),
         count=x.new_full(x.shape[:2], x.shape[2]),
         mean=mean.squeeze(2),
         m2=torch.linalg.vector_norm(x - mean, dim=2).square(),
@@ -172,7 +196,7 @@ def _reduce_carefully(x: Tensor, segments: Segments, bins: Bins) -> TokenSums:
     centre = torch.where(has_mean, pooled, 0.0).sum(dim=2) / units
     spread = torch.where(has_mean, pooled - centre.unsqueeze(2), 0.0).square().sum(dim=2)
     return TokenSums(
-        width=x.shape[2],
+        width=segments.lengths.new_full(x.shape[:1], x.shape[2]),
         count=count,
         mean=mean,
         m2=deviation.square().sum(dim=2),
@@ -181,32 +205,27 @@ def _reduce_carefully(x: Tensor, segments: Segments, bins: Bins) -> TokenSums:
     )
 
 
-def merge_tokens(parts: Sequence[TokenSums], segments: Segments, bins: Bins) -> Tensor:
+def merge_tokens(sums: TokenSums, segments: Segments, bins: Bins) -> Tensor:
     """Merge tokens to prompts, for all layers and taps at once, in float64.
 
     Moments are centred on each token's own mean before they are merged, so a large common offset costs no precision.
 
     Args:
-        parts: reductions of the same batch, P activations in all.
+        sums: reductions of K activations of the batch, in float64.
         segments: which token belongs to which prompt.
         bins: where magnitudes were counted.
 
     Returns:
-        Packed rows, shape (B, P, columns of `Layout`), float64; the P in order of the parts.
+        Packed rows, shape (B, K, columns of `Layout`), float64.
 
     Source: Chan, Golub and LeVeque, 1979, for the merging of moments.
     """
-    count, token_mean, token_m2, pooled = (
-        torch.cat([getattr(part, name) for part in parts]).double()
-        for name in ("count", "mean", "m2", "pooled_variance")
-    )
-    total = segments.sum(count)
-    mean = segments.sum(count * token_mean) / total.clamp(min=1)
-    m2 = segments.sum(token_m2 + count * (token_mean - segments.spread(mean)).square())
-    counts, below = bins.split(torch.cat([part.fine for part in parts]))
-    widths = torch.tensor([part.width for part in parts for _ in part.count], device=total.device)
-    nonfinite = widths.unsqueeze(1) * segments.lengths - total
-    moments = torch.stack([mean, m2, pooled], dim=2)
+    total = segments.sum(sums.count)
+    mean = segments.sum(sums.count * sums.mean) / total.clamp(min=1)
+    m2 = segments.sum(sums.m2 + sums.count * (sums.mean - segments.spread(mean)).square())
+    counts, below = bins.split(sums.fine)
+    nonfinite = sums.width.unsqueeze(1) * segments.lengths - total
+    moments = torch.stack([mean, m2, sums.pooled_variance], dim=2)
     return torch.cat([moments, counts.double(), nonfinite.unsqueeze(2), below.double()], dim=2).transpose(0, 1)
 
 
