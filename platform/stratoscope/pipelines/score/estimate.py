@@ -10,7 +10,7 @@ from stratoscope.models import ModelFacts, ModelSource, dtype_name, encode, load
 from stratoscope.pipelines.score.config import ScoreConfig
 
 SAMPLE = 256
-BYTES_PER_ROW = 250
+BYTES_PER_ROW = 187
 """Of prompt_stats on disk, as measured on SmolLM2 and SciQ (docs/benchmarks.md)."""
 PROCESS_BYTES = 700e6
 """Of a worker before it holds a model: Python, torch and transformers."""
