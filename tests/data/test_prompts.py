@@ -1,4 +1,6 @@
+import hashlib
 import json
+import random
 from pathlib import Path
 
 import pyarrow as pa
@@ -6,7 +8,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from stratoscope.data import KNOWN_SETS, PromptSource, load_prompts, row_id
+from stratoscope.data import KNOWN_SETS, Prompt, PromptSource, load_prompts, order_prompts, row_id
 from stratoscope.errors import InputError
 
 ROWS = [{"question": f"what is {i}", "topic": "odd" if i % 2 else "even", "n": i} for i in range(20)]
@@ -29,7 +31,7 @@ def test_every_kind_of_file_gives_the_same_prompts(tmp_path: Path, kind: str) ->
     expected = load_prompts(PromptSource(str(write(tmp_path / "a.jsonl", ROWS)), "{{ question }}?"), None, 0)
     got = load_prompts(PromptSource(str(write(tmp_path / f"b{kind}", ROWS)), "{{ question }}?"), None, 0)
     assert [(p.prompt_id, p.text) for p in got.prompts] == [(p.prompt_id, p.text) for p in expected.prompts]
-    assert got.num_read == 20
+    assert got.ordered.num_read == 20
 
 
 def test_empty_and_duplicate_prompts_are_counted_and_the_limit_comes_after(tmp_path: Path) -> None:
@@ -37,10 +39,10 @@ def test_empty_and_duplicate_prompts_are_counted_and_the_limit_comes_after(tmp_p
     path = tmp_path / "lines.txt"
     path.write_text("\n".join(texts) + "\n")
     everything = load_prompts(PromptSource(str(path)), None, 0)
-    assert (everything.num_read, everything.num_empty, everything.num_duplicates) == (8, 2, 2)
+    assert (everything.ordered.num_read, everything.ordered.num_empty, everything.ordered.num_duplicates) == (8, 2, 2)
     assert sorted(p.text for p in everything.prompts) == ["four", "one", "three", "two"]
     for limit in (1, 2, 3):
-        assert load_prompts(PromptSource(str(path)), limit, 0).prompts == everything.prompts[:limit]
+        assert list(load_prompts(PromptSource(str(path)), limit, 0).prompts) == list(everything.prompts)[:limit]
 
 
 def test_order_is_seeded_and_does_not_depend_on_the_file(tmp_path: Path) -> None:
@@ -50,14 +52,14 @@ def test_order_is_seeded_and_does_not_depend_on_the_file(tmp_path: Path) -> None
     other = load_prompts(PromptSource(str(tmp_path / "a.jsonl")), None, 1)
     assert [p.prompt_id for p in other.prompts] != [p.prompt_id for p in first.prompts]
     assert {p.prompt_id for p in other.prompts} == {p.prompt_id for p in first.prompts}
-    assert other.fingerprint != first.fingerprint
+    assert other.ordered.fingerprint != first.ordered.fingerprint
 
 
 def test_an_id_is_of_the_row_not_of_its_rendering(tmp_path: Path) -> None:
     path = str(write(tmp_path / "a.jsonl", ROWS))
     plain, asked = (load_prompts(PromptSource(path, t), None, 0) for t in ("{{ question }}", "Q: {{ question }}"))
     assert [p.prompt_id for p in plain.prompts] == [p.prompt_id for p in asked.prompts]
-    assert plain.prompts[0].prompt_id in {row_id(row) for row in ROWS}
+    assert next(plain.prompts).prompt_id in {row_id(row) for row in ROWS}
     assert row_id({"a": 1, "b": 2}) == row_id({"b": 2, "a": 1}) == "ec55c9ec4b598e6f"
 
 
@@ -65,16 +67,16 @@ def test_groups_and_folders(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", ROWS[:10])
     write(tmp_path / "b.parquet", ROWS[10:])
     got = load_prompts(PromptSource(str(tmp_path), group="topic"), None, 0)
-    assert len(got.prompts) == 20
+    assert len(got) == 20
     assert {p.group for p in got.prompts} == {"odd", "even"}
 
 
 @pytest.mark.parametrize("name", sorted(KNOWN_SETS))
 def test_known_sets_are_read_and_rendered(name: str) -> None:
     got = load_prompts(PromptSource(name), 5, 0)
-    assert len(got.prompts) == 5
+    assert len(got) == 5
     assert all(p.text.endswith("Answer:") and p.group == name for p in got.prompts)
-    assert got.num_read >= 800
+    assert got.ordered.num_read >= 800
 
 
 @pytest.mark.parametrize(
@@ -108,3 +110,17 @@ def test_a_template_cannot_reach_the_machine(tmp_path: Path) -> None:
     path = str(write(tmp_path / "rows.jsonl", ROWS))
     with pytest.raises(InputError, match="does not fit"):
         load_prompts(PromptSource(path, "{{ question.__class__.__mro__ }}"), None, 0)
+
+
+def test_order_and_duplicates_are_those_of_a_plain_sort() -> None:
+    generator = random.Random(0)
+    given = [Prompt(f"{i:04x}", "ab"[i % 2], f"text {generator.randrange(600)}") for i in range(1000)]
+    by_digest = sorted(
+        given, key=lambda p: hashlib.blake2b(f"5:{p.prompt_id}".encode(), digest_size=16).digest()
+    )
+    first_of_text: dict[str, Prompt] = {}
+    for prompt in by_digest:
+        first_of_text.setdefault(prompt.text, prompt)
+    got = order_prompts(given, None, 5)
+    assert [Prompt(**row) for row in got.table.to_pylist()] == list(first_of_text.values())
+    assert got.num_duplicates == 1000 - len(first_of_text)

@@ -9,12 +9,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
 from stratoscope.data.files import read_files
 from stratoscope.data.known import KNOWN_SETS, read_known
-from stratoscope.digest import digest
+from stratoscope.data.order import OrderedPrompts, Prompt, order_prompts
 from stratoscope.errors import InputError, first_line, suggest
 from stratoscope.hub import hub_commit
 
@@ -40,36 +41,31 @@ class PromptSource:
     """Column whose value names a prompt's group; None puts all prompts into one group, named for the source."""
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A rendered prompt. The id is a digest of the row it was made of, whatever template rendered it."""
-
-    prompt_id: str
-    group: str
-    text: str
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PromptSet:
-    """The prompts that were kept, in order, and what became of the others."""
+    """The prompts that were kept, in order, and the template that rendered them."""
 
-    prompts: tuple[Prompt, ...]
+    ordered: OrderedPrompts
     template: str
-    num_read: int
-    num_empty: int
-    num_duplicates: int
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
 
     @property
-    def fingerprint(self) -> str:
-        """Digest of the kept prompts, their order included."""
-        return digest({"prompts": [[p.prompt_id, p.group, p.text] for p in self.prompts]})
+    def table(self) -> pa.Table:
+        """Columns prompt_id, group and text."""
+        return self.ordered.table
+
+    @property
+    def prompts(self) -> Iterator[Prompt]:
+        """The prompts one by one."""
+        for batch in self.table.to_batches():
+            for row in batch.to_pylist():
+                yield Prompt(**row)
 
 
 def load_prompts(source: PromptSource, limit: int | None, seed: int) -> PromptSet:
-    """Read, render and order prompts.
-
-    The order is by a seeded digest of the ids, so it does not depend on the order of files or rows, and a smaller limit
-    keeps a beginning of what a larger one keeps. Of equal texts the first in that order stays.
+    """Read, render and order prompts (see `order_prompts`).
 
     Args:
         source: where the prompts are.
@@ -84,20 +80,10 @@ def load_prompts(source: PromptSource, limit: int | None, seed: int) -> PromptSe
     if first is None:
         raise InputError(f"prompts.source {source.source!r} holds no rows")
     template = source.template or _usual_template(source, first)
-    rendered = _render_all(chain([first], rows), template, source)
-    read = empty = 0
-    kept: list[tuple[bytes, Prompt]] = []
-    for prompt in rendered:
-        read += 1
-        if prompt.text.strip():
-            kept.append((_position(seed, prompt.prompt_id), prompt))
-        else:
-            empty += 1
-    kept.sort(key=lambda pair: pair[0])
-    distinct = list({prompt.text: prompt for _, prompt in reversed(kept)}.values())[::-1]
-    if not distinct:
-        raise InputError(f"prompts.source {source.source!r}: all {read} prompts are empty after rendering")
-    return PromptSet(tuple(distinct[:limit]), template, read, empty, len(kept) - len(distinct))
+    ordered = order_prompts(_render_all(chain([first], rows), template, source), limit, seed)
+    if not len(ordered.table):
+        raise InputError(f"prompts.source {source.source!r}: all {ordered.num_read} prompts are empty after rendering")
+    return PromptSet(ordered, template)
 
 
 def read_rows(source: PromptSource) -> Iterator[dict[str, Any]]:
@@ -175,6 +161,3 @@ def row_id(row: dict[str, Any]) -> str:
     text = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
-
-def _position(seed: int, prompt_id: str) -> bytes:
-    return hashlib.blake2b(f"{seed}:{prompt_id}".encode(), digest_size=16).digest()

@@ -1,0 +1,114 @@
+"""Putting any number of prompts into their order without holding them in memory."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+BATCH = 10_000
+MEMORY_LIMIT = "512MB"
+"""What ordering may hold; the rest is spilled to a temporary folder."""
+
+PROMPTS = pa.schema([("prompt_id", pa.string()), ("group", pa.string()), ("text", pa.string())])
+_POSITIONED = PROMPTS.append(pa.field("position", pa.uint64()))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered prompt. The id is a digest of the row it was made of, whatever template rendered it."""
+
+    prompt_id: str
+    group: str
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class OrderedPrompts:
+    """Distinct prompts in their order, and what became of the others."""
+
+    table: pa.Table
+    """Columns of `PROMPTS`, mapped from a file that is gone from its folder: its pages come and go as they are used."""
+    fingerprint: str
+    """Digest of all of them, their order included."""
+    num_read: int
+    num_empty: int
+    num_duplicates: int
+
+
+def order_prompts(prompts: Iterable[Prompt], limit: int | None, seed: int) -> OrderedPrompts:
+    """Drop empty and duplicate prompts and order the rest by a seeded digest of their ids.
+
+    The order does not depend on how the prompts come, and a smaller limit keeps a beginning of what a larger one keeps.
+    Of equal texts the first in that order stays. Memory is bounded, whatever their number.
+
+    Args:
+        prompts: the prompts, each of them once.
+        limit: most prompts to keep; None keeps all.
+        seed: of the order.
+    """
+    import duckdb
+
+    with tempfile.TemporaryDirectory(prefix="stratoscope-") as folder:
+        options = {"memory_limit": MEMORY_LIMIT, "temp_directory": folder, "threads": 2}
+        with duckdb.connect(config=options) as database:  # type: ignore[arg-type]
+            num_read, num_kept = _fill(database, prompts, seed)
+            database.execute(
+                'CREATE TABLE kept AS SELECT prompt_id, "group", text, position FROM rendered '
+                "QUALIFY row_number() OVER (PARTITION BY text ORDER BY position, prompt_id) = 1"
+            )
+            database.execute("DROP TABLE rendered")
+            num_distinct = database.table("kept").shape[0]
+            chosen = 'SELECT prompt_id, "group", text FROM kept ORDER BY position, prompt_id'
+            ordered = database.sql(chosen if limit is None else f"{chosen} LIMIT {limit:d}")
+            table, fingerprint = _spool(ordered.to_arrow_reader(BATCH), Path(folder) / "prompts.arrow")
+    return OrderedPrompts(table, fingerprint, num_read, num_read - num_kept, num_kept - num_distinct)
+
+
+def _fill(database: "DuckDBPyConnection", prompts: Iterable[Prompt], seed: int) -> tuple[int, int]:
+    """Put all prompts with some text into the table `rendered`; return how many there were, and how many it holds."""
+    database.execute('CREATE TABLE rendered (prompt_id VARCHAR, "group" VARCHAR, text VARCHAR, position UBIGINT)')
+    num_read = num_kept = 0
+    remaining = iter(prompts)
+    while batch := list(islice(remaining, BATCH)):
+        kept = [p for p in batch if p.text.strip()]
+        num_read, num_kept = num_read + len(batch), num_kept + len(kept)
+        columns = [
+            [p.prompt_id for p in kept],
+            [p.group for p in kept],
+            [p.text for p in kept],
+            [_position(seed, p.prompt_id) for p in kept],
+        ]
+        arrays = [pa.array(c, f.type) for c, f in zip(columns, _POSITIONED, strict=True)]
+        database.register("batch", pa.Table.from_arrays(arrays, schema=_POSITIONED))
+        database.execute("INSERT INTO rendered SELECT * FROM batch")
+        database.unregister("batch")
+    return num_read, num_kept
+
+
+def _position(seed: int, prompt_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{prompt_id}".encode(), digest_size=16).digest()[:8], "big")
+
+
+def _spool(batches: Iterable[pa.RecordBatch], path: Path) -> tuple[pa.Table, str]:
+    """Write batches to a file and return them as mapped from it, with their digest."""
+    fingerprint = hashlib.blake2b(digest_size=16)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, PROMPTS) as writer:
+        for batch in batches:
+            for row in _rows(batch):
+                fingerprint.update(json.dumps(row, ensure_ascii=False).encode())
+            writer.write_batch(batch.cast(PROMPTS))
+    with pa.memory_map(str(path)) as mapped:
+        return pa.ipc.open_file(mapped).read_all(), fingerprint.hexdigest()
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[tuple[str, ...]]:
+    return zip(*(column.to_pylist() for column in batch.columns), strict=True)
