@@ -1,4 +1,4 @@
-"""The one error that every floor of the package may raise: input that a user can mend."""
+"""The errors that every floor of the package may raise, each with a message for the user."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -9,6 +9,10 @@ class InputError(ValueError):
 
     A job that ends with it exits 2 and prints the message alone, without a traceback.
     """
+
+
+class RunError(RuntimeError):
+    """A run failed in a way that its message says whole: no cause has to be looked for behind it."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -115,9 +115,7 @@ def test_a_template_cannot_reach_the_machine(tmp_path: Path) -> None:
 def test_order_and_duplicates_are_those_of_a_plain_sort() -> None:
     generator = random.Random(0)
     given = [Prompt(f"{i:04x}", "ab"[i % 2], f"text {generator.randrange(600)}") for i in range(1000)]
-    by_digest = sorted(
-        given, key=lambda p: hashlib.blake2b(f"5:{p.prompt_id}".encode(), digest_size=16).digest()
-    )
+    by_digest = sorted(given, key=lambda p: hashlib.blake2b(f"5:{p.prompt_id}".encode(), digest_size=16).digest())
     first_of_text: dict[str, Prompt] = {}
     for prompt in by_digest:
         first_of_text.setdefault(prompt.text, prompt)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from stratoscope.execution import ActorPool, Meter, plan_pool, progress, run_shards
+from stratoscope.execution import ActorPool, Attempt, Meter, plan_pool, progress, run_shards
 from stratoscope.results import ShardResult
 
 
@@ -17,17 +17,19 @@ class Doubler:
     def __init__(self, offset: int) -> None:
         self.offset = offset
 
-    def __call__(self, shard: dict[str, Any]) -> ShardResult:
+    def __call__(self, shard: dict[str, Any], attempt: Attempt) -> ShardResult:
         if shard["numbers"] == [13]:
             raise ValueError("thirteen")
         doubled = bytes(self.offset + 2 * n for n in shard["numbers"])
         return ShardResult(
-            shard["shard"], {"doubled": doubled}, {"pid": os.getpid(), "threads": int(os.environ["OMP_NUM_THREADS"])}
+            shard["shard"],
+            {"doubled": doubled},
+            {"pid": os.getpid(), "attempts": attempt.number, "threads": int(os.environ["OMP_NUM_THREADS"])},
         )
 
 
-def shards(numbers: list[list[int]]) -> pa.Table:
-    return pa.table({"shard": list(range(len(numbers))), "numbers": numbers})
+def shards(numbers: list[list[int]]) -> list[pa.Table]:
+    return [pa.table({"shard": [i], "numbers": [row]}) for i, row in enumerate(numbers)]
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -35,7 +37,7 @@ def shards(numbers: list[list[int]]) -> pa.Table:
 def test_every_shard_is_run_once(actors: int) -> None:
     numbers = [[i, i + 1] for i in range(12)]
     pool = ActorPool(actors, actors, actors, num_cpus=1, num_gpus=0)
-    results = list(run_shards(shards(numbers), partial(Doubler, 1), pool, "Doubler"))
+    results = list(run_shards(shards(numbers), len(numbers), partial(Doubler, 1), pool, "Doubler"))
     assert sorted(r.shard for r in results) == list(range(12))
     assert all(list(r.files["doubled"]) == [1 + 2 * n for n in numbers[r.shard]] for r in results)
     assert len({r.counts["pid"] for r in results}) <= actors
@@ -46,7 +48,7 @@ def test_every_shard_is_run_once(actors: int) -> None:
 def test_a_bug_in_a_worker_ends_the_run_with_its_message() -> None:
     pool = ActorPool(1, 1, 1, num_cpus=1, num_gpus=0)
     with pytest.raises(Exception, match="thirteen"):
-        list(run_shards(shards([[1], [13]]), partial(Doubler, 0), pool, "Doubler"))
+        list(run_shards(shards([[1], [13]]), 2, partial(Doubler, 0), pool, "Doubler"))
 
 
 @pytest.mark.parametrize(

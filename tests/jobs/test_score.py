@@ -15,7 +15,7 @@ from stratoscope.pipelines.config import validate
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob, tables
 from stratoscope.pipelines.score.run import score_groups
 from stratoscope.pipelines.score.worker import ScoreWorker, WorkerSettings
-from stratoscope.results import Manifest, ShardResult, ShardStore, Storage, from_parquet
+from stratoscope.results import Manifest, ShardResult, ShardStore, Storage, from_parquet, write_table
 from stratoscope.statistics import spearman
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -59,6 +59,12 @@ def settings_of(config: ScoreConfig) -> tuple[ScoreJob, WorkerSettings]:
     return job, job._worker_settings(ActorPool(1, 1, 1, 1, 0))
 
 
+def shards_of(job: ScoreJob, *chosen: int) -> list[dict]:
+    """Some shards of a prepared job, or all of them, as an actor gets them."""
+    numbers = chosen or range(job.layout.num_shards)
+    return [row for table in job.layout.shards(job.prompts.table, numbers) for row in table.to_pylist()]
+
+
 def test_tables_have_their_columns_and_rows(run: stratoscope.ScoreRun) -> None:
     expected = {
         "prompt_stats": (tables.PROMPT_STATS, 40 * 4 * 5),
@@ -90,15 +96,19 @@ def test_the_manifest_tells_the_run(run: stratoscope.ScoreRun) -> None:
     assert "shards" not in names
 
 
-def test_scores_equal_those_of_a_plain_loop_to_the_bit(run: stratoscope.ScoreRun, fields: Fields) -> None:
+def test_scores_equal_those_of_a_plain_loop_to_the_bit(
+    run: stratoscope.ScoreRun, fields: Fields, tmp_path: Path
+) -> None:
     job, settings = settings_of(validate(ScoreConfig, fields(run_id="plain")))
     worker = ScoreWorker(settings)
-    results = [worker(shard) for shard in job._shards(range(5)).to_pylist()]
-    stats = pa.concat_tables([from_parquet(r.files["prompt_stats"]) for r in results])
-    assert stats.equals(run.table("prompt_stats"))
-    spans = pa.concat_tables([from_parquet(r.files["span_stats"]) for r in results])
-    layers = from_parquet(results[0].files["layers"])
-    scorings = score_groups(stats, spans, layers, run.manifest.facts, job.config)
+    results = [worker(shard) for shard in shards_of(job)]
+    plain = Storage(str(tmp_path))
+    for name in ("prompt_stats", "span_stats"):
+        table = pa.concat_tables([from_parquet(r.files[name]) for r in results])
+        assert table.equals(run.table(name))
+        write_table(plain, name, table)
+    write_table(plain, "layers", from_parquet(results[0].files["layers"]))
+    scorings = score_groups(plain, run.manifest.facts["epsilons"], job.config, by_shard=False)
     rows = [row for group, scoring in scorings for row in tables.score_rows(scoring, group)]
     assert rows == [tuple(row.values()) for row in run.layer_scores.to_pylist()]
 
@@ -112,9 +122,9 @@ def test_another_number_of_actors_changes_nothing(run: stratoscope.ScoreRun, fie
 def test_another_batch_size_changes_rounding_alone(run: stratoscope.ScoreRun, fields: Fields) -> None:
     other = stratoscope.score(**fields(run_id="small", batching={"shard_size": 7, "max_tokens": 24}))
     for tap in TAPS:
-        a, ids, _ = tables.statistics_of_tap(run.table("prompt_stats"), tap, (0.01, 0.5))
-        b, same_ids, _ = tables.statistics_of_tap(other.table("prompt_stats"), tap, (0.01, 0.5))
-        assert ids == same_ids
+        a, first = tables.statistics_of_tap(run.table("prompt_stats"), tap, (0.01, 0.5))
+        b, same = tables.statistics_of_tap(other.table("prompt_stats"), tap, (0.01, 0.5))
+        assert first["prompt_id"] == same["prompt_id"]
         np.testing.assert_allclose(b.variance, a.variance, rtol=1e-5)
         np.testing.assert_allclose(b.pooled_variance, a.pooled_variance, rtol=1e-5)
         # Only activations next to a threshold may change sides: one in a thousand at most.
@@ -128,7 +138,7 @@ def test_a_started_run_does_only_what_is_missing(run: stratoscope.ScoreRun, fiel
     job, settings = settings_of(config)
     job.run.write_manifest(Manifest(job="score", run_id="resumed", config=config.model_dump(mode="json"), seed=0))
     worker = ScoreWorker(settings)
-    for shard in job._shards([1, 3]).to_pylist():
+    for shard in shards_of(job, 1, 3):
         ShardStore(job.run.storage).write(worker(shard))
     resumed = stratoscope.score(**fields(run_id="resumed"))
     assert (resumed.manifest.counts["shards_computed"], resumed.manifest.counts["shards_skipped"]) == (3, 2)
@@ -145,7 +155,9 @@ def test_a_run_is_not_resumed_on_other_data_under_the_same_name(fields: Fields, 
     folder = Path(changed["output"]) / "score" / "changed"
     manifest = json.loads((folder / "manifest.json").read_text()) | {"status": "running"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    ShardStore(Storage(str(folder))).write(ShardResult(0, {}, manifest["counts"] | {"peak_memory_bytes": 1}))
+    ShardStore(Storage(str(folder))).write(
+        ShardResult(0, {}, manifest["counts"] | {"peak_memory_bytes": 1, "attempts": 1})
+    )
     path.write_text("".join(f"w{i} w{i + 2}\n" for i in range(20)))
     for _ in range(2):
         with pytest.raises(InputError, match="begun with other prompts and activations"):
@@ -169,7 +181,7 @@ def test_bad_prompts_go_to_the_errors_and_harm_no_other(fields: Fields) -> None:
 def test_a_batch_that_fails_loses_only_the_culprit(fields: Fields) -> None:
     job, settings = settings_of(validate(ScoreConfig, fields(run_id="culprit")))
     worker = ScoreWorker(settings)
-    shard = job._shards([0]).to_pylist()[0]
+    shard = shards_of(job, 0)[0]
     victim = max(range(8), key=lambda i: len(shard["text"][i]))
     longest = len(shard["text"][victim].split())
 

@@ -43,8 +43,9 @@ def test_statistics_survive_the_table_to_the_bit(seed: int) -> None:
     table = from_parquet(to_parquet(tables.prompt_stats(s, ["a", "b", "c"], ["g", "g", "h"], taps)))
     assert table.num_rows == 24
     for column, tap in enumerate(taps):
-        back, ids, groups = tables.statistics_of_tap(table, str(tap), s.epsilons)
-        assert (ids, groups) == (["a", "b", "c"], ["g", "g", "h"])
+        back, first = tables.statistics_of_tap(table, str(tap), s.epsilons)
+        assert first["prompt_id"].to_pylist() == ["a", "b", "c"]
+        assert first["group"].to_pylist() == ["g", "g", "h"]
         for name in ARRAYS:
             np.testing.assert_array_equal(getattr(back, name), getattr(s, name)[:, :, column])
 
@@ -62,6 +63,7 @@ def test_spans_survive_the_table() -> None:
     cosine = np.array([[1.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
     spans = [(0, 1), (1, 1), (0, 2)]
     table = tables.span_stats(cosine, ["a", "b"], spans)
-    angles = tables.angles_of(table, ["a", "b"])
-    np.testing.assert_allclose(angles[0, 1], [0.0, 1 / 3], atol=1e-12)
-    np.testing.assert_allclose(angles[0, 2], [1.0, 0.5])
+    angles = tables.angles_by_span(table)
+    np.testing.assert_allclose(angles[0, 1].mean, [0.0, 1 / 3], atol=1e-12)
+    np.testing.assert_allclose(angles[0, 2].mean, [1.0, 0.5])
+    assert angles[0, 2].prompts.tolist() == [1, 1]

@@ -8,15 +8,17 @@ from stratoscope.scoring import (
     Choices,
     Measures,
     Observations,
+    SpanAngle,
     lowest,
     num_dropped,
+    observe_tap,
     random_scores,
     rank_layers,
     score_layers,
     sparsity,
 )
 from stratoscope.scoring.measures import absolute_threshold, least_span_angle, quantile_threshold
-from stratoscope.statistics import Statistics
+from stratoscope.statistics import Statistics, merge_all, stack
 from stratoscope.statistics.histogram import NUM_BINS, bin_of
 
 EPSILONS = (0.01,)
@@ -52,7 +54,7 @@ def reduce(a: np.ndarray, epsilons: tuple[float, ...] = EPSILONS) -> Statistics:
 
 def scored(choices: Choices, a: np.ndarray | None = None, **more: object) -> dict:
     a = activations() if a is None else a
-    observations = Observations({"block": reduce(a)}, **more)
+    observations = Observations({"block": observe_tap(reduce(a), choices.epsilons)}, **more)
     weights = np.arange(NUM_LAYERS, 0.0, -1)
     return {(s.metric, s.variance, s.epsilon_kind): s for s in score_layers(observations, weights, choices)}
 
@@ -81,7 +83,11 @@ def test_avss_is_the_literal_formula() -> None:
 
 
 def test_the_other_metrics_by_hand() -> None:
-    angles = {(start, 2): np.full(NUM_PROMPTS, angle) for start, angle in enumerate([0.5, 0.1, 0.4, 0.3, 0.2])}
+    one_each = np.ones(NUM_PROMPTS, np.int64)
+    angles = {
+        (start, 2): SpanAngle(np.full(NUM_PROMPTS, angle), one_each)
+        for start, angle in enumerate([0.5, 0.1, 0.4, 0.3, 0.2])
+    }
     names = ("block_influence", "angular_distance", "magnitude", "random", "last")
     got = {key[0]: s for key, s in scored(Choices(names), angles=angles).items()}
     np.testing.assert_allclose(got["block_influence"].scores, 1 - np.linspace(0.1, 0.9, 6))
@@ -127,18 +133,44 @@ def test_a_ratio_is_a_share_of_layers_rounded_half_up(ratio: float, layers: int,
 
 def test_thresholds_are_exact_where_counted_and_snap_elsewhere() -> None:
     s = reduce(activations())
-    exact = absolute_threshold(s, 0.01)
+    exact = absolute_threshold(0.01, s.epsilons)
     assert exact.epsilon == 0.01
-    assert (exact.below == s.below[..., 0]).all()
-    snapped = absolute_threshold(s, 0.02)
+    assert (exact.below(s) == s.below[..., 0]).all()
+    snapped = absolute_threshold(0.02, s.epsilons)
     assert snapped.epsilon != 0.02
     assert abs(np.log2(snapped.epsilon / 0.02)) < 0.1
     x = activations().reshape(NUM_PROMPTS, NUM_LAYERS, -1)
-    assert (snapped.below == (np.abs(x) < np.float32(snapped.epsilon)).sum(-1)).all()
-    quantile = quantile_threshold(s, 0.1)
-    share = quantile.below.sum() / s.count.sum()
+    assert (snapped.below(s) == (np.abs(x) < np.float32(snapped.epsilon)).sum(-1)).all()
+    quantile = quantile_threshold(0.1, s.histogram.sum(axis=(0, 1))).below(s)
+    share = quantile.sum() / s.count.sum()
     assert abs(share - 0.1) < 0.02
-    assert len(np.unique(quantile.below.sum(axis=0))) > 1, "sparsity still differs between layers"
+    assert len(np.unique(quantile.sum(axis=0))) > 1, "sparsity still differs between layers"
+
+
+def test_shards_of_prompts_have_the_scores_of_the_prompts() -> None:
+    s = reduce(activations())
+    shards = stack([merge_all(s[i : i + 3])[None] for i in range(0, NUM_PROMPTS, 3)])
+    angle = np.random.default_rng(0).random(NUM_PROMPTS)
+    angle[4] = np.nan
+    known = ~np.isnan(angle)
+    by_shard = known.reshape(-1, 3).sum(axis=1)
+    means = np.nansum(angle.reshape(-1, 3), axis=1) / by_shard
+    choices = Choices(
+        tuple(METRICS),
+        ("elementwise", "pooled"),
+        (("absolute", 0.01), ("absolute", 0.05), ("quantile", 0.2)),
+        draws=100,
+    )
+    weights = np.arange(NUM_LAYERS, 0.0, -1)
+    by_unit = [
+        list(score_layers(Observations({"block": observe_tap(units, choices.epsilons)}, {(0, 2): a}), weights, choices))
+        for units, a in ((s, SpanAngle(angle, known.astype(int))), (shards, SpanAngle(means, by_shard)))
+    ]
+    assert len(by_unit[0]) > 10
+    for prompts, merged in zip(*by_unit, strict=True):
+        np.testing.assert_allclose(merged.scores, prompts.scores, rtol=1e-11)
+        assert (merged.ranking.rank == prompts.ranking.rank).all()
+        assert (merged.epsilon, merged.num_never_sparse) == (prompts.epsilon, prompts.num_never_sparse)
 
 
 def test_scaling_all_activations_scales_avss_by_the_square() -> None:

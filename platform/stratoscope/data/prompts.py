@@ -160,4 +160,3 @@ def row_id(row: dict[str, Any]) -> str:
     """Return a stable id of a raw row: equal rows have equal ids, in every file and on every machine."""
     text = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-

@@ -51,6 +51,7 @@ def load_model(
     attention: str | None = None,
     trust_remote_code: bool = False,
     head: bool = False,
+    spread: bool = False,
 ) -> LoadedModel:
     """Load a model from a hub name, a folder, a .gguf file or a bundled name.
 
@@ -62,6 +63,7 @@ def load_model(
         attention: transformers' attention implementation ('sdpa', 'eager', ...); None takes its own choice.
         trust_remote_code: run code that the model's repository carries.
         head: load the vocabulary head too; statistics never need it.
+        spread: spread the layers over all GPUs that this process sees, as many on each as fit.
 
     Raises:
         InputError: the source cannot be resolved or read, or its layers are not found.
@@ -73,15 +75,17 @@ def load_model(
     common: dict[str, Any] = {"revision": resolved.revision or "main", "trust_remote_code": trust_remote_code}
     if attention is not None:
         common["attn_implementation"] = attention
+    if spread:
+        common["device_map"] = "auto"
     try:
         network = (AutoModelForCausalLM if head else AutoModel).from_pretrained(
             folder, dtype=resolve_dtype(dtype, device), use_safetensors=True, **common
         )
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"model.source {resolved.name!r} cannot be loaded: {first_line(error)}") from error
-    network = network.eval().to(device)
+    network = network.eval() if spread else network.eval().to(device)
     tokenizer = load_tokenizer(resolved, trust_remote_code=trust_remote_code)
-    return LoadedModel(network, tokenizer, find_anatomy(network, num_layers_of(network.config)), torch.device(device))
+    return LoadedModel(network, tokenizer, find_anatomy(network, num_layers_of(network.config)), network.device)
 
 
 def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":

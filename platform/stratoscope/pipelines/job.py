@@ -1,23 +1,29 @@
 """The life of a run, the same for every job: configuration, folder, resume, manifest, log, exit code."""
 
 import logging
+import signal
 import sys
+import tempfile
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import ClassVar, Generic, TypeVar
 
 from rich.console import Console
 
-from stratoscope.errors import InputError, first_line
+from stratoscope.errors import InputError, RunError, first_line
 from stratoscope.pipelines.config import JobConfig, load_config, print_error, result_settings
 from stratoscope.pipelines.terminal import Terminal, own_terminal
-from stratoscope.results import Manifest, RunFolder, new_run_id
+from stratoscope.results import Lease, Manifest, RunFolder, check_free, new_run_id
 
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED = 0, 1, 2
+STOP_GRACE_S = 100.0
+"""After SIGTERM, for what is in work to end; a spot node is taken away two minutes after its notice."""
 
 Config = TypeVar("Config", bound=JobConfig)
 logger = logging.getLogger("stratoscope")
@@ -38,6 +44,8 @@ class Job(ABC, Generic[Config]):
         self.config = config
         self.earlier: Manifest | None = None
         self.terminal = terminal or Terminal(Console(stderr=True))
+        self.stopping = threading.Event()
+        """Set by SIGTERM: what is in work ends, and nothing else is begun."""
         self.run = RunFolder(config.output, self.name, config.run_id or new_run_id())
         self.manifest = Manifest(
             job=self.name, run_id=self.run.run_id, config=config.model_dump(mode="json"), seed=config.seed
@@ -65,7 +73,13 @@ class Job(ABC, Generic[Config]):
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a part of the work into the manifest."""
+        """Time a part of the work into the manifest.
+
+        Raises:
+            RunError: the run is to stop.
+        """
+        if self.stopping.is_set():
+            raise RunError(f"stopped by SIGTERM before the stage {name}; the same run_id goes on from there")
         start = time.perf_counter()
         try:
             yield
@@ -118,40 +132,64 @@ class Job(ABC, Generic[Config]):
         """
         if self.already_done():
             return
+        check_free(self.run.storage)
         with quiet_libraries():
             with self.stage("prepare"):
                 self.prepare()
+            with Lease(self.run.storage) as self.lease:
+                # Another process may have begun or ended the run since.
+                if self.already_done():
+                    return
+                if self.earlier is None:
+                    self.run.write_manifest(self.manifest)
+                with self._log_file():
+                    self._execute()
+
+    def _execute(self) -> None:
+        try:
+            self.execute()
+        except InputError as error:
+            # A refused attempt to resume leaves the manifest of the run that it would have resumed.
             if self.earlier is None:
-                self.run.write_manifest(self.manifest)
-            with self._log_file():
-                try:
-                    self.execute()
-                except InputError as error:
-                    # A refused attempt to resume leaves the manifest of the run that it would have resumed.
-                    if self.earlier is None:
-                        self._finish(EXIT_REFUSED, error)
-                    raise
-                except BaseException as error:
-                    self._finish(EXIT_FAILED, error)
-                    raise
-                self._finish(EXIT_DONE)
+                self._finish(EXIT_REFUSED, error)
+            raise
+        except BaseException as error:
+            self._finish(EXIT_FAILED, error)
+            raise
+        self._finish(EXIT_DONE)
 
     def _finish(self, code: int, error: BaseException | None = None) -> None:
         self.manifest.status = "failed" if error else "done"
         self.manifest.exit_code = code
         self.manifest.error = first_line(error) if error else None
         self.manifest.finished = datetime.now(UTC).isoformat(timespec="seconds")
-        if error:
-            logger.error("the run failed", exc_info=error)
-        self.run.write_manifest(self.manifest)
+        if error is None:
+            self.run.write_manifest(self.manifest)
+            return
+        logger.error("the run failed", exc_info=error)
+        # Where the disk is full or the store away, it is the first error that has to be told.
+        with suppress(OSError):
+            self.run.write_manifest(self.manifest)
 
     @contextmanager
     def _log_file(self) -> Iterator[None]:
-        """Send all logging to log.txt in the run folder while the block runs."""
+        """Send all logging to log.txt in the run folder while the block runs; to an object store it goes at the end."""
         path = self.run.storage.local_path("log.txt")
-        if path is None:
-            yield
+        if path is not None:
+            with self._logging_to(path):
+                yield
             return
+        with tempfile.TemporaryDirectory(prefix="stratoscope-") as folder:
+            path = Path(folder) / "log.txt"
+            try:
+                with self._logging_to(path):
+                    yield
+            finally:
+                with suppress(OSError):
+                    self.run.storage.write("log.txt", path.read_bytes())
+
+    @contextmanager
+    def _logging_to(self, path: Path) -> Iterator[None]:
         self.terminal.send_chatter_to(path)
         root = logging.getLogger()
         handler = logging.FileHandler(path)
@@ -165,7 +203,28 @@ class Job(ABC, Generic[Config]):
         finally:
             root.removeHandler(handler)
             root.setLevel(level)
-            handler.close()
+            with suppress(OSError):
+                handler.close()
+
+
+@contextmanager
+def stopped_by_sigterm(job: "Job[Config]") -> Iterator[None]:
+    """Let SIGTERM stop a job while the block runs: in good order, or after `STOP_GRACE_S` at once."""
+
+    def give_up(_signal: int, _frame: FrameType | None) -> None:
+        raise RunError(f"stopped {STOP_GRACE_S:.0f} s after SIGTERM; the same run_id goes on from the last whole shard")
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        job.stopping.set()
+        signal.setitimer(signal.ITIMER_REAL, STOP_GRACE_S)
+
+    earlier = signal.signal(signal.SIGTERM, stop), signal.signal(signal.SIGALRM, give_up)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGTERM, earlier[0])
+        signal.signal(signal.SIGALRM, earlier[1])
 
 
 def _read_config(config_class: type[JobConfig], manifest: Manifest) -> JobConfig:
@@ -205,13 +264,17 @@ def run_from_command_line(job_class: type[Job[Config]], arguments: Sequence[str]
             job = job_class(config, terminal)  # type: ignore[arg-type]
             if config.dry_run:
                 return _dry_run(job)
-            job.perform()
+            with stopped_by_sigterm(job):
+                job.perform()
         job.show(Console(highlight=False))
     except InputError as error:
         print_error(name, str(error))
         return EXIT_REFUSED
     except KeyboardInterrupt:
         print_error(name, "interrupted; the same run_id resumes it")
+        return EXIT_FAILED
+    except RunError as error:
+        print_error(name, str(error))
         return EXIT_FAILED
     except Exception as error:
         logger.debug("traceback", exc_info=error)

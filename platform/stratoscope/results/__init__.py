@@ -1,13 +1,25 @@
 """Results: the run folder, its manifest, its tables, and the building blocks of a report."""
 
+from stratoscope.results.lease import Holder, Lease, LeaseLostError, check_free, read_holder
 from stratoscope.results.manifest import Manifest
 from stratoscope.results.report import Page, Section, Table, render
 from stratoscope.results.run_folder import RunFolder, new_run_id
 from stratoscope.results.shards import ShardResult, ShardStore
 from stratoscope.results.storage import Storage
-from stratoscope.results.tables import from_parquet, from_rows, read_table, to_parquet, write_table
+from stratoscope.results.tables import (
+    from_parquet,
+    from_rows,
+    iter_table,
+    read_table,
+    table_writer,
+    to_parquet,
+    write_table,
+)
 
 __all__ = [
+    "Holder",
+    "Lease",
+    "LeaseLostError",
     "Manifest",
     "Page",
     "RunFolder",
@@ -16,11 +28,15 @@ __all__ = [
     "ShardStore",
     "Storage",
     "Table",
+    "check_free",
     "from_parquet",
     "from_rows",
+    "iter_table",
     "new_run_id",
+    "read_holder",
     "read_table",
     "render",
+    "table_writer",
     "to_parquet",
     "write_table",
 ]

@@ -33,7 +33,12 @@ class ShardStore:
     def done(self) -> dict[int, dict[str, float]]:
         """Return the counts of every finished shard."""
         marks = [name for name in self._storage.names() if name.endswith(".json")]
-        return {int(name.removesuffix(".json")): json.loads(self._storage.read(name)) for name in marks}
+        contents = self._storage.read_all(marks)
+        return {int(name.removesuffix(".json")): json.loads(content) for name, content in contents.items()}
+
+    def num_done(self) -> int:
+        """Return the number of finished shards."""
+        return sum(name.endswith(".json") for name in self._storage.names())
 
     def write(self, result: ShardResult) -> None:
         """Keep a shard's files, then its mark."""
@@ -43,10 +48,11 @@ class ShardStore:
 
     def read(self, table: str) -> Iterator[pa.Table]:
         """Yield the parts of a table in order of finished shards, leaving out those without one."""
-        names = set(self._storage.names())
-        for shard in sorted(self.done()):
-            name = f"{shard:06d}.{table}.parquet"
-            if name in names:
+        names = self._storage.names()
+        done = {name.removesuffix(".json") for name in names if name.endswith(".json")}
+        for name in names:
+            shard, _, rest = name.partition(".")
+            if rest == f"{table}.parquet" and shard in done:
                 yield from_parquet(self._storage.read(name))
 
     def clear(self) -> None:

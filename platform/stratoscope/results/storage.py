@@ -1,8 +1,13 @@
 """Files of a run, on a local disk or any fsspec URL; each appears whole or not at all."""
 
+import os
 import posixpath
+import tempfile
 import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import fsspec
 
@@ -60,24 +65,55 @@ class Storage:
         """
         return bytes(self._fs.cat_file(posixpath.join(self._root, name)))
 
+    def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Return the content of several files by name, fetched together where the store can."""
+        paths = {posixpath.join(self._root, name): name for name in names}
+        if not paths:
+            return {}
+        found = self._fs.cat(list(paths), on_error="raise")
+        return {paths[path]: bytes(content) for path, content in found.items()}
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading parts of it.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        file: BinaryIO = self._fs.open(posixpath.join(self._root, name), "rb")
+        return file
+
     def write(self, name: str, content: bytes) -> None:
         """Write a file whole: aside and renamed on a disk, one put on an object store."""
-        path = posixpath.join(self._root, name)
         if not self.is_local:
-            self._fs.pipe_file(path, content)
+            self._fs.pipe_file(posixpath.join(self._root, name), content)
             return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+        with self.writing(name) as path:
+            path.write_bytes(content)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """Yield a local path to write a large file to; it appears under its name, whole, when the block ends well."""
+        target = posixpath.join(self._root, name)
+        if not self.is_local:
+            with tempfile.TemporaryDirectory(prefix="stratoscope-") as folder:
+                aside = Path(folder) / posixpath.basename(name)
+                yield aside
+                self._fs.put_file(str(aside), target)
+            return
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(target).with_name(f".{posixpath.basename(name)}.{uuid.uuid4().hex[:8]}")
         try:
-            aside.write_bytes(content)
+            yield aside
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
             aside.replace(target)
         finally:
             aside.unlink(missing_ok=True)
 
-    def remove(self, folder: str) -> None:
-        """Remove a folder and all in it, if it is there."""
-        path = posixpath.join(self._root, folder)
+    def remove(self, name: str) -> None:
+        """Remove a file, or a folder and all in it, if it is there."""
+        path = posixpath.join(self._root, name)
+        self._fs.invalidate_cache()
         if self._fs.exists(path):
             self._fs.rm(path, recursive=True)
 

@@ -1,12 +1,16 @@
 """Parquet tables as bytes and back."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stratoscope.results.storage import Storage
+
+ROWS_TOGETHER = 20_000
+"""Rows of a row group: what a reader of a large table holds at a time."""
 
 
 def to_parquet(table: pa.Table) -> bytes:
@@ -33,6 +37,42 @@ def read_table(storage: Storage, name: str) -> pa.Table:
         FileNotFoundError: there is no such table.
     """
     return from_parquet(storage.read(f"{name}.parquet"))
+
+
+@contextmanager
+def table_writer(storage: Storage, name: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """Yield a function that appends to the table `name`.parquet, which appears whole when the block ends well.
+
+    A row group is a number of whole parts, of `ROWS_TOGETHER` rows or a little more.
+    """
+    with storage.writing(f"{name}.parquet") as path, pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        waiting: list[pa.Table] = []
+
+        def flush() -> None:
+            if waiting:
+                table = pa.concat_tables(waiting)
+                writer.write_table(table, row_group_size=table.num_rows)
+                waiting.clear()
+
+        def append(part: pa.Table) -> None:
+            waiting.append(part)
+            if sum(table.num_rows for table in waiting) >= ROWS_TOGETHER:
+                flush()
+
+        yield append
+        flush()
+
+
+def iter_table(storage: Storage, name: str) -> Iterator[pa.Table]:
+    """Yield the row groups of the table `name`.parquet.
+
+    Raises:
+        FileNotFoundError: there is no such table.
+    """
+    with storage.open(f"{name}.parquet") as file:
+        parquet = pq.ParquetFile(file)
+        for index in range(parquet.num_row_groups):
+            yield parquet.read_row_group(index)
 
 
 def from_rows(rows: Iterable[Sequence[object]], schema: pa.Schema) -> pa.Table:

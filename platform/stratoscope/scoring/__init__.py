@@ -1,9 +1,18 @@
 """Scoring: from sufficient statistics to scores, ranks and the layers to drop. Pure functions on numpy."""
 
-from stratoscope.scoring.measures import EpsilonKind, VarianceKind, sparsity
+from stratoscope.scoring.measures import EpsilonKind, Threshold, VarianceKind, sparsity
 from stratoscope.scoring.metrics import METRICS, Measures, Metric, random_scores
+from stratoscope.scoring.observations import (
+    Observations,
+    SpanAngle,
+    TapUnits,
+    count_units,
+    join_units,
+    observe_tap,
+    place_thresholds,
+)
 from stratoscope.scoring.ranking import Ranking, lowest, num_dropped, rank_layers
-from stratoscope.scoring.score import Choices, Observations, Scoring, score_layers
+from stratoscope.scoring.score import Choices, Scoring, score_layers
 
 __all__ = [
     "METRICS",
@@ -14,9 +23,16 @@ __all__ = [
     "Observations",
     "Ranking",
     "Scoring",
+    "SpanAngle",
+    "TapUnits",
+    "Threshold",
     "VarianceKind",
+    "count_units",
+    "join_units",
     "lowest",
     "num_dropped",
+    "observe_tap",
+    "place_thresholds",
     "random_scores",
     "rank_layers",
     "score_layers",

@@ -1,5 +1,6 @@
 """From sufficient statistics to the measures that metrics are computed from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,13 +16,22 @@ VarianceKind = Literal["elementwise", "pooled"]
 
 @dataclass(frozen=True)
 class Threshold:
-    """The sparsity threshold in use: the magnitude, and how many activations lie under it."""
+    """A sparsity threshold, and where the counts under it are found."""
 
     kind: EpsilonKind
     epsilon: float
     """As applied: a bin edge, unless this very value was counted exactly."""
-    below: NDArray[np.int64]
-    """Activations with |a| < epsilon, shape of the statistics."""
+    counted: int | None = None
+    """Its place among the statistics' epsilons, if it was counted exactly."""
+    bin_index: int = 0
+    """First histogram bin above it, otherwise."""
+
+    def below(self, statistics: Statistics) -> NDArray[np.int64]:
+        """Return the number of activations with |a| < epsilon, shape of the statistics."""
+        if self.counted is not None:
+            counts: NDArray[np.int64] = statistics.below[..., self.counted]
+            return counts
+        return count_below(statistics.histogram, self.bin_index)
 
 
 def sparsity(below: NDArray[np.generic], count: NDArray[np.generic]) -> NDArray[np.float64]:
@@ -40,26 +50,29 @@ def sparsity(below: NDArray[np.generic], count: NDArray[np.generic]) -> NDArray[
     return share
 
 
-def absolute_threshold(statistics: Statistics, epsilon: float) -> Threshold:
-    """Count activations under an absolute epsilon: exactly if it was configured, else at the nearest bin edge."""
-    for index, counted in enumerate(statistics.epsilons):
-        if np.isclose(counted, epsilon, rtol=1e-12, atol=0):
-            return Threshold("absolute", counted, statistics.below[..., index])
+def absolute_threshold(epsilon: float, counted: Sequence[float]) -> Threshold:
+    """Place an absolute epsilon: exactly if it is one of those counted, else at the nearest bin edge."""
+    for index, exact in enumerate(counted):
+        if np.isclose(exact, epsilon, rtol=1e-12, atol=0):
+            return Threshold("absolute", exact, counted=index)
     bin_index, edge = snap(epsilon)
-    return Threshold("absolute", edge, count_below(statistics.histogram, bin_index))
+    return Threshold("absolute", edge, bin_index=bin_index)
 
 
-def quantile_threshold(statistics: Statistics, quantile: float) -> Threshold:
-    """Count activations under a quantile of |a| pooled over all prompts and layers of one tap.
+def quantile_threshold(quantile: float, histogram: NDArray[np.int64]) -> Threshold:
+    """Place a quantile of |a| pooled over everything that is read at one tap, at the nearest bin edge.
 
     A quantile per layer would make sparsity the same everywhere, so there is one for the tap.
+
+    Args:
+        quantile: share of activations under the threshold.
+        histogram: of all prompts and layers of the tap, shape (NUM_BINS,).
 
     Raises:
         ValueError: the quantile is outside (0, 1), or there are no activations.
     """
-    pooled = statistics.histogram.reshape(-1, statistics.histogram.shape[-1]).sum(axis=0)
-    bin_index, edge = quantile_edge(pooled, quantile)
-    return Threshold("quantile", edge, count_below(statistics.histogram, bin_index))
+    bin_index, edge = quantile_edge(histogram, quantile)
+    return Threshold("quantile", edge, bin_index=bin_index)
 
 
 def least_span_angle(angles: dict[tuple[int, int], NDArray[np.float64]], num_layers: int) -> NDArray[np.float64]:

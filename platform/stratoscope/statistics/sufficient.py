@@ -1,7 +1,7 @@
 """Sufficient statistics of activations: what is kept of them, and how two sets are merged."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,10 @@ class Statistics:
     def variance(self) -> NDArray[np.float64]:
         """Population variance of the activations; NaN for a set without any."""
         return _divide(self.m2, self.count)
+
+    def without_histogram(self) -> "Statistics":
+        """Return the same without the histograms, which are most of its memory."""
+        return replace(self, histogram=self.histogram[..., :0].copy())
 
     def __getitem__(self, index: Any) -> "Statistics":
         """Select sets; the index applies to the leading axes."""

@@ -2,7 +2,8 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+import yaml
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator, model_validator
 
 from stratoscope.activations import Tap
 from stratoscope.data import PromptSource
@@ -149,11 +150,22 @@ class ScoresSection(Section):
         )
 
 
+class StatisticsSection(Section):
+    """What is kept of the statistics."""
+
+    keep: Literal["prompt", "shard", "auto"] = "auto"
+    """A row per prompt, layer and tap, or per shard of prompts; auto is per prompt up to max_rows."""
+    max_rows: int = Field(1_000_000, ge=1)
+    """Most rows, of statistics and spans, that auto keeps per prompt."""
+    reservoir: int = Field(1000, ge=0)
+    """Prompts whose own rows are kept where the others are merged by shard: the first of the seeded order."""
+
+
 class BatchingSection(Section):
     """How prompts are cut into shards and batches. A shard is computed whole, and is what a resumed run keeps."""
 
-    shard_size: int = Field(32, ge=1)
-    """Prompts of a shard."""
+    shard_size: int | None = Field(None, ge=1)
+    """Prompts of a shard; null is 32, or more to make 1024 shards, or fewer to make the 50 that keeping them needs."""
     max_tokens: int = Field(2048, ge=1)
     """Most tokens of a batch, padding included."""
 
@@ -168,12 +180,14 @@ class ActorsSection(Section):
     cpus: int = Field(1, ge=1)
     """CPUs, and so CPU threads, of each actor."""
     gpus: float | None = Field(None, ge=0)
-    """GPUs of each actor; null takes one where the cluster has any."""
+    """GPUs of each actor; null takes one where the cluster has any. Over several a model is spread by layers."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.max is not None and self.max < self.min:
             raise ValueError(f"max ({self.max}) is less than min ({self.min})")
+        if self.gpus is not None and self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus ({self.gpus}) must be a whole number above 1")
         return self
 
 
@@ -188,7 +202,30 @@ class ScoreConfig(JobConfig):
     """What is read of the activations."""
     scores: ScoresSection = ScoresSection()
     """What is computed from the statistics."""
+    statistics: StatisticsSection = StatisticsSection()
+    """What is kept of the statistics."""
     batching: BatchingSection = BatchingSection()
     """How prompts are cut into shards and batches."""
+    fail_on_error: StrictBool | StrictInt | StrictFloat = Field(False, json_schema_extra=AFFECTS_NOTHING)
+    """Fail when prompts end among the errors: true at the first, a fraction below 1 or a count when there are more."""
     actors: ActorsSection = Field(ActorsSection(), json_schema_extra=AFFECTS_NOTHING)
     """The actors that run the model."""
+
+    @field_validator("fail_on_error", mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        return yaml.safe_load(value) if isinstance(value, str) else value
+
+    @field_validator("fail_on_error")
+    @classmethod
+    def _allowance(cls, value: bool | float) -> bool | float:
+        if value < 0 or (isinstance(value, float) and value > 1):
+            raise ValueError("must be true or false, a fraction between 0 and 1, or a count of prompts")
+        return value
+
+    def errors_allowed(self, num_prompts: int) -> int:
+        """Return how many prompts may end among the errors before the run fails."""
+        limit = self.fail_on_error
+        if isinstance(limit, bool):
+            return 0 if limit else num_prompts
+        return int(limit * num_prompts) if isinstance(limit, float) else limit

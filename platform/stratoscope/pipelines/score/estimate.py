@@ -8,6 +8,7 @@ import torch
 from stratoscope.data import PromptSet
 from stratoscope.models import ModelFacts, ModelSource, dtype_name, encode, load_tokenizer
 from stratoscope.pipelines.score.config import ScoreConfig
+from stratoscope.pipelines.score.layout import Layout
 
 SAMPLE = 256
 BYTES_PER_ROW = 187
@@ -19,14 +20,18 @@ GPU_FLOPS = 150e12
 
 
 def estimate(
-    config: ScoreConfig, source: ModelSource, facts: ModelFacts, prompts: PromptSet, *, max_tokens: int, num_shards: int
+    config: ScoreConfig, source: ModelSource, facts: ModelFacts, prompts: PromptSet, *, layout: Layout, max_tokens: int
 ) -> Sequence[tuple[str, str]]:
     """Return pairs of a name and a text: the model, the prompts, and the size, memory and time of the run."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = dtype_name(config.model.dtype, device)
-    num_prompts = len(prompts.prompts)
+    num_prompts, ordered = len(prompts), prompts.ordered
     tokens = _tokens(config, source, prompts, max_tokens)
-    rows = num_prompts * facts.num_layers * len(config.activations.taps)
+    kept_alone = min(config.statistics.reservoir, num_prompts) if layout.by_shard else num_prompts
+    rows_each = facts.num_layers * len(config.activations.taps)
+    rows = {"prompt_stats": kept_alone * rows_each} | (
+        {"shard_stats": layout.num_shards * rows_each} if layout.by_shard else {}
+    )
     weights = facts.num_parameters * torch.finfo(getattr(torch, dtype)).bits / 8
     seconds = 2 * facts.num_parameters * tokens / _flops(device)
     return [
@@ -37,11 +42,15 @@ def estimate(
         ),
         (
             "prompts",
-            f"{num_prompts} of {config.prompts.source} ({prompts.num_read} read, {prompts.num_empty} empty, "
-            f"{prompts.num_duplicates} duplicate), about {tokens:,} tokens",
+            f"{num_prompts} of {config.prompts.source} ({ordered.num_read} read, {ordered.num_empty} empty, "
+            f"{ordered.num_duplicates} duplicate), about {tokens:,} tokens",
         ),
-        ("work", f"{num_shards} shards of {config.batching.shard_size} prompts"),
-        ("rows", f"{rows:,} in prompt_stats.parquet, about {rows * BYTES_PER_ROW / 1e6:,.1f} MB"),
+        ("work", f"{layout.num_shards} shards of {layout.shard_size} prompts"),
+        (
+            "rows",
+            ", ".join(f"{number:,} in {name}.parquet" for name, number in rows.items())
+            + f", about {sum(rows.values()) * BYTES_PER_ROW / 1e6:,.1f} MB",
+        ),
         ("memory", f"about {(weights + PROCESS_BYTES) / 1e9:,.1f} GB for each actor"),
         ("time", f"roughly {seconds:,.0f} s on all of this machine, and some 20 s to start"),
     ]
@@ -50,9 +59,9 @@ def estimate(
 def _tokens(config: ScoreConfig, source: ModelSource, prompts: PromptSet, max_tokens: int) -> int:
     """Estimate the tokens of all prompts from the first ones, whose order is random."""
     tokenizer = load_tokenizer(source, trust_remote_code=config.model.trust_remote_code)
-    sample = [prompt.text for prompt in prompts.prompts[:SAMPLE]]
+    sample = prompts.table["text"].slice(0, SAMPLE).to_pylist()
     encoded = encode(tokenizer, sample, config.prompts.to_encoding(max_tokens))
-    return round(sum(len(e.ids) for e in encoded) * len(prompts.prompts) / len(sample))
+    return round(sum(len(e.ids) for e in encoded) * len(prompts) / len(sample))
 
 
 def _flops(device: str) -> float:

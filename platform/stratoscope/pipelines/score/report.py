@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table as TerminalTable
 
-from stratoscope.pipelines.score import tables
+from stratoscope.pipelines.score.observed import StatisticsTables
 from stratoscope.pipelines.score.scored import ScoredLayers, read_scorings
-from stratoscope.results import Manifest, Page, Section, Storage, Table, read_table
+from stratoscope.results import Manifest, Page, Section, Storage, Table
 from stratoscope.scoring import lowest, num_dropped, sparsity
-from stratoscope.statistics import Statistics, merge_all
+from stratoscope.statistics import Statistics
 from stratoscope.statistics.histogram import FIRST_REGULAR, NUM_REGULAR, OVERFLOW, lower_edges
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def _score_section(scorings: list[ScoredLayers], ratio: float, manifest: Manifes
     shown = [s for s in scorings if s.metric in ("avss", "block_influence", "angular_distance")] or scorings
     confidence = manifest.config["scores"]["confidence"]
     paragraphs = [
-        f"Bars are {confidence:.0%} bootstrap intervals over prompts; filled points are the lowest {ratio:.0%}. The "
-        "scale is logarithmic."
+        f"Bars are {confidence:.0%} bootstrap intervals over {_units(manifest)}; filled points are the lowest "
+        f"{ratio:.0%}. The scale is logarithmic."
     ]
     never = manifest.counts.get("layers_never_sparse", 0)
     if never:
@@ -229,10 +229,8 @@ def _heat_map(tap: str, statistics: Statistics) -> "Figure":
 
 
 def _merged_by_tap(storage: Storage, manifest: Manifest) -> dict[str, Statistics]:
-    stats = read_table(storage, "prompt_stats")
-    epsilons = tuple(manifest.facts["epsilons"])
-    taps = manifest.config["activations"]["taps"]
-    return {tap: merge_all(tables.statistics_of_tap(stats, tap, epsilons)[0]) for tap in taps}
+    taps, epsilons = manifest.config["activations"]["taps"], manifest.facts["epsilons"]
+    return StatisticsTables(storage, bool(manifest.facts.get("by_shard")), tuple(taps), tuple(epsilons)).merged()
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -258,6 +256,13 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         "Tokens",
         f"{counts['tokens']:,}, {padding:.1%} padding on top, {manifest.tokens_per_second or 0:,.0f} per second",
     )
+    yield (
+        "Shards",
+        (
+            f"{facts.get('num_shards', 0)}, of which {counts['shards_computed']} were computed by the last start, "
+            f"{counts['shards_skipped']} before it, and {counts.get('shards_retried', 0)} needed another attempt"
+        ),
+    )
     yield "Activations not finite", f"{counts['nonfinite']:,}"
     yield "Actors", f"at most {facts['most_actors']}, {facts['threads_per_actor']} threads each"
     yield "Peak memory of an actor", f"{(manifest.peak_memory_bytes or 0) / 1e9:.2f} GB"
@@ -265,6 +270,11 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "Seed", str(manifest.seed)
     yield "Versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     yield "Commit", manifest.git_commit or "not a checkout"
+
+
+def _units(manifest: Manifest) -> str:
+    """What resampling draws."""
+    return f"{manifest.facts['num_shards']} shards of prompts" if manifest.facts.get("by_shard") else "prompts"
 
 
 def _style(figure: "Figure", x: str, y: str, *, height: int = 340, logarithmic: bool = False) -> None:

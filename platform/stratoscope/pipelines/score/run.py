@@ -3,15 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 
 from stratoscope.data import PromptSet, load_prompts
 from stratoscope.digest import digest
-from stratoscope.errors import InputError
+from stratoscope.errors import InputError, RunError
 from stratoscope.execution import ActorPool, Meter, cluster, plan_pool, progress, resources, run_shards
 from stratoscope.models import (
     ModelFacts,
@@ -27,13 +26,34 @@ from stratoscope.pipelines.job import Job
 from stratoscope.pipelines.score import tables
 from stratoscope.pipelines.score.config import ScoreConfig
 from stratoscope.pipelines.score.estimate import estimate
+from stratoscope.pipelines.score.gather import Kept
+from stratoscope.pipelines.score.layout import Layout
+from stratoscope.pipelines.score.observed import StatisticsTables, load_observations
 from stratoscope.pipelines.score.report import build_page, summary_table
-from stratoscope.pipelines.score.scored import ALL
-from stratoscope.pipelines.score.worker import ScoreWorker, WorkerSettings
-from stratoscope.results import ShardStore, from_rows, render, write_table
-from stratoscope.scoring import Observations, Scoring, num_dropped, score_layers
+from stratoscope.pipelines.score.tables import ALL
+from stratoscope.pipelines.score.worker import WorkerSettings, make_worker
+from stratoscope.results import (
+    ShardResult,
+    ShardStore,
+    Storage,
+    from_rows,
+    read_table,
+    render,
+    table_writer,
+    write_table,
+)
+from stratoscope.scoring import Scoring, num_dropped, score_layers
 
 LONGEST_BY_DEFAULT = 1024
+MERGED_TABLES = {
+    "errors": tables.ERRORS,
+    "layers": tables.LAYERS,
+    "prompt_stats": tables.PROMPT_STATS,
+    "span_stats": tables.SPAN_STATS,
+    "shard_stats": tables.SHARD_STATS,
+    "shard_spans": tables.SHARD_SPANS,
+}
+ALWAYS_THERE = ("errors", "prompt_stats")
 
 
 class ScoreJob(Job[ScoreConfig]):
@@ -45,6 +65,7 @@ class ScoreJob(Job[ScoreConfig]):
     source: ModelSource
     facts: ModelFacts
     prompts: PromptSet
+    layout: Layout
 
     def prepare(self) -> None:
         """Resolve the model, read the prompts, and see that all that is asked for can be done."""
@@ -54,11 +75,13 @@ class ScoreJob(Job[ScoreConfig]):
         self.source = pin_source(source)
         self.facts = describe_model(self.source, trust_remote_code=config.model.trust_remote_code)
         self._check()
+        rows = self.facts.num_layers * len(config.activations.taps) + len(self._spans)
+        self.layout = Layout.of(config, len(self.prompts), rows)
 
     def plan(self) -> Sequence[tuple[str, str]]:
         """Return what the run would do, and estimates of what it takes."""
         return estimate(
-            self.config, self.source, self.facts, self.prompts, max_tokens=self._max_tokens, num_shards=self._num_shards
+            self.config, self.source, self.facts, self.prompts, layout=self.layout, max_tokens=self._max_tokens
         )
 
     def execute(self) -> None:
@@ -88,8 +111,12 @@ class ScoreJob(Job[ScoreConfig]):
         return given or min(LONGEST_BY_DEFAULT, positions or LONGEST_BY_DEFAULT)
 
     @property
-    def _num_shards(self) -> int:
-        return -(-len(self.prompts.prompts) // self.config.batching.shard_size)
+    def _spans(self) -> tuple[tuple[int, int], ...]:
+        """Start and length of every span; the metric on spans brings that of the prune ratio along."""
+        lengths = set(self.config.activations.spans)
+        if "angular_distance" in self.config.scores.metrics and not lengths:
+            lengths.add(max(1, num_dropped(self.config.scores.ratio, self.facts.num_layers)))
+        return tuple((s, n) for n in sorted(lengths) for s in range(self.facts.num_layers - n + 1))
 
     def _check(self) -> None:
         config, num_layers, positions = self.config, self.facts.num_layers, self.facts.max_positions
@@ -105,11 +132,13 @@ class ScoreJob(Job[ScoreConfig]):
             tokenizer = load_tokenizer(self.source, trust_remote_code=config.model.trust_remote_code)
             if not tokenizer.chat_template:
                 raise InputError(f"prompts.chat: the tokenizer of {config.model.source!r} has no chat template")
+        groups = pc.unique(self.prompts.table["group"]).to_pylist()
+        if len(groups) > 1 and ALL in groups:
+            raise InputError(f"prompts.group: no group may be called {ALL!r}, for that names all prompts together")
 
     def _measure(self, store: ShardStore) -> None:
-        done = store.done()
-        todo = [shard for shard in range(self._num_shards) if shard not in done]
-        counts = list(done.values())
+        counts = store.done()
+        todo = [shard for shard in range(self.layout.num_shards) if shard not in counts]
         with cluster():
             actors = self.config.actors
             pool = plan_pool(
@@ -122,70 +151,89 @@ class ScoreJob(Job[ScoreConfig]):
             )
             settings = self._worker_settings(pool)
             self._identify(settings, pool)
-            if done:
+            if counts:
                 self.check_fingerprints()
             self.run.write_manifest(self.manifest)
             if todo:
-                counts += self._run_shards(store, todo, settings, pool, sum(int(c["prompts"]) for c in counts))
-        self._count(counts, computed=len(todo))
+                counts |= self._run_shards(store, todo, settings, pool, list(counts.values()))
+        self._count(list(counts.values()), computed=len(todo))
 
     def _run_shards(
-        self, store: ShardStore, todo: Sequence[int], settings: WorkerSettings, pool: ActorPool, earlier: int
-    ) -> list[dict[str, float]]:
-        meter = Meter(len(self.prompts.prompts), earlier, "prompts", "tokens")
-        counts = []
+        self,
+        store: ShardStore,
+        todo: Sequence[int],
+        settings: WorkerSettings,
+        pool: ActorPool,
+        earlier: Sequence[dict[str, float]],
+    ) -> dict[int, dict[str, float]]:
+        meter = Meter(len(self.prompts), int(sum(c["prompts"] for c in earlier)), "prompts", "tokens")
+        allowed = self.config.errors_allowed(len(self.prompts))
+        num_errors = int(sum(c["errors"] for c in earlier))
+        counts: dict[int, dict[str, float]] = {}
+        shards = self.layout.shards(self.prompts.table, todo)
         with progress(meter, "score", self.terminal.console) as bar:
-            for result in run_shards(self._shards(todo), partial(ScoreWorker, settings), pool, "ScoreActor"):
+            make = partial(make_worker, settings)
+            for result in run_shards(shards, len(todo), make, pool, "ScoreActor", stopping=self.stopping):
                 store.write(result)
-                counts.append(result.counts)
+                counts[result.shard] = result.counts
                 bar.add(int(result.counts["prompts"]), result.counts["tokens"])
-        elapsed = max(c["ended"] for c in counts) - min(c["started"] for c in counts)
-        self.manifest.tokens_per_second = round(sum(c["tokens"] for c in counts) / elapsed, 1)
+                self.lease.tell(done=meter.done, total=meter.total, errors=num_errors)
+                num_errors += self._see_errors(store, result, num_errors, allowed)
+        if len(counts) < len(todo):
+            kept = self.layout.num_shards - len(todo) + len(counts)
+            raise RunError(
+                f"stopped by SIGTERM with {kept} of {self.layout.num_shards} shards done; "
+                "the same run_id goes on from there"
+            )
+        elapsed = max(c["ended"] for c in counts.values()) - min(c["started"] for c in counts.values())
+        self.manifest.tokens_per_second = round(sum(c["tokens"] for c in counts.values()) / elapsed, 1)
         return counts
 
-    def _shards(self, chosen: Sequence[int]) -> pa.Table:
-        size = self.config.batching.shard_size
-        parts = {shard: self.prompts.prompts[shard * size : (shard + 1) * size] for shard in chosen}
-        return pa.table(
-            {
-                "shard": list(parts),
-                "prompt_id": [[p.prompt_id for p in part] for part in parts.values()],
-                "group": [[p.group for p in part] for part in parts.values()],
-                "text": [[p.text for p in part] for part in parts.values()],
-            }
-        )
+    def _see_errors(self, store: ShardStore, result: ShardResult, earlier: int, allowed: int) -> int:
+        """Return a shard's number of errors.
+
+        Raises:
+            RunError: together with the earlier ones they are more than are allowed.
+        """
+        errors = int(result.counts["errors"])
+        if errors and earlier + errors > allowed:
+            self._write_parts(store, "errors")
+            raise RunError(
+                f"{earlier + errors} prompts could not be scored and fail_on_error is {self.config.fail_on_error}; "
+                f"they are in {self.run.storage.url('errors.parquet')}"
+            )
+        return errors
 
     def _worker_settings(self, pool: ActorPool) -> WorkerSettings:
         config = self.config
-        spans = [(s, n) for n in self._span_lengths() for s in range(self.facts.num_layers - n + 1)]
         return WorkerSettings(
             source=self.source,
             device="cuda" if pool.num_gpus else "cpu",
+            spread=pool.num_gpus > 1,
             dtype=config.model.dtype,
             attention=config.model.attention,
             trust_remote_code=config.model.trust_remote_code,
             encoding=config.prompts.to_encoding(self._max_tokens),
             taps=tuple(config.activations.taps),
             epsilons=tuple(sorted(config.activations.epsilons)),
-            spans=tuple(spans),
+            spans=self._spans,
+            kept=Kept(
+                self.layout.by_shard,
+                config.statistics.reservoir,
+                grouped=pc.count_distinct(self.prompts.table["group"]).as_py() > 1,
+            ),
             batch_tokens=config.batching.max_tokens,
             num_threads=int(pool.num_cpus),
         )
-
-    def _span_lengths(self) -> list[int]:
-        """Return the lengths asked for; the metric on spans brings that of the prune ratio along."""
-        lengths = set(self.config.activations.spans)
-        if "angular_distance" in self.config.scores.metrics and not lengths:
-            lengths.add(max(1, num_dropped(self.config.scores.ratio, self.facts.num_layers)))
-        return sorted(lengths)
 
     def _identify(self, settings: WorkerSettings, pool: ActorPool) -> None:
         """Note what the activations depend on."""
         weights = weights_fingerprint(self.source)
         dtype = dtype_name(settings.dtype, settings.device)
+        prompts = self.prompts.ordered
         self.manifest.fingerprints = {
             "weights": weights,
-            "prompts": self.prompts.fingerprint,
+            "prompts": prompts.fingerprint,
             "activations": digest(
                 {
                     "weights": weights,
@@ -193,7 +241,7 @@ class ScoreJob(Job[ScoreConfig]):
                     "attention": settings.attention,
                     "encoding": asdict(settings.encoding),
                     "template": self.prompts.template,
-                    "prompts": self.prompts.fingerprint,
+                    "prompts": prompts.fingerprint,
                 }
             ),
         }
@@ -204,34 +252,32 @@ class ScoreJob(Job[ScoreConfig]):
             "most_actors": pool.max_size,
             "threads_per_actor": settings.num_threads,
             "epsilons": list(settings.epsilons),
-            "prompts_read": self.prompts.num_read,
-            "prompts_empty": self.prompts.num_empty,
-            "prompts_duplicate": self.prompts.num_duplicates,
+            "by_shard": self.layout.by_shard,
+            "num_shards": self.layout.num_shards,
+            "shard_size": self.layout.shard_size,
+            "num_prompts": len(self.prompts),
+            "prompts_read": prompts.num_read,
+            "prompts_empty": prompts.num_empty,
+            "prompts_duplicate": prompts.num_duplicates,
         }
 
     def _count(self, counts: Sequence[dict[str, float]], computed: int) -> None:
-        names = ("prompts", "scored", "errors", "truncated", "tokens", "padded_tokens", "nonfinite")
+        names = ("prompts", "scored", "errors", "truncated", "tokens", "padded_tokens", "nonfinite", "halved")
         self.manifest.counts = {name: int(sum(c[name] for c in counts)) for name in names} | {
             "shards_computed": computed,
-            "shards_skipped": self._num_shards - computed,
+            "shards_skipped": self.layout.num_shards - computed,
+            "shards_retried": sum(c["attempts"] > 1 for c in counts),
         }
         self.manifest.peak_memory_bytes = int(max(c["peak_memory_bytes"] for c in counts))
 
     def _score(self, store: ShardStore) -> None:
-        errors = list(store.read("errors"))
-        parts = list(store.read("prompt_stats"))
-        if not parts:
-            first = errors[0]["error"][0].as_py()
+        for name in MERGED_TABLES:
+            self._write_parts(store, name)
+        if not self.manifest.counts["scored"]:
+            first = read_table(self.run.storage, "errors")["error"][0].as_py()
             raise InputError(f"no prompt could be scored; the first error is: {first}")
-        stats, layers = pa.concat_tables(parts), next(store.read("layers"))
-        write_table(self.run.storage, "errors", pa.concat_tables([tables.ERRORS.empty_table(), *errors]))
-        write_table(self.run.storage, "prompt_stats", stats)
-        write_table(self.run.storage, "layers", layers)
-        spans = list(store.read("span_stats"))
-        if spans:
-            write_table(self.run.storage, "span_stats", pa.concat_tables(spans))
         scorings = list(
-            score_groups(stats, pa.concat_tables(spans) if spans else None, layers, self.manifest.facts, self.config)
+            score_groups(self.run.storage, self.manifest.facts["epsilons"], self.config, self.layout.by_shard)
         )
         rows = [row for group, scoring in scorings for row in tables.score_rows(scoring, group)]
         write_table(self.run.storage, "layer_scores", from_rows(rows, tables.LAYER_SCORES))
@@ -240,34 +286,34 @@ class ScoreJob(Job[ScoreConfig]):
         never = [s.num_never_sparse for group, s in scorings if group == ALL and s.num_never_sparse is not None]
         self.manifest.counts["layers_never_sparse"] = max(never, default=0)
 
+    def _write_parts(self, store: ShardStore, name: str) -> None:
+        """Write the parts of a table from all shards as one; a table without parts only where readers expect it."""
+        parts = store.read(name)
+        first = next(parts, None)
+        if first is None and name not in ALWAYS_THERE:
+            return
+        with table_writer(self.run.storage, name, MERGED_TABLES[name] if first is None else first.schema) as append:
+            if first is not None:
+                append(first)
+            for part in parts:
+                append(part)
+
 
 def score_groups(
-    stats: pa.Table, spans: pa.Table | None, layers: pa.Table, facts: dict[str, Any], config: ScoreConfig
+    storage: Storage, epsilons: Sequence[float], config: ScoreConfig, by_shard: bool
 ) -> Iterator[tuple[str, Scoring]]:
-    """Yield every scoring of all prompts, then of each group where there are several.
+    """Yield every scoring of all prompts, then of each group where there are several, in order of names.
 
     Args:
-        stats: the table `prompt_stats`.
-        spans: the table `span_stats`, where spans were measured.
-        layers: the table `layers`.
-        facts: the manifest's facts, for the thresholds that were counted.
+        storage: a run folder with its tables of statistics and layers.
+        epsilons: the thresholds that were counted exactly.
         config: what to compute.
+        by_shard: whether statistics were kept by shard.
     """
-    epsilons = tuple(facts["epsilons"])
-    loaded = {str(tap): tables.statistics_of_tap(stats, str(tap), epsilons) for tap in config.activations.taps}
-    _, ids, groups = next(iter(loaded.values()))
-    angles = tables.angles_of(spans, ids) if spans is not None else {}
-    everything = Observations({tap: statistics for tap, (statistics, _, _) in loaded.items()}, angles)
     choices = config.scores.to_choices(config.seed)
-    weight_norm = layers["weight_norm"].to_numpy()
-    for scoring in score_layers(everything, weight_norm, choices):
-        yield ALL, scoring
-    names = sorted(set(groups))
-    for group in names if len(names) > 1 else []:
-        members = np.flatnonzero(np.asarray(groups) == group)
-        part = Observations(
-            {tap: s[members] for tap, s in everything.taps.items()},
-            {span: angle[members] for span, angle in angles.items()},
-        )
-        for scoring in score_layers(part, weight_norm, choices, everything):
+    taps = tuple(str(tap) for tap in config.activations.taps)
+    seen = load_observations(StatisticsTables(storage, by_shard, taps, tuple(epsilons)), choices)
+    weight_norm = read_table(storage, "layers")["weight_norm"].to_numpy()
+    for group in [ALL, *sorted(set(seen) - {ALL})]:
+        for scoring in score_layers(seen[group], weight_norm, choices):
             yield group, scoring

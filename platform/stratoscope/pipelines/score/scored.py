@@ -8,10 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from stratoscope.pipelines.score.tables import ALL
 from stratoscope.results import Storage, read_table
 
-ALL = "all"
-"""The group of all prompts."""
 KEYS = ("metric", "tap", "variance", "epsilon_kind", "epsilon")
 
 

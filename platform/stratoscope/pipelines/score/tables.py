@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stratoscope.activations import Tap
-from stratoscope.scoring import Scoring
+from stratoscope.scoring import Scoring, SpanAngle
 from stratoscope.statistics import Statistics
 from stratoscope.statistics.histogram import NUM_BINS
 
@@ -33,6 +33,18 @@ PROMPT_STATS = pa.schema(
         ("nonfinite", pa.int64()),
     ]
 )
+SHARD_STATS = pa.schema(
+    [
+        ("shard", pa.int64()),
+        ("group", pa.string()),
+        ("layer", pa.int32()),
+        ("tap", pa.string()),
+        ("prompts", pa.int64()),
+        *(field for field in PROMPT_STATS if field.name not in ("prompt_id", "group", "layer", "tap")),
+        ("cosine_tokens", pa.int64()),
+    ]
+)
+"""The prompts of a shard merged; the group is null where it is all of them."""
 SPAN_STATS = pa.schema(
     [
         ("prompt_id", pa.string()),
@@ -42,6 +54,18 @@ SPAN_STATS = pa.schema(
         ("angle", pa.float64()),
     ]
 )
+SHARD_SPANS = pa.schema(
+    [
+        ("shard", pa.int64()),
+        ("group", pa.string()),
+        ("start", pa.int32()),
+        ("length", pa.int32()),
+        ("prompts", pa.int64()),
+        ("cosine", pa.float64()),
+        ("angle", pa.float64()),
+    ]
+)
+"""Means over the prompts of a shard that have one; the group is null where it is all of them."""
 ERRORS = pa.schema([("prompt_id", pa.string()), ("error", pa.string())])
 LAYERS = pa.schema([("layer", pa.int32()), ("num_parameters", pa.int64()), ("weight_norm", pa.float64())])
 LAYER_SCORES = pa.schema(
@@ -73,6 +97,8 @@ STABILITY = pa.schema(
     ]
 )
 EPSILONS_KEY = b"epsilons"
+ALL = "all"
+"""The group of all prompts, in `layer_scores` and `stability`."""
 
 
 def prompt_stats(
@@ -86,21 +112,46 @@ def prompt_stats(
         groups: one per prompt.
         taps: in order of the statistics' last axis.
     """
-    num_prompts, num_layers, num_taps = statistics.shape
-    per_prompt = num_layers * num_taps
-    columns: dict[str, Any] = {
-        "prompt_id": np.repeat(np.asarray(prompt_ids, object), per_prompt),
-        "group": np.repeat(np.asarray(groups, object), per_prompt),
-        "layer": np.tile(np.repeat(np.arange(num_layers), num_taps), num_prompts),
-        "tap": np.tile(np.asarray([str(tap) for tap in taps], object), num_prompts * num_layers),
+    units = {"prompt_id": np.asarray(prompt_ids, object), "group": np.asarray(groups, object)}
+    return _stats_table(statistics, units, taps, PROMPT_STATS)
+
+
+def shard_stats(statistics: Statistics, shard: int, groups: Sequence[str | None], taps: Sequence[Tap]) -> pa.Table:
+    """Return one row per group, layer and tap.
+
+    Args:
+        statistics: of a shard's prompts, merged by group, shape (groups, layers, taps).
+        shard: its number.
+        groups: names, None for all prompts.
+        taps: in order of the statistics' last axis.
+    """
+    units = {"shard": np.full(len(groups), shard), "group": np.asarray(groups, object)}
+    return _stats_table(statistics, units, taps, SHARD_STATS)
+
+
+def _stats_table(
+    statistics: Statistics, units: dict[str, NDArray[Any]], taps: Sequence[Tap], schema: pa.Schema
+) -> pa.Table:
+    num_units, num_layers, num_taps = statistics.shape
+    per_unit = num_layers * num_taps
+    columns: dict[str, Any] = {name: np.repeat(values, per_unit) for name, values in units.items()} | {
+        "layer": np.tile(np.repeat(np.arange(num_layers), num_taps), num_units),
+        "tap": np.tile(np.asarray([str(tap) for tap in taps], object), num_units * num_layers),
         "log2_hist": pack_histograms(statistics.histogram.reshape(-1, NUM_BINS)),
-        "below": _lists(statistics.below.reshape(num_prompts * per_prompt, -1)),
+        "below": _lists(statistics.below.reshape(num_units * per_unit, -1)),
     }
-    for name in ("tokens", "count", "mean", "m2", "pooled_variance", "cosine", "nonfinite"):
-        columns[name] = getattr(statistics, name).reshape(-1)
-    arrays = [_array(columns[field.name], field.type) for field in PROMPT_STATS]
-    schema = PROMPT_STATS.with_metadata({EPSILONS_KEY: repr(list(statistics.epsilons)).encode()})
-    return pa.Table.from_arrays(arrays, schema=schema)
+    for name in schema.names:
+        if name not in columns:
+            columns[name] = getattr(statistics, name).reshape(-1)
+    arrays = [_array(columns[field.name], field.type) for field in schema]
+    described = schema.with_metadata({EPSILONS_KEY: repr(list(statistics.epsilons)).encode()})
+    return pa.Table.from_arrays(arrays, schema=described)
+
+
+def angle_of(cosine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return arccos(cosine) / pi, the angular distance of arXiv 2403.17887."""
+    angle: NDArray[np.float64] = np.arccos(np.clip(cosine, -1, 1)) / np.pi
+    return angle
 
 
 def span_stats(cosine: NDArray[np.float64], prompt_ids: Sequence[str], spans: Sequence[tuple[int, int]]) -> pa.Table:
@@ -110,8 +161,6 @@ def span_stats(cosine: NDArray[np.float64], prompt_ids: Sequence[str], spans: Se
         cosine: of the last token before and behind each span, shape (prompts, spans).
         prompt_ids: one per prompt.
         spans: (start, length) of each span.
-
-    Source: arXiv 2403.17887 for the angle, arccos(cosine) / pi.
     """
     starts, lengths = np.asarray(spans).T
     flat = cosine.ravel()
@@ -120,18 +169,42 @@ def span_stats(cosine: NDArray[np.float64], prompt_ids: Sequence[str], spans: Se
         "start": np.tile(starts, len(prompt_ids)),
         "length": np.tile(lengths, len(prompt_ids)),
         "cosine": flat,
-        "angle": np.arccos(np.clip(flat, -1, 1)) / np.pi,
+        "angle": angle_of(flat),
     }
     return pa.Table.from_arrays([_array(columns[f.name], f.type) for f in SPAN_STATS], schema=SPAN_STATS)
 
 
-def statistics_of_tap(
-    table: pa.Table, tap: str, epsilons: tuple[float, ...]
-) -> tuple[Statistics, list[str], list[str]]:
-    """Return the statistics of one tap as arrays of shape (prompts, layers), with the prompts' ids and groups.
+def shard_spans(
+    sums: NDArray[np.float64], shard: int, groups: Sequence[str | None], spans: Sequence[tuple[int, int]]
+) -> pa.Table:
+    """Return one row per group and span of layers.
 
     Args:
-        table: `prompt_stats`, the rows of a prompt together and in order of layers.
+        sums: number of prompts with a cosine, sum of the cosines and sum of the angles, shape (3, groups, spans).
+        shard: its number.
+        groups: names, None for all prompts.
+        spans: (start, length) of each span.
+    """
+    starts, lengths = np.asarray(spans).T
+    prompts = sums[0].ravel()
+    with np.errstate(invalid="ignore"):
+        columns = {
+            "shard": np.full(len(groups) * len(spans), shard),
+            "group": np.repeat(np.asarray(groups, object), len(spans)),
+            "start": np.tile(starts, len(groups)),
+            "length": np.tile(lengths, len(groups)),
+            "prompts": prompts.astype(np.int64),
+            "cosine": sums[1].ravel() / prompts,
+            "angle": sums[2].ravel() / prompts,
+        }
+    return pa.Table.from_arrays([_array(columns[f.name], f.type) for f in SHARD_SPANS], schema=SHARD_SPANS)
+
+
+def statistics_of_tap(table: pa.Table, tap: str, epsilons: tuple[float, ...]) -> tuple[Statistics, pa.Table]:
+    """Return the statistics of one tap as arrays of shape (units, layers), and the first row of each unit.
+
+    Args:
+        table: `prompt_stats`, or `shard_stats` of one group; the rows of a unit together and in order of layers.
         tap: which tap.
         epsilons: the thresholds that `below` counts.
     """
@@ -143,10 +216,11 @@ def statistics_of_tap(
         values: NDArray[Any] = rows[name].to_numpy(zero_copy_only=False).reshape(shape)
         return values
 
+    merged = "prompts" in rows.column_names
     below = np.asarray(rows["below"].combine_chunks().flatten()).reshape(*shape, len(epsilons))
     statistics = Statistics(
         epsilons=epsilons,
-        prompts=(~np.isnan(column("pooled_variance"))).astype(np.int64),
+        prompts=column("prompts") if merged else (~np.isnan(column("pooled_variance"))).astype(np.int64),
         tokens=column("tokens"),
         count=column("count"),
         mean=column("mean"),
@@ -155,19 +229,24 @@ def statistics_of_tap(
         histogram=unpack_histograms(rows["log2_hist"]).reshape(*shape, NUM_BINS),
         below=below,
         cosine=column("cosine"),
-        cosine_tokens=np.where(np.isnan(column("cosine")), 0, column("tokens")),
+        cosine_tokens=column("cosine_tokens") if merged else np.where(np.isnan(column("cosine")), 0, column("tokens")),
         nonfinite=column("nonfinite"),
     )
-    first = rows.take(np.arange(0, rows.num_rows, num_layers))
-    return statistics, first["prompt_id"].to_pylist(), first["group"].to_pylist()
+    return statistics, rows.take(np.arange(0, rows.num_rows, num_layers))
 
 
-def angles_of(table: pa.Table, prompt_ids: Sequence[str]) -> dict[tuple[int, int], NDArray[np.float64]]:
-    """Return the angles of each span by (start, length), in order of `prompt_ids`."""
-    num_spans = table.num_rows // len(prompt_ids)
-    spans = zip(table["start"][:num_spans].to_pylist(), table["length"][:num_spans].to_pylist(), strict=True)
-    angles = table["angle"].to_numpy(zero_copy_only=False).reshape(len(prompt_ids), num_spans)
-    return {span: angles[:, column] for column, span in enumerate(spans)}
+def angles_by_span(table: pa.Table) -> dict[tuple[int, int], SpanAngle]:
+    """Return the angles by (start, length) of each span, in order of units.
+
+    Args:
+        table: `span_stats`, or `shard_spans` of one group; the rows of a unit together.
+    """
+    pairs = list(zip(table["start"].to_pylist(), table["length"].to_pylist(), strict=True))
+    spans = list(dict.fromkeys(pairs))
+    angles = table["angle"].to_numpy(zero_copy_only=False).reshape(-1, len(spans))
+    counted = table["prompts"].to_numpy() if "prompts" in table.column_names else (~np.isnan(angles)).astype(np.int64)
+    prompts = counted.reshape(angles.shape)
+    return {span: SpanAngle(angles[:, column], prompts[:, column]) for column, span in enumerate(spans)}
 
 
 def pack_histograms(histograms: NDArray[np.int64]) -> pa.StructArray:

@@ -2,19 +2,22 @@
 
 import os
 import resource
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from stratoscope.activations import BatchStatistics, Probe, Tap, bucket
+from stratoscope.execution import FIRST_ATTEMPT, Attempt, BrokenProcessError, WorkMetrics
 from stratoscope.models import Encoded, Encoding, ModelSource, encode, layer_parameters, load_model
 from stratoscope.pipelines.score import tables
+from stratoscope.pipelines.score.gather import Kept, ShardTables
 from stratoscope.results import ShardResult, from_rows, to_parquet
-from stratoscope.statistics import stack
+
+CRASHED = "the process died each time that this prompt was run, most likely for want of memory"
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class WorkerSettings:
 
     source: ModelSource
     device: str
+    spread: bool
+    """Spread the layers over all GPUs of the actor."""
     dtype: str
     attention: str | None
     trust_remote_code: bool
@@ -30,81 +35,131 @@ class WorkerSettings:
     taps: tuple[Tap, ...]
     epsilons: tuple[float, ...]
     spans: tuple[tuple[int, int], ...]
+    kept: Kept
     batch_tokens: int
     num_threads: int
 
 
-class ScoreWorker:
-    """Reduces shards of prompts to statistics. The model is loaded once, when the worker is made."""
+@dataclass
+class _Work:
+    """A shard on its way."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    encoded: list[Encoded]
+    gathered: ShardTables
+    attempt: Attempt
+    padded: int = 0
+    halved: int = 0
+
+
+class ScoreWorker:
+    """Reduces shards of prompts to statistics. The model is loaded once, when the worker is made.
+
+    Two threads may call it at once: one runs the model while the other encodes its prompts or writes its tables.
+    """
+
+    def __init__(self, settings: WorkerSettings, metrics: WorkMetrics | None = None) -> None:
         torch.set_num_threads(settings.num_threads)
-        self.settings = settings
+        self.settings, self._metrics = settings, metrics
+        self._model_in_use = threading.Lock()
         self.model = load_model(
             settings.source,
             settings.device,
             settings.dtype,
             attention=settings.attention,
             trust_remote_code=settings.trust_remote_code,
+            spread=settings.spread,
         )
 
-    def __call__(self, shard: dict[str, Any]) -> ShardResult:
+    def __call__(self, shard: dict[str, Any], attempt: Attempt = FIRST_ATTEMPT) -> ShardResult:
         """Run the prompts of a shard.
 
         Args:
-            shard: `shard`, its number, and the lists `prompt_id`, `group` and `text`.
+            shard: `shard`, its number, `start`, the place of its first prompt in the run, and the lists `prompt_id`,
+                `group` and `text`.
+            attempt: what earlier attempts at the shard have shown.
+
+        Raises:
+            BrokenProcessError: the device is in a state that only a new process mends.
         """
-        started = time.time()
         encoded = encode(self.model.tokenizer, shard["text"], self.settings.encoding)
-        errors: dict[int, str] = {i: e.error for i, e in enumerate(encoded) if e.error is not None}
-        readable = [i for i in range(len(encoded)) if i not in errors]
-        batches = bucket([len(encoded[i].ids) for i in readable], self.settings.batch_tokens)
-        measured: dict[int, BatchStatistics] = {}
-        padded = 0
-        with Probe(self.model, self.settings.taps, self.settings.epsilons, self.settings.spans) as probe:
-            for batch in batches:
-                chosen = [readable[position] for position in batch]
-                padded += len(chosen) * max(len(encoded[i].ids) for i in chosen)
-                self._measure(probe, encoded, chosen, measured, errors)
-        files = self._files(shard, measured, errors)
+        gathered = ShardTables(shard, self.settings.kept, self.settings.taps, self.settings.spans)
+        gathered.errors = {i: e.error for i, e in enumerate(encoded) if e.error is not None}
+        work = _Work(encoded, gathered, attempt)
+        with self._model_in_use:
+            started = time.time()
+            self._run(work)
+            ended = time.time()
+        if self._metrics:
+            self._metrics.errors(len(gathered.errors))
+        files = gathered.files()
+        if shard["shard"] == 0:
+            files["layers"] = self._layers()
         return ShardResult(
             shard=int(shard["shard"]),
             files=files,
             counts={
                 "prompts": len(encoded),
-                "scored": len(measured),
-                "errors": len(errors),
+                "scored": gathered.measured,
+                "errors": len(gathered.errors),
                 "truncated": sum(e.truncated for e in encoded),
-                "tokens": sum(len(encoded[i].ids) for i in measured),
-                "padded_tokens": padded,
-                "nonfinite": int(sum(m.statistics.nonfinite.sum() for m in measured.values())),
+                "tokens": sum(len(e.ids) for i, e in enumerate(encoded) if i not in gathered.errors),
+                "padded_tokens": work.padded,
+                "nonfinite": gathered.nonfinite,
+                "halved": work.halved,
+                "attempts": attempt.number,
                 "process": os.getpid(),
                 "started": started,
-                "ended": time.time(),
+                "ended": ended,
                 "peak_memory_bytes": peak_memory_bytes(),
             },
         )
 
-    def _measure(
-        self,
-        probe: Probe,
-        encoded: Sequence[Encoded],
-        chosen: Sequence[int],
-        measured: dict[int, BatchStatistics],
-        errors: dict[int, str],
-    ) -> None:
-        """Measure a batch; if it fails, measure its prompts one by one, so that only the culprit is lost."""
+    def _run(self, work: _Work) -> None:
+        torch.set_num_threads(self.settings.num_threads)  # it holds for the calling thread alone
+        readable = [i for i in range(len(work.encoded)) if i not in work.gathered.errors]
+        lengths = [len(work.encoded[i].ids) for i in readable]
+        batches = [[readable[p] for p in batch] for batch in bucket(lengths, self.settings.batch_tokens)]
+        runnable, given_up = work.attempt.divide(batches)
+        work.gathered.errors |= dict.fromkeys(given_up, CRASHED)
+        with Probe(self.model, self.settings.taps, self.settings.epsilons, self.settings.spans) as probe:
+            for batch in runnable:
+                self._measure(probe, work, batch)
+
+    def _measure(self, probe: Probe, work: _Work, batch: Sequence[int]) -> None:
+        """Measure a batch; if it fails, measure its halves, so that only the culprit is lost."""
+        outcome = self._pass(probe, work, batch)
+        if isinstance(outcome, BatchStatistics):
+            work.gathered.add(batch, outcome)
+        elif len(batch) == 1:
+            work.gathered.errors[batch[0]] = outcome
+        else:
+            work.halved += 1
+            middle = len(batch) // 2
+            self._measure(probe, work, batch[:middle])
+            self._measure(probe, work, batch[middle:])
+
+    def _pass(self, probe: Probe, work: _Work, batch: Sequence[int]) -> BatchStatistics | str:
+        """Run one batch and return its statistics, or what went wrong: by then the memory it took is free again."""
+        rows = [work.encoded[i].ids for i in batch]
+        work.attempt.note(batch)
+        started = time.perf_counter()
         try:
-            result = probe.measure(*self._pad([encoded[i].ids for i in chosen]))
-        except RuntimeError as error:
-            if len(chosen) == 1:
-                errors[chosen[0]] = f"{type(error).__name__}: {error}".split("\n")[0]
-                return
-            for i in chosen:
-                self._measure(probe, encoded, [i], measured, errors)
-            return
-        for row, i in enumerate(chosen):
-            measured[i] = BatchStatistics(result.statistics[row : row + 1], result.span_cosine[row : row + 1])
+            measured = probe.measure(*self._pad(rows))
+        except torch.OutOfMemoryError as error:
+            failure = _one_line(error)
+        except torch.AcceleratorError as error:
+            # Such an error stays with the device: every later call would fail for it.
+            raise BrokenProcessError(_one_line(error)) from error
+        except Exception as error:  # whatever a model's code raises, it is this batch's alone
+            failure = _one_line(error)
+        else:
+            work.padded += len(rows) * max(len(row) for row in rows)
+            if self._metrics:
+                self._metrics.batch(len(rows), sum(map(len, rows)), time.perf_counter() - started)
+            return measured
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return failure
 
     def _pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         longest = max(len(row) for row in rows)
@@ -116,29 +171,21 @@ class ScoreWorker:
             mask[row, : len(tokens)] = 1
         return ids, mask
 
-    def _files(
-        self, shard: dict[str, Any], measured: dict[int, BatchStatistics], errors: dict[int, str]
-    ) -> dict[str, bytes]:
-        files = {}
-        order = sorted(measured)
-        ids = [shard["prompt_id"][i] for i in order]
-        if order:
-            statistics = stack([measured[i].statistics for i in order])
-            groups = [shard["group"][i] for i in order]
-            files["prompt_stats"] = to_parquet(tables.prompt_stats(statistics, ids, groups, self.settings.taps))
-        if order and self.settings.spans:
-            cosine = np.concatenate([measured[i].span_cosine for i in order])
-            files["span_stats"] = to_parquet(tables.span_stats(cosine, ids, self.settings.spans))
-        if errors:
-            rows = [(shard["prompt_id"][i], error) for i, error in sorted(errors.items())]
-            files["errors"] = to_parquet(from_rows(rows, tables.ERRORS))
-        if shard["shard"] == 0:
-            layers = enumerate(layer_parameters(self.model.anatomy))
-            files["layers"] = to_parquet(from_rows([(i, n, norm) for i, (n, norm) in layers], tables.LAYERS))
-        return files
+    def _layers(self) -> bytes:
+        layers = enumerate(layer_parameters(self.model.anatomy))
+        return to_parquet(from_rows([(i, n, norm) for i, (n, norm) in layers], tables.LAYERS))
+
+
+def make_worker(settings: WorkerSettings) -> ScoreWorker:
+    """Make the worker of an actor, which tells Prometheus what it does."""
+    return ScoreWorker(settings, WorkMetrics("score", settings.source.name))
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".split("\n")[0]
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory this process has held: on the host, plus what torch held on a GPU."""
+    """Return the most memory this process has held: on the host, plus what torch held on its GPUs."""
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return host + (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)
+    return host + sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
