@@ -6,17 +6,23 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
+    BertConfig,
+    DistilBertConfig,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     OPTConfig,
     PhiConfig,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen3MoeConfig,
+    RobertaConfig,
 )
 
 VOCABULARY = 128
@@ -56,13 +62,25 @@ CONFIGURATIONS: dict[str, PreTrainedConfig] = {
     ),
     "gpt_neox": GPTNeoXConfig(**SMALL),
     "phi": PhiConfig(**SMALL),
+    "mixtral": MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2, sliding_window=None),
+    "qwen3_moe": Qwen3MoeConfig(
+        **GROUPED, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, mlp_only_layers=[1]
+    ),
+    "bert": BertConfig(**SMALL),
+    "roberta": RobertaConfig(**SMALL | {"max_position_embeddings": 66, "pad_token_id": 1}),
+    "distilbert": DistilBertConfig(
+        vocab_size=VOCABULARY, dim=32, n_layers=4, n_heads=4, hidden_dim=48, max_position_embeddings=64
+    ),
 }
+
+ENCODERS = ("bert", "roberta", "distilbert")
 
 
 def tiny_network(name: str, seed: int = 0) -> PreTrainedModel:
     """A random model of an architecture, its weights large enough that every part of it matters."""
     torch.manual_seed(seed)
-    network = AutoModelForCausalLM.from_config(CONFIGURATIONS[name], dtype=torch.float32)
+    kind = AutoModel if name in ENCODERS else AutoModelForCausalLM
+    network = kind.from_config(CONFIGURATIONS[name], dtype=torch.float32)
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim > 1:

@@ -30,8 +30,11 @@ def test_layers_are_found_by_structure(name: str) -> None:
         assert len({id(block.module) for block in anatomy.blocks}) == 4
         for block in anatomy.blocks:
             inside = set(block.module.modules())
-            assert {block.attention, block.mlp, block.mlp_output} <= inside
-            assert "attention" not in type(block.mlp_output).__name__.lower()
+            projection = block.mlp_output or block.experts
+            assert {block.attention, block.mlp, projection} <= inside
+            assert "attention" not in type(projection).__name__.lower()
+            assert (block.experts is not None) == ("sparsemoe" in type(block.mlp).__name__.lower())
+        assert anatomy.shows_hidden
 
 
 def test_what_is_not_understood_is_said() -> None:

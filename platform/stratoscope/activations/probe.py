@@ -1,7 +1,7 @@
 """The probe: forward hooks that turn one batch into sufficient statistics per prompt, layer and tap."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -15,8 +15,9 @@ from torch.utils.hooks import RemovableHandle
 
 from stratoscope.activations.reduce import Bins, Layout, TokenSums, merge_tokens, reduce_tokens, token_cosine
 from stratoscope.activations.segments import Segments
-from stratoscope.activations.taps import Tap, on_input, on_output
-from stratoscope.models import LoadedModel
+from stratoscope.activations.taps import Tap, on_experts, on_input, on_output
+from stratoscope.errors import InputError
+from stratoscope.models import Block, LoadedModel, first_position
 from stratoscope.statistics import Statistics
 
 REDUCED_TOGETHER = 2048
@@ -43,13 +44,21 @@ class _Pass:
     """Of every layer and tap, layer by layer."""
     cosine: Tensor
     """Between each layer's input and output by token, shape (layers, T)."""
-    waiting: dict[int, list[tuple[int, Tensor]]] = field(default_factory=dict)
-    """Activations to reduce and their place among the sums, by width; those of several layers are reduced together."""
+    waiting: dict[tuple[torch.device, int], list[tuple[int, Tensor]]] = field(default_factory=dict)
+    """Activations to reduce and their place among the sums, by device and width; layers' are reduced together."""
     last_tokens: list[Tensor] = field(default_factory=list)
     source: Tensor | None = None
     """The tensor of which `entering` holds the real tokens: a block's output is the next block's input."""
     entering: Tensor | None = None
     entering_norm: Tensor | None = None
+    copies: dict[torch.device, Segments] = field(default_factory=dict)
+    """The segments on the other devices of a model that is spread over several."""
+
+    def segments_on(self, device: torch.device) -> Segments:
+        """Return the segments on a device."""
+        if device not in self.copies:
+            self.copies[device] = self.segments.to(device)
+        return self.copies[device]
 
 
 class Probe:
@@ -74,7 +83,7 @@ class Probe:
         spans: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.model, self.taps, self.epsilons, self.spans = model, tuple(taps), epsilons, tuple(spans)
-        self._bins = Bins.build(epsilons, model.device)
+        self._bins = {model.device: Bins.build(epsilons, model.device)}
         self._layout = Layout(len(epsilons))
         self._handles: list[RemovableHandle] = []
         self._pass: _Pass | None = None
@@ -82,13 +91,12 @@ class Probe:
     def __enter__(self) -> Self:
         for layer, block in enumerate(self.model.anatomy.blocks):
             self._handles += [on_input(block.module, self._enter_block)]
-            for tap, module, register in (
-                (Tap.ATTENTION, block.attention, on_output),
-                (Tap.MLP, block.mlp, on_output),
-                (Tap.MLP_HIDDEN, block.mlp_output, on_input),
-            ):
-                if tap in self.taps:
-                    self._handles.append(register(module, partial(self._read, layer, tap)))
+            if Tap.ATTENTION in self.taps:
+                self._handles.append(on_output(block.attention, partial(self._read, layer, Tap.ATTENTION)))
+            if Tap.MLP in self.taps:
+                self._handles.append(on_output(block.mlp, partial(self._read, layer, Tap.MLP)))
+            if Tap.MLP_HIDDEN in self.taps:
+                self._handles += self._on_hidden(block, partial(self._read, layer, Tap.MLP_HIDDEN))
             self._handles.append(on_output(block.module, partial(self._leave_block, layer)))
         return self
 
@@ -98,6 +106,13 @@ class Probe:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    def _on_hidden(self, block: Block, read: Callable[[Tensor], None]) -> list[RemovableHandle]:
+        if block.mlp_output is not None:
+            return [on_input(block.mlp_output, read)]
+        if block.experts is None or not block.has_gated_experts:
+            raise InputError(f"tap mlp_hidden cannot be read from {type(block.module).__name__}; leave it out")
+        return on_experts(block.experts, read)
 
     def measure(self, input_ids: Tensor, attention_mask: Tensor) -> BatchStatistics:
         """Run the model's layers once and return the statistics of each prompt.
@@ -122,9 +137,9 @@ class Probe:
         self._pass = gathered = self._begin(Segments.from_mask(mask), careful)
         try:
             run_backbone(self.model, ids, mask)
-            for width in list(gathered.waiting):
-                self._reduce_waiting(width)
-            rows = merge_tokens(gathered.sums, gathered.segments, self._bins)
+            for place in list(gathered.waiting):
+                self._reduce_waiting(place)
+            rows = merge_tokens(gathered.sums, gathered.segments, self._bins_on(device))
             cosine = _mean_of_known(gathered.cosine, gathered.segments)
             spans = _span_cosine(gathered.last_tokens, self.spans, len(cosine))
         finally:
@@ -133,7 +148,7 @@ class Probe:
 
     def _begin(self, segments: Segments, careful: bool) -> _Pass:
         num_layers = len(self.model.anatomy)
-        sums = TokenSums.empty(num_layers * len(self.taps), segments, self._bins)
+        sums = TokenSums.empty(num_layers * len(self.taps), segments, self._bins_on(segments.rows.device))
         return _Pass(segments, careful, sums, sums.mean.new_empty(num_layers, len(segments.rows)))
 
     def _transfer(self, rows: Tensor, cosine: Tensor, spans: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -160,6 +175,7 @@ class Probe:
         after, norm_after = gathered.entering, gathered.entering_norm
         assert after is not None
         assert norm_after is not None
+        before, norm_before = before.to(after.device), norm_before.to(after.device)
         gathered.cosine[layer] = token_cosine(before, after, norm_before, norm_after)
         if Tap.BLOCK in self.taps:
             self._reduce(layer, Tap.BLOCK, after)
@@ -169,26 +185,33 @@ class Probe:
             self._keep_last_token()
 
     def _read(self, layer: int, tap: Tap, hidden: Tensor) -> None:
-        self._reduce(layer, tap, self._gathering().segments.take(hidden))
+        self._reduce(layer, tap, self._gathering().segments_on(hidden.device).take(hidden))
 
     def _reduce(self, layer: int, tap: Tap, x: Tensor) -> None:
         """Reduce the activations of a tap, (T, D), as soon as enough wait to make it worth its while."""
-        waiting = self._gathering().waiting.setdefault(x.shape[1], [])
+        place = (x.device, x.shape[1])
+        waiting = self._gathering().waiting.setdefault(place, [])
         waiting.append((layer * len(self.taps) + self.taps.index(tap), x))
         if len(waiting) * x.shape[0] >= REDUCED_TOGETHER:
-            self._reduce_waiting(x.shape[1])
+            self._reduce_waiting(place)
 
-    def _reduce_waiting(self, width: int) -> None:
-        gathered = self._gathering()
-        places, activations = zip(*gathered.waiting.pop(width), strict=True)
+    def _reduce_waiting(self, place: tuple[torch.device, int]) -> None:
+        gathered, device = self._gathering(), place[0]
+        places, activations = zip(*gathered.waiting.pop(place), strict=True)
         x = torch.stack(activations) if len(activations) > 1 else activations[0].unsqueeze(0)
-        sums = reduce_tokens(x, gathered.segments, self._bins, careful=gathered.careful)
+        segments, bins = gathered.segments_on(device), self._bins_on(device)
+        sums = reduce_tokens(x, segments, bins, careful=gathered.careful)
         gathered.sums.put(places, sums)
+
+    def _bins_on(self, device: torch.device) -> Bins:
+        if device not in self._bins:
+            self._bins[device] = Bins.build(self.epsilons, device)
+        return self._bins[device]
 
     def _stand_at(self, hidden: Tensor) -> None:
         """Remember the residual stream at this point: its real tokens in float, and their norms."""
         gathered = self._gathering()
-        x = gathered.segments.take(hidden)
+        x = gathered.segments_on(hidden.device).take(hidden)
         x = x.double() if gathered.careful else x.float()
         gathered.source, gathered.entering = hidden, x
         gathered.entering_norm = torch.linalg.vector_norm(x, dim=1)
@@ -196,7 +219,9 @@ class Probe:
     def _keep_last_token(self) -> None:
         gathered = self._gathering()
         assert gathered.entering is not None
-        gathered.last_tokens.append(gathered.entering.index_select(0, gathered.segments.last).double())
+        last = gathered.segments_on(gathered.entering.device).last
+        kept = gathered.entering.index_select(0, last).double()
+        gathered.last_tokens.append(kept.to(self.model.device))
 
     def _gathering(self) -> _Pass:
         assert self._pass is not None, "a hook ran outside measure()"
@@ -208,6 +233,10 @@ class Probe:
         layout = self._layout
         shape = packed.shape[:-1]
         mean, m2, pooled_variance = np.moveaxis(packed[..., :3], -1, 0)
+        if Tap.MLP_HIDDEN in self.taps:
+            # Which expert a token was sent to differs from token to token, so their activations have no common mean.
+            mixtures = [block.experts is not None for block in self.model.anatomy.blocks]
+            pooled_variance[:, mixtures, self.taps.index(Tap.MLP_HIDDEN)] = np.nan
         counts = packed[..., layout.histogram].astype(np.int64)
         tokens = np.broadcast_to(lengths[:, None, None], shape).astype(np.int64)
         statistics = Statistics(
@@ -235,10 +264,8 @@ def run_backbone(model: LoadedModel, input_ids: Tensor, attention_mask: Tensor) 
         input_ids: token ids on the model's device, shape (B, S), padded on either side.
         attention_mask: 1 for a token and 0 for padding, shape (B, S), on the model's device.
     """
-    extra: dict[str, object] = {
-        "position_ids": (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0),
-        "use_cache": False,
-    }
+    positions = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    extra: dict[str, object] = {"position_ids": positions + first_position(model.backbone), "use_cache": False}
     accepted = inspect.signature(model.backbone.forward).parameters
     known = {name: value for name, value in extra.items() if name in accepted}
     model.backbone(input_ids=input_ids, attention_mask=attention_mask, **known)

@@ -148,7 +148,7 @@ class TokenSums:
         chosen = list(places)
         for field in fields(self):
             kept = getattr(self, field.name)
-            kept[chosen] = getattr(part, field.name).to(kept.dtype)
+            kept[chosen] = getattr(part, field.name).to(kept)
 
 
 def reduce_tokens(x: Tensor, segments: Segments, bins: Bins, *, careful: bool = False) -> TokenSums:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -31,6 +32,13 @@ class Segments:
         lengths = mask.sum(dim=1)
         batch = (mask.shape[0], mask.shape[1])
         return cls(positions, positions // batch[1], lengths, lengths.cumsum(0) - 1, batch)
+
+    def to(self, device: torch.device) -> "Segments":
+        """Return the same on a device."""
+        if device == self.rows.device:
+            return self
+        positions, rows, lengths, last = (t.to(device) for t in (self.positions, self.rows, self.lengths, self.last))
+        return Segments(positions, rows, lengths, last, self.batch)
 
     @property
     def padded(self) -> bool:

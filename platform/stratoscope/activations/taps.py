@@ -4,6 +4,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -38,6 +39,40 @@ def on_input(module: nn.Module, read: Callable[[Tensor], None]) -> RemovableHand
         read(args[0] if args else kwargs["hidden_states"])
 
     return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def on_experts(experts: nn.Module, read: Callable[[Tensor], None]) -> list[RemovableHandle]:
+    """Call `read` with the hidden activations of a mixture's chosen experts, after the gate.
+
+    They have shape (B * S, chosen * width): those of a token's experts side by side, in order of the router's choice.
+    transformers computes them sorted by expert; here they are put back in order of tokens.
+    """
+    chosen: list[Tensor] = []
+    gate: Any = experts._apply_gate
+
+    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        chosen[:] = [args[1] if len(args) > 1 else kwargs["top_k_index"]]
+
+    def apply_gate(projected: Tensor) -> Tensor:
+        hidden: Tensor = gate(projected)
+        index = chosen.pop()
+        by_slot = torch.empty_like(hidden)
+        by_slot[torch.sort(index.reshape(-1)).indices] = hidden
+        read(by_slot.view(len(index), -1))
+        return hidden
+
+    experts._apply_gate = apply_gate  # type: ignore[assignment]
+    return [experts.register_forward_pre_hook(before, with_kwargs=True), _Restored(experts)]
+
+
+class _Restored(RemovableHandle):
+    """Gives a module its class's gate back."""
+
+    def __init__(self, experts: nn.Module) -> None:
+        self._experts = experts
+
+    def remove(self) -> None:
+        del self._experts._apply_gate
 
 
 def on_output(module: nn.Module, read: Callable[[Tensor], None]) -> RemovableHandle:

@@ -1,7 +1,7 @@
 """Execution: the adapter to Ray. It knows nothing of models or statistics; it runs shards of any work."""
 
 from stratoscope.execution.attempts import FIRST_ATTEMPT, Attempt, BrokenProcessError
-from stratoscope.execution.cluster import cluster, resources
+from stratoscope.execution.cluster import cluster, is_local, resources
 from stratoscope.execution.metrics import WorkMetrics
 from stratoscope.execution.pool import ActorPool, plan_pool
 from stratoscope.execution.progress import Meter, progress
@@ -16,6 +16,7 @@ __all__ = [
     "ShardWorker",
     "WorkMetrics",
     "cluster",
+    "is_local",
     "plan_pool",
     "progress",
     "resources",

@@ -8,6 +8,11 @@ from contextlib import contextmanager
 import ray
 
 
+def is_local() -> bool:
+    """Tell whether the work runs on this machine alone, as far as is known before a connection is made."""
+    return not os.environ.get("RAY_ADDRESS")
+
+
 @contextmanager
 def cluster() -> Iterator[None]:
     """Connect to Ray for the length of the block; a connection that was there before is used and left alone."""

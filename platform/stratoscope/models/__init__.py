@@ -1,6 +1,6 @@
 """Models: loading from hub, folder or GGUF, where their layers are, their tokens and their fingerprint."""
 
-from stratoscope.models.anatomy import Anatomy, Block, find_anatomy, layer_parameters
+from stratoscope.models.anatomy import Anatomy, Block, find_anatomy, first_position, layer_parameters
 from stratoscope.models.fingerprint import weights_fingerprint
 from stratoscope.models.load import (
     LoadedModel,
@@ -28,6 +28,7 @@ __all__ = [
     "dtype_name",
     "encode",
     "find_anatomy",
+    "first_position",
     "layer_parameters",
     "load_model",
     "load_tokenizer",

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stratoscope.errors import InputError, first_line
-from stratoscope.models.anatomy import Anatomy, find_anatomy
+from stratoscope.models.anatomy import Anatomy, find_anatomy, first_position
+from stratoscope.models.checkpoint import check_quantisation, quantisation_method
 from stratoscope.models.source import ModelSource, local_folder, resolve_source
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ class ModelFacts:
     hidden_size: int
     num_parameters: int
     max_positions: int | None
+    """Longest sequence that it has positions for."""
+    shows_hidden: bool = True
+    """Whether the tap mlp_hidden can be read."""
+    quantisation: str | None = None
+    """Method by which the checkpoint is quantised."""
 
 
 def load_model(
@@ -105,11 +111,17 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> "
     return tokenizer
 
 
-def describe_model(source: ModelSource, *, trust_remote_code: bool = False) -> ModelFacts:
-    """Tell a model's architecture and size from its configuration alone, and that its layers can be found.
+def describe_model(source: ModelSource, *, trust_remote_code: bool = False, here: bool = True) -> ModelFacts:
+    """Tell a model's architecture and size from its configuration alone, and see that it can be loaded and read.
+
+    Args:
+        source: the model.
+        trust_remote_code: run code that the model's repository carries.
+        here: it will be loaded on this machine, not on others of a cluster.
 
     Raises:
-        InputError: the configuration cannot be read, or the layers are not found.
+        InputError: the configuration cannot be read, the layers are not found, or the checkpoint is quantised in a way
+            that cannot be loaded.
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModel
@@ -122,14 +134,18 @@ def describe_model(source: ModelSource, *, trust_remote_code: bool = False) -> M
             empty = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise InputError(f"model.source {source.name!r} cannot be read: {first_line(error)}") from error
+    check_quantisation(config, source.name, here=here)
     anatomy = find_anatomy(empty, num_layers_of(config))
     text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
     return ModelFacts(
         architecture=type(empty).__name__,
         num_layers=len(anatomy),
         hidden_size=int(text.hidden_size),
         num_parameters=sum(p.numel() for p in empty.parameters()),
-        max_positions=getattr(text, "max_position_embeddings", None),
+        max_positions=None if positions is None else positions - first_position(empty.base_model),
+        shows_hidden=anatomy.shows_hidden,
+        quantisation=quantisation_method(config),
     )
 
 

@@ -15,6 +15,7 @@ from platformdirs import user_cache_path
 from stratoscope.digest import file_digest
 from stratoscope.errors import InputError, first_line, suggest
 from stratoscope.hub import hub_commit
+from stratoscope.models.checkpoint import check_weights
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -100,10 +101,7 @@ def _bundled_file(name: str) -> Path:
 def _check_folder(folder: Path, name: str) -> None:
     if not (folder / "config.json").is_file():
         raise InputError(f"model.source {name!r} is a folder without config.json, so it holds no transformers model")
-    if not any(folder.glob("*.safetensors")):
-        raise InputError(
-            f"model.source {name!r} has no .safetensors weights; convert it with save_pretrained, pickles are not read"
-        )
+    check_weights(folder, name)
 
 
 def pin_source(source: ModelSource) -> ModelSource:

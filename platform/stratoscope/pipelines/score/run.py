@@ -1,17 +1,19 @@
 """The flow of the scoring job: prompts -> shards on actors -> statistics -> scores -> tables and a report."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import ClassVar
 
+import numpy as np
 import pyarrow.compute as pc
 from rich.console import Console
 
+from stratoscope.activations import Tap
 from stratoscope.data import PromptSet, load_prompts
 from stratoscope.digest import digest
 from stratoscope.errors import InputError, RunError
-from stratoscope.execution import ActorPool, Meter, cluster, plan_pool, progress, resources, run_shards
+from stratoscope.execution import ActorPool, Meter, cluster, is_local, plan_pool, progress, resources, run_shards
 from stratoscope.models import (
     ModelFacts,
     ModelSource,
@@ -73,7 +75,7 @@ class ScoreJob(Job[ScoreConfig]):
         source = resolve_source(config.model.source, config.model.revision)
         self.prompts = load_prompts(config.prompts.to_source(), config.prompts.limit, config.seed)
         self.source = pin_source(source)
-        self.facts = describe_model(self.source, trust_remote_code=config.model.trust_remote_code)
+        self.facts = describe_model(self.source, trust_remote_code=config.model.trust_remote_code, here=is_local())
         self._check()
         rows = self.facts.num_layers * len(config.activations.taps) + len(self._spans)
         self.layout = Layout.of(config, len(self.prompts), rows)
@@ -128,6 +130,10 @@ class ScoreJob(Job[ScoreConfig]):
         for length in config.activations.spans:
             if length > num_layers:
                 raise InputError(f"activations.spans {length}: {config.model.source!r} has only {num_layers} layers")
+        if Tap.MLP_HIDDEN in config.activations.taps and not self.facts.shows_hidden:
+            raise InputError(
+                f"activations.taps: mlp_hidden cannot be read from {self.facts.architecture}; leave it out"
+            )
         if config.prompts.chat:
             tokenizer = load_tokenizer(self.source, trust_remote_code=config.model.trust_remote_code)
             if not tokenizer.chat_template:
@@ -313,7 +319,9 @@ def score_groups(
     choices = config.scores.to_choices(config.seed)
     taps = tuple(str(tap) for tap in config.activations.taps)
     seen = load_observations(StatisticsTables(storage, by_shard, taps, tuple(epsilons)), choices)
-    weight_norm = read_table(storage, "layers")["weight_norm"].to_numpy()
+    weight_norm = read_table(storage, "layers")["weight_norm"].to_numpy(zero_copy_only=False)
+    if np.isnan(weight_norm).any():
+        choices = replace(choices, metrics=tuple(name for name in choices.metrics if name != "magnitude"))
     for group in [ALL, *sorted(set(seen) - {ALL})]:
         for scoring in score_layers(seen[group], weight_norm, choices):
             yield group, scoring
