@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -25,7 +26,11 @@ from transformers import (
     RobertaConfig,
 )
 
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
 VOCABULARY = 128
+OBJECT_STORE = 150 * 2**20
 SMALL = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -115,12 +120,31 @@ def prompts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """One local Ray; jobs that run inside this process use it and leave it alone."""
-    import ray
+def raylets() -> Iterator["Cluster"]:
+    """A real Ray of two raylets on this machine, one CPU each; a test may add a third and take it away."""
+    import os
+
+    from ray.cluster_utils import Cluster
+
+    # Workers import the tests' own modules, and a node that is gone is noticed within seconds.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
+    cluster = Cluster()
+    cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE, include_dashboard=False, _system_config=quick)
+    cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE)
+    cluster.wait_for_nodes()
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def local_ray(raylets: "Cluster") -> Iterator[None]:
+    """This process connected to that Ray; jobs that run inside it use the connection and leave it alone."""
+    import os
 
     from stratoscope.execution import cluster
 
+    os.environ["RAY_ADDRESS"] = raylets.address
     with cluster():
-        assert ray.is_initialized()
+        del os.environ["RAY_ADDRESS"]
         yield

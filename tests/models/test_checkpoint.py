@@ -58,7 +58,7 @@ def test_a_quantised_checkpoint_that_cannot_be_loaded_is_refused_in_one_line(
     tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     folder = quantised(tiny_model_folder, tmp_path / "gptq", quant_method="gptq", bits=4)
-    with pytest.raises(InputError, match="is quantised by gptq, which cannot be loaded here: .*optimum") as refused:
+    with pytest.raises(InputError, match=r"is quantised by gptq, which cannot be loaded here: .*optimum") as refused:
         describe_model(resolve_source(str(folder)))
     assert "\n" not in str(refused.value)
     folder = quantised(tiny_model_folder, tmp_path / "odd", quant_method="of-the-future")
@@ -67,14 +67,18 @@ def test_a_quantised_checkpoint_that_cannot_be_loaded_is_refused_in_one_line(
 
 
 def test_what_needs_a_gpu_is_refused_here_and_left_to_the_nodes_of_a_cluster(
-    tiny_model_folder: Path, tmp_path: Path
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("a GPU is here")
-    folder = quantised(tiny_model_folder, tmp_path / "fp8", quant_method="fbgemm_fp8")
-    source = resolve_source(str(folder))
-    with pytest.raises(InputError, match="quantised by fbgemm_fp8"):
+    from transformers.quantizers.quantizer_bitnet import BitNetHfQuantizer
+
+    def want_a_gpu(*_: object, **__: object) -> None:
+        raise RuntimeError("no GPU was found")
+
+    monkeypatch.setattr(BitNetHfQuantizer, "validate_environment", want_a_gpu)
+    source = resolve_source(str(quantised(tiny_model_folder, tmp_path / "model", quant_method="bitnet")))
+    with pytest.raises(InputError, match="quantised by bitnet, which cannot be loaded here: no GPU was found"):
         describe_model(source)
+    assert describe_model(source, here=False).quantisation == "bitnet"
 
 
 def test_a_quantised_checkpoint_that_can_be_loaded_is_read(tiny_model_folder: Path, tmp_path: Path) -> None:

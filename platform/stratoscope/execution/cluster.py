@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,7 +22,11 @@ def cluster() -> Iterator[None]:
         return
     _hand_logs_to_the_root()
     address = os.environ.get("RAY_ADDRESS") or "local"
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
+    if on_sigterm is not signal.SIG_DFL:
+        # Ray has set a handler that ends the process at once.
+        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:

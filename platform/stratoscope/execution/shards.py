@@ -131,7 +131,8 @@ def run_shards(
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
         # The ledger sets the bounds: it knows whether an actor died loading, idle or in a batch.
-        ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": -1},
+        max_restarts=-1,
+        max_task_retries=-1,
     )
     ended = threading.Event()
     if stopping is not None:
