@@ -5,7 +5,7 @@ from typing import Literal
 
 from stratoscope.errors import InputError, first_line
 
-TIMEOUT_S = 8.0
+TIMEOUT_S = 6.0
 
 
 def hub_commit(kind: Literal["model", "dataset"], name: str, revision: str | None, field: str) -> str:

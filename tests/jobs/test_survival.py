@@ -51,9 +51,9 @@ def bucket() -> Iterator[str]:
         os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 
 
-def start(fields: dict, **changes: str) -> subprocess.Popen[str]:
-    """Start the job in a process of its own, with a Ray of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+def start(fields: dict, address: str = "", **changes: str) -> subprocess.Popen[str]:
+    """Start the job in a process of its own, on the Ray at an address or with one of its own."""
+    environment = os.environ | {"RAY_ADDRESS": address}
     command = [sys.executable, str(ROOT / "jobs" / "score.py"), *command_line(fields, **changes)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -70,11 +70,15 @@ def wait_for_shards(fields: dict, run_id: str, number: int, process: subprocess.
 
 @pytest.mark.parametrize("place", ["disk", "s3"])
 def test_a_killed_driver_is_followed_by_another(
-    place: str, small_run: Fields, undisturbed: stratoscope.ScoreRun, request: pytest.FixtureRequest
+    place: str,
+    small_run: Fields,
+    undisturbed: stratoscope.ScoreRun,
+    raylets: "Cluster",
+    request: pytest.FixtureRequest,
 ) -> None:
     output = request.getfixturevalue("bucket") if place == "s3" else small_run()["output"]
     fields = small_run(output=output, run_id=f"killed-{place}")
-    process = start(fields)
+    process = start(fields, raylets.address if place == "s3" else "")
     wait_for_shards(fields, fields["run_id"], 3, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -91,10 +95,10 @@ def test_a_killed_driver_is_followed_by_another(
 
 
 def test_sigterm_finishes_the_shard_and_a_second_start_meanwhile_is_refused(
-    small_run: Fields, undisturbed: stratoscope.ScoreRun, capfd: pytest.CaptureFixture[str]
+    small_run: Fields, undisturbed: stratoscope.ScoreRun, raylets: "Cluster", capfd: pytest.CaptureFixture[str]
 ) -> None:
     fields = small_run(run_id="stopped")
-    process = start(fields)
+    process = start(fields, raylets.address)
     wait_for_shards(fields, "stopped", 3, process)
     assert main(["score", *command_line(fields)]) == 2
     assert "is being worked on by process" in capfd.readouterr().err

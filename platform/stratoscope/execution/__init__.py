@@ -2,6 +2,7 @@
 
 from stratoscope.execution.attempts import FIRST_ATTEMPT, Attempt, BrokenProcessError
 from stratoscope.execution.cluster import cluster, is_local, resources
+from stratoscope.execution.failures import root_cause
 from stratoscope.execution.metrics import WorkMetrics
 from stratoscope.execution.pool import ActorPool, plan_pool
 from stratoscope.execution.progress import Meter, progress
@@ -20,5 +21,6 @@ __all__ = [
     "plan_pool",
     "progress",
     "resources",
+    "root_cause",
     "run_shards",
 ]

@@ -16,7 +16,8 @@ from typing import ClassVar, Generic, TypeVar
 
 from rich.console import Console
 
-from stratoscope.errors import InputError, RunError, first_line
+from stratoscope.errors import InputError, RunError
+from stratoscope.execution import root_cause
 from stratoscope.pipelines.config import JobConfig, load_config, print_error, result_settings
 from stratoscope.pipelines.terminal import Terminal, own_terminal
 from stratoscope.results import Lease, Manifest, RunFolder, check_free, new_run_id
@@ -161,7 +162,7 @@ class Job(ABC, Generic[Config]):
     def _finish(self, code: int, error: BaseException | None = None) -> None:
         self.manifest.status = "failed" if error else "done"
         self.manifest.exit_code = code
-        self.manifest.error = first_line(error) if error else None
+        self.manifest.error = root_cause(error) if error else None
         self.manifest.finished = datetime.now(UTC).isoformat(timespec="seconds")
         if error is None:
             self.run.write_manifest(self.manifest)
@@ -278,7 +279,7 @@ def run_from_command_line(job_class: type[Job[Config]], arguments: Sequence[str]
         return EXIT_FAILED
     except Exception as error:
         logger.debug("traceback", exc_info=error)
-        print_error(name, f"failed: {_cause(error)}{_log_place(job)}")
+        print_error(name, f"failed: {root_cause(error)}{_log_place(job)}")
         return EXIT_FAILED
     print(f"run: {job.run.url}")
     return EXIT_DONE
@@ -290,13 +291,6 @@ def _dry_run(job: Job[Config]) -> int:
         for label, text in job.plan():
             print(f"{label}: {text}")
     return EXIT_DONE
-
-
-def _cause(error: BaseException) -> str:
-    """Return the innermost cause that a library has wrapped, as one line."""
-    while (inner := getattr(error, "cause", None) or error.__cause__) is not None and inner is not error:
-        error = inner
-    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _log_place(job: "Job[Config] | None") -> str:

@@ -72,9 +72,8 @@ class ScoreJob(Job[ScoreConfig]):
     def prepare(self) -> None:
         """Resolve the model, read the prompts, and see that all that is asked for can be done."""
         config = self.config
-        source = resolve_source(config.model.source, config.model.revision)
+        self.source = pin_source(resolve_source(config.model.source, config.model.revision))
         self.prompts = load_prompts(config.prompts.to_source(), config.prompts.limit, config.seed)
-        self.source = pin_source(source)
         self.facts = describe_model(self.source, trust_remote_code=config.model.trust_remote_code, here=is_local())
         self._check()
         rows = self.facts.num_layers * len(config.activations.taps) + len(self._spans)
