@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from stratoscope.errors import nearest
+from stratoscope.errors import InputError, nearest
 from stratoscope.pipelines.config import print_error
 from stratoscope.pipelines.job import EXIT_DONE, EXIT_REFUSED
 
@@ -15,8 +15,20 @@ def _score(arguments: Sequence[str]) -> int:
     return run_from_command_line(ScoreJob, arguments)
 
 
+def _runs(arguments: Sequence[str]) -> int:
+    from stratoscope.pipelines.runs import show_runs
+
+    try:
+        show_runs(arguments)
+    except InputError as error:
+        print_error("runs", str(error))
+        return EXIT_REFUSED
+    return EXIT_DONE
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "score": (_score, "rank the layers of a language model by the statistics of their activations"),
+    "runs": (_runs, "list runs, with the progress of those that somebody works on"),
 }
 
 

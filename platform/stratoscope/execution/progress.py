@@ -35,11 +35,19 @@ class Meter:
         self._amount += amount
 
     @property
+    def units_per_second(self) -> float:
+        """Units per second since the start."""
+        return (self.done - self._earlier) / self._seconds
+
+    @property
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self._start, 1e-9) if self._start is not None else float("inf")
+
+    @property
     def rates(self) -> str:
         """Units and size per second since the start, as text."""
-        seconds = max(time.monotonic() - self._start, 1e-9) if self._start is not None else float("inf")
-        units = (self.done - self._earlier) / seconds
-        return f"{units:,.1f} {self._unit}/s, {self._amount / seconds:,.0f} {self._size}/s"
+        sizes = self._amount / self._seconds
+        return f"{self.units_per_second:,.1f} {self._unit}/s, {sizes:,.0f} {self._size}/s"
 
 
 @contextmanager

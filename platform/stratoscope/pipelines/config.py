@@ -34,7 +34,7 @@ class JobConfig(Section):
     """Say what would be done and how much it takes, and do nothing."""
 
 
-Config = TypeVar("Config", bound=JobConfig)
+Config = TypeVar("Config", bound=Section)
 
 
 def load_config(config_class: type[Config], job: str, arguments: Sequence[str]) -> Config:

@@ -1,6 +1,7 @@
 """Results: the run folder, its manifest, its tables, and the building blocks of a report."""
 
 from stratoscope.results.lease import Holder, Lease, LeaseLostError, check_free, read_holder
+from stratoscope.results.listing import RunState, list_runs
 from stratoscope.results.manifest import Manifest
 from stratoscope.results.report import Page, Section, Table, render
 from stratoscope.results.run_folder import RunFolder, new_run_id
@@ -23,6 +24,7 @@ __all__ = [
     "Manifest",
     "Page",
     "RunFolder",
+    "RunState",
     "Section",
     "ShardResult",
     "ShardStore",
@@ -32,6 +34,7 @@ __all__ = [
     "from_parquet",
     "from_rows",
     "iter_table",
+    "list_runs",
     "new_run_id",
     "read_holder",
     "read_table",

@@ -182,8 +182,8 @@ class ScoreJob(Job[ScoreConfig]):
                 store.write(result)
                 counts[result.shard] = result.counts
                 bar.add(int(result.counts["prompts"]), result.counts["tokens"])
-                self.lease.tell(done=meter.done, total=meter.total, errors=num_errors)
                 num_errors += self._see_errors(store, result, num_errors, allowed)
+                self.lease.tell(done=meter.done, total=meter.total, errors=num_errors, rate=meter.units_per_second)
         if len(counts) < len(todo):
             kept = self.layout.num_shards - len(todo) + len(counts)
             raise RunError(
