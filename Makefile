@@ -6,10 +6,11 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 
-.PHONY: help setup score test test-all check bench docs clean
+.PHONY: help setup cluster score test test-all check bench docs clean
 
 help:
 	@echo "make setup     install what a run needs into $(VENV)"
+	@echo "make cluster   the same for a node of a cluster, with access to S3"
 	@echo "make score     rank the layers of SmolLM2-135M on 256 SciQ questions"
 	@echo "make test      the tests of every change; make test-all adds the slow ones"
 	@echo "make check     ruff, mypy, import-linter"
@@ -29,6 +30,9 @@ $(DEV): $(RUNTIME)
 	touch $@
 
 setup: $(RUNTIME)
+
+cluster: $(RUNTIME)
+	$(PIP) --editable '.[s3]'
 
 score: $(RUNTIME)
 	$(BIN)/python jobs/score.py

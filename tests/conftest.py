@@ -26,6 +26,8 @@ from transformers import (
     RobertaConfig,
 )
 
+from tests.jobs.small import many_prompts, small_run, undisturbed  # noqa: F401 - fixtures
+
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 

@@ -37,7 +37,7 @@ def shards(numbers: list[list[int]]) -> list[pa.Table]:
 def test_every_shard_is_run_once(actors: int) -> None:
     numbers = [[i, i + 1] for i in range(12)]
     pool = ActorPool(actors, actors, actors, num_cpus=1, num_gpus=0)
-    results = list(run_shards(shards(numbers), len(numbers), partial(Doubler, 1), pool, "Doubler"))
+    results = list(run_shards(shards(numbers), partial(Doubler, 1), pool, "Doubler"))
     assert sorted(r.shard for r in results) == list(range(12))
     assert all(list(r.files["doubled"]) == [1 + 2 * n for n in numbers[r.shard]] for r in results)
     assert len({r.counts["pid"] for r in results}) <= actors
@@ -48,7 +48,7 @@ def test_every_shard_is_run_once(actors: int) -> None:
 def test_a_bug_in_a_worker_ends_the_run_with_its_message() -> None:
     pool = ActorPool(1, 1, 1, num_cpus=1, num_gpus=0)
     with pytest.raises(Exception, match="thirteen"):
-        list(run_shards(shards([[1], [13]]), 2, partial(Doubler, 0), pool, "Doubler"))
+        list(run_shards(shards([[1], [13]]), partial(Doubler, 0), pool, "Doubler"))
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import stratoscope
 from stratoscope.errors import InputError
 from stratoscope.pipelines.config import validate
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
-from stratoscope.pipelines.score.layout import FEWEST_MERGED_SHARDS, MOST_SHARDS, Layout
+from stratoscope.pipelines.score.layout import FEWEST_MERGED_SHARDS, MOST_SHARDS, Layout, Shards
 from stratoscope.results import Manifest, ShardStore
-from tests.jobs.conftest import Fields
+from tests.jobs.small import Fields
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 RESERVOIR = 20
@@ -113,7 +113,7 @@ def test_a_run_by_shard_goes_on_where_it_stopped_to_the_bit(
         Manifest(job="score", run_id="resumed-by-shard", config=config.model_dump(mode="json"), seed=0)
     )
     worker = ScoreWorker(job._worker_settings(ActorPool(1, 1, 1, 1, 0)))
-    for table in job.layout.shards(job.prompts.table, range(0, 64, 2)):
+    for table in Shards(job.layout, job.prompts.table, range(0, 64, 2)):
         ShardStore(job.run.storage).write(worker(table.to_pylist()[0]))
     resumed = stratoscope.score(**fields)
     assert (resumed.manifest.counts["shards_computed"], resumed.manifest.counts["shards_skipped"]) == (32, 32)
@@ -149,6 +149,6 @@ def test_too_few_shards_are_refused() -> None:
 def test_every_prompt_is_in_one_shard() -> None:
     table = pa.table({name: [f"{name}{i}" for i in range(103)] for name in ("prompt_id", "group", "text")})
     cut = Layout(103, 10, by_shard=False)
-    rows = [row for part in cut.shards(table, range(cut.num_shards)) for row in part.to_pylist()]
+    rows = [row for part in Shards(cut, table, range(cut.num_shards)) for row in part.to_pylist()]
     assert [row["start"] for row in rows] == list(range(0, 103, 10))
     assert [text for row in rows for text in row["text"]] == table["text"].to_pylist()

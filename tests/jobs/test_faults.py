@@ -22,7 +22,6 @@ from stratoscope.errors import InputError, RunError
 from stratoscope.execution.attempts import DEATHS_WHILE_LOADING
 from stratoscope.pipelines.score import run as run_module
 from stratoscope.pipelines.score.worker import CRASHED
-from tests.jobs.conftest import Fields, command_line, same_tables
 from tests.jobs.faulty import (
     Faulty,
     die,
@@ -30,6 +29,7 @@ from tests.jobs.faulty import (
     run_out_of_address_space,
     too_large_for_the_device,
 )
+from tests.jobs.small import Fields, command_line, same_tables
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

@@ -13,6 +13,7 @@ from stratoscope.cli import main
 from stratoscope.errors import InputError
 from stratoscope.pipelines.config import validate
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob, tables
+from stratoscope.pipelines.score.layout import Shards
 from stratoscope.pipelines.score.run import score_groups
 from stratoscope.pipelines.score.worker import ScoreWorker, WorkerSettings
 from stratoscope.results import Manifest, ShardResult, ShardStore, Storage, from_parquet, write_table
@@ -62,7 +63,7 @@ def settings_of(config: ScoreConfig) -> tuple[ScoreJob, WorkerSettings]:
 def shards_of(job: ScoreJob, *chosen: int) -> list[dict]:
     """Some shards of a prepared job, or all of them, as an actor gets them."""
     numbers = chosen or range(job.layout.num_shards)
-    return [row for table in job.layout.shards(job.prompts.table, numbers) for row in table.to_pylist()]
+    return [row for table in Shards(job.layout, job.prompts.table, numbers) for row in table.to_pylist()]
 
 
 def test_tables_have_their_columns_and_rows(run: stratoscope.ScoreRun) -> None:

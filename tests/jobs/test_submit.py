@@ -77,18 +77,18 @@ def head(binaries: Path) -> Iterator[Head]:
         with log.open("wb") as output:
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
         try:
-            wait_for(process, log)
+            wait_for(process, log, DASHBOARD)
             yield Head(ray, environment)
         finally:
             process.terminate()
             process.wait(timeout=60)
 
 
-def wait_for(process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for(process: subprocess.Popen[bytes], log: Path, dashboard: int) -> None:
     """Return when the dashboard answers, be it only to ask for a token."""
     for _ in range(120):
         assert process.poll() is None, log.read_text()
-        with suppress(OSError), closing(http.client.HTTPConnection("127.0.0.1", DASHBOARD, timeout=5)) as connection:
+        with suppress(OSError), closing(http.client.HTTPConnection("127.0.0.1", dashboard, timeout=5)) as connection:
             connection.request("GET", "/api/version")
             connection.getresponse()
             return

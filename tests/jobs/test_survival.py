@@ -17,8 +17,8 @@ import stratoscope
 from stratoscope.cli import main
 from stratoscope.pipelines.score import run as run_module
 from stratoscope.results import ShardStore, Storage
-from tests.jobs.conftest import NUM_SHARDS, Fields, command_line, same_tables
 from tests.jobs.faulty import Faulty, Once, break_the_device, die
+from tests.jobs.small import NUM_SHARDS, Fields, command_line, same_tables
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster

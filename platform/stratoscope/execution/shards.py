@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -87,8 +87,7 @@ def _tasks_in_flight(pool: ActorPool, num_shards: int) -> int | None:
 
 
 def run_shards(
-    shards: Iterable[pa.Table],
-    num_shards: int,
+    shards: Sequence[pa.Table],
     make_worker: Callable[[], ShardWorker],
     pool: ActorPool,
     name: str,
@@ -100,8 +99,7 @@ def run_shards(
     An actor whose process dies is started again, and what it had in work is done again (see `Attempt`).
 
     Args:
-        shards: tables of one row each; the worker gets its columns. They go to Ray's object store one by one.
-        num_shards: how many there are.
+        shards: tables of one row each; the worker gets its columns. They are read one by one, into Ray's object store.
         make_worker: builds the worker inside each actor.
         pool: size and resources of the pool.
         name: what the actors are called on the dashboard.
@@ -114,8 +112,8 @@ def run_shards(
     # Here, not on a node that may be taken away.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     ledger = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote()
-    blocks: list[Any] = [ray.put(shard) for shard in shards]
-    dataset = ray.data.from_arrow_refs(blocks).map_batches(
+    # from_blocks looks at each table here; from_arrow would send a task for it, and wait for a CPU of the cluster.
+    dataset = ray.data.from_blocks(shards).map_batches(  # type: ignore[arg-type]
         type(name, (_ShardActor,), {}),
         fn_constructor_args=[make_worker, ledger],
         batch_size=1,
@@ -124,7 +122,7 @@ def run_shards(
             min_size=pool.min_size,
             max_size=pool.max_size,
             initial_size=pool.initial_size,
-            max_tasks_in_flight_per_actor=_tasks_in_flight(pool, num_shards),
+            max_tasks_in_flight_per_actor=_tasks_in_flight(pool, len(shards)),
             max_concurrent_calls_per_actor=CALLS_AT_ONCE,
             enable_true_multi_threading=True,
         ),
@@ -139,7 +137,7 @@ def run_shards(
         threading.Thread(target=_pass_on, args=(stopping, ended, ledger), daemon=True, name="stopping").start()
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for row in batch.to_pylist():  # type: ignore[union-attr]
+            for row in batch.to_pylist():
                 files = dict(zip(row["names"], row["contents"], strict=True))
                 yield ShardResult(row["shard"], files, json.loads(row["counts"]))
     finally:

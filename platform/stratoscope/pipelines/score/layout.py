@@ -1,7 +1,8 @@
 """How the prompts of a run are cut into shards, and what is kept of them: fixed before anything is computed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -58,10 +59,27 @@ class Layout:
         """Number of shards."""
         return -(-self.num_prompts // self.shard_size)
 
-    def shards(self, prompts: pa.Table, chosen: Sequence[int]) -> Iterator[pa.Table]:
-        """Yield chosen shards as tables of one row: `shard`, `start`, and the lists `prompt_id`, `group` and `text`."""
-        for shard in chosen:
-            start = shard * self.shard_size
-            part = prompts.slice(start, self.shard_size)
-            lists = {name: [part[name].to_pylist()] for name in ("prompt_id", "group", "text")}
-            yield pa.table({"shard": [shard], "start": [start], **lists})
+
+class Shards(Sequence[pa.Table]):
+    """Chosen shards as tables of one row: `shard`, `start`, and the lists `prompt_id`, `group` and `text`.
+
+    Each is made when it is asked for, from prompts that are mapped from a file.
+
+    Args:
+        layout: the cut.
+        prompts: columns prompt_id, group and text, in order.
+        chosen: numbers of the shards.
+    """
+
+    def __init__(self, layout: Layout, prompts: pa.Table, chosen: Sequence[int]) -> None:
+        self._layout, self._prompts, self._chosen = layout, prompts, chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: Any) -> Any:
+        shard = self._chosen[index]
+        start = shard * self._layout.shard_size
+        part = self._prompts.slice(start, self._layout.shard_size)
+        lists = {name: [part[name].to_pylist()] for name in ("prompt_id", "group", "text")}
+        return pa.table({"shard": [shard], "start": [start], **lists})

@@ -29,7 +29,7 @@ from stratoscope.pipelines.score import tables
 from stratoscope.pipelines.score.config import ScoreConfig
 from stratoscope.pipelines.score.estimate import estimate
 from stratoscope.pipelines.score.gather import Kept
-from stratoscope.pipelines.score.layout import Layout
+from stratoscope.pipelines.score.layout import Layout, Shards
 from stratoscope.pipelines.score.observed import StatisticsTables, load_observations
 from stratoscope.pipelines.score.report import build_page, summary_table
 from stratoscope.pipelines.score.tables import ALL
@@ -175,10 +175,10 @@ class ScoreJob(Job[ScoreConfig]):
         allowed = self.config.errors_allowed(len(self.prompts))
         num_errors = int(sum(c["errors"] for c in earlier))
         counts: dict[int, dict[str, float]] = {}
-        shards = self.layout.shards(self.prompts.table, todo)
+        shards = Shards(self.layout, self.prompts.table, todo)
         with progress(meter, "score", self.terminal.console) as bar:
             make = partial(make_worker, settings)
-            for result in run_shards(shards, len(todo), make, pool, "ScoreActor", stopping=self.stopping):
+            for result in run_shards(shards, make, pool, "ScoreActor", stopping=self.stopping):
                 store.write(result)
                 counts[result.shard] = result.counts
                 bar.add(int(result.counts["prompts"]), result.counts["tokens"])

