@@ -50,7 +50,9 @@ check: $(DEV)
 	$(BIN)/lint-imports
 
 bench: $(RUNTIME)
-	$(BIN)/python benchmarks/score.py
+	$(BIN)/python benchmarks/probe.py
+	$(BIN)/python benchmarks/job.py
+	$(BIN)/python benchmarks/memory.py
 
 docs: $(RUNTIME)
 	$(BIN)/python docs/write_options.py

@@ -1,9 +1,9 @@
-"""Measure the scoring job against good baselines: the probe, the Ray job's steady state, and peak memory.
+"""Measure the probe against good baselines: the time of a pass, and the peak memory of a batch.
 
 All figures are medians of paired ratios from one run on one machine, on SmolLM2-135M and SciQ questions. The baseline
 runs in inference mode, in the same bucketed batches, without a vocabulary head, on as many threads.
 
-usage: python benchmarks/score.py [--repeats N] [--prompts N]
+usage: python benchmarks/probe.py [--repeats N] [--prompts N]
 """
 
 import argparse
@@ -12,18 +12,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from stratoscope.activations import Probe, Tap, bucket, run_backbone
 from stratoscope.data import PromptSource, load_prompts
-from stratoscope.execution import ActorPool, cluster, run_shards
 from stratoscope.models import Encoding, encode, load_model
-from stratoscope.pipelines.score import ScoreConfig, ScoreJob
-from stratoscope.pipelines.score.worker import ScoreWorker
 
 EPSILONS = (0.01,)
 TAPS = (Tap.BLOCK, Tap.UPDATE)
@@ -33,16 +29,6 @@ ENCODING = Encoding(chat=False, bos="auto", max_tokens=1024, too_long="truncate"
 
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-
-
-def ratios(first: Callable[[], float], second: Callable[[], float], repeats: int) -> list[float]:
-    """Return first over second for pairs of runs, in turn, after one of each that is not counted."""
-    first(), second()
-    pairs = []
-    for _ in range(repeats):
-        a, b = first(), second()
-        pairs.append(a / b)
-    return pairs
 
 
 def show(name: str, values: Sequence[float], target: str) -> None:
@@ -89,40 +75,6 @@ def probe_against_bare(repeats: int, num_prompts: int) -> None:
                 without = bare(batch)
             pairs.append(under / without)
     show("probe / bare pass, default taps", pairs[len(batches) :], "at most 1.10")
-
-
-def ray_against_loop(repeats: int, num_prompts: int) -> None:
-    """Compare the time per token of the job's actors, once they work, with that of a loop over the same shards."""
-    threads = os.cpu_count() or 1
-    job = ScoreJob(ScoreConfig.model_validate({"prompts": {"limit": num_prompts}, "batching": {"shard_size": 16}}))
-    job.prepare()
-    pools = {
-        f"{threads} actors of one thread": ActorPool(threads, threads, threads, 1, 0),
-        f"one actor of {threads} threads": ActorPool(1, 1, 1, threads, 0),
-    }
-    shards = job._shards(range(job._num_shards))
-    worker = ScoreWorker(job._worker_settings(pools[f"one actor of {threads} threads"]))
-
-    def loop() -> float:
-        start = time.perf_counter()
-        tokens = sum(worker(shard).counts["tokens"] for shard in shards.to_pylist())
-        return (time.perf_counter() - start) / tokens
-
-    def on_ray(pool: ActorPool) -> float:
-        make = partial(ScoreWorker, job._worker_settings(pool))
-        counts = [result.counts for result in run_shards(shards, make, pool, "ScoreActor")]
-        # All actors have to be at work, so the clock starts with the last of their first shards.
-        firsts: dict[float, float] = {}
-        for c in counts:
-            firsts[c["process"]] = min(firsts.get(c["process"], c["started"]), c["started"])
-        start, end = max(firsts.values()), max(c["ended"] for c in counts)
-        done = [c for c in counts if c["ended"] > start]
-        tokens = sum(c["tokens"] * (c["ended"] - max(c["started"], start)) / (c["ended"] - c["started"]) for c in done)
-        return (end - start) / tokens
-
-    with cluster():
-        for name, pool in pools.items():
-            show(f"Ray job / plain loop, {name}", ratios(partial(on_ray, pool), loop, repeats), "at most 1.05")
 
 
 def memory(kind: str) -> None:
@@ -180,7 +132,6 @@ def main() -> None:
         return
     probe_against_bare(options.repeats, options.prompts)
     memory_against_hidden_states()
-    ray_against_loop(options.repeats, options.prompts // 2)
 
 
 if __name__ == "__main__":
