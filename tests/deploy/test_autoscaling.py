@@ -34,6 +34,7 @@ def autoscaling() -> dict:
             "type": "fake_multinode",
             "gcs_address": f"{ray.util.get_node_ip_address()}:{PORT}",
             "launch_multiple": True,
+            "use_node_id_as_ip": True,  # all raylets here have one address
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
         },
