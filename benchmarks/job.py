@@ -28,7 +28,7 @@ from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.score.layout import Shards
 from stratoscope.pipelines.score.worker import ScoreWorker, make_worker
 
-SHARD = 16
+SHARD = 32
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
