@@ -5,7 +5,7 @@ is a good one: inference mode, prompts encoded beforehand, the same bucketed bat
 on as many threads as all actors have together. The job's rate is that of its steady state: from when all actors are at
 work until the first has nothing left to do.
 
-usage: python benchmarks/job.py [--repeats N] [--prompts N]
+usage: python benchmarks/job.py [--repeats N] [--prompts N] [--shard_size N]
 """
 
 import argparse
@@ -28,13 +28,12 @@ from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.score.layout import Shards
 from stratoscope.pipelines.score.worker import ScoreWorker, make_worker
 
-SHARD = 32
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
-def prepared(num_prompts: int) -> ScoreJob:
+def prepared(num_prompts: int, shard_size: int) -> ScoreJob:
     """Return the default job on so many prompts, ready to run."""
-    fields = {"prompts": {"limit": num_prompts}, "batching": {"shard_size": SHARD}}
+    fields = {"prompts": {"limit": num_prompts}, "batching": {"shard_size": shard_size}}
     job = ScoreJob(ScoreConfig.model_validate(fields))
     job.prepare()
     return job
@@ -170,9 +169,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=192)
+    parser.add_argument("--shard_size", type=int, default=32)
     parser.add_argument("--only", choices=["worker", "hidden"], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    job = prepared(options.prompts)
+    job = prepared(options.prompts, options.shard_size)
     if options.only:
         {"worker": plain_worker, "hidden": keep_hidden_states}[options.only](job)
         return

@@ -33,8 +33,13 @@ def cluster_spec(name: str) -> dict:
 
 
 def test_the_launcher_file_is_valid_by_rays_schema(launcher: dict) -> None:
-    jsonschema.validate(launcher, json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text()))
-    validate_config(prepare_config(launcher))
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    check = jsonschema.validators.validator_for(schema)(schema)
+    assert [error.message for error in check.iter_errors(launcher)] == []
+    assert list(check.iter_errors(launcher | {"min_workers": 1})), "the schema refuses what it does not know"
+    prepared = prepare_config(launcher)
+    validate_config(prepared)
+    assert prepared["available_node_types"]["gpu_spot"]["max_workers"] == prepared["max_workers"]
 
 
 def test_the_head_takes_no_tasks_and_spot_workers_start_from_none(launcher: dict) -> None:
