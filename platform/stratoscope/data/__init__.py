@@ -1,6 +1,6 @@
 """Data: prompts from known sets, local files and the hub."""
 
-from stratoscope.data.known import KNOWN_SETS
+from stratoscope.data.known import KNOWN_SETS, read_known
 from stratoscope.data.order import OrderedPrompts, Prompt, order_prompts
 from stratoscope.data.prompts import PromptSet, PromptSource, load_prompts, row_id
 
@@ -12,5 +12,6 @@ __all__ = [
     "PromptSource",
     "load_prompts",
     "order_prompts",
+    "read_known",
     "row_id",
 ]

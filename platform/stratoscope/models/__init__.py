@@ -1,6 +1,8 @@
-"""Models: loading from hub, folder or GGUF, where their layers are, their tokens and their fingerprint."""
+"""Models: loading from hub, folder or GGUF, where their layers are, dropping some of them, and their fingerprint."""
 
 from stratoscope.models.anatomy import Anatomy, Block, find_anatomy, first_position, layer_parameters
+from stratoscope.models.batching import bucket, pad
+from stratoscope.models.export import ModelCard, export_pruned, runs_of, slices_yaml
 from stratoscope.models.fingerprint import weights_fingerprint
 from stratoscope.models.load import (
     LoadedModel,
@@ -12,6 +14,7 @@ from stratoscope.models.load import (
     num_layers_of,
     resolve_dtype,
 )
+from stratoscope.models.prune import check_prunable, kept_layers, set_layers, without_layers
 from stratoscope.models.source import BUNDLED_MODELS, ModelSource, pin_source, resolve_source
 from stratoscope.models.tokens import Encoded, Encoding, encode
 
@@ -22,19 +25,29 @@ __all__ = [
     "Encoded",
     "Encoding",
     "LoadedModel",
+    "ModelCard",
     "ModelFacts",
     "ModelSource",
+    "bucket",
+    "check_prunable",
     "describe_model",
     "dtype_name",
     "encode",
+    "export_pruned",
     "find_anatomy",
     "first_position",
+    "kept_layers",
     "layer_parameters",
     "load_model",
     "load_tokenizer",
     "num_layers_of",
+    "pad",
     "pin_source",
     "resolve_dtype",
     "resolve_source",
+    "runs_of",
+    "set_layers",
+    "slices_yaml",
     "weights_fingerprint",
+    "without_layers",
 ]

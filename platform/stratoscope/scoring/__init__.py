@@ -13,6 +13,7 @@ from stratoscope.scoring.observations import (
 )
 from stratoscope.scoring.ranking import Ranking, lowest, num_dropped, rank_layers
 from stratoscope.scoring.score import Choices, Scoring, score_layers
+from stratoscope.scoring.selection import select_layers
 
 __all__ = [
     "METRICS",
@@ -36,5 +37,6 @@ __all__ = [
     "random_scores",
     "rank_layers",
     "score_layers",
+    "select_layers",
     "sparsity",
 ]

@@ -32,7 +32,7 @@ class PromptsSection(Section):
     """The prompts to run through it."""
 
     source: str = "sciq"
-    """A known set (boolq, nq_open, sciq, sst2, triviaqa), a file or folder (jsonl, csv, tsv, parquet, txt), hub name"""
+    """A known set (sciq, sst2, boolq, arc_easy, lambada, nq_open, triviaqa), a file, a folder, or a hub name"""
     template: str | None = None
     """Jinja template over a row's columns; null takes the set's own, or the column prompt, text or question."""
     split: str | None = None

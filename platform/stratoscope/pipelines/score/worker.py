@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from stratoscope.activations import BatchStatistics, Probe, Tap, bucket
+from stratoscope.activations import BatchStatistics, Probe, Tap
 from stratoscope.execution import FIRST_ATTEMPT, Attempt, BrokenProcessError, WorkMetrics
-from stratoscope.models import Encoded, Encoding, ModelSource, encode, layer_parameters, load_model
+from stratoscope.models import Encoded, Encoding, ModelSource, bucket, encode, layer_parameters, load_model, pad
 from stratoscope.pipelines.score import tables
 from stratoscope.pipelines.score.gather import Kept, ShardTables
 from stratoscope.results import ShardResult, from_rows, to_parquet
@@ -144,7 +144,7 @@ class ScoreWorker:
         work.attempt.note(batch)
         started = time.perf_counter()
         try:
-            measured = probe.measure(*self._pad(rows))
+            measured = probe.measure(*pad(rows, self.model.tokenizer.pad_token_id or 0))
         except torch.OutOfMemoryError as error:
             failure = _one_line(error)
         except torch.AcceleratorError as error:
@@ -160,16 +160,6 @@ class ScoreWorker:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return failure
-
-    def _pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        longest = max(len(row) for row in rows)
-        filler = self.model.tokenizer.pad_token_id or 0
-        ids = torch.full((len(rows), longest), filler, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, tokens in enumerate(rows):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            mask[row, : len(tokens)] = 1
-        return ids, mask
 
     def _layers(self) -> bytes:
         layers = enumerate(layer_parameters(self.model.anatomy))

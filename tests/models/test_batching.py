@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratoscope.activations import bucket
+from stratoscope.models import bucket
 
 LENGTHS = st.lists(st.integers(1, 1200), max_size=400)
 

@@ -1,6 +1,8 @@
-"""Which prompts of a shard share a batch."""
+"""Which sequences share a batch, and how a batch is padded."""
 
 from collections.abc import Sequence
+
+import torch
 
 
 def bucket(
@@ -32,3 +34,22 @@ def bucket(
             batches.append([index])
             longest = real = lengths[index]
     return batches
+
+
+def pad(rows: Sequence[Sequence[int]], filler: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad sequences of token ids on the right.
+
+    Args:
+        rows: one sequence each.
+        filler: token id to pad with.
+
+    Returns:
+        Ids and mask, both of shape (rows, longest) and integer; the mask is 0 on padding.
+    """
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), filler, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+    return ids, mask

@@ -1,0 +1,166 @@
+"""Hidden states kept from one set of dropped layers for others that agree with it up to some layer.
+
+Two pruned models that drop the same layers below layer m compute the same up to there. So the states behind the layers
+of one are kept, and another starts behind the last layer that comes before the first difference. The layer that stands
+there is replaced by one that hands out the kept state; masks, positions and the head are the model's own business.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from stratoscope.evaluation.rows import Batch
+from stratoscope.models import LoadedModel, set_layers, without_layers
+
+Step = Callable[[int], AbstractContextManager[None]]
+
+
+@dataclass
+class Reference:
+    """What is kept of one set of dropped layers."""
+
+    dropped: tuple[int, ...]
+    layers: tuple[int, ...]
+    """Kept layers behind which states are held."""
+    states: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
+    """By batch and layer."""
+    tuples: dict[int, int] = field(default_factory=dict)
+    """Of layers that return a tuple, its length."""
+
+    def start(self, dropped: tuple[int, ...]) -> int | None:
+        """Return the last layer behind which the other set may start, or None."""
+        different = set(self.dropped) ^ set(dropped)
+        below = [layer for layer in self.layers if not different or layer < min(different)]
+        return max(below, default=None)
+
+
+class PrefixCache:
+    """Keeps hidden states of batches: for each key the whole model's, and those of the latest set it was told to keep.
+
+    Args:
+        model: whose layers are dropped.
+    """
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
+        self._references: dict[str, list[Reference]] = {}
+        self.layers_run = 0
+        """Layers computed, counted once a batch."""
+
+    @contextmanager
+    def run(
+        self, dropped: tuple[int, ...], key: str | None, batches: Sequence[Batch], keep_bytes: int
+    ) -> Iterator[Step]:
+        """Prune the model while the block runs, and yield what each batch is to be run in.
+
+        Args:
+            dropped: layers to leave out, in order.
+            key: names the batches; None keeps and uses nothing.
+            batches: all of them.
+            keep_bytes: most memory for the states of this set; 0 keeps none.
+        """
+        references = self._references.get(key, []) if key is not None else []
+        best = max(references, key=lambda r: -1 if (s := r.start(dropped)) is None else s, default=None)
+        start = best.start(dropped) if best is not None else None
+        if key is not None and keep_bytes:
+            with self._keeping(self._new_reference(key, dropped, batches, keep_bytes)) as step:
+                yield step
+        elif best is not None and start is not None:
+            with self._starting(best, start, dropped) as step:
+                yield step
+        else:
+            with without_layers(self._model, dropped) as pruned:
+                self.layers_run += len(pruned.anatomy) * len(batches)
+                yield lambda _index: nullcontext()
+
+    def _new_reference(
+        self, key: str, dropped: tuple[int, ...], batches: Sequence[Batch], keep_bytes: int
+    ) -> Reference:
+        """Make room for a reference, and lay down behind which layers it holds states."""
+        references = self._references.setdefault(key, [])
+        references[:] = [r for r in references if not r.dropped and r.dropped != dropped]
+        network = self._model.network
+        width = network.config.get_text_config().hidden_size * torch.finfo(network.dtype).bits // 8
+        layer_bytes = sum(batch.num_tokens for batch in batches) * width
+        room = keep_bytes // max(layer_bytes, 1)
+        kept = [i for i in range(len(self._model.anatomy)) if i not in dropped]
+        num = min(room, len(kept))
+        layers = tuple(kept[(i + 1) * len(kept) // num - 1] for i in range(num)) if num else ()
+        reference = Reference(dropped, layers)
+        references.append(reference)
+        return reference
+
+    @contextmanager
+    def _keeping(self, reference: Reference) -> Iterator[Step]:
+        current: list[int] = [0]
+
+        def keep(layer: int) -> Callable[[nn.Module, Any, Any], None]:
+            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                state = output[0] if isinstance(output, tuple) else output
+                if isinstance(output, tuple):
+                    reference.tuples[layer] = len(output)
+                reference.states[current[0], layer] = state.clone()
+
+            return hook
+
+        @contextmanager
+        def step(index: int) -> Iterator[None]:
+            current[0] = index
+            self.layers_run += num_layers
+            yield
+
+        handles = [self._model.anatomy.blocks[i].module.register_forward_hook(keep(i)) for i in reference.layers]
+        try:
+            with without_layers(self._model, reference.dropped) as pruned:
+                num_layers = len(pruned.anatomy)
+                yield step
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def _starting(self, reference: Reference, start: int, dropped: tuple[int, ...]) -> Iterator[Step]:
+        replay = Replay(self._model.anatomy.blocks[start].module, reference.tuples.get(start))
+
+        @contextmanager
+        def step(index: int) -> Iterator[None]:
+            replay.state = reference.states[index, start].clone()
+            self.layers_run += num_layers
+            yield
+
+        gone = [*range(start), *(layer for layer in dropped if layer > start)]
+        with without_layers(self._model, gone) as rest:
+            num_layers = len(rest.anatomy) - 1
+            blocks = rest.anatomy.blocks
+            set_layers(rest, nn.ModuleList([replay, *(block.module for block in blocks[1:])]))
+            yield step
+
+
+class Replay(nn.Module):
+    """Stands in the place of a layer and hands out a state that was computed before.
+
+    Args:
+        layer: the layer it stands for; what the network asks of a layer besides its output is the layer's answer.
+        length: of the tuple that the layer returns; None where it returns the state alone.
+    """
+
+    state: torch.Tensor
+
+    def __init__(self, layer: nn.Module, length: int | None) -> None:
+        super().__init__()
+        self._length = length
+        self._layer = [layer]  # in a list, so that its weights do not become this module's
+
+    def forward(self, *_args: Any, **_given: Any) -> Any:
+        """Return the kept state, whatever comes in."""
+        return self.state if self._length is None else (self.state, *[None] * (self._length - 1))
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_layer"][0], name)

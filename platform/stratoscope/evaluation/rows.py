@@ -1,0 +1,183 @@
+"""From requests to rows of tokens: what shares a context is computed with it once.
+
+A request asks for the likelihood of a target behind a context. All targets of one context fit into one row: the
+context, then each target but for its last token, which nothing is predicted from. A target sees the context and itself
+alone, which a mask of four dimensions says, and its positions go on from the context. Where no more than one target of
+a context is longer than a token, the usual causal mask says the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from stratoscope.models import bucket, pad
+
+MOST_BRANCHES = 4
+"""Tokens of targets beside each other, in lengths of their context: what is shared is to be worth the attention."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Token ids of a context, which is not empty, and of the target behind it."""
+
+    context: tuple[int, ...]
+    target: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One prediction that is looked at."""
+
+    place: int
+    """In the row; what stands there predicts the token."""
+    token: int
+    request: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """Tokens that are computed together."""
+
+    ids: tuple[int, ...]
+    context: int
+    """How many of them all targets see."""
+    branches: tuple[int, ...]
+    """Length of each target's part, in order; one or none leaves the causal mask as it is."""
+    picks: tuple[Pick, ...]
+
+    @property
+    def branched(self) -> bool:
+        """Whether targets stand beside each other that may not see each other."""
+        return len(self.branches) > 1
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows as a model takes them, and the predictions that are looked at, in order of rows and places."""
+
+    ids: torch.Tensor
+    """Shape (rows, longest)."""
+    positions: torch.Tensor | None
+    """Same shape; None where they count from 0."""
+    visible: torch.Tensor | None
+    """Shape (rows, 1, longest, longest), true where the second place is seen from the first; None where causal."""
+    keep: torch.Tensor
+    """Same shape as `ids`, true where predictions are needed."""
+    kept: torch.Tensor
+    """Of each pick, its number among the places of `keep`, shape (picks,)."""
+    tokens: torch.Tensor
+    """The tokens that are to be predicted, shape (picks,)."""
+    requests: tuple[int, ...]
+    """Whose they are."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens, padding included."""
+        return self.ids.numel()
+
+
+def lay_out(requests: Sequence[Request], *, share_contexts: bool, longest_shared: int | None = None) -> list[Row]:
+    """Lay requests out as rows.
+
+    Args:
+        requests: what to score.
+        share_contexts: put targets beside each other; otherwise each that is longer than a token gets its own row.
+        longest_shared: longest row in which they are, for models whose attention does not reach further.
+    """
+    by_context: dict[tuple[int, ...], list[int]] = {}
+    for index, request in enumerate(requests):
+        by_context.setdefault(request.context, []).append(index)
+    rows: list[Row] = []
+    for context, members in by_context.items():
+        most = MOST_BRANCHES * len(context) if share_contexts else 0
+        if longest_shared is not None:
+            most = min(most, longest_shared - len(context))
+        for group in _groups(members, [len(request.target) - 1 for request in requests], most):
+            rows.append(_row(context, group, requests))
+    return rows
+
+
+def _groups(members: Sequence[int], lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Divide requests of one context into those of one row: at most `most` tokens of targets, or just one target."""
+    groups: list[list[int]] = [[]]
+    used = 0
+    for index in members:
+        if used and lengths[index] and used + lengths[index] > most:
+            groups.append([])
+            used = 0
+        groups[-1].append(index)
+        used += lengths[index]
+    return groups
+
+
+def _row(context: tuple[int, ...], members: Sequence[int], requests: Sequence[Request]) -> Row:
+    ids, branches, picks = list(context), [], []
+    for index in members:
+        target = requests[index].target
+        picks.append(Pick(len(context) - 1, target[0], index))
+        picks += [Pick(len(ids) + step, token, index) for step, token in enumerate(target[1:])]
+        ids += target[:-1]
+        if len(target) > 1:
+            branches.append(len(target) - 1)
+    return Row(tuple(ids), len(context), tuple(branches), tuple(sorted(picks, key=lambda p: p.place)))
+
+
+def make_batches(rows: Sequence[Row], max_tokens: int, filler: int) -> list[Batch]:
+    """Group rows of like length into batches; branched rows and plain ones stay apart.
+
+    Args:
+        rows: in any order.
+        max_tokens: most tokens of a batch, padding included.
+        filler: token id to pad with.
+    """
+    batches = []
+    for kind in (False, True):
+        chosen = [row for row in rows if row.branched == kind]
+        for members in bucket([len(row.ids) for row in chosen], max_tokens):
+            batches.append(_batch([chosen[i] for i in members], filler))
+    return batches
+
+
+def _batch(rows: Sequence[Row], filler: int) -> Batch:
+    ids, mask = pad([row.ids for row in rows], filler)
+    keep = torch.zeros_like(mask, dtype=torch.bool)
+    kept, picks, number = [], [], -1
+    for index, row in enumerate(rows):
+        last = -1
+        for pick in row.picks:
+            number += pick.place != last
+            last = pick.place
+            keep[index, pick.place] = True
+            kept.append(number)
+            picks.append(pick)
+    branched = rows[0].branched
+    return Batch(
+        ids=ids,
+        positions=_positions(rows, ids.shape[1]) if branched else None,
+        visible=_visible(rows, ids.shape[1]) if branched else None,
+        keep=keep,
+        kept=torch.tensor(kept),
+        tokens=torch.tensor([pick.token for pick in picks]),
+        requests=tuple(pick.request for pick in picks),
+    )
+
+
+def _positions(rows: Sequence[Row], longest: int) -> torch.Tensor:
+    positions = torch.zeros(len(rows), longest, dtype=torch.long)
+    for index, row in enumerate(rows):
+        counts = [*range(row.context), *(row.context + step for length in row.branches for step in range(length))]
+        positions[index, : len(counts)] = torch.tensor(counts)
+    return positions
+
+
+def _visible(rows: Sequence[Row], longest: int) -> torch.Tensor:
+    # The context is group 0, each target a group of its own; padding sees itself, for a softmax needs something.
+    group = torch.full((len(rows), longest), -1)
+    for index, row in enumerate(rows):
+        sizes = torch.tensor([row.context, *row.branches])
+        group[index, : len(row.ids)] = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+    same = group[:, :, None] == group[:, None, :]
+    context = (group == 0)[:, None, :] & (group >= 0)[:, :, None]
+    causal = torch.ones(longest, longest, dtype=torch.bool).tril()
+    return ((same | context) & causal)[:, None]

@@ -1,0 +1,250 @@
+"""Tasks of lm-evaluation-harness: the shipped ones, the harness's own, and local YAML files."""
+
+import logging
+import math
+import random
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stratoscope.data import row_id
+from stratoscope.errors import InputError, first_line, suggest
+from stratoscope.evaluation.bundled import ALSO
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.task import Task
+    from transformers import PreTrainedTokenizerBase
+
+SHIPPED = Path(__file__).parent / "tasks"
+HARNESS = "harness:"
+"""Prefix of a task of the harness where a shipped one has the same name."""
+NEXT_TOKEN = "next_token_accuracy"
+PER_ITEM = ("acc", "exact_match", "em")
+"""Metrics that say of one item whether it is right, in order of preference."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One document of a task, as the harness asks it."""
+
+    item_id: str
+    """Of the raw row, as prompts have them."""
+    doc: dict[str, Any]
+    requests: tuple["Instance", ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TaskItems:
+    """A task with the documents that were chosen, in their seeded order, as two parts."""
+
+    name: str
+    metric: str
+    """What counts as right; `next_token_accuracy` for language-model text."""
+    task: "Task"
+    search: tuple[Item, ...]
+    held_out: tuple[Item, ...]
+    num_excluded: int
+    """Documents left out for having been calibrated on."""
+    guess: float
+    """What guessing among the choices gets right, on average; 0 where there are none."""
+    num_left: int = 0
+    """Documents that no part took."""
+
+    @property
+    def by_token(self) -> bool:
+        """Whether what is counted are tokens, not items."""
+        return self.metric == NEXT_TOKEN
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model has to write its answers."""
+        return any(request.request_type == "generate_until" for request in self.search[0].requests)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which documents of each task to take."""
+
+    search: int
+    """Most for the search."""
+    held_out: int
+    """Most that the search never sees; where a task has too few, the parts share it in these proportions."""
+    seed: int = 0
+    chat: bool = False
+    """Ask in the model's chat template."""
+
+
+def load_tasks(names: Sequence[str]) -> list["Task"]:
+    """Load tasks by name.
+
+    Args:
+        names: shipped tasks, tasks or groups of the harness, `harness:NAME`, or paths of task YAML files.
+
+    Raises:
+        InputError: a name is none of these, a task's data cannot be read, or it has no metric that counts items.
+    """
+    tasks: dict[str, Task] = {}
+    managers: dict[bool, Any] = {}
+    for name in names:
+        for task in _load(name, managers):
+            _metric(task)
+            tasks[_name(task)] = task
+    return list(tasks.values())
+
+
+def task_names() -> list[str]:
+    """Return the names of the shipped tasks."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def choose_items(
+    task: "Task", choice: Choice, calibrated: Collection[str], tokenizer: "PreTrainedTokenizerBase"
+) -> TaskItems:
+    """Choose documents of a task and let the harness phrase them.
+
+    Args:
+        task: one of `load_tasks`.
+        choice: how many, for what.
+        calibrated: ids of rows that statistics were computed from; no such row is taken.
+        tokenizer: whose chat template is used, where it is.
+
+    Raises:
+        InputError: the tasks cannot be phrased, or nothing is left of it.
+    """
+    order, num_excluded = _order(task, frozenset(calibrated), choice.seed)
+    name = _name(task)
+    if len(order) < 2:
+        raise InputError(f"evaluation.tasks: {name} has no items that were not calibrated on; take other prompts")
+    num_search, num_held_out = _shares(len(order), choice)
+    chosen = order[: num_search + num_held_out]
+    items = dict(_phrase(task, sorted(index for index, _ in chosen), choice.chat, tokenizer))
+    ready = [Item(item_id, *items[index]) for index, item_id in chosen]
+    return TaskItems(
+        name=name,
+        metric=_metric(task),
+        task=task,
+        search=tuple(ready[:num_search]),
+        held_out=tuple(ready[num_search:]),
+        num_excluded=num_excluded,
+        guess=_guess(task, ready),
+        num_left=len(order) - len(chosen),
+    )
+
+
+def _load(name: str, managers: dict[bool, Any]) -> Iterator["Task"]:
+    from lm_eval.tasks import TaskManager
+
+    def manager(*, harness: bool) -> Any:
+        if harness not in managers:
+            managers[harness] = TaskManager(include_path=None if harness else str(SHIPPED), include_defaults=harness)
+        return managers[harness]
+
+    shipped = name in task_names()
+    path = Path(name).expanduser()
+    local = not shipped and path.suffix in (".yaml", ".yml")
+    if local and not path.is_file():
+        raise InputError(f"evaluation.tasks {name!r}: there is no such file")
+    spec = str(path.resolve()) if local else name.removeprefix(HARNESS)
+    owner = manager(harness=not (shipped or local))
+    if not shipped and not local and spec not in owner.all_tasks:
+        known = [*task_names(), *owner.all_tasks]
+        raise InputError(
+            f"evaluation.tasks {name!r} is no task, shipped or of the harness, and no YAML file"
+            f"{suggest(name, known, 'tasks') if len(known) < 50 else _nearest_task(spec, known)}"
+        )
+    try:
+        yield from owner.load(spec)["tasks"].values()
+    except InputError:
+        raise
+    except Exception as error:  # a task runs code of its own, and reads data from wherever it likes
+        raise InputError(f"evaluation.tasks {name!r} cannot be loaded: {first_line(error)}") from error
+
+
+def _nearest_task(name: str, known: Sequence[str]) -> str:
+    from stratoscope.errors import nearest
+
+    return f"{nearest(name, known)}; shipped are {', '.join(task_names())}"
+
+
+def _name(task: "Task") -> str:
+    return str(task.config.task or type(task).__name__)
+
+
+def _metric(task: "Task") -> str:
+    if task.OUTPUT_TYPE == "loglikelihood_rolling":
+        return NEXT_TOKEN
+    metrics = list(task.aggregation())
+    for metric in PER_ITEM:
+        if metric in metrics:
+            return metric
+    raise InputError(
+        f"evaluation.tasks: {_name(task)} has none of the metrics {', '.join(PER_ITEM)} (but {', '.join(metrics)}), so "
+        "it cannot be said of one item whether it is right"
+    )
+
+
+def _order(task: "Task", calibrated: frozenset[str], seed: int) -> tuple[list[tuple[int, str]], int]:
+    """Return index and id of each distinct document that was not calibrated on, shuffled, and how many were."""
+    seen: set[str] = set()
+    order = []
+    num_excluded = 0
+    for index, doc in enumerate(task.eval_docs):
+        item_id = row_id(doc)
+        if not calibrated.isdisjoint([item_id, *doc.get(ALSO, [])]):
+            num_excluded += 1
+        elif item_id not in seen:
+            seen.add(item_id)
+            order.append((index, item_id))
+    random.Random(seed).shuffle(order)
+    return order, num_excluded
+
+
+def _shares(available: int, choice: Choice) -> tuple[int, int]:
+    wanted = choice.search + choice.held_out
+    if available >= wanted:
+        return choice.search, choice.held_out
+    num_search = max(1, math.floor(available * choice.search / wanted))
+    return num_search, available - num_search
+
+
+def _phrase(
+    task: "Task", indices: Sequence[int], chat: bool, tokenizer: "PreTrainedTokenizerBase"
+) -> Iterator[tuple[int, tuple[dict[str, Any], tuple["Instance", ...]]]]:
+    def as_chat(history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return str(
+            tokenizer.apply_chat_template(
+                history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )
+
+    template = {"apply_chat_template": True, "chat_template": as_chat} if chat else {}
+    try:
+        task.build_all_requests(samples=list(indices), **template)
+    except Exception as error:  # templates and code of the task
+        raise InputError(f"evaluation.tasks: {_name(task)} cannot be phrased: {first_line(error)}") from error
+    asked: dict[int, list[Instance]] = {}
+    for instance in task.instances:
+        asked.setdefault(instance.doc_id, []).append(instance)
+    # The harness numbers the documents that it was given from 0, in order.
+    for number, instances in asked.items():
+        yield indices[number], (dict(instances[0].doc), tuple(instances))
+
+
+def _guess(task: "Task", items: Sequence[Item]) -> float:
+    """Return the larger of the mean of 1 / choices and, where all items have the same choices, the majority's share."""
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return 0.0
+    choices = [tuple(task.doc_to_choice(item.doc)) for item in items]
+    by_chance = sum(1 / len(given) for given in choices) / len(choices)
+    if len(set(choices)) > 1:
+        return by_chance
+    labels = Counter(str(task.doc_to_target(item.doc)) for item in items)
+    return max(by_chance, labels.most_common(1)[0][1] / len(items))

@@ -1,0 +1,111 @@
+"""Writing a pruned model as a standard checkpoint, with a card that says what it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from stratoscope.errors import RunError
+from stratoscope.models.load import LoadedModel
+from stratoscope.models.prune import kept_layers, without_layers
+
+SLICES = "mergekit.yaml"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What the card of a pruned model says."""
+
+    base_model: str
+    chosen_by: str
+    """How the layers were chosen, in words."""
+    cost: Sequence[Sequence[str]]
+    """Rows of a table: task, measure, before, after, retention, items."""
+    command: str | None = None
+    """What repeats it."""
+
+
+def export_pruned(model: LoadedModel, dropped: Sequence[int], folder: Path, card: ModelCard) -> None:
+    """Write a model without some of its layers as a checkpoint that `from_pretrained` loads.
+
+    Args:
+        model: the whole model, with its causal head.
+        dropped: numbers of the layers to leave out.
+        folder: where to write; it must not hold anything yet.
+        card: what README.md says besides.
+
+    Raises:
+        RunError: the configuration that was written does not describe the weights that were written.
+    """
+    num_layers = len(model.anatomy)
+    with without_layers(model, dropped) as pruned:
+        pruned.network.save_pretrained(folder)
+        pruned.tokenizer.save_pretrained(folder)
+        _check_described(pruned, folder)
+        dtype = str(pruned.network.dtype).removeprefix("torch.")
+    (folder / SLICES).write_text(slices_yaml(card.base_model, num_layers, dropped, dtype), encoding="utf-8")
+    (folder / "README.md").write_text(_card_text(card, num_layers, dropped), encoding="utf-8")
+
+
+def slices_yaml(base_model: str, num_layers: int, dropped: Sequence[int], dtype: str) -> str:
+    """Return the mergekit configuration of the same model: each run of kept layers is a slice, its end exclusive."""
+    slices = [
+        {"sources": [{"model": base_model, "layer_range": [start, end]}]}
+        for start, end in runs_of(kept_layers(num_layers, dropped))
+    ]
+    return yaml.safe_dump({"slices": slices, "merge_method": "passthrough", "dtype": dtype}, sort_keys=False)
+
+
+def runs_of(layers: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the runs of consecutive layers as (first, one past the last)."""
+    runs: list[tuple[int, int]] = []
+    for layer in layers:
+        if runs and runs[-1][1] == layer:
+            runs[-1] = (runs[-1][0], layer + 1)
+        else:
+            runs.append((layer, layer + 1))
+    return runs
+
+
+def _check_described(pruned: LoadedModel, folder: Path) -> None:
+    """See that a model made from the written configuration has just the weights that were written."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder)
+    with init_empty_weights():
+        empty = type(pruned.network)(config)
+    there = {name: tuple(p.shape) for name, p in empty.state_dict().items()}
+    here = {name: tuple(p.shape) for name, p in pruned.network.state_dict().items()}
+    if there != here:
+        wrong = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+        raise RunError(
+            f"the pruned {type(pruned.network).__name__} cannot be exported: its configuration describes other weights "
+            f"({', '.join(wrong[:3])})"
+        )
+
+
+def _card_text(card: ModelCard, num_layers: int, dropped: Sequence[int]) -> str:
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        base_model=card.base_model if "/" in card.base_model and not Path(card.base_model).exists() else None,
+        library_name="transformers",
+        tags=["pruned", "layer-pruning"],
+    )
+    layers = " ".join(map(str, sorted(dropped)))
+    rows = ["| task | measure | before | after | retention | items |", "|---|---|---|---|---|---|"]
+    rows += [f"| {' | '.join(row)} |" for row in card.cost]
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {card.base_model} without {len(dropped)} of its {num_layers} layers",
+        f"Layers dropped, counted from 0 as in `model.layers`: **{layers}**. No weight was changed or trained.",
+        f"They were chosen by {card.chosen_by}.",
+        "What it cost, on items that the choice never saw; retention is after / before, with its interval:",
+        "\n".join(rows),
+        f"`{SLICES}` describes the same model as slices of the original.",
+    ]
+    if card.command:
+        parts.append(f"Made with:\n\n```\n{card.command}\n```")
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,137 @@
+"""Dropping layers of a model in place: no weight is copied, and everything is put back.
+
+A transformer reads its layers from three places: the list that holds them, the number of each layer that attention uses
+to find its part of the KV cache, and a configuration that says how many there are and, in lists with one entry a layer,
+of which kind. All three change together, so the pruned network is the one that its exported checkpoint loads to.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from stratoscope.errors import InputError
+from stratoscope.models.anatomy import Anatomy
+from stratoscope.models.load import LoadedModel
+
+INDEX_LISTS = ("mlp_only_layers", "moe_layers", "full_attn_idxs", "global_attn_idxs", "cross_attention_layers")
+"""Fields that name layers by their number."""
+COUNTED_FROM_THE_START = ("first_k_dense_replace", "num_dense_layers", "max_window_layers")
+"""Fields that count layers at the start of the stack."""
+STEPS = ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_freq", "full_attention_interval")
+"""Fields that put a kind of layer at every n-th place; once layers are gone no step describes what is left."""
+
+
+@contextmanager
+def without_layers(model: LoadedModel, dropped: Sequence[int]) -> Iterator[LoadedModel]:
+    """Drop layers of a network while the block runs.
+
+    Args:
+        model: with its causal head or without; its network is changed in place and put back at the end.
+        dropped: numbers of the layers, in any order.
+
+    Yields:
+        The same network with the layers that are left as its anatomy.
+
+    Raises:
+        InputError: a number names no layer, no layer would be left, or the configuration cannot describe what is left.
+    """
+    kept = kept_layers(len(model.anatomy), dropped)
+    if len(kept) == len(model.anatomy):
+        yield model
+        return
+    configs = _configs(model.network)
+    changes = [(config, _described(config, kept, len(model.anatomy))) for config in configs]
+    before = [(config, {name: getattr(config, name) for name in change}) for config, change in changes]
+    blocks = tuple(model.anatomy.blocks[i] for i in kept)
+    numbered = [m for block in blocks for m in block.module.modules() if isinstance(getattr(m, "layer_idx", None), int)]
+    numbers = [m.layer_idx for m in numbered]
+    renumber = {old: new for new, old in enumerate(kept)}
+    layers = model.network.get_submodule(model.anatomy.path)
+    try:
+        set_layers(model, nn.ModuleList(block.module for block in blocks))
+        for module, number in zip(numbered, numbers, strict=True):
+            module.layer_idx = renumber[number]  # type: ignore[index,assignment]
+        _apply(changes)
+        yield replace(model, anatomy=Anatomy(model.anatomy.path, blocks))
+    finally:
+        set_layers(model, layers)
+        for module, number in zip(numbered, numbers, strict=True):
+            module.layer_idx = number
+        _apply(before)
+
+
+def kept_layers(num_layers: int, dropped: Sequence[int]) -> list[int]:
+    """Return the layers that are left, in order.
+
+    Raises:
+        InputError: a number names no layer, or no layer would be left.
+    """
+    wrong = [layer for layer in dropped if not 0 <= layer < num_layers]
+    if wrong:
+        raise InputError(f"layer {wrong[0]} cannot be dropped: the layers are 0 to {num_layers - 1}")
+    kept = [layer for layer in range(num_layers) if layer not in set(dropped)]
+    if not kept:
+        raise InputError(f"dropping all {num_layers} layers leaves none; drop fewer")
+    return kept
+
+
+def set_layers(model: LoadedModel, layers: nn.Module) -> None:
+    """Put a list of modules in the place of the network's layers."""
+    path, _, name = model.anatomy.path.rpartition(".")
+    setattr(model.network.get_submodule(path), name, layers)
+
+
+def check_prunable(config: Any, name: str) -> None:
+    """See that layers can be dropped from a model and the rest be described by its configuration.
+
+    Raises:
+        InputError: the model's computation depends on a layer's depth in a way that no configuration can keep.
+    """
+    text = config.get_text_config()
+    if getattr(text, "scale_attn_by_inverse_layer_idx", False):
+        raise InputError(
+            f"model.source {name!r} scales attention by the number of the layer (scale_attn_by_inverse_layer_idx), "
+            "which dropping layers would change; it cannot be pruned"
+        )
+    for step in STEPS:
+        if isinstance(value := getattr(text, step, None), int) and value > 1:
+            raise InputError(
+                f"model.source {name!r} places its layers by {step} {value}, and no configuration can describe what is "
+                "left when some are dropped; it cannot be pruned"
+            )
+
+
+def _configs(network: nn.Module) -> list[Any]:
+    """Return every configuration of the text part that a module of the network holds, each once."""
+    found: dict[int, Any] = {}
+    for module in network.modules():
+        config = getattr(module, "config", None)
+        if config is not None and hasattr(config, "get_text_config"):
+            text = config.get_text_config()
+            found[id(text)] = text
+    return list(found.values())
+
+
+def _described(config: Any, kept: Sequence[int], num_layers: int) -> dict[str, Any]:
+    """Return the fields of a configuration that change, with their new values."""
+    check_prunable(config, config.model_type)
+    fields: Mapping[str, Any] = config.to_dict()
+    renumber = {old: new for new, old in enumerate(kept)}
+    change: dict[str, Any] = {"num_hidden_layers": len(kept)}
+    for name, value in fields.items():
+        if name in INDEX_LISTS and isinstance(value, list):
+            change[name] = [renumber[layer] for layer in value if layer in renumber]
+        elif name in COUNTED_FROM_THE_START and isinstance(value, int):
+            change[name] = sum(layer < value for layer in kept)
+        elif isinstance(value, list | tuple) and len(value) == num_layers and not name.endswith(("_id", "_ids")):
+            change[name] = [value[layer] for layer in kept]
+    return change
+
+
+def _apply(changes: Sequence[tuple[Any, Mapping[str, Any]]]) -> None:
+    for config, change in changes:
+        for name, value in change.items():
+            setattr(config, name, value)

@@ -1,0 +1,31 @@
+"""From a score per layer to the layers that a prune ratio drops."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stratoscope.scoring.ranking import lowest, num_dropped, rank_layers
+
+
+def select_layers(
+    scores: NDArray[np.float64], ratio: float, *, contiguous: bool = False, high_is_important: bool = True
+) -> tuple[int, ...]:
+    """Return the layers to drop, in order.
+
+    Args:
+        scores: one per layer, shape (layers,), not negative; NaN where a layer has none.
+        ratio: share of the layers; see `num_dropped`.
+        contiguous: drop one span: the one of the least sum of scores, the first of several.
+        high_is_important: whether low scores or high ones go.
+
+    Raises:
+        ValueError: no layer would be left.
+    """
+    count = num_dropped(ratio, len(scores))
+    if count >= len(scores):
+        raise ValueError(f"a ratio of {ratio} leaves none of {len(scores)} layers")
+    if not contiguous or count == 0:
+        return tuple(lowest(rank_layers(scores, high_is_important=high_is_important).rank, count))
+    importance = np.nan_to_num(scores if high_is_important else -scores, nan=np.inf)
+    sums = np.lib.stride_tricks.sliding_window_view(importance, count).sum(axis=-1)
+    start = int(np.argmin(sums))
+    return tuple(range(start, start + count))

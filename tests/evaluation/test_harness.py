@@ -1,0 +1,107 @@
+"""The shipped tasks, scored here and by the harness's own model class."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from stratoscope.data import read_known, row_id
+from stratoscope.errors import InputError
+from stratoscope.evaluation import Choice, Evaluator, Slice, choose_items, load_tasks, task_names
+from stratoscope.models import LoadedModel, find_anatomy, load_tokenizer, resolve_source
+
+EVERYTHING = Slice("search", 0, 1)
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    """A tiny random Llama that reads with SmolLM2's tokenizer."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
+        max_position_embeddings=512, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    network = LlamaForCausalLM(config).eval()
+    return LoadedModel(network, load_tokenizer(resolve_source("smollm2")), find_anatomy(network, 3), network.device)
+
+
+def test_every_shipped_task_scores_as_the_harness_scores_it(model: LoadedModel) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    tasks = load_tasks(task_names())
+    items = [choose_items(task, Choice(12, 0), (), model.tokenizer) for task in tasks]
+    evaluator = Evaluator(model, items, max_batch_tokens=1024, max_length=512)
+    found = {(score.task, score.item_id): score for score in evaluator.evaluate((), EVERYTHING)}
+    harness = HFLM(pretrained=model.network, tokenizer=model.tokenizer, batch_size=4, max_length=512)
+    fresh = load_tasks(task_names())
+    ids = {task.config.task: [row_id(doc) for doc in task.eval_docs] for task in fresh}
+    samples = {chosen.name: sorted(ids[chosen.name].index(item.item_id) for item in chosen.search) for chosen in items}
+    results = simple_evaluate(
+        harness, tasks=fresh, samples=samples, bootstrap_iters=0, log_samples=True, random_seed=None
+    )
+    assert results is not None
+    compared = 0
+    for chosen in items:
+        for sample in results["samples"][chosen.name]:
+            ours = found[chosen.name, row_id(sample["doc"])]
+            if chosen.by_token:
+                log_likelihood, num_bytes = sample["bits_per_byte"]
+                assert ours.num_bytes == num_bytes
+                assert ours.log_likelihood == pytest.approx(log_likelihood, abs=1e-2)
+            else:
+                assert ours.value == sample[chosen.metric], (chosen.name, sample["doc"])
+            if "perplexity" in sample:
+                assert ours.log_likelihood == pytest.approx(sample["perplexity"], abs=1e-3)
+            compared += 1
+    assert compared == 12 * len(task_names())
+
+
+def test_calibration_and_both_parts_are_disjoint_by_id(model: LoadedModel) -> None:
+    (task,) = load_tasks(["sciq"])
+    calibrated = [row_id(row) for row, _ in zip(read_known("sciq"), range(900), strict=False)]
+    chosen = choose_items(task, Choice(60, 60, seed=3), calibrated, model.tokenizer)
+    search, held_out = ({item.item_id for item in part} for part in (chosen.search, chosen.held_out))
+    assert not search & held_out
+    assert not (search | held_out) & set(calibrated)
+    assert (len(search), len(held_out), chosen.num_excluded) == (50, 50, 900)
+
+
+def test_passages_leave_out_every_row_that_holds_them(model: LoadedModel) -> None:
+    rows = list(read_known("boolq"))
+    shared = next(r for i, r in enumerate(rows) if any(o["passage"] == r["passage"] for o in rows[:i]))
+    (task,) = load_tasks(["passages"])
+    chosen = choose_items(task, Choice(1, 1), [row_id(shared)], model.tokenizer)
+    assert chosen.num_excluded == 1
+
+
+def test_a_chat_template_wraps_what_is_asked(model: LoadedModel) -> None:
+    (task,) = load_tasks(["sciq"])
+    chosen = choose_items(task, Choice(1, 1, chat=True), (), model.tokenizer)
+    context = chosen.search[0].requests[0].args[0]
+    assert context.startswith("<|im_start|>")
+    assert context.endswith("<|im_start|>assistant\n")
+
+
+def test_a_local_yaml_file_is_a_task(model: LoadedModel, tmp_path: Path) -> None:
+    (tmp_path / "docs.jsonl").write_text('{"q": "a b", "a": "c"}\n{"q": "d", "a": "e f"}\n')
+    (tmp_path / "mine.yaml").write_text(
+        "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: %s}}\ntest_split: test\n"
+        'output_type: loglikelihood\ndoc_to_text: "{{ q }}"\ndoc_to_target: " {{ a }}"\n'
+        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n" % (tmp_path / "docs.jsonl")
+    )
+    (task,) = load_tasks([str(tmp_path / "mine.yaml")])
+    chosen = choose_items(task, Choice(1, 1), (), model.tokenizer)
+    scores = Evaluator(model, [chosen], max_batch_tokens=64, max_length=64).evaluate((), EVERYTHING)
+    assert [s.task for s in scores] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("scq", "did you mean 'sciq'"), ("nothing.yaml", "no such file"), ("harness:nosuchtask", "is no task")],
+)
+def test_unknown_tasks_are_refused_in_one_line(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        load_tasks([name])
+    assert "\n" not in str(error.value)
