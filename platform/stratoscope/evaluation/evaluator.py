@@ -1,5 +1,6 @@
 """What a model can do without some of its layers, item by item."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -27,16 +28,20 @@ class Slice:
     start: float
     """Share of each task's items of the part that lie before it."""
     end: float
+    text_only: bool = False
+    """Leave out all tasks but language-model text."""
 
     def of(self, task: TaskItems) -> tuple[Item, ...]:
         """Return a task's items in it."""
+        if self.text_only and not task.by_token:
+            return ()
         items = task.search if self.part == "search" else task.held_out
         return items[round(self.start * len(items)) : round(self.end * len(items))]
 
     @property
     def name(self) -> str:
         """Name for files and caches."""
-        return f"{self.part}-{self.start:.4f}-{self.end:.4f}"
+        return f"{self.part}-{self.start:.4f}-{self.end:.4f}{'-text' if self.text_only else ''}"
 
 
 @dataclass(frozen=True)
@@ -107,16 +112,15 @@ class Evaluator:
         """Return the tokens that a slice takes, padding included, generation left out."""
         return self._prepare(items).num_tokens
 
-    def majority_token(self, items: Slice, task: str) -> float:
-        """Return the share of the most frequent token among those that a task predicts."""
-        asked = self._prepare(items)
-        numbers = {n for (i, _), parts in asked.parts.items() if asked.items[i][0].name == task for n in parts}
-        counts: dict[int, int] = {}
-        for batch in asked.batches:
-            for request, token in zip(batch.requests, batch.tokens.tolist(), strict=True):
-                if request in numbers:
-                    counts[token] = counts.get(token, 0) + 1
-        return max(counts.values()) / sum(counts.values())
+    def majority_token(self, slices: Sequence[Slice], task: str) -> float:
+        """Return the share of the most frequent token among those that a task predicts on some slices."""
+        counts: Counter[int] = Counter()
+        for asked in map(self._prepare, slices):
+            numbers = {n for (i, _), parts in asked.parts.items() if asked.items[i][0].name == task for n in parts}
+            for batch in asked.batches:
+                pairs = zip(batch.requests, batch.tokens.tolist(), strict=True)
+                counts.update(token for request, token in pairs if request in numbers)
+        return max(counts.values()) / counts.total()
 
     def _prepare(self, items: Slice) -> _Asked:
         if items in self._asked:

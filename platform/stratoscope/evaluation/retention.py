@@ -108,15 +108,14 @@ def retained(before: TaskScores, after: TaskScores, chance: float, how: Resampli
     draws = _draws(before, after, how)
     start, end = draws.before, draws.after
     usable = _above_chance(start, chance)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        above = (end - chance) / (start - chance) if usable else np.full_like(end, np.nan)
-        return Retention(
-            before=_estimate(start, how),
-            after=_estimate(end, how),
-            difference=_estimate(end - start, how),
-            raw=_estimate(end / start, how),
-            above_chance=_estimate(above, how),
-        )
+    above = _share(end - chance, start - chance) if usable else np.full_like(end, np.nan)
+    return Retention(
+        before=_estimate(start, how),
+        after=_estimate(end, how),
+        difference=_estimate(end - start, how),
+        raw=_estimate(_share(end, start), how),
+        above_chance=_estimate(above, how),
+    )
 
 
 def mean_retention(
@@ -124,16 +123,16 @@ def mean_retention(
 ) -> tuple[Estimate, Estimate]:
     """Return raw retention and that above chance, averaged over tasks.
 
-    Items are resampled within their task. The second mean leaves out tasks without one, and is NaN where none has one.
+    Items are resampled within their task. Tasks without a retention are left out; where none has one it is NaN.
     """
     raw, above = [], []
     for task, base in before.items():
         draws = _draws(base, after[task], how)
         start, end, level = draws.before, draws.after, chance.get(task, 0.0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            raw.append(end / start)
-            if _above_chance(start, level):
-                above.append((end - level) / (start - level))
+        if start[0] > 0:
+            raw.append(_share(end, start))
+        if _above_chance(start, level):
+            above.append(_share(end - level, start - level))
     nothing = Estimate(float("nan"), float("nan"), float("nan"))
     return (
         _estimate(np.mean(raw, axis=0), how) if raw else nothing,
@@ -157,6 +156,11 @@ def _draws(before: TaskScores, after: TaskScores, how: Resampling) -> _Draws:
     return _Draws(
         (weights @ before.value) / (weights @ before.weight), (weights @ after.value) / (weights @ after.weight)
     )
+
+
+def _share(part: Array, whole: Array) -> Array:
+    """Return part / whole; NaN where the whole is not above 0."""
+    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
 
 
 def _above_chance(before: Array, chance: float) -> bool:

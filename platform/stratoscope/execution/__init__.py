@@ -1,12 +1,14 @@
 """Execution: the adapter to Ray. It knows nothing of models or statistics; it runs shards of any work."""
 
 from stratoscope.execution.attempts import FIRST_ATTEMPT, Attempt, BrokenProcessError
-from stratoscope.execution.cluster import cluster, is_local, resources
+from stratoscope.execution.cluster import cluster, is_local, node_cpus, resources
 from stratoscope.execution.failures import root_cause
 from stratoscope.execution.metrics import WorkMetrics
 from stratoscope.execution.pool import ActorPool, plan_pool
 from stratoscope.execution.progress import Meter, progress
+from stratoscope.execution.service import Service, serve
 from stratoscope.execution.shards import ShardWorker, run_shards
+from stratoscope.execution.tuning import Trial, TrialPlan, mlflow_callback, run_trials
 
 __all__ = [
     "FIRST_ATTEMPT",
@@ -14,13 +16,20 @@ __all__ = [
     "Attempt",
     "BrokenProcessError",
     "Meter",
+    "Service",
     "ShardWorker",
+    "Trial",
+    "TrialPlan",
     "WorkMetrics",
     "cluster",
     "is_local",
+    "mlflow_callback",
+    "node_cpus",
     "plan_pool",
     "progress",
     "resources",
     "root_cause",
     "run_shards",
+    "run_trials",
+    "serve",
 ]

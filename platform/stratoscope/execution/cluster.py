@@ -46,3 +46,10 @@ def resources() -> dict[str, float]:
     """Return what the cluster has now, by resource."""
     available: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return available
+
+
+def node_cpus() -> int:
+    """Return the CPUs of the cluster's smallest node that has any; of those with GPUs, where there are some."""
+    held = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    with_gpus = [resources for resources in held if resources.get("GPU", 0) > 0]
+    return int(min((resources["CPU"] for resources in with_gpus or held), default=1))

@@ -9,13 +9,14 @@ from stratoscope.models.load import (
     ModelFacts,
     describe_model,
     dtype_name,
+    load_config,
     load_model,
     load_tokenizer,
     num_layers_of,
     resolve_dtype,
 )
 from stratoscope.models.prune import check_prunable, kept_layers, set_layers, without_layers
-from stratoscope.models.source import BUNDLED_MODELS, ModelSource, pin_source, resolve_source
+from stratoscope.models.source import BUNDLED_MODELS, ModelSource, local_folder, pin_source, resolve_source
 from stratoscope.models.tokens import Encoded, Encoding, encode
 
 __all__ = [
@@ -38,8 +39,10 @@ __all__ = [
     "first_position",
     "kept_layers",
     "layer_parameters",
+    "load_config",
     "load_model",
     "load_tokenizer",
+    "local_folder",
     "num_layers_of",
     "pad",
     "pin_source",

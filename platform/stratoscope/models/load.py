@@ -124,12 +124,10 @@ def describe_model(source: ModelSource, *, trust_remote_code: bool = False, here
             that cannot be loaded.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
+    config = load_config(source, trust_remote_code=trust_remote_code)
     try:
-        config = AutoConfig.from_pretrained(
-            local_folder(source), revision=source.revision or "main", trust_remote_code=trust_remote_code
-        )
         with init_empty_weights():
             empty = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError, KeyError) as error:
@@ -147,6 +145,22 @@ def describe_model(source: ModelSource, *, trust_remote_code: bool = False, here
         shows_hidden=anatomy.shows_hidden,
         quantisation=quantisation_method(config),
     )
+
+
+def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
+    """Load a model's configuration.
+
+    Raises:
+        InputError: there is none, or transformers does not know its architecture.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(
+            local_folder(source), revision=source.revision or "main", trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise InputError(f"model.source {source.name!r} cannot be read: {first_line(error)}") from error
 
 
 def num_layers_of(config: Any) -> int:

@@ -1,5 +1,6 @@
 """Configuration of a job: defaults, then a YAML file, then the command line, and one line for every mistake."""
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from stratoscope.errors import InputError, first_line, nearest
 
+BARE_POINT = re.compile(r"(?<![\d.])\.(?=\d)")
+"""The point of a number that has no digit before it."""
+NUMBERS = re.compile(r"\[?[-+\d.eE, ]+\]?")
 AFFECTS_NOTHING: JsonDict = {"affects_result": False}
 
 
@@ -129,9 +133,13 @@ def _check_names(arguments: Sequence[str], known: Sequence[str]) -> None:
 
 
 def _as_flags(arguments: Sequence[str], booleans: set[str]) -> list[str]:
-    """Rewrite `--name true` and `--name=false` as the flags `--name` and `--no-name`, for the fields that are one."""
+    """Rewrite `--name true` and `--name=false` as the flags `--name` and `--no-name`, for the fields that are one.
+
+    Numbers such as .25 get their 0, for lists are read as JSON.
+    """
     flags: list[str] = []
-    for argument in arguments:
+    for given in arguments:
+        argument = BARE_POINT.sub("0.", given) if NUMBERS.fullmatch(given) else given
         name, _, value = argument.partition("=")
         if value and name.removeprefix("--") in booleans:
             flags += [name, value]

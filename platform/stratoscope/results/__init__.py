@@ -1,5 +1,6 @@
 """Results: the run folder, its manifest, its tables, and the building blocks of a report."""
 
+from stratoscope.results.figures import COLOURS, SYMBOLS, style
 from stratoscope.results.lease import Holder, Lease, LeaseLostError, check_free, read_holder
 from stratoscope.results.listing import RunState, list_runs
 from stratoscope.results.manifest import Manifest
@@ -18,6 +19,8 @@ from stratoscope.results.tables import (
 )
 
 __all__ = [
+    "COLOURS",
+    "SYMBOLS",
     "Holder",
     "Lease",
     "LeaseLostError",
@@ -39,6 +42,7 @@ __all__ = [
     "read_holder",
     "read_table",
     "render",
+    "style",
     "table_writer",
     "to_parquet",
     "write_table",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import fsspec
+import pyarrow.fs as pafs
 
 from stratoscope.errors import InputError, first_line
 
@@ -39,6 +40,13 @@ class Storage:
         """Return the path of a file or folder: plain for local ones, with its scheme otherwise."""
         path = posixpath.join(self._root, *names)
         return path if self.is_local else str(self._fs.unstrip_protocol(path))
+
+    def arrow(self, *names: str) -> tuple[pafs.FileSystem, str]:
+        """Return the file system as Arrow sees it, and a path in it."""
+        path = posixpath.join(self._root, *names)
+        if self.is_local:
+            return pafs.LocalFileSystem(), path
+        return pafs.PyFileSystem(pafs.FSSpecHandler(self._fs)), path
 
     def local_path(self, *names: str) -> Path | None:
         """Return the local path of a file, or None on an object store."""
@@ -109,6 +117,27 @@ class Storage:
             aside.replace(target)
         finally:
             aside.unlink(missing_ok=True)
+
+    @contextmanager
+    def writing_folder(self, name: str = "") -> Iterator[Path]:
+        """Yield a local folder to fill; it appears under its name, whole, when the block ends well.
+
+        Without a name it becomes this very folder. What was there under the name is replaced.
+        """
+        target = posixpath.join(self._root, name) if name else self._root.rstrip("/")
+        if self.is_local:
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(target).parent if self.is_local else None
+        with tempfile.TemporaryDirectory(prefix=".stratoscope-", dir=beside) as folder:
+            aside = Path(folder) / posixpath.basename(target)
+            aside.mkdir()
+            yield aside
+            if self._fs.exists(target):
+                self._fs.rm(target, recursive=True)
+            if self.is_local:
+                aside.rename(target)
+            else:
+                self._fs.put(str(aside), target, recursive=True)
 
     def remove(self, name: str) -> None:
         """Remove a file, or a folder and all in it, if it is there."""

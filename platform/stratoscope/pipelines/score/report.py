@@ -9,16 +9,13 @@ from rich.table import Table as TerminalTable
 
 from stratoscope.pipelines.score.observed import StatisticsTables
 from stratoscope.pipelines.score.scored import ScoredLayers, read_scorings
-from stratoscope.results import Manifest, Page, Section, Storage, Table
+from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, Section, Storage, Table, style
 from stratoscope.scoring import lowest, num_dropped, sparsity
 from stratoscope.statistics import Statistics
 from stratoscope.statistics.histogram import FIRST_REGULAR, NUM_REGULAR, OVERFLOW, lower_edges
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
-
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""The palette of Okabe and Ito, which colour-blind readers can tell apart."""
 
 
 def summary_table(storage: Storage, manifest: Manifest) -> TerminalTable:
@@ -77,7 +74,7 @@ def _lowest_section(scorings: list[ScoredLayers], ratio: float) -> Section:
             ygap=4,
         )
     )
-    _style(figure, "layer", "", height=110 + 34 * len(scorings))
+    style(figure, "layer", "", height=110 + 34 * len(scorings), by_layer=True)
     figure.update_yaxes(autorange="reversed")
     rows = [
         [
@@ -145,7 +142,7 @@ def _score_figure(scoring: ScoredLayers, ratio: float) -> "Figure":
             hovertemplate="layer %{x}<br>%{y:.4g}<br>rank %{customdata}<extra></extra>",
         )
     )
-    _style(figure, "layer", scoring.label, logarithmic=True)
+    style(figure, "layer", scoring.label, logarithmic=True, by_layer=True)
     return figure
 
 
@@ -174,7 +171,6 @@ def _statistics_section(merged: dict[str, Statistics]) -> Section:
 def _lines(series: dict[str, NDArray[np.float64]], title: str, *, logarithmic: bool = False) -> "Figure":
     from plotly.graph_objects import Figure, Scatter
 
-    symbols = ("circle", "square", "diamond", "cross", "triangle-up", "x")
     figure = Figure(
         [
             Scatter(
@@ -183,14 +179,14 @@ def _lines(series: dict[str, NDArray[np.float64]], title: str, *, logarithmic: b
                 name=name,
                 mode="lines+markers",
                 line={"color": COLOURS[i % len(COLOURS)]},
-                marker={"symbol": symbols[i % len(symbols)]},
+                marker={"symbol": SYMBOLS[i % len(SYMBOLS)]},
                 hovertemplate=f"{name}<br>layer %{{x}}: %{{y:.4g}}<extra></extra>",
             )
             for i, (name, values) in enumerate(series.items())
         ]
     )
     figure.update_layout(showlegend=len(series) > 1)
-    _style(figure, "layer", title, logarithmic=logarithmic)
+    style(figure, "layer", title, logarithmic=logarithmic, by_layer=True)
     return figure
 
 
@@ -224,7 +220,7 @@ def _heat_map(tap: str, statistics: Statistics) -> "Figure":
             hovertemplate="layer %{x}<br>2^%{y:.2f}<br>share %{z:.4f}<extra></extra>",
         )
     )
-    _style(figure, "layer", f"{tap}: log2 |activation|", height=420)
+    style(figure, "layer", f"{tap}: log2 |activation|", height=420, by_layer=True)
     return figure
 
 
@@ -275,24 +271,6 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
 def _units(manifest: Manifest) -> str:
     """What resampling draws."""
     return f"{manifest.facts['num_shards']} shards of prompts" if manifest.facts.get("by_shard") else "prompts"
-
-
-def _style(figure: "Figure", x: str, y: str, *, height: int = 340, logarithmic: bool = False) -> None:
-    figure.update_layout(
-        template="plotly_white",
-        height=height,
-        margin={"l": 80, "r": 20, "t": 20, "b": 50},
-        font={"family": "system-ui, sans-serif", "size": 13},
-        legend={"orientation": "h", "y": 1.08},
-    )
-    figure.update_xaxes(title=x, dtick=max(1, 5 * round(_num_columns(figure) / 50)))
-    figure.update_yaxes(title=y, type="log" if logarithmic else None, automargin=True)
-    if logarithmic:
-        figure.update_yaxes(exponentformat="power", dtick=1)
-
-
-def _num_columns(figure: "Figure") -> int:
-    return max(len(trace.x) for trace in figure.data)
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,0 +1,10 @@
+#!/usr/bin/env python
+"""Find layers that a language model can do without; `--help` lists what can be set."""
+
+import sys
+
+from stratoscope.pipelines.job import run_from_command_line
+from stratoscope.pipelines.search import SearchJob
+
+if __name__ == "__main__":
+    sys.exit(run_from_command_line(SearchJob))

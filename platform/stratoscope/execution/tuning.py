@@ -1,0 +1,210 @@
+"""Trials of a search, by Ray Tune: suggested, stopped early, restored after a kill."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from stratoscope.results import Storage
+
+SNAPSHOT_S = "2"
+"""Between two snapshots of the search's state."""
+NAME = "trials"
+TRIAL = {"cpu": 0, "memory": 2**20}
+"""What a trial takes: the work is done elsewhere, but Tune refuses to place what takes nothing."""
+POINT = "point"
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """How trials are chosen."""
+
+    algorithm: str
+    """tpe, nsga2 or grid."""
+    space: Callable[[Any], None]
+    """Define-by-run space of Optuna."""
+    points: Sequence[Mapping[str, Any]]
+    """Of grid all, otherwise those to begin with."""
+    metrics: Sequence[str]
+    """What a trial reports; all but the first are to be small."""
+    num_samples: int
+    num_rungs: int
+    reduction_factor: int
+    concurrency: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a trial ended."""
+
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    """The last that it reported; empty if it failed before."""
+    error: str | None
+
+
+def run_trials(
+    trial: Callable[[Mapping[str, Any]], Iterator[Mapping[str, Any]]],
+    plan: TrialPlan,
+    storage: Storage,
+    *,
+    callbacks: Sequence[tune.Callback] = (),
+    on_end: Callable[[], None] = lambda: None,
+    stopping: threading.Event | None = None,
+) -> list[Trial]:
+    """Run the trials that are not done yet, and return all of them, in the order in which they were begun.
+
+    Args:
+        trial: yields what to report, rung by rung; it runs in a process of its own.
+        plan: how trials are chosen.
+        storage: where Tune keeps its state and logs.
+        callbacks: further loggers of Tune.
+        on_end: called whenever a trial ends.
+        stopping: once it is set, what runs is given up, to be begun again when the search is restored.
+    """
+    filesystem, path = storage.arrow()
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", SNAPSHOT_S)
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other kind prints tables, whatever the verbosity
+    trainable = tune.with_resources(_reporting(trial), TRIAL)
+    if tune.Tuner.can_restore(f"{path}/{NAME}", storage_filesystem=filesystem):
+        tuner = tune.Tuner.restore(
+            f"{path}/{NAME}", trainable=trainable, restart_errored=True, storage_filesystem=filesystem
+        )
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=_grid(plan),
+            tune_config=tune.TuneConfig(
+                search_alg=_searcher(plan),
+                scheduler=_scheduler(plan),
+                num_samples=1 if plan.algorithm == "grid" else plan.num_samples,
+                max_concurrent_trials=plan.concurrency,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=NAME,
+                storage_path=path,
+                storage_filesystem=filesystem,
+                verbose=0,
+                callbacks=[_Ends(), *callbacks],
+            ),
+        )
+    with _telling(on_end), _interrupted_by(stopping):
+        results = tuner.fit()
+    return [
+        Trial((r.config or {}).get(POINT, r.config or {}), r.metrics or {}, None if r.error is None else str(r.error))
+        for r in results
+    ]
+
+
+def mlflow_callback(tracking_uri: str, experiment: str, run_id: str) -> tune.Callback:
+    """Return the logger that sends trials to MLflow, each tagged with the run."""
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+    return MLflowLoggerCallback(
+        tracking_uri=tracking_uri, experiment_name=experiment, tags={"stratoscope.run_id": run_id}
+    )
+
+
+def _reporting(
+    trial: Callable[[Mapping[str, Any]], Iterator[Mapping[str, Any]]],
+) -> Callable[[dict[str, Any]], None]:
+    def run(config: dict[str, Any]) -> None:
+        for metrics in trial(config.get(POINT, config)):
+            tune.report(dict(metrics))
+
+    return run
+
+
+def _grid(plan: TrialPlan) -> dict[str, Any]:
+    if plan.algorithm != "grid":
+        return {}
+    return {POINT: tune.grid_search([dict(point) for point in plan.points])}
+
+
+def _searcher(plan: TrialPlan) -> Searcher | SearchAlgorithm:
+    import optuna
+
+    if plan.algorithm == "grid":
+        return BasicVariantGenerator(max_concurrent=plan.concurrency, random_state=plan.seed)
+    several = plan.algorithm == "nsga2"
+    generation = max(4, min(50, plan.num_samples // 4))
+    return OptunaSearch(
+        plan.space,
+        metric=list(plan.metrics) if several else plan.metrics[0],
+        mode=["max", *["min"] * (len(plan.metrics) - 1)] if several else "max",
+        points_to_evaluate=[dict(point) for point in plan.points][: plan.num_samples],
+        sampler=(
+            optuna.samplers.NSGAIISampler(population_size=generation, seed=plan.seed)
+            if several
+            else optuna.samplers.TPESampler(seed=plan.seed)
+        ),
+    )
+
+
+def _scheduler(plan: TrialPlan) -> TrialScheduler:
+    if plan.algorithm != "tpe" or plan.num_rungs == 1:
+        return FIFOScheduler()
+    return ASHAScheduler(
+        time_attr="training_iteration",
+        metric=plan.metrics[0],
+        mode="max",
+        max_t=plan.num_rungs,
+        grace_period=1,
+        reduction_factor=plan.reduction_factor,
+    )
+
+
+_on_end: list[Callable[[], None]] = []
+
+
+@contextmanager
+def _telling(on_end: Callable[[], None]) -> Iterator[None]:
+    _on_end.append(on_end)
+    try:
+        yield
+    finally:
+        _on_end.remove(on_end)
+
+
+class _Ends(tune.Callback):
+    """Tells whoever waits in this process that a trial ended. Tune keeps it with its state, so it holds nothing."""
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:  # noqa: ARG002
+        """Tell it."""
+        for tell in _on_end:
+            tell()
+
+    on_trial_error = on_trial_complete
+
+
+@contextmanager
+def _interrupted_by(stopping: threading.Event | None) -> Iterator[None]:
+    """Let Tune take its snapshot and end once the event is set; SIGUSR1 is what it listens to while it runs."""
+    ended = threading.Event()
+
+    def watch(event: threading.Event) -> None:
+        while not event.wait(0.5):
+            if ended.is_set():
+                return
+        if not ended.is_set():
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    if stopping is not None:
+        threading.Thread(target=watch, args=(stopping,), daemon=True, name="stopping").start()
+    earlier = signal.getsignal(signal.SIGUSR1)
+    try:
+        yield
+    finally:
+        ended.set()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGUSR1, earlier)

@@ -1,0 +1,188 @@
+"""The search itself: candidates become trials, and every trial a row."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from stratoscope.errors import InputError, RunError, first_line
+from stratoscope.execution import Meter, Service, Trial, TrialPlan, mlflow_callback, progress, run_trials
+from stratoscope.pipelines.search import statistics
+from stratoscope.pipelines.search.config import PERPLEXITY_DROP
+from stratoscope.pipelines.search.final import Tried
+from stratoscope.pipelines.search.space import Candidate, LayerScores, ScoreKey, Space
+from stratoscope.pipelines.search.statistics import ScoreRun
+from stratoscope.pipelines.search.trial import WORST, Goal, TrialRunner
+from stratoscope.pipelines.search.walks import greedy_sets, swap_layers
+from stratoscope.pipelines.search.worker import EvaluatorSettings, Outcome
+from stratoscope.scoring import num_dropped
+
+if TYPE_CHECKING:
+    from stratoscope.pipelines.search.run import SearchJob
+
+FOLDER = "tune"
+
+
+class Explorer:
+    """Explores the space of a search with running evaluators.
+
+    Args:
+        job: whose configuration, folder and terminal are used.
+        service: the evaluators.
+        settings: theirs.
+        num_layers: of the model.
+    """
+
+    def __init__(self, job: "SearchJob", service: Service, settings: EvaluatorSettings, num_layers: int) -> None:
+        self._job, self._service, self._settings, self._num_layers = job, service, settings, num_layers
+        self.config = job.config
+        self.space = Space(job.config.space)
+        self.goal = Goal(job.config.search.objective, self._keep)
+        self.counts: dict[str, int] = {}
+
+    @property
+    def _keep(self) -> float | None:
+        """What is to be kept, where one number has to speak of retention and size."""
+        search = self.config.search
+        return search.keep if search.algorithm == "tpe" and len(self.config.space.ratios) > 1 else None
+
+    def explore(self, run: ScoreRun) -> list[Tried]:
+        """Run all trials that the configuration asks for, and return them in order."""
+        base: Outcome = self._service.call("evaluate", (), "search")
+        if self.goal.of(base, 0.0) <= WORST:
+            raise InputError(
+                f"search.objective {self.goal.objective} cannot be computed: no task is one on which the whole model "
+                "is above chance; take other tasks, more items, or retention_raw"
+            )
+        greedy = self.config.search.algorithm == "greedy"
+        trials = self._greedy() if greedy else self._tune(self._scores(run))
+        return trials + self._swaps(trials)
+
+    def _scores(self, run: ScoreRun) -> dict[ScoreKey, LayerScores]:
+        scores = statistics.all_scores(run, self.config.space, self.config.seed)
+        if PERPLEXITY_DROP in self.config.space.metrics:
+            import numpy as np
+
+            whole: Outcome = self._service.call("evaluate", (), "text")
+            alone = self._service.map("evaluate", [((layer,), "text") for layer in range(self._num_layers)])
+            # How many times the perplexity per byte is that of the whole model.
+            ratio = 2 ** (np.array([outcome.bits_per_byte for outcome in alone]) - whole.bits_per_byte)
+            scores[ScoreKey(PERPLEXITY_DROP)] = LayerScores(ratio)
+        return scores
+
+    def _tune(self, scores: Mapping[ScoreKey, LayerScores]) -> list[Tried]:
+        search, rungs = self.config.search, len(self._settings.rungs)
+        stops_early = search.algorithm == "tpe" and rungs > 1
+        runner = TrialRunner(self._service.name, self.space, scores, self._num_layers, rungs, stops_early, self.goal)
+        starts = [self.space.config(c) for c in self.space.starting_points()] if search.starting_points else []
+        points = [self.space.config(c) for c in self.space.grid()] if search.algorithm == "grid" else starts
+        plan = TrialPlan(
+            algorithm=search.algorithm,
+            space=self.space,
+            points=points,
+            metrics=("objective", "kept"),
+            num_samples=search.num_samples,
+            num_rungs=rungs,
+            reduction_factor=2,
+            concurrency=search.concurrency or self._service.size,
+            seed=self.config.seed,
+        )
+        total = len(points) if search.algorithm == "grid" else search.num_samples
+        meter = Meter(total, 0, "trials", "trials")
+        tracking = self.config.tracking
+        callbacks = (
+            [mlflow_callback(tracking.mlflow, tracking.mlflow_experiment, self._job.run.run_id)]
+            if tracking.mlflow
+            else []
+        )
+        with progress(meter, "search", self._job.terminal.console) as bar:
+
+            def ended() -> None:
+                bar.add(1, 1)
+                self._job.lease.tell(done=meter.done, total=total, errors=0, rate=meter.units_per_second)
+
+            found = run_trials(
+                runner,
+                plan,
+                self._job.run.storage.child(FOLDER),
+                callbacks=callbacks,
+                on_end=ended,
+                stopping=self._job.stopping,
+            )
+        if self._job.stopping.is_set():
+            raise RunError("stopped by SIGTERM during the search; the same run_id goes on from there")
+        return [self._tried(index, trial, scores, starts) for index, trial in enumerate(found)]
+
+    def _tried(
+        self,
+        index: int,
+        trial: Trial,
+        scores: Mapping[ScoreKey, LayerScores],
+        starts: Sequence[Mapping[str, Any]],
+    ) -> Tried:
+        candidate = self.space.candidate(trial.config)
+        applied = scores[candidate.key(self._num_layers)].epsilon
+        dropped = candidate.dropped(scores, self._num_layers)
+        algorithm = self.config.search.algorithm
+        origin = "starting point" if index < len(starts) and algorithm != "grid" else algorithm
+        return self._row(f"{index:04d}", origin, _applied(candidate, applied), dropped, trial)
+
+    def _row(
+        self, trial_id: str, origin: str, candidate: Candidate | None, dropped: tuple[int, ...], trial: Trial
+    ) -> Tried:
+        rung = trial.metrics.get("rung")
+        if trial.error is not None or rung is None:
+            message = first_line(RuntimeError((trial.error or "it reported nothing").strip().splitlines()[-1]))
+            return Tried(trial_id, origin, candidate, dropped, None, None, 0.0, "error", message)
+        outcome: Outcome = self._service.call("evaluate", dropped, "search", rung)
+        rungs = self._settings.rungs
+        status = "done" if rung == len(rungs) else "stopped"
+        return Tried(trial_id, origin, candidate, dropped, outcome, trial.metrics["objective"], rungs[rung - 1], status)
+
+    def _greedy(self) -> list[Tried]:
+        most = max(num_dropped(ratio, self._num_layers) for ratio in self.config.space.ratios)
+        tries = sum(self._num_layers - done for done in range(most))
+        meter = Meter(tries, 0, "sets", "sets")
+        with progress(meter, "greedy", self._job.terminal.console) as bar:
+            sets = greedy_sets(
+                self._service, self._num_layers, most, self._judge, 1, lambda count: bar.add(count, count)
+            )
+        self.counts["greedy_tries"] = tries
+        return self._walked(sets, "greedy", 0)
+
+    def _swaps(self, trials: Sequence[Tried]) -> list[Tried]:
+        budget = self.config.search.swaps
+        done = [t for t in trials if t.status == "done" and t.objective is not None and t.dropped]
+        if not budget or not done:
+            return []
+        best = max(done, key=lambda t: t.objective or -math.inf)
+        meter = Meter(budget, 0, "swaps", "swaps")
+        with progress(meter, "swaps", self._job.terminal.console) as bar:
+            sets = swap_layers(
+                self._service,
+                best.dropped,
+                self._num_layers,
+                budget,
+                self._judge,
+                self.config.seed,
+                lambda count: bar.add(count, count),
+            )
+        self.counts |= {"swaps_tried": meter.done, "swaps_taken": len(sets)}
+        return self._walked(sets, "swap", len(trials))
+
+    def _walked(self, sets: Sequence[tuple[int, ...]], origin: str, first: int) -> list[Tried]:
+        rows = []
+        for index, dropped in enumerate(sets):
+            outcome: Outcome = self._service.call("evaluate", dropped, "search")
+            ended = Trial({}, {"rung": len(self._settings.rungs), "objective": self._judge(outcome)}, None)
+            rows.append(self._row(f"{first + index:04d}", origin, None, dropped, ended))
+        return rows
+
+    def _judge(self, outcome: Outcome) -> float:
+        return self.goal.of(outcome, len(outcome.dropped) / self._num_layers)
+
+
+def _applied(candidate: Candidate, epsilon: float | None) -> Candidate:
+    """Return the candidate with the threshold as it was applied."""
+    from dataclasses import replace
+
+    return candidate if epsilon is None else replace(candidate, epsilon=epsilon)

@@ -1,0 +1,151 @@
+"""The exported checkpoint in a fresh process, loaded as anyone would: that it is the model that was found, and how fast."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from stratoscope.errors import RunError
+
+PROBE = (2, 24)
+NEW_TOKENS = 16
+PREFILL = (8, 128)
+DECODE = (1, 24)
+PAIRS = 5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answers to a fixed probe."""
+
+    logits: Any
+    """Array of shape (rows, tokens, vocabulary)."""
+    generated: Any
+    """Greedy continuation with the KV cache, ids of shape (rows, tokens)."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The median of paired runs of two models, and of the ratio of their speeds."""
+
+    what: str
+    unit: str
+    before: float
+    after: float
+    gain: float
+    """How many times as fast, with its range over pairs."""
+    gain_low: float
+    gain_high: float
+
+
+def answer(network: Any) -> Answer:
+    """Ask a causal model the probe: seeded random tokens, and a greedy continuation of them."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = network.config.get_text_config().vocab_size
+    ids = torch.randint(0, vocabulary, PROBE, generator=generator).to(network.device)
+    with torch.inference_mode():
+        logits = network(ids, use_cache=False).logits.float().cpu().numpy()
+        generated = network.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False, use_cache=True
+        )
+    return Answer(logits, generated.cpu().numpy())
+
+
+def check_in_fresh_process(folder: Path, original: str, expected: Answer, device: str, dtype: str) -> list[Paired]:
+    """Load a checkpoint in a fresh process as anyone would, compare its answers, and time it against the original.
+
+    Args:
+        folder: the checkpoint.
+        original: folder or hub name of the model that it was made from.
+        expected: what the pruned model in memory answers.
+        device: where to run.
+        dtype: number format of both in the race.
+
+    Raises:
+        RunError: it cannot be loaded, or its answers differ in any bit.
+    """
+    with tempfile.TemporaryDirectory(prefix="stratoscope-") as aside:
+        file, result = Path(aside) / "expected.npz", Path(aside) / "result.json"
+        np.savez(file, logits=expected.logits, generated=expected.generated)
+        threads = str(torch.get_num_threads())
+        command = [sys.executable, "-m", __name__, str(folder), original, str(file), device, dtype, threads]
+        done = subprocess.run([*command, str(result)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+            raise RunError(f"the exported checkpoint does not hold in a fresh process: {last}")
+        return [Paired(**pair) for pair in json.loads(result.read_text())]
+
+
+def _main(folder: str, original: str, file: str, device: str, dtype: str, threads: str, result: str) -> None:
+    torch.set_num_threads(int(threads))
+    exported = AutoModelForCausalLM.from_pretrained(folder).to(device).eval()
+    found, expected = answer(exported), np.load(file)
+    if not np.array_equal(found.logits, expected["logits"]):
+        apart = np.abs(found.logits - expected["logits"]).max()
+        raise SystemExit(f"its logits differ from the pruned model's by up to {apart:.3g}")
+    if not np.array_equal(found.generated, expected["generated"]):
+        raise SystemExit("it generates other tokens than the pruned model")
+    whole = AutoModelForCausalLM.from_pretrained(original, dtype=getattr(torch, dtype)).to(device).eval()
+    prefill, decode = PREFILL[0] * PREFILL[1], DECODE[1]
+    race = [
+        _paired("prefill", "tokens/s", whole, exported, _pass, lambda s: prefill / s),
+        _paired("decoding", "ms/token", whole, exported, _write, lambda s: 1000 * s / decode),
+    ]
+    Path(result).write_text(json.dumps([asdict(pair) for pair in race]))
+
+
+def _pass(network: Any) -> None:
+    ids = torch.full(PREFILL, 5, device=network.device)
+    network(ids, use_cache=False, logits_to_keep=1)
+
+
+def _write(network: Any) -> None:
+    ids = torch.full((DECODE[0], 16), 5, device=network.device)
+    network.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=DECODE[1],
+        min_new_tokens=DECODE[1],
+        do_sample=False,
+        use_cache=True,
+    )
+
+
+def _paired(
+    what: str, unit: str, before: Any, after: Any, run: Callable[[Any], None], measure: Callable[[float], float]
+) -> Paired:
+    seconds: list[Sequence[float]] = []
+    with torch.inference_mode():
+        run(before), run(after)
+        for pair in range(PAIRS):
+            # One and the other first in turn.
+            models = (before, after) if pair % 2 == 0 else (after, before)
+            taken = {id(network): _seconds(run, network) for network in models}
+            seconds.append((taken[id(before)], taken[id(after)]))
+    times = np.asarray(seconds)
+    ratios = times[:, 0] / times[:, 1]
+    slow, fast = np.median(times, axis=0)
+    return Paired(
+        what, unit, measure(slow), measure(fast), float(np.median(ratios)), float(ratios.min()), float(ratios.max())
+    )
+
+
+def _seconds(run: Callable[[Any], None], network: Any) -> float:
+    started = time.perf_counter()
+    run(network)
+    if network.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,262 @@
+"""After the search: the front on held-out items, the chosen set against random ones, its checkpoint, and the tables."""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from stratoscope.evaluation import Estimate, TaskItems, TaskScores, by_task
+from stratoscope.execution import Service
+from stratoscope.models import ModelCard
+from stratoscope.pipelines.search import tables
+from stratoscope.pipelines.search.exported import Paired
+from stratoscope.pipelines.search.final import (
+    AgainstRandom,
+    Compared,
+    Tried,
+    choose,
+    compare,
+    pareto_front,
+    random_sets,
+)
+from stratoscope.pipelines.search.store import EvaluationStore
+from stratoscope.pipelines.search.worker import EvaluatorSettings, ModelSize, Outcome
+from stratoscope.results import from_rows, write_table
+
+if TYPE_CHECKING:
+    from stratoscope.pipelines.search.run import SearchJob
+
+SEARCH, HELD_OUT = "search", "held_out"
+Layers = tuple[int, ...]
+
+
+class Prover:
+    """Proves what a search has found.
+
+    Args:
+        job: whose configuration, folder and manifest are used.
+        service: the evaluators.
+        settings: theirs.
+        tasks: with their items.
+    """
+
+    def __init__(
+        self, job: "SearchJob", service: Service, settings: EvaluatorSettings, tasks: Sequence[TaskItems]
+    ) -> None:
+        self._job, self._service, self._settings = job, service, settings
+        self._config, self._storage = job.config, job.run.storage
+        self._metrics = {task.name: task.metric for task in tasks}
+        self._store = EvaluationStore(self._storage)
+
+    def prove(self, trials: Sequence[Tried]) -> None:
+        """Evaluate, compare, export, and write the tables."""
+        front = pareto_front(trials)
+        chosen = choose(front, self._config.search.keep)
+        size: ModelSize = self._service.call("size")
+        speeds = self._speeds(trials)
+        reference = self._reference(trials, chosen)
+        held_out = self._held_out([*front, *([reference] if reference else [])])
+        compared = self._compare_all(front, chosen, reference)
+        facts: dict[str, Any] = {"verdicts": [], "parameters": size.total, "tokens_per_s": speeds[0]}
+        if chosen is None:
+            facts["verdicts"].append("No trial was finished, so nothing was chosen.")
+        else:
+            compared += self._against_random(chosen, held_out, facts)
+            facts["verdicts"] += self._selection(chosen, reference, held_out)
+            facts["chosen"] = {"trial_id": chosen.trial_id, "dropped": list(chosen.dropped)}
+        rows = [self._trial_row(trial, size, speeds) for trial in trials]
+        schema = tables.trials_schema(list(self._metrics))
+        write_table(self._storage, "trials", from_rows(rows, schema))
+        front_rows = [
+            [
+                *self._trial_row(trial, size, speeds),
+                *_interval(held_out[trial.dropped].raw),
+                *_interval(held_out[trial.dropped].above_chance),
+                trial is chosen,
+            ]
+            for trial in front
+        ]
+        write_table(self._storage, "front", from_rows(front_rows, tables.front_schema(list(self._metrics))))
+        write_table(self._storage, "comparison", from_rows(map(_compared_row, compared), tables.COMPARISON))
+        if chosen is not None and self._config.final.export:
+            pairs = self._export(chosen, compared, facts)
+            write_table(self._storage, "speed", from_rows([list(asdict(p).values()) for p in pairs], tables.SPEED))
+        self._job.manifest.facts |= facts
+
+    def _held_out(self, trials: Sequence[Tried]) -> dict[Layers, Outcome]:
+        sets = list(dict.fromkeys(trial.dropped for trial in trials))
+        outcomes = self._service.map("evaluate", [(dropped, HELD_OUT) for dropped in sets])
+        return dict(zip(sets, outcomes, strict=True))
+
+    def _speeds(self, trials: Sequence[Tried]) -> dict[int, float]:
+        """Return tokens per second by number of dropped layers: all layers of a model are of one size."""
+        by_size = {0: (), **{len(trial.dropped): trial.dropped for trial in trials}}
+        speeds = self._service.map("speed_by_size", [(dropped,) for dropped in by_size.values()])
+        return dict(zip(by_size, speeds, strict=True))
+
+    def _reference(self, trials: Sequence[Tried], chosen: Tried | None) -> Tried | None:
+        """Return the plain choice that the chosen set is held against: AVSS at the first settings, of the same size."""
+        if chosen is None:
+            return None
+        same = [t for t in trials if t.status == "done" and t.candidate and len(t.dropped) == len(chosen.dropped)]
+        return next((t for t in same if t.candidate and t.candidate.metric == "avss"), next(iter(same), None))
+
+    def _scores(self, dropped: Layers, part: str) -> dict[str, TaskScores]:
+        items = self._settings.slices(part)
+        return by_task([score for s in items for score in self._store.read(dropped, s) or []])
+
+    def _compare(self, kind: str, dropped: Layers, part: str, chance: Mapping[str, float]) -> list[Compared]:
+        scores = self._scores((), part), self._scores(dropped, part)
+        return compare(kind, dropped, part, scores, chance, self._metrics, self._settings.resampling)
+
+    def _compare_all(self, front: Sequence[Tried], chosen: Tried | None, reference: Tried | None) -> list[Compared]:
+        kinds: dict[Layers, str] = {trial.dropped: "front" for trial in front}
+        if reference:
+            kinds.setdefault(reference.dropped, "reference")
+        if chosen:
+            kinds[chosen.dropped] = "chosen"
+        rows = []
+        for part in (SEARCH, HELD_OUT):
+            chance = self._service.call("chance", part)
+            for dropped, kind in kinds.items():
+                rows += self._compare(kind, dropped, part, chance)
+        return rows
+
+    def _against_random(
+        self, chosen: Tried, held_out: Mapping[Layers, Outcome], facts: dict[str, Any]
+    ) -> list[Compared]:
+        sets = random_sets(
+            len(self._service.call("size").by_layer),
+            len(chosen.dropped),
+            self._config.final.random_sets,
+            self._config.seed,
+            chosen.dropped,
+        )
+        outcomes: list[Outcome] = self._service.map("evaluate", [(dropped, HELD_OUT) for dropped in sets])
+        against = AgainstRandom(held_out[chosen.dropped].raw.value, tuple(o.raw.value for o in outcomes))
+        facts["verdicts"].append(against.verdict)
+        facts["against_random"] = {"chosen": against.chosen, "random": list(against.random), "p": against.p_value}
+        chance = self._service.call("chance", HELD_OUT)
+        return [row for dropped in sets for row in self._compare("random", dropped, HELD_OUT, chance)]
+
+    def _selection(self, chosen: Tried, reference: Tried | None, held_out: Mapping[Layers, Outcome]) -> list[str]:
+        """Say how much of what the search gained was the luck of its items."""
+        if chosen.outcome is None:
+            return []
+        searched, held = chosen.outcome.raw.value, held_out[chosen.dropped].raw.value
+        lines = [
+            f"The chosen set keeps {searched:.1%} on the items of the search and {held:.1%} on held-out ones "
+            f"({_range(held_out[chosen.dropped].raw)})."
+        ]
+        if reference is None or reference.outcome is None or reference.dropped == chosen.dropped:
+            return lines
+        gain = searched - reference.outcome.raw.value
+        real = held - held_out[reference.dropped].raw.value
+        metric = reference.candidate.metric if reference.candidate else "the reference"
+        lines.append(
+            f"Against plain {metric} of the same size it gains {100 * gain:+.1f} points on the items of the search and "
+            f"{100 * real:+.1f} on held-out ones: {100 * (gain - real):.1f} points of the gain were selection."
+        )
+        return lines
+
+    def _export(self, chosen: Tried, compared: Sequence[Compared], facts: dict[str, Any]) -> list[Paired]:
+        base = PurePosixPath(self._config.model.source).name.removesuffix(".gguf")
+        name = f"{base}-without-{len(chosen.dropped)}-layers"
+        url = self._config.final.path or self._storage.url("models", name)
+        card = ModelCard(
+            base_model=self._config.model.source,
+            chosen_by=describe(chosen),
+            cost=[_card_row(c) for c in compared if c.kind == "chosen" and c.part == HELD_OUT],
+            command=shlex.join([PurePosixPath(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv[0] else None,
+        )
+        pairs: list[Paired] = self._service.call("export", chosen.dropped, url, card)
+        facts["exported"] = url
+        return pairs
+
+    def _trial_row(self, trial: Tried, size: ModelSize, speeds: Mapping[int, float]) -> list[Any]:
+        c, outcome = trial.candidate, trial.outcome
+        scored = (
+            [c.tap, c.metric, c.variance, c.epsilon_kind, c.epsilon, c.draw, c.ratio, c.contiguous]
+            if c
+            else [None, trial.origin, None, None, None, None, len(trial.dropped) / len(size.by_layer), None]
+        )
+        accuracy = [outcome.accuracy.get(task) if outcome else None for task in self._metrics]
+        found = (
+            [*_interval(outcome.raw), _number(outcome.above_chance.value), _number(outcome.bits_per_byte)]
+            if outcome
+            else [None] * 5
+        )
+        return [
+            trial.trial_id,
+            self._config.target,
+            trial.origin,
+            *scored,
+            list(trial.dropped),
+            *accuracy,
+            *found,
+            trial.objective,
+            trial.share,
+            size.without(trial.dropped),
+            speeds[len(trial.dropped)],
+            outcome.seconds if outcome else None,
+            trial.status,
+            trial.error,
+        ]
+
+
+def describe(trial: Tried) -> str:
+    """Say in words how a trial's layers were chosen."""
+    c = trial.candidate
+    if c is None:
+        return f"the {trial.origin} search over single layers"
+    parts = [f"`{c.metric}`"]
+    if c.tap:
+        parts.append(f"on tap `{c.tap}`")
+    if c.variance:
+        parts.append(f"with {c.variance} variance")
+    if c.epsilon is not None:
+        parts.append(f"and {c.epsilon_kind} epsilon {c.epsilon:.3g}")
+    parts.append(f"at ratio {c.ratio:g}{', as one span' if c.contiguous else ''}")
+    return " ".join(parts)
+
+
+def _compared_row(c: Compared) -> list[Any]:
+    r = c.retention
+    return [
+        c.kind,
+        list(c.dropped),
+        c.part,
+        c.task,
+        c.metric,
+        c.items,
+        c.chance,
+        r.before.value,
+        r.after.value,
+        r.difference.low,
+        r.difference.high,
+        r.within_noise,
+        *c.bits_per_byte,
+        *_interval(r.raw),
+        *_interval(r.above_chance),
+    ]
+
+
+def _card_row(c: Compared) -> list[str]:
+    r = c.retention
+    kept = "unknown" if r.raw.missing else f"{r.raw.value:.1%} ({_range(r.raw)})"
+    noise = ", within noise" if r.within_noise else ""
+    return [c.task, c.metric, f"{r.before.value:.3f}", f"{r.after.value:.3f}", kept + noise, str(c.items)]
+
+
+def _range(estimate: Estimate) -> str:
+    return f"{estimate.low:.1%} to {estimate.high:.1%}"
+
+
+def _interval(estimate: Estimate) -> list[float | None]:
+    return [_number(estimate.value), _number(estimate.low), _number(estimate.high)]
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else value

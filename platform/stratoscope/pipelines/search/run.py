@@ -1,0 +1,256 @@
+"""The flow of the search job: statistics -> candidates -> trials -> front -> held-out items -> checkpoint and report."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import ClassVar
+
+from rich.console import Console
+
+from stratoscope.digest import digest
+from stratoscope.errors import InputError
+from stratoscope.evaluation import TaskItems, choose_items, load_tasks
+from stratoscope.execution import Service, cluster, is_local, node_cpus, plan_pool, resources, serve
+from stratoscope.models import (
+    ModelFacts,
+    ModelSource,
+    check_prunable,
+    describe_model,
+    dtype_name,
+    load_config,
+    load_tokenizer,
+    pin_source,
+    resolve_source,
+    weights_fingerprint,
+)
+from stratoscope.pipelines.config import validate
+from stratoscope.pipelines.job import Job
+from stratoscope.pipelines.score import ScoreConfig, ScoreJob
+from stratoscope.pipelines.search import statistics
+from stratoscope.pipelines.search.config import SearchConfig
+from stratoscope.pipelines.search.explore import Explorer
+from stratoscope.pipelines.search.prove import Prover
+from stratoscope.pipelines.search.report import build_page, summary_table
+from stratoscope.pipelines.search.space import Space
+from stratoscope.pipelines.search.statistics import ScoreRun
+from stratoscope.pipelines.search.store import EvaluationStore
+from stratoscope.pipelines.search.tables import EVALUATIONS
+from stratoscope.pipelines.search.worker import EvaluatorSettings, make_search_worker
+from stratoscope.results import Storage, render, table_writer
+from stratoscope.scoring import num_dropped
+
+LONGEST = 2048
+"""Most tokens of a sequence, where the model has positions for more."""
+
+
+class SearchJob(Job[SearchConfig]):
+    """Finds layers that a model can do without."""
+
+    name: ClassVar[str] = "search"
+    config_class = SearchConfig
+
+    source: ModelSource
+    facts: ModelFacts
+    statistics: ScoreRun | None
+    tasks: list[TaskItems]
+
+    def prepare(self) -> None:
+        """Resolve the model, open the statistics, load the tasks, and see that all fits together."""
+        config = self.config
+        self.source = pin_source(resolve_source(config.model.source, config.model.revision))
+        self.facts = describe_model(self.source, trust_remote_code=config.model.trust_remote_code, here=is_local())
+        check_prunable(load_config(self.source, trust_remote_code=config.model.trust_remote_code), config.model.source)
+        self._check_ratios()
+        self._check_tracking()
+        self._check_path()
+        self.statistics = None
+        calibrated = frozenset[str]()
+        if config.statistics is not None:
+            self.statistics = self._open_statistics(config.statistics)
+            calibrated = self.statistics.calibrated()
+        tokenizer = load_tokenizer(self.source, trust_remote_code=config.model.trust_remote_code)
+        if config.evaluation.chat and not tokenizer.chat_template:
+            raise InputError(f"evaluation.chat: the tokenizer of {config.model.source!r} has no chat template")
+        choice = config.evaluation.to_choice(config.seed)
+        self.tasks = [choose_items(t, choice, calibrated, tokenizer) for t in load_tasks(config.evaluation.tasks)]
+        self._check_objective()
+
+    def plan(self) -> Sequence[tuple[str, str]]:
+        """Return what the run would do."""
+        config, space = self.config, Space(self.config.space)
+        size = f"{self.facts.num_layers} layers, {self.facts.num_parameters / 1e6:,.0f} million parameters"
+        items = ", ".join(f"{t.name} {len(t.search)} + {len(t.held_out)} held out" for t in self.tasks)
+        trials = len(list(space.grid())) if config.search.algorithm == "grid" else config.search.num_samples
+        weights = self.facts.num_parameters * (2 if self._dtype("cpu") != "float32" else 4)
+        return [
+            ("model", f"{config.model.source} ({self.facts.architecture}, {size})"),
+            ("statistics", self.statistics.storage.url() if self.statistics else f"made first, {config.prompts.limit}"),
+            ("items", items),
+            ("space", f"{len(list(space.grid()))} candidates"),
+            ("trials", f"{trials} by {config.search.algorithm}, {config.search.swaps} swaps"),
+            ("final", f"the front and {config.final.random_sets} random sets on held-out items"),
+            ("memory", f"about {weights / 1e9 + config.search.cache_gb:.1f} GB an evaluator"),
+            ("output", self.run.url),
+        ]
+
+    def execute(self) -> None:
+        """Make what is missing of the statistics, search, prove, export and report."""
+        with self.stage("statistics"):
+            run = self.statistics or self._make_statistics()
+            if self.statistics is None:
+                self._choose_again(run)
+        with cluster():
+            self._identify(run)
+            self.check_fingerprints()
+            self.run.write_manifest(self.manifest)
+            pool = plan_pool(
+                minimum=1,
+                maximum=self.config.evaluators.max,
+                num_cpus=self.config.evaluators.cpus or node_cpus(),
+                num_gpus=self.config.evaluators.gpus,
+                resources=resources(),
+                work=self.config.search.concurrency or len(self.tasks) * 1000,
+            )
+            settings = self._settings(run, pool.num_cpus, pool.num_gpus)
+            with serve("Evaluator", partial(make_search_worker, settings), pool) as service:
+                self._search(run, settings, service)
+        store = EvaluationStore(self.run.storage)
+        with self.stage("report"):
+            with table_writer(self.run.storage, "evaluations", EVALUATIONS) as append:
+                for table in store.tables():
+                    append(table)
+            self.run.storage.write("report.html", render(build_page(self.run.storage, self.manifest)))
+        store.clear()
+
+    def show(self, console: Console) -> None:
+        """Print the front and the verdict."""
+        console.print(summary_table(self.run.storage, self.manifest))
+        for line in self.manifest.facts["verdicts"]:
+            console.print(line, soft_wrap=True)
+        if exported := self.manifest.facts.get("exported"):
+            console.print(f"model: {exported}", soft_wrap=True)
+        console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
+
+    def _search(self, run: ScoreRun, settings: EvaluatorSettings, service: Service) -> None:
+        explorer = Explorer(self, service, settings, self.facts.num_layers)
+        with self.stage("search"):
+            trials = explorer.explore(run)
+        with self.stage("prove"):
+            Prover(self, service, settings, self.tasks).prove(trials)
+        store = EvaluationStore(self.run.storage)
+        self.manifest.counts |= {"trials": len(trials), "evaluations": len(store)} | explorer.counts
+
+    def _check_ratios(self) -> None:
+        num_layers = self.facts.num_layers
+        for ratio in self.config.space.ratios:
+            count = num_dropped(ratio, num_layers)
+            if count >= num_layers:
+                raise InputError(
+                    f"space.ratios {ratio} leaves none of the {num_layers} layers of {self.config.model.source!r}; "
+                    f"give at most {(num_layers - 1) / num_layers:.3g}"
+                )
+            if count == 0:
+                raise InputError(
+                    f"space.ratios {ratio} drops none of the {num_layers} layers of {self.config.model.source!r}; "
+                    f"give at least {1 / num_layers:.3g}"
+                )
+
+    def _check_tracking(self) -> None:
+        if self.config.tracking.mlflow is not None and importlib.util.find_spec("mlflow") is None:
+            raise InputError("tracking.mlflow needs the package mlflow: pip install 'stratoscope[mlflow]'")
+
+    def _check_path(self) -> None:
+        path = self.config.final.path
+        earlier = self.earlier.facts.get("exported") if self.earlier else None
+        if path is not None and path != earlier and Storage(path).names():
+            raise InputError(f"final.path {path!r} exists and is not empty; name another folder")
+
+    def _check_objective(self) -> None:
+        search, text = self.config.search, [task.name for task in self.tasks if task.by_token]
+        if search.objective == "bits_per_byte" and not text:
+            raise InputError(
+                "search.objective bits_per_byte needs a task of language-model text in evaluation.tasks: passages"
+            )
+        if "perplexity_drop" in self.config.space.metrics and not text:
+            raise InputError("perplexity_drop needs a task of language-model text in evaluation.tasks: passages")
+
+    def _open_statistics(self, name: str) -> ScoreRun:
+        run = statistics.open_run(name, self.config.output)
+        if run.weights != weights_fingerprint(self.source):
+            raise InputError(
+                f"statistics {name!r} are of another model, {run.config.model.source!r} with weights {run.weights}, "
+                f"not of model.source {self.config.model.source!r}; give --model.source {run.config.model.source}"
+            )
+        statistics.check_statistics(run, self.config.space, name)
+        return run
+
+    def _make_statistics(self) -> ScoreRun:
+        config = self.config
+        settings = {
+            "output": config.output,
+            "run_id": f"{self.run.run_id}-statistics",
+            "seed": config.seed,
+            "model": config.model.model_dump(),
+            "prompts": config.prompts.model_dump(),
+            "actors": config.actors.model_dump(),
+            **statistics.score_settings(config.space, statistics.spans_needed(config.space, self.facts.num_layers)),
+        }
+        job = ScoreJob(validate(ScoreConfig, settings), self.terminal)
+        job.stopping = self.stopping
+        job.perform()
+        return ScoreRun(job.run.storage, job.manifest)
+
+    def _choose_again(self, run: ScoreRun) -> None:
+        """Choose the items once more, now that it is known what was calibrated on."""
+        tokenizer = load_tokenizer(self.source, trust_remote_code=self.config.model.trust_remote_code)
+        choice, calibrated = self.config.evaluation.to_choice(self.config.seed), run.calibrated()
+        self.tasks = [choose_items(task.task, choice, calibrated, tokenizer) for task in self.tasks]
+
+    def _dtype(self, device: str) -> str:
+        return dtype_name(self.config.model.dtype, device)
+
+    def _identify(self, run: ScoreRun) -> None:
+        items = {t.name: [[i.item_id for i in part] for part in (t.search, t.held_out)] for t in self.tasks}
+        self.manifest.fingerprints = {
+            "weights": run.weights,
+            "statistics": run.manifest.fingerprints["activations"],
+            "items": digest(items),
+        }
+        self.manifest.facts = {
+            **asdict(self.facts),
+            "statistics": run.storage.url(),
+            "tasks": {
+                t.name: {
+                    "metric": t.metric,
+                    "search": len(t.search),
+                    "held_out": len(t.held_out),
+                    "calibrated": t.num_excluded,
+                    "unused": t.num_left,
+                }
+                for t in self.tasks
+            },
+        }
+
+    def _settings(self, run: ScoreRun, num_cpus: float, num_gpus: float) -> EvaluatorSettings:
+        config = self.config
+        device = "cuda" if num_gpus else "cpu"
+        self.manifest.facts |= {"device": device, "dtype": self._dtype(device), "threads": int(num_cpus)}
+        return EvaluatorSettings(
+            source=self.source,
+            device=device,
+            spread=num_gpus > 1,
+            dtype=config.model.dtype,
+            attention=config.model.attention,
+            trust_remote_code=config.model.trust_remote_code,
+            tasks=tuple(config.evaluation.tasks),
+            choice=config.evaluation.to_choice(config.seed),
+            calibrated=run.calibrated(),
+            max_length=min(LONGEST, self.facts.max_positions or LONGEST),
+            batch_tokens=config.evaluation.batch_tokens,
+            rungs=tuple(config.search.rungs),
+            resampling=config.evaluation.to_resampling(config.seed),
+            cache_bytes=int(config.search.cache_gb * 1e9),
+            num_threads=int(num_cpus),
+            run=self.run.url,
+        )

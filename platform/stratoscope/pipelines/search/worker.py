@@ -1,0 +1,239 @@
+"""What an evaluator does: it holds the model once, and evaluates it without the layers that a caller names."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from stratoscope.evaluation import (
+    Choice,
+    Estimate,
+    Evaluator,
+    Resampling,
+    Slice,
+    TaskScores,
+    by_task,
+    choose_items,
+    load_tasks,
+    mean_retention,
+)
+from stratoscope.models import ModelCard, ModelSource, export_pruned, load_model, local_folder, without_layers
+from stratoscope.pipelines.search.exported import Paired, answer, check_in_fresh_process
+from stratoscope.pipelines.search.store import EvaluationStore
+from stratoscope.results import Storage
+
+SPEED_SHAPE = (4, 128)
+SPEED_RUNS = 5
+
+
+@dataclass(frozen=True)
+class EvaluatorSettings:
+    """All that an evaluator has to know; equal settings and sets give equal results, to the bit."""
+
+    source: ModelSource
+    device: str
+    spread: bool
+    dtype: str
+    attention: str | None
+    trust_remote_code: bool
+    tasks: tuple[str, ...]
+    choice: Choice
+    calibrated: frozenset[str]
+    max_length: int
+    batch_tokens: int
+    rungs: tuple[float, ...]
+    resampling: Resampling
+    cache_bytes: int
+    num_threads: int
+    run: str
+    """URL of the run's folder, where evaluations are kept."""
+
+    def slices(self, part: str) -> tuple[Slice, ...]:
+        """Return the slices of a part, in which every set is evaluated: rung by rung, or whole.
+
+        The part `text` is what the metric perplexity_drop reads: the text of the search's first rung.
+        """
+        if part == "text":
+            return (Slice("search", 0.0, self.rungs[0], text_only=True),)
+        if part == "held_out":
+            return (Slice("held_out", 0.0, 1.0),)
+        starts = (0.0, *self.rungs[:-1])
+        return tuple(Slice("search", start, end) for start, end in zip(starts, self.rungs, strict=True))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a set of dropped layers retains on some slices, as plain numbers."""
+
+    dropped: tuple[int, ...]
+    accuracy: dict[str, float]
+    """By task."""
+    raw: Estimate
+    above_chance: Estimate
+    bits_per_byte: float
+    """Mean over tasks of language-model text; NaN where there are none."""
+    num_tokens: int
+    """Computed for it now: 0 where all was known."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Parameters of a model."""
+
+    total: int
+    by_layer: tuple[int, ...]
+
+    def without(self, dropped: Sequence[int]) -> int:
+        """Return what is left without some layers."""
+        return self.total - sum(self.by_layer[layer] for layer in dropped)
+
+
+class SearchWorker:
+    """Evaluates sets of dropped layers, keeping every evaluation in the run's folder."""
+
+    def __init__(self, settings: EvaluatorSettings) -> None:
+        torch.set_num_threads(settings.num_threads)
+        self.settings = settings
+        self.store = EvaluationStore(Storage(settings.run))
+        self.model = load_model(
+            settings.source,
+            settings.device,
+            settings.dtype,
+            attention=settings.attention,
+            trust_remote_code=settings.trust_remote_code,
+            head=True,
+            spread=settings.spread,
+        )
+        tasks = [
+            choose_items(task, settings.choice, settings.calibrated, self.model.tokenizer)
+            for task in load_tasks(settings.tasks)
+        ]
+        self.evaluator = Evaluator(
+            self.model, tasks, max_batch_tokens=settings.batch_tokens, max_length=settings.max_length
+        )
+        self._base: dict[Slice, dict[str, TaskScores]] = {}
+        self._remembered: tuple[int, ...] | None = None
+
+    def size(self) -> ModelSize:
+        """Count the model's parameters, shared ones once."""
+        layers = tuple(sum(p.numel() for p in block.module.parameters()) for block in self.model.anatomy.blocks)
+        return ModelSize(sum(p.numel() for p in self.model.network.parameters()), layers)
+
+    def chance(self, part: str) -> dict[str, float]:
+        """Return what guessing gets right, by task: of text, the share of its most frequent token."""
+        chance = {task.name: task.guess for task in self.evaluator.tasks}
+        for task in self.evaluator.tasks:
+            if task.by_token:
+                chance[task.name] = self.evaluator.majority_token(self.settings.slices(part), task.name)
+        return chance
+
+    def evaluate(self, dropped: Sequence[int], part: str, num_slices: int | None = None) -> Outcome:
+        """Evaluate a set of dropped layers on the first slices of a part, or on all of them."""
+        started, before = time.perf_counter(), self.evaluator.scorer.tokens_computed
+        layers = tuple(sorted(dropped))
+        slices = self.settings.slices(part)[:num_slices]
+        base = _joined([self._scores((), items) for items in slices])
+        after = _joined([self._scores(layers, items) for items in slices])
+        raw, above = mean_retention(base, after, self.chance(part), self.settings.resampling)
+        bits = [b for scores in after.values() if (b := scores.bits_per_byte) is not None]
+        return Outcome(
+            dropped=layers,
+            accuracy={task: scores.accuracy for task, scores in after.items()},
+            raw=raw,
+            above_chance=above,
+            bits_per_byte=sum(bits) / len(bits) if bits else math.nan,
+            num_tokens=self.evaluator.scorer.tokens_computed - before,
+            seconds=time.perf_counter() - started,
+        )
+
+    def remember(self, dropped: Sequence[int], num_slices: int | None = None) -> None:
+        """Keep the hidden states of a set on the search's first slices: sets that differ from it late start from them."""
+        self._remembered = tuple(sorted(dropped))
+        for items in self.settings.slices("search")[:num_slices]:
+            self.evaluator.evaluate(self._remembered, items, keep_bytes=self._share(items))
+
+    def speed_by_size(self, dropped: Sequence[int]) -> float:
+        """Return tokens per second of a forward pass without some layers, the median of several."""
+        ids = torch.randint(0, self.model.network.config.get_text_config().vocab_size, SPEED_SHAPE)
+        ids = ids.to(self.model.device)
+        seconds = []
+        with torch.inference_mode(), without_layers(self.model, dropped) as pruned:
+            for _ in range(SPEED_RUNS):
+                started = time.perf_counter()
+                pruned.backbone(ids, use_cache=False)
+                if self.model.device.type == "cuda":
+                    torch.cuda.synchronize()
+                seconds.append(time.perf_counter() - started)
+        return ids.numel() / float(np.median(seconds))
+
+    def export(self, dropped: Sequence[int], url: str, card: ModelCard) -> list[Paired]:
+        """Write the model without some layers as a checkpoint, which appears only once a fresh process has proved it.
+
+        Args:
+            dropped: layers to leave out.
+            url: folder for the checkpoint, local or an fsspec URL.
+            card: what its README.md says.
+
+        Returns:
+            Its speed against the original's.
+
+        Raises:
+            RunError: it cannot be written, or a fresh process finds another model in it.
+        """
+        with Storage(url).writing_folder() as folder:
+            export_pruned(self.model, dropped, folder, card)
+            with without_layers(self.model, dropped) as pruned:
+                expected = answer(pruned.network)
+            dtype = str(self.model.network.dtype).removeprefix("torch.")
+            return check_in_fresh_process(
+                folder, local_folder(self.settings.source), expected, self.settings.device, dtype
+            )
+
+    def _scores(self, dropped: tuple[int, ...], items: Slice) -> dict[str, TaskScores]:
+        if not dropped and items in self._base:
+            return self._base[items]
+        known = self.store.read(dropped, items)
+        if known is None or (not dropped and self._share(items)):
+            # Of the whole model it is the hidden states that are wanted, even where its answers are known.
+            keep = self._share(items) if not dropped else 0
+            found = self.evaluator.evaluate(dropped, items, keep_bytes=keep)
+            if known is None:
+                self.store.write(dropped, items, found)
+                known = found
+        scores = by_task(known)
+        if not dropped:
+            self._base[items] = scores
+        return scores
+
+    def _share(self, items: Slice) -> int:
+        """Return the memory for one set's states on a slice: half for the whole model, half for a remembered set."""
+        if items not in self.settings.slices("search"):
+            return 0
+        sizes = {s: self.evaluator.num_tokens(s) for s in self.settings.slices("search")}
+        return int(self.settings.cache_bytes / 2 * sizes[items] / max(1, sum(sizes.values())))
+
+
+def _joined(parts: Sequence[dict[str, TaskScores]]) -> dict[str, TaskScores]:
+    """Join the scores of several slices, by task, in order of item ids."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = {}
+    for task in parts[0]:
+        of_task = [part[task] for part in parts if task in part]
+        ids = [item_id for part in of_task for item_id in part.item_ids]
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        columns = [
+            np.concatenate([getattr(part, name) for part in of_task])[order]
+            for name in ("value", "weight", "log_likelihood", "num_bytes")
+        ]
+        joined[task] = TaskScores(tuple(ids[i] for i in order), *columns)
+    return joined
+
+
+def make_search_worker(settings: EvaluatorSettings) -> SearchWorker:
+    """Make the worker of an evaluator."""
+    return SearchWorker(settings)
