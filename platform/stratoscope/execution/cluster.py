@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -50,6 +51,7 @@ def resources() -> dict[str, float]:
 
 def node_cpus() -> int:
     """Return the CPUs of the cluster's smallest node that has any; of those with GPUs, where there are some."""
-    held = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    held = [node["Resources"] for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
     with_gpus = [resources for resources in held if resources.get("GPU", 0) > 0]
     return int(min((resources["CPU"] for resources in with_gpus or held), default=1))

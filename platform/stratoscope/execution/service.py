@@ -92,7 +92,7 @@ def serve(name: str, make: Callable[[], Any], pool: ActorPool) -> Iterator[Servi
         make: makes one, in its own process.
         pool: how many, and with what resources.
     """
-    actor = ray.remote(type(name, (_Worker,), {}))
+    actor: Any = ray.remote(type(name, (_Worker,), {}))
     workers = [
         actor.options(
             num_cpus=pool.num_cpus,
@@ -104,7 +104,7 @@ def serve(name: str, make: Callable[[], Any], pool: ActorPool) -> Iterator[Servi
     ]
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     unique = f"{name}-{uuid.uuid4().hex[:8]}"
-    desk = (
+    desk: Any = (
         ray.remote(_Desk)
         .options(name=unique, num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
         .remote(workers)

@@ -18,7 +18,7 @@ from stratoscope.results import Storage
 SNAPSHOT_S = "2"
 """Between two snapshots of the search's state."""
 NAME = "trials"
-TRIAL = {"cpu": 0, "memory": 2**20}
+TRIAL: dict[str, float] = {"cpu": 0, "memory": 2**20}
 """What a trial takes: the work is done elsewhere, but Tune refuses to place what takes nothing."""
 POINT = "point"
 
@@ -102,7 +102,7 @@ def run_trials(
         results = tuner.fit()
     return [
         Trial((r.config or {}).get(POINT, r.config or {}), r.metrics or {}, None if r.error is None else str(r.error))
-        for r in results
+        for r in (results[i] for i in range(len(results)))
     ]
 
 
@@ -153,7 +153,7 @@ def _searcher(plan: TrialPlan) -> Searcher | SearchAlgorithm:
 
 def _scheduler(plan: TrialPlan) -> TrialScheduler:
     if plan.algorithm != "tpe" or plan.num_rungs == 1:
-        return FIFOScheduler()
+        return FIFOScheduler()  # type: ignore[no-untyped-call]
     return ASHAScheduler(
         time_attr="training_iteration",
         metric=plan.metrics[0],

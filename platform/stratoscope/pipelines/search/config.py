@@ -200,7 +200,5 @@ class SearchConfig(JobConfig):
     def _objective_fits(self) -> Self:
         search, several = self.search, len(self.space.ratios) > 1
         if search.algorithm == "tpe" and several and search.objective == "bits_per_byte":
-            raise ValueError(
-                "search.objective bits_per_byte with tpe needs one space.ratios: nothing says what to keep"
-            )
+            raise ValueError("search.objective bits_per_byte with tpe needs a single ratio: nothing says what to keep")
         return self

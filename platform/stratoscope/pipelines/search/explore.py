@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from stratoscope.errors import InputError, RunError, first_line
 from stratoscope.execution import Meter, Service, Trial, TrialPlan, mlflow_callback, progress, run_trials
@@ -60,8 +63,6 @@ class Explorer:
     def _scores(self, run: ScoreRun) -> dict[ScoreKey, LayerScores]:
         scores = statistics.all_scores(run, self.config.space, self.config.seed)
         if PERPLEXITY_DROP in self.config.space.metrics:
-            import numpy as np
-
             whole: Outcome = self._service.call("evaluate", (), "text")
             alone = self._service.map("evaluate", [((layer,), "text") for layer in range(self._num_layers)])
             # How many times the perplexity per byte is that of the whole model.
@@ -144,7 +145,12 @@ class Explorer:
         meter = Meter(tries, 0, "sets", "sets")
         with progress(meter, "greedy", self._job.terminal.console) as bar:
             sets = greedy_sets(
-                self._service, self._num_layers, most, self._judge, 1, lambda count: bar.add(count, count)
+                self._service,
+                self._num_layers,
+                most=most,
+                judge=self._judge,
+                num_slices=1,
+                told=lambda count: bar.add(count, count),
             )
         self.counts["greedy_tries"] = tries
         return self._walked(sets, "greedy", 0)
@@ -161,10 +167,10 @@ class Explorer:
                 self._service,
                 best.dropped,
                 self._num_layers,
-                budget,
-                self._judge,
-                self.config.seed,
-                lambda count: bar.add(count, count),
+                budget=budget,
+                judge=self._judge,
+                seed=self.config.seed,
+                told=lambda count: bar.add(count, count),
             )
         self.counts |= {"swaps_tried": meter.done, "swaps_taken": len(sets)}
         return self._walked(sets, "swap", len(trials))
@@ -183,6 +189,4 @@ class Explorer:
 
 def _applied(candidate: Candidate, epsilon: float | None) -> Candidate:
     """Return the candidate with the threshold as it was applied."""
-    from dataclasses import replace
-
     return candidate if epsilon is None else replace(candidate, epsilon=epsilon)

@@ -1,4 +1,4 @@
-"""The exported checkpoint in a fresh process, loaded as anyone would: that it is the model that was found, and how fast."""
+"""The exported checkpoint in a fresh process, loaded as anyone would: that it is the right model, and how fast."""
 
 import json
 import subprocess
@@ -85,7 +85,8 @@ def check_in_fresh_process(folder: Path, original: str, expected: Answer, device
         return [Paired(**pair) for pair in json.loads(result.read_text())]
 
 
-def _main(folder: str, original: str, file: str, device: str, dtype: str, threads: str, result: str) -> None:
+def _main(arguments: Sequence[str]) -> None:
+    folder, original, file, device, dtype, threads, result = arguments
     torch.set_num_threads(int(threads))
     exported = AutoModelForCausalLM.from_pretrained(folder).to(device).eval()
     found, expected = answer(exported), np.load(file)
@@ -97,8 +98,8 @@ def _main(folder: str, original: str, file: str, device: str, dtype: str, thread
     whole = AutoModelForCausalLM.from_pretrained(original, dtype=getattr(torch, dtype)).to(device).eval()
     prefill, decode = PREFILL[0] * PREFILL[1], DECODE[1]
     race = [
-        _paired("prefill", "tokens/s", whole, exported, _pass, lambda s: prefill / s),
-        _paired("decoding", "ms/token", whole, exported, _write, lambda s: 1000 * s / decode),
+        _paired("prefill", "tokens/s", (whole, exported), _pass, lambda s: prefill / s),
+        _paired("decoding", "ms/token", (whole, exported), _write, lambda s: 1000 * s / decode),
     ]
     Path(result).write_text(json.dumps([asdict(pair) for pair in race]))
 
@@ -121,16 +122,17 @@ def _write(network: Any) -> None:
 
 
 def _paired(
-    what: str, unit: str, before: Any, after: Any, run: Callable[[Any], None], measure: Callable[[float], float]
+    what: str, unit: str, models: tuple[Any, Any], run: Callable[[Any], None], measure: Callable[[float], float]
 ) -> Paired:
     seconds: list[Sequence[float]] = []
     with torch.inference_mode():
-        run(before), run(after)
+        for network in models:
+            run(network)
         for pair in range(PAIRS):
             # One and the other first in turn.
-            models = (before, after) if pair % 2 == 0 else (after, before)
-            taken = {id(network): _seconds(run, network) for network in models}
-            seconds.append((taken[id(before)], taken[id(after)]))
+            order = (0, 1) if pair % 2 == 0 else (1, 0)
+            taken = {i: _seconds(run, models[i]) for i in order}
+            seconds.append((taken[0], taken[1]))
     times = np.asarray(seconds)
     ratios = times[:, 0] / times[:, 1]
     slow, fast = np.median(times, axis=0)
@@ -148,4 +150,4 @@ def _seconds(run: Callable[[Any], None], network: Any) -> float:
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    _main(sys.argv[1:])

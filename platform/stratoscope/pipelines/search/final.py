@@ -95,9 +95,7 @@ class Compared:
 
 
 def compare(
-    kind: str,
-    dropped: tuple[int, ...],
-    part: str,
+    looked_at: tuple[str, tuple[int, ...], str],
     scores: tuple[Mapping[str, TaskScores], Mapping[str, TaskScores]],
     chance: Mapping[str, float],
     metrics: Mapping[str, str],
@@ -106,9 +104,7 @@ def compare(
     """Compare a set with the whole model, task by task.
 
     Args:
-        kind: why the set is looked at.
-        dropped: its layers.
-        part: of the items.
+        looked_at: why the set is looked at, its layers, and the part of the items.
         scores: of the whole model, and without the layers.
         chance: what guessing gets right, by task.
         metrics: what is counted, by task.
@@ -117,9 +113,7 @@ def compare(
     before, after = scores
     return [
         Compared(
-            kind,
-            dropped,
-            part,
+            *looked_at,
             task,
             metrics[task],
             len(base.item_ids),

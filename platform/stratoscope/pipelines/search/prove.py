@@ -1,5 +1,6 @@
 """After the search: the front on held-out items, the chosen set against random ones, its checkpoint, and the tables."""
 
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -109,7 +110,7 @@ class Prover:
 
     def _compare(self, kind: str, dropped: Layers, part: str, chance: Mapping[str, float]) -> list[Compared]:
         scores = self._scores((), part), self._scores(dropped, part)
-        return compare(kind, dropped, part, scores, chance, self._metrics, self._settings.resampling)
+        return compare((kind, dropped, part), scores, chance, self._metrics, self._settings.resampling)
 
     def _compare_all(self, front: Sequence[Tried], chosen: Tried | None, reference: Tried | None) -> list[Compared]:
         kinds: dict[Layers, str] = {trial.dropped: "front" for trial in front}
@@ -259,4 +260,4 @@ def _interval(estimate: Estimate) -> list[float | None]:
 
 
 def _number(value: float) -> float | None:
-    return None if value != value else value
+    return None if math.isnan(value) else value

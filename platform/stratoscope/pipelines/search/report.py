@@ -94,7 +94,6 @@ def _curve_section(done: list[Row]) -> Section:
     merged = _draws_together(lines)
     figure = Figure()
     for index, (label, points) in enumerate(sorted(merged.items())):
-        points = sorted(points, key=lambda p: p["ratio"])
         value = np.array([p["retention_raw"] for p in points])
         figure.add_trace(
             Scatter(
@@ -152,7 +151,7 @@ def _draws_together(lines: dict[str, dict[float, Row]]) -> dict[str, list[Row]]:
             }
             for ratio, values in draws.items()
         ]
-    return merged
+    return {label: sorted(points, key=lambda p: p["ratio"]) for label, points in merged.items()}
 
 
 def _is_baseline(label: str) -> bool:
@@ -170,18 +169,18 @@ def _size_sections(done: list[Row], front: list[Row], facts: dict[str, Any]) -> 
             "head, the median of several; all sets of one size are as fast as each other."
         ],
         [
-            _front_figure(done, front, "tokens_per_s", facts["tokens_per_s"], 1.0, "tokens/s"),
-            _front_figure(done, front, "parameters", facts["parameters"], 1e-6, "million parameters"),
+            _front_figure(done, front, facts, "tokens_per_s", "tokens/s"),
+            _front_figure(done, front, facts, "parameters", "parameters"),
         ],
     )
 
 
-def _front_figure(done: list[Row], front: list[Row], column: str, whole: float, scale: float, title: str) -> "Figure":
+def _front_figure(done: list[Row], front: list[Row], facts: dict[str, Any], column: str, title: str) -> "Figure":
     from plotly.graph_objects import Figure, Scatter
 
     def points(rows: list[Row], name: str, **look: Any) -> Any:
         return Scatter(
-            x=[row[column] * scale for row in rows],
+            x=[row[column] for row in rows],
             y=[row["retention_raw"] for row in rows],
             name=name,
             text=[f"{_label(row)}<br>{_layers(row)}" for row in rows],
@@ -200,7 +199,7 @@ def _front_figure(done: list[Row], front: list[Row], column: str, whole: float, 
                 marker={"size": 10},
             ),
             Scatter(
-                x=[row[column] * scale for row in front],
+                x=[row[column] for row in front],
                 y=[row["held_out_raw"] for row in front],
                 name="front, held out",
                 mode="markers",
@@ -208,7 +207,7 @@ def _front_figure(done: list[Row], front: list[Row], column: str, whole: float, 
                 hovertemplate="held out<br>%{x:,.0f}: %{y:.1%}<extra></extra>",
             ),
             Scatter(
-                x=[whole * scale],
+                x=[facts[column]],
                 y=[1.0],
                 name="the whole model",
                 mode="markers",
@@ -329,8 +328,8 @@ def _speed_section(pairs: list[Row], facts: dict[str, Any]) -> Section:
         "The exported checkpoint",
         [
             f"{facts.get('exported', '')} was loaded in a fresh process by plain transformers: its logits, and what it "
-            "generates with the KV cache, are those of the pruned model to the bit. Times are medians of runs in pairs, "
-            "the gain is the median of their ratios with its range."
+            "generates with the KV cache, are those of the pruned model to the bit. Times are medians of runs in "
+            "pairs, the gain is the median of their ratios with its range."
         ],
         [],
         [Table(["", "original", "exported", "times as fast"], rows)],

@@ -1,4 +1,4 @@
-"""The flow of the search job: statistics -> candidates -> trials -> front -> held-out items -> checkpoint and report."""
+"""The flow of the search job: statistics -> candidates -> trials -> front -> held-out items -> checkpoint."""
 
 import importlib.util
 from collections.abc import Sequence

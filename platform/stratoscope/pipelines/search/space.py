@@ -143,7 +143,7 @@ class Space:
                 yield Candidate(metric, tap, variance, *threshold, draw, ratio, contiguous)
 
     def starting_points(self) -> list[Candidate]:
-        """Return each metric's usual choice at each ratio: the tap update where it is searched, the first of the rest."""
+        """Return each metric's usual choice at each ratio: the tap update if it is searched, else the first of all."""
         taps = [str(tap) for tap in self.section.taps]
         usual = "update" if "update" in taps else taps[0]
         first: dict[tuple[str, float], Candidate] = {}
@@ -159,7 +159,7 @@ class Space:
 
 
 def _metric(name: str) -> Metric:
-    return METRICS[name] if name in METRICS else EVALUATED
+    return METRICS.get(name, EVALUATED)
 
 
 def _name(threshold: Kind) -> str:

@@ -14,7 +14,13 @@ Judge = Callable[[Outcome], float]
 
 
 def greedy_sets(
-    service: Service, num_layers: int, most: int, judge: Judge, num_slices: int | None, told: Callable[[int], None]
+    service: Service,
+    num_layers: int,
+    *,
+    most: int,
+    judge: Judge,
+    num_slices: int | None,
+    told: Callable[[int], None],
 ) -> list[tuple[int, ...]]:
     """Return the sets of 1 to `most` layers that dropping the best layer next, one after the other, finds.
 
@@ -42,6 +48,7 @@ def swap_layers(
     service: Service,
     start: tuple[int, ...],
     num_layers: int,
+    *,
     budget: int,
     judge: Judge,
     seed: int,

@@ -116,7 +116,6 @@ class SearchWorker:
             self.model, tasks, max_batch_tokens=settings.batch_tokens, max_length=settings.max_length
         )
         self._base: dict[Slice, dict[str, TaskScores]] = {}
-        self._remembered: tuple[int, ...] | None = None
 
     def size(self) -> ModelSize:
         """Count the model's parameters, shared ones once."""
@@ -151,10 +150,13 @@ class SearchWorker:
         )
 
     def remember(self, dropped: Sequence[int], num_slices: int | None = None) -> None:
-        """Keep the hidden states of a set on the search's first slices: sets that differ from it late start from them."""
-        self._remembered = tuple(sorted(dropped))
+        """Keep the hidden states of a set on the search's first slices: sets that differ late start from them."""
+        layers = tuple(sorted(dropped))
+        if not layers:
+            return
         for items in self.settings.slices("search")[:num_slices]:
-            self.evaluator.evaluate(self._remembered, items, keep_bytes=self._share(items))
+            found = self.evaluator.evaluate(layers, items, keep_bytes=self._share(items))
+            self.store.write(layers, items, found)
 
     def speed_by_size(self, dropped: Sequence[int]) -> float:
         """Return tokens per second of a forward pass without some layers, the median of several."""
