@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stratoscope.api import ScoreRun, score
+    from stratoscope.api import Run, ScoreRun, SearchRun, score, search
 
-__all__ = ["ScoreRun", "score"]
+__all__ = ["Run", "ScoreRun", "SearchRun", "score", "search"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,25 +7,46 @@ import pyarrow as pa
 
 from stratoscope.pipelines.config import validate
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
+from stratoscope.pipelines.search import SearchConfig, SearchJob
 from stratoscope.results import Manifest, Storage, read_table
 
 
 @dataclass(frozen=True)
-class ScoreRun:
-    """A finished scoring run."""
+class Run:
+    """A finished run."""
 
     path: str
     """Its folder, or URL."""
     manifest: Manifest
+
+    def table(self, name: str) -> pa.Table:
+        """Read one of the run's tables, such as `prompt_stats` or `trials`."""
+        return read_table(Storage(self.path), name)
+
+
+@dataclass(frozen=True)
+class ScoreRun(Run):
+    """A finished scoring run."""
 
     @property
     def layer_scores(self) -> pa.Table:
         """One row per layer, tap and metric."""
         return self.table("layer_scores")
 
-    def table(self, name: str) -> pa.Table:
-        """Read one of the run's tables, such as `prompt_stats` or `stability`."""
-        return read_table(Storage(self.path), name)
+
+@dataclass(frozen=True)
+class SearchRun(Run):
+    """A finished search."""
+
+    @property
+    def front(self) -> pa.Table:
+        """The sets of layers that no other beats, with what they keep on held-out items."""
+        return self.table("front")
+
+    @property
+    def exported(self) -> str | None:
+        """Folder of the pruned checkpoint, or None where none was written."""
+        return self.manifest.facts.get("exported")
 
 
 def score(**fields: Any) -> ScoreRun:
@@ -40,3 +61,17 @@ def score(**fields: Any) -> ScoreRun:
     job = ScoreJob(validate(ScoreConfig, fields))
     job.perform()
     return ScoreRun(job.run.url, job.manifest)
+
+
+def search(**fields: Any) -> SearchRun:
+    """Find layers that a model can do without, as `stratoscope search` does.
+
+    Args:
+        **fields: the job's fields, sections as dictionaries, such as `space={"ratios": [0.25]}`.
+
+    Raises:
+        InputError: a field is unknown or wrong, or the input cannot be read.
+    """
+    job = SearchJob(validate(SearchConfig, fields))
+    job.perform()
+    return SearchRun(job.run.url, job.manifest)

@@ -15,6 +15,13 @@ def _score(arguments: Sequence[str]) -> int:
     return run_from_command_line(ScoreJob, arguments)
 
 
+def _search(arguments: Sequence[str]) -> int:
+    from stratoscope.pipelines.job import run_from_command_line
+    from stratoscope.pipelines.search import SearchJob
+
+    return run_from_command_line(SearchJob, arguments)
+
+
 def _runs(arguments: Sequence[str]) -> int:
     from stratoscope.pipelines.runs import show_runs
 
@@ -28,6 +35,7 @@ def _runs(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "score": (_score, "rank the layers of a language model by the statistics of their activations"),
+    "search": (_search, "find layers that a language model can do without, and export what is left"),
     "runs": (_runs, "list runs, with the progress of those that somebody works on"),
 }
 

@@ -1,5 +1,6 @@
 """A small scoring run, any of its fields replaced, and the undisturbed one that others are compared with."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +61,10 @@ def command_line(fields: dict, **changes: str) -> list[str]:
     flat = {}
     for name, value in fields.items():
         inner = value if isinstance(value, dict) else {"": value}
-        flat |= {f"{name}.{key}".rstrip("."): str(v) for key, v in inner.items() if v is not None}
-    flat |= {"prompts.limit": "null"} | changes
+        flat |= {f"{name}.{key}".rstrip("."): _text(v) for key, v in inner.items() if v is not None}
+    flat = {"prompts.limit": "null"} | flat | changes
     return [part for name, value in flat.items() for part in (f"--{name}", value)]
+
+
+def _text(value: object) -> str:
+    return json.dumps(value) if isinstance(value, list) else str(value)

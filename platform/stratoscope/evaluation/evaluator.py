@@ -15,7 +15,8 @@ from stratoscope.models import LoadedModel
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
-Part = Literal["search", "held_out"]
+Part = Literal["search", "text", "held_out"]
+"""Of the items: those of the search, its language-model text alone, and those that it never sees."""
 DEFAULT_ANSWER = 256
 """Longest generated answer, in tokens, where a task does not say."""
 
@@ -28,20 +29,18 @@ class Slice:
     start: float
     """Share of each task's items of the part that lie before it."""
     end: float
-    text_only: bool = False
-    """Leave out all tasks but language-model text."""
 
     def of(self, task: TaskItems) -> tuple[Item, ...]:
         """Return a task's items in it."""
-        if self.text_only and not task.by_token:
+        if self.part == "text" and not task.by_token:
             return ()
-        items = task.search if self.part == "search" else task.held_out
+        items = task.held_out if self.part == "held_out" else task.search
         return items[round(self.start * len(items)) : round(self.end * len(items))]
 
     @property
     def name(self) -> str:
         """Name for files and caches."""
-        return f"{self.part}-{self.start:.4f}-{self.end:.4f}{'-text' if self.text_only else ''}"
+        return f"{self.part}-{self.start:.4f}-{self.end:.4f}"
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class EvaluatorSettings:
         The part `text` is what the metric perplexity_drop reads: the text of the search's first rung.
         """
         if part == "text":
-            return (Slice("search", 0.0, self.rungs[0], text_only=True),)
+            return (Slice("text", 0.0, self.rungs[0]),)
         if part == "held_out":
             return (Slice("held_out", 0.0, 1.0),)
         starts = (0.0, *self.rungs[:-1])

@@ -1,0 +1,225 @@
+"""The search job on a real local Ray, with a tiny model and tasks over words."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import stratoscope
+from stratoscope.cli import main
+from stratoscope.evaluation import Resampling, by_task, retained
+from stratoscope.pipelines.search.store import EvaluationStore
+from stratoscope.pipelines.search.tables import EVALUATIONS, front_schema, item_scores, trials_schema
+from stratoscope.results import Storage
+from tests.conftest import tiny_network
+from tests.jobs.small import command_line
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+ROOT = Path(__file__).parents[2]
+Fields = Callable[..., dict]
+TASKS = {
+    "pick": (
+        'output_type: multiple_choice\ndoc_to_text: "{{ q }}"\n'
+        'doc_to_choice: "{{ choices }}"\ndoc_to_target: "{{ gold }}"\n'
+        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+    ),
+    "read": (
+        'output_type: loglikelihood_rolling\ndoc_to_text: ""\ndoc_to_target: "{{ q }}"\n'
+        "metric_list: [{metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}]\n"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two local tasks over forty documents of words each, as YAML files."""
+    folder = tmp_path_factory.mktemp("tasks")
+    docs = [
+        {
+            "q": " ".join(f"w{(i * 11 + j * 5) % 100}" for j in range(3 + i % 6)) + f" w{i}",
+            "choices": [f"w{i}", f"w{(i + 7) % 100} w{i}", f"w{(i * 3) % 100}"],
+            "gold": i % 3,
+        }
+        for i in range(40)
+    ]
+    (folder / "docs.jsonl").write_text("\n".join(map(json.dumps, docs)) + "\n")
+    for name, rest in TASKS.items():
+        source = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {folder / 'docs.jsonl'}}}}}\n"
+        (folder / f"{name}.yaml").write_text(f"task: {name}\n{source}test_split: test\n{rest}")
+    return [str(folder / f"{name}.yaml") for name in TASKS]
+
+
+@pytest.fixture(scope="module")
+def statistics(
+    tiny_model_folder: Path, tasks: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> stratoscope.ScoreRun:
+    """A score run whose prompts are among the documents of the tasks."""
+    docs = Path(tasks[0]).parent / "docs.jsonl"
+    return stratoscope.score(
+        output=str(tmp_path_factory.mktemp("searches")),
+        run_id="statistics",
+        model={"source": str(tiny_model_folder)},
+        prompts={"source": str(docs), "template": "{{ q }}", "limit": 12},
+    )
+
+
+@pytest.fixture(scope="module")
+def fields(statistics: stratoscope.ScoreRun, tiny_model_folder: Path, tasks: list[str]) -> Fields:
+    """Fields of a small search, any of them replaced."""
+
+    def build(**changes: object) -> dict:
+        base: dict = {
+            "output": str(Path(statistics.path).parents[1]),
+            "statistics": "statistics",
+            "prompts": {"limit": 256},
+            "model": {"source": str(tiny_model_folder)},
+            "space": {"metrics": ["avss", "variance", "random", "perplexity_drop"], "ratios": [0.25, 0.5], "draws": 2},
+            "evaluation": {"tasks": tasks, "limit": 16, "held_out": 12},
+            "search": {"algorithm": "nsga2", "num_samples": 10, "concurrency": 1, "swaps": 6},
+            "final": {"random_sets": 3, "export": False},
+            "evaluators": {"cpus": 1},
+        }
+        return base | changes
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def found(fields: Fields) -> stratoscope.SearchRun:
+    return stratoscope.search(**fields(run_id="found", final={"random_sets": 3}))
+
+
+def settled(run: stratoscope.SearchRun) -> list[dict]:
+    """What of the trials may not depend on the clock."""
+    timed = ("tokens_per_s", "seconds")
+    return [{k: v for k, v in row.items() if k not in timed} for row in run.table("trials").to_pylist()]
+
+
+def test_tables_have_their_columns_and_the_front_is_one(found: stratoscope.SearchRun) -> None:
+    trials, front = found.table("trials"), found.front
+    assert trials.schema.equals(trials_schema(["pick", "read"]))
+    assert front.schema.equals(front_schema(["pick", "read"]))
+    assert found.table("evaluations").schema.equals(EVALUATIONS)
+    rows = trials.to_pylist()
+    assert [row["trial_id"] for row in rows] == [f"{i:04d}" for i in range(len(rows))]
+    assert [row["origin"] for row in rows[:9]] == ["starting point"] * 8 + ["nsga2"]
+    assert {row["status"] for row in rows} == {"done"}
+    assert all(len(row["dropped_layers"]) in (1, 2) for row in rows)
+    for row in front.to_pylist():
+        better = [r for r in rows if len(r["dropped_layers"]) >= len(row["dropped_layers"])]
+        assert all(r["retention_raw"] <= row["retention_raw"] for r in better)
+    assert sum(row["chosen"] for row in front.to_pylist()) == 1
+    assert all(row["parameters"] < found.manifest.facts["parameters"] for row in rows)
+
+
+def test_retention_is_that_of_the_items_and_the_parts_are_disjoint(
+    found: stratoscope.SearchRun, statistics: stratoscope.ScoreRun
+) -> None:
+    table = found.table("evaluations").to_pylist()
+    ids = {part: {r["item_id"] for r in table if r["part"] == part} for part in ("search", "held_out")}
+    calibrated = set(statistics.table("prompt_stats")["prompt_id"].to_pylist())
+    assert not ids["search"] & ids["held_out"]
+    assert not (ids["search"] | ids["held_out"]) & calibrated
+    assert {len(ids["search"]), len(ids["held_out"])} == {16, 12}
+    assert [t["calibrated"] for t in found.manifest.facts["tasks"].values()] == [12, 12]
+
+    def of(dropped: list[int]) -> dict:
+        rows = [r for r in table if r["part"] == "search" and r["dropped_layers"] == dropped]
+        return by_task(item_scores(pa.Table.from_pylist(rows, schema=EVALUATIONS)))
+
+    base = of([])
+    for row in found.table("trials").to_pylist():
+        after = of(row["dropped_layers"])
+        raw = [retained(base[t], after[t], 0, Resampling()).raw.value for t in ("pick", "read")]
+        assert row["retention_raw"] == pytest.approx(sum(raw) / 2)
+        assert row["pick"] == pytest.approx(after["pick"].accuracy)
+
+
+def test_the_checkpoint_is_there_and_says_what_it_is(found: stratoscope.SearchRun) -> None:
+    folder = Path(found.exported or "")
+    chosen = next(row for row in found.front.to_pylist() if row["chosen"])
+    assert folder.parent == Path(found.path) / "models"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["num_hidden_layers"] == 4 - len(chosen["dropped_layers"])
+    card = (folder / "README.md").read_text()
+    assert f"**{' '.join(map(str, chosen['dropped_layers']))}**" in card
+    assert "| pick | acc |" in card
+    assert [row["what"] for row in found.table("speed").to_pylist()] == ["prefill", "decoding"]
+
+
+def test_the_run_is_reported_and_logged(found: stratoscope.SearchRun) -> None:
+    path = Path(found.path)
+    assert (path / "report.html").stat().st_size > 1_000_000
+    assert list(path.glob("tune/trials/*/events.out.tfevents*"))
+    assert not (path / "evaluations").exists()
+    kinds = found.table("comparison")["kind"].to_pylist()
+    assert kinds.count("random") == 3 * 2
+    assert len(found.manifest.facts["verdicts"]) >= 2
+    assert found.manifest.counts["trials"] == found.table("trials").num_rows
+
+
+def test_the_same_search_finds_the_same_and_a_kill_repeats_nothing(
+    found: stratoscope.SearchRun, fields: Fields
+) -> None:
+    killed = fields(run_id="killed")
+    command = [sys.executable, str(ROOT / "jobs" / "search.py"), *command_line(killed)]
+    options = {"env": os.environ | {"RAY_ADDRESS": ""}, "stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
+    store = EvaluationStore(Storage(killed["output"]).child("search", "killed"))
+    process = subprocess.Popen(command, text=True, **options)  # type: ignore[call-overload]
+    deadline = time.monotonic() + 180
+    while len(store) < 16:
+        assert time.monotonic() < deadline, "no trial was finished"
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in store_files(killed)}
+    assert before
+    again = stratoscope.search(**killed)
+    assert settled(again) == settled(found)
+    assert again.table("evaluations").sort_by("item_id").equals(found.table("evaluations").sort_by("item_id"))
+
+
+def store_files(fields: dict) -> list[Path]:
+    return sorted(Path(fields["output"], "search", fields["run_id"], "evaluations").glob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--space.ratios", "0.9"], "leaves none of the 4 layers"),
+        (["--space.ratios", "0.1"], "drops none of the 4 layers"),
+        (["--evaluation.tasks", "scq"], "did you mean 'sciq'"),
+        (["--statistics", "statistcs"], "did you mean 'statistics'"),
+        (["--space.taps", "attention"], "has no tap attention"),
+        (["--space.metrics", "angular_distance"], "has no spans of 1 layers"),
+        (["--model.source", "OTHER"], "are of another model"),
+        (["--final.path", "FULL"], "exists and is not empty"),
+        (["--tracking.mlflow", "http://localhost:1"], "needs the package mlflow"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(
+    options: list[str], message: str, fields: Fields, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    if "OTHER" in options:
+        tokenizer = Path(fields()["model"]["source"])
+        tiny_network("llama", seed=7).save_pretrained(tmp_path / "other")
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (tmp_path / "other" / name).write_bytes((tokenizer / name).read_bytes())
+    places = {"OTHER": str(tmp_path / "other"), "FULL": str(tmp_path / "full")}
+    given = [places.get(option, option) for option in options]
+    code = main(["search", *command_line(fields(run_id="refused")), *given])
+    error = capsys.readouterr().err
+    assert code == 2, error
+    assert message in error
+    assert error.count("\n") == 1
+    assert not Path(fields()["output"], "search", "refused").exists()
