@@ -1,17 +1,19 @@
-"""Write docs/options-score.md from the fields of the job, so that the page never differs from the code."""
+"""Write docs/options-JOB.md from the fields of each job, so that the pages never differ from the code."""
 
 from pathlib import Path
 
 from stratoscope.pipelines.config import field_names
 from stratoscope.pipelines.score import ScoreConfig
+from stratoscope.pipelines.search import SearchConfig
 
 HERE = Path(__file__).parent
+JOBS = {"score": ScoreConfig, "search": SearchConfig}
 
 
-def options_page() -> str:
-    """Return the page as Markdown."""
+def options_page(job: str) -> str:
+    """Return a job's page as Markdown."""
     lines = [
-        "# Options of the scoring job",
+        f"# Options of the job `{job}`",
         "",
         "Every field goes into a YAML file by its section, or on the command line as `--section.field VALUE`.",
         "Lists are comma-separated or JSON. This page is written by `make docs`.",
@@ -19,9 +21,9 @@ def options_page() -> str:
         "| option | default | meaning |",
         "|---|---|---|",
     ]
-    for name, field in field_names(ScoreConfig):
+    for name, field in field_names(JOBS[job]):
         default = "null" if field.default is None else _plain(field.default)
-        lines.append(f"| `--{name}` | `{default}` | {field.description} |")
+        lines.append(f"| `--{name}` | `{default}` | {field.description.replace('|', chr(92) + '|')} |")
     return "\n".join(lines) + "\n"
 
 
@@ -30,4 +32,5 @@ def _plain(value: object) -> str:
 
 
 if __name__ == "__main__":
-    (HERE / "options-score.md").write_text(options_page(), encoding="utf-8")
+    for job in JOBS:
+        (HERE / f"options-{job}.md").write_text(options_page(job), encoding="utf-8")

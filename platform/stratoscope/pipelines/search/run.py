@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from typing import ClassVar
@@ -113,7 +114,10 @@ class SearchJob(Job[SearchConfig]):
                 work=self.config.search.concurrency or len(self.tasks) * 1000,
             )
             settings = self._settings(run, pool.num_cpus, pool.num_gpus)
-            with serve("Evaluator", partial(make_search_worker, settings), pool) as service:
+            with ExitStack() as stack:
+                with self.stage("load"):
+                    make = partial(make_search_worker, settings)
+                    service = stack.enter_context(serve("Evaluator", make, pool))
                 self._search(run, settings, service)
         store = EvaluationStore(self.run.storage)
         with self.stage("report"):
