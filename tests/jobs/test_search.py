@@ -92,8 +92,13 @@ def fields(statistics: stratoscope.ScoreRun, tiny_model_folder: Path, tasks: lis
 
 
 @pytest.fixture(scope="module")
-def found(fields: Fields) -> stratoscope.SearchRun:
-    return stratoscope.search(**fields(run_id="found", final={"random_sets": 3}))
+def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="module")
+def found(fields: Fields, mlflow_uri: str) -> stratoscope.SearchRun:
+    return stratoscope.search(**fields(run_id="found", final={"random_sets": 3}, tracking={"mlflow": mlflow_uri}))
 
 
 def settled(run: stratoscope.SearchRun) -> list[dict]:
@@ -165,6 +170,17 @@ def test_the_run_is_reported_and_logged(found: stratoscope.SearchRun) -> None:
     assert found.manifest.counts["trials"] == found.table("trials").num_rows
 
 
+def test_trials_are_in_mlflow_by_one_option(found: stratoscope.SearchRun, mlflow_uri: str) -> None:
+    import mlflow
+
+    mlflow.set_tracking_uri(mlflow_uri)
+    logged = mlflow.search_runs(experiment_names=["stratoscope"], output_format="list")
+    assert {run.data.tags["stratoscope.run_id"] for run in logged} == {"found"}
+    objectives = [row["objective"] for row in found.table("trials").to_pylist() if row["origin"] != "swap"]
+    assert sorted(run.data.metrics["objective"] for run in logged) == pytest.approx(sorted(objectives))
+
+
+@pytest.mark.slow
 def test_the_same_search_finds_the_same_and_a_kill_repeats_nothing(
     found: stratoscope.SearchRun, fields: Fields
 ) -> None:
@@ -202,7 +218,6 @@ def store_files(fields: dict) -> list[Path]:
         (["--space.metrics", "angular_distance"], "has no spans of 1 layers"),
         (["--model.source", "OTHER"], "are of another model"),
         (["--final.path", "FULL"], "exists and is not empty"),
-        (["--tracking.mlflow", "http://localhost:1"], "needs the package mlflow"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(

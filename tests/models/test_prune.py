@@ -9,7 +9,15 @@ import yaml
 from transformers import AutoTokenizer
 
 from stratoscope.errors import InputError
-from stratoscope.models import LoadedModel, ModelCard, export_pruned, find_anatomy, runs_of, without_layers
+from stratoscope.models import (
+    LoadedModel,
+    ModelCard,
+    check_prunable,
+    export_pruned,
+    find_anatomy,
+    runs_of,
+    without_layers,
+)
 from tests.conftest import CONFIGURATIONS, ENCODERS, tiny_network
 
 ARCHITECTURES = [name for name in CONFIGURATIONS if name not in ENCODERS]
@@ -140,3 +148,14 @@ def test_a_model_that_scales_by_depth_is_refused(tiny_model_folder: Path) -> Non
     with pytest.raises(InputError, match="cannot be pruned"), without_layers(model, [1]):
         pass
     model.network.config.scale_attn_by_inverse_layer_idx = False
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoders_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="no causal language model"):
+        check_prunable(CONFIGURATIONS[name], "x")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_decoders_are_not(name: str) -> None:
+    check_prunable(CONFIGURATIONS[name], "x")

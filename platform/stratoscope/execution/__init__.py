@@ -1,7 +1,7 @@
 """Execution: the adapter to Ray. It knows nothing of models or statistics; it runs shards of any work."""
 
 from stratoscope.execution.attempts import FIRST_ATTEMPT, Attempt, BrokenProcessError
-from stratoscope.execution.cluster import cluster, is_local, node_cpus, resources
+from stratoscope.execution.cluster import cluster, is_local, largest_share, resources
 from stratoscope.execution.failures import root_cause
 from stratoscope.execution.metrics import WorkMetrics
 from stratoscope.execution.pool import ActorPool, plan_pool
@@ -23,8 +23,8 @@ __all__ = [
     "WorkMetrics",
     "cluster",
     "is_local",
+    "largest_share",
     "mlflow_callback",
-    "node_cpus",
     "plan_pool",
     "progress",
     "resources",

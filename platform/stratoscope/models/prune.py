@@ -85,12 +85,18 @@ def set_layers(model: LoadedModel, layers: nn.Module) -> None:
 
 
 def check_prunable(config: Any, name: str) -> None:
-    """See that layers can be dropped from a model and the rest be described by its configuration.
+    """See that a model writes text, and that what is left without some layers can be described by its configuration.
 
     Raises:
-        InputError: the model's computation depends on a layer's depth in a way that no configuration can keep.
+        InputError: it is no causal language model, or its computation depends on a layer's depth in a way that no
+            configuration can keep.
     """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
     text = config.get_text_config()
+    reads_both_ways = type(text) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(text, "is_decoder", False)
+    if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING or reads_both_ways or config.is_encoder_decoder:
+        raise InputError(f"model.source {name!r} ({config.model_type}) is no causal language model; name one that is")
     if getattr(text, "scale_attn_by_inverse_layer_idx", False):
         raise InputError(
             f"model.source {name!r} scales attention by the number of the layer (scale_attn_by_inverse_layer_idx), "

@@ -156,7 +156,7 @@ class EvaluatorsSection(Section):
     max: int | None = Field(None, ge=1)
     """Most evaluators; null takes as many as the cluster holds."""
     cpus: int | None = Field(None, ge=1)
-    """CPUs of each; null takes those of a node."""
+    """CPUs of each; null takes those of a node, or its share of them beside each GPU."""
     gpus: float | None = Field(None, ge=0)
     """GPUs of each; null takes one where the cluster has any."""
 

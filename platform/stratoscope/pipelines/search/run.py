@@ -12,7 +12,7 @@ from rich.console import Console
 from stratoscope.digest import digest
 from stratoscope.errors import InputError
 from stratoscope.evaluation import TaskItems, choose_items, load_tasks
-from stratoscope.execution import Service, cluster, is_local, node_cpus, plan_pool, resources, serve
+from stratoscope.execution import Service, cluster, is_local, largest_share, plan_pool, resources, serve
 from stratoscope.models import (
     ModelFacts,
     ModelSource,
@@ -108,7 +108,7 @@ class SearchJob(Job[SearchConfig]):
             pool = plan_pool(
                 minimum=1,
                 maximum=self.config.evaluators.max,
-                num_cpus=self.config.evaluators.cpus or node_cpus(),
+                num_cpus=self.config.evaluators.cpus or largest_share(),
                 num_gpus=self.config.evaluators.gpus,
                 resources=resources(),
                 work=self.config.search.concurrency or len(self.tasks) * 1000,

@@ -1,6 +1,7 @@
 """What an evaluator does: it holds the model once, and evaluates it without the layers that a caller names."""
 
 import math
+import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from stratoscope.errors import RunError
 from stratoscope.evaluation import (
     Choice,
     Estimate,
@@ -98,6 +100,11 @@ class SearchWorker:
     def __init__(self, settings: EvaluatorSettings) -> None:
         torch.set_num_threads(settings.num_threads)
         self.settings = settings
+        if not Storage(settings.run).exists("manifest.json"):
+            raise RunError(
+                f"the run's folder {settings.run} is not there on node {platform.node()}; on several nodes output has "
+                "to be a folder that all share, or an object store such as s3://bucket/runs"
+            )
         self.store = EvaluationStore(Storage(settings.run))
         self.model = load_model(
             settings.source,
