@@ -7,6 +7,7 @@ from stratoscope.evaluation.retention import (
     Retention,
     TaskScores,
     by_task,
+    mean_gain,
     mean_retention,
     retained,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "by_task",
     "choose_items",
     "load_tasks",
+    "mean_gain",
     "mean_retention",
     "retained",
     "task_names",

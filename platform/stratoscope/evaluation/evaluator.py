@@ -1,5 +1,6 @@
 """What a model can do without some of its layers, item by item."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Slice:
         if self.part == "text" and not task.by_token:
             return ()
         items = task.held_out if self.part == "held_out" else task.search
-        return items[round(self.start * len(items)) : round(self.end * len(items))]
+        return items[math.ceil(self.start * len(items)) : math.ceil(self.end * len(items))]
 
     @property
     def name(self) -> str:
@@ -107,6 +108,10 @@ class Evaluator:
         answers = dict(zip(asked.prompts, written, strict=True))
         return list(self._item_scores(asked, likelihoods, answers))
 
+    def remember(self, dropped: Sequence[int], items: Slice, keep_bytes: int) -> None:
+        """Run a set for its hidden states alone, for other sets of the search to start from."""
+        self.scorer.score(self._prepare(items).batches, dropped, key=items.name, keep_bytes=keep_bytes)
+
     def num_tokens(self, items: Slice) -> int:
         """Return the tokens that a slice takes, padding included, generation left out."""
         return self._prepare(items).num_tokens
@@ -119,7 +124,7 @@ class Evaluator:
             for batch in asked.batches:
                 pairs = zip(batch.requests, batch.tokens.tolist(), strict=True)
                 counts.update(token for request, token in pairs if request in numbers)
-        return max(counts.values()) / counts.total()
+        return max(counts.values()) / counts.total() if counts else 0.0
 
     def _prepare(self, items: Slice) -> _Asked:
         if items in self._asked:
@@ -146,7 +151,7 @@ class Evaluator:
 
         if instance.request_type == "loglikelihood_rolling":
             windows = get_rolling_token_windows(
-                token_list=self._encode(instance.args[0]),
+                token_list=self._text(instance.args[0]),
                 prefix_token=self._prefix,
                 max_seq_len=self._max_length,
                 context_len=1,
@@ -155,9 +160,16 @@ class Evaluator:
                 yield Request(tuple(context), tuple(target))
             return
         context, target = self._encode_pair(*instance.args[:2])
+        if not target:
+            raise RunError(f"task {instance.task_name}: a target has no tokens ({instance.args[1]!r})")
         # As the harness does: of what is too long the beginning goes.
         room = self._max_length + 1 - len(target)
         yield Request(tuple(context[-room:] if room > 0 else context[-1:]), tuple(target[-self._max_length :]))
+
+    def _text(self, text: str) -> list[int]:
+        """Encode a text to be predicted whole: what stands before it anyway is not predicted a second time."""
+        ids = self._encode(text)
+        return ids[1:] if ids[:1] == [self._prefix] else ids
 
     def _encode_pair(self, context: str, target: str) -> tuple[list[int], list[int]]:
         """Encode context and target as one text and cut it where the context ends, as the harness does."""

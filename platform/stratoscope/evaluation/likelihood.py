@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from stratoscope.evaluation.prefix import PrefixCache
-from stratoscope.evaluation.rows import Batch, Request, lay_out, make_batches
+from stratoscope.evaluation.rows import Batch, Request, Row, lay_out, make_batches
 from stratoscope.models import LoadedModel
 
 SAME = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
@@ -43,14 +43,14 @@ class Scorer:
         self.model = model
         self.max_batch_tokens = max_batch_tokens
         self.cache = PrefixCache(model)
-        self.tokens_computed = 0
         self._shares: bool | None = None
 
     def batches(self, requests: Sequence[Request]) -> list[Batch]:
-        """Return the batches in which requests are computed: a pure function of them and of the model's kind."""
-        if self._shares is None:
-            self._shares = self._contexts_can_be_shared(requests)
-        rows = lay_out(requests, share_contexts=self._shares, longest_shared=self._window)
+        """Return the batches in which requests are computed, contexts shared where the model allows that."""
+        rows = lay_out(requests, share_contexts=self._shares is not False, longest_shared=self._window)
+        if self._shares is None and any(row.branched for row in rows):
+            self._shares = self._contexts_can_be_shared(requests, rows)
+            rows = lay_out(requests, share_contexts=self._shares, longest_shared=self._window)
         return make_batches(rows, self.max_batch_tokens, self._filler)
 
     def score(
@@ -71,7 +71,6 @@ class Scorer:
             for index, batch in enumerate(batches):
                 with step(index):
                     chosen, best = self._predict(batch)
-                self.tokens_computed += batch.num_tokens
                 for request, value, hit in zip(batch.requests, chosen.tolist(), best.tolist(), strict=True):
                     total[request] = total.get(request, 0.0) + value
                     correct[request] = correct.get(request, 0) + int(hit)
@@ -103,18 +102,18 @@ class Scorer:
         window = getattr(self.model.network.config.get_text_config(), "sliding_window", None)
         return int(window) if window else None
 
-    def _contexts_can_be_shared(self, requests: Sequence[Request]) -> bool:
+    def _contexts_can_be_shared(self, requests: Sequence[Request], rows: Sequence[Row]) -> bool:
         """Try on the model itself whether targets beside each other score as they do alone."""
-        branched = [row for row in lay_out(requests, share_contexts=True, longest_shared=self._window) if row.branched]
-        if not branched:
-            return True
+        branched = [row for row in rows if row.branched]
         members = sorted({pick.request for row in branched[:2] for pick in row.picks})[:TRIED]
         tried = [requests[i] for i in members]
         found = []
         for share in (False, True):
-            rows = lay_out(tried, share_contexts=share)
+            batches = make_batches(lay_out(tried, share_contexts=share), self.max_batch_tokens, self._filler)
             try:
-                found.append(self.score(make_batches(rows, self.max_batch_tokens, self._filler), ()))
+                found.append(self.score(batches, ()))
+            except torch.OutOfMemoryError:
+                raise
             except (TypeError, ValueError, RuntimeError, IndexError):
                 return False
         close = SAME.get(self.model.network.dtype, 0.3)

@@ -51,6 +51,10 @@ class PrefixCache:
         self.layers_run = 0
         """Layers computed, counted once a batch."""
 
+    def forget(self) -> None:
+        """Let go of all states."""
+        self._references.clear()
+
     @contextmanager
     def run(
         self, dropped: tuple[int, ...], key: str | None, batches: Sequence[Batch], keep_bytes: int

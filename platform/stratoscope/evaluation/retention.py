@@ -1,7 +1,8 @@
 """What a pruned model retains of its base, with paired intervals over items."""
 
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,7 +128,7 @@ def mean_retention(
     """
     raw, above = [], []
     for task, base in before.items():
-        draws = _draws(base, after[task], how)
+        draws = _draws(base, after[task], _of_task(how, task))
         start, end, level = draws.before, draws.after, chance.get(task, 0.0)
         if start[0] > 0:
             raw.append(_share(end, start))
@@ -138,6 +139,31 @@ def mean_retention(
         _estimate(np.mean(raw, axis=0), how) if raw else nothing,
         _estimate(np.mean(above, axis=0), how) if above else nothing,
     )
+
+
+def mean_gain(
+    base: Mapping[str, TaskScores], one: Mapping[str, TaskScores], other: Mapping[str, TaskScores], how: Resampling
+) -> Estimate:
+    """Return how much more of the base the other retains, raw and averaged over tasks, with a paired interval.
+
+    Args:
+        base: the whole model, by task.
+        one: a pruned model on the same items.
+        other: another one.
+        how: paired bootstrap over items, within tasks.
+    """
+    gains = []
+    for task, whole in base.items():
+        first = _draws(whole, one[task], _of_task(how, task))
+        second = _draws(whole, other[task], _of_task(how, task))
+        if first.before[0] > 0:
+            gains.append(_share(second.after - first.after, first.before))
+    return _estimate(np.mean(gains, axis=0), how) if gains else Estimate(float("nan"), float("nan"), float("nan"))
+
+
+def _of_task(how: Resampling, task: str) -> Resampling:
+    """Return a resampling with draws of its own, so that tasks of one size do not share theirs."""
+    return replace(how, seed=(how.seed + zlib.crc32(task.encode())) % 2**32)
 
 
 @dataclass(frozen=True, eq=False)

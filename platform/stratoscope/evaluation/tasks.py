@@ -60,11 +60,6 @@ class TaskItems:
         """Whether what is counted are tokens, not items."""
         return self.metric == NEXT_TOKEN
 
-    @property
-    def generates(self) -> bool:
-        """Whether the model has to write its answers."""
-        return any(request.request_type == "generate_until" for request in self.search[0].requests)
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -93,6 +88,10 @@ def load_tasks(names: Sequence[str]) -> list["Task"]:
     for name in names:
         for task in _load(name, managers):
             _metric(task)
+            if _name(task) in tasks:
+                raise InputError(
+                    f"evaluation.tasks: two tasks are called {_name(task)!r}; give one of them another name"
+                )
             tasks[_name(task)] = task
     return list(tasks.values())
 
@@ -108,7 +107,7 @@ def choose_items(
     """Choose documents of a task and let the harness phrase them.
 
     Args:
-        task: one of `load_tasks`.
+        task: one of `load_tasks`; its few-shot examples are drawn with the seed.
         choice: how many, for what.
         calibrated: ids of rows that statistics were computed from; no such row is taken.
         tokenizer: whose chat template is used, where it is.
@@ -116,6 +115,7 @@ def choose_items(
     Raises:
         InputError: the tasks cannot be phrased, or nothing is left of it.
     """
+    task.set_fewshot_seed(choice.seed)
     order, num_excluded = _order(task, frozenset(calibrated), choice.seed)
     name = _name(task)
     if len(order) < 2:
@@ -193,15 +193,25 @@ def _order(task: "Task", calibrated: frozenset[str], seed: int) -> tuple[list[tu
     seen: set[str] = set()
     order = []
     num_excluded = 0
+    raw = _raw_rows(task)
     for index, doc in enumerate(task.eval_docs):
         item_id = row_id(doc)
-        if not calibrated.isdisjoint([item_id, *doc.get(ALSO, [])]):
+        also = [row_id(raw[index])] if raw is not None else []
+        if not calibrated.isdisjoint([item_id, *also, *doc.get(ALSO, [])]):
             num_excluded += 1
         elif item_id not in seen:
             seen.add(item_id)
             order.append((index, item_id))
     random.Random(seed).shuffle(order)
     return order, num_excluded
+
+
+def _raw_rows(task: "Task") -> Any:
+    """Return the rows that a task's documents are made of, one for one, or None where they are those themselves."""
+    if getattr(task.config, "process_docs", None) is None:
+        return None
+    rows = task.dataset[task.config.test_split or task.config.validation_split]
+    return rows if len(rows) == len(task.eval_docs) else None
 
 
 def _shares(available: int, choice: Choice) -> tuple[int, int]:

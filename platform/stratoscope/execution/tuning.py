@@ -1,5 +1,6 @@
 """Trials of a search, by Ray Tune: suggested, stopped early, restored after a kill."""
 
+import json
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from stratoscope.errors import RunError
 from stratoscope.results import Storage
 
 SNAPSHOT_S = "2"
@@ -21,6 +23,11 @@ NAME = "trials"
 TRIAL: dict[str, float] = {"cpu": 0, "memory": 2**20}
 """What a trial takes: the work is done elsewhere, but Tune refuses to place what takes nothing."""
 POINT = "point"
+STOPPED = "stopped by SIGTERM during the search; the same run_id goes on from there"
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the other kind prints tables, whatever the verbosity
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interrupted search is not a finished one
+}
 
 
 @dataclass(frozen=True)
@@ -70,40 +77,73 @@ def run_trials(
         callbacks: further loggers of Tune.
         on_end: called whenever a trial ends.
         stopping: once it is set, what runs is given up, to be begun again when the search is restored.
+
+    Raises:
+        RunError: the run is to stop.
     """
-    filesystem, path = storage.arrow()
+    if stopping is not None and stopping.is_set():
+        raise RunError(STOPPED)
+    os.environ.update(QUIET)
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", SNAPSHOT_S)
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other kind prints tables, whatever the verbosity
+    expected = len(plan.points) if plan.algorithm == "grid" else plan.num_samples
+    if not _restorable(storage):
+        storage.remove(NAME)
+    with _telling(on_end), _interrupted_by(stopping):
+        results = _tuner(trial, plan, storage, callbacks).fit()
+        if len(results) != expected and not (stopping is not None and stopping.is_set()):
+            # What Tune cannot restore it begins anew, and forgets how many trials there were to be.
+            storage.remove(NAME)
+            results = _tuner(trial, plan, storage, callbacks).fit()
+    if stopping is not None and stopping.is_set():
+        raise RunError(STOPPED)
+    return [_ended(results[i]) for i in range(len(results))]
+
+
+def _tuner(
+    trial: Callable[[Mapping[str, Any]], Iterator[Mapping[str, Any]]],
+    plan: TrialPlan,
+    storage: Storage,
+    callbacks: Sequence[tune.Callback],
+) -> tune.Tuner:
+    filesystem, path = storage.arrow()
     trainable = tune.with_resources(_reporting(trial), TRIAL)
     if tune.Tuner.can_restore(f"{path}/{NAME}", storage_filesystem=filesystem):
-        tuner = tune.Tuner.restore(
+        return tune.Tuner.restore(
             f"{path}/{NAME}", trainable=trainable, restart_errored=True, storage_filesystem=filesystem
         )
-    else:
-        tuner = tune.Tuner(
-            trainable,
-            param_space=_grid(plan),
-            tune_config=tune.TuneConfig(
-                search_alg=_searcher(plan),
-                scheduler=_scheduler(plan),
-                num_samples=1 if plan.algorithm == "grid" else plan.num_samples,
-                max_concurrent_trials=plan.concurrency,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name=NAME,
-                storage_path=path,
-                storage_filesystem=filesystem,
-                verbose=0,
-                callbacks=[_Ends(), *callbacks],
-            ),
-        )
-    with _telling(on_end), _interrupted_by(stopping):
-        results = tuner.fit()
-    return [
-        Trial((r.config or {}).get(POINT, r.config or {}), r.metrics or {}, None if r.error is None else str(r.error))
-        for r in (results[i] for i in range(len(results)))
-    ]
+    return tune.Tuner(
+        trainable,
+        param_space=_grid(plan),
+        tune_config=tune.TuneConfig(
+            search_alg=_searcher(plan),
+            scheduler=_scheduler(plan),
+            num_samples=1 if plan.algorithm == "grid" else plan.num_samples,
+            max_concurrent_trials=plan.concurrency,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=NAME,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            verbose=0,
+            callbacks=[_Ends(), *callbacks],
+        ),
+    )
+
+
+def _restorable(storage: Storage) -> bool:
+    """Tell whether Tune's state of an earlier run is whole: it is copied over an older one, not renamed into place."""
+    states = [name for name in storage.names(NAME) if name.startswith("experiment_state")]
+    try:
+        return bool(states) and bool(json.loads(storage.read(f"{NAME}/{states[-1]}")))
+    except ValueError:
+        return False
+
+
+def _ended(result: Any) -> Trial:
+    config = result.config or {}
+    error = None if result.error is None else str(result.error)
+    return Trial(config.get(POINT, config), result.metrics or {}, error)
 
 
 def mlflow_callback(tracking_uri: str, experiment: str, run_id: str) -> tune.Callback:
@@ -196,15 +236,17 @@ def _interrupted_by(stopping: threading.Event | None) -> Iterator[None]:
         while not event.wait(0.5):
             if ended.is_set():
                 return
-        if not ended.is_set():
+        while not ended.wait(1.0):
             os.kill(os.getpid(), signal.SIGUSR1)
 
-    if stopping is not None:
-        threading.Thread(target=watch, args=(stopping,), daemon=True, name="stopping").start()
-    earlier = signal.getsignal(signal.SIGUSR1)
+    if stopping is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # Until Tune sets its own, the signal must not end the process.
+    earlier = signal.signal(signal.SIGUSR1, lambda _signal, _frame: None)
+    threading.Thread(target=watch, args=(stopping,), daemon=True, name="stopping").start()
     try:
         yield
     finally:
         ended.set()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGUSR1, earlier)
+        signal.signal(signal.SIGUSR1, earlier)

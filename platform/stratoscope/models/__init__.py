@@ -2,7 +2,7 @@
 
 from stratoscope.models.anatomy import Anatomy, Block, find_anatomy, first_position, layer_parameters
 from stratoscope.models.batching import bucket, pad
-from stratoscope.models.export import ModelCard, export_pruned, runs_of, slices_yaml
+from stratoscope.models.export import ModelCard, check_describable, export_pruned, runs_of, slices_yaml
 from stratoscope.models.fingerprint import weights_fingerprint
 from stratoscope.models.load import (
     LoadedModel,
@@ -30,6 +30,7 @@ __all__ = [
     "ModelFacts",
     "ModelSource",
     "bucket",
+    "check_describable",
     "check_prunable",
     "describe_model",
     "dtype_name",

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from stratoscope.errors import RunError
-from stratoscope.models.load import LoadedModel
+from stratoscope.errors import InputError, RunError, first_line
+from stratoscope.models.anatomy import find_anatomy
+from stratoscope.models.load import LoadedModel, load_config, num_layers_of
 from stratoscope.models.prune import kept_layers, without_layers
+from stratoscope.models.source import ModelSource
 
 SLICES = "mergekit.yaml"
 
@@ -68,22 +71,54 @@ def runs_of(layers: Sequence[int]) -> list[tuple[int, int]]:
     return runs
 
 
+def check_describable(source: ModelSource, *, trust_remote_code: bool = False) -> None:
+    """See, without reading a weight, that a model without half of its layers is what its configuration then describes.
+
+    Raises:
+        InputError: it is not, so no checkpoint of it could be loaded.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(source, trust_remote_code=trust_remote_code)
+    with init_empty_weights():
+        network = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    num_layers = num_layers_of(config)
+    model = LoadedModel(network, None, find_anatomy(network, num_layers), network.device)
+    with without_layers(model, range(0, num_layers - 1, 2)) as pruned:
+        try:
+            wrong = _described_otherwise(pruned, type(config).from_dict(pruned.network.config.to_dict()))
+        except (ValueError, TypeError, IndexError) as error:
+            wrong = first_line(error)
+    if wrong:
+        raise InputError(
+            f"model.source {source.name!r} ({config.model_type}) cannot be pruned: its configuration does not describe "
+            f"what is left without some layers ({wrong})"
+        )
+
+
 def _check_described(pruned: LoadedModel, folder: Path) -> None:
     """See that a model made from the written configuration has just the weights that were written."""
-    from accelerate import init_empty_weights
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder)
+    wrong = _described_otherwise(pruned, AutoConfig.from_pretrained(folder))
+    if wrong:
+        raise RunError(
+            f"the pruned {type(pruned.network).__name__} cannot be exported: its configuration describes other weights "
+            f"({wrong})"
+        )
+
+
+def _described_otherwise(pruned: LoadedModel, config: Any) -> str:
+    """Return the first weights that a model made from a configuration has in another shape, or not, or besides."""
+    from accelerate import init_empty_weights
+
     with init_empty_weights():
         empty = type(pruned.network)(config)
     there = {name: tuple(p.shape) for name, p in empty.state_dict().items()}
     here = {name: tuple(p.shape) for name, p in pruned.network.state_dict().items()}
-    if there != here:
-        wrong = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
-        raise RunError(
-            f"the pruned {type(pruned.network).__name__} cannot be exported: its configuration describes other weights "
-            f"({', '.join(wrong[:3])})"
-        )
+    wrong = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+    return ", ".join(wrong[:3])
 
 
 def _card_text(card: ModelCard, num_layers: int, dropped: Sequence[int]) -> str:

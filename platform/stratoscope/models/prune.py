@@ -16,12 +16,16 @@ from stratoscope.errors import InputError
 from stratoscope.models.anatomy import Anatomy
 from stratoscope.models.load import LoadedModel
 
+LAYER_NUMBERS = ("layer_idx", "layer_id")
+"""Attributes of modules that hold the number of their layer."""
 INDEX_LISTS = ("mlp_only_layers", "moe_layers", "full_attn_idxs", "global_attn_idxs", "cross_attention_layers")
 """Fields that name layers by their number."""
 COUNTED_FROM_THE_START = ("first_k_dense_replace", "num_dense_layers", "max_window_layers")
 """Fields that count layers at the start of the stack."""
 STEPS = ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_freq", "full_attention_interval")
 """Fields that put a kind of layer at every n-th place; once layers are gone no step describes what is left."""
+SHARED_BETWEEN_LAYERS = ("num_kv_shared_layers", "hidden_size_per_layer_input")
+"""Fields that say that layers read what belongs to others, or to their number."""
 
 
 @contextmanager
@@ -46,20 +50,25 @@ def without_layers(model: LoadedModel, dropped: Sequence[int]) -> Iterator[Loade
     changes = [(config, _described(config, kept, len(model.anatomy))) for config in configs]
     before = [(config, {name: getattr(config, name) for name in change}) for config, change in changes]
     blocks = tuple(model.anatomy.blocks[i] for i in kept)
-    numbered = [m for block in blocks for m in block.module.modules() if isinstance(getattr(m, "layer_idx", None), int)]
-    numbers = [m.layer_idx for m in numbered]
+    numbered = [
+        (module, name, getattr(module, name))
+        for block in blocks
+        for module in block.module.modules()
+        for name in LAYER_NUMBERS
+        if isinstance(getattr(module, name, None), int)
+    ]
     renumber = {old: new for new, old in enumerate(kept)}
     layers = model.network.get_submodule(model.anatomy.path)
     try:
         set_layers(model, nn.ModuleList(block.module for block in blocks))
-        for module, number in zip(numbered, numbers, strict=True):
-            module.layer_idx = renumber[number]  # type: ignore[index,assignment]
+        for module, name, number in numbered:
+            setattr(module, name, renumber[number])
         _apply(changes)
         yield replace(model, anatomy=Anatomy(model.anatomy.path, blocks))
     finally:
         set_layers(model, layers)
-        for module, number in zip(numbered, numbers, strict=True):
-            module.layer_idx = number
+        for module, name, number in numbered:
+            setattr(module, name, number)
         _apply(before)
 
 
@@ -95,13 +104,21 @@ def check_prunable(config: Any, name: str) -> None:
 
     text = config.get_text_config()
     reads_both_ways = type(text) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(text, "is_decoder", False)
-    if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING or reads_both_ways or config.is_encoder_decoder:
+    own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    known = own_code or type(text) in MODEL_FOR_CAUSAL_LM_MAPPING
+    if not known or reads_both_ways or config.is_encoder_decoder:
         raise InputError(f"model.source {name!r} ({config.model_type}) is no causal language model; name one that is")
     if getattr(text, "scale_attn_by_inverse_layer_idx", False):
         raise InputError(
             f"model.source {name!r} scales attention by the number of the layer (scale_attn_by_inverse_layer_idx), "
             "which dropping layers would change; it cannot be pruned"
         )
+    for shared in SHARED_BETWEEN_LAYERS:
+        if getattr(text, shared, 0):
+            raise InputError(
+                f"model.source {name!r} ties its layers to each other ({shared} {getattr(text, shared)}), so that none "
+                "can be dropped alone; it cannot be pruned"
+            )
     for step in STEPS:
         if isinstance(value := getattr(text, step, None), int) and value > 1:
             raise InputError(
@@ -111,13 +128,17 @@ def check_prunable(config: Any, name: str) -> None:
 
 
 def _configs(network: nn.Module) -> list[Any]:
-    """Return every configuration of the text part that a module of the network holds, each once."""
+    """Return every copy of the text part's configuration that a module of the network holds, each once."""
+    own: Any = network.config
+    kind = type(own.get_text_config())
     found: dict[int, Any] = {}
     for module in network.modules():
-        config = getattr(module, "config", None)
-        if config is not None and hasattr(config, "get_text_config"):
+        config: Any = getattr(module, "config", None)
+        if hasattr(config, "get_text_config"):
             text = config.get_text_config()
-            found[id(text)] = text
+            # A tower for images has layers of its own.
+            if isinstance(text, kind):
+                found[id(text)] = text
     return list(found.values())
 
 

@@ -1,29 +1,25 @@
 """What a scoring run would do, and roughly what it takes, said before it starts."""
 
-import time
 from collections.abc import Sequence
 
 import torch
 
 from stratoscope.data import PromptSet
 from stratoscope.models import ModelFacts, ModelSource, dtype_name, encode, load_tokenizer
+from stratoscope.pipelines.machine import PROCESS_BYTES, operations_per_second, usual_device
 from stratoscope.pipelines.score.config import ScoreConfig
 from stratoscope.pipelines.score.layout import Layout
 
 SAMPLE = 256
 BYTES_PER_ROW = 187
 """Of prompt_stats on disk, as measured on SmolLM2 and SciQ (docs/benchmarks.md)."""
-PROCESS_BYTES = 700e6
-"""Of a worker before it holds a model: Python, torch and transformers."""
-GPU_FLOPS = 150e12
-"""A modest guess for a data-centre GPU in bfloat16, for machines that have none to measure."""
 
 
 def estimate(
     config: ScoreConfig, source: ModelSource, facts: ModelFacts, prompts: PromptSet, *, layout: Layout, max_tokens: int
 ) -> Sequence[tuple[str, str]]:
     """Return pairs of a name and a text: the model, the prompts, and the size, memory and time of the run."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = usual_device()
     dtype = dtype_name(config.model.dtype, device)
     num_prompts, ordered = len(prompts), prompts.ordered
     tokens = _tokens(config, source, prompts, max_tokens)
@@ -33,7 +29,7 @@ def estimate(
         {"shard_stats": layout.num_shards * rows_each} if layout.by_shard else {}
     )
     weights = facts.num_parameters * torch.finfo(getattr(torch, dtype)).bits / 8
-    seconds = 2 * facts.num_parameters * tokens / _flops(device)
+    seconds = 2 * facts.num_parameters * tokens / operations_per_second(device)
     return [
         (
             "model",
@@ -62,15 +58,3 @@ def _tokens(config: ScoreConfig, source: ModelSource, prompts: PromptSet, max_to
     sample = prompts.table["text"].slice(0, SAMPLE).to_pylist()
     encoded = encode(tokenizer, sample, config.prompts.to_encoding(max_tokens))
     return round(sum(len(e.ids) for e in encoded) * len(prompts) / len(sample))
-
-
-def _flops(device: str) -> float:
-    """Measure how many operations a second this machine's matrix product does; guess for a GPU."""
-    if device == "cuda":
-        return GPU_FLOPS
-    a = torch.ones(1024, 1024)
-    a @ a
-    start = time.perf_counter()
-    for _ in range(5):
-        a @ a
-    return 5 * 2 * 1024**3 / (time.perf_counter() - start)

@@ -119,11 +119,11 @@ class SearchSection(Section):
     starting_points: bool = True
     """Begin with each metric's first choice at each ratio, so that the report can compare metrics."""
     objective: Objective = "retention_raw"
-    """What tpe, greedy and swaps improve: a retention, averaged over tasks, or bits per byte of language-model text."""
+    """What is improved: a retention, averaged over tasks, or bits per byte of language-model text."""
     keep: float = Field(0.9, gt=0, le=1)
     """Where there are several ratios, tpe and the choice at the end want the largest that keeps this much."""
     rungs: list[float] = Field([0.25, 0.5, 1.0], min_length=1)
-    """Shares of the items after which ASHA may stop a trial; the last is 1."""
+    """Rising shares of the items, the last 1: ASHA may stop a trial after some, greedy judges by the first."""
     swaps: int = Field(0, ge=0)
     """Swaps of a dropped layer for a kept one that are tried on the best set, in a seeded order."""
     concurrency: int | None = Field(None, ge=1)

@@ -11,9 +11,9 @@ from stratoscope.errors import InputError, RunError, first_line
 from stratoscope.execution import Meter, Service, Trial, TrialPlan, mlflow_callback, progress, run_trials
 from stratoscope.pipelines.search import statistics
 from stratoscope.pipelines.search.config import PERPLEXITY_DROP
-from stratoscope.pipelines.search.final import Tried
+from stratoscope.pipelines.search.final import Tried, choose, pareto_front
 from stratoscope.pipelines.search.space import Candidate, LayerScores, ScoreKey, Space
-from stratoscope.pipelines.search.statistics import ScoreRun
+from stratoscope.pipelines.search.statistics import FinishedScore
 from stratoscope.pipelines.search.trial import WORST, Goal, TrialRunner
 from stratoscope.pipelines.search.walks import greedy_sets, swap_layers
 from stratoscope.pipelines.search.worker import EvaluatorSettings, Outcome
@@ -40,6 +40,8 @@ class Explorer:
         self.config = job.config
         self.space = Space(job.config.space)
         self.goal = Goal(job.config.search.objective, self._keep)
+        self.quality = Goal(job.config.search.objective, None)
+        """Of sets of one size."""
         self.counts: dict[str, int] = {}
 
     @property
@@ -48,8 +50,16 @@ class Explorer:
         search = self.config.search
         return search.keep if search.algorithm == "tpe" and len(self.config.space.ratios) > 1 else None
 
-    def explore(self, run: ScoreRun) -> list[Tried]:
-        """Run all trials that the configuration asks for, and return them in order."""
+    def explore(self, run: FinishedScore | None) -> list[Tried]:
+        """Run all trials that the configuration asks for, and return them in order.
+
+        Args:
+            run: the statistics; None where the search needs no scores.
+
+        Raises:
+            InputError: the objective cannot be computed.
+            RunError: no trial was finished, or the run is to stop.
+        """
         base: Outcome = self._service.call("evaluate", (), "search")
         if self.goal.of(base, 0.0) <= WORST:
             raise InputError(
@@ -57,10 +67,12 @@ class Explorer:
                 "is above chance; take other tasks, more items, or retention_raw"
             )
         greedy = self.config.search.algorithm == "greedy"
-        trials = self._greedy() if greedy else self._tune(self._scores(run))
+        trials = self._greedy() if greedy or run is None else self._tune(self._scores(run))
+        if all(trial.status == "error" for trial in trials):
+            raise RunError(f"no trial was finished; the first failed with: {trials[0].error}")
         return trials + self._swaps(trials)
 
-    def _scores(self, run: ScoreRun) -> dict[ScoreKey, LayerScores]:
+    def _scores(self, run: FinishedScore) -> dict[ScoreKey, LayerScores]:
         scores = statistics.all_scores(run, self.config.space, self.config.seed)
         if PERPLEXITY_DROP in self.config.space.metrics:
             whole: Outcome = self._service.call("evaluate", (), "text")
@@ -109,8 +121,6 @@ class Explorer:
                 on_end=ended,
                 stopping=self._job.stopping,
             )
-        if self._job.stopping.is_set():
-            raise RunError("stopped by SIGTERM during the search; the same run_id goes on from there")
         return [self._tried(index, trial, scores, starts) for index, trial in enumerate(found)]
 
     def _tried(
@@ -133,11 +143,25 @@ class Explorer:
         rung = trial.metrics.get("rung")
         if trial.error is not None or rung is None:
             message = first_line(RuntimeError((trial.error or "it reported nothing").strip().splitlines()[-1]))
-            return Tried(trial_id, origin, candidate, dropped, None, None, 0.0, "error", message)
+            return Tried(trial_id, origin, candidate, dropped, None, math.nan, None, 0.0, "error", message)
         outcome: Outcome = self._service.call("evaluate", dropped, "search", rung)
+        # By now it was only read; what it took is the trial's.
+        outcome = replace(outcome, seconds=trial.metrics.get("time_total_s", outcome.seconds))
+        above = self.config.search.objective == "retention_above_chance"
+        kept = (outcome.above_chance if above else outcome.raw).value
         rungs = self._settings.rungs
         status = "done" if rung == len(rungs) else "stopped"
-        return Tried(trial_id, origin, candidate, dropped, outcome, trial.metrics["objective"], rungs[rung - 1], status)
+        return Tried(
+            trial_id,
+            origin,
+            candidate,
+            dropped,
+            outcome,
+            kept,
+            trial.metrics["objective"],
+            rungs[rung - 1],
+            status,
+        )
 
     def _greedy(self) -> list[Tried]:
         most = max(num_dropped(ratio, self._num_layers) for ratio in self.config.space.ratios)
@@ -157,10 +181,9 @@ class Explorer:
 
     def _swaps(self, trials: Sequence[Tried]) -> list[Tried]:
         budget = self.config.search.swaps
-        done = [t for t in trials if t.status == "done" and t.objective is not None and t.dropped]
-        if not budget or not done:
+        best = choose(pareto_front(trials), self.config.search.keep)
+        if not budget or best is None:
             return []
-        best = max(done, key=lambda t: t.objective or -math.inf)
         meter = Meter(budget, 0, "swaps", "swaps")
         with progress(meter, "swaps", self._job.terminal.console) as bar:
             sets = swap_layers(
@@ -179,12 +202,13 @@ class Explorer:
         rows = []
         for index, dropped in enumerate(sets):
             outcome: Outcome = self._service.call("evaluate", dropped, "search")
-            ended = Trial({}, {"rung": len(self._settings.rungs), "objective": self._judge(outcome)}, None)
+            objective = self.goal.of(outcome, len(dropped) / self._num_layers)
+            ended = Trial({}, {"rung": len(self._settings.rungs), "objective": objective}, None)
             rows.append(self._row(f"{first + index:04d}", origin, None, dropped, ended))
         return rows
 
     def _judge(self, outcome: Outcome) -> float:
-        return self.goal.of(outcome, len(outcome.dropped) / self._num_layers)
+        return self.quality.of(outcome, len(outcome.dropped) / self._num_layers)
 
 
 def _applied(candidate: Candidate, epsilon: float | None) -> Candidate:

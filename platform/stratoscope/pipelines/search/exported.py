@@ -35,7 +35,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Paired:
-    """The median of paired runs of two models, and of the ratio of their speeds."""
+    """Two models compared: the median of paired runs, and of the ratio of their speeds."""
 
     what: str
     unit: str
@@ -45,6 +45,20 @@ class Paired:
     """How many times as fast, with its range over pairs."""
     gain_low: float
     gain_high: float
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How the original was loaded, for the checkpoint to be compared under equal terms."""
+
+    original: str
+    revision: str | None
+    device: str
+    """Or 'auto', to spread layers over devices."""
+    dtype: str
+    attention: str | None
+    trust_remote_code: bool
+    num_threads: int
 
 
 def answer(network: Any) -> Answer:
@@ -60,15 +74,16 @@ def answer(network: Any) -> Answer:
     return Answer(logits, generated.cpu().numpy())
 
 
-def check_in_fresh_process(folder: Path, original: str, expected: Answer, device: str, dtype: str) -> list[Paired]:
-    """Load a checkpoint in a fresh process as anyone would, compare its answers, and time it against the original.
+def check_in_fresh_process(folder: Path, expected: Answer, loading: Loading) -> list[Paired]:
+    """Load a checkpoint in a fresh process by transformers alone, compare its answers, and time it.
 
     Args:
         folder: the checkpoint.
-        original: folder or hub name of the model that it was made from.
         expected: what the pruned model in memory answers.
-        device: where to run.
-        dtype: number format of both in the race.
+        loading: how the original was loaded.
+
+    Returns:
+        The times; none where the two models do not fit onto the device together.
 
     Raises:
         RunError: it cannot be loaded, or its answers differ in any bit.
@@ -76,9 +91,8 @@ def check_in_fresh_process(folder: Path, original: str, expected: Answer, device
     with tempfile.TemporaryDirectory(prefix="stratoscope-") as aside:
         file, result = Path(aside) / "expected.npz", Path(aside) / "result.json"
         np.savez(file, logits=expected.logits, generated=expected.generated)
-        threads = str(torch.get_num_threads())
-        command = [sys.executable, "-m", __name__, str(folder), original, str(file), device, dtype, threads]
-        done = subprocess.run([*command, str(result)], capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", __name__, str(folder), str(file), str(result), json.dumps(asdict(loading))]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
             raise RunError(f"the exported checkpoint does not hold in a fresh process: {last}")
@@ -86,22 +100,40 @@ def check_in_fresh_process(folder: Path, original: str, expected: Answer, device
 
 
 def _main(arguments: Sequence[str]) -> None:
-    folder, original, file, device, dtype, threads, result = arguments
-    torch.set_num_threads(int(threads))
-    exported = AutoModelForCausalLM.from_pretrained(folder).to(device).eval()
+    folder, file, result, how = arguments
+    loading = Loading(**json.loads(how))
+    torch.set_num_threads(loading.num_threads)
+    exported = _load(folder, loading)
     found, expected = answer(exported), np.load(file)
     if not np.array_equal(found.logits, expected["logits"]):
         apart = np.abs(found.logits - expected["logits"]).max()
         raise SystemExit(f"its logits differ from the pruned model's by up to {apart:.3g}")
     if not np.array_equal(found.generated, expected["generated"]):
         raise SystemExit("it generates other tokens than the pruned model")
-    whole = AutoModelForCausalLM.from_pretrained(original, dtype=getattr(torch, dtype)).to(device).eval()
+    try:
+        race = _race(_load(loading.original, loading, dtype=loading.dtype, revision=loading.revision), exported)
+    except torch.OutOfMemoryError:
+        race = []
+    Path(result).write_text(json.dumps([asdict(pair) for pair in race]))
+
+
+def _load(name: str, loading: Loading, **more: Any) -> Any:
+    if loading.attention:
+        more["attn_implementation"] = loading.attention
+    network = AutoModelForCausalLM.from_pretrained(
+        name, device_map=loading.device, trust_remote_code=loading.trust_remote_code, **more
+    )
+    return network.eval()
+
+
+def _race(whole: Any, exported: Any) -> list[Paired]:
     prefill, decode = PREFILL[0] * PREFILL[1], DECODE[1]
-    race = [
+    before, after = (sum(p.numel() * p.element_size() for p in m.parameters()) / 1e6 for m in (whole, exported))
+    return [
         _paired("prefill", "tokens/s", (whole, exported), _pass, lambda s: prefill / s),
         _paired("decoding", "ms/token", (whole, exported), _write, lambda s: 1000 * s / decode),
+        Paired("memory of the weights", "MB", before, after, before / after, before / after, before / after),
     ]
-    Path(result).write_text(json.dumps([asdict(pair) for pair in race]))
 
 
 def _pass(network: Any) -> None:

@@ -1,5 +1,6 @@
 """From trials to a front, a choice, and what held-out items say of it.."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ class Tried:
     dropped: tuple[int, ...]
     outcome: Outcome | None
     """None where it failed."""
+    kept: float
+    """The retention that the search is about; NaN where there is none."""
     objective: float | None
     share: float
     """Of the search's items, on which it was evaluated."""
@@ -37,14 +40,14 @@ def pareto_front(trials: Iterable[Tried]) -> list[Tried]:
     """
     best: dict[int, Tried] = {}
     for trial in trials:
-        if trial.status != "done" or trial.outcome is None or trial.outcome.raw.missing:
+        if trial.status != "done" or math.isnan(trial.kept):
             continue
         size = len(trial.dropped)
-        if size not in best or trial.outcome.raw.value > _raw(best[size]):
+        if size not in best or trial.kept > best[size].kept:
             best[size] = trial
     front: list[Tried] = []
     for size in sorted(best, reverse=True):
-        if not front or _raw(best[size]) > _raw(front[-1]):
+        if not front or best[size].kept > front[-1].kept:
             front.append(best[size])
     return front[::-1]
 
@@ -55,10 +58,10 @@ def choose(front: Sequence[Tried], keep: float) -> Tried | None:
     The sets of the front that drop nothing do not count.
     """
     sets = [trial for trial in front if trial.dropped]
-    enough = [trial for trial in sets if _raw(trial) >= keep]
+    enough = [trial for trial in sets if trial.kept >= keep]
     if enough:
         return max(enough, key=lambda trial: len(trial.dropped))
-    return max(sets, key=_raw, default=None)
+    return max(sets, key=lambda trial: trial.kept, default=None)
 
 
 def random_sets(num_layers: int, size: int, count: int, seed: int, other_than: Sequence[int]) -> list[tuple[int, ...]]:
@@ -155,7 +158,3 @@ class AgainstRandom:
         if self.beaten == total:
             return f"It beats all {total} random sets of its size: {numbers}."
         return f"It does not beat all random sets of its size, but {self.beaten} of {total}: {numbers}."
-
-
-def _raw(trial: Tried) -> float:
-    return trial.outcome.raw.value if trial.outcome else float("-inf")

@@ -4,11 +4,11 @@ import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from stratoscope.evaluation import Estimate, TaskItems, TaskScores, by_task
+from stratoscope.evaluation import Estimate, TaskItems, TaskScores, by_task, mean_gain
 from stratoscope.execution import Service
 from stratoscope.models import ModelCard
 from stratoscope.pipelines.search import tables
@@ -23,8 +23,8 @@ from stratoscope.pipelines.search.final import (
     random_sets,
 )
 from stratoscope.pipelines.search.store import EvaluationStore
-from stratoscope.pipelines.search.worker import EvaluatorSettings, ModelSize, Outcome
-from stratoscope.results import from_rows, write_table
+from stratoscope.pipelines.search.worker import EvaluatorSettings, ModelSize, Outcome, read_mark
+from stratoscope.results import Storage, from_rows, write_table
 
 if TYPE_CHECKING:
     from stratoscope.pipelines.search.run import SearchJob
@@ -56,13 +56,13 @@ class Prover:
         front = pareto_front(trials)
         chosen = choose(front, self._config.search.keep)
         size: ModelSize = self._service.call("size")
-        speeds = self._speeds(trials)
+        speeds = self._speeds(trials, size)
         reference = self._reference(trials, chosen)
         held_out = self._held_out([*front, *([reference] if reference else [])])
         compared = self._compare_all(front, chosen, reference)
-        facts: dict[str, Any] = {"verdicts": [], "parameters": size.total, "tokens_per_s": speeds[0]}
+        facts: dict[str, Any] = {"verdicts": [], "parameters": size.total, "tokens_per_s": speeds[size.total]}
         if chosen is None:
-            facts["verdicts"].append("No trial was finished, so nothing was chosen.")
+            facts["verdicts"].append("No trial has a retention, so nothing was chosen.")
         else:
             compared += self._against_random(chosen, held_out, facts)
             facts["verdicts"] += self._selection(chosen, reference, held_out)
@@ -84,6 +84,7 @@ class Prover:
         if chosen is not None and self._config.final.export:
             pairs = self._export(chosen, compared, facts)
             write_table(self._storage, "speed", from_rows([list(asdict(p).values()) for p in pairs], tables.SPEED))
+        facts["against_variance"] = self._against_variance(trials)
         self._job.manifest.facts |= facts
 
     def _held_out(self, trials: Sequence[Tried]) -> dict[Layers, Outcome]:
@@ -91,11 +92,11 @@ class Prover:
         outcomes = self._service.map("evaluate", [(dropped, HELD_OUT) for dropped in sets])
         return dict(zip(sets, outcomes, strict=True))
 
-    def _speeds(self, trials: Sequence[Tried]) -> dict[int, float]:
-        """Return tokens per second by number of dropped layers: all layers of a model are of one size."""
-        by_size = {0: (), **{len(trial.dropped): trial.dropped for trial in trials}}
-        speeds = self._service.map("speed_by_size", [(dropped,) for dropped in by_size.values()])
-        return dict(zip(by_size, speeds, strict=True))
+    def _speeds(self, trials: Sequence[Tried], size: ModelSize) -> dict[int, float]:
+        """Return tokens per second by parameters left: sets that leave as many are as fast as each other."""
+        sets: dict[int, Layers] = {size.without(d): d for d in [(), *(trial.dropped for trial in trials)]}
+        # One after the other, for two at once on a machine would slow each other down.
+        return {left: self._service.call("speed", dropped) for left, dropped in sets.items()}
 
     def _reference(self, trials: Sequence[Tried], chosen: Tried | None) -> Tried | None:
         """Return the plain choice that the chosen set is held against: AVSS at the first settings, of the same size."""
@@ -153,27 +154,57 @@ class Prover:
         ]
         if reference is None or reference.outcome is None or reference.dropped == chosen.dropped:
             return lines
-        gain = searched - reference.outcome.raw.value
-        real = held - held_out[reference.dropped].raw.value
+        gains = [self._gain(reference.dropped, chosen.dropped, part) for part in (SEARCH, HELD_OUT)]
+        texts = [f"{100 * g.value:+.1f} points ({100 * g.low:+.1f} to {100 * g.high:+.1f})" for g in gains]
         metric = reference.candidate.metric if reference.candidate else "the reference"
+        noise = "" if gains[1].low > 0 or gains[1].high < 0 else ", which is within noise"
         lines.append(
-            f"Against plain {metric} of the same size it gains {100 * gain:+.1f} points on the items of the search and "
-            f"{100 * real:+.1f} on held-out ones: {100 * (gain - real):.1f} points of the gain were selection."
+            f"Against plain {metric} of the same size it gains {texts[0]} on the items of the search and {texts[1]} on "
+            f"held-out ones{noise}: {100 * (gains[0].value - gains[1].value):.1f} points of the gain were selection."
         )
+        return lines
+
+    def _gain(self, one: Layers, other: Layers, part: str) -> Estimate:
+        whole, first, second = (self._scores(dropped, part) for dropped in ((), one, other))
+        return mean_gain(whole, first, second, self._settings.resampling)
+
+    def _against_variance(self, trials: Sequence[Tried]) -> list[str]:
+        """Say what dividing by sparsity adds to variance alone, ratio by ratio, where both were tried at one tap."""
+        lines = []
+        done = {t.candidate: t for t in trials if t.status == "done" and t.candidate and not t.candidate.contiguous}
+        for candidate, trial in done.items():
+            alone = replace(candidate, metric="variance", epsilon_kind=None, epsilon=None)
+            if candidate.metric != "avss" or alone not in done:
+                continue
+            epsilon = f"epsilon {candidate.epsilon:.3g}"
+            where = f"{candidate.tap}, {candidate.variance}, {epsilon}, ratio {candidate.ratio:g}"
+            if trial.dropped == done[alone].dropped:
+                lines.append(f"{where}: AVSS and variance alone drop the same layers.")
+                continue
+            gain = self._gain(done[alone].dropped, trial.dropped, SEARCH)
+            noise = "" if gain.low > 0 or gain.high < 0 else ", within noise"
+            lines.append(
+                f"{where}: AVSS retains {100 * gain.value:+.1f} points more than variance alone "
+                f"({100 * gain.low:+.1f} to {100 * gain.high:+.1f}{noise})."
+            )
         return lines
 
     def _export(self, chosen: Tried, compared: Sequence[Compared], facts: dict[str, Any]) -> list[Paired]:
         base = PurePosixPath(self._config.model.source).name.removesuffix(".gguf")
         name = f"{base}-without-{len(chosen.dropped)}-layers"
-        url = self._config.final.path or self._storage.url("models", name)
+        url = Storage(self._config.final.path).url() if self._config.final.path else self._storage.url("models", name)
+        facts["exported"] = url
+        mark = {"run_id": self._job.run.run_id, "dropped_layers": list(chosen.dropped)}
+        known = read_mark(url)
+        if known is not None and all(known.get(name) == value for name, value in mark.items()):
+            return [Paired(**pair) for pair in known["speed"]]
         card = ModelCard(
             base_model=self._config.model.source,
             chosen_by=describe(chosen),
             cost=[_card_row(c) for c in compared if c.kind == "chosen" and c.part == HELD_OUT],
-            command=shlex.join([PurePosixPath(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv[0] else None,
+            command=_command_line(),
         )
-        pairs: list[Paired] = self._service.call("export", chosen.dropped, url, card)
-        facts["exported"] = url
+        pairs: list[Paired] = self._service.call("export", chosen.dropped, url, card, mark)
         return pairs
 
     def _trial_row(self, trial: Tried, size: ModelSize, speeds: Mapping[int, float]) -> list[Any]:
@@ -200,11 +231,17 @@ class Prover:
             trial.objective,
             trial.share,
             size.without(trial.dropped),
-            speeds[len(trial.dropped)],
+            speeds[size.without(trial.dropped)],
             outcome.seconds if outcome else None,
             trial.status,
             trial.error,
         ]
+
+
+def _command_line() -> str | None:
+    """Return the command that started the job, or None where it was called from Python."""
+    program = PurePosixPath(sys.argv[0]).name
+    return shlex.join([program, *sys.argv[1:]]) if program in ("search.py", "stratoscope") else None
 
 
 def describe(trial: Tried) -> str:

@@ -53,6 +53,8 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
     ]
     if "against_random" in facts:
         sections.append(_random_section(facts["against_random"]))
+    if facts["against_variance"]:
+        sections.insert(2, Section("Does sparsity add anything to variance?", facts["against_variance"]))
     if storage.exists("speed.parquet"):
         sections.append(_speed_section(read_table(storage, "speed").to_pylist(), facts))
     sections.append(_trials_section(trials))
@@ -371,7 +373,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
             f"{task['metric']}; {task['search']} items for the search, {task['held_out']} held out, "
             f"{task['calibrated']} left out for having been calibrated on",
         )
-    yield "Evaluations", f"{counts['evaluations']} of sets on slices of items, none of them done twice"
+    yield "Evaluations", f"{counts['evaluations']} of sets on slices of items, each kept when it is done"
     yield "Seconds", ", ".join(f"{stage} {seconds:,.1f}" for stage, seconds in manifest.timings.items())
     yield "Seed", str(manifest.seed)
     yield "Versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())

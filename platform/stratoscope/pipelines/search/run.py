@@ -16,6 +16,7 @@ from stratoscope.execution import Service, cluster, is_local, largest_share, pla
 from stratoscope.models import (
     ModelFacts,
     ModelSource,
+    check_describable,
     check_prunable,
     describe_model,
     dtype_name,
@@ -30,14 +31,14 @@ from stratoscope.pipelines.job import Job
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.search import statistics
 from stratoscope.pipelines.search.config import SearchConfig
+from stratoscope.pipelines.search.estimate import estimate
 from stratoscope.pipelines.search.explore import Explorer
 from stratoscope.pipelines.search.prove import Prover
 from stratoscope.pipelines.search.report import build_page, summary_table
-from stratoscope.pipelines.search.space import Space
-from stratoscope.pipelines.search.statistics import ScoreRun
+from stratoscope.pipelines.search.statistics import FinishedScore
 from stratoscope.pipelines.search.store import EvaluationStore
 from stratoscope.pipelines.search.tables import EVALUATIONS
-from stratoscope.pipelines.search.worker import EvaluatorSettings, make_search_worker
+from stratoscope.pipelines.search.worker import EvaluatorSettings, make_search_worker, read_mark
 from stratoscope.results import Storage, render, table_writer
 from stratoscope.scoring import num_dropped
 
@@ -53,7 +54,7 @@ class SearchJob(Job[SearchConfig]):
 
     source: ModelSource
     facts: ModelFacts
-    statistics: ScoreRun | None
+    statistics: FinishedScore | None
     tasks: list[TaskItems]
 
     def prepare(self) -> None:
@@ -62,6 +63,7 @@ class SearchJob(Job[SearchConfig]):
         self.source = pin_source(resolve_source(config.model.source, config.model.revision))
         self.facts = describe_model(self.source, trust_remote_code=config.model.trust_remote_code, here=is_local())
         check_prunable(load_config(self.source, trust_remote_code=config.model.trust_remote_code), config.model.source)
+        check_describable(self.source, trust_remote_code=config.model.trust_remote_code)
         self._check_ratios()
         self._check_tracking()
         self._check_path()
@@ -69,7 +71,7 @@ class SearchJob(Job[SearchConfig]):
         calibrated = frozenset[str]()
         if config.statistics is not None:
             self.statistics = self._open_statistics(config.statistics)
-            calibrated = self.statistics.calibrated()
+            calibrated = self.statistics.calibrated
         tokenizer = load_tokenizer(self.source, trust_remote_code=config.model.trust_remote_code)
         if config.evaluation.chat and not tokenizer.chat_template:
             raise InputError(f"evaluation.chat: the tokenizer of {config.model.source!r} has no chat template")
@@ -78,46 +80,34 @@ class SearchJob(Job[SearchConfig]):
         self._check_objective()
 
     def plan(self) -> Sequence[tuple[str, str]]:
-        """Return what the run would do."""
-        config, space = self.config, Space(self.config.space)
-        size = f"{self.facts.num_layers} layers, {self.facts.num_parameters / 1e6:,.0f} million parameters"
-        items = ", ".join(f"{t.name} {len(t.search)} + {len(t.held_out)} held out" for t in self.tasks)
-        trials = len(list(space.grid())) if config.search.algorithm == "grid" else config.search.num_samples
-        weights = self.facts.num_parameters * (2 if self._dtype("cpu") != "float32" else 4)
-        return [
-            ("model", f"{config.model.source} ({self.facts.architecture}, {size})"),
-            ("statistics", self.statistics.storage.url() if self.statistics else f"made first, {config.prompts.limit}"),
-            ("items", items),
-            ("space", f"{len(list(space.grid()))} candidates"),
-            ("trials", f"{trials} by {config.search.algorithm}, {config.search.swaps} swaps"),
-            ("final", f"the front and {config.final.random_sets} random sets on held-out items"),
-            ("memory", f"about {weights / 1e9 + config.search.cache_gb:.1f} GB an evaluator"),
-            ("output", self.run.url),
-        ]
+        """Return what the run would do, and estimates of what it takes."""
+        return estimate(self.config, self.facts, self.tasks, self.statistics, self.run.url)
 
     def execute(self) -> None:
         """Make what is missing of the statistics, search, prove, export and report."""
+        config = self.config
         with self.stage("statistics"):
-            run = self.statistics or self._make_statistics()
-            if self.statistics is None:
+            run = self.statistics
+            if run is None and config.search.algorithm != "greedy":
+                run = self._make_statistics()
                 self._choose_again(run)
         with cluster():
-            self._identify(run)
-            self.check_fingerprints()
-            self.run.write_manifest(self.manifest)
             pool = plan_pool(
                 minimum=1,
-                maximum=self.config.evaluators.max,
-                num_cpus=self.config.evaluators.cpus or largest_share(),
-                num_gpus=self.config.evaluators.gpus,
+                maximum=config.evaluators.max,
+                num_cpus=config.evaluators.cpus or largest_share(),
+                num_gpus=config.evaluators.gpus,
                 resources=resources(),
-                work=self.config.search.concurrency or len(self.tasks) * 1000,
+                work=config.search.concurrency or config.search.num_samples,
             )
             settings = self._settings(run, pool.num_cpus, pool.num_gpus)
+            self._identify(run, settings)
+            self.check_fingerprints()
+            self.run.write_manifest(self.manifest)
             with ExitStack() as stack:
                 with self.stage("load"):
                     make = partial(make_search_worker, settings)
-                    service = stack.enter_context(serve("Evaluator", make, pool))
+                    service = stack.enter_context(serve("Evaluator", make, pool, self.stopping))
                 self._search(run, settings, service)
         store = EvaluationStore(self.run.storage)
         with self.stage("report"):
@@ -136,7 +126,7 @@ class SearchJob(Job[SearchConfig]):
             console.print(f"model: {exported}", soft_wrap=True)
         console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
 
-    def _search(self, run: ScoreRun, settings: EvaluatorSettings, service: Service) -> None:
+    def _search(self, run: FinishedScore | None, settings: EvaluatorSettings, service: Service) -> None:
         explorer = Explorer(self, service, settings, self.facts.num_layers)
         with self.stage("search"):
             trials = explorer.explore(run)
@@ -166,8 +156,10 @@ class SearchJob(Job[SearchConfig]):
 
     def _check_path(self) -> None:
         path = self.config.final.path
-        earlier = self.earlier.facts.get("exported") if self.earlier else None
-        if path is not None and path != earlier and Storage(path).names():
+        if path is None or not Storage(path).names():
+            return
+        mark = read_mark(path)
+        if mark is None or mark["run_id"] != self.run.run_id:
             raise InputError(f"final.path {path!r} exists and is not empty; name another folder")
 
     def _check_objective(self) -> None:
@@ -179,7 +171,7 @@ class SearchJob(Job[SearchConfig]):
         if "perplexity_drop" in self.config.space.metrics and not text:
             raise InputError("perplexity_drop needs a task of language-model text in evaluation.tasks: passages")
 
-    def _open_statistics(self, name: str) -> ScoreRun:
+    def _open_statistics(self, name: str) -> FinishedScore:
         run = statistics.open_run(name, self.config.output)
         if run.weights != weights_fingerprint(self.source):
             raise InputError(
@@ -189,7 +181,7 @@ class SearchJob(Job[SearchConfig]):
         statistics.check_statistics(run, self.config.space, name)
         return run
 
-    def _make_statistics(self) -> ScoreRun:
+    def _make_statistics(self) -> FinishedScore:
         config = self.config
         settings = {
             "output": config.output,
@@ -203,27 +195,36 @@ class SearchJob(Job[SearchConfig]):
         job = ScoreJob(validate(ScoreConfig, settings), self.terminal)
         job.stopping = self.stopping
         job.perform()
-        return ScoreRun(job.run.storage, job.manifest)
+        return FinishedScore(job.run.storage, job.manifest)
 
-    def _choose_again(self, run: ScoreRun) -> None:
+    def _choose_again(self, run: FinishedScore) -> None:
         """Choose the items once more, now that it is known what was calibrated on."""
         tokenizer = load_tokenizer(self.source, trust_remote_code=self.config.model.trust_remote_code)
-        choice, calibrated = self.config.evaluation.to_choice(self.config.seed), run.calibrated()
+        choice, calibrated = self.config.evaluation.to_choice(self.config.seed), run.calibrated
         self.tasks = [choose_items(task.task, choice, calibrated, tokenizer) for task in self.tasks]
 
     def _dtype(self, device: str) -> str:
         return dtype_name(self.config.model.dtype, device)
 
-    def _identify(self, run: ScoreRun) -> None:
-        items = {t.name: [[i.item_id for i in part] for part in (t.search, t.held_out)] for t in self.tasks}
+    def _identify(self, run: FinishedScore | None, settings: EvaluatorSettings) -> None:
+        """Note what evaluations depend on."""
+        dtype = self._dtype(settings.device)
+        questions = {
+            t.name: [[[str(r.args) for r in item.requests] for item in part] for part in (t.search, t.held_out)]
+            for t in self.tasks
+        }
         self.manifest.fingerprints = {
-            "weights": run.weights,
-            "statistics": run.manifest.fingerprints["activations"],
-            "items": digest(items),
+            "weights": run.weights if run else weights_fingerprint(self.source),
+            "statistics": run.manifest.fingerprints["activations"] if run else "none",
+            "questions": digest(questions),
+            "number format": f"{dtype} on {settings.device}",
         }
         self.manifest.facts = {
             **asdict(self.facts),
-            "statistics": run.storage.url(),
+            "device": settings.device,
+            "dtype": dtype,
+            "threads": settings.num_threads,
+            "statistics": run.storage.url() if run else "none",
             "tasks": {
                 t.name: {
                     "metric": t.metric,
@@ -236,20 +237,18 @@ class SearchJob(Job[SearchConfig]):
             },
         }
 
-    def _settings(self, run: ScoreRun, num_cpus: float, num_gpus: float) -> EvaluatorSettings:
+    def _settings(self, run: FinishedScore | None, num_cpus: float, num_gpus: float) -> EvaluatorSettings:
         config = self.config
-        device = "cuda" if num_gpus else "cpu"
-        self.manifest.facts |= {"device": device, "dtype": self._dtype(device), "threads": int(num_cpus)}
         return EvaluatorSettings(
             source=self.source,
-            device=device,
+            device="cuda" if num_gpus else "cpu",
             spread=num_gpus > 1,
             dtype=config.model.dtype,
             attention=config.model.attention,
             trust_remote_code=config.model.trust_remote_code,
             tasks=tuple(config.evaluation.tasks),
             choice=config.evaluation.to_choice(config.seed),
-            calibrated=run.calibrated(),
+            calibrated=run.calibrated if run else frozenset(),
             max_length=min(LONGEST, self.facts.max_positions or LONGEST),
             batch_tokens=config.evaluation.batch_tokens,
             rungs=tuple(config.search.rungs),

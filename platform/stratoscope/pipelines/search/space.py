@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stratoscope.pipelines.search.config import PERPLEXITY_DROP, SpaceSection
-from stratoscope.scoring import METRICS, Metric, num_dropped, select_layers
+from stratoscope.scoring import METRICS, EpsilonKind, Metric, num_dropped, select_layers
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-Kind = tuple[str, float]
+Threshold = tuple[EpsilonKind, float]
 """Whether a threshold is absolute or a quantile, and its value as asked for."""
 
 
@@ -153,16 +153,21 @@ class Space:
         return list(first.values())
 
     @property
-    def _thresholds(self) -> list[Kind]:
-        absolute: list[Kind] = [("absolute", value) for value in self.section.epsilons]
-        return absolute + [("quantile", value) for value in self.section.quantiles]
+    def _thresholds(self) -> list[Threshold]:
+        return thresholds(self.section)
 
 
 def _metric(name: str) -> Metric:
     return METRICS.get(name, EVALUATED)
 
 
-def _name(threshold: Kind) -> str:
+def thresholds(section: SpaceSection) -> list[Threshold]:
+    """Return the sparsity thresholds of a space."""
+    absolute: list[Threshold] = [("absolute", value) for value in section.epsilons]
+    return absolute + [("quantile", value) for value in section.quantiles]
+
+
+def _name(threshold: Threshold) -> str:
     return f"{threshold[0]} {threshold[1]:g}"
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from stratoscope.pipelines.score.config import ScoreConfig
 from stratoscope.pipelines.score.observed import StatisticsTables, load_observations
 from stratoscope.pipelines.score.tables import ALL
 from stratoscope.pipelines.search.config import PERPLEXITY_DROP, SpaceSection
-from stratoscope.pipelines.search.space import LayerScores, ScoreKey
+from stratoscope.pipelines.search.space import LayerScores, ScoreKey, thresholds
 from stratoscope.results import Manifest, Storage, read_table
 from stratoscope.results.manifest import NAME
 from stratoscope.scoring import METRICS, Choices, Observations, num_dropped, random_scores, score_layers
@@ -23,7 +24,7 @@ LEAST_DRAWS = 2
 
 
 @dataclass(frozen=True)
-class ScoreRun:
+class FinishedScore:
     """A finished score run."""
 
     storage: Storage
@@ -39,6 +40,7 @@ class ScoreRun:
         """Fingerprint of the model's weights."""
         return self.manifest.fingerprints["weights"]
 
+    @cached_property
     def calibrated(self) -> frozenset[str]:
         """Return the ids of the rows that were its prompts, read again from where they came.
 
@@ -55,7 +57,7 @@ class ScoreRun:
         return frozenset(prompts.table["prompt_id"].to_pylist())
 
 
-def open_run(name: str, output: str) -> ScoreRun:
+def open_run(name: str, output: str) -> FinishedScore:
     """Open a score run.
 
     Args:
@@ -74,13 +76,13 @@ def open_run(name: str, output: str) -> ScoreRun:
             raise InputError(f"statistics {name!r} is a run of {manifest.job}, not of score")
         if manifest.status != "done":
             raise InputError(f"statistics {name!r} is {manifest.status}, not done; finish it with the same run_id")
-        return ScoreRun(storage, manifest)
+        return FinishedScore(storage, manifest)
     known = Storage(output).child("score").names()
     hint = suggest(name, known, "runs") if known else f"; {output} holds no score runs"
     raise InputError(f"statistics {name!r} is no folder of a score run and no run_id under {output}{hint}")
 
 
-def check_statistics(run: ScoreRun, space: SpaceSection, name: str) -> None:
+def check_statistics(run: FinishedScore, space: SpaceSection, name: str) -> None:
     """See that a score run holds what a space needs.
 
     Raises:
@@ -106,26 +108,32 @@ def check_statistics(run: ScoreRun, space: SpaceSection, name: str) -> None:
                 )
 
 
-def all_scores(run: ScoreRun, space: SpaceSection, seed: int) -> dict[ScoreKey, LayerScores]:
+def all_scores(run: FinishedScore, space: SpaceSection, seed: int) -> dict[ScoreKey, LayerScores]:
     """Compute the scores of every candidate that statistics tell.
 
     Args:
         run: the score run.
         space: what the search chooses from.
         seed: of the metric random.
+
+    Raises:
+        InputError: a metric has no score for a layer of this model.
     """
     metrics = tuple(m for m in space.metrics if m not in ("random", "angular_distance", PERPLEXITY_DROP))
     weight_norm = read_table(run.storage, "layers")["weight_norm"].to_numpy(zero_copy_only=False)
-    thresholds = [("absolute", e) for e in space.epsilons] + [("quantile", q) for q in space.quantiles]
+    if "magnitude" in metrics and np.isnan(weight_norm).any():
+        raise InputError("space.metrics magnitude: weights that are stored as integers have no norm; leave it out")
     choices = Choices(
         metrics=metrics,
         variances=tuple(space.variance),
-        epsilons=tuple(thresholds or [("absolute", 0.01)]),  # type: ignore[arg-type]
+        epsilons=tuple(thresholds(space) or [("absolute", 0.01)]),
         draws=LEAST_DRAWS,
         splits=1,
         seed=seed,
     )
-    seen = load_observations(replace(_tables(run), taps=tuple(map(str, space.taps))), choices)[ALL]
+    tables = _tables(run)
+    taps = tuple(str(tap) for tap in space.taps if str(tap) in tables.taps)
+    seen = load_observations(replace(tables, taps=taps or tables.taps[:1]), choices)[ALL]
     found: dict[ScoreKey, LayerScores] = {}
     for name in metrics:
         # One metric at a time, for scorings come in the order of what was asked for.
@@ -162,7 +170,7 @@ def _angles(seen: Observations, weight_norm: NDArray[np.float64], length: int, c
     return scoring.scores
 
 
-def _tables(run: ScoreRun) -> StatisticsTables:
+def _tables(run: FinishedScore) -> StatisticsTables:
     config, facts = run.config, run.manifest.facts
     return StatisticsTables(
         run.storage, bool(facts.get("by_shard")), tuple(map(str, config.activations.taps)), tuple(facts["epsilons"])

@@ -36,12 +36,16 @@ class EvaluationStore:
         self._storage.write(_name(dropped, items), to_parquet(table))
 
     def __len__(self) -> int:
-        return len(self._storage.names())
+        return len(self._names())
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield all evaluations, in order of file names."""
-        for name in self._storage.names():
+        for name in self._names():
             yield from_parquet(self._storage.read(name))
+
+    def _names(self) -> list[str]:
+        # A process that was killed may have left a file that is not whole; its name begins with a dot.
+        return [name for name in self._storage.names() if name.endswith(".parquet") and not name.startswith(".")]
 
     def clear(self) -> None:
         """Remove all, once they stand in the run's table."""

@@ -1,10 +1,12 @@
 """What an evaluator does: it holds the model once, and evaluates it without the layers that a caller names."""
 
+import json
 import math
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from stratoscope.evaluation import (
     Choice,
     Estimate,
     Evaluator,
+    ItemScore,
     Resampling,
     Slice,
     TaskScores,
@@ -22,13 +25,16 @@ from stratoscope.evaluation import (
     load_tasks,
     mean_retention,
 )
+from stratoscope.execution import BrokenProcessError
 from stratoscope.models import ModelCard, ModelSource, export_pruned, load_model, local_folder, without_layers
-from stratoscope.pipelines.search.exported import Paired, answer, check_in_fresh_process
+from stratoscope.pipelines.search.exported import Loading, Paired, answer, check_in_fresh_process
 from stratoscope.pipelines.search.store import EvaluationStore
 from stratoscope.results import Storage
 
 SPEED_SHAPE = (4, 128)
 SPEED_RUNS = 5
+MARK = "stratoscope.json"
+"""In the folder of a checkpoint: the run it is of."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +83,8 @@ class Outcome:
     above_chance: Estimate
     bits_per_byte: float
     """Mean over tasks of language-model text; NaN where there are none."""
-    num_tokens: int
-    """Computed for it now: 0 where all was known."""
     seconds: float
+    """Next to none where all was known."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ class SearchWorker:
 
     def evaluate(self, dropped: Sequence[int], part: str, num_slices: int | None = None) -> Outcome:
         """Evaluate a set of dropped layers on the first slices of a part, or on all of them."""
-        started, before = time.perf_counter(), self.evaluator.scorer.tokens_computed
+        started = time.perf_counter()
         layers = tuple(sorted(dropped))
         slices = self.settings.slices(part)[:num_slices]
         base = _joined([self._scores((), items) for items in slices])
@@ -152,20 +157,18 @@ class SearchWorker:
             raw=raw,
             above_chance=above,
             bits_per_byte=sum(bits) / len(bits) if bits else math.nan,
-            num_tokens=self.evaluator.scorer.tokens_computed - before,
             seconds=time.perf_counter() - started,
         )
 
     def remember(self, dropped: Sequence[int], num_slices: int | None = None) -> None:
         """Keep the hidden states of a set on the search's first slices: sets that differ late start from them."""
         layers = tuple(sorted(dropped))
-        if not layers:
+        if not layers or not self.settings.cache_bytes:
             return
         for items in self.settings.slices("search")[:num_slices]:
-            found = self.evaluator.evaluate(layers, items, keep_bytes=self._share(items))
-            self.store.write(layers, items, found)
+            self.evaluator.remember(layers, items, self._share(items))
 
-    def speed_by_size(self, dropped: Sequence[int]) -> float:
+    def speed(self, dropped: Sequence[int]) -> float:
         """Return tokens per second of a forward pass without some layers, the median of several."""
         ids = torch.randint(0, self.model.network.config.get_text_config().vocab_size, SPEED_SHAPE)
         ids = ids.to(self.model.device)
@@ -179,13 +182,14 @@ class SearchWorker:
                 seconds.append(time.perf_counter() - started)
         return ids.numel() / float(np.median(seconds))
 
-    def export(self, dropped: Sequence[int], url: str, card: ModelCard) -> list[Paired]:
+    def export(self, dropped: Sequence[int], url: str, card: ModelCard, mark: dict[str, Any]) -> list[Paired]:
         """Write the model without some layers as a checkpoint, which appears only once a fresh process has proved it.
 
         Args:
             dropped: layers to leave out.
             url: folder for the checkpoint, local or an fsspec URL.
             card: what its README.md says.
+            mark: what `stratoscope.json` in it says besides its speed, so that a resumed run knows it again.
 
         Returns:
             Its speed against the original's.
@@ -193,14 +197,27 @@ class SearchWorker:
         Raises:
             RunError: it cannot be written, or a fresh process finds another model in it.
         """
+        self.evaluator.scorer.cache.forget()
         with Storage(url).writing_folder() as folder:
             export_pruned(self.model, dropped, folder, card)
             with without_layers(self.model, dropped) as pruned:
                 expected = answer(pruned.network)
-            dtype = str(self.model.network.dtype).removeprefix("torch.")
-            return check_in_fresh_process(
-                folder, local_folder(self.settings.source), expected, self.settings.device, dtype
-            )
+            pairs = check_in_fresh_process(folder, expected, self._loading())
+            content = {**mark, "speed": [asdict(pair) for pair in pairs]}
+            (folder / MARK).write_text(json.dumps(content, indent=2), encoding="utf-8")
+            return pairs
+
+    def _loading(self) -> Loading:
+        settings = self.settings
+        return Loading(
+            original=local_folder(settings.source),
+            revision=settings.source.revision,
+            device="auto" if settings.spread else settings.device,
+            dtype=str(self.model.network.dtype).removeprefix("torch."),
+            attention=settings.attention,
+            trust_remote_code=settings.trust_remote_code,
+            num_threads=settings.num_threads,
+        )
 
     def _scores(self, dropped: tuple[int, ...], items: Slice) -> dict[str, TaskScores]:
         if not dropped and items in self._base:
@@ -209,7 +226,7 @@ class SearchWorker:
         if known is None or (not dropped and self._share(items)):
             # Of the whole model it is the hidden states that are wanted, even where its answers are known.
             keep = self._share(items) if not dropped else 0
-            found = self.evaluator.evaluate(dropped, items, keep_bytes=keep)
+            found = self._evaluate(dropped, items, keep)
             if known is None:
                 self.store.write(dropped, items, found)
                 known = found
@@ -217,6 +234,17 @@ class SearchWorker:
         if not dropped:
             self._base[items] = scores
         return scores
+
+    def _evaluate(self, dropped: tuple[int, ...], items: Slice, keep_bytes: int) -> list[ItemScore]:
+        """Evaluate; where memory runs out once more without kept states, and in a new process where a device broke."""
+        try:
+            return self.evaluator.evaluate(dropped, items, keep_bytes=keep_bytes)
+        except torch.OutOfMemoryError:
+            self.evaluator.scorer.cache.forget()
+        except torch.AcceleratorError as error:
+            raise BrokenProcessError(str(error)) from error
+        torch.cuda.empty_cache()
+        return self.evaluator.evaluate(dropped, items)
 
     def _share(self, items: Slice) -> int:
         """Return the memory for one set's states on a slice: half for the whole model, half for a remembered set."""
@@ -227,11 +255,9 @@ class SearchWorker:
 
 
 def _joined(parts: Sequence[dict[str, TaskScores]]) -> dict[str, TaskScores]:
-    """Join the scores of several slices, by task, in order of item ids."""
-    if len(parts) == 1:
-        return parts[0]
+    """Join the scores of several slices, by task, in order of item ids; a small task is not in all of them."""
     joined = {}
-    for task in parts[0]:
+    for task in sorted({task for part in parts for task in part}):
         of_task = [part[task] for part in parts if task in part]
         ids = [item_id for part in of_task for item_id in part.item_ids]
         order = sorted(range(len(ids)), key=ids.__getitem__)
@@ -241,6 +267,15 @@ def _joined(parts: Sequence[dict[str, TaskScores]]) -> dict[str, TaskScores]:
         ]
         joined[task] = TaskScores(tuple(ids[i] for i in order), *columns)
     return joined
+
+
+def read_mark(url: str) -> dict[str, Any] | None:
+    """Return what the mark in a checkpoint's folder says, or None where there is none."""
+    try:
+        mark: dict[str, Any] = json.loads(Storage(url).read(MARK))
+    except FileNotFoundError:
+        return None
+    return mark
 
 
 def make_search_worker(settings: EvaluatorSettings) -> SearchWorker:
