@@ -156,12 +156,20 @@ def test_the_checkpoint_is_there_and_says_what_it_is(found: stratoscope.SearchRu
     card = (folder / "README.md").read_text()
     assert f"**{' '.join(map(str, chosen['dropped_layers']))}**" in card
     assert "| pick | acc |" in card
-    assert [row["what"] for row in found.table("speed").to_pylist()] == ["prefill", "decoding"]
+    assert [row["what"] for row in found.table("speed").to_pylist()] == ["prefill", "decoding", "memory of the weights"]
 
 
 def test_the_run_is_reported_and_logged(found: stratoscope.SearchRun) -> None:
     path = Path(found.path)
-    assert (path / "report.html").stat().st_size > 1_000_000
+    page = (path / "report.html").read_text()
+    for heading in (
+        "Verdict",
+        "Retention by ratio",
+        "Dropped layers",
+        "Against random sets",
+        "The exported checkpoint",
+    ):
+        assert f"<h2>{heading}</h2>" in page
     assert list(path.glob("tune/trials/*/events.out.tfevents*"))
     assert not (path / "evaluations").exists()
     kinds = found.table("comparison")["kind"].to_pylist()
@@ -182,7 +190,7 @@ def test_trials_are_in_mlflow_by_one_option(found: stratoscope.SearchRun, mlflow
 
 @pytest.mark.slow
 def test_the_same_search_finds_the_same_and_a_kill_repeats_nothing(
-    found: stratoscope.SearchRun, fields: Fields
+    found: stratoscope.SearchRun, fields: Fields, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed = fields(run_id="killed")
     command = [sys.executable, str(ROOT / "jobs" / "search.py"), *command_line(killed)]
@@ -197,14 +205,58 @@ def test_the_same_search_finds_the_same_and_a_kill_repeats_nothing(
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = {path: path.stat().st_mtime_ns for path in store_files(killed)}
-    assert before
+    assert len(before) >= 16
+    after: dict[Path, int] = {}
+    monkeypatch.setattr(
+        EvaluationStore,
+        "clear",
+        lambda _store: after.update({path: path.stat().st_mtime_ns for path in store_files(killed)}),
+    )
     again = stratoscope.search(**killed)
+    assert len(after) > len(before)
+    assert {path: after[path] for path in before} == before
     assert settled(again) == settled(found)
     assert again.table("evaluations").sort_by("item_id").equals(found.table("evaluations").sort_by("item_id"))
 
 
 def store_files(fields: dict) -> list[Path]:
     return sorted(Path(fields["output"], "search", fields["run_id"], "evaluations").glob("*.parquet"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["tpe", "grid", "greedy"])
+def test_every_algorithm_finds_a_front(algorithm: str, fields: Fields) -> None:
+    search = {"algorithm": algorithm, "num_samples": 8, "concurrency": 1, "rungs": [0.25, 0.5, 1.0], "swaps": 4}
+    run = stratoscope.search(**fields(run_id=algorithm, search=search))
+    rows = run.table("trials").to_pylist()
+    assert {row["status"] for row in rows} <= {"done", "stopped"}
+    walked = [row for row in rows if row["origin"] == "greedy"]
+    expected = {"tpe": 8, "grid": 2 * 2 * (2 + 2) + 2 * 2 + 2, "greedy": 2}[algorithm]
+    assert len([row for row in rows if row["origin"] != "swap"]) == expected
+    assert bool(walked) == (algorithm == "greedy")
+    if algorithm == "tpe":
+        assert {row["share_of_items"] for row in rows if row["status"] == "stopped"} <= {0.25, 0.5}
+    assert sum(row["chosen"] for row in run.front.to_pylist()) == 1
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_a_search_that_goes_on(fields: Fields) -> None:
+    stopped = fields(run_id="stopped", search={"algorithm": "grid", "concurrency": 1})
+    command = [sys.executable, str(ROOT / "jobs" / "search.py"), *command_line(stopped)]
+    store = EvaluationStore(Storage(stopped["output"]).child("search", "stopped"))
+    process = subprocess.Popen(command, text=True, env=os.environ | {"RAY_ADDRESS": ""}, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 180
+    while len(store) < 14:
+        assert time.monotonic() < deadline, "no trial was finished"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert "stopped by SIGTERM" in error
+    assert json.loads(Path(stopped["output"], "search", "stopped", "manifest.json").read_text())["status"] == "failed"
+    again = stratoscope.search(**stopped)
+    assert {row["status"] for row in again.table("trials").to_pylist()} == {"done"}
+    assert again.table("trials").num_rows == 2 * 2 * (2 + 2) + 2 * 2 + 2
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,11 @@ SECTION = SpaceSection(
 
 
 def outcome(raw: float, dropped: tuple[int, ...] = (), above: float = math.nan, bits: float = math.nan) -> Outcome:
-    return Outcome(dropped, {}, Estimate(raw, raw, raw), Estimate(above, above, above), bits, 0, 0.0)
+    return Outcome(dropped, {}, Estimate(raw, raw, raw), Estimate(above, above, above), bits, 0.0)
 
 
 def tried(trial_id: str, dropped: tuple[int, ...], raw: float, status: str = "done") -> Tried:
-    return Tried(trial_id, "grid", None, dropped, outcome(raw, dropped), raw, 1.0, status)
+    return Tried(trial_id, "grid", None, dropped, outcome(raw, dropped), raw, raw, 1.0, status)
 
 
 def test_the_grid_holds_every_combination_once() -> None:

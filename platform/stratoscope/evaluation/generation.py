@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from stratoscope.models import LoadedModel, bucket, pad, without_layers
 
@@ -49,7 +51,6 @@ def _generate_batch(
     filler = int(tokenizer.pad_token_id or 0)
     ids, mask = pad([row[::-1] for row in rows], filler)
     ids, mask = ids.flip(1).to(model.device), mask.flip(1).to(model.device)
-    given = {"stop_strings": list(until), "tokenizer": tokenizer} if until else {}
     output = network.generate(
         ids,
         attention_mask=mask,
@@ -57,10 +58,25 @@ def _generate_batch(
         do_sample=False,
         pad_token_id=filler,
         use_cache=True,
-        **given,
+        stopping_criteria=StoppingCriteriaList([_Ended(tokenizer, until, ids.shape[1])] if until else []),
     )
     texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
     return [_cut(text, until) for text in texts]
+
+
+class _Ended(StoppingCriteria):  # type: ignore[misc]
+    """Tells which answers hold a text that ends them.
+
+    transformers' own criterion for that wants to spell words, which not every tokenizer can.
+    """
+
+    def __init__(self, tokenizer: Any, until: Sequence[str], start: int) -> None:
+        self._tokenizer, self._until, self._start = tokenizer, until, start
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_given: Any) -> Any:  # noqa: ARG002
+        texts = self._tokenizer.batch_decode(input_ids[:, self._start :], skip_special_tokens=True)
+        ended = [any(end in text for end in self._until if end) for text in texts]
+        return torch.tensor(ended, device=input_ids.device)
 
 
 def _cut(text: str, until: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,9 +85,8 @@ def load_tasks(names: Sequence[str]) -> list["Task"]:
         InputError: a name is none of these, a task's data cannot be read, or it has no metric that counts items.
     """
     tasks: dict[str, Task] = {}
-    managers: dict[bool, Any] = {}
     for name in names:
-        for task in _load(name, managers):
+        for task in _load(name):
             _metric(task)
             if _name(task) in tasks:
                 raise InputError(
@@ -136,21 +136,22 @@ def choose_items(
     )
 
 
-def _load(name: str, managers: dict[bool, Any]) -> Iterator["Task"]:
+@cache
+def _manager(*, harness: bool) -> Any:
+    """Return the index of the harness's own tasks, which takes seconds to read, or of the shipped ones."""
     from lm_eval.tasks import TaskManager
 
-    def manager(*, harness: bool) -> Any:
-        if harness not in managers:
-            managers[harness] = TaskManager(include_path=None if harness else str(SHIPPED), include_defaults=harness)
-        return managers[harness]
+    return TaskManager(include_path=None if harness else str(SHIPPED), include_defaults=harness)
 
+
+def _load(name: str) -> Iterator["Task"]:
     shipped = name in task_names()
     path = Path(name).expanduser()
     local = not shipped and path.suffix in (".yaml", ".yml")
     if local and not path.is_file():
         raise InputError(f"evaluation.tasks {name!r}: there is no such file")
     spec = str(path.resolve()) if local else name.removeprefix(HARNESS)
-    owner = manager(harness=not (shipped or local))
+    owner = _manager(harness=not (shipped or local))
     if not shipped and not local and spec not in owner.all_tasks:
         known = [*task_names(), *owner.all_tasks]
         raise InputError(
