@@ -24,6 +24,8 @@ from tests.jobs.small import command_line
 pytestmark = pytest.mark.usefixtures("local_ray")
 ROOT = Path(__file__).parents[2]
 Fields = Callable[..., dict]
+GRID = 2 * (2 * 2 + 2 + 2 + 1)
+"""Candidates: at two ratios AVSS at two taps and thresholds, variance at two taps, two random draws, and one more."""
 TASKS = {
     "pick": (
         'output_type: multiple_choice\ndoc_to_text: "{{ q }}"\n'
@@ -231,7 +233,7 @@ def test_every_algorithm_finds_a_front(algorithm: str, fields: Fields) -> None:
     rows = run.table("trials").to_pylist()
     assert {row["status"] for row in rows} <= {"done", "stopped"}
     walked = [row for row in rows if row["origin"] == "greedy"]
-    expected = {"tpe": 8, "grid": 2 * 2 * (2 + 2) + 2 * 2 + 2, "greedy": 2}[algorithm]
+    expected = {"tpe": 8, "grid": GRID, "greedy": 2}[algorithm]
     assert len([row for row in rows if row["origin"] != "swap"]) == expected
     assert bool(walked) == (algorithm == "greedy")
     if algorithm == "tpe":
@@ -256,7 +258,7 @@ def test_sigterm_leaves_a_search_that_goes_on(fields: Fields) -> None:
     assert json.loads(Path(stopped["output"], "search", "stopped", "manifest.json").read_text())["status"] == "failed"
     again = stratoscope.search(**stopped)
     assert {row["status"] for row in again.table("trials").to_pylist()} == {"done"}
-    assert again.table("trials").num_rows == 2 * 2 * (2 + 2) + 2 * 2 + 2
+    assert again.table("trials").num_rows == GRID
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 import json
 import os
+import posixpath
+import re
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +26,8 @@ NAME = "trials"
 TRIAL: dict[str, float] = {"cpu": 0, "memory": 2**20}
 """What a trial takes: the work is done elsewhere, but Tune refuses to place what takes nothing."""
 POINT = "point"
+ORDINAL = re.compile(r"run_[0-9a-f]+(?:_\d{5})?_(\d+)_")
+"""In the name of a trial's folder."""
 STOPPED = "stopped by SIGTERM during the search; the same run_id goes on from there"
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the other kind prints tables, whatever the verbosity
@@ -96,7 +101,8 @@ def run_trials(
             results = _tuner(trial, plan, storage, callbacks).fit()
     if stopping is not None and stopping.is_set():
         raise RunError(STOPPED)
-    return [_ended(results[i]) for i in range(len(results))]
+    ended = sorted((results[i] for i in range(len(results))), key=_ordinal)
+    return [_ended(result) for result in ended]
 
 
 def _tuner(
@@ -138,6 +144,12 @@ def _restorable(storage: Storage) -> bool:
         return bool(states) and bool(json.loads(storage.read(f"{NAME}/{states[-1]}")))
     except ValueError:
         return False
+
+
+def _ordinal(result: Any) -> int:
+    """Return which trial it is, counted from the first that was begun; a restored search lists them otherwise."""
+    found = ORDINAL.match(posixpath.basename(result.path))
+    return int(found[1]) if found else sys.maxsize
 
 
 def _ended(result: Any) -> Trial:
