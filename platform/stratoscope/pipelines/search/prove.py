@@ -64,6 +64,7 @@ class Prover:
         if chosen is None:
             facts["verdicts"].append("No trial has a retention, so nothing was chosen.")
         else:
+            facts["verdicts"] += _no_better_than_chance(compared)
             compared += self._against_random(chosen, held_out, facts)
             facts["verdicts"] += self._selection(chosen, reference, held_out)
             facts["chosen"] = {"trial_id": chosen.trial_id, "dropped": list(chosen.dropped)}
@@ -258,6 +259,17 @@ def describe(trial: Tried) -> str:
         parts.append(f"and {c.epsilon_kind} epsilon {c.epsilon:.3g}")
     parts.append(f"at ratio {c.ratio:g}{', as one span' if c.contiguous else ''}")
     return " ".join(parts)
+
+
+def _no_better_than_chance(compared: Sequence[Compared]) -> list[str]:
+    """Name the tasks on which there is nothing to retain."""
+    of_chosen = [c for c in compared if c.kind == "chosen" and c.part == HELD_OUT]
+    tasks = [c.task for c in of_chosen if c.retention.above_chance.missing]
+    if not tasks:
+        return []
+    return [
+        f"On {', '.join(tasks)} the whole model is not above chance on held-out items: raw retention says little there."
+    ]
 
 
 def _compared_row(c: Compared) -> list[Any]:
