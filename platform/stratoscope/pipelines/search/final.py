@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stratoscope.evaluation import Resampling, Retention, TaskScores, retained
+from stratoscope.evaluation import Estimate, Resampling, Retention, TaskScores, retained
 from stratoscope.pipelines.search.space import Candidate
 from stratoscope.pipelines.search.worker import Outcome
 
@@ -158,3 +158,8 @@ class AgainstRandom:
         if self.beaten == total:
             return f"It beats all {total} random sets of its size: {numbers}."
         return f"It does not beat all random sets of its size, but {self.beaten} of {total}: {numbers}."
+
+
+def interval_text(estimate: Estimate) -> str:
+    """Return the interval of a share as text."""
+    return f"{estimate.low:.1%} to {estimate.high:.1%}"

@@ -1,30 +1,27 @@
 """After the search: the front on held-out items, the chosen set against random ones, its checkpoint, and the tables."""
 
-import math
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from stratoscope.evaluation import Estimate, TaskItems, TaskScores, by_task, mean_gain
 from stratoscope.execution import Service
-from stratoscope.models import ModelCard
 from stratoscope.pipelines.search import tables
-from stratoscope.pipelines.search.exported import Paired
+from stratoscope.pipelines.search.checkpoint import export_chosen
 from stratoscope.pipelines.search.final import (
     AgainstRandom,
     Compared,
     Tried,
     choose,
     compare,
+    interval_text,
     pareto_front,
     random_sets,
 )
+from stratoscope.pipelines.search.rows import compared_row, interval_columns, trial_row
 from stratoscope.pipelines.search.store import EvaluationStore
-from stratoscope.pipelines.search.worker import EvaluatorSettings, ModelSize, Outcome, read_mark
-from stratoscope.results import Storage, from_rows, write_table
+from stratoscope.pipelines.search.worker import EvaluatorSettings, ModelSize, Outcome
+from stratoscope.results import from_rows, write_table
 
 if TYPE_CHECKING:
     from stratoscope.pipelines.search.run import SearchJob
@@ -68,22 +65,24 @@ class Prover:
             compared += self._against_random(chosen, held_out, facts)
             facts["verdicts"] += self._selection(chosen, reference, held_out)
             facts["chosen"] = {"trial_id": chosen.trial_id, "dropped": list(chosen.dropped)}
-        rows = [self._trial_row(trial, size, speeds) for trial in trials]
-        schema = tables.trials_schema(list(self._metrics))
+        tasks = list(self._metrics)
+        rows = [trial_row(trial, tasks, self._config.target, size, speeds) for trial in trials]
+        schema = tables.trials_schema(tasks)
         write_table(self._storage, "trials", from_rows(rows, schema))
         front_rows = [
             [
-                *self._trial_row(trial, size, speeds),
-                *_interval(held_out[trial.dropped].raw),
-                *_interval(held_out[trial.dropped].above_chance),
+                *trial_row(trial, tasks, self._config.target, size, speeds),
+                *interval_columns(held_out[trial.dropped].raw),
+                *interval_columns(held_out[trial.dropped].above_chance),
                 trial is chosen,
             ]
             for trial in front
         ]
-        write_table(self._storage, "front", from_rows(front_rows, tables.front_schema(list(self._metrics))))
-        write_table(self._storage, "comparison", from_rows(map(_compared_row, compared), tables.COMPARISON))
+        write_table(self._storage, "front", from_rows(front_rows, tables.front_schema(tasks)))
+        write_table(self._storage, "comparison", from_rows(map(compared_row, compared), tables.COMPARISON))
         if chosen is not None and self._config.final.export:
-            pairs = self._export(chosen, compared, facts)
+            url, pairs = export_chosen(self._service, self._config, self._job.run, chosen, compared)
+            facts["exported"] = url
             write_table(self._storage, "speed", from_rows([list(asdict(p).values()) for p in pairs], tables.SPEED))
         facts["against_variance"] = self._against_variance(trials)
         self._job.manifest.facts |= facts
@@ -151,7 +150,7 @@ class Prover:
         searched, held = chosen.outcome.raw.value, held_out[chosen.dropped].raw.value
         lines = [
             f"The chosen set keeps {searched:.1%} on the items of the search and {held:.1%} on held-out ones "
-            f"({_range(held_out[chosen.dropped].raw)})."
+            f"({interval_text(held_out[chosen.dropped].raw)})."
         ]
         if reference is None or reference.outcome is None or reference.dropped == chosen.dropped:
             return lines
@@ -190,76 +189,6 @@ class Prover:
             )
         return lines
 
-    def _export(self, chosen: Tried, compared: Sequence[Compared], facts: dict[str, Any]) -> list[Paired]:
-        base = PurePosixPath(self._config.model.source).name.removesuffix(".gguf")
-        name = f"{base}-without-{len(chosen.dropped)}-layers"
-        url = Storage(self._config.final.path).url() if self._config.final.path else self._storage.url("models", name)
-        facts["exported"] = url
-        mark = {"run_id": self._job.run.run_id, "dropped_layers": list(chosen.dropped)}
-        known = read_mark(url)
-        if known is not None and all(known.get(name) == value for name, value in mark.items()):
-            return [Paired(**pair) for pair in known["speed"]]
-        card = ModelCard(
-            base_model=self._config.model.source,
-            chosen_by=describe(chosen),
-            cost=[_card_row(c) for c in compared if c.kind == "chosen" and c.part == HELD_OUT],
-            command=_command_line(),
-        )
-        pairs: list[Paired] = self._service.call("export", chosen.dropped, url, card, mark)
-        return pairs
-
-    def _trial_row(self, trial: Tried, size: ModelSize, speeds: Mapping[int, float]) -> list[Any]:
-        c, outcome = trial.candidate, trial.outcome
-        scored = (
-            [c.tap, c.metric, c.variance, c.epsilon_kind, c.epsilon, c.draw, c.ratio, c.contiguous]
-            if c
-            else [None, trial.origin, None, None, None, None, len(trial.dropped) / len(size.by_layer), None]
-        )
-        accuracy = [outcome.accuracy.get(task) if outcome else None for task in self._metrics]
-        found = (
-            [*_interval(outcome.raw), _number(outcome.above_chance.value), _number(outcome.bits_per_byte)]
-            if outcome
-            else [None] * 5
-        )
-        return [
-            trial.trial_id,
-            self._config.target,
-            trial.origin,
-            *scored,
-            list(trial.dropped),
-            *accuracy,
-            *found,
-            trial.objective,
-            trial.share,
-            size.without(trial.dropped),
-            speeds[size.without(trial.dropped)],
-            outcome.seconds if outcome else None,
-            trial.status,
-            trial.error,
-        ]
-
-
-def _command_line() -> str | None:
-    """Return the command that started the job, or None where it was called from Python."""
-    program = PurePosixPath(sys.argv[0]).name
-    return shlex.join([program, *sys.argv[1:]]) if program in ("search.py", "stratoscope") else None
-
-
-def describe(trial: Tried) -> str:
-    """Say in words how a trial's layers were chosen."""
-    c = trial.candidate
-    if c is None:
-        return f"the {trial.origin} search over single layers"
-    parts = [f"`{c.metric}`"]
-    if c.tap:
-        parts.append(f"on tap `{c.tap}`")
-    if c.variance:
-        parts.append(f"with {c.variance} variance")
-    if c.epsilon is not None:
-        parts.append(f"and {c.epsilon_kind} epsilon {c.epsilon:.3g}")
-    parts.append(f"at ratio {c.ratio:g}{', as one span' if c.contiguous else ''}")
-    return " ".join(parts)
-
 
 def _no_better_than_chance(compared: Sequence[Compared]) -> list[str]:
     """Name the tasks on which there is nothing to retain."""
@@ -270,43 +199,3 @@ def _no_better_than_chance(compared: Sequence[Compared]) -> list[str]:
     return [
         f"On {', '.join(tasks)} the whole model is not above chance on held-out items: raw retention says little there."
     ]
-
-
-def _compared_row(c: Compared) -> list[Any]:
-    r = c.retention
-    return [
-        c.kind,
-        list(c.dropped),
-        c.part,
-        c.task,
-        c.metric,
-        c.items,
-        c.chance,
-        r.before.value,
-        r.after.value,
-        r.difference.low,
-        r.difference.high,
-        r.within_noise,
-        *c.bits_per_byte,
-        *_interval(r.raw),
-        *_interval(r.above_chance),
-    ]
-
-
-def _card_row(c: Compared) -> list[str]:
-    r = c.retention
-    kept = "unknown" if r.raw.missing else f"{r.raw.value:.1%} ({_range(r.raw)})"
-    noise = ", within noise" if r.within_noise else ""
-    return [c.task, c.metric, f"{r.before.value:.3f}", f"{r.after.value:.3f}", kept + noise, str(c.items)]
-
-
-def _range(estimate: Estimate) -> str:
-    return f"{estimate.low:.1%} to {estimate.high:.1%}"
-
-
-def _interval(estimate: Estimate) -> list[float | None]:
-    return [_number(estimate.value), _number(estimate.low), _number(estimate.high)]
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
