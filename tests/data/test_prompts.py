@@ -75,8 +75,9 @@ def test_groups_and_folders(tmp_path: Path) -> None:
 def test_known_sets_are_read_and_rendered(name: str) -> None:
     got = load_prompts(PromptSource(name), 5, 0)
     assert len(got) == 5
-    assert all(p.text.endswith("Answer:") and p.group == name for p in got.prompts)
-    assert got.ordered.num_read >= 800
+    assert all(p.text.endswith("Answer:") or name == "lambada" for p in got.prompts)
+    assert all(p.group == name for p in got.prompts)
+    assert got.ordered.num_read >= 570
 
 
 @pytest.mark.parametrize(
