@@ -85,6 +85,7 @@ def test_a_batch_too_large_for_the_device_is_halved(
     np.testing.assert_allclose(stats(run)["m2"], stats(undisturbed)["m2"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_actors_that_die_while_they_load_end_the_run(
     small_run: Fields, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

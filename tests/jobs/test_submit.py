@@ -125,6 +125,7 @@ def test_where_the_package_is_installed_the_job_is_its_file_alone(job: list[str]
         assert refused.returncode != 0, "a client without the token must be turned away"
 
 
+@pytest.mark.slow
 def test_where_only_the_dependencies_are_installed_the_runtime_environment_brings_it(
     job: list[str], tmp_path: Path
 ) -> None:

@@ -68,7 +68,7 @@ def wait_for_shards(fields: dict, run_id: str, number: int, process: subprocess.
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("place", ["disk", "s3"])
+@pytest.mark.parametrize("place", [pytest.param("disk", marks=pytest.mark.slow), "s3"])
 def test_a_killed_driver_is_followed_by_another(
     place: str,
     small_run: Fields,
@@ -136,6 +136,7 @@ def test_a_shard_whose_actor_dies_is_done_again(
     same_tables(survived, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_node_that_goes_away_takes_no_prompt_along(
     small_run: Fields, undisturbed: stratoscope.ScoreRun, raylets: "Cluster", monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,9 +28,10 @@ FRESH = """
 import sys
 import torch
 from transformers import AutoModelForCausalLM
+torch.set_num_threads(int(sys.argv[2]))
 ids = torch.tensor([[5, 9, 33, 7, 21, 60, 11, 2, 90, 4]])
 answers = {}
-for folder in sys.argv[2:]:
+for folder in sys.argv[3:]:
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.inference_mode():
         answers[folder] = {
@@ -99,7 +100,8 @@ def test_a_fresh_process_loads_the_exported_checkpoints_to_the_same_bits(
         export_pruned(model, [2, 0], tmp_path / name, CARD)
         with without_layers(model, [0, 2]) as pruned:
             expected[str(tmp_path / name)] = answers(pruned)
-    subprocess.run([sys.executable, "-c", FRESH, str(tmp_path / "answers.pt"), *expected], check=True)
+    threads = str(torch.get_num_threads())
+    subprocess.run([sys.executable, "-c", FRESH, str(tmp_path / "answers.pt"), threads, *expected], check=True)
     found = torch.load(tmp_path / "answers.pt")
     for folder, of_model in expected.items():
         for key, value in of_model.items():

@@ -78,9 +78,10 @@ class _Desk:
         worker = await self._next()
         try:
             answer = await worker.call.remote(method, args)
-        except RayActorError as error:
+        except RayActorError:
+            # It may come back, or be gone for good: it joins again when it answers.
             self._ready.remove(worker)
-            self._lost = error
+            self._joining.append(asyncio.create_task(self._join(worker)))
             raise
         except BaseException:
             self._free.put_nowait(worker)

@@ -144,7 +144,7 @@ class ScoreWorker:
         work.attempt.note(batch)
         started = time.perf_counter()
         try:
-            measured = probe.measure(*pad(rows, self.model.tokenizer.pad_token_id or 0))
+            measured = probe.measure(*self._pad(rows))
         except torch.OutOfMemoryError as error:
             failure = _one_line(error)
         except torch.AcceleratorError as error:
@@ -160,6 +160,9 @@ class ScoreWorker:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return failure
+
+    def _pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        return pad(rows, self.model.tokenizer.pad_token_id or 0)
 
     def _layers(self) -> bytes:
         layers = enumerate(layer_parameters(self.model.anatomy))
