@@ -6,6 +6,7 @@ from stratoscope.models.export import ModelCard, check_describable, export_prune
 from stratoscope.models.fingerprint import weights_fingerprint
 from stratoscope.models.load import (
     LoadedModel,
+    Loading,
     ModelFacts,
     describe_model,
     dtype_name,
@@ -26,6 +27,7 @@ __all__ = [
     "Encoded",
     "Encoding",
     "LoadedModel",
+    "Loading",
     "ModelCard",
     "ModelFacts",
     "ModelSource",

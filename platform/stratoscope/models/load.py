@@ -48,6 +48,30 @@ class ModelFacts:
     """Method by which the checkpoint is quantised."""
 
 
+@dataclass(frozen=True)
+class Loading:
+    """How a process is to load a model; all but the source are those of `load_model`."""
+
+    source: ModelSource
+    device: str
+    dtype: str
+    attention: str | None
+    trust_remote_code: bool
+    spread: bool
+
+    def load(self, *, head: bool = False) -> LoadedModel:
+        """Load the model, with its vocabulary head or without."""
+        return load_model(
+            self.source,
+            self.device,
+            self.dtype,
+            attention=self.attention,
+            trust_remote_code=self.trust_remote_code,
+            head=head,
+            spread=self.spread,
+        )
+
+
 def load_model(
     source: str | ModelSource,
     device: str = "cpu",

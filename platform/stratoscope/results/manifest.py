@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 SCHEMA_VERSION = 1
 NAME = "manifest.json"
-PACKAGES = ("stratoscope", "ray", "torch", "transformers", "datasets", "numpy", "pyarrow")
+PACKAGES = ("stratoscope", "ray", "torch", "transformers", "datasets", "numpy", "pyarrow", "lm-eval", "optuna")
 
 
 def package_versions() -> dict[str, str]:

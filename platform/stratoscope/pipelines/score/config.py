@@ -8,7 +8,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator,
 from stratoscope.activations import Tap
 from stratoscope.data import PromptSource
 from stratoscope.errors import suggest
-from stratoscope.models import Encoding
+from stratoscope.models import Encoding, Loading, ModelSource
 from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
 from stratoscope.scoring import METRICS, Choices, VarianceKind
 
@@ -26,6 +26,11 @@ class ModelSection(Section):
     """Attention implementation (sdpa, eager, ...); null leaves the choice to transformers."""
     trust_remote_code: bool = False
     """Run code from the model's repository."""
+
+    def to_loading(self, source: ModelSource, num_gpus: float) -> Loading:
+        """Return how an actor with so many GPUs loads it; over several its layers are spread."""
+        device = "cuda" if num_gpus else "cpu"
+        return Loading(source, device, self.dtype, self.attention, self.trust_remote_code, spread=num_gpus > 1)
 
 
 class PromptsSection(Section):

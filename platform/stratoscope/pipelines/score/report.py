@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table as TerminalTable
 
+from stratoscope.pipelines.facts import run_facts
 from stratoscope.pipelines.score.observed import StatisticsTables
 from stratoscope.pipelines.score.scored import ScoredLayers, read_scorings
 from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, Section, Storage, Table, style
@@ -262,10 +263,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "Activations not finite", f"{counts['nonfinite']:,}"
     yield "Actors", f"at most {facts['most_actors']}, {facts['threads_per_actor']} threads each"
     yield "Peak memory of an actor", f"{(manifest.peak_memory_bytes or 0) / 1e9:.2f} GB"
-    yield "Seconds", ", ".join(f"{stage} {seconds:,.1f}" for stage, seconds in manifest.timings.items())
-    yield "Seed", str(manifest.seed)
-    yield "Versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
-    yield "Commit", manifest.git_commit or "not a checkout"
+    yield from run_facts(manifest)
 
 
 def _units(manifest: Manifest) -> str:

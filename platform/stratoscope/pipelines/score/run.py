@@ -212,12 +212,7 @@ class ScoreJob(Job[ScoreConfig]):
     def _worker_settings(self, pool: ActorPool) -> WorkerSettings:
         config = self.config
         return WorkerSettings(
-            source=self.source,
-            device="cuda" if pool.num_gpus else "cpu",
-            spread=pool.num_gpus > 1,
-            dtype=config.model.dtype,
-            attention=config.model.attention,
-            trust_remote_code=config.model.trust_remote_code,
+            loading=config.model.to_loading(self.source, pool.num_gpus),
             encoding=config.prompts.to_encoding(self._max_tokens),
             taps=tuple(config.activations.taps),
             epsilons=tuple(sorted(config.activations.epsilons)),
@@ -234,7 +229,7 @@ class ScoreJob(Job[ScoreConfig]):
     def _identify(self, settings: WorkerSettings, pool: ActorPool) -> None:
         """Note what the activations depend on."""
         weights = weights_fingerprint(self.source)
-        dtype = dtype_name(settings.dtype, settings.device)
+        dtype = dtype_name(settings.loading.dtype, settings.loading.device)
         prompts = self.prompts.ordered
         self.manifest.fingerprints = {
             "weights": weights,
@@ -243,7 +238,7 @@ class ScoreJob(Job[ScoreConfig]):
                 {
                     "weights": weights,
                     "dtype": dtype,
-                    "attention": settings.attention,
+                    "attention": settings.loading.attention,
                     "encoding": asdict(settings.encoding),
                     "template": self.prompts.template,
                     "prompts": prompts.fingerprint,
@@ -252,7 +247,7 @@ class ScoreJob(Job[ScoreConfig]):
         }
         self.manifest.facts = {
             **asdict(self.facts),
-            "device": settings.device,
+            "device": settings.loading.device,
             "dtype": dtype,
             "most_actors": pool.max_size,
             "threads_per_actor": settings.num_threads,

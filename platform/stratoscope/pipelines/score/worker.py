@@ -12,7 +12,7 @@ import torch
 
 from stratoscope.activations import BatchStatistics, Probe, Tap
 from stratoscope.execution import FIRST_ATTEMPT, Attempt, BrokenProcessError, WorkMetrics
-from stratoscope.models import Encoded, Encoding, ModelSource, bucket, encode, layer_parameters, load_model, pad
+from stratoscope.models import Encoded, Encoding, Loading, bucket, encode, layer_parameters, pad
 from stratoscope.pipelines.score import tables
 from stratoscope.pipelines.score.gather import Kept, ShardTables
 from stratoscope.results import ShardResult, from_rows, to_parquet
@@ -24,13 +24,7 @@ CRASHED = "the process died each time that this prompt was run, most likely for 
 class WorkerSettings:
     """All that a worker has to know; equal settings and an equal shard give an equal result, to the bit."""
 
-    source: ModelSource
-    device: str
-    spread: bool
-    """Spread the layers over all GPUs of the actor."""
-    dtype: str
-    attention: str | None
-    trust_remote_code: bool
+    loading: Loading
     encoding: Encoding
     taps: tuple[Tap, ...]
     epsilons: tuple[float, ...]
@@ -61,14 +55,7 @@ class ScoreWorker:
         torch.set_num_threads(settings.num_threads)
         self.settings, self._metrics = settings, metrics
         self._model_in_use = threading.Lock()
-        self.model = load_model(
-            settings.source,
-            settings.device,
-            settings.dtype,
-            attention=settings.attention,
-            trust_remote_code=settings.trust_remote_code,
-            spread=settings.spread,
-        )
+        self.model = settings.loading.load()
 
     def __call__(self, shard: dict[str, Any], attempt: Attempt = FIRST_ATTEMPT) -> ShardResult:
         """Run the prompts of a shard.
@@ -171,7 +158,7 @@ class ScoreWorker:
 
 def make_worker(settings: WorkerSettings) -> ScoreWorker:
     """Make the worker of an actor, which tells Prometheus what it does."""
-    return ScoreWorker(settings, WorkMetrics("score", settings.source.name))
+    return ScoreWorker(settings, WorkMetrics("score", settings.loading.source.name))
 
 
 def _one_line(error: BaseException) -> str:

@@ -48,8 +48,8 @@ class Paired:
 
 
 @dataclass(frozen=True)
-class Loading:
-    """How the original was loaded, for the checkpoint to be compared under equal terms."""
+class Terms:
+    """On which terms the checkpoint and the original are compared: those on which the original was loaded."""
 
     original: str
     revision: str | None
@@ -74,13 +74,13 @@ def answer(network: Any) -> Answer:
     return Answer(logits, generated.cpu().numpy())
 
 
-def check_in_fresh_process(folder: Path, expected: Answer, loading: Loading) -> list[Paired]:
+def check_in_fresh_process(folder: Path, expected: Answer, terms: Terms) -> list[Paired]:
     """Load a checkpoint in a fresh process by transformers alone, compare its answers, and time it.
 
     Args:
         folder: the checkpoint.
         expected: what the pruned model in memory answers.
-        loading: how the original was loaded.
+        terms: how the original was loaded.
 
     Returns:
         The times; none where the two models do not fit onto the device together.
@@ -91,7 +91,7 @@ def check_in_fresh_process(folder: Path, expected: Answer, loading: Loading) -> 
     with tempfile.TemporaryDirectory(prefix="stratoscope-") as aside:
         file, result = Path(aside) / "expected.npz", Path(aside) / "result.json"
         np.savez(file, logits=expected.logits, generated=expected.generated)
-        command = [sys.executable, "-m", __name__, str(folder), str(file), str(result), json.dumps(asdict(loading))]
+        command = [sys.executable, "-m", __name__, str(folder), str(file), str(result), json.dumps(asdict(terms))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
@@ -101,9 +101,9 @@ def check_in_fresh_process(folder: Path, expected: Answer, loading: Loading) -> 
 
 def _main(arguments: Sequence[str]) -> None:
     folder, file, result, how = arguments
-    loading = Loading(**json.loads(how))
-    torch.set_num_threads(loading.num_threads)
-    exported = _load(folder, loading)
+    terms = Terms(**json.loads(how))
+    torch.set_num_threads(terms.num_threads)
+    exported = _load(folder, terms)
     found, expected = answer(exported), np.load(file)
     if not np.array_equal(found.logits, expected["logits"]):
         apart = np.abs(found.logits - expected["logits"]).max()
@@ -111,17 +111,17 @@ def _main(arguments: Sequence[str]) -> None:
     if not np.array_equal(found.generated, expected["generated"]):
         raise SystemExit("it generates other tokens than the pruned model")
     try:
-        race = _race(_load(loading.original, loading, dtype=loading.dtype, revision=loading.revision), exported)
+        race = _race(_load(terms.original, terms, dtype=terms.dtype, revision=terms.revision), exported)
     except torch.OutOfMemoryError:
         race = []
     Path(result).write_text(json.dumps([asdict(pair) for pair in race]))
 
 
-def _load(name: str, loading: Loading, **more: Any) -> Any:
-    if loading.attention:
-        more["attn_implementation"] = loading.attention
+def _load(name: str, terms: Terms, **more: Any) -> Any:
+    if terms.attention:
+        more["attn_implementation"] = terms.attention
     network = AutoModelForCausalLM.from_pretrained(
-        name, device_map=loading.device, trust_remote_code=loading.trust_remote_code, **more
+        name, device_map=terms.device, trust_remote_code=terms.trust_remote_code, **more
     )
     return network.eval()
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.table import Table as TerminalTable
 
+from stratoscope.pipelines.facts import run_facts
 from stratoscope.pipelines.search.figures import (
     Row,
     curve_section,
@@ -196,10 +197,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
             f"{task['calibrated']} left out for having been calibrated on",
         )
     yield "Evaluations", f"{counts['evaluations']} of sets on slices of items, each kept when it is done"
-    yield "Seconds", ", ".join(f"{stage} {seconds:,.1f}" for stage, seconds in manifest.timings.items())
-    yield "Seed", str(manifest.seed)
-    yield "Versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
-    yield "Commit", manifest.git_commit or "not a checkout"
+    yield from run_facts(manifest)
 
 
 def _above(row: Row) -> str:

@@ -203,12 +203,10 @@ class SearchJob(Job[SearchConfig]):
         choice, calibrated = self.config.evaluation.to_choice(self.config.seed), run.calibrated
         self.tasks = [choose_items(task.task, choice, calibrated, tokenizer) for task in self.tasks]
 
-    def _dtype(self, device: str) -> str:
-        return dtype_name(self.config.model.dtype, device)
-
     def _identify(self, run: FinishedScore | None, settings: EvaluatorSettings) -> None:
         """Note what evaluations depend on."""
-        dtype = self._dtype(settings.device)
+        device = settings.loading.device
+        dtype = dtype_name(self.config.model.dtype, device)
         questions = {
             t.name: [[[str(r.args) for r in item.requests] for item in part] for part in (t.search, t.held_out)]
             for t in self.tasks
@@ -217,11 +215,11 @@ class SearchJob(Job[SearchConfig]):
             "weights": run.weights if run else weights_fingerprint(self.source),
             "statistics": run.manifest.fingerprints["activations"] if run else "none",
             "questions": digest(questions),
-            "number format": f"{dtype} on {settings.device}",
+            "number format": f"{dtype} on {device}",
         }
         self.manifest.facts = {
             **asdict(self.facts),
-            "device": settings.device,
+            "device": device,
             "dtype": dtype,
             "threads": settings.num_threads,
             "statistics": run.storage.url() if run else "none",
@@ -240,12 +238,7 @@ class SearchJob(Job[SearchConfig]):
     def _settings(self, run: FinishedScore | None, num_cpus: float, num_gpus: float) -> EvaluatorSettings:
         config = self.config
         return EvaluatorSettings(
-            source=self.source,
-            device="cuda" if num_gpus else "cpu",
-            spread=num_gpus > 1,
-            dtype=config.model.dtype,
-            attention=config.model.attention,
-            trust_remote_code=config.model.trust_remote_code,
+            loading=config.model.to_loading(self.source, num_gpus),
             tasks=tuple(config.evaluation.tasks),
             choice=config.evaluation.to_choice(config.seed),
             calibrated=run.calibrated if run else frozenset(),

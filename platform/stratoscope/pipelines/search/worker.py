@@ -26,8 +26,8 @@ from stratoscope.evaluation import (
     mean_retention,
 )
 from stratoscope.execution import BrokenProcessError
-from stratoscope.models import ModelCard, ModelSource, export_pruned, load_model, local_folder, without_layers
-from stratoscope.pipelines.search.exported import Loading, Paired, answer, check_in_fresh_process
+from stratoscope.models import Loading, ModelCard, export_pruned, local_folder, without_layers
+from stratoscope.pipelines.search.exported import Paired, Terms, answer, check_in_fresh_process
 from stratoscope.pipelines.search.store import EvaluationStore
 from stratoscope.results import Storage
 
@@ -41,12 +41,7 @@ MARK = "stratoscope.json"
 class EvaluatorSettings:
     """All that an evaluator has to know; equal settings and sets give equal results, to the bit."""
 
-    source: ModelSource
-    device: str
-    spread: bool
-    dtype: str
-    attention: str | None
-    trust_remote_code: bool
+    loading: Loading
     tasks: tuple[str, ...]
     choice: Choice
     calibrated: frozenset[str]
@@ -111,15 +106,7 @@ class SearchWorker:
                 "to be a folder that all share, or an object store such as s3://bucket/runs"
             )
         self.store = EvaluationStore(Storage(settings.run))
-        self.model = load_model(
-            settings.source,
-            settings.device,
-            settings.dtype,
-            attention=settings.attention,
-            trust_remote_code=settings.trust_remote_code,
-            head=True,
-            spread=settings.spread,
-        )
+        self.model = settings.loading.load(head=True)
         tasks = [
             choose_items(task, settings.choice, settings.calibrated, self.model.tokenizer)
             for task in load_tasks(settings.tasks)
@@ -202,21 +189,21 @@ class SearchWorker:
             export_pruned(self.model, dropped, folder, card)
             with without_layers(self.model, dropped) as pruned:
                 expected = answer(pruned.network)
-            pairs = check_in_fresh_process(folder, expected, self._loading())
+            pairs = check_in_fresh_process(folder, expected, self._terms())
             content = {**mark, "speed": [asdict(pair) for pair in pairs]}
             (folder / MARK).write_text(json.dumps(content, indent=2), encoding="utf-8")
             return pairs
 
-    def _loading(self) -> Loading:
-        settings = self.settings
-        return Loading(
-            original=local_folder(settings.source),
-            revision=settings.source.revision,
-            device="auto" if settings.spread else settings.device,
+    def _terms(self) -> Terms:
+        loading = self.settings.loading
+        return Terms(
+            original=local_folder(loading.source),
+            revision=loading.source.revision,
+            device="auto" if loading.spread else loading.device,
             dtype=str(self.model.network.dtype).removeprefix("torch."),
-            attention=settings.attention,
-            trust_remote_code=settings.trust_remote_code,
-            num_threads=settings.num_threads,
+            attention=loading.attention,
+            trust_remote_code=loading.trust_remote_code,
+            num_threads=self.settings.num_threads,
         )
 
     def _scores(self, dropped: tuple[int, ...], items: Slice) -> dict[str, TaskScores]:
