@@ -1,5 +1,8 @@
 """The pictures of the search's report, and how its rows are named in them."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,49 +96,80 @@ def front_figure(done: list[Row], front: list[Row], facts: dict[str, Any], colum
     return figure
 
 
-def _draws_together(lines: dict[str, dict[float, Row]]) -> dict[str, list[Row]]:
-    """Join the draws of the metric random to one line: their mean, and their range as its interval."""
-    merged: dict[str, list[Row]] = {}
-    draws: dict[float, list[float]] = {}
-    for name, points in lines.items():
-        if name.startswith("random"):
-            for ratio, row in points.items():
-                draws.setdefault(ratio, []).append(row["retention_raw"])
-        else:
-            merged[name] = list(points.values())
-    if draws:
-        merged["random"] = [
-            {
-                "ratio": ratio,
-                "retention_raw": float(np.mean(values)),
-                "retention_raw_low": min(values),
-                "retention_raw_high": max(values),
-            }
-            for ratio, values in draws.items()
-        ]
-    return {name: sorted(points, key=lambda p: p["ratio"]) for name, points in merged.items()}
-
-
 def _is_baseline(line: str) -> bool:
     name, *rest = line.split(", ")
     return name in FEW_BASELINES and (not rest or rest[0] == "update")
 
 
-def curve_section(done: list[Row]) -> Section:
-    """Return the section that shows retention by ratio, a line for each score."""
+def curve_section(done: list[Row], compared: list[Row]) -> Section:
+    """Return the section that shows retention by ratio, a line for each score: the mean over tasks, then each task."""
+    of_task: dict[str, dict[tuple[int, ...], Row]] = {}
+    for row in compared:
+        if row["part"] == "search":
+            of_task.setdefault(row["task"], {})[tuple(row["dropped_layers"])] = row
+    figures = [_curves(_lines(done, _mean_point), "raw retention, mean over tasks")]
+    for task, rows in of_task.items():
+        figures.append(_curves(_lines(done, partial(_task_point, rows)), f"raw retention, {task}"))
+    return Section(
+        "Retention by ratio",
+        [
+            "What is kept of the whole model when each score drops its lowest layers, on the items of the search: raw "
+            "retention, first averaged over tasks, then task by task, with paired bootstrap intervals over items. The "
+            "line random is the mean of its draws, its bars their range. The dotted line is 90 %. Further scores are "
+            "switched on in the legend."
+        ],
+        figures if done else [],
+    )
+
+
+@dataclass(frozen=True)
+class _Point:
+    ratio: float
+    value: float
+    low: float
+    high: float
+
+
+def _mean_point(trial: Row) -> _Point | None:
+    return _point(trial["ratio"], trial, "retention_raw")
+
+
+def _task_point(rows: dict[tuple[int, ...], Row], trial: Row) -> _Point | None:
+    return _point(trial["ratio"], rows.get(tuple(trial["dropped_layers"])), "raw")
+
+
+def _point(ratio: float, row: Row | None, column: str) -> _Point | None:
+    if row is None or row[column] is None or np.isnan(row[column]):
+        return None
+    return _Point(ratio, row[column], row[f"{column}_low"], row[f"{column}_high"])
+
+
+def _lines(done: list[Row], point: Callable[[Row], _Point | None]) -> dict[str, list[_Point]]:
+    """Return the points of each score by ratio; of the metric random the mean over draws, with their range."""
+    lines: dict[str, dict[float, _Point]] = {}
+    draws: dict[float, list[float]] = {}
+    for row in done:
+        found = point(row)
+        if found is None or row["contiguous"] is None or row["contiguous"]:
+            continue
+        if row["draw"] is not None:
+            draws.setdefault(found.ratio, []).append(found.value)
+        else:
+            lines.setdefault(label(row, with_ratio=False), {}).setdefault(found.ratio, found)
+    if draws:
+        lines["random"] = {r: _Point(r, float(np.mean(v)), min(v), max(v)) for r, v in draws.items()}
+    return {name: [points[ratio] for ratio in sorted(points)] for name, points in sorted(lines.items())}
+
+
+def _curves(lines: dict[str, list[_Point]], title: str) -> "Figure":
     from plotly.graph_objects import Figure, Scatter
 
-    lines: dict[str, dict[float, Row]] = {}
-    for row in done:
-        if row["contiguous"] is not None and not row["contiguous"]:
-            lines.setdefault(label(row, with_ratio=False), {}).setdefault(row["ratio"], row)
-    merged = _draws_together(lines)
     figure = Figure()
-    for index, (name, points) in enumerate(sorted(merged.items())):
-        value = np.array([p["retention_raw"] for p in points])
+    for index, (name, points) in enumerate(lines.items()):
+        value = np.array([p.value for p in points])
         figure.add_trace(
             Scatter(
-                x=[p["ratio"] for p in points],
+                x=[p.ratio for p in points],
                 y=value,
                 name=name,
                 mode="lines+markers",
@@ -144,8 +178,8 @@ def curve_section(done: list[Row]) -> Section:
                 error_y={
                     "type": "data",
                     "symmetric": False,
-                    "array": np.array([p["retention_raw_high"] for p in points]) - value,
-                    "arrayminus": value - np.array([p["retention_raw_low"] for p in points]),
+                    "array": np.array([p.high for p in points]) - value,
+                    "arrayminus": value - np.array([p.low for p in points]),
                     "thickness": 1,
                 },
                 visible=True if _is_baseline(name) else "legendonly",
@@ -153,20 +187,11 @@ def curve_section(done: list[Row]) -> Section:
             )
         )
     figure.add_hline(y=0.9, line_dash="dot", line_color="#5b6875")
-    style(figure, "share of layers dropped", "raw retention, mean over tasks", height=460)
+    style(figure, "share of layers dropped", title, height=400)
     figure.update_layout(legend={"orientation": "v", "y": 1, "x": 1.02})
     figure.update_xaxes(tickformat=".0%")
     figure.update_yaxes(tickformat=".0%")
-    return Section(
-        "Retention by ratio",
-        [
-            "What is kept of the whole model when each score drops its lowest layers, on the items of the search: raw "
-            "retention, averaged over tasks, with paired bootstrap intervals over items. The line random is the mean "
-            "of its draws, its bars their range. The dotted line is 90 %. Further scores are switched on in the "
-            "legend."
-        ],
-        [figure] if merged else [],
-    )
+    return figure
 
 
 def raster_section(done: list[Row], num_layers: int) -> Section:

@@ -85,7 +85,7 @@ class Compared:
     """A set against the whole model on one task."""
 
     kind: str
-    """chosen, front, reference or random."""
+    """chosen, front, reference, random or trial."""
     dropped: tuple[int, ...]
     part: str
     task: str

@@ -56,7 +56,7 @@ class Prover:
         speeds = self._speeds(trials, size)
         reference = self._reference(trials, chosen)
         held_out = self._held_out([*front, *([reference] if reference else [])])
-        compared = self._compare_all(front, chosen, reference)
+        compared = self._compare_all(trials, front, chosen, reference)
         facts: dict[str, Any] = {"verdicts": [], "parameters": size.total, "tokens_per_s": speeds[size.total]}
         if chosen is None:
             facts["verdicts"].append("No trial has a retention, so nothing was chosen.")
@@ -113,16 +113,20 @@ class Prover:
         scores = self._scores((), part), self._scores(dropped, part)
         return compare((kind, dropped, part), scores, chance, self._metrics, self._settings.resampling)
 
-    def _compare_all(self, front: Sequence[Tried], chosen: Tried | None, reference: Tried | None) -> list[Compared]:
+    def _compare_all(
+        self, trials: Sequence[Tried], front: Sequence[Tried], chosen: Tried | None, reference: Tried | None
+    ) -> list[Compared]:
+        """Compare every finished trial on the items of the search, and those that matter on held-out ones too."""
         kinds: dict[Layers, str] = {trial.dropped: "front" for trial in front}
         if reference:
             kinds.setdefault(reference.dropped, "reference")
         if chosen:
             kinds[chosen.dropped] = "chosen"
+        others = {trial.dropped: "trial" for trial in trials if trial.status == "done"}
         rows = []
-        for part in (SEARCH, HELD_OUT):
+        for part, sets in ((SEARCH, others | kinds), (HELD_OUT, kinds)):
             chance = self._service.call("chance", part)
-            for dropped, kind in kinds.items():
+            for dropped, kind in sets.items():
                 rows += self._compare(kind, dropped, part, chance)
         return rows
 

@@ -47,7 +47,7 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
     model, facts = manifest.config["model"]["source"], manifest.facts
     sections = [
         Section("Verdict", facts["verdicts"], [], [_front_table(front)]),
-        curve_section(done),
+        curve_section(done, compared),
         *_size_sections(done, front, facts),
         raster_section(done, facts["num_layers"]),
         _task_section(compared),

@@ -87,7 +87,7 @@ COMPARISON = pa.schema(
         *((f"{what}{end}", pa.float64()) for what in ("raw", "above_chance") for end in ("", "_low", "_high")),
     ]
 )
-"""One row per set, part and task: chosen, front, reference, random."""
+"""One row per set, part and task; the kind is chosen, front, reference, random or trial."""
 SPEED = pa.schema(
     [
         ("what", pa.string()),
