@@ -95,6 +95,7 @@ def test_actors_that_die_while_they_load_end_the_run(
     assert f"an actor died {DEATHS_WHILE_LOADING + 1} times while it loaded" in lines[-1]
 
 
+@pytest.mark.slow
 def test_a_weight_that_is_not_finite_is_counted_and_spoils_no_other_layer(
     small_run: Fields, undisturbed: stratoscope.ScoreRun, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
@@ -153,6 +154,7 @@ def test_a_prompt_of_a_hundred_thousand_tokens(
         assert error == "too long: 100000 tokens, prompts.max_tokens is 64"
 
 
+@pytest.mark.slow
 def test_too_many_errors_fail_a_run_that_can_go_on_with_more_allowed(
     small_run: Fields, many_prompts: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

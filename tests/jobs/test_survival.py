@@ -94,6 +94,7 @@ def test_a_killed_driver_is_followed_by_another(
     assert {"report.html", "log.txt", "manifest.json"} <= set(names)
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_the_shard_and_a_second_start_meanwhile_is_refused(
     small_run: Fields, undisturbed: stratoscope.ScoreRun, raylets: "Cluster", capfd: pytest.CaptureFixture[str]
 ) -> None:
