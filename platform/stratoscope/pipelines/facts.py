@@ -1,8 +1,21 @@
-"""The facts that the page of every run ends with."""
+"""The facts that are on the page of every run."""
 
 from collections.abc import Iterator
 
 from stratoscope.results import Manifest
+
+
+def model_facts(manifest: Manifest, num_parameters: int) -> Iterator[tuple[str, str]]:
+    """Yield pairs of a name and a text: the run, and the model in it."""
+    facts = manifest.facts
+    yield "Run", manifest.run_id
+    yield (
+        "Model",
+        f"{manifest.config['model']['source']} ({facts['architecture']}, {facts['num_layers']} layers, "
+        f"{num_parameters / 1e6:,.1f} million parameters)",
+    )
+    yield "Weights", manifest.fingerprints["weights"]
+    yield "Number format", f"{facts['dtype']} on {facts['device']}"
 
 
 def run_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -119,12 +119,9 @@ class Storage:
             aside.unlink(missing_ok=True)
 
     @contextmanager
-    def writing_folder(self, name: str = "") -> Iterator[Path]:
-        """Yield a local folder to fill; it appears under its name, whole, when the block ends well.
-
-        Without a name it becomes this very folder. What was there under the name is replaced.
-        """
-        target = posixpath.join(self._root, name) if name else self._root.rstrip("/")
+    def writing_folder(self) -> Iterator[Path]:
+        """Yield a local folder to fill; it becomes this folder, whole, when the block ends well, whatever was here."""
+        target = self._root.rstrip("/")
         if self.is_local:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
         beside = Path(target).parent if self.is_local else None

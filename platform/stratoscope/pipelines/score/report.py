@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table as TerminalTable
 
-from stratoscope.pipelines.facts import run_facts
+from stratoscope.pipelines.facts import model_facts, run_facts
 from stratoscope.pipelines.score.observed import StatisticsTables
 from stratoscope.pipelines.score.scored import ScoredLayers, read_scorings
 from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, Section, Storage, Table, style
@@ -232,14 +232,7 @@ def _merged_by_tap(storage: Storage, manifest: Manifest) -> dict[str, Statistics
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     facts, counts = manifest.facts, manifest.counts
-    yield "Run", manifest.run_id
-    yield (
-        "Model",
-        f"{manifest.config['model']['source']} ({facts['architecture']}, {facts['num_layers']} layers, "
-        f"{facts['num_parameters'] / 1e6:,.1f} million parameters)",
-    )
-    yield "Weights", manifest.fingerprints["weights"]
-    yield "Number format", f"{facts['dtype']} on {facts['device']}"
+    yield from model_facts(manifest, facts["num_parameters"])
     yield (
         "Prompts",
         (

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table as TerminalTable
 
-from stratoscope.pipelines.facts import run_facts
+from stratoscope.pipelines.facts import model_facts, run_facts
 from stratoscope.pipelines.search.figures import (
     Row,
     curve_section,
@@ -181,15 +181,9 @@ def _trials_section(trials: list[Row]) -> Section:
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     facts, counts = manifest.facts, manifest.counts
-    yield "Run", manifest.run_id
-    yield (
-        "Model",
-        f"{manifest.config['model']['source']} ({facts['architecture']}, {facts['num_layers']} layers, "
-        f"{facts['parameters'] / 1e6:,.1f} million parameters)",
-    )
-    yield "Weights", manifest.fingerprints["weights"]
+    yield from model_facts(manifest, facts["parameters"])
     yield "Statistics", facts["statistics"]
-    yield "Number format", f"{facts['dtype']} on {facts['device']}, {facts['threads']} threads"
+    yield "Threads of an evaluator", str(facts["threads"])
     for name, task in facts["tasks"].items():
         yield (
             f"Task {name}",

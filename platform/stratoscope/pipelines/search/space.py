@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stratoscope.pipelines.search.config import PERPLEXITY_DROP, SpaceSection
-from stratoscope.scoring import METRICS, EpsilonKind, Metric, num_dropped, select_layers
+from stratoscope.pipelines.search.config import SpaceSection
+from stratoscope.scoring import METRICS, EpsilonKind, num_dropped, select_layers
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -80,12 +80,12 @@ class Space:
         """Suggest a candidate; only what its metric uses is asked for."""
         section = self.section
         metric = trial.suggest_categorical("metric", section.metrics)
-        kind = _metric(metric)
-        if kind.per_tap:
+        needs = _needs(metric)
+        if needs.tap:
             trial.suggest_categorical("tap", [str(tap) for tap in section.taps])
-        if kind.uses_variance and len(section.variance) > 1:
+        if needs.variance and len(section.variance) > 1:
             trial.suggest_categorical("variance", list(section.variance))
-        if kind.uses_sparsity and len(self._thresholds) > 1:
+        if needs.threshold and len(self._thresholds) > 1:
             trial.suggest_categorical("threshold", [_name(threshold) for threshold in self._thresholds])
         if metric == "random" and section.draws > 1:
             trial.suggest_categorical("draw", list(range(section.draws)))
@@ -98,14 +98,14 @@ class Space:
         """Return the candidate of a suggestion; what it does not hold has one choice, or is not used."""
         section = self.section
         metric = config["metric"]
-        kind = _metric(metric)
+        needs = _needs(metric)
         named = {_name(threshold): threshold for threshold in self._thresholds}
         threshold = named[config["threshold"]] if "threshold" in config else next(iter(self._thresholds), None)
-        epsilon = threshold if kind.uses_sparsity else None
+        epsilon = threshold if needs.threshold else None
         return Candidate(
             metric=metric,
-            tap=config.get("tap", str(section.taps[0])) if kind.per_tap else None,
-            variance=config.get("variance", section.variance[0]) if kind.uses_variance else None,
+            tap=config.get("tap", str(section.taps[0])) if needs.tap else None,
+            variance=config.get("variance", section.variance[0]) if needs.variance else None,
             epsilon_kind=epsilon[0] if epsilon else None,
             epsilon=epsilon[1] if epsilon else None,
             draw=config.get("draw", 0) if metric == "random" else None,
@@ -132,11 +132,11 @@ class Space:
         """Yield every candidate once."""
         section = self.section
         for ratio, metric in product(section.ratios, section.metrics):
-            kind = _metric(metric)
+            needs = _needs(metric)
             for tap, variance, threshold, draw, contiguous in product(
-                [str(tap) for tap in section.taps] if kind.per_tap else [None],
-                section.variance if kind.uses_variance else [None],
-                self._thresholds if kind.uses_sparsity else [(None, None)],
+                [str(tap) for tap in section.taps] if needs.tap else [None],
+                section.variance if needs.variance else [None],
+                self._thresholds if needs.threshold else [(None, None)],
                 range(section.draws) if metric == "random" else [None],
                 section.contiguous if metric != "random" else [False],
             ):
@@ -157,8 +157,19 @@ class Space:
         return thresholds(self.section)
 
 
-def _metric(name: str) -> Metric:
-    return METRICS.get(name, EVALUATED)
+@dataclass(frozen=True)
+class _Needs:
+    """What of the space a metric takes."""
+
+    tap: bool = False
+    variance: bool = False
+    threshold: bool = False
+
+
+def _needs(name: str) -> _Needs:
+    """Return what a metric takes; one that is evaluated, not computed from statistics, takes nothing."""
+    metric = METRICS.get(name)
+    return _Needs(metric.per_tap, metric.uses_variance, metric.uses_sparsity) if metric else _Needs()
 
 
 def thresholds(section: SpaceSection) -> list[Threshold]:
@@ -169,10 +180,3 @@ def thresholds(section: SpaceSection) -> list[Threshold]:
 
 def _name(threshold: Threshold) -> str:
     return f"{threshold[0]} {threshold[1]:g}"
-
-
-def _never(_measures: object) -> NDArray[np.float64]:
-    raise NotImplementedError(f"{PERPLEXITY_DROP} is evaluated, not computed from statistics")
-
-
-EVALUATED = Metric(PERPLEXITY_DROP, _never)
