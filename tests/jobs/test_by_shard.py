@@ -11,8 +11,9 @@ import pytest
 import stratoscope
 from stratoscope.errors import InputError
 from stratoscope.pipelines.config import validate
+from stratoscope.pipelines.measuring.layout import MOST_SHARDS, Layout, Shards
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
-from stratoscope.pipelines.score.layout import FEWEST_MERGED_SHARDS, MOST_SHARDS, Layout, Shards
+from stratoscope.pipelines.score.layout import FEWEST_MERGED_SHARDS, lay_out
 from stratoscope.results import Manifest, ShardStore
 from tests.jobs.small import Fields
 
@@ -122,7 +123,7 @@ def test_a_run_by_shard_goes_on_where_it_stopped_to_the_bit(
 
 
 def layout(num_prompts: int, rows: int = 60, **fields: object) -> Layout:
-    return Layout.of(validate(ScoreConfig, fields), num_prompts, rows)
+    return lay_out(validate(ScoreConfig, fields), num_prompts, rows)
 
 
 def test_runs_are_laid_out_by_their_size() -> None:

@@ -12,8 +12,8 @@ import stratoscope
 from stratoscope.cli import main
 from stratoscope.errors import InputError
 from stratoscope.pipelines.config import validate
+from stratoscope.pipelines.measuring.layout import Shards
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob, tables
-from stratoscope.pipelines.score.layout import Shards
 from stratoscope.pipelines.score.run import score_groups
 from stratoscope.pipelines.score.worker import ScoreWorker, WorkerSettings
 from stratoscope.results import Manifest, ShardResult, ShardStore, Storage, from_parquet, write_table

@@ -2,35 +2,15 @@
 
 from typing import Literal, Self
 
-import yaml
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stratoscope.activations import Tap
 from stratoscope.data import PromptSource
 from stratoscope.errors import suggest
-from stratoscope.models import Encoding, Loading, ModelSource
-from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
+from stratoscope.models import Encoding
+from stratoscope.pipelines.config import Section
+from stratoscope.pipelines.measuring.config import MeasuringConfig
 from stratoscope.scoring import METRICS, Choices, VarianceKind
-
-
-class ModelSection(Section):
-    """The model to read."""
-
-    source: str = "smollm2"
-    """A hub name (owner/model), a folder, a .gguf file, or 'smollm2', which needs no hub."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub name."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format; auto is bfloat16 on a GPU and float32 on a CPU."""
-    attention: str | None = None
-    """Attention implementation (sdpa, eager, ...); null leaves the choice to transformers."""
-    trust_remote_code: bool = False
-    """Run code from the model's repository."""
-
-    def to_loading(self, source: ModelSource, num_gpus: float) -> Loading:
-        """Return how an actor with so many GPUs loads it; over several its layers are spread."""
-        device = "cuda" if num_gpus else "cpu"
-        return Loading(source, device, self.dtype, self.attention, self.trust_remote_code, spread=num_gpus > 1)
 
 
 class PromptsSection(Section):
@@ -166,41 +146,9 @@ class StatisticsSection(Section):
     """Prompts whose own rows are kept where the others are merged by shard: the first of the seeded order."""
 
 
-class BatchingSection(Section):
-    """How prompts are cut into shards and batches. A shard is computed whole, and is what a resumed run keeps."""
-
-    shard_size: int | None = Field(None, ge=1)
-    """Prompts of a shard; null is 32, or more to make 1024 shards, or fewer to make the 50 that keeping them needs."""
-    max_tokens: int = Field(2048, ge=1)
-    """Most tokens of a batch, padding included."""
-
-
-class ActorsSection(Section):
-    """The actors that run the model; their number changes no result."""
-
-    min: int = Field(1, ge=1)
-    """Fewest actors."""
-    max: int | None = Field(None, ge=1)
-    """Most actors; null takes as many as the cluster holds."""
-    cpus: int = Field(1, ge=1)
-    """CPUs, and so CPU threads, of each actor."""
-    gpus: float | None = Field(None, ge=0)
-    """GPUs of each actor; null takes one where the cluster has any. Over several a model is spread by layers."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.max is not None and self.max < self.min:
-            raise ValueError(f"max ({self.max}) is less than min ({self.min})")
-        if self.gpus is not None and self.gpus > 1 and self.gpus != int(self.gpus):
-            raise ValueError(f"gpus ({self.gpus}) must be a whole number above 1")
-        return self
-
-
-class ScoreConfig(JobConfig):
+class ScoreConfig(MeasuringConfig):
     """Rank the layers of a language model by the statistics of their activations on prompts."""
 
-    model: ModelSection = ModelSection()
-    """The model to read."""
     prompts: PromptsSection = PromptsSection()
     """The prompts to run through it."""
     activations: ActivationsSection = ActivationsSection()
@@ -209,28 +157,3 @@ class ScoreConfig(JobConfig):
     """What is computed from the statistics."""
     statistics: StatisticsSection = StatisticsSection()
     """What is kept of the statistics."""
-    batching: BatchingSection = BatchingSection()
-    """How prompts are cut into shards and batches."""
-    fail_on_error: StrictBool | StrictInt | StrictFloat = Field(False, json_schema_extra=AFFECTS_NOTHING)
-    """Fail when prompts end among the errors: true at the first, a fraction below 1 or a count when there are more."""
-    actors: ActorsSection = Field(ActorsSection(), json_schema_extra=AFFECTS_NOTHING)
-    """The actors that run the model."""
-
-    @field_validator("fail_on_error", mode="before")
-    @classmethod
-    def _from_text(cls, value: object) -> object:
-        return yaml.safe_load(value) if isinstance(value, str) else value
-
-    @field_validator("fail_on_error")
-    @classmethod
-    def _allowance(cls, value: bool | float) -> bool | float:
-        if value < 0 or (isinstance(value, float) and value > 1):
-            raise ValueError("must be true or false, a fraction between 0 and 1, or a count of prompts")
-        return value
-
-    def errors_allowed(self, num_prompts: int) -> int:
-        """Return how many prompts may end among the errors before the run fails."""
-        limit = self.fail_on_error
-        if isinstance(limit, bool):
-            return 0 if limit else num_prompts
-        return int(limit * num_prompts) if isinstance(limit, float) else limit

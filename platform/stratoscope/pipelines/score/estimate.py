@@ -7,8 +7,8 @@ import torch
 from stratoscope.data import PromptSet
 from stratoscope.models import ModelFacts, ModelSource, dtype_name, encode, load_tokenizer
 from stratoscope.pipelines.machine import PROCESS_BYTES, operations_per_second, usual_device
+from stratoscope.pipelines.measuring.layout import Layout
 from stratoscope.pipelines.score.config import ScoreConfig
-from stratoscope.pipelines.score.layout import Layout
 
 SAMPLE = 256
 BYTES_PER_ROW = 187

@@ -1,19 +1,20 @@
 """The flow of the scoring job: prompts -> shards on actors -> statistics -> scores -> tables and a report."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
 from stratoscope.activations import Tap
 from stratoscope.data import PromptSet, load_prompts
 from stratoscope.digest import digest
-from stratoscope.errors import InputError, RunError
-from stratoscope.execution import ActorPool, Meter, cluster, is_local, plan_pool, progress, resources, run_shards
+from stratoscope.errors import InputError
+from stratoscope.execution import ActorPool, ShardWorker, is_local
 from stratoscope.models import (
     ModelFacts,
     ModelSource,
@@ -24,50 +25,42 @@ from stratoscope.models import (
     resolve_source,
     weights_fingerprint,
 )
-from stratoscope.pipelines.job import Job
+from stratoscope.pipelines.measuring.job import MeasuringJob
 from stratoscope.pipelines.score import tables
 from stratoscope.pipelines.score.config import ScoreConfig
 from stratoscope.pipelines.score.estimate import estimate
 from stratoscope.pipelines.score.gather import Kept
-from stratoscope.pipelines.score.layout import Layout, Shards
+from stratoscope.pipelines.score.layout import lay_out
 from stratoscope.pipelines.score.observed import StatisticsTables, load_observations
 from stratoscope.pipelines.score.report import build_page, summary_table
 from stratoscope.pipelines.score.tables import ALL
 from stratoscope.pipelines.score.worker import WorkerSettings, make_worker
-from stratoscope.results import (
-    ShardResult,
-    ShardStore,
-    Storage,
-    from_rows,
-    read_table,
-    render,
-    table_writer,
-    write_table,
-)
+from stratoscope.results import ShardStore, Storage, from_rows, read_table, render, write_table
 from stratoscope.scoring import Scoring, num_dropped, score_layers
 
 LONGEST_BY_DEFAULT = 1024
-MERGED_TABLES = {
-    "errors": tables.ERRORS,
-    "layers": tables.LAYERS,
-    "prompt_stats": tables.PROMPT_STATS,
-    "span_stats": tables.SPAN_STATS,
-    "shard_stats": tables.SHARD_STATS,
-    "shard_spans": tables.SHARD_SPANS,
-}
-ALWAYS_THERE = ("errors", "prompt_stats")
 
 
-class ScoreJob(Job[ScoreConfig]):
+class ScoreJob(MeasuringJob[ScoreConfig]):
     """Ranks the layers of a model by the statistics of their activations on prompts."""
 
     name: ClassVar[str] = "score"
     config_class = ScoreConfig
+    unit = "prompts"
+    shard_tables = {
+        "errors": tables.ERRORS,
+        "layers": tables.LAYERS,
+        "prompt_stats": tables.PROMPT_STATS,
+        "span_stats": tables.SPAN_STATS,
+        "shard_stats": tables.SHARD_STATS,
+        "shard_spans": tables.SHARD_SPANS,
+    }
+    always = ("errors", "prompt_stats")
+    counted = ("prompts", "scored", "errors", "truncated", "tokens", "padded_tokens", "nonfinite", "halved")
 
     source: ModelSource
     facts: ModelFacts
     prompts: PromptSet
-    layout: Layout
 
     def prepare(self) -> None:
         """Resolve the model, read the prompts, and see that all that is asked for can be done."""
@@ -77,7 +70,7 @@ class ScoreJob(Job[ScoreConfig]):
         self.facts = describe_model(self.source, trust_remote_code=config.model.trust_remote_code, here=is_local())
         self._check()
         rows = self.facts.num_layers * len(config.activations.taps) + len(self._spans)
-        self.layout = Layout.of(config, len(self.prompts), rows)
+        self.layout = lay_out(config, len(self.prompts), rows)
 
     def plan(self) -> Sequence[tuple[str, str]]:
         """Return what the run would do, and estimates of what it takes."""
@@ -89,7 +82,7 @@ class ScoreJob(Job[ScoreConfig]):
         """Measure what is missing, then merge, score and report."""
         store = ShardStore(self.run.storage)
         with self.stage("measure"):
-            self._measure(store)
+            self.measure(store)
         with self.stage("score"):
             self._score(store)
         with self.stage("report"):
@@ -141,73 +134,15 @@ class ScoreJob(Job[ScoreConfig]):
         if len(groups) > 1 and ALL in groups:
             raise InputError(f"prompts.group: no group may be called {ALL!r}, for that names all prompts together")
 
-    def _measure(self, store: ShardStore) -> None:
-        counts = store.done()
-        todo = [shard for shard in range(self.layout.num_shards) if shard not in counts]
-        with cluster():
-            actors = self.config.actors
-            pool = plan_pool(
-                minimum=actors.min,
-                maximum=actors.max,
-                num_cpus=actors.cpus,
-                num_gpus=actors.gpus,
-                resources=resources(),
-                work=len(todo),
-            )
-            settings = self._worker_settings(pool)
-            self._identify(settings, pool)
-            if counts:
-                self.check_fingerprints()
-            self.run.write_manifest(self.manifest)
-            if todo:
-                counts |= self._run_shards(store, todo, settings, pool, list(counts.values()))
-        self._count(list(counts.values()), computed=len(todo))
+    def units(self) -> pa.Table:
+        """Return the prompts in order."""
+        return self.prompts.table
 
-    def _run_shards(
-        self,
-        store: ShardStore,
-        todo: Sequence[int],
-        settings: WorkerSettings,
-        pool: ActorPool,
-        earlier: Sequence[dict[str, float]],
-    ) -> dict[int, dict[str, float]]:
-        meter = Meter(len(self.prompts), int(sum(c["prompts"] for c in earlier)), "prompts", "tokens")
-        allowed = self.config.errors_allowed(len(self.prompts))
-        num_errors = int(sum(c["errors"] for c in earlier))
-        counts: dict[int, dict[str, float]] = {}
-        shards = Shards(self.layout, self.prompts.table, todo)
-        with progress(meter, "score", self.terminal.console) as bar:
-            make = partial(make_worker, settings)
-            for result in run_shards(shards, make, pool, "ScoreActor", stopping=self.stopping):
-                store.write(result)
-                counts[result.shard] = result.counts
-                bar.add(int(result.counts["prompts"]), result.counts["tokens"])
-                num_errors += self._see_errors(store, result, num_errors, allowed)
-                self.lease.tell(done=meter.done, total=meter.total, errors=num_errors, rate=meter.units_per_second)
-        if len(counts) < len(todo):
-            kept = self.layout.num_shards - len(todo) + len(counts)
-            raise RunError(
-                f"stopped by SIGTERM with {kept} of {self.layout.num_shards} shards done; "
-                "the same run_id goes on from there"
-            )
-        elapsed = max(c["ended"] for c in counts.values()) - min(c["started"] for c in counts.values())
-        self.manifest.tokens_per_second = round(sum(c["tokens"] for c in counts.values()) / elapsed, 1)
-        return counts
-
-    def _see_errors(self, store: ShardStore, result: ShardResult, earlier: int, allowed: int) -> int:
-        """Return a shard's number of errors.
-
-        Raises:
-            RunError: together with the earlier ones they are more than are allowed.
-        """
-        errors = int(result.counts["errors"])
-        if errors and earlier + errors > allowed:
-            self._write_parts(store, "errors")
-            raise RunError(
-                f"{earlier + errors} prompts could not be scored and fail_on_error is {self.config.fail_on_error}; "
-                f"they are in {self.run.storage.url('errors.parquet')}"
-            )
-        return errors
+    def worker(self, pool: ActorPool) -> Callable[[], ShardWorker]:
+        """Return what makes a worker, and note what the activations depend on."""
+        settings = self._worker_settings(pool)
+        self._identify(settings, pool)
+        return partial(make_worker, settings)
 
     def _worker_settings(self, pool: ActorPool) -> WorkerSettings:
         config = self.config
@@ -261,18 +196,8 @@ class ScoreJob(Job[ScoreConfig]):
             "prompts_duplicate": prompts.num_duplicates,
         }
 
-    def _count(self, counts: Sequence[dict[str, float]], computed: int) -> None:
-        names = ("prompts", "scored", "errors", "truncated", "tokens", "padded_tokens", "nonfinite", "halved")
-        self.manifest.counts = {name: int(sum(c[name] for c in counts)) for name in names} | {
-            "shards_computed": computed,
-            "shards_skipped": self.layout.num_shards - computed,
-            "shards_retried": sum(c["attempts"] > 1 for c in counts),
-        }
-        self.manifest.peak_memory_bytes = int(max(c["peak_memory_bytes"] for c in counts))
-
     def _score(self, store: ShardStore) -> None:
-        for name in MERGED_TABLES:
-            self._write_parts(store, name)
+        self.merge_tables(store)
         if not self.manifest.counts["scored"]:
             first = read_table(self.run.storage, "errors")["error"][0].as_py()
             raise InputError(f"no prompt could be scored; the first error is: {first}")
@@ -285,18 +210,6 @@ class ScoreJob(Job[ScoreConfig]):
         write_table(self.run.storage, "stability", from_rows(stability, tables.STABILITY))
         never = [s.num_never_sparse for group, s in scorings if group == ALL and s.num_never_sparse is not None]
         self.manifest.counts["layers_never_sparse"] = max(never, default=0)
-
-    def _write_parts(self, store: ShardStore, name: str) -> None:
-        """Write the parts of a table from all shards as one; a table without parts only where readers expect it."""
-        parts = store.read(name)
-        first = next(parts, None)
-        if first is None and name not in ALWAYS_THERE:
-            return
-        with table_writer(self.run.storage, name, MERGED_TABLES[name] if first is None else first.schema) as append:
-            if first is not None:
-                append(first)
-            for part in parts:
-                append(part)
 
 
 def score_groups(

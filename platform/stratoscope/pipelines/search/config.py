@@ -8,8 +8,8 @@ from stratoscope.activations import Tap
 from stratoscope.errors import suggest
 from stratoscope.evaluation import Choice, Resampling
 from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
-from stratoscope.pipelines.score.config import ActorsSection as ScoreActorsSection
-from stratoscope.pipelines.score.config import ModelSection, PromptsSection
+from stratoscope.pipelines.measuring.config import ActorsSection, ModelSection
+from stratoscope.pipelines.score.config import PromptsSection
 from stratoscope.scoring import METRICS, VarianceKind
 
 PERPLEXITY_DROP = "perplexity_drop"
@@ -191,7 +191,7 @@ class SearchConfig(JobConfig):
     """What is done with the front."""
     evaluators: EvaluatorsSection = Field(EvaluatorsSection(), json_schema_extra=AFFECTS_NOTHING)
     """The actors that evaluate."""
-    actors: ScoreActorsSection = Field(ScoreActorsSection(), json_schema_extra=AFFECTS_NOTHING)
+    actors: ActorsSection = Field(ActorsSection(), json_schema_extra=AFFECTS_NOTHING)
     """The actors that compute statistics where none are given."""
     tracking: TrackingSection = Field(TrackingSection(), json_schema_extra=AFFECTS_NOTHING)
     """Where trials are logged besides."""
