@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stratoscope.activations import Probe, Tap
+from stratoscope.activations import Probe, Span, Tap, run_head
 from stratoscope.models import LoadedModel, find_anatomy, num_layers_of
 from stratoscope.statistics import Statistics, merge_all
 from stratoscope.statistics.histogram import NUM_BINS, bin_of
@@ -232,3 +232,43 @@ def test_bfloat16_is_read_as_it_is() -> None:
         s = probe.measure(ids, mask).statistics
     for row, length in enumerate(LENGTHS):
         check_row(s, (row, 3, 0), kept[3, Tap.BLOCK][row, :length].float().numpy())
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_parts_of_prompts_are_read_alone(name: str) -> None:
+    model = loaded(name)
+    ids, mask = padded_batch("right")
+    parts = [Span(0, 3, 9), Span(0, 8, 9), Span(3, 0, 2), Span(0, 0, 9), Span(1, 4, 5)]
+    with capture(model) as kept, Probe(model, ALL_TAPS, EPSILONS) as probe:
+        measured = probe.measure(ids, mask, parts)
+    assert measured.statistics.shape == (len(parts), len(model.anatomy), len(ALL_TAPS))
+    for segment, part in enumerate(parts):
+        for layer, block in enumerate(model.anatomy.blocks):
+            for tap, which in enumerate(ALL_TAPS):
+                hidden = kept[layer, which].reshape(*ids.shape, -1)
+                expected = hidden[part.row, part.start : part.stop].numpy()
+                pooled = not (which == Tap.MLP_HIDDEN and block.experts is not None)
+                rounding = 0.01 if block.experts is not None else 0
+                check_row(measured.statistics, (segment, layer, tap), expected, pooled=pooled, rounding=rounding)
+    assert measured.statistics.tokens[:, 0, 0].tolist() == [6, 1, 2, 9, 1]
+
+
+def test_a_part_without_tokens_is_refused() -> None:
+    with Probe(loaded("llama"), [Tap.BLOCK]) as probe, pytest.raises(ValueError, match="no token"):
+        probe.measure(*padded_batch("right"), [Span(0, 2, 2)])
+
+
+def test_the_head_sees_chosen_positions_alone() -> None:
+    network = tiny_network("llama")
+    model = LoadedModel(network, None, find_anatomy(network, num_layers_of(network.config)), torch.device("cpu"))
+    ids, mask = padded_batch("right")
+    keep = torch.zeros_like(mask, dtype=torch.bool)
+    keep[0, 4], keep[0, 6], keep[3, 1] = True, True, True
+    found = []
+    with Probe(model, [Tap.BLOCK]) as probe:
+        whole = probe.measure(ids, mask)
+        with_head = probe.measure(ids, mask, forward=lambda i, m: found.append(run_head(model, i, m, keep)))
+    with torch.inference_mode():
+        expected = network(ids, attention_mask=mask).logits
+    torch.testing.assert_close(found[0], torch.stack([expected[0, 4], expected[0, 6], expected[3, 1]]))
+    np.testing.assert_array_equal(whole.statistics.m2, with_head.statistics.m2)

@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from stratoscope.activations.reduce import Bins, Layout, TokenSums, merge_tokens, reduce_tokens, token_cosine
-from stratoscope.activations.segments import Segments
+from stratoscope.activations.segments import Segments, Span
 from stratoscope.activations.taps import Tap, on_experts, on_input, on_output
 from stratoscope.errors import InputError
 from stratoscope.models import Block, LoadedModel, first_position
 from stratoscope.statistics import Statistics
 
+Forward = Callable[[Tensor, Tensor], None]
+"""Runs a model on token ids and attention mask, shape (B, S) each, on its device."""
 REDUCED_TOGETHER = 2048
 """Tokens, over layers and taps, reduced at a time: few would be lost to the cost of operations, many to caches."""
 
@@ -29,9 +31,9 @@ class BatchStatistics:
     """What the probe tells of one batch."""
 
     statistics: Statistics
-    """Shape (prompts, layers, taps)."""
+    """Shape (segments, layers, taps); a segment is a prompt, unless parts of rows were asked for."""
     span_cosine: NDArray[np.float64]
-    """Cosine of the last token before and behind each span of layers, shape (prompts, spans)."""
+    """Cosine of the last token before and behind each span of layers, shape (segments, spans)."""
 
 
 @dataclass
@@ -114,32 +116,44 @@ class Probe:
             raise InputError(f"tap mlp_hidden cannot be read from {type(block.module).__name__}; leave it out")
         return on_experts(block.experts, read)
 
-    def measure(self, input_ids: Tensor, attention_mask: Tensor) -> BatchStatistics:
-        """Run the model's layers once and return the statistics of each prompt.
+    def measure(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        parts: Sequence[Span] | None = None,
+        forward: Forward | None = None,
+    ) -> BatchStatistics:
+        """Run the model's layers once and return the statistics of each prompt, or of parts of prompts.
 
         Args:
             input_ids: token ids, shape (B, S), padded on either side.
             attention_mask: 1 for a token and 0 for padding, shape (B, S); every prompt has a token.
+            parts: what to read, each a segment with statistics of its own; None reads all of each prompt.
+            forward: runs the model on ids and mask; None runs its layers alone.
         """
         if not self._handles:
             raise RuntimeError("the probe measures inside its 'with' block alone")
-        packed = self._run(input_ids, attention_mask, careful=False)
+        ids, mask = input_ids.to(self.model.device), attention_mask.to(self.model.device)
+        if parts is None:
+            segments = Segments.from_mask(mask)
+        else:
+            segments = Segments.from_spans(parts, ids.shape[1], self.model.device)
+        run = forward or partial(run_backbone, self.model)
+        packed = self._run(partial(run, ids, mask), segments, careful=False)
         if not np.isfinite(packed[0]).all():
-            packed = self._run(input_ids, attention_mask, careful=True)
-        return self._unpack(*packed, attention_mask.sum(dim=1).cpu().numpy())
+            packed = self._run(partial(run, ids, mask), segments, careful=True)
+        return self._unpack(*packed, segments.lengths.cpu().numpy())
 
     @torch.inference_mode()
     def _run(
-        self, input_ids: Tensor, attention_mask: Tensor, *, careful: bool
+        self, forward: Callable[[], None], segments: Segments, *, careful: bool
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        device = self.model.device
-        ids, mask = input_ids.to(device), attention_mask.to(device)
-        self._pass = gathered = self._begin(Segments.from_mask(mask), careful)
+        self._pass = gathered = self._begin(segments, careful)
         try:
-            run_backbone(self.model, ids, mask)
+            forward()
             for place in list(gathered.waiting):
                 self._reduce_waiting(place)
-            rows = merge_tokens(gathered.sums, gathered.segments, self._bins_on(device))
+            rows = merge_tokens(gathered.sums, gathered.segments, self._bins_on(self.model.device))
             cosine = _mean_of_known(gathered.cosine, gathered.segments)
             spans = _span_cosine(gathered.last_tokens, self.spans, len(cosine))
         finally:
@@ -152,11 +166,11 @@ class Probe:
         return _Pass(segments, careful, sums, sums.mean.new_empty(num_layers, len(segments.rows)))
 
     def _transfer(self, rows: Tensor, cosine: Tensor, spans: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        num_prompts, num_layers = cosine.shape
+        num_segments, num_layers = cosine.shape
         repeated = cosine.repeat_interleave(len(self.taps), dim=1).unsqueeze(2)
-        flat = torch.cat([torch.cat([rows, repeated], dim=2).reshape(num_prompts, -1), spans], dim=1).cpu().numpy()
+        flat = torch.cat([torch.cat([rows, repeated], dim=2).reshape(num_segments, -1), spans], dim=1).cpu().numpy()
         split = flat.shape[1] - spans.shape[1]
-        return flat[:, :split].reshape(num_prompts, num_layers, len(self.taps), -1), flat[:, split:]
+        return flat[:, :split].reshape(num_segments, num_layers, len(self.taps), -1), flat[:, split:]
 
     def _enter_block(self, hidden: Tensor) -> None:
         gathered = self._gathering()
@@ -264,15 +278,37 @@ def run_backbone(model: LoadedModel, input_ids: Tensor, attention_mask: Tensor) 
         input_ids: token ids on the model's device, shape (B, S), padded on either side.
         attention_mask: 1 for a token and 0 for padding, shape (B, S), on the model's device.
     """
+    model.backbone(input_ids=input_ids, attention_mask=attention_mask, **_extra(model, model.backbone, attention_mask))
+
+
+def run_head(model: LoadedModel, input_ids: Tensor, attention_mask: Tensor, keep: Tensor) -> Tensor:
+    """Run a model once, its vocabulary head at chosen positions alone.
+
+    Args:
+        model: with its head.
+        input_ids: token ids on the model's device, shape (B, S), padded on either side.
+        attention_mask: 1 for a token and 0 for padding, shape (B, S), on the model's device.
+        keep: true where predictions are wanted, shape (B, S), on the model's device.
+
+    Returns:
+        Logits at the kept positions in order of rows, shape (kept, vocabulary).
+    """
+    extra = _extra(model, model.network, attention_mask)
+    output = model.network(input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=keep, **extra)
+    logits: Tensor = output.logits
+    return logits.reshape(-1, logits.shape[-1])
+
+
+def _extra(model: LoadedModel, network: torch.nn.Module, attention_mask: Tensor) -> dict[str, object]:
+    """Return what a network is told besides ids and mask, where it takes that."""
     positions = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
     extra: dict[str, object] = {"position_ids": positions + first_position(model.backbone), "use_cache": False}
-    accepted = inspect.signature(model.backbone.forward).parameters
-    known = {name: value for name, value in extra.items() if name in accepted}
-    model.backbone(input_ids=input_ids, attention_mask=attention_mask, **known)
+    accepted = inspect.signature(network.forward).parameters
+    return {name: value for name, value in extra.items() if name in accepted}
 
 
 def _mean_of_known(values: Tensor, segments: Segments) -> Tensor:
-    """Average token values over each prompt, leaving out those that are not finite: (L, T) becomes (B, L)."""
+    """Average token values over each segment, leaving out those that are not finite: (L, T) becomes (B, L)."""
     known = values.isfinite()
     return (segments.sum(torch.where(known, values, 0.0)) / segments.sum(known.double())).transpose(0, 1)
 

@@ -61,17 +61,17 @@ class Bins:
 
     def count(self, x: Tensor, segments: Segments) -> Tensor:
         """Count magnitudes of (K, T, D) float32, all finite, per prompt; returns (K, B, num_fine), int64."""
-        kinds, num_prompts = x.shape[0], segments.batch[0]
+        kinds, num_segments = x.shape[0], len(segments)
         bits = x.view(torch.int32) & _SIGN_FREE
         index = (bits >> histogram.KEY_SHIFT).clamp_(_LOWEST_KEY, _HIGHEST_KEY)
-        first = torch.arange(kinds, device=x.device).unsqueeze(1) * num_prompts + segments.rows
+        first = torch.arange(kinds, device=x.device).unsqueeze(1) * num_segments + segments.rows
         index += (first * self.num_fine - _LOWEST_KEY).to(torch.int32).unsqueeze(2)
         for edge in self.edges:
             # (edge - 1 - bits) is negative just where bits >= edge; the shift leaves -1 there and 0 elsewhere.
             index -= (edge - 1 - bits).bitwise_right_shift_(31)
         index += bits.clamp_(max=1)
-        fine = _count(index.view(-1), kinds * num_prompts * self.num_fine)
-        return fine.view(kinds, num_prompts, self.num_fine)
+        fine = _count(index.view(-1), kinds * num_segments * self.num_fine)
+        return fine.view(kinds, num_segments, self.num_fine)
 
     def split(self, fine: Tensor) -> tuple[Tensor, Tensor]:
         """Turn fine bins (..., num_fine) into a histogram (..., NUM_BINS) and counts under epsilons (..., E)."""
@@ -132,15 +132,15 @@ class TokenSums:
 
         Small results that stay, made between large ones that go, would keep the allocator from reusing the latter.
         """
-        num_tokens, num_prompts, device = len(segments.rows), segments.batch[0], segments.rows.device
+        num_tokens, num_segments, device = len(segments.rows), len(segments), segments.rows.device
         per_token = torch.empty(3, kinds, num_tokens, dtype=torch.float64, device=device)
         return cls(
             width=torch.empty(kinds, dtype=torch.int64, device=device),
             count=per_token[0],
             mean=per_token[1],
             m2=per_token[2],
-            pooled_variance=torch.empty(kinds, num_prompts, dtype=torch.float64, device=device),
-            fine=torch.empty(kinds, num_prompts, bins.num_fine, dtype=torch.int64, device=device),
+            pooled_variance=torch.empty(kinds, num_segments, dtype=torch.float64, device=device),
+            fine=torch.empty(kinds, num_segments, bins.num_fine, dtype=torch.int64, device=device),
         )
 
     def put(self, places: Sequence[int], part: "TokenSums") -> None:

@@ -1,5 +1,6 @@
-"""Which tokens of a padded batch belong to which prompt."""
+"""Which tokens of a padded batch are read, and to which segment each of them belongs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,58 +8,94 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Segments:
-    """The real tokens of a batch, B prompts of at most S positions, listed prompt by prompt.
+class Span:
+    """Tokens of one row of a batch."""
 
-    Shapes: T real tokens in all.
+    row: int
+    start: int
+    stop: int
+    """Behind the last one."""
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The tokens that are read of a batch of at most S positions, listed segment by segment.
+
+    A segment is a prompt, or a part of one. Segments may overlap: what is in two is listed twice.
+    Shapes: N segments, T tokens in all.
     """
 
     positions: Tensor
-    """Index of each real token in the flattened batch, shape (T,)."""
+    """Index of each token in the flattened batch, shape (T,)."""
     rows: Tensor
-    """Prompt of each real token, shape (T,)."""
+    """Segment of each token, shape (T,)."""
     lengths: Tensor
-    """Real tokens of each prompt, shape (B,)."""
+    """Tokens of each segment, shape (N,)."""
     last: Tensor
-    """Index among the T tokens of each prompt's last one, shape (B,)."""
-    batch: tuple[int, int]
-    """(B, S)."""
+    """Index among the T tokens of each segment's last one, shape (N,)."""
+    longest: int
+    """At least the tokens of any segment."""
+    everything: bool
+    """The tokens are those of the flattened batch, all of them and in order."""
 
     @classmethod
     def from_mask(cls, attention_mask: Tensor) -> "Segments":
-        """Read the real tokens from an attention mask of zeros and ones, shape (B, S), padded on either side."""
+        """Read all real tokens, each row a segment.
+
+        Args:
+            attention_mask: zeros and ones, shape (B, S), padded on either side.
+        """
         mask = attention_mask.bool()
         positions = mask.flatten().nonzero().squeeze(1)
         lengths = mask.sum(dim=1)
-        batch = (mask.shape[0], mask.shape[1])
-        return cls(positions, positions // batch[1], lengths, lengths.cumsum(0) - 1, batch)
+        rows = positions // mask.shape[1]
+        return cls(positions, rows, lengths, lengths.cumsum(0) - 1, mask.shape[1], len(positions) == mask.numel())
+
+    @classmethod
+    def from_spans(cls, spans: Sequence[Span], width: int, device: torch.device) -> "Segments":
+        """Read some tokens, each span a segment.
+
+        Args:
+            spans: none of them empty.
+            width: positions of a row.
+            device: where the batch lies.
+        """
+        lengths = torch.tensor([span.stop - span.start for span in spans])
+        if (lengths < 1).any():
+            raise ValueError("a span holds no token")
+        rows = torch.repeat_interleave(torch.arange(len(spans)), lengths)
+        starts = torch.tensor([span.row * width + span.start for span in spans])
+        offset = torch.arange(len(rows)) - (lengths.cumsum(0) - lengths)[rows]
+        parts = (starts[rows] + offset, rows, lengths, lengths.cumsum(0) - 1)
+        positions, rows, lengths, last = (part.to(device) for part in parts)
+        return cls(positions, rows, lengths, last, width, everything=False)
 
     def to(self, device: torch.device) -> "Segments":
         """Return the same on a device."""
         if device == self.rows.device:
             return self
         positions, rows, lengths, last = (t.to(device) for t in (self.positions, self.rows, self.lengths, self.last))
-        return Segments(positions, rows, lengths, last, self.batch)
+        return Segments(positions, rows, lengths, last, self.longest, self.everything)
 
-    @property
-    def padded(self) -> bool:
-        """Whether the batch holds any padding."""
-        return len(self.positions) < self.batch[0] * self.batch[1]
+    def __len__(self) -> int:
+        return len(self.lengths)
 
     def take(self, hidden: Tensor) -> Tensor:
-        """Return the real tokens of (B, S, D), or of its flattened form, as (T, D)."""
+        """Return the tokens of (B, S, D), or of its flattened form, as (T, D)."""
         flat = hidden.reshape(-1, hidden.shape[-1])
-        return flat.index_select(0, self.positions) if self.padded else flat
+        return flat if self.everything else flat.index_select(0, self.positions)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum token values over each prompt: (K, T, ...) becomes (K, B, ...), in an order that is always the same."""
+        """Sum token values over each segment: (K, T, ...) becomes (K, N, ...), in an order that is always the same."""
         kinds, rest = values.shape[0], values.shape[2:]
         if values.device.type == "cpu":
-            return values.new_zeros(kinds, self.batch[0], *rest).index_add_(1, self.rows, values)
-        # On a GPU index_add_ adds in no fixed order, so the sum runs over the padded batch.
-        spread = values.new_zeros(kinds, self.batch[0] * self.batch[1], *rest).index_copy_(1, self.positions, values)
-        return spread.view(kinds, *self.batch, *rest).sum(dim=2)
+            return values.new_zeros(kinds, len(self), *rest).index_add_(1, self.rows, values)
+        # On a GPU index_add_ adds in no fixed order, so the sum runs over segments padded to one length.
+        offset = torch.arange(len(self.rows), device=values.device) - (self.last - self.lengths + 1)[self.rows]
+        places = self.rows * self.longest + offset
+        spread = values.new_zeros(kinds, len(self) * self.longest, *rest).index_copy_(1, places, values)
+        return spread.view(kinds, len(self), self.longest, *rest).sum(dim=2)
 
-    def spread(self, per_prompt: Tensor) -> Tensor:
-        """Repeat prompt values for each of the prompt's tokens: (K, B) becomes (K, T)."""
-        return per_prompt.index_select(1, self.rows)
+    def spread(self, per_segment: Tensor) -> Tensor:
+        """Repeat segment values for each of the segment's tokens: (K, N) becomes (K, T)."""
+        return per_segment.index_select(1, self.rows)

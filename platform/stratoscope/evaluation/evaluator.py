@@ -11,7 +11,7 @@ from stratoscope.evaluation.generation import Prompt, generate
 from stratoscope.evaluation.likelihood import Likelihood, Scorer
 from stratoscope.evaluation.rows import Batch, Request
 from stratoscope.evaluation.tasks import Item, TaskItems
-from stratoscope.models import LoadedModel
+from stratoscope.models import LoadedModel, encode_pair, encode_text
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -176,11 +176,7 @@ class Evaluator:
         if not context:
             ids = self._encode(target)
             return ([self._prefix], ids) if ids[0] != self._prefix else (ids[:1], ids[1:])
-        spaces = len(context) - len(context.rstrip())
-        if spaces:
-            context, target = context[:-spaces], context[-spaces:] + target
-        before, whole = self._encode(context), self._encode(context + target)
-        return before, whole[len(before) :]
+        return encode_pair(self.model.tokenizer, context, target)
 
     def _prompt(self, instance: "Instance") -> Prompt:
         text, given = instance.args[0], dict(instance.args[1])
@@ -190,12 +186,7 @@ class Evaluator:
         return Prompt(tuple(ids), tuple([until] if isinstance(until, str) else until), longest)
 
     def _encode(self, text: str) -> list[int]:
-        tokenizer = self.model.tokenizer
-        # A chat template has written the first token already.
-        bos = tokenizer.bos_token
-        special = not (bos and text.startswith(bos))
-        ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
-        return ids
+        return encode_text(self.model.tokenizer, text)
 
     @property
     def _prefix(self) -> int:

@@ -18,7 +18,7 @@ from stratoscope.models.load import (
 )
 from stratoscope.models.prune import check_prunable, kept_layers, set_layers, without_layers
 from stratoscope.models.source import BUNDLED_MODELS, ModelSource, local_folder, pin_source, resolve_source
-from stratoscope.models.tokens import Encoded, Encoding, encode
+from stratoscope.models.tokens import Encoded, Encoding, encode, encode_pair, encode_text
 
 __all__ = [
     "BUNDLED_MODELS",
@@ -37,6 +37,8 @@ __all__ = [
     "describe_model",
     "dtype_name",
     "encode",
+    "encode_pair",
+    "encode_text",
     "export_pruned",
     "find_anatomy",
     "first_position",

@@ -60,3 +60,28 @@ def _fit(ids: list[int], policy: Encoding) -> Encoded:
     if policy.too_long == "refuse":
         return Encoded((), error=f"{TOO_LONG}: {len(ids)} tokens, prompts.max_tokens is {policy.max_tokens}")
     return Encoded(tuple(ids[: policy.max_tokens]), truncated=True)
+
+
+def encode_pair(tokenizer: "PreTrainedTokenizerBase", context: str, target: str) -> tuple[list[int], list[int]]:
+    """Encode context and target as one text and cut it where the context ends, as lm-evaluation-harness does.
+
+    Spaces at the end of the context go to the target.
+
+    Args:
+        tokenizer: of the model.
+        context: not empty.
+        target: what stands behind it.
+    """
+    spaces = len(context) - len(context.rstrip())
+    if spaces:
+        context, target = context[:-spaces], context[-spaces:] + target
+    before, whole = encode_text(tokenizer, context), encode_text(tokenizer, context + target)
+    return before, whole[len(before) :]
+
+
+def encode_text(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Encode a text with the tokenizer's special tokens, unless a chat template has written the first already."""
+    bos = tokenizer.bos_token
+    special = not (bos and text.startswith(bos))
+    ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
+    return ids
