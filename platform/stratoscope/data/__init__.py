@@ -1,15 +1,28 @@
-"""Data: prompts from known sets, local files and the hub."""
+"""Data: prompts, and questions with right and wrong answers, from known sets, local files and the hub."""
 
 from stratoscope.data.known import KNOWN_SETS, read_known
 from stratoscope.data.order import OrderedPrompts, Prompt, order_prompts
+from stratoscope.data.pairs import Answers, DataSet, PairChoice, PairSource, QuestionSet, decode, load_pairs
 from stratoscope.data.prompts import PromptSet, PromptSource, load_prompts, row_id
+from stratoscope.data.qa import AUTO, FORMATS, Answer, Question
 
 __all__ = [
+    "AUTO",
+    "FORMATS",
     "KNOWN_SETS",
+    "Answer",
+    "Answers",
+    "DataSet",
     "OrderedPrompts",
+    "PairChoice",
+    "PairSource",
     "Prompt",
     "PromptSet",
     "PromptSource",
+    "Question",
+    "QuestionSet",
+    "decode",
+    "load_pairs",
     "load_prompts",
     "order_prompts",
     "read_known",

@@ -49,27 +49,31 @@ READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
 }
 
 
-def read_files(path: Path) -> Iterator[Row]:
+def read_files(path: Path, field: str = "prompts.source") -> Iterator[Row]:
     """Yield the rows of a file, or of every readable file in a folder, in order of names.
+
+    Args:
+        path: file or folder.
+        field: of the configuration that names it, for messages.
 
     Raises:
         InputError: there is no file of a known kind, or one cannot be read.
     """
-    for file in _files(path):
+    for file in _files(path, field):
         try:
             yield from READERS[file.suffix](file)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             kind = file.suffix[1:]
-            raise InputError(f"prompts.source: {file} cannot be read as {kind}: {first_line(error)}") from error
+            raise InputError(f"{field}: {file} cannot be read as {kind}: {first_line(error)}") from error
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path, field: str) -> list[Path]:
     kinds = ", ".join(READERS)
     if path.is_file():
         if path.suffix not in READERS:
-            raise InputError(f"prompts.source {str(path)!r}: files of kind {path.suffix!r} are not read, only {kinds}")
+            raise InputError(f"{field} {str(path)!r}: files of kind {path.suffix!r} are not read, only {kinds}")
         return [path]
     found = sorted(file for file in path.rglob("*") if file.suffix in READERS and file.is_file())
     if not found:
-        raise InputError(f"prompts.source {str(path)!r}: the folder holds no file of kind {kinds}")
+        raise InputError(f"{field} {str(path)!r}: the folder holds no file of kind {kinds}")
     return found

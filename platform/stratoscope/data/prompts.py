@@ -86,8 +86,12 @@ def load_prompts(source: PromptSource, limit: int | None, seed: int) -> PromptSe
     return PromptSet(ordered, template)
 
 
-def read_rows(source: PromptSource) -> Iterator[dict[str, Any]]:
+def read_rows(source: PromptSource, field: str = "prompts.source") -> Iterator[dict[str, Any]]:
     """Yield the raw rows of a source.
+
+    Args:
+        source: where they are.
+        field: of the configuration that names it, for messages.
 
     Raises:
         InputError: the source is no known set, file, folder or hub name, or cannot be read.
@@ -96,24 +100,22 @@ def read_rows(source: PromptSource) -> Iterator[dict[str, Any]]:
     if name in KNOWN_SETS:
         return read_known(name)
     if path.exists():
-        return read_files(path)
+        return read_files(path, field)
     if HUB_NAME.fullmatch(name) and not name.startswith(".") and not path.suffix:
-        return _read_hub(source)
+        return _read_hub(source, field)
     raise InputError(
-        f"prompts.source {name!r} is no known set, file or hub name (owner/name){suggest(name, KNOWN_SETS, 'sets')}"
+        f"{field} {name!r} is no known set, file or hub name (owner/name){suggest(name, KNOWN_SETS, 'sets')}"
     )
 
 
-def _read_hub(source: PromptSource) -> Iterator[dict[str, Any]]:
+def _read_hub(source: PromptSource, field: str) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
 
-    commit = hub_commit("dataset", source.source, source.revision, "prompts.source")
+    commit = hub_commit("dataset", source.source, source.revision, field)
     try:
         yield from load_dataset(source.source, source.subset, split=source.split or "train", revision=commit)
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"prompts.source {source.source!r} cannot be read from the hub: {first_line(error)}"
-        ) from error
+        raise InputError(f"{field} {source.source!r} cannot be read from the hub: {first_line(error)}") from error
 
 
 def _usual_template(source: PromptSource, row: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Sufficient statistics of activations, their merging, their histogram and resampling. Needs numpy alone."""
 
 from stratoscope.statistics.correlation import spearman
+from stratoscope.statistics.randomization import Design, MaxT, max_t
 from stratoscope.statistics.resampling import (
     Resampled,
     bootstrap_weights,
@@ -11,10 +12,13 @@ from stratoscope.statistics.resampling import (
 from stratoscope.statistics.sufficient import Statistics, merge, merge_all, stack, weighted_mean
 
 __all__ = [
+    "Design",
+    "MaxT",
     "Resampled",
     "Statistics",
     "bootstrap_weights",
     "half_weights",
+    "max_t",
     "merge",
     "merge_all",
     "percentile_interval",

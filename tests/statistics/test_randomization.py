@@ -1,0 +1,102 @@
+"""Randomisation tests: exact on small cases, calibrated under the null hypothesis, adjusted for covariates."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom, ttest_1samp, ttest_ind
+
+from stratoscope.statistics import max_t
+
+NONE = np.zeros((0, 0))
+
+
+def none(units: int) -> np.ndarray:
+    return np.zeros((units, 0))
+
+
+def test_statistics_are_those_of_students_tests() -> None:
+    generator = np.random.default_rng(0)
+    y, group = generator.normal(0.3, 1, (40, 3)), np.repeat([0.0, 1.0], 20)
+    paired = max_t(y, np.ones(40), none(40), "paired", draws=99)
+    np.testing.assert_allclose(paired.statistic, ttest_1samp(y, 0).statistic)
+    np.testing.assert_allclose(paired.effect, y.mean(axis=0))
+    grouped = max_t(y, group, none(40), "grouped", draws=99)
+    np.testing.assert_allclose(grouped.statistic, ttest_ind(y[20:], y[:20]).statistic)
+    np.testing.assert_allclose(grouped.effect, y[20:].mean(axis=0) - y[:20].mean(axis=0))
+
+
+def test_p_values_are_those_of_all_sign_flips() -> None:
+    y = np.array([[0.3], [1.1], [-0.2], [0.8], [0.5], [0.9], [0.1], [0.4]])
+    flips = np.array(list(product([-1.0, 1.0], repeat=len(y))))
+    exact = (np.abs(flips @ y) >= abs(y.sum()) - 1e-12).mean()
+    assert max_t(y, np.ones(8), none(8), "paired", draws=20_000).p_value[0] == pytest.approx(exact, abs=0.005)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 6))
+@settings(max_examples=20, deadline=None)
+def test_scale_and_sign_change_no_p_value_and_more_effects_never_lower_one(seed: int, effects: int) -> None:
+    y = np.random.default_rng(seed).normal(0.2, 1, (25, effects))
+    scaled = y * np.random.default_rng(seed + 1).uniform(-5, 5, effects)
+    whole = max_t(y, np.ones(25), none(25), "paired", draws=499)
+    np.testing.assert_allclose(max_t(scaled, np.ones(25), none(25), "paired", draws=499).p_value, whole.p_value)
+    first = max_t(y[:, :1], np.ones(25), none(25), "paired", draws=499)
+    assert whole.p_value[0] >= first.p_value[0] - 1e-12
+    assert whole.critical >= first.critical - 1e-12
+
+
+@pytest.mark.parametrize("design", ["paired", "grouped"])
+def test_under_the_null_hypothesis_anything_is_found_as_often_as_it_may(design: str) -> None:
+    """In 400 draws of 12 correlated effects; more than the 99.9 % quantile of the binomial would be too many."""
+    units, found = 60, 0
+    for seed in range(400):
+        generator = np.random.default_rng(seed)
+        y = generator.standard_t(4, (units, 12)) + generator.normal(size=(units, 1))
+        length = generator.normal(size=(units, 1))
+        x = np.ones(units) if design == "paired" else generator.permutation(np.arange(units) % 2).astype(float)
+        outcome = max_t(y + 2 * length, x, length, design, draws=199, seed=seed)
+        found += bool((outcome.p_value <= 0.05).any())
+    assert found <= binom.ppf(0.999, 400, 0.05)
+
+
+@pytest.mark.parametrize("design", ["paired", "grouped"])
+def test_an_effect_of_the_covariate_alone_is_found_without_adjustment_and_gone_with_it(design: str) -> None:
+    generator = np.random.default_rng(1)
+    x = np.ones(200) if design == "paired" else (np.arange(200) % 2).astype(float)
+    length = generator.normal(1.0, 1.0, (200, 1)) * (1 if design == "paired" else x[:, None])
+    y = 0.7 * length + generator.normal(0, 0.5, (200, 4))
+    assert (max_t(y, x, none(200), design, draws=999).p_value <= 0.001).all()
+    assert (max_t(y, x, length, design, draws=999).p_value > 0.05).all()
+
+
+def test_an_effect_beside_the_covariate_survives_the_adjustment() -> None:
+    generator = np.random.default_rng(2)
+    length = generator.normal(1.0, 1.0, (200, 1))
+    y = 0.7 * length + np.array([0.0, 0.4, 0.0]) + generator.normal(0, 0.5, (200, 3))
+    adjusted = max_t(y, np.ones(200), length, "paired", draws=999)
+    assert adjusted.p_value[1] <= 0.001
+    assert (adjusted.p_value[[0, 2]] > 0.05).all()
+    assert adjusted.low[1] < 0.4 < adjusted.high[1]
+
+
+def test_simultaneous_intervals_cover_all_effects_at_once() -> None:
+    truth, covered = np.linspace(-1, 1, 8), 0
+    for seed in range(200):
+        y = truth + np.random.default_rng(seed).normal(0, 1, (50, 8))
+        outcome = max_t(y, np.ones(50), none(50), "paired", draws=299, seed=seed)
+        covered += bool(((outcome.low <= truth) & (truth <= outcome.high)).all())
+    assert covered >= binom.ppf(0.001, 200, 0.95)
+
+
+def test_what_does_not_vary_is_no_effect_and_too_few_units_are_refused() -> None:
+    y = np.column_stack([np.zeros(20), np.random.default_rng(0).normal(3, 1, 20)])
+    outcome = max_t(y, np.ones(20), none(20), "paired", draws=99)
+    assert outcome.statistic[0] == 0
+    assert outcome.p_value[0] == 1
+    assert outcome.p_value[1] == pytest.approx(0.01)
+    with pytest.raises(ValueError, match="too few"):
+        max_t(y[:3], np.ones(3), np.random.default_rng(0).normal(size=(3, 1)), "paired")
+    with pytest.raises(ValueError, match="nothing of the effect"):
+        max_t(y, np.ones(20), np.ones((20, 1)), "paired")
