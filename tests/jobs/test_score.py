@@ -13,6 +13,7 @@ from stratoscope.cli import main
 from stratoscope.errors import InputError
 from stratoscope.pipelines.config import validate
 from stratoscope.pipelines.measuring.layout import Shards
+from stratoscope.pipelines.measuring.rows import statistics_of_tap
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob, tables
 from stratoscope.pipelines.score.run import score_groups
 from stratoscope.pipelines.score.worker import ScoreWorker, WorkerSettings
@@ -123,8 +124,8 @@ def test_another_number_of_actors_changes_nothing(run: stratoscope.ScoreRun, fie
 def test_another_batch_size_changes_rounding_alone(run: stratoscope.ScoreRun, fields: Fields) -> None:
     other = stratoscope.score(**fields(run_id="small", batching={"shard_size": 7, "max_tokens": 24}))
     for tap in TAPS:
-        a, first = tables.statistics_of_tap(run.table("prompt_stats"), tap, (0.01, 0.5))
-        b, same = tables.statistics_of_tap(other.table("prompt_stats"), tap, (0.01, 0.5))
+        a, first = statistics_of_tap(run.table("prompt_stats"), tap, (0.01, 0.5))
+        b, same = statistics_of_tap(other.table("prompt_stats"), tap, (0.01, 0.5))
         assert first["prompt_id"] == same["prompt_id"]
         np.testing.assert_allclose(b.variance, a.variance, rtol=1e-5)
         np.testing.assert_allclose(b.pooled_variance, a.pooled_variance, rtol=1e-5)

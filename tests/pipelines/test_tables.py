@@ -3,6 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratoscope.activations import Tap
+from stratoscope.pipelines.measuring import rows
 from stratoscope.pipelines.score import tables
 from stratoscope.results import from_parquet, to_parquet
 from stratoscope.statistics import Statistics
@@ -43,7 +44,7 @@ def test_statistics_survive_the_table_to_the_bit(seed: int) -> None:
     table = from_parquet(to_parquet(tables.prompt_stats(s, ["a", "b", "c"], ["g", "g", "h"], taps)))
     assert table.num_rows == 24
     for column, tap in enumerate(taps):
-        back, first = tables.statistics_of_tap(table, str(tap), s.epsilons)
+        back, first = rows.statistics_of_tap(table, str(tap), s.epsilons)
         assert first["prompt_id"].to_pylist() == ["a", "b", "c"]
         assert first["group"].to_pylist() == ["g", "g", "h"]
         for name in ARRAYS:
@@ -53,10 +54,10 @@ def test_statistics_survive_the_table_to_the_bit(seed: int) -> None:
 def test_histograms_are_stored_compactly() -> None:
     histogram = np.zeros((2, NUM_BINS), np.int64)
     histogram[0, 300:310] = 7
-    packed = tables.pack_histograms(histogram)
+    packed = rows.pack_histograms(histogram)
     assert packed.to_pylist()[0] == {"first": 300, "counts": [7] * 10}
     assert packed.to_pylist()[1]["counts"] == []
-    assert (tables.unpack_histograms(packed) == histogram).all()
+    assert (rows.unpack_histograms(packed) == histogram).all()
 
 
 def test_spans_survive_the_table() -> None:

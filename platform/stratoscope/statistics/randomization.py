@@ -34,7 +34,9 @@ class MaxT:
     p_value: Array
     """Adjusted for all T effects by step-down max-T, shape (T,)."""
     critical: float
-    """The quantile of the largest |statistic| under the null hypothesis, at the level asked for."""
+    """The quantile of the largest |statistic| under the null hypothesis, at the level."""
+    level: float
+    """Chance that an interval misses its effect, or that a p-value at most as large is found, anywhere by chance."""
 
     @property
     def low(self) -> Array:
@@ -101,6 +103,7 @@ def max_t(
         statistic=statistic,
         p_value=_step_down(np.abs(statistic), null),
         critical=float(np.quantile(null.max(axis=1), 1 - level)),
+        level=level,
     )
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from stratoscope.pipelines.measuring.rows import statistics_of_tap
 from stratoscope.pipelines.score import tables
 from stratoscope.pipelines.score.tables import ALL
 from stratoscope.results import Storage, iter_table, read_table
@@ -44,7 +45,7 @@ class StatisticsTables:
         """
         for table in iter_table(self.storage, self.stats):
             for group, rows in self._by_group(table):
-                statistics, first = tables.statistics_of_tap(rows, tap, self.epsilons)
+                statistics, first = statistics_of_tap(rows, tap, self.epsilons)
                 yield group, statistics, [] if self.by_shard else first["group"].to_pylist()
 
     def read_angles(self) -> dict[str, dict[tuple[int, int], SpanAngle]]:

@@ -1,47 +1,32 @@
-"""The scoring job's tables: their columns, and statistics to rows and back."""
+"""The scoring job's tables: their columns, and results to rows and back."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stratoscope.activations import Tap
+from stratoscope.pipelines.measuring.rows import STATISTICS, array, stats_table
 from stratoscope.scoring import Scoring, SpanAngle
 from stratoscope.statistics import Statistics
-from stratoscope.statistics.histogram import NUM_BINS
-
-HISTOGRAM_TYPE = pa.struct([("first", pa.int16()), ("counts", pa.list_(pa.int64()))])
-"""Bins from the first to the last that is not empty; the meaning of a bin is in statistics/histogram.py."""
 
 PROMPT_STATS = pa.schema(
     [
-        ("prompt_id", pa.string()),
-        ("group", pa.string()),
-        ("layer", pa.int32()),
-        ("tap", pa.string()),
-        ("tokens", pa.int64()),
-        ("count", pa.int64()),
-        ("mean", pa.float64()),
-        ("m2", pa.float64()),
-        ("pooled_variance", pa.float64()),
-        ("log2_hist", HISTOGRAM_TYPE),
-        ("below", pa.list_(pa.int64())),
-        ("cosine", pa.float64()),
-        ("nonfinite", pa.int64()),
+        pa.field("prompt_id", pa.string()),
+        pa.field("group", pa.string()),
+        *STATISTICS,
     ]
 )
 SHARD_STATS = pa.schema(
     [
-        ("shard", pa.int64()),
-        ("group", pa.string()),
-        ("layer", pa.int32()),
-        ("tap", pa.string()),
-        ("prompts", pa.int64()),
-        *(field for field in PROMPT_STATS if field.name not in ("prompt_id", "group", "layer", "tap")),
-        ("cosine_tokens", pa.int64()),
+        pa.field("shard", pa.int64()),
+        pa.field("group", pa.string()),
+        *STATISTICS[:2],
+        pa.field("prompts", pa.int64()),
+        *STATISTICS[2:],
+        pa.field("cosine_tokens", pa.int64()),
     ]
 )
 """The prompts of a shard merged; the group is null where it is all of them."""
@@ -96,7 +81,6 @@ STABILITY = pa.schema(
         ("split_half", pa.float64()),
     ]
 )
-EPSILONS_KEY = b"epsilons"
 ALL = "all"
 """The group of all prompts, in `layer_scores` and `stability`."""
 
@@ -113,7 +97,7 @@ def prompt_stats(
         taps: in order of the statistics' last axis.
     """
     units = {"prompt_id": np.asarray(prompt_ids, object), "group": np.asarray(groups, object)}
-    return _stats_table(statistics, units, taps, PROMPT_STATS)
+    return stats_table(statistics, units, taps, PROMPT_STATS)
 
 
 def shard_stats(statistics: Statistics, shard: int, groups: Sequence[str | None], taps: Sequence[Tap]) -> pa.Table:
@@ -126,26 +110,7 @@ def shard_stats(statistics: Statistics, shard: int, groups: Sequence[str | None]
         taps: in order of the statistics' last axis.
     """
     units = {"shard": np.full(len(groups), shard), "group": np.asarray(groups, object)}
-    return _stats_table(statistics, units, taps, SHARD_STATS)
-
-
-def _stats_table(
-    statistics: Statistics, units: dict[str, NDArray[Any]], taps: Sequence[Tap], schema: pa.Schema
-) -> pa.Table:
-    num_units, num_layers, num_taps = statistics.shape
-    per_unit = num_layers * num_taps
-    columns: dict[str, Any] = {name: np.repeat(values, per_unit) for name, values in units.items()} | {
-        "layer": np.tile(np.repeat(np.arange(num_layers), num_taps), num_units),
-        "tap": np.tile(np.asarray([str(tap) for tap in taps], object), num_units * num_layers),
-        "log2_hist": pack_histograms(statistics.histogram.reshape(-1, NUM_BINS)),
-        "below": _lists(statistics.below.reshape(num_units * per_unit, -1)),
-    }
-    for name in schema.names:
-        if name not in columns:
-            columns[name] = getattr(statistics, name).reshape(-1)
-    arrays = [_array(columns[field.name], field.type) for field in schema]
-    described = schema.with_metadata({EPSILONS_KEY: repr(list(statistics.epsilons)).encode()})
-    return pa.Table.from_arrays(arrays, schema=described)
+    return stats_table(statistics, units, taps, SHARD_STATS)
 
 
 def angle_of(cosine: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -171,7 +136,7 @@ def span_stats(cosine: NDArray[np.float64], prompt_ids: Sequence[str], spans: Se
         "cosine": flat,
         "angle": angle_of(flat),
     }
-    return pa.Table.from_arrays([_array(columns[f.name], f.type) for f in SPAN_STATS], schema=SPAN_STATS)
+    return pa.Table.from_arrays([array(columns[f.name], f.type) for f in SPAN_STATS], schema=SPAN_STATS)
 
 
 def shard_spans(
@@ -197,42 +162,7 @@ def shard_spans(
             "cosine": sums[1].ravel() / prompts,
             "angle": sums[2].ravel() / prompts,
         }
-    return pa.Table.from_arrays([_array(columns[f.name], f.type) for f in SHARD_SPANS], schema=SHARD_SPANS)
-
-
-def statistics_of_tap(table: pa.Table, tap: str, epsilons: tuple[float, ...]) -> tuple[Statistics, pa.Table]:
-    """Return the statistics of one tap as arrays of shape (units, layers), and the first row of each unit.
-
-    Args:
-        table: `prompt_stats`, or `shard_stats` of one group; the rows of a unit together and in order of layers.
-        tap: which tap.
-        epsilons: the thresholds that `below` counts.
-    """
-    rows = table.filter(pc.equal(table["tap"], tap)).combine_chunks()
-    num_layers = pc.max(rows["layer"]).as_py() + 1
-    shape = (rows.num_rows // num_layers, num_layers)
-
-    def column(name: str) -> NDArray[Any]:
-        values: NDArray[Any] = rows[name].to_numpy(zero_copy_only=False).reshape(shape)
-        return values
-
-    merged = "prompts" in rows.column_names
-    below = np.asarray(rows["below"].combine_chunks().flatten()).reshape(*shape, len(epsilons))
-    statistics = Statistics(
-        epsilons=epsilons,
-        prompts=column("prompts") if merged else (~np.isnan(column("pooled_variance"))).astype(np.int64),
-        tokens=column("tokens"),
-        count=column("count"),
-        mean=column("mean"),
-        m2=column("m2"),
-        pooled_variance=column("pooled_variance"),
-        histogram=unpack_histograms(rows["log2_hist"]).reshape(*shape, NUM_BINS),
-        below=below,
-        cosine=column("cosine"),
-        cosine_tokens=column("cosine_tokens") if merged else np.where(np.isnan(column("cosine")), 0, column("tokens")),
-        nonfinite=column("nonfinite"),
-    )
-    return statistics, rows.take(np.arange(0, rows.num_rows, num_layers))
+    return pa.Table.from_arrays([array(columns[f.name], f.type) for f in SHARD_SPANS], schema=SHARD_SPANS)
 
 
 def angles_by_span(table: pa.Table) -> dict[tuple[int, int], SpanAngle]:
@@ -247,32 +177,6 @@ def angles_by_span(table: pa.Table) -> dict[tuple[int, int], SpanAngle]:
     counted = table["prompts"].to_numpy() if "prompts" in table.column_names else (~np.isnan(angles)).astype(np.int64)
     prompts = counted.reshape(angles.shape)
     return {span: SpanAngle(angles[:, column], prompts[:, column]) for column, span in enumerate(spans)}
-
-
-def pack_histograms(histograms: NDArray[np.int64]) -> pa.StructArray:
-    """Store histograms, shape (rows, NUM_BINS), from their first to their last bin that is not empty."""
-    filled = histograms > 0
-    first = filled.argmax(axis=1)
-    last = np.where(filled.any(axis=1), NUM_BINS - filled[:, ::-1].argmax(axis=1), first)
-    bins = np.arange(NUM_BINS)
-    kept = (bins >= first[:, None]) & (bins < last[:, None])
-    offsets = np.concatenate([[0], np.cumsum(last - first)]).astype(np.int32)
-    counts = pa.ListArray.from_arrays(pa.array(offsets), pa.array(histograms[kept]))
-    return pa.StructArray.from_arrays([pa.array(first.astype(np.int16)), counts], fields=list(HISTOGRAM_TYPE))
-
-
-def unpack_histograms(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Return stored histograms as an array of shape (rows, NUM_BINS)."""
-    packed = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
-    first = packed.field("first").to_numpy(zero_copy_only=False).astype(np.int64)
-    counts = packed.field("counts")
-    lengths = pc.list_value_length(counts).to_numpy(zero_copy_only=False).astype(np.int64)
-    starts = np.cumsum(lengths) - lengths
-    rows = np.repeat(np.arange(len(first)), lengths)
-    within = np.arange(lengths.sum()) - np.repeat(starts, lengths)
-    histograms = np.zeros((len(first), NUM_BINS), np.int64)
-    histograms[rows, first[rows] + within] = counts.flatten().to_numpy(zero_copy_only=False)
-    return histograms
 
 
 def score_rows(scoring: Scoring, group: str) -> list[tuple[object, ...]]:
@@ -297,13 +201,3 @@ def stability_row(scoring: Scoring, group: str) -> tuple[object, ...]:
 
 def _null(value: Any) -> Any:
     return None if np.isnan(value) else value.item() if isinstance(value, np.generic) else value
-
-
-def _array(values: Any, kind: pa.DataType) -> pa.Array:
-    """Return a column; NaN becomes null."""
-    return values if isinstance(values, pa.Array) else pa.array(values, kind, from_pandas=True)
-
-
-def _lists(matrix: NDArray[np.int64]) -> pa.ListArray:
-    rows, width = matrix.shape
-    return pa.ListArray.from_arrays(pa.array(np.arange(rows + 1, dtype=np.int32) * width), pa.array(matrix.ravel()))

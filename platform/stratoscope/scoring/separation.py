@@ -1,0 +1,149 @@
+"""How well statistics of some layers tell wrong answers from right ones, on questions that were not learnt from.
+
+A logistic regression on log variance and log sparsity of a set of layers is fitted in each fold's training questions
+and predicts its held-out ones. What depends on labels, such as which layers are flagged, is chosen inside the training
+questions too.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stratoscope.scoring.contrast import Labels, Readings
+
+Array = NDArray[np.float64]
+Layers = tuple[int, ...]
+Choose = Callable[[NDArray[np.bool_]], Layers]
+"""From which questions may be looked at, shape (Q,), to layers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Auroc:
+    """An area under the ROC curve, with what each question contributes to its error."""
+
+    value: float
+    influence: Array
+    """Shape (Q,), of sum 0; the error of the value is about the sum over the questions of another sample."""
+
+    @property
+    def error(self) -> float:
+        """Standard error, questions being the unit."""
+        num = len(self.influence)
+        return float(np.sqrt((self.influence**2).sum() * num / (num - 1)))
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Return the normal interval."""
+        half = NormalDist().inv_cdf(0.5 + confidence / 2) * self.error
+        return self.value - half, self.value + half
+
+    def minus(self, other: "Auroc") -> "Auroc":
+        """Return the difference to another of the same questions."""
+        return Auroc(self.value - other.value, self.influence - other.influence)
+
+    def detectable(self, level: float = 0.05, power: float = 0.8) -> float:
+        """Return the smallest value that a two-sided test against 0 would find with that power."""
+        normal = NormalDist()
+        return (normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)) * self.error
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Which questions are held out together."""
+
+    of_question: NDArray[np.int64]
+    """Shape (Q,)."""
+    num_folds: int
+
+    @classmethod
+    def draw(cls, num_questions: int, num_folds: int, seed: int) -> "Folds":
+        """Deal questions into folds of like size."""
+        order = np.random.default_rng(seed).permutation(num_questions)
+        return cls(order % num_folds, num_folds)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The classifier."""
+
+    c: float = 1.0
+    """Inverse strength of the L2 penalty on standardised features."""
+
+    def predict(self, train: Array, wrong: NDArray[np.bool_], test: Array) -> Array:
+        """Fit on training answers and return scores that are higher for answers more likely wrong, shape (test,)."""
+        from sklearn.linear_model import LogisticRegression
+
+        if train.shape[1] == 0 or wrong.all() or not wrong.any():
+            return np.zeros(len(test))
+        mean, spread = train.mean(axis=0), train.std(axis=0)
+        spread = np.where(spread > 0, spread, 1.0)
+        model = LogisticRegression(C=self.c, class_weight="balanced", solver="lbfgs", tol=1e-3, max_iter=200)
+        model.fit((train - mean) / spread, wrong)
+        scores: Array = model.decision_function((test - mean) / spread)
+        return scores
+
+
+def auroc(scores: Array, labels: Labels) -> Auroc:
+    """Return the chance that a wrong answer scores above a right one, ties counting half.
+
+    Source: Obuchowski, 'Nonparametric analysis of clustered ROC curve data', 1997, for the error.
+    """
+    from scipy.stats import rankdata
+
+    wrong, num = labels.wrong, labels.num_questions
+    ranks = rankdata(scores)
+    num_wrong, num_right = int(wrong.sum()), int((~wrong).sum())
+    placed = np.empty(len(scores))
+    placed[wrong] = (ranks[wrong] - rankdata(scores[wrong])) / num_right
+    placed[~wrong] = 1 - (ranks[~wrong] - rankdata(scores[~wrong])) / num_wrong
+    value = float(placed[wrong].mean())
+    share = (placed - value) / np.where(wrong, num_wrong, num_right)
+    influence: Array = np.bincount(labels.question, weights=share, minlength=num).astype(np.float64)
+    return Auroc(value, influence)
+
+
+def mean_auroc(parts: Sequence[Auroc]) -> Auroc:
+    """Return the mean of several of the same questions."""
+    return Auroc(float(np.mean([p.value for p in parts])), np.mean([p.influence for p in parts], axis=0))
+
+
+def features(readings: Readings) -> Array:
+    """Return log variance and log sparsity side by side, shape (N, L, 2)."""
+    return np.stack([np.log(readings.variance), np.log(readings.sparsity)], axis=2)
+
+
+def of_layers(table: Array, layers: Layers) -> Array:
+    """Return the features of some layers, shape (N, 2 * layers)."""
+    return table[:, list(layers)].reshape(len(table), -1)
+
+
+def chosen_inside(choose: Choose, folds: Folds) -> list[Layers]:
+    """Choose layers inside the training questions of each fold."""
+    return [choose(folds.of_question != fold) for fold in range(folds.num_folds)]
+
+
+def separate(table: Array, labels: Labels, folds: Folds, sets: Sequence[Layers], learner: Learner) -> Auroc:
+    """Return how well held-out answers are told apart, each fold by its own set of layers.
+
+    Args:
+        table: features, shape (N, L, K).
+        labels: of the answers.
+        folds: of the questions.
+        sets: one per fold.
+        learner: the classifier.
+    """
+    fold_of = folds.of_question[labels.question]
+    scores = np.zeros(len(table))
+    for fold, layers in enumerate(sets):
+        test = fold_of == fold
+        inside = of_layers(table, layers)
+        scores[test] = learner.predict(inside[~test], labels.wrong[~test], inside[test])
+    return auroc(scores, labels)
+
+
+def random_layers(num_layers: int, sizes: Sequence[int], draws: int, seed: int) -> list[list[Layers]]:
+    """Return seeded random sets of the same sizes, one per fold and draw."""
+    orders = [np.random.default_rng((seed, draw)).permutation(num_layers) for draw in range(draws)]
+    return [[tuple(sorted(order[:size].tolist())) for size in sizes] for order in orders]
