@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from stratoscope.pipelines.config import field_names
+from stratoscope.pipelines.hallucination import HallucinationConfig
 from stratoscope.pipelines.score import ScoreConfig
 from stratoscope.pipelines.search import SearchConfig
 
 HERE = Path(__file__).parent
-JOBS = {"score": ScoreConfig, "search": SearchConfig}
+JOBS = {"score": ScoreConfig, "hallucination": HallucinationConfig, "search": SearchConfig}
 
 
 def options_page(job: str) -> str:

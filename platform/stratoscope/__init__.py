@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stratoscope.api import Run, ScoreRun, SearchRun, score, search
+    from stratoscope.api import HallucinationRun, Run, ScoreRun, SearchRun, hallucination, score, search
 
-__all__ = ["Run", "ScoreRun", "SearchRun", "score", "search"]
+__all__ = ["HallucinationRun", "Run", "ScoreRun", "SearchRun", "hallucination", "score", "search"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from stratoscope.pipelines.config import validate
+from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.search import SearchConfig, SearchJob
 from stratoscope.results import Manifest, Storage, read_table
@@ -32,6 +33,16 @@ class ScoreRun(Run):
     def layer_scores(self) -> pa.Table:
         """One row per layer, tap and metric."""
         return self.table("layer_scores")
+
+
+@dataclass(frozen=True)
+class HallucinationRun(Run):
+    """A finished hallucination run."""
+
+    @property
+    def scores(self) -> pa.Table:
+        """One row per data set, layer, tap and definition."""
+        return self.table("hallucination_scores")
 
 
 @dataclass(frozen=True)
@@ -75,3 +86,17 @@ def search(**fields: Any) -> SearchRun:
     job = SearchJob(validate(SearchConfig, fields))
     job.perform()
     return SearchRun(job.run.url, job.manifest)
+
+
+def hallucination(**fields: Any) -> HallucinationRun:
+    """Find layers that react to wrong answers, as `stratoscope hallucination` does.
+
+    Args:
+        **fields: the job's fields, sections as dictionaries, such as `pairs={"source": ["sciq"], "limit": 100}`.
+
+    Raises:
+        InputError: a field is unknown or wrong, or the input cannot be read.
+    """
+    job = HallucinationJob(validate(HallucinationConfig, fields))
+    job.perform()
+    return HallucinationRun(job.run.url, job.manifest)

@@ -22,6 +22,13 @@ def _search(arguments: Sequence[str]) -> int:
     return run_from_command_line(SearchJob, arguments)
 
 
+def _hallucination(arguments: Sequence[str]) -> int:
+    from stratoscope.pipelines.hallucination import HallucinationJob
+    from stratoscope.pipelines.job import run_from_command_line
+
+    return run_from_command_line(HallucinationJob, arguments)
+
+
 def _runs(arguments: Sequence[str]) -> int:
     from stratoscope.pipelines.runs import show_runs
 
@@ -36,6 +43,7 @@ def _runs(arguments: Sequence[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "score": (_score, "rank the layers of a language model by the statistics of their activations"),
     "search": (_search, "find layers that a language model can do without, and export what is left"),
+    "hallucination": (_hallucination, "find layers whose activations differ between wrong and right answers"),
     "runs": (_runs, "list runs, with the progress of those that somebody works on"),
 }
 
@@ -46,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or given[0] in ("-h", "--help"):
         print("usage: stratoscope COMMAND [options]\n")
         for name, (_, meaning) in COMMANDS.items():
-            print(f"  {name:12} {meaning}")
+            print(f"  {name:14} {meaning}")
         print("\n'stratoscope COMMAND --help' lists the options of a command.")
         return EXIT_DONE
     if given[0] not in COMMANDS:

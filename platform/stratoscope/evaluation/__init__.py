@@ -1,6 +1,8 @@
 """Evaluation: what a model can do, through the tasks of lm-evaluation-harness, and what is retained of it."""
 
 from stratoscope.evaluation.evaluator import Evaluator, ItemScore, Slice
+from stratoscope.evaluation.generation import Prompt, generate
+from stratoscope.evaluation.grading import equals_one_of
 from stratoscope.evaluation.retention import (
     Estimate,
     Resampling,
@@ -18,6 +20,7 @@ __all__ = [
     "Estimate",
     "Evaluator",
     "ItemScore",
+    "Prompt",
     "Resampling",
     "Retention",
     "Slice",
@@ -25,6 +28,8 @@ __all__ = [
     "TaskScores",
     "by_task",
     "choose_items",
+    "equals_one_of",
+    "generate",
     "load_tasks",
     "mean_gain",
     "mean_retention",

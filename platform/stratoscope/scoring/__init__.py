@@ -1,5 +1,16 @@
 """Scoring: from sufficient statistics to scores, ranks and the layers to drop. Pure functions on numpy."""
 
+from stratoscope.scoring.contrast import (
+    DEFINITIONS,
+    FEWEST_QUESTIONS,
+    Definition,
+    Findings,
+    Inference,
+    Labels,
+    Readings,
+    check_enough,
+    find_layers,
+)
 from stratoscope.scoring.measures import EpsilonKind, Threshold, VarianceKind, sparsity
 from stratoscope.scoring.metrics import METRICS, Measures, Metric, random_scores
 from stratoscope.scoring.observations import (
@@ -14,21 +25,32 @@ from stratoscope.scoring.observations import (
 from stratoscope.scoring.ranking import Ranking, lowest, num_dropped, rank_layers
 from stratoscope.scoring.score import Choices, Scoring, score_layers
 from stratoscope.scoring.selection import select_layers
+from stratoscope.scoring.separation import Auroc
 
 __all__ = [
+    "DEFINITIONS",
+    "FEWEST_QUESTIONS",
     "METRICS",
+    "Auroc",
     "Choices",
+    "Definition",
     "EpsilonKind",
+    "Findings",
+    "Inference",
+    "Labels",
     "Measures",
     "Metric",
     "Observations",
     "Ranking",
+    "Readings",
     "Scoring",
     "SpanAngle",
     "TapUnits",
     "Threshold",
     "VarianceKind",
+    "check_enough",
     "count_units",
+    "find_layers",
     "join_units",
     "lowest",
     "num_dropped",

@@ -160,6 +160,8 @@ class Findings:
     """Adjusted for all layers and taps; NaN likewise."""
     p_value_adjusted: Array
     """The same of the length-adjusted contrast."""
+    survives: NDArray[np.bool_]
+    """Whether the length-adjusted contrast cannot be chance; true where there is nothing to test."""
     flagged: NDArray[np.bool_]
 
     @property
@@ -306,6 +308,7 @@ class _Tested:
 
         propensity = multiples(report(plain.effect[layers]))
         p_adjusted = adjusted.p_value[layers]
+        survives = p_adjusted <= adjusted.level
         return Findings(
             tap=tap,
             hsav=report(hsav),
@@ -318,7 +321,8 @@ class _Tested:
             propensity=propensity,
             p_value=plain.p_value[layers],
             p_value_adjusted=p_adjusted,
-            flagged=(p_adjusted <= adjusted.level) & (propensity > self.threshold),
+            survives=survives,
+            flagged=survives & (propensity > self.threshold),
         )
 
 
@@ -340,6 +344,7 @@ def _alone(tap: str, parts: Parts, labels: Labels, threshold: float) -> Findings
         propensity=propensity,
         p_value=nothing,
         p_value_adjusted=nothing,
+        survives=np.ones(len(hsav), bool),
         flagged=propensity > threshold,
     )
 

@@ -1,0 +1,6 @@
+"""The hallucination job: which layers of a language model react to wrong answers, and how far that can be trusted."""
+
+from stratoscope.pipelines.hallucination.config import HallucinationConfig
+from stratoscope.pipelines.hallucination.run import HallucinationJob
+
+__all__ = ["HallucinationConfig", "HallucinationJob"]

@@ -1,0 +1,232 @@
+"""The flow of the hallucination job: questions -> answers -> statistics on actors -> contrasts -> flagged layers."""
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import ClassVar
+
+import pyarrow as pa
+from rich.console import Console
+
+from stratoscope.activations import Tap
+from stratoscope.data import QuestionSet, load_pairs
+from stratoscope.digest import digest
+from stratoscope.errors import InputError
+from stratoscope.execution import ActorPool, ShardWorker, is_local
+from stratoscope.models import (
+    ModelFacts,
+    ModelSource,
+    describe_model,
+    dtype_name,
+    pin_source,
+    resolve_source,
+    weights_fingerprint,
+)
+from stratoscope.pipelines.hallucination import tables
+from stratoscope.pipelines.hallucination.analysis import Contrast, agreements, contrasts, separated
+from stratoscope.pipelines.hallucination.config import HallucinationConfig
+from stratoscope.pipelines.hallucination.estimate import estimate
+from stratoscope.pipelines.hallucination.observed import Observed, load_observed
+from stratoscope.pipelines.hallucination.outcome import rate_rows, score_rows, separation_rows, verdicts
+from stratoscope.pipelines.hallucination.report import build_page, summary_table
+from stratoscope.pipelines.hallucination.worker import WorkerSettings, make_worker
+from stratoscope.pipelines.measuring.job import MeasuringJob
+from stratoscope.pipelines.measuring.layout import Layout, usual_size
+from stratoscope.results import ShardStore, from_rows, read_table, render, write_table
+from stratoscope.scoring import FEWEST_QUESTIONS, Auroc, Labels, check_enough
+
+LONGEST = 2048
+QUESTIONS_IN_A_SHARD = 16
+"""Each has several answers."""
+
+
+class HallucinationJob(MeasuringJob[HallucinationConfig]):
+    """Finds the layers of a model whose activations differ between wrong and right answers."""
+
+    name: ClassVar[str] = "hallucination"
+    config_class = HallucinationConfig
+    unit = "questions"
+    shard_tables = {
+        "errors": tables.ERRORS,
+        "pair_stats": tables.PAIR_STATS,
+        "answers": tables.ANSWERS,
+        "generated": tables.GENERATED,
+    }
+    always = ("errors", "pair_stats", "answers")
+    counted = ("questions", "scored", "answers", "errors", "tokens", "padded_tokens", "nonfinite", "halved")
+
+    source: ModelSource
+    facts: ModelFacts
+    questions: QuestionSet
+
+    def prepare(self) -> None:
+        """Resolve the model, read the questions, and see that all that is asked for can be done."""
+        config = self.config
+        self.questions = load_pairs(config.pairs.to_sources(), config.pairs.to_choice(config.seed))
+        self._check_questions()
+        self.source = pin_source(resolve_source(config.model.source, config.model.revision))
+        self.facts = describe_model(self.source, trust_remote_code=config.model.trust_remote_code, here=is_local())
+        if Tap.MLP_HIDDEN in config.readings.taps and not self.facts.shows_hidden:
+            raise InputError(f"readings.taps: mlp_hidden cannot be read from {self.facts.architecture}; leave it out")
+        if config.generation.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+            raise InputError("generation.engine vllm needs the package vllm, which is not installed; take transformers")
+        size = config.batching.shard_size or usual_size(len(self.questions), QUESTIONS_IN_A_SHARD)
+        self.layout = Layout(len(self.questions), size)
+
+    def plan(self) -> Sequence[tuple[str, str]]:
+        """Return what the run would do, and estimates of what it takes."""
+        return estimate(self.config, self.source, self.facts, self.questions, self.layout)
+
+    def execute(self) -> None:
+        """Measure what is missing, then contrast, separate and report."""
+        store = ShardStore(self.run.storage)
+        with self.stage("measure"):
+            self.measure(store)
+            self.merge_tables(store)
+        observed = self._observe()
+        with self.stage("contrast"):
+            first = self._contrast(observed)
+        with self.stage("separate"):
+            self._separate(observed, first)
+        with self.stage("report"):
+            self.run.storage.write("report.html", render(build_page(self.run.storage, self.manifest)))
+        store.clear()
+
+    def show(self, console: Console) -> None:
+        """Print the flagged layers, and how well they tell answers apart."""
+        console.print(summary_table(self.run.storage, self.manifest))
+        for line in self.manifest.facts["verdicts"]:
+            console.print(line, soft_wrap=True)
+        counts = self.manifest.counts
+        console.print(
+            f"{counts['scored']} questions, {counts['answers']} answers, {counts['tokens']:,} tokens, "
+            f"{self.manifest.tokens_per_second or 0:,.0f} tokens/s, {counts['errors']} errors"
+        )
+        console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
+
+    def units(self) -> pa.Table:
+        """Return the questions in order."""
+        return self.questions.table
+
+    def worker(self, pool: ActorPool) -> Callable[[], ShardWorker]:
+        """Return what makes a worker, and note what its results depend on."""
+        config = self.config
+        settings = WorkerSettings(
+            loading=config.model.to_loading(self.source, pool.num_gpus),
+            answers=config.pairs.answers,
+            answer_tokens=config.generation.max_tokens,
+            taps=tuple(config.readings.taps),
+            parts=tuple(config.readings.parts),
+            epsilons=tuple(sorted(config.readings.epsilons)),
+            max_tokens=min(LONGEST, self.facts.max_positions or LONGEST),
+            batch_tokens=config.batching.max_tokens,
+            num_threads=int(pool.num_cpus),
+        )
+        self._identify(settings, pool)
+        return partial(make_worker, settings)
+
+    def _identify(self, settings: WorkerSettings, pool: ActorPool) -> None:
+        weights = weights_fingerprint(self.source)
+        dtype = dtype_name(settings.loading.dtype, settings.loading.device)
+        self.manifest.fingerprints = {
+            "weights": weights,
+            "questions": self.questions.fingerprint,
+            "activations": digest(
+                {
+                    "weights": weights,
+                    "dtype": dtype,
+                    "attention": settings.loading.attention,
+                    "answers": settings.answers,
+                    "answer_tokens": settings.answer_tokens,
+                    "questions": self.questions.fingerprint,
+                }
+            ),
+        }
+        self.manifest.facts = {
+            **asdict(self.facts),
+            "device": settings.loading.device,
+            "dtype": dtype,
+            "most_actors": pool.max_size,
+            "threads_per_actor": settings.num_threads,
+            "epsilons": list(settings.epsilons),
+            "num_shards": self.layout.num_shards,
+            "shard_size": self.layout.shard_size,
+            "datasets": [asdict(dataset) for dataset in self.questions.datasets],
+        }
+
+    def _check_questions(self) -> None:
+        """See that each data set has the questions that its test needs, where that is known before the model answers.
+
+        Raises:
+            InputError: one has not.
+        """
+        folds = self.config.separation.folds
+        fewest = -(-FEWEST_QUESTIONS * folds // (folds - 1))
+        for dataset in self.questions.datasets:
+            if dataset.kept < fewest:
+                raise InputError(
+                    f"pairs.source: {dataset.name!r} has {dataset.kept} questions that can be used, and a test inside "
+                    f"{folds} folds needs {fewest}; raise pairs.limit or add questions"
+                )
+
+    def _observe(self) -> Observed:
+        storage, config = self.run.storage, self.config
+        if not self.manifest.counts["scored"]:
+            first = read_table(storage, "errors")["error"][0].as_py()
+            raise InputError(f"no question could be read; the first error is: {first}")
+        rates = list(rate_rows(storage, config.separation.confidence))
+        if rates:
+            write_table(storage, "rates", from_rows(rates, tables.RATES))
+        counted = tuple(self.manifest.facts["epsilons"])
+        taps = tuple(str(tap) for tap in config.readings.taps)
+        observed = load_observed(storage, taps, counted, config.contrasts.thresholds)
+        for dataset, answers in observed.answers.items():
+            _check_testable(dataset, answers.labels)
+        return observed
+
+    def _contrast(self, observed: Observed) -> list[Contrast]:
+        """Write the scores of all definitions and views; return the first of each data set."""
+        found = list(contrasts(observed, self.config.contrasts, self.config.seed))
+        rows = [row for contrast in found for row in score_rows(contrast, observed)]
+        write_table(self.run.storage, "hallucination_scores", from_rows(rows, tables.SCORES))
+        first = list({c.dataset: c for c in reversed(found)}.values())[::-1]
+        agreed = [tuple(asdict(a).values()) for a in agreements(first)]
+        write_table(self.run.storage, "agreement", from_rows(agreed, tables.AGREEMENT))
+        return first
+
+    def _separate(self, observed: Observed, first: Sequence[Contrast]) -> None:
+        section, inference = self.config.separation, self.config.contrasts.to_inference(self.config.seed)
+        rows: list[tuple[object, ...]] = []
+        random: list[tuple[object, ...]] = []
+        for contrast in first:
+            found, sets = separated(observed, contrast, section, inference)
+            rows += separation_rows(contrast.dataset, found, section.confidence)
+            random += _random_rows(contrast.dataset, sets)
+        write_table(self.run.storage, "separation", from_rows(rows, tables.SEPARATION))
+        write_table(self.run.storage, "random_sets", from_rows(random, tables.RANDOM_SETS))
+        self.manifest.facts["verdicts"] = list(verdicts(self.run.storage, first))
+
+
+def _check_testable(dataset: str, labels: Labels) -> None:
+    """See that what could be read can be tested.
+
+    Raises:
+        InputError: there are answers of one kind only, or too few.
+    """
+    if labels.wrong.all() or not labels.wrong.any():
+        kind = "wrong" if labels.wrong.all() else "right"
+        raise InputError(
+            f"all {len(labels.wrong)} answers to {dataset!r} are {kind}, so there is nothing to compare them with; "
+            "take other questions, or --pairs.answers gold_and_own"
+        )
+    try:
+        check_enough(labels)
+    except ValueError as error:
+        raise InputError(f"{dataset!r} cannot be tested: {error} are needed; raise pairs.limit") from error
+
+
+def _random_rows(dataset: str, sets: dict[str, list[Auroc]]) -> Iterator[tuple[object, ...]]:
+    for tap, aurocs in sets.items():
+        for draw, found in enumerate(aurocs):
+            yield dataset, tap, draw, found.value
