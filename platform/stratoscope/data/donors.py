@@ -13,8 +13,8 @@ FEWEST_DONORS = 5
 def answer_type(question: str, answer: str) -> tuple[str, str, int]:
     """Return what is asked for, what kind of thing the answer is, and its words up to four."""
     low = question.lower()
-    found = [(low.find(word), word) for word in ASKED if re.search(rf"\b{word}\b", low)]
-    asked = min(found)[1] if found else ""
+    found = re.search(rf"\b({'|'.join(ASKED)})\b", low)
+    asked = found[1] if found else ""
     if re.fullmatch(r"\d{4}", answer):
         kind = "year"
     elif any(c.isdigit() for c in answer):

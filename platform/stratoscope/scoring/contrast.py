@@ -39,8 +39,8 @@ class Labels:
 
     @property
     def design(self) -> Design:
-        """Paired where most questions have answers of both kinds; grouped where they have one answer each."""
-        return "paired" if self.contrasted.mean() > 0.5 else "grouped"
+        """Paired where questions have answers of both kinds; grouped where none has."""
+        return "paired" if self.contrasted.any() else "grouped"
 
     @property
     def contrasted(self) -> NDArray[np.bool_]:

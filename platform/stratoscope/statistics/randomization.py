@@ -3,10 +3,12 @@
 Two designs, one computation. In the paired design each unit brings a difference, and under the null hypothesis its sign
 is as likely as the other. In the grouped design each unit brings a value and belongs to one of two groups, and under
 the null hypothesis groups could be dealt anew. Both are the linear model y = b x + Z c + e, where x is a column of ones
-or the group, and what is randomised are the residuals of the model without x.
+or the group. What is randomised is x, for a pair whose labels are exchanged turns the sign of its difference and of its
+covariates alike. The statistic is Student's, so that it means the same where covariates go along with x and where
+they do not.
 
-Sources: Westfall and Young, 'Resampling-based multiple testing', 1993 (step-down max-T); Freedman and Lane, 'A
-nonstochastic interpretation of reported significance levels', 1983 (residuals of the reduced model).
+Sources: Westfall and Young, 'Resampling-based multiple testing', 1993 (step-down max-T); Draper and Stoneman, 'Testing
+for the inclusion of variables in linear regression by a randomisation technique', 1966 (randomising x alone).
 """
 
 from dataclasses import dataclass
@@ -55,8 +57,6 @@ class _Reduced:
 
     residual: Array
     """Shape (units, T)."""
-    direction: Array
-    """Of x beside the covariates, of length 1, shape (units,)."""
     basis: Array
     """Of the covariates, shape (units, rank)."""
     free: int
@@ -67,6 +67,8 @@ def max_t(
     y: Array, x: Array, covariates: Array, design: Design, *, draws: int = 9999, level: float = 0.05, seed: int = 0
 ) -> MaxT:
     """Test the effects of x on each column of y, all at once.
+
+    Where the covariates explain x itself, no effect can be told from theirs: estimates are NaN and p-values 1.
 
     Args:
         y: differences or values, shape (units, T).
@@ -89,14 +91,13 @@ def max_t(
     direction = x - basis @ (basis.T @ x)
     length = float(np.linalg.norm(direction))
     if length < 1e-9 * np.linalg.norm(x):
-        raise ValueError("the covariates leave nothing of the effect")
+        nothing = np.full(y.shape[1], np.nan)
+        return MaxT(nothing, nothing, np.zeros(y.shape[1]), np.ones(y.shape[1]), float("nan"), level)
     direction = direction / length
     along = direction @ y
     residual = y - basis @ (basis.T @ y)
     statistic, spread = _studentised(along, (residual**2).sum(axis=0), free)
-    null = np.concatenate(
-        [np.abs(statistic)[None], _null(_Reduced(residual, direction, basis, free), design, draws, seed)]
-    )
+    null = np.concatenate([np.abs(statistic)[None], _null(_Reduced(residual, basis, free), x, design, draws, seed)])
     return MaxT(
         effect=along / length,
         error=spread / length,
@@ -124,24 +125,20 @@ def _studentised(along: Array, total: Array, free: int) -> tuple[Array, Array]:
     return np.where(spread > tiny, along / np.where(spread > tiny, spread, 1), 0.0), spread
 
 
-def _null(reduced: _Reduced, design: Design, draws: int, seed: int) -> Array:
-    """Return |statistic| of randomised residuals, shape (draws, T)."""
+def _null(reduced: _Reduced, x: Array, design: Design, draws: int, seed: int) -> Array:
+    """Return |statistic| of randomised x, shape (draws, T)."""
     generator = np.random.default_rng(seed)
-    residual = reduced.residual
-    total = (residual**2).sum(axis=0)
+    total = (reduced.residual**2).sum(axis=0)
     parts = []
     for start in range(0, draws, CHUNK):
-        number = min(CHUNK, draws - start)
+        shape = (min(CHUNK, draws - start), len(x))
         if design == "paired":
-            signs = generator.integers(0, 2, size=(number, len(residual))) * 2.0 - 1.0
-            columns = [signs * column for column in (reduced.direction, *reduced.basis.T)]
+            dealt = generator.integers(0, 2, size=shape) * 2.0 - 1.0
         else:
-            # Dealing residuals anew is dealing the columns anew.
-            order = generator.permuted(np.tile(np.arange(len(residual)), (number, 1)), axis=1)
-            columns = [column[order] for column in (reduced.direction, *reduced.basis.T)]
-        along, *adjusted = (column @ residual for column in columns)
-        left = total - sum((a**2 for a in adjusted), np.zeros_like(along))
-        statistic, _ = _studentised(along, left, reduced.free)
+            dealt = generator.permuted(np.broadcast_to(x, shape), axis=1)
+        length = np.sqrt((dealt**2).sum(axis=1) - ((dealt @ reduced.basis) ** 2).sum(axis=1))
+        along = (dealt @ reduced.residual) / length[:, None]
+        statistic, _ = _studentised(along, total, reduced.free)
         parts.append(np.abs(statistic))
     return np.concatenate(parts)
 

@@ -1,6 +1,5 @@
 """The flow of the hallucination job: questions -> answers -> statistics on actors -> contrasts -> flagged layers."""
 
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -69,8 +68,6 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
         self.facts = describe_model(self.source, trust_remote_code=config.model.trust_remote_code, here=is_local())
         if Tap.MLP_HIDDEN in config.readings.taps and not self.facts.shows_hidden:
             raise InputError(f"readings.taps: mlp_hidden cannot be read from {self.facts.architecture}; leave it out")
-        if config.generation.engine == "vllm" and importlib.util.find_spec("vllm") is None:
-            raise InputError("generation.engine vllm needs the package vllm, which is not installed; take transformers")
         size = config.batching.shard_size or usual_size(len(self.questions), QUESTIONS_IN_A_SHARD)
         self.layout = Layout(len(self.questions), size)
 

@@ -1,0 +1,146 @@
+"""Questions with right and wrong answers: every format, what is kept, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stratoscope.data import PairChoice, PairSource, Question, load_pairs
+from stratoscope.data.donors import answer_type, donated
+from stratoscope.errors import InputError
+
+WIKIQA = """QuestionID\tQuestion\tDocumentID\tDocumentTitle\tSentenceID\tSentence\tLabel
+Q1\thow big is it\tD1\tT\tD1-0\tIt is a thing.\t0
+Q1\thow big is it\tD1\tT\tD1-1\tIt is 3 m "big".\t1
+Q2\twho is she\tD2\tT\tD2-0\tNobody knows.\t0
+"""
+TRUTHFULQA = """Type,Category,Question,Best Answer,Best Incorrect Answer,Correct Answers,Incorrect Answers,Source
+a,b,What is it?,It is x,It is y,It is x; It may be x,"It is y; It, too, is z",s
+"""
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> str:
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def load(*sources: str, kind: str = "auto", **choice: object) -> list[Question]:
+    return list(load_pairs([PairSource(s, kind) for s in sources], PairChoice(**choice)))
+
+
+def shown(question: Question) -> list[tuple[str, bool, str]]:
+    return [(a.text, a.right, a.origin) for a in question.answers]
+
+
+def test_truthfulqa_in_both_its_forms(tmp_path: Path) -> None:
+    csv = tmp_path / "truthfulqa.csv"
+    csv.write_text(TRUTHFULQA)
+    (question,) = load(str(csv), kind="truthfulqa")
+    expected = [
+        ("It is x", True, "gold"),
+        ("It may be x", True, "gold"),
+        ("It is y", False, "given"),
+        ("It, too, is z", False, "given"),
+    ]
+    assert shown(question) == expected
+    assert question.prompt == "Question: What is it?\nAnswer:"
+    row = {
+        "question": "What is it?",
+        "best_answer": "It is x",
+        "correct_answers": ["It is x", "It may be x"],
+        "incorrect_answers": ["It is y", "It, too, is z"],
+    }
+    (same,) = load(write(tmp_path / "hub.jsonl", [row]))
+    assert shown(same) == expected
+
+
+def test_wikiqa_gathers_the_sentences_of_a_question(tmp_path: Path) -> None:
+    file = tmp_path / "wiki.tsv"
+    file.write_text(WIKIQA)
+    loaded = load_pairs([PairSource(str(file))], PairChoice())
+    (question,) = loaded
+    assert shown(question) == [('It is 3 m "big".', True, "gold"), ("It is a thing.", False, "given")]
+    assert question.prompt == "Question: how big is it?\nAnswer:"
+    (facts,) = loaded.datasets
+    assert (facts.format, facts.read, facts.unusable, facts.kept) == ("wikiqa", 2, 1, 1)
+
+
+def test_halueval_and_own_files(tmp_path: Path) -> None:
+    row = {"knowledge": "K.", "question": "Who?", "right_answer": "Ann", "hallucinated_answer": "Bob"}
+    (question,) = load(write(tmp_path / "h.jsonl", [row]))
+    assert question.prompt == "K.\nQuestion: Who?\nAnswer:"
+    assert shown(question) == [("Ann", True, "gold"), ("Bob", False, "given")]
+    own = [
+        {"question": "Who?", "right": ["Ann", "ann", ""], "wrong": ["Bob", "ANN"], "dataset": "one"},
+        {"question": "When?", "right": ["1999"], "wrong": ["2000"], "dataset": "two"},
+    ]
+    first, second = load(write(tmp_path / "own.jsonl", own))
+    assert (first.dataset, shown(first)) == ("one", [("Ann", True, "gold"), ("Bob", False, "given")])
+    assert (second.dataset, second.gold) == ("two", ("1999",))
+
+
+def test_known_sets_and_their_wrong_answers() -> None:
+    sciq, *_ = load("sciq", limit=2)
+    assert [a.origin for a in sciq.answers] == ["gold", "given", "given", "given"]
+    for name in ("nq_open", "triviaqa"):
+        loaded = load_pairs([PairSource(name)], PairChoice(limit=50))
+        assert loaded.datasets[0].wrong_origin == "other"
+        for question in loaded:
+            right, wrong = question.answers
+            assert (right.right, wrong.right, wrong.origin) == (True, False, "other")
+            assert wrong.text.casefold() not in {gold.casefold() for gold in question.gold}
+
+
+def test_own_answers_need_short_right_ones(tmp_path: Path) -> None:
+    (question,) = load("sciq", limit=1, answers="own")
+    assert question.answers == ()
+    assert len(question.gold) == 1
+    (question,) = load("triviaqa", limit=1, answers="gold_and_own")
+    assert [a.right for a in question.answers] == [True]
+    assert len(question.gold) > 1
+    file = tmp_path / "wiki.tsv"
+    file.write_text(WIKIQA)
+    with pytest.raises(InputError, match="cannot be compared"):
+        load(str(file), answers="own")
+
+
+def test_a_smaller_limit_keeps_a_beginning_and_equal_questions_count_once(tmp_path: Path) -> None:
+    rows = [{"question": f"Q{i}?", "right": "a", "wrong": "b"} for i in range(20)]
+    path = write(tmp_path / "q.jsonl", [*rows, rows[3]])
+    ids = [q.question_id for q in load(path)]
+    assert len(set(ids)) == len(ids) == 20
+    assert [q.question_id for q in load(path, limit=7)] == ids[:7]
+    assert [q.question_id for q in load(path, seed=1)] != ids
+
+
+def test_donors_answer_another_question_of_the_same_type() -> None:
+    assert answer_type("Who wrote it", "Jane Austen") == ("who", "name", 2)
+    assert answer_type("In what year was it", "1999") == ("what", "year", 1)
+    assert answer_type("how many are there", "3 or 4") == ("how many", "number", 3)
+    questions = [f"who is {i}" for i in range(10)] + [f"what year is {i}" for i in range(10)]
+    gold = [[f"Name N{i}"] for i in range(10)] + [[str(1900 + i)] for i in range(10)]
+    found = donated(questions, gold, 0)
+    for index, answer in enumerate(found):
+        assert answer != gold[index][0]
+        assert answer in [g[0] for g in (gold[:10] if index < 10 else gold[10:])]
+    order = list(reversed(range(20)))
+    again = donated([questions[i] for i in order], [gold[i] for i in order], 0)
+    assert [again[order.index(i)] for i in range(20)] == found
+    assert donated(["who"], [["A"]], 0) == [None]
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind", "says"),
+    [
+        ([{"question": "Q?", "right": "a"}], "auto", "no question of 'f' has a wrong answer"),
+        ([{"question": "Q?", "right": "a", "wrong": ["A"]}], "auto", "no question of 'f' has one right and one wrong"),
+        ([{"q": "Q?"}], "auto", "those of no format"),
+        ([{"question": "Q?", "right": "a", "wrong": "b"}], "wikiqa", "is not of format wikiqa"),
+        ([{"question": "Q?", "right": "a", "wrong": "b"}], "wikqa", "no format"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(tmp_path: Path, rows: list[dict[str, object]], kind: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        load(write(tmp_path / "f.jsonl", rows), kind=kind)
+    with pytest.raises(InputError, match=r"pairs\.source 'nowhere' is no known set"):
+        load("nowhere")

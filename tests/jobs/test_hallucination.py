@@ -1,0 +1,289 @@
+"""The hallucination job on a real local Ray, with a model that was made to react to wrong answers."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import stratoscope
+from stratoscope.data import PairChoice, PairSource, load_pairs
+from stratoscope.errors import InputError, RunError
+from stratoscope.evaluation import Prompt, generate
+from stratoscope.models import encode_text, load_model
+from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob, tables
+from stratoscope.pipelines.hallucination.worker import HallucinationWorker
+from stratoscope.pipelines.job import run_from_command_line
+from stratoscope.pipelines.measuring.layout import Shards
+from stratoscope.results import from_parquet
+from tests.conftest import VOCABULARY, tiny_network
+
+REACTING, MARKED = 2, 5
+"""The layer that was made to react, and the unit of the residual stream by which it knows a wrong answer."""
+RIGHT, WRONG = range(10, 50), range(50, 90)
+
+
+@pytest.fixture(scope="module")
+def reacting_model(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama of which one layer alone reads a unit, whose sign tells wrong answers' words from right ones'."""
+    folder = tmp_path_factory.mktemp("reacting") / "llama"
+    network = tiny_network("llama")
+    words = torch.arange(VOCABULARY) - 4
+    with torch.no_grad():
+        network.model.embed_tokens.weight[:, MARKED] = torch.where(words >= WRONG.start, 0.8, -0.8)
+        for layer, block in enumerate(network.model.layers):
+            for projection in (*(getattr(block.self_attn, f"{n}_proj") for n in "qkv"), block.mlp.gate_proj):
+                projection.weight[:, MARKED] = 0.0
+            block.mlp.up_proj.weight[:, MARKED] = 0.0
+            if layer == REACTING:
+                block.mlp.gate_proj.weight[:, MARKED] = 2.0
+            block.mlp.down_proj.weight[MARKED] = 0.0
+            block.self_attn.o_proj.weight[MARKED] = 0.0
+    network.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((tiny_model_folder / name).read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty questions with two right and two wrong answers of one to five words."""
+    generator = np.random.default_rng(0)
+
+    def words(among: range, most: int) -> str:
+        return " ".join(f"w{generator.choice(among)}" for _ in range(generator.integers(1, most + 1)))
+
+    rows = [
+        {
+            "question": f"w{i} w{i % 7} {words(range(10), 6)}",
+            "right": [words(RIGHT, 5), words(RIGHT, 5)],
+            "wrong": [words(WRONG, 5), words(WRONG, 5)],
+            "dataset": "first" if i % 2 else "second",
+        }
+        for i in range(60)
+    ]
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def fields(reacting_model: Path, pairs_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict]:
+    output = tmp_path_factory.mktemp("runs")
+
+    def build(**changes: object) -> dict:
+        base = {
+            "output": str(output),
+            "model": {"source": str(reacting_model)},
+            "pairs": {"source": [str(pairs_file)], "limit": None},
+            "readings": {"taps": ["block", "update"], "parts": ["answer", "last", "question"]},
+            "contrasts": {"draws": 499},
+            "separation": {"random_sets": 20},
+            "batching": {"shard_size": 8, "max_tokens": 256},
+            "actors": {"max": 1},
+        }
+        return base | changes
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def run(fields: Callable[..., dict], local_ray: None) -> stratoscope.HallucinationRun:  # noqa: ARG001
+    contrasts = {
+        "draws": 499,
+        "definitions": ["eavss", "standardized", "difference", "ratio", "hallucinated_only"],
+        "parts": ["answer", "last", "change"],
+        "variance": ["elementwise", "pooled"],
+        "epsilon": [0.01],
+        "quantile": [0.1],
+    }
+    return stratoscope.hallucination(**fields(run_id="whole", contrasts=contrasts))
+
+
+def test_the_layer_that_was_made_to_react_is_found(run: stratoscope.HallucinationRun) -> None:
+    rows = [r for r in run.scores.to_pylist() if (r["definition"], r["part"]) == ("eavss", "answer")]
+    rows = [r for r in rows if r["variance"] == "elementwise" and r["epsilon_kind"] == "absolute"]
+    for dataset in ("first", "second"):
+        found = {r["layer"]: r for r in rows if (r["dataset"], r["tap"]) == (dataset, "update")}
+        assert found[REACTING]["flagged"]
+        assert found[REACTING]["direction"] == "more"
+        assert found[REACTING]["num_questions"] == 30
+        assert found[REACTING]["ci_low"] > 0
+        assert max(found, key=lambda layer: found[layer]["propensity"]) == REACTING
+        assert not any(found[layer]["flagged"] for layer in range(REACTING))
+    separation = run.table("separation").to_pylist()
+    flagged = [r for r in separation if (r["tap"], r["features"]) == ("update", "flagged")]
+    assert all(r["auroc"] > 0.85 and r["over_random_low"] > 0 for r in flagged)
+    alone = {r["layer"]: r["auroc"] for r in separation if (r["dataset"], r["tap"]) == ("first", "update")}
+    assert alone[REACTING] > 0.85
+    assert any(re.search(rf"first, tap update: layers [\d ]*\b{REACTING}\b", v) for v in run.manifest.facts["verdicts"])
+
+
+def test_tables_have_their_columns_and_rows(run: stratoscope.HallucinationRun) -> None:
+    stats, answers = run.table("pair_stats"), run.table("answers")
+    assert stats.schema.names == tables.PAIR_STATS.names
+    assert run.scores.schema.equals(tables.SCORES)
+    assert answers.num_rows == 240
+    units = 2 * 240 + 60
+    assert stats.num_rows == units * 4 * 2
+    assert set(stats["part"].to_pylist()) == {"answer", "last", "question"}
+    assert answers["right"].to_pylist().count(True) == 120
+    combinations = 5 * 3 * 2 * 2
+    assert run.scores.num_rows == 2 * combinations * 2 * 4
+    last = [r for r in stats.to_pylist() if r["part"] == "last"]
+    assert {r["tokens"] for r in last} == {1}
+    agreement = run.table("agreement").to_pylist()
+    assert [(r["tap"], r["dataset"], r["other"]) for r in agreement] == [
+        ("block", *sorted(["first", "second"], key=[d["name"] for d in run.manifest.facts["datasets"]].index)),
+        ("update", *sorted(["first", "second"], key=[d["name"] for d in run.manifest.facts["datasets"]].index)),
+    ]
+    assert run.manifest.counts["questions"] == 60
+    assert Path(run.path, "report.html").stat().st_size > 100_000
+    assert not Path(run.path, "shards").exists()
+
+
+def test_log_likelihoods_are_those_of_the_plain_model(run: stratoscope.HallucinationRun, reacting_model: Path) -> None:
+    model = load_model(str(reacting_model), head=True)
+    stats = run.table("answers").slice(0, 6).to_pylist()
+    questions = {
+        q.question_id: q for q in load_pairs([PairSource(run.manifest.config["pairs"]["source"][0])], PairChoice())
+    }
+    for row in stats:
+        prompt = questions[row["question_id"]].prompt
+        ids = encode_text(model.tokenizer, f"{prompt} {row['text']}")
+        with torch.inference_mode():
+            logits = model.network(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
+        start = row["question_tokens"]
+        expected = sum(float(logits[i - 1, ids[i]]) for i in range(start, len(ids)))
+        assert row["tokens"] == len(ids) - start
+        assert row["log_likelihood"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_plain_loop_and_two_actors_give_the_same_bits(
+    run: stratoscope.HallucinationRun, fields: Callable[..., dict]
+) -> None:
+    job = HallucinationJob(HallucinationConfig.model_validate(fields(run_id="plain")))
+    job.prepare()
+    from stratoscope.execution import ActorPool
+
+    worker = HallucinationWorker(job.worker(ActorPool(1, 1, 1, 1, 0)).args[0])
+    parts = [worker(t.to_pylist()[0]) for t in Shards(job.layout, job.units(), range(job.layout.num_shards))]
+    rows = [from_parquet(part.files["pair_stats"]).to_pylist() for part in parts]
+    assert [row for part in rows for row in part] == run.table("pair_stats").to_pylist()
+    two = stratoscope.hallucination(**fields(run_id="two", actors={"min": 2, "max": 2}))
+    assert two.table("pair_stats").equals(run.table("pair_stats"))
+
+
+def test_a_failed_run_goes_on_where_it_stopped(
+    fields: Callable[..., dict], pairs_file: Path, tmp_path: Path, run: stratoscope.HallucinationRun
+) -> None:
+    rows = [json.loads(line) for line in pairs_file.read_text().splitlines()]
+    rows.append({**rows[0], "right": [" ".join(["w11"] * 3000)], "question": "w99"})
+    path = tmp_path / "long.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    settings = fields(run_id="resumed", pairs={"source": [str(path)], "limit": None})
+    with pytest.raises(RunError, match="1 questions could not be scored"):
+        stratoscope.hallucination(**settings, fail_on_error=True)
+    resumed = stratoscope.hallucination(**settings)
+    assert resumed.manifest.counts["shards_skipped"] > 0
+    assert resumed.manifest.counts["errors"] == 1
+    assert "too long" in resumed.table("errors")["error"][0].as_py()
+    one = {
+        r["prompt_id"]: r["m2"]
+        for r in run.table("pair_stats").to_pylist()
+        if (r["layer"], r["tap"], r["part"]) == (1, "block", "answer")
+    }
+    other = {
+        r["prompt_id"]: r["m2"]
+        for r in resumed.table("pair_stats").to_pylist()
+        if (r["layer"], r["tap"], r["part"]) == (1, "block", "answer")
+    }
+    assert set(one) == set(other)
+    np.testing.assert_allclose([other[i] for i in one], list(one.values()), rtol=1e-5)
+
+
+def test_own_answers_are_graded_and_compared(
+    fields: Callable[..., dict],
+    reacting_model: Path,
+    tmp_path: Path,
+    local_ray: None,  # noqa: ARG001
+) -> None:
+    """Of half the questions what the model writes is the right answer."""
+    model = load_model(str(reacting_model), head=True)
+    questions = [f"w{i} w{(i * 3) % 50} w{i % 11}" for i in range(60)]
+    prompts = [Prompt(tuple(encode_text(model.tokenizer, f"Question: {q}?\nAnswer:")), ("\n",), 4) for q in questions]
+    written = generate(model, prompts, (), 512)
+    rows = [
+        {"question": q, "right": [w.upper() if i % 2 else "w3"]}
+        for i, (q, w) in enumerate(zip(questions, written, strict=True))
+    ]
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    common = {"readings": {"taps": ["update"]}, "generation": {"max_tokens": 4}}
+    pairs = {"source": [str(path)], "limit": None}
+    own = stratoscope.hallucination(**fields(run_id="own", pairs={**pairs, "answers": "own"}, **common))
+    (rate,) = own.table("rates").to_pylist()
+    assert (rate["answered"], rate["wrong"]) == (60, 30)
+    assert rate["ci_low"] < 0.5 < rate["ci_high"]
+    answers = own.table("answers").to_pylist()
+    assert {(a["origin"], a["right"]) for a in answers} == {("own", True), ("own", False)}
+    assert own.scores["num_questions"][0].as_py() == 60
+    beside = stratoscope.hallucination(**fields(run_id="beside", pairs={**pairs, "answers": "gold_and_own"}, **common))
+    origins = [(a["origin"], a["right"]) for a in beside.table("answers").to_pylist()]
+    assert origins.count(("gold", True)) == 60
+    assert origins.count(("own", False)) == 30
+    assert beside.scores["num_questions"][0].as_py() == 30
+
+
+def test_a_threshold_that_flags_nothing_is_a_result(fields: Callable[..., dict], local_ray: None) -> None:  # noqa: ARG001
+    run = stratoscope.hallucination(**fields(run_id="nothing", contrasts={"draws": 499, "threshold": 50.0}))
+    assert not any(run.scores["flagged"].to_pylist())
+    assert run.manifest.exit_code == 0
+    assert any("propensity is at most" in verdict for verdict in run.manifest.facts["verdicts"])
+    flagged = [r for r in run.table("separation").to_pylist() if r["features"] == "flagged"]
+    assert {r["auroc"] for r in flagged} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("rows", "arguments", "says"),
+    [
+        ([{"question": "w1", "right": ["w2"]}] * 2, [], "no question of 'q' has a wrong answer"),
+        ([{"question": f"w{i}", "right": ["w2"], "wrong": ["w3"]} for i in range(12)], [], "needs 13"),
+        ([{"question": "w1", "right": ["w2"], "wrong": ["w3"]}], ["--pairs.format", "nonsense"], "no format"),
+        ([{"question": "w1", "right": ["w2"], "wrong": ["w3"]}], ["--contrasts.definitions", "evss"], "no definition"),
+        ([{"question": "w1", "right": ["w2"], "wrong": ["w3"]}], ["--contrasts.parts", "change"], "needs question"),
+        ([{"question": "w1", "answer": "a", "label": 1}], ["--pairs.answers", "own"], "cannot be compared"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    rows: list[dict[str, object]],
+    arguments: list[str],
+    says: str,
+    reacting_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    given = ["--pairs.source", str(path), "--model.source", str(reacting_model), "--output", str(tmp_path / "runs")]
+    assert run_from_command_line(HallucinationJob, [*given, *arguments]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert says in line
+
+
+def test_answers_of_one_kind_are_refused(fields: Callable[..., dict], tmp_path: Path, local_ray: None) -> None:  # noqa: ARG001
+    rows = [{"question": f"w{i}", "right": ["never written"]} for i in range(20)]
+    path = tmp_path / "one.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(InputError, match="all 20 answers to 'one' are wrong"):
+        stratoscope.hallucination(
+            **fields(
+                run_id="one",
+                pairs={"source": [str(path)], "answers": "own"},
+                readings={"taps": ["update"]},
+                generation={"max_tokens": 3},
+            )
+        )

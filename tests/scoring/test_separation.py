@@ -1,0 +1,81 @@
+"""Separation: the area against scikit-learn's, its error against resampling, and no leak between folds."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from stratoscope.scoring import Readings
+from stratoscope.scoring.separation import (
+    Folds,
+    Learner,
+    auroc,
+    chosen_inside,
+    features,
+    mean_auroc,
+    random_layers,
+    separate,
+)
+from tests.scoring.test_contrast import answers, readings
+
+
+def test_the_area_is_scikit_learns_and_its_error_that_of_resampled_questions() -> None:
+    labels = answers(60, 0)
+    generator = np.random.default_rng(1)
+    shared = generator.normal(size=60)[labels.question]
+    scores = np.round(shared + 0.6 * labels.wrong + generator.normal(size=len(labels.wrong)), 1)
+    found = auroc(scores, labels)
+    assert found.value == pytest.approx(roc_auc_score(labels.wrong, scores))
+    assert found.influence.sum() == pytest.approx(0, abs=1e-12)
+    draws = []
+    for _ in range(2000):
+        chosen = generator.integers(0, 60, 60)
+        rows = np.concatenate([np.flatnonzero(labels.question == q) for q in chosen])
+        draws.append(roc_auc_score(labels.wrong[rows], scores[rows]))
+    assert found.error == pytest.approx(np.std(draws), rel=0.1)
+    low, high = found.interval(0.95)
+    assert low < found.value < high
+    assert found.detectable() == pytest.approx(2.8016 * found.error, rel=1e-3)
+
+
+def test_differences_of_the_same_questions_are_surer_than_each() -> None:
+    labels = answers(80, 2)
+    generator = np.random.default_rng(3)
+    base = generator.normal(size=len(labels.wrong)) + labels.wrong
+    a, b = auroc(base, labels), auroc(base + 0.1 * generator.normal(size=len(base)), labels)
+    assert a.minus(b).error < 0.5 * a.error
+    assert mean_auroc([a, b]).value == pytest.approx((a.value + b.value) / 2)
+
+
+def test_layers_that_tell_do_and_noise_does_not() -> None:
+    labels = answers(120, 4)
+    seen = readings(labels, 6, 5)
+    seen.variance[labels.wrong, 3] *= 2
+    table, folds = features(Readings(seen.variance, seen.sparsity)), Folds.draw(120, 5, 0)
+    assert sorted(np.bincount(folds.of_question)) == [24] * 5
+    told = separate(table, labels, folds, [(3,)] * 5, Learner())
+    assert told.value > 0.6
+    noise = separate(table, labels, folds, [(1,)] * 5, Learner())
+    assert abs(noise.value - 0.5) < 3 * noise.error
+    assert separate(table, labels, folds, [()] * 5, Learner()).value == 0.5
+
+
+def test_flags_are_chosen_without_the_held_out_questions() -> None:
+    labels = answers(50, 6)
+    folds = Folds.draw(50, 5, 1)
+    seen: list[np.ndarray] = []
+
+    def choose(questions: np.ndarray) -> tuple[int, ...]:
+        seen.append(questions)
+        return (int(questions.sum()) % 3,)
+
+    assert chosen_inside(choose, folds) == [(1,)] * 5
+    assert np.stack(seen).sum(axis=0).tolist() == [4] * 50
+    assert all((folds.of_question[questions] != fold).all() for fold, questions in enumerate(seen))
+    assert len(labels.wrong) == 200
+
+
+def test_random_sets_have_the_sizes_asked_for_and_differ() -> None:
+    sets = random_layers(30, [3, 0, 5], 20, 0)
+    assert [[len(s) for s in draw] for draw in sets] == [[3, 0, 5]] * 20
+    assert len({draw[2] for draw in sets}) == 20
+    assert random_layers(30, [3, 0, 5], 20, 0) == sets
