@@ -4,7 +4,7 @@
 import sys
 
 from stratoscope.pipelines.job import run_from_command_line
-from stratoscope.pipelines.search import SearchJob
+from stratoscope.pipelines.targets import Search
 
 if __name__ == "__main__":
-    sys.exit(run_from_command_line(SearchJob))
+    sys.exit(run_from_command_line(Search()))

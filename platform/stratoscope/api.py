@@ -8,7 +8,8 @@ import pyarrow as pa
 from stratoscope.pipelines.config import validate
 from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
-from stratoscope.pipelines.search import SearchConfig, SearchJob
+from stratoscope.pipelines.search import SearchConfig
+from stratoscope.pipelines.targets import Search
 from stratoscope.results import Manifest, Storage, read_table
 
 
@@ -75,7 +76,7 @@ def score(**fields: Any) -> ScoreRun:
 
 
 def search(**fields: Any) -> SearchRun:
-    """Find layers that a model can do without, as `stratoscope search` does.
+    """Find layers that a model can do without, or what flags hallucinating ones, as `stratoscope search` does.
 
     Args:
         **fields: the job's fields, sections as dictionaries, such as `space={"ratios": [0.25]}`.
@@ -83,7 +84,7 @@ def search(**fields: Any) -> SearchRun:
     Raises:
         InputError: a field is unknown or wrong, or the input cannot be read.
     """
-    job = SearchJob(validate(SearchConfig, fields))
+    job = Search()(validate(SearchConfig, fields))
     job.perform()
     return SearchRun(job.run.url, job.manifest)
 

@@ -17,9 +17,9 @@ def _score(arguments: Sequence[str]) -> int:
 
 def _search(arguments: Sequence[str]) -> int:
     from stratoscope.pipelines.job import run_from_command_line
-    from stratoscope.pipelines.search import SearchJob
+    from stratoscope.pipelines.targets import Search
 
-    return run_from_command_line(SearchJob, arguments)
+    return run_from_command_line(Search(), arguments)
 
 
 def _hallucination(arguments: Sequence[str]) -> int:

@@ -75,7 +75,8 @@ def test_flags_are_chosen_without_the_held_out_questions() -> None:
 
 
 def test_random_sets_have_the_sizes_asked_for_and_differ() -> None:
-    sets = random_layers(30, [3, 0, 5], 20, 0)
-    assert [[len(s) for s in draw] for draw in sets] == [[3, 0, 5]] * 20
-    assert len({draw[2] for draw in sets}) == 20
-    assert random_layers(30, [3, 0, 5], 20, 0) == sets
+    sets = random_layers(30, 5, 20, 0)
+    assert [len(set(s)) for s in sets] == [5] * 20
+    assert len(set(sets)) == 20
+    assert random_layers(30, 5, 20, 0) == sets
+    assert all(set(few) < set(many) for few, many in zip(random_layers(30, 3, 20, 0), sets, strict=True))

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from rich.console import Console
 
@@ -252,7 +252,22 @@ def quiet_libraries() -> Iterator[None]:
         root.removeHandler(silence)
 
 
-def run_from_command_line(job_class: type[Job[Config]], arguments: Sequence[str] | None = None) -> int:
+class JobMaker(Protocol[Config]):
+    """A class of jobs, or what chooses among several that share a configuration."""
+
+    @property
+    def name(self) -> str:
+        """Name of the job."""
+
+    @property
+    def config_class(self) -> type[JobConfig]:
+        """Its fields."""
+
+    def __call__(self, config: Config, terminal: Terminal | None = None, /) -> Job[Config]:
+        """Make the job."""
+
+
+def run_from_command_line(job_class: JobMaker[Config], arguments: Sequence[str] | None = None) -> int:
     """Run a job with command-line arguments and return its exit code.
 
     The last line on stdout is `run: <path>`; refusals and failures are one line on stderr.

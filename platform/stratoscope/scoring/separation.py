@@ -134,16 +134,27 @@ def separate(table: Array, labels: Labels, folds: Folds, sets: Sequence[Layers],
         sets: one per fold.
         learner: the classifier.
     """
+    parts = [held_out(table, labels, folds, fold, layers, learner) for fold, layers in enumerate(sets)]
+    return auroc(joined(parts, labels, folds), labels)
+
+
+def held_out(table: Array, labels: Labels, folds: Folds, fold: int, layers: Layers, learner: Learner) -> Array:
+    """Return the scores of a fold's held-out answers, learnt from all others."""
+    test = folds.of_question[labels.question] == fold
+    inside = of_layers(table, layers)
+    return learner.predict(inside[~test], labels.wrong[~test], inside[test])
+
+
+def joined(parts: Sequence[Array], labels: Labels, folds: Folds) -> Array:
+    """Put the scores of all folds into the order of the answers, shape (N,)."""
     fold_of = folds.of_question[labels.question]
-    scores = np.zeros(len(table))
-    for fold, layers in enumerate(sets):
-        test = fold_of == fold
-        inside = of_layers(table, layers)
-        scores[test] = learner.predict(inside[~test], labels.wrong[~test], inside[test])
-    return auroc(scores, labels)
+    scores = np.zeros(len(fold_of))
+    for fold, part in enumerate(parts):
+        scores[fold_of == fold] = part
+    return scores
 
 
-def random_layers(num_layers: int, sizes: Sequence[int], draws: int, seed: int) -> list[list[Layers]]:
-    """Return seeded random sets of the same sizes, one per fold and draw."""
+def random_layers(num_layers: int, size: int, draws: int, seed: int) -> list[Layers]:
+    """Return seeded random sets; a larger one of the same draw holds the smaller."""
     orders = [np.random.default_rng((seed, draw)).permutation(num_layers) for draw in range(draws)]
-    return [[tuple(sorted(order[:size].tolist())) for size in sizes] for order in orders]
+    return [tuple(sorted(order[:size].tolist())) for order in orders]

@@ -17,6 +17,8 @@ from stratoscope.scoring.separation import (
     Learner,
     chosen_inside,
     features,
+    held_out,
+    joined,
     mean_auroc,
     random_layers,
     separate,
@@ -90,7 +92,8 @@ class Separator:
         self.labels = answers.labels
         self.folds = Folds.draw(self.labels.num_questions, section.folds, seed)
         self.learner = Learner(section.c)
-        self._random: dict[tuple[object, ...], list[Auroc]] = {}
+        self._random: dict[tuple[object, ...], list[NDArray[np.float64]]] = {}
+        """Scores of the held-out answers of a fold by each random set of a size."""
 
     def flagged(
         self, definition: Definition, readings: dict[str, Readings], inference: Inference
@@ -123,11 +126,25 @@ class Separator:
         return separate(table, self.labels, self.folds, sets, self.learner)
 
     def of_random(self, key: tuple[object, ...], table: NDArray[np.float64], sizes: Sequence[int]) -> list[Auroc]:
-        """Return the same of random sets of these sizes, computed once for a key and sizes."""
-        known = (*key, *sizes)
+        """Return the same of random sets of these sizes, one per fold.
+
+        Args:
+            key: names the features; what was computed of a fold and a size is kept under it.
+            table: features, shape (N, L, K).
+            sizes: one per fold.
+        """
+        by_fold = [self._of_random(key, table, fold, size) for fold, size in enumerate(sizes)]
+        return [auroc(joined(parts, self.labels, self.folds), self.labels) for parts in zip(*by_fold, strict=True)]
+
+    def _of_random(
+        self, key: tuple[object, ...], table: NDArray[np.float64], fold: int, size: int
+    ) -> list[NDArray[np.float64]]:
+        known = (*key, fold, size)
         if known not in self._random:
-            draws = random_layers(table.shape[1], sizes, self.section.random_sets, self.seed)
-            self._random[known] = [self.of_sets(table, sets) for sets in draws]
+            draws = random_layers(table.shape[1], size, self.section.random_sets, self.seed)
+            self._random[known] = [
+                held_out(table, self.labels, self.folds, fold, layers, self.learner) for layers in draws
+            ]
         return self._random[known]
 
     def compared(self, key: tuple[object, ...], table: NDArray[np.float64], sets: Sequence[Layers]) -> "Compared":

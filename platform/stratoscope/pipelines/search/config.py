@@ -10,6 +10,7 @@ from stratoscope.evaluation import Choice, Resampling
 from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
 from stratoscope.pipelines.measuring.config import ActorsSection, ModelSection
 from stratoscope.pipelines.score.config import PromptsSection
+from stratoscope.pipelines.thresholds.config import ThresholdsSection
 from stratoscope.scoring import METRICS, VarianceKind
 
 PERPLEXITY_DROP = "perplexity_drop"
@@ -173,10 +174,10 @@ class TrackingSection(Section):
 class SearchConfig(JobConfig):
     """Find layers that a language model can do without, prove it on held-out items, and export what is left."""
 
-    target: Literal["pruning"] = "pruning"
-    """What is searched: the layers to drop."""
+    target: Literal["pruning", "eavss"] = "pruning"
+    """pruning: layers to drop; eavss: what flags hallucinating layers, from a hallucination run's statistics."""
     statistics: str | None = None
-    """A finished score run, by folder, URL, or run_id under the same output; null makes one first."""
+    """A finished score run, of target eavss a hallucination run: folder, URL or run_id; null makes the former."""
     model: ModelSection = ModelSection()
     """The model to prune."""
     prompts: PromptsSection = PromptsSection()
@@ -189,6 +190,8 @@ class SearchConfig(JobConfig):
     """How the space is searched."""
     final: FinalSection = FinalSection()
     """What is done with the front."""
+    thresholds: ThresholdsSection = ThresholdsSection()
+    """Of target eavss: what the search chooses from."""
     evaluators: EvaluatorsSection = Field(EvaluatorsSection(), json_schema_extra=AFFECTS_NOTHING)
     """The actors that evaluate."""
     actors: ActorsSection = Field(ActorsSection(), json_schema_extra=AFFECTS_NOTHING)

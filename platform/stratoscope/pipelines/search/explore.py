@@ -14,6 +14,7 @@ from stratoscope.pipelines.search.config import PERPLEXITY_DROP
 from stratoscope.pipelines.search.final import Tried, choose, pareto_front
 from stratoscope.pipelines.search.space import Candidate, LayerScores, ScoreKey, Space
 from stratoscope.pipelines.search.statistics import FinishedScore
+from stratoscope.pipelines.search.tables import TUNE
 from stratoscope.pipelines.search.trial import WORST, Goal, TrialRunner
 from stratoscope.pipelines.search.walks import greedy_sets, swap_layers
 from stratoscope.pipelines.search.worker import EvaluatorSettings, Outcome
@@ -21,8 +22,6 @@ from stratoscope.scoring import num_dropped
 
 if TYPE_CHECKING:
     from stratoscope.pipelines.search.run import SearchJob
-
-FOLDER = "tune"
 
 
 class Explorer:
@@ -116,7 +115,7 @@ class Explorer:
             found = run_trials(
                 runner,
                 plan,
-                self._job.run.storage.child(FOLDER),
+                self._job.run.storage.child(TUNE),
                 callbacks=callbacks,
                 on_end=ended,
                 stopping=self._job.stopping,

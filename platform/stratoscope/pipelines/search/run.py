@@ -27,6 +27,7 @@ from stratoscope.models import (
     weights_fingerprint,
 )
 from stratoscope.pipelines.config import validate
+from stratoscope.pipelines.finished import open_finished
 from stratoscope.pipelines.job import Job
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.search import statistics
@@ -172,7 +173,7 @@ class SearchJob(Job[SearchConfig]):
             raise InputError("perplexity_drop needs a task of language-model text in evaluation.tasks: passages")
 
     def _open_statistics(self, name: str) -> FinishedScore:
-        run = statistics.open_run(name, self.config.output)
+        run = FinishedScore(*open_finished(name, self.config.output, "score"))
         if run.weights != weights_fingerprint(self.source):
             raise InputError(
                 f"statistics {name!r} are of another model, {run.config.model.source!r} with weights {run.weights}, "

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stratoscope.data import load_prompts
-from stratoscope.errors import InputError, suggest
+from stratoscope.errors import InputError
 from stratoscope.pipelines.config import validate
 from stratoscope.pipelines.score.config import ScoreConfig
 from stratoscope.pipelines.score.observed import StatisticsTables, load_observations
@@ -16,7 +16,6 @@ from stratoscope.pipelines.score.tables import ALL
 from stratoscope.pipelines.search.config import PERPLEXITY_DROP, SpaceSection
 from stratoscope.pipelines.search.space import LayerScores, ScoreKey, thresholds
 from stratoscope.results import Manifest, Storage, read_table
-from stratoscope.results.manifest import NAME
 from stratoscope.scoring import METRICS, Choices, Observations, num_dropped, random_scores, score_layers
 
 LEAST_DRAWS = 2
@@ -55,31 +54,6 @@ class FinishedScore:
                 f"{config.prompts.source!r}, so items cannot be told from them; score again"
             )
         return frozenset(prompts.table["prompt_id"].to_pylist())
-
-
-def open_run(name: str, output: str) -> FinishedScore:
-    """Open a score run.
-
-    Args:
-        name: its folder or URL, or its run_id under `output`.
-        output: folder that holds all runs.
-
-    Raises:
-        InputError: there is no such run, or it is not finished.
-    """
-    by_id = Storage(output).child("score", name) if "/" not in name else None
-    for storage in [by_id, Storage(name)]:
-        if storage is None or not storage.exists(NAME):
-            continue
-        manifest = Manifest.from_json(storage.read(NAME))
-        if manifest.job != "score":
-            raise InputError(f"statistics {name!r} is a run of {manifest.job}, not of score")
-        if manifest.status != "done":
-            raise InputError(f"statistics {name!r} is {manifest.status}, not done; finish it with the same run_id")
-        return FinishedScore(storage, manifest)
-    known = Storage(output).child("score").names()
-    hint = suggest(name, known, "runs") if known else f"; {output} holds no score runs"
-    raise InputError(f"statistics {name!r} is no folder of a score run and no run_id under {output}{hint}")
 
 
 def check_statistics(run: FinishedScore, space: SpaceSection, name: str) -> None:

@@ -1,0 +1,1 @@
+"""The search for what flags hallucinating layers: definition, tap, sparsity threshold and propensity."""
