@@ -63,6 +63,10 @@ class Folds:
         order = np.random.default_rng(seed).permutation(num_questions)
         return cls(order % num_folds, num_folds)
 
+    def holds_out(self, fold: int, labels: Labels) -> NDArray[np.bool_]:
+        """Return which answers a fold holds out, shape (N,)."""
+        return np.asarray(self.of_question[labels.question] == fold)
+
 
 @dataclass(frozen=True)
 class Learner:
@@ -134,23 +138,34 @@ def separate(table: Array, labels: Labels, folds: Folds, sets: Sequence[Layers],
         sets: one per fold.
         learner: the classifier.
     """
-    parts = [held_out(table, labels, folds, fold, layers, learner) for fold, layers in enumerate(sets)]
+    parts = [
+        held_out(table, labels.wrong, folds.holds_out(fold, labels), layers, learner)
+        for fold, layers in enumerate(sets)
+    ]
     return auroc(joined(parts, labels, folds), labels)
 
 
-def held_out(table: Array, labels: Labels, folds: Folds, fold: int, layers: Layers, learner: Learner) -> Array:
-    """Return the scores of a fold's held-out answers, learnt from all others."""
-    test = folds.of_question[labels.question] == fold
+def held_out(
+    table: Array, wrong: NDArray[np.bool_], test: NDArray[np.bool_], layers: Layers, learner: Learner
+) -> Array:
+    """Return the scores of held-out answers, learnt from all others.
+
+    Args:
+        table: features, shape (N, L, K).
+        wrong: shape (N,).
+        test: the answers that are held out, shape (N,).
+        layers: whose features are used.
+        learner: the classifier.
+    """
     inside = of_layers(table, layers)
-    return learner.predict(inside[~test], labels.wrong[~test], inside[test])
+    return learner.predict(inside[~test], wrong[~test], inside[test])
 
 
 def joined(parts: Sequence[Array], labels: Labels, folds: Folds) -> Array:
     """Put the scores of all folds into the order of the answers, shape (N,)."""
-    fold_of = folds.of_question[labels.question]
-    scores = np.zeros(len(fold_of))
+    scores = np.zeros(len(labels.question))
     for fold, part in enumerate(parts):
-        scores[fold_of == fold] = part
+        scores[folds.holds_out(fold, labels)] = part
     return scores
 
 

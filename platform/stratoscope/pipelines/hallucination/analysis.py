@@ -15,6 +15,7 @@ from stratoscope.scoring.separation import (
     Folds,
     Layers,
     Learner,
+    auroc,
     chosen_inside,
     features,
     held_out,
@@ -141,10 +142,9 @@ class Separator:
     ) -> list[NDArray[np.float64]]:
         known = (*key, fold, size)
         if known not in self._random:
+            test = self.folds.holds_out(fold, self.labels)
             draws = random_layers(table.shape[1], size, self.section.random_sets, self.seed)
-            self._random[known] = [
-                held_out(table, self.labels, self.folds, fold, layers, self.learner) for layers in draws
-            ]
+            self._random[known] = [held_out(table, self.labels.wrong, test, layers, self.learner) for layers in draws]
         return self._random[known]
 
     def compared(self, key: tuple[object, ...], table: NDArray[np.float64], sets: Sequence[Layers]) -> "Compared":
