@@ -19,79 +19,13 @@ from stratoscope.pipelines.hallucination.worker import HallucinationWorker
 from stratoscope.pipelines.job import run_from_command_line
 from stratoscope.pipelines.measuring.layout import Shards
 from stratoscope.results import from_parquet
-from tests.conftest import VOCABULARY, tiny_network
+from tests.jobs.reacting import REACTING, pairs_file, reacting_fields, reacting_model
 
-REACTING, MARKED = 2, 5
-"""The layer that was made to react, and the unit of the residual stream by which it knows a wrong answer."""
-RIGHT, WRONG = range(10, 50), range(50, 90)
+__all__ = ["pairs_file", "reacting_fields", "reacting_model"]
 
 
 @pytest.fixture(scope="module")
-def reacting_model(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama of which one layer alone reads a unit, whose sign tells wrong answers' words from right ones'."""
-    folder = tmp_path_factory.mktemp("reacting") / "llama"
-    network = tiny_network("llama")
-    words = torch.arange(VOCABULARY) - 4
-    with torch.no_grad():
-        network.model.embed_tokens.weight[:, MARKED] = torch.where(words >= WRONG.start, 0.8, -0.8)
-        for layer, block in enumerate(network.model.layers):
-            for projection in (*(getattr(block.self_attn, f"{n}_proj") for n in "qkv"), block.mlp.gate_proj):
-                projection.weight[:, MARKED] = 0.0
-            block.mlp.up_proj.weight[:, MARKED] = 0.0
-            if layer == REACTING:
-                block.mlp.gate_proj.weight[:, MARKED] = 2.0
-            block.mlp.down_proj.weight[MARKED] = 0.0
-            block.self_attn.o_proj.weight[MARKED] = 0.0
-    network.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).write_bytes((tiny_model_folder / name).read_bytes())
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty questions with two right and two wrong answers of one to five words."""
-    generator = np.random.default_rng(0)
-
-    def words(among: range, most: int) -> str:
-        return " ".join(f"w{generator.choice(among)}" for _ in range(generator.integers(1, most + 1)))
-
-    rows = [
-        {
-            "question": f"w{i} w{i % 7} {words(range(10), 6)}",
-            "right": [words(RIGHT, 5), words(RIGHT, 5)],
-            "wrong": [words(WRONG, 5), words(WRONG, 5)],
-            "dataset": "first" if i % 2 else "second",
-        }
-        for i in range(60)
-    ]
-    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def fields(reacting_model: Path, pairs_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict]:
-    output = tmp_path_factory.mktemp("runs")
-
-    def build(**changes: object) -> dict:
-        base = {
-            "output": str(output),
-            "model": {"source": str(reacting_model)},
-            "pairs": {"source": [str(pairs_file)], "limit": None},
-            "readings": {"taps": ["block", "update"], "parts": ["answer", "last", "question"]},
-            "contrasts": {"draws": 499},
-            "separation": {"random_sets": 20},
-            "batching": {"shard_size": 8, "max_tokens": 256},
-            "actors": {"max": 1},
-        }
-        return base | changes
-
-    return build
-
-
-@pytest.fixture(scope="module")
-def run(fields: Callable[..., dict], local_ray: None) -> stratoscope.HallucinationRun:  # noqa: ARG001
+def run(reacting_fields: Callable[..., dict], local_ray: None) -> stratoscope.HallucinationRun:  # noqa: ARG001
     contrasts = {
         "draws": 499,
         "definitions": ["eavss", "standardized", "difference", "ratio", "hallucinated_only"],
@@ -100,7 +34,7 @@ def run(fields: Callable[..., dict], local_ray: None) -> stratoscope.Hallucinati
         "epsilon": [0.01],
         "quantile": [0.1],
     }
-    return stratoscope.hallucination(**fields(run_id="whole", contrasts=contrasts))
+    return stratoscope.hallucination(**reacting_fields(run_id="whole", contrasts=contrasts))
 
 
 def test_the_layer_that_was_made_to_react_is_found(run: stratoscope.HallucinationRun) -> None:
@@ -163,9 +97,9 @@ def test_log_likelihoods_are_those_of_the_plain_model(run: stratoscope.Hallucina
 
 
 def test_a_plain_loop_and_two_actors_give_the_same_bits(
-    run: stratoscope.HallucinationRun, fields: Callable[..., dict]
+    run: stratoscope.HallucinationRun, reacting_fields: Callable[..., dict]
 ) -> None:
-    job = HallucinationJob(HallucinationConfig.model_validate(fields(run_id="plain")))
+    job = HallucinationJob(HallucinationConfig.model_validate(reacting_fields(run_id="plain")))
     job.prepare()
     from stratoscope.execution import ActorPool
 
@@ -173,18 +107,18 @@ def test_a_plain_loop_and_two_actors_give_the_same_bits(
     parts = [worker(t.to_pylist()[0]) for t in Shards(job.layout, job.units(), range(job.layout.num_shards))]
     rows = [from_parquet(part.files["pair_stats"]).to_pylist() for part in parts]
     assert [row for part in rows for row in part] == run.table("pair_stats").to_pylist()
-    two = stratoscope.hallucination(**fields(run_id="two", actors={"min": 2, "max": 2}))
+    two = stratoscope.hallucination(**reacting_fields(run_id="two", actors={"min": 2, "max": 2}))
     assert two.table("pair_stats").equals(run.table("pair_stats"))
 
 
 def test_a_failed_run_goes_on_where_it_stopped(
-    fields: Callable[..., dict], pairs_file: Path, tmp_path: Path, run: stratoscope.HallucinationRun
+    reacting_fields: Callable[..., dict], pairs_file: Path, tmp_path: Path, run: stratoscope.HallucinationRun
 ) -> None:
     rows = [json.loads(line) for line in pairs_file.read_text().splitlines()]
     rows.append({**rows[0], "right": [" ".join(["w11"] * 3000)], "question": "w99"})
     path = tmp_path / "long.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    settings = fields(run_id="resumed", pairs={"source": [str(path)], "limit": None})
+    settings = reacting_fields(run_id="resumed", pairs={"source": [str(path)], "limit": None})
     with pytest.raises(RunError, match="1 questions could not be scored"):
         stratoscope.hallucination(**settings, fail_on_error=True)
     resumed = stratoscope.hallucination(**settings)
@@ -206,7 +140,7 @@ def test_a_failed_run_goes_on_where_it_stopped(
 
 
 def test_own_answers_are_graded_and_compared(
-    fields: Callable[..., dict],
+    reacting_fields: Callable[..., dict],
     reacting_model: Path,
     tmp_path: Path,
     local_ray: None,  # noqa: ARG001
@@ -224,22 +158,24 @@ def test_own_answers_are_graded_and_compared(
     path.write_text("\n".join(map(json.dumps, rows)))
     common = {"readings": {"taps": ["update"]}, "generation": {"max_tokens": 4}}
     pairs = {"source": [str(path)], "limit": None}
-    own = stratoscope.hallucination(**fields(run_id="own", pairs={**pairs, "answers": "own"}, **common))
+    own = stratoscope.hallucination(**reacting_fields(run_id="own", pairs={**pairs, "answers": "own"}, **common))
     (rate,) = own.table("rates").to_pylist()
     assert (rate["answered"], rate["wrong"]) == (60, 30)
     assert rate["ci_low"] < 0.5 < rate["ci_high"]
     answers = own.table("answers").to_pylist()
     assert {(a["origin"], a["right"]) for a in answers} == {("own", True), ("own", False)}
     assert own.scores["num_questions"][0].as_py() == 60
-    beside = stratoscope.hallucination(**fields(run_id="beside", pairs={**pairs, "answers": "gold_and_own"}, **common))
+    beside = stratoscope.hallucination(
+        **reacting_fields(run_id="beside", pairs={**pairs, "answers": "gold_and_own"}, **common)
+    )
     origins = [(a["origin"], a["right"]) for a in beside.table("answers").to_pylist()]
     assert origins.count(("gold", True)) == 60
     assert origins.count(("own", False)) == 30
     assert beside.scores["num_questions"][0].as_py() == 30
 
 
-def test_a_threshold_that_flags_nothing_is_a_result(fields: Callable[..., dict], local_ray: None) -> None:  # noqa: ARG001
-    run = stratoscope.hallucination(**fields(run_id="nothing", contrasts={"draws": 499, "threshold": 50.0}))
+def test_a_threshold_that_flags_nothing_is_a_result(reacting_fields: Callable[..., dict], local_ray: None) -> None:  # noqa: ARG001
+    run = stratoscope.hallucination(**reacting_fields(run_id="nothing", contrasts={"draws": 499, "threshold": 50.0}))
     assert not any(run.scores["flagged"].to_pylist())
     assert run.manifest.exit_code == 0
     assert any("propensity is at most" in verdict for verdict in run.manifest.facts["verdicts"])
@@ -274,13 +210,13 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert says in line
 
 
-def test_answers_of_one_kind_are_refused(fields: Callable[..., dict], tmp_path: Path, local_ray: None) -> None:  # noqa: ARG001
+def test_answers_of_one_kind_are_refused(reacting_fields: Callable[..., dict], tmp_path: Path, local_ray: None) -> None:  # noqa: ARG001
     rows = [{"question": f"w{i}", "right": ["never written"]} for i in range(20)]
     path = tmp_path / "one.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(InputError, match="all 20 answers to 'one' are wrong"):
         stratoscope.hallucination(
-            **fields(
+            **reacting_fields(
                 run_id="one",
                 pairs={"source": [str(path)], "answers": "own"},
                 readings={"taps": ["update"]},
