@@ -15,6 +15,7 @@ from stratoscope.errors import InputError, RunError
 from stratoscope.evaluation import Prompt, generate
 from stratoscope.models import encode_text, load_model
 from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob, tables
+from stratoscope.pipelines.hallucination import run as run_module
 from stratoscope.pipelines.hallucination.worker import HallucinationWorker
 from stratoscope.pipelines.job import run_from_command_line
 from stratoscope.pipelines.measuring.layout import Shards
@@ -174,6 +175,39 @@ def test_own_answers_are_graded_and_compared(
     assert beside.scores["num_questions"][0].as_py() == 30
 
 
+def test_what_vllm_wrote_is_read_and_not_written_again(
+    reacting_fields: Callable[..., dict],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    local_ray: None,  # noqa: ARG001
+) -> None:
+    """vLLM itself needs a GPU; here stands what comes of its texts, and that actors answer where it failed."""
+    rows = [{"question": f"w{i} w{i % 7}", "right": [f"w{10 + i}"]} for i in range(40)]
+    path = tmp_path / "vllm.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    asked: list[str] = []
+
+    def write(_model: str, prompts: list[str], **_given: object) -> dict[int, str]:
+        asked.extend(prompts)
+        found = {i: int(re.search(r"Question: w(\d+)", prompt)[1]) for i, prompt in enumerate(prompts)}
+        return {i: f"w{10 + number}" if number % 2 else "w3" for i, number in found.items() if number != 7}
+
+    monkeypatch.setattr(run_module, "vllm_installed", lambda: True)
+    monkeypatch.setattr(run_module, "write_with_vllm", write)
+    settings = reacting_fields(
+        run_id="vllm",
+        pairs={"source": [str(path)], "limit": None, "answers": "own"},
+        readings={"taps": ["update"]},
+        generation={"engine": "vllm", "max_tokens": 3},
+    )
+    run = stratoscope.hallucination(**settings)
+    assert len(asked) == 40
+    texts = {r["text"]: r["right"] for r in run.table("generated").to_pylist()}
+    assert run.table("generated").num_rows == 40
+    assert [texts[f"w{10 + i}"] for i in range(1, 40, 2) if i != 7] == [True] * 19
+    assert texts["w3"] is False
+
+
 def test_a_threshold_that_flags_nothing_is_a_result(reacting_fields: Callable[..., dict], local_ray: None) -> None:  # noqa: ARG001
     run = stratoscope.hallucination(**reacting_fields(run_id="nothing", contrasts={"draws": 499, "threshold": 50.0}))
     assert not any(run.scores["flagged"].to_pylist())
@@ -192,6 +226,11 @@ def test_a_threshold_that_flags_nothing_is_a_result(reacting_fields: Callable[..
         ([{"question": "w1", "right": ["w2"], "wrong": ["w3"]}], ["--contrasts.definitions", "evss"], "no definition"),
         ([{"question": "w1", "right": ["w2"], "wrong": ["w3"]}], ["--contrasts.parts", "change"], "needs question"),
         ([{"question": "w1", "answer": "a", "label": 1}], ["--pairs.answers", "own"], "cannot be compared"),
+        (
+            [{"question": f"w{i}", "right": ["w2"], "wrong": ["w3"]} for i in range(20)],
+            ["--generation.engine", "vllm"],
+            "vllm",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

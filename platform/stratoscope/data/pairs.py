@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -75,6 +75,13 @@ class QuestionSet:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
+    def with_written(self, texts: Mapping[str, str]) -> "QuestionSet":
+        """Return the same with what the model has answered already, by question id."""
+        questions = [replace(q, written=texts.get(q.question_id)) for q in self]
+        column = self.table.schema.get_field_index("text")
+        table = self.table.set_column(column, "text", pa.array([_encode(q) for q in questions], pa.string()))
+        return QuestionSet(table, self.datasets, self.fingerprint)
+
     def __iter__(self) -> Iterator[Question]:
         for row in self.table.to_pylist():
             yield decode(row["prompt_id"], row["group"], row["text"])
@@ -84,7 +91,7 @@ def decode(question_id: str, dataset: str, text: str) -> Question:
     """Return a question from its row in a `QuestionSet`."""
     content = json.loads(text)
     answers = tuple(Answer(**answer) for answer in content["answers"])
-    return Question(question_id, dataset, content["prompt"], answers, tuple(content["gold"]))
+    return Question(question_id, dataset, content["prompt"], answers, tuple(content["gold"]), content["written"])
 
 
 def load_pairs(sources: Sequence[PairSource], choice: PairChoice) -> QuestionSet:
@@ -184,5 +191,5 @@ def _question(dataset: str, raw: RawQuestion, choice: PairChoice) -> Question | 
 
 def _encode(question: Question) -> str:
     answers = [asdict(answer) for answer in question.answers]
-    content = {"prompt": question.prompt, "answers": answers, "gold": question.gold}
+    content = {"prompt": question.prompt, "answers": answers, "gold": question.gold, "written": question.written}
     return json.dumps(content, ensure_ascii=False)

@@ -180,6 +180,8 @@ class Question:
     answers: tuple[Answer, ...]
     gold: tuple[str, ...] = field(default=())
     """All right answers that are known."""
+    written: str | None = None
+    """What the model has answered already."""
 
 
 def ask(raw: RawQuestion) -> str:

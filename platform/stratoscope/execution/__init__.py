@@ -3,6 +3,7 @@
 from stratoscope.execution.attempts import FIRST_ATTEMPT, Attempt, BrokenProcessError
 from stratoscope.execution.cluster import cluster, is_local, largest_share, resources
 from stratoscope.execution.failures import root_cause
+from stratoscope.execution.llm import vllm_installed, write_with_vllm
 from stratoscope.execution.metrics import WorkMetrics
 from stratoscope.execution.pool import ActorPool, plan_pool
 from stratoscope.execution.progress import Meter, progress
@@ -32,4 +33,6 @@ __all__ = [
     "run_shards",
     "run_trials",
     "serve",
+    "vllm_installed",
+    "write_with_vllm",
 ]

@@ -73,6 +73,8 @@ class GenerationSection(Section):
 
     max_tokens: int = Field(16, ge=1)
     """Longest answer, in tokens."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """transformers, inside the actors; or vllm, through ray.data.llm, on GPUs, where vllm is installed."""
 
 
 class ReadingsSection(Section):

@@ -12,12 +12,21 @@ from stratoscope.activations import Tap
 from stratoscope.data import QuestionSet, load_pairs
 from stratoscope.digest import digest
 from stratoscope.errors import InputError
-from stratoscope.execution import ActorPool, ShardWorker, is_local
+from stratoscope.execution import (
+    ActorPool,
+    ShardWorker,
+    cluster,
+    is_local,
+    resources,
+    vllm_installed,
+    write_with_vllm,
+)
 from stratoscope.models import (
     ModelFacts,
     ModelSource,
     describe_model,
     dtype_name,
+    local_folder,
     pin_source,
     resolve_source,
     weights_fingerprint,
@@ -29,13 +38,15 @@ from stratoscope.pipelines.hallucination.estimate import estimate
 from stratoscope.pipelines.hallucination.observed import Observed, load_observed
 from stratoscope.pipelines.hallucination.outcome import rate_rows, score_rows, separation_rows, verdicts
 from stratoscope.pipelines.hallucination.report import build_page, summary_table
-from stratoscope.pipelines.hallucination.worker import WorkerSettings, make_worker
+from stratoscope.pipelines.hallucination.worker import END_OF_ANSWER, WorkerSettings, make_worker
 from stratoscope.pipelines.measuring.job import MeasuringJob
 from stratoscope.pipelines.measuring.layout import Layout, usual_size
 from stratoscope.results import ShardStore, from_rows, read_table, render, write_table
 from stratoscope.scoring import FEWEST_QUESTIONS, Auroc, Labels, check_enough
 
 LONGEST = 2048
+WRITTEN = "written"
+"""Table of what vLLM wrote."""
 QUESTIONS_IN_A_SHARD = 16
 """Each has several answers."""
 
@@ -68,6 +79,8 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
         self.facts = describe_model(self.source, trust_remote_code=config.model.trust_remote_code, here=is_local())
         if Tap.MLP_HIDDEN in config.readings.taps and not self.facts.shows_hidden:
             raise InputError(f"readings.taps: mlp_hidden cannot be read from {self.facts.architecture}; leave it out")
+        if config.generation.engine == "vllm" and not vllm_installed():
+            raise InputError("generation.engine vllm needs the package vllm, which is not installed; take transformers")
         size = config.batching.shard_size or usual_size(len(self.questions), QUESTIONS_IN_A_SHARD)
         self.layout = Layout(len(self.questions), size)
 
@@ -77,7 +90,11 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
 
     def execute(self) -> None:
         """Measure what is missing, then contrast, separate and report."""
+        config = self.config
         store = ShardStore(self.run.storage)
+        if config.pairs.answers != "given" and config.generation.engine == "vllm":
+            with self.stage("answer"), cluster():
+                self._let_vllm_answer()
         with self.stage("measure"):
             self.measure(store)
             self.merge_tables(store)
@@ -123,6 +140,25 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
         self._identify(settings, pool)
         return partial(make_worker, settings)
 
+    def _let_vllm_answer(self) -> None:
+        """Let vLLM answer all questions, once in a run; what it fails at, the actors answer."""
+        storage = self.run.storage
+        if not storage.exists(f"{WRITTEN}.parquet"):
+            questions = list(self.questions)
+            written = write_with_vllm(
+                local_folder(self.source),
+                [question.prompt for question in questions],
+                max_tokens=self.config.generation.max_tokens,
+                stop=END_OF_ANSWER,
+                concurrency=max(1, int(resources().get("GPU", 1))),
+                dtype=dtype_name(self.config.model.dtype, "cuda"),
+            )
+            rows = [(questions[i].question_id, text) for i, text in sorted(written.items())]
+            write_table(storage, WRITTEN, from_rows(rows, tables.WRITTEN))
+        table = read_table(storage, WRITTEN)
+        texts = zip(table["question_id"].to_pylist(), table["text"].to_pylist(), strict=True)
+        self.questions = self.questions.with_written(dict(texts))
+
     def _identify(self, settings: WorkerSettings, pool: ActorPool) -> None:
         weights = weights_fingerprint(self.source)
         dtype = dtype_name(settings.loading.dtype, settings.loading.device)
@@ -136,6 +172,7 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
                     "attention": settings.loading.attention,
                     "answers": settings.answers,
                     "answer_tokens": settings.answer_tokens,
+                    "engine": self.config.generation.engine,
                     "questions": self.questions.fingerprint,
                 }
             ),

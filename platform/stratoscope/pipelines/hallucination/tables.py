@@ -34,6 +34,8 @@ GENERATED = pa.schema(
     [("question_id", pa.string()), ("dataset", pa.string()), ("text", pa.string()), ("right", pa.bool_())]
 )
 """One row per question that the model answered itself."""
+WRITTEN = pa.schema([("question_id", pa.string()), ("text", pa.string())])
+"""What vLLM wrote, where it did."""
 ERRORS = pa.schema([("question_id", pa.string()), ("error", pa.string())])
 SCORES = pa.schema(
     [

@@ -126,21 +126,31 @@ class HallucinationWorker:
             Prompt(tuple(encode_text(self.model.tokenizer, q.prompt)), END_OF_ANSWER, settings.answer_tokens)
             for q in work.questions
         ]
-        batches = bucket([len(p.ids) + settings.answer_tokens for p in prompts], settings.batch_tokens)
+        todo = [i for i, question in enumerate(work.questions) if question.written is None]
+        lengths = [len(prompts[i].ids) + settings.answer_tokens for i in todo]
+        batches = [[todo[p] for p in batch] for batch in bucket(lengths, settings.batch_tokens)]
 
         def write(batch: Sequence[int]) -> tuple[int, int]:
             texts = generate(self.model, [prompts[i] for i in batch], (), settings.batch_tokens)
             for i, text in zip(batch, texts, strict=True):
-                question = work.questions[i]
-                answer = Answer(text.strip(), equals_one_of(text, question.gold), "own")
-                work.generated[i] = answer
-                if settings.answers == "own" or not answer.right:
-                    work.questions[i] = replace(question, answers=(*question.answers, answer))
+                self._take(work, i, text)
             return 0, 0
+
+        for i, question in enumerate(work.questions):
+            if question.written is not None:
+                self._take(work, i, question.written)
 
         ran = run_batches(batches, write, attempt)
         work.errors |= {i: f"no answer was written: {error}" for i, error in ran.errors.items()}
         work.halved += ran.halved
+
+    def _take(self, work: _Shard, index: int, text: str) -> None:
+        """Grade what the model wrote and add it to the answers, where it is to be read."""
+        question = work.questions[index]
+        answer = Answer(text.strip(), equals_one_of(text, question.gold), "own")
+        work.generated[index] = answer
+        if self.settings.answers == "own" or not answer.right:
+            work.questions[index] = replace(question, answers=(*question.answers, answer))
 
     def _read(self, work: _Shard, attempt: Attempt) -> None:
         settings = self.settings
