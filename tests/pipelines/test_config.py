@@ -5,7 +5,9 @@ import pytest
 from stratoscope.cli import main
 from stratoscope.errors import InputError
 from stratoscope.pipelines.config import load_config, result_settings
+from stratoscope.pipelines.hallucination import HallucinationConfig
 from stratoscope.pipelines.score import ScoreConfig
+from stratoscope.pipelines.search import SearchConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,3 +101,9 @@ def test_help_lists_every_field_with_its_default(capsys: pytest.CaptureFixture[s
 def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["scoer"]) == 2
     assert "did you mean 'score'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_example_is_a_configuration_of_its_job(path: Path) -> None:
+    classes = {"score": ScoreConfig, "hallucination": HallucinationConfig}
+    load_config(classes.get(path.stem, SearchConfig), "job", ["--config", str(path)])
