@@ -23,8 +23,8 @@ from stratoscope.results import Storage
 SNAPSHOT_S = "2"
 """Between two snapshots of the search's state."""
 NAME = "trials"
-TRIAL: dict[str, float] = {"cpu": 0, "memory": 2**20}
-"""What a trial takes: the work is done elsewhere, but Tune refuses to place what takes nothing."""
+TRIAL: dict[str, float] = {"cpu": 0, "memory": 2**29}
+"""What a trial's process takes. It bounds how many start at once where a restored search has many to begin again."""
 POINT = "point"
 ORDINAL = re.compile(r"run_[0-9a-f]+(?:_\d{5})?_(\d+)_")
 """In the name of a trial's folder."""
