@@ -46,8 +46,13 @@ class Meter:
     @property
     def rates(self) -> str:
         """Units and size per second since the start, as text."""
-        sizes = self._amount / self._seconds
-        return f"{self.units_per_second:,.1f} {self._unit}/s, {sizes:,.0f} {self._size}/s"
+        units = _rate(self.units_per_second, self._unit)
+        return units if self._size == self._unit else f"{units}, {self._amount / self._seconds:,.0f} {self._size}/s"
+
+
+def _rate(per_second: float, unit: str) -> str:
+    """Return a rate as text, by the minute where it is slow."""
+    return f"{per_second:,.1f} {unit}/s" if per_second >= 1 else f"{per_second * 60:,.1f} {unit}/min"
 
 
 @contextmanager
