@@ -20,7 +20,6 @@ from stratoscope.pipelines.thresholds.report import build_page, summary_table
 from stratoscope.pipelines.thresholds.space import Candidate, Space
 from stratoscope.pipelines.thresholds.trial import Judge, Outcome, TrialRunner, read_outcomes
 from stratoscope.results import Manifest, Storage, from_rows, read_table, render, write_table
-from stratoscope.scoring import place_thresholds
 
 CHOSEN, CONFIRMED = "chosen_on", "confirmed_on"
 
@@ -204,12 +203,7 @@ class ThresholdSearch(Job[SearchConfig]):
 
     def _row(self, tried: Tried) -> tuple[object, ...]:
         c, failed = tried.candidate, not tried.outcomes
-        # What an absolute threshold snaps to; of a quantile, what was asked for.
-        kind, value = self.judge.space.epsilons[c.threshold]
-        applied = value
-        if kind == "absolute":
-            (threshold,) = place_thresholds([(kind, value)], self.judge.counted, np.zeros(1, np.int64))
-            applied = threshold.epsilon
+        kind, asked = self.judge.space.epsilons[c.threshold]
         return (
             tried.trial_id,
             "eavss",
@@ -219,7 +213,7 @@ class ThresholdSearch(Job[SearchConfig]):
             c.part,
             c.variance,
             kind,
-            applied,
+            asked if failed else tried.outcomes[0].epsilon,
             c.propensity,
             c.level,
             None if failed else tried.objective,

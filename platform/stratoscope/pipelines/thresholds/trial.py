@@ -39,6 +39,8 @@ class Outcome:
     """Mean number of flagged layers over folds."""
     flagged: tuple[int, ...]
     """On all questions of the data set."""
+    epsilon: float
+    """The sparsity threshold, as applied."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Judge:
             share_of_random_below=compared.share_below,
             num_layers=float(np.mean([len(s) for s in sets])),
             flagged=tuple(np.flatnonzero(found.flagged).tolist()),
+            epsilon=observed.thresholds[candidate.tap][candidate.threshold].epsilon,
         )
 
 
