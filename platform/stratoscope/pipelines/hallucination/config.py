@@ -1,13 +1,13 @@
 """The fields of the hallucination job."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from stratoscope.activations import Tap
 from stratoscope.data import AUTO, FORMATS, Answers, PairChoice, PairSource
-from stratoscope.errors import suggest
 from stratoscope.pipelines.config import Section
+from stratoscope.pipelines.lists import DISTINCT, POSITIVE, SHARES, named
 from stratoscope.pipelines.measuring.config import MeasuringConfig
 from stratoscope.scoring import DEFINITIONS, EpsilonKind, Inference, VarianceKind
 
@@ -20,9 +20,9 @@ Part = Literal["answer", "last", "change"]
 class PairsSection(Section):
     """The questions, and whose answers to them are read."""
 
-    source: list[str] = Field(["sciq"], min_length=1)
+    source: Annotated[list[str], DISTINCT] = Field(["sciq"], min_length=1)
     """Known sets (sciq, nq_open, triviaqa), files, folders or hub names, separated by commas; each is a data set."""
-    format: list[str] = Field([AUTO], min_length=1)
+    format: Annotated[list[str], named((AUTO, *FORMATS), "format")] = Field([AUTO], min_length=1)
     """truthfulqa, sciq, halueval, wikiqa, nq_open, triviaqa, pairs; one for all sources or one each; auto looks."""
     answers: Answers = "given"
     """given: those of the data; gold_and_own: right ones beside the model's own wrong one; own: the model's alone."""
@@ -37,22 +37,12 @@ class PairsSection(Section):
     revision: str | None = None
     """Branch, tag or commit of a hub set."""
 
-    @field_validator("format")
-    @classmethod
-    def _known(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in (AUTO, *FORMATS):
-                raise ValueError(f"{name!r} is no format{suggest(name, (AUTO, *FORMATS), 'formats')}")
-        return names
-
     @model_validator(mode="after")
     def _as_many(self) -> Self:
         if len(self.format) not in (1, len(self.source)):
             raise ValueError(
                 f"there are {len(self.source)} sources and {len(self.format)} formats; give one, or as many"
             )
-        if len(set(self.source)) != len(self.source):
-            raise ValueError("the same source is given twice")
         return self
 
     def to_sources(self) -> list[PairSource]:
@@ -80,26 +70,12 @@ class GenerationSection(Section):
 class ReadingsSection(Section):
     """What is read of the activations."""
 
-    taps: list[Tap] = Field([Tap.BLOCK, Tap.UPDATE], min_length=1)
+    taps: Annotated[list[Tap], DISTINCT] = Field([Tap.BLOCK, Tap.UPDATE], min_length=1)
     """Where in each block to read: block, update, attention, mlp, mlp_hidden."""
-    parts: list[ReadPart] = Field(["answer"], min_length=1)
+    parts: Annotated[list[ReadPart], DISTINCT] = Field(["answer"], min_length=1)
     """Which tokens: answer (all of it), last (its last token), question (what the contrast 'change' needs too)."""
-    epsilons: list[float] = [0.01]
+    epsilons: Annotated[list[float], DISTINCT, POSITIVE] = [0.01]
     """Absolute thresholds under which activations are counted exactly; any other is counted to the nearest bin edge."""
-
-    @field_validator("taps", "parts", "epsilons")
-    @classmethod
-    def _distinct(cls, values: list[object]) -> list[object]:
-        if len(set(values)) != len(values):
-            raise ValueError("the same value is given twice")
-        return values
-
-    @field_validator("epsilons")
-    @classmethod
-    def _positive(cls, values: list[float]) -> list[float]:
-        if any(value <= 0 for value in values):
-            raise ValueError("all values must be above 0")
-        return values
 
     @field_validator("parts")
     @classmethod
@@ -112,15 +88,15 @@ class ReadingsSection(Section):
 class ContrastsSection(Section):
     """What is computed from the statistics, without the model. The first of each is what layers are flagged by."""
 
-    definitions: list[str] = Field(["eavss"], min_length=1)
+    definitions: Annotated[list[str], DISTINCT, named(DEFINITIONS, "definition")] = Field(["eavss"], min_length=1)
     """eavss, standardized, difference, ratio, hallucinated_only; all are ours."""
     parts: list[Part] = Field(["answer"], min_length=1)
     """answer, last, change (an answer relative to its question)."""
     variance: list[VarianceKind] = Field(["elementwise"], min_length=1)
     """elementwise: over all activations; pooled: over the width of the token mean."""
-    epsilon: list[float] = [0.01]
+    epsilon: Annotated[list[float], POSITIVE] = [0.01]
     """Absolute sparsity thresholds."""
-    quantile: list[float] = []
+    quantile: Annotated[list[float], SHARES] = []
     """Sparsity thresholds as quantiles of |activation| over all layers of a tap."""
     threshold: float = Field(1.0, ge=0)
     """Propensity, |EAVSS| in multiples of its mean over layers, above which a layer can be flagged."""
@@ -129,22 +105,10 @@ class ContrastsSection(Section):
     draws: int = Field(9999, ge=99)
     """Randomisations of the test."""
 
-    @field_validator("definitions")
-    @classmethod
-    def _known(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in DEFINITIONS:
-                raise ValueError(f"{name!r} is no definition{suggest(name, DEFINITIONS, 'definitions')}")
-        return names
-
     @model_validator(mode="after")
     def _some_threshold(self) -> Self:
         if not self.epsilon and not self.quantile:
             raise ValueError("give at least one of epsilon and quantile")
-        if any(value <= 0 for value in self.epsilon):
-            raise ValueError("epsilon: all values must be above 0")
-        if any(not 0 < value < 1 for value in self.quantile):
-            raise ValueError("quantile: all values must lie between 0 and 1")
         return self
 
     @property

@@ -1,14 +1,14 @@
 """The fields of the scoring job."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from stratoscope.activations import Tap
 from stratoscope.data import PromptSource
-from stratoscope.errors import suggest
 from stratoscope.models import Encoding
 from stratoscope.pipelines.config import Section
+from stratoscope.pipelines.lists import DISTINCT, POSITIVE, SHARES, named
 from stratoscope.pipelines.measuring.config import MeasuringConfig
 from stratoscope.scoring import METRICS, Choices, VarianceKind
 
@@ -51,38 +51,32 @@ class PromptsSection(Section):
 class ActivationsSection(Section):
     """What is read of the activations."""
 
-    taps: list[Tap] = Field([Tap.BLOCK, Tap.UPDATE], min_length=1)
+    taps: Annotated[list[Tap], DISTINCT] = Field([Tap.BLOCK, Tap.UPDATE], min_length=1)
     """Where in each block to read: block, update, attention, mlp, mlp_hidden."""
-    epsilons: list[float] = [0.01]
+    epsilons: Annotated[list[float], DISTINCT, POSITIVE] = [0.01]
     """Absolute thresholds under which activations are counted exactly; any other is counted to the nearest bin edge."""
-    spans: list[int] = []
+    spans: Annotated[list[int], DISTINCT, POSITIVE] = []
     """Lengths of the spans of layers whose angular distance is measured, for every start."""
-
-    @field_validator("taps", "epsilons", "spans")
-    @classmethod
-    def _distinct(cls, values: list[float]) -> list[float]:
-        if len(set(values)) != len(values):
-            raise ValueError("the same value is given twice")
-        return values
-
-    @field_validator("epsilons", "spans")
-    @classmethod
-    def _positive(cls, values: list[float]) -> list[float]:
-        if any(value <= 0 for value in values):
-            raise ValueError("all values must be above 0")
-        return values
 
 
 class ScoresSection(Section):
     """What is computed from the statistics; none of it runs the model again."""
 
-    metrics: list[str] = ["avss", "variance", "sparsity", "block_influence", "magnitude", "random", "last"]
+    metrics: Annotated[list[str], named(METRICS, "metric")] = [
+        "avss",
+        "variance",
+        "sparsity",
+        "block_influence",
+        "magnitude",
+        "random",
+        "last",
+    ]
     """Scores per layer: avss, variance, sparsity, block_influence, angular_distance, magnitude, random, last."""
     variance: list[VarianceKind] = Field(["elementwise"], min_length=1)
     """elementwise: over all activations; pooled: over the width of the token mean, as the AVSS authors' code has it."""
-    epsilon: list[float] = [0.01]
+    epsilon: Annotated[list[float], POSITIVE] = [0.01]
     """Absolute sparsity thresholds."""
-    quantile: list[float] = []
+    quantile: Annotated[list[float], SHARES] = []
     """Sparsity thresholds as quantiles of |activation| over all layers of a tap."""
     ratio: float = Field(0.25, gt=0, lt=1)
     """Share of layers that the tables and the report call the lowest."""
@@ -92,28 +86,6 @@ class ScoresSection(Section):
     """Coverage of the intervals."""
     splits: int = Field(20, ge=1)
     """Random halvings of the prompts for the split-half rank correlation."""
-
-    @field_validator("metrics")
-    @classmethod
-    def _known(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in METRICS:
-                raise ValueError(f"{name!r} is no metric{suggest(name, METRICS, 'metrics')}")
-        return names
-
-    @field_validator("epsilon")
-    @classmethod
-    def _positive(cls, values: list[float]) -> list[float]:
-        if any(value <= 0 for value in values):
-            raise ValueError("all values must be above 0")
-        return values
-
-    @field_validator("quantile")
-    @classmethod
-    def _share(cls, values: list[float]) -> list[float]:
-        if any(not 0 < value < 1 for value in values):
-            raise ValueError("all values must lie between 0 and 1")
-        return values
 
     @model_validator(mode="after")
     def _some_threshold(self) -> Self:

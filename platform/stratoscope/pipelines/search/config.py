@@ -1,13 +1,13 @@
 """The fields of the search job."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from stratoscope.activations import Tap
-from stratoscope.errors import suggest
 from stratoscope.evaluation import Choice, Resampling
 from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
+from stratoscope.pipelines.lists import DISTINCT, POSITIVE, SHARES, named
 from stratoscope.pipelines.measuring.config import ActorsSection, ModelSection
 from stratoscope.pipelines.score.config import PromptsSection
 from stratoscope.pipelines.thresholds.config import ThresholdsSection
@@ -22,51 +22,24 @@ Objective = Literal["retention_raw", "retention_above_chance", "bits_per_byte"]
 class SpaceSection(Section):
     """What the search chooses from. A metric takes what it needs of it."""
 
-    metrics: list[str] = Field(["avss", "variance", "block_influence", "random", "last"], min_length=1)
+    metrics: Annotated[list[str], DISTINCT, named(SEARCHED, "metric")] = Field(
+        ["avss", "variance", "block_influence", "random", "last"], min_length=1
+    )
     """avss, variance, sparsity, block_influence, angular_distance, magnitude, random, last, perplexity_drop."""
-    taps: list[Tap] = Field([Tap.BLOCK, Tap.UPDATE], min_length=1)
+    taps: Annotated[list[Tap], DISTINCT] = Field([Tap.BLOCK, Tap.UPDATE], min_length=1)
     """Where in each block: block, update, attention, mlp, mlp_hidden."""
-    variance: list[VarianceKind] = Field(["elementwise"], min_length=1)
+    variance: Annotated[list[VarianceKind], DISTINCT] = Field(["elementwise"], min_length=1)
     """elementwise, pooled."""
-    epsilons: list[float] = [0.01, 0.1]
+    epsilons: Annotated[list[float], DISTINCT, POSITIVE] = [0.01, 0.1]
     """Absolute sparsity thresholds; a threshold between two bins of the histogram snaps to the nearest edge."""
-    quantiles: list[float] = []
+    quantiles: Annotated[list[float], DISTINCT, SHARES] = []
     """Sparsity thresholds as quantiles of |activation| over all layers of a tap."""
-    ratios: list[float] = Field([0.1, 0.25, 0.4], min_length=1)
+    ratios: Annotated[list[float], DISTINCT, SHARES] = Field([0.1, 0.25, 0.4], min_length=1)
     """Shares of layers to drop."""
-    contiguous: list[bool] = Field([False], min_length=1)
+    contiguous: Annotated[list[bool], DISTINCT] = Field([False], min_length=1)
     """Whether the dropped layers are one span, the lowest by the sum of its scores, or any layers."""
     draws: int = Field(3, ge=1)
     """Different draws of the metric random."""
-
-    @field_validator("metrics")
-    @classmethod
-    def _known(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in SEARCHED:
-                raise ValueError(f"{name!r} is no metric{suggest(name, SEARCHED, 'metrics')}")
-        return names
-
-    @field_validator("ratios", "quantiles")
-    @classmethod
-    def _share(cls, values: list[float]) -> list[float]:
-        if any(not 0 < value < 1 for value in values):
-            raise ValueError("all values must lie between 0 and 1")
-        return values
-
-    @field_validator("epsilons")
-    @classmethod
-    def _positive(cls, values: list[float]) -> list[float]:
-        if any(value <= 0 for value in values):
-            raise ValueError("all values must be above 0")
-        return values
-
-    @field_validator("metrics", "taps", "variance", "epsilons", "quantiles", "ratios", "contiguous")
-    @classmethod
-    def _distinct(cls, values: list[object]) -> list[object]:
-        if len(set(values)) != len(values):
-            raise ValueError("the same value is given twice")
-        return values
 
     @model_validator(mode="after")
     def _some_threshold(self) -> Self:
@@ -79,7 +52,7 @@ class SpaceSection(Section):
 class EvaluationSection(Section):
     """What every candidate is evaluated on."""
 
-    tasks: list[str] = Field(["sciq", "sst2", "passages"], min_length=1)
+    tasks: Annotated[list[str], DISTINCT] = Field(["sciq", "sst2", "passages"], min_length=1)
     """Shipped tasks, tasks or groups of lm-evaluation-harness, harness:NAME, or task YAML files."""
     limit: int = Field(64, ge=4)
     """Items of each task that the search sees."""
@@ -93,13 +66,6 @@ class EvaluationSection(Section):
     """Draws of the paired bootstrap over items."""
     confidence: float = Field(0.95, gt=0, lt=1)
     """Coverage of the intervals."""
-
-    @field_validator("tasks")
-    @classmethod
-    def _distinct(cls, values: list[str]) -> list[str]:
-        if len(set(values)) != len(values):
-            raise ValueError("the same task is given twice")
-        return values
 
     def to_choice(self, seed: int) -> Choice:
         """Return how many items to take for what."""

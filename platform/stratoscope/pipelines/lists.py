@@ -1,0 +1,48 @@
+"""What lists in configurations have to be; to be put beside their types with `Annotated`."""
+
+from collections.abc import Collection
+from typing import Any
+
+from pydantic import AfterValidator
+
+from stratoscope.errors import suggest
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if len(set(values)) != len(values):
+        raise ValueError("the same value is given twice")
+    return values
+
+
+def _positive(values: list[Any]) -> list[Any]:
+    if any(value <= 0 for value in values):
+        raise ValueError("all values must be above 0")
+    return values
+
+
+def _shares(values: list[Any]) -> list[Any]:
+    if any(not 0 < value < 1 for value in values):
+        raise ValueError("all values must lie between 0 and 1")
+    return values
+
+
+DISTINCT = AfterValidator(_distinct)
+POSITIVE = AfterValidator(_positive)
+SHARES = AfterValidator(_shares)
+
+
+def named(known: Collection[str], what: str) -> AfterValidator:
+    """Return what sees that all names are known.
+
+    Args:
+        known: the names.
+        what: one of them is, in the singular.
+    """
+
+    def check(names: list[str]) -> list[str]:
+        for name in names:
+            if name not in known:
+                raise ValueError(f"{name!r} is no {what}{suggest(name, known, f'{what}s')}")
+        return names
+
+    return AfterValidator(check)
