@@ -8,28 +8,19 @@ from typing import ClassVar
 import pyarrow as pa
 from rich.console import Console
 
-from stratoscope.activations import Tap
 from stratoscope.data import QuestionSet, load_pairs
-from stratoscope.digest import digest
 from stratoscope.errors import InputError
 from stratoscope.execution import (
     ActorPool,
     ShardWorker,
     cluster,
-    is_local,
     resources,
     vllm_installed,
     write_with_vllm,
 )
 from stratoscope.models import (
-    ModelFacts,
-    ModelSource,
-    describe_model,
     dtype_name,
     local_folder,
-    pin_source,
-    resolve_source,
-    weights_fingerprint,
 )
 from stratoscope.pipelines.hallucination import tables
 from stratoscope.pipelines.hallucination.analysis import Contrast, agreements, contrasts, separated
@@ -66,8 +57,6 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
     always = ("errors", "pair_stats", "answers")
     counted = ("questions", "scored", "answers", "errors", "tokens", "padded_tokens", "nonfinite", "halved")
 
-    source: ModelSource
-    facts: ModelFacts
     questions: QuestionSet
 
     def prepare(self) -> None:
@@ -75,10 +64,7 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
         config = self.config
         self.questions = load_pairs(config.pairs.to_sources(), config.pairs.to_choice(config.seed))
         self._check_questions()
-        self.source = pin_source(resolve_source(config.model.source, config.model.revision))
-        self.facts = describe_model(self.source, trust_remote_code=config.model.trust_remote_code, here=is_local())
-        if Tap.MLP_HIDDEN in config.readings.taps and not self.facts.shows_hidden:
-            raise InputError(f"readings.taps: mlp_hidden cannot be read from {self.facts.architecture}; leave it out")
+        self.open_model(config.readings.taps, "readings.taps")
         if config.generation.engine == "vllm" and not vllm_installed():
             raise InputError("generation.engine vllm needs the package vllm, which is not installed; take transformers")
         size = config.batching.shard_size or usual_size(len(self.questions), QUESTIONS_IN_A_SHARD)
@@ -160,32 +146,18 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
         self.questions = self.questions.with_written(dict(texts))
 
     def _identify(self, settings: WorkerSettings, pool: ActorPool) -> None:
-        weights = weights_fingerprint(self.source)
-        dtype = dtype_name(settings.loading.dtype, settings.loading.device)
-        self.manifest.fingerprints = {
-            "weights": weights,
-            "questions": self.questions.fingerprint,
-            "activations": digest(
-                {
-                    "weights": weights,
-                    "dtype": dtype,
-                    "attention": settings.loading.attention,
-                    "answers": settings.answers,
-                    "answer_tokens": settings.answer_tokens,
-                    "engine": self.config.generation.engine,
-                    "questions": self.questions.fingerprint,
-                }
-            ),
-        }
-        self.manifest.facts = {
-            **asdict(self.facts),
-            "device": settings.loading.device,
-            "dtype": dtype,
-            "most_actors": pool.max_size,
-            "threads_per_actor": settings.num_threads,
+        self.identify(
+            settings.loading,
+            pool,
+            ("questions", self.questions.fingerprint),
+            {
+                "answers": settings.answers,
+                "answer_tokens": settings.answer_tokens,
+                "engine": self.config.generation.engine,
+            },
+        )
+        self.manifest.facts |= {
             "epsilons": list(settings.epsilons),
-            "num_shards": self.layout.num_shards,
-            "shard_size": self.layout.shard_size,
             "datasets": [asdict(dataset) for dataset in self.questions.datasets],
         }
 

@@ -1,21 +1,35 @@
 """The part of a job that sends shards of units to actors and keeps what comes back."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import ClassVar, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar, TypeVar
 
 import pyarrow as pa
 
-from stratoscope.errors import RunError
+from stratoscope.activations import Tap
+from stratoscope.digest import digest
+from stratoscope.errors import InputError, RunError
 from stratoscope.execution import (
     ActorPool,
     Meter,
     ShardWorker,
     cluster,
+    is_local,
     plan_pool,
     progress,
     resources,
     run_shards,
+)
+from stratoscope.models import (
+    Loading,
+    ModelFacts,
+    ModelSource,
+    describe_model,
+    dtype_name,
+    pin_source,
+    resolve_source,
+    weights_fingerprint,
 )
 from stratoscope.pipelines.job import Job
 from stratoscope.pipelines.measuring.config import MeasuringConfig
@@ -37,6 +51,54 @@ class MeasuringJob(Job[Config]):
     counted: ClassVar[tuple[str, ...]]
     """Counts of shards that add up in the manifest."""
     layout: Layout
+    source: ModelSource
+    facts: ModelFacts
+
+    def open_model(self, taps: Sequence[Tap], field: str) -> None:
+        """Resolve the model, describe it, and see that all taps can be read.
+
+        Args:
+            taps: those that are asked for.
+            field: of the configuration that names them.
+
+        Raises:
+            InputError: the model or a tap cannot be read.
+        """
+        model = self.config.model
+        self.source = pin_source(resolve_source(model.source, model.revision))
+        self.facts = describe_model(self.source, trust_remote_code=model.trust_remote_code, here=is_local())
+        if Tap.MLP_HIDDEN in taps and not self.facts.shows_hidden:
+            raise InputError(f"{field}: mlp_hidden cannot be read from {self.facts.architecture}; leave it out")
+
+    def identify(
+        self, loading: Loading, pool: ActorPool, units: tuple[str, str], activations: Mapping[str, Any]
+    ) -> None:
+        """Note what activations depend on, and the facts of the model and the pool.
+
+        Args:
+            loading: how actors load the model.
+            pool: theirs.
+            units: what is measured, in the plural, and its fingerprint.
+            activations: what else activations depend on.
+        """
+        weights = weights_fingerprint(self.source)
+        dtype = dtype_name(loading.dtype, loading.device)
+        name, fingerprint = units
+        depends = {"weights": weights, "dtype": dtype, "attention": loading.attention, name: fingerprint}
+        self.manifest.fingerprints = {
+            "weights": weights,
+            name: fingerprint,
+            "activations": digest({**depends, **activations}),
+        }
+        self.manifest.facts = {
+            **asdict(self.facts),
+            "device": loading.device,
+            "dtype": dtype,
+            "most_actors": pool.max_size,
+            "threads_per_actor": int(pool.num_cpus),
+            "num_shards": self.layout.num_shards,
+            "shard_size": self.layout.shard_size,
+        }
 
     @abstractmethod
     def units(self) -> pa.Table:

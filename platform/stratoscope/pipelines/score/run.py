@@ -10,20 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
-from stratoscope.activations import Tap
 from stratoscope.data import PromptSet, load_prompts
-from stratoscope.digest import digest
 from stratoscope.errors import InputError
-from stratoscope.execution import ActorPool, ShardWorker, is_local
+from stratoscope.execution import ActorPool, ShardWorker
 from stratoscope.models import (
-    ModelFacts,
-    ModelSource,
-    describe_model,
-    dtype_name,
     load_tokenizer,
-    pin_source,
-    resolve_source,
-    weights_fingerprint,
 )
 from stratoscope.pipelines.measuring.job import MeasuringJob
 from stratoscope.pipelines.score import tables
@@ -58,16 +49,13 @@ class ScoreJob(MeasuringJob[ScoreConfig]):
     always = ("errors", "prompt_stats")
     counted = ("prompts", "scored", "errors", "truncated", "tokens", "padded_tokens", "nonfinite", "halved")
 
-    source: ModelSource
-    facts: ModelFacts
     prompts: PromptSet
 
     def prepare(self) -> None:
         """Resolve the model, read the prompts, and see that all that is asked for can be done."""
         config = self.config
-        self.source = pin_source(resolve_source(config.model.source, config.model.revision))
+        self.open_model(config.activations.taps, "activations.taps")
         self.prompts = load_prompts(config.prompts.to_source(), config.prompts.limit, config.seed)
-        self.facts = describe_model(self.source, trust_remote_code=config.model.trust_remote_code, here=is_local())
         self._check()
         rows = self.facts.num_layers * len(config.activations.taps) + len(self._spans)
         self.layout = lay_out(config, len(self.prompts), rows)
@@ -122,10 +110,6 @@ class ScoreJob(MeasuringJob[ScoreConfig]):
         for length in config.activations.spans:
             if length > num_layers:
                 raise InputError(f"activations.spans {length}: {config.model.source!r} has only {num_layers} layers")
-        if Tap.MLP_HIDDEN in config.activations.taps and not self.facts.shows_hidden:
-            raise InputError(
-                f"activations.taps: mlp_hidden cannot be read from {self.facts.architecture}; leave it out"
-            )
         if config.prompts.chat:
             tokenizer = load_tokenizer(self.source, trust_remote_code=config.model.trust_remote_code)
             if not tokenizer.chat_template:
@@ -162,34 +146,16 @@ class ScoreJob(MeasuringJob[ScoreConfig]):
         )
 
     def _identify(self, settings: WorkerSettings, pool: ActorPool) -> None:
-        """Note what the activations depend on."""
-        weights = weights_fingerprint(self.source)
-        dtype = dtype_name(settings.loading.dtype, settings.loading.device)
         prompts = self.prompts.ordered
-        self.manifest.fingerprints = {
-            "weights": weights,
-            "prompts": prompts.fingerprint,
-            "activations": digest(
-                {
-                    "weights": weights,
-                    "dtype": dtype,
-                    "attention": settings.loading.attention,
-                    "encoding": asdict(settings.encoding),
-                    "template": self.prompts.template,
-                    "prompts": prompts.fingerprint,
-                }
-            ),
-        }
-        self.manifest.facts = {
-            **asdict(self.facts),
-            "device": settings.loading.device,
-            "dtype": dtype,
-            "most_actors": pool.max_size,
-            "threads_per_actor": settings.num_threads,
+        self.identify(
+            settings.loading,
+            pool,
+            ("prompts", prompts.fingerprint),
+            {"encoding": asdict(settings.encoding), "template": self.prompts.template},
+        )
+        self.manifest.facts |= {
             "epsilons": list(settings.epsilons),
             "by_shard": self.layout.by_shard,
-            "num_shards": self.layout.num_shards,
-            "shard_size": self.layout.shard_size,
             "num_prompts": len(self.prompts),
             "prompts_read": prompts.num_read,
             "prompts_empty": prompts.num_empty,
