@@ -51,6 +51,8 @@ def test_hsav_hss_and_eavss_are_the_sums_they_are_said_to_be() -> None:
     (standardized,) = find("standardized", {"block": seen}, labels)
     y = np.array(hsav) + np.array(hss)
     np.testing.assert_allclose(standardized.eavss, y.mean(axis=0) / y.std(axis=0, ddof=1))
+    (dprime,) = find("dprime", {"block": seen}, labels)
+    np.testing.assert_allclose(dprime.eavss, y.mean(axis=0) / seen.log_avss.std(axis=0))
     (difference,) = find("difference", {"block": seen}, labels)
     wrong = [seen.variance[(labels.question == q) & labels.wrong].mean(axis=0) for q in range(15)]
     right = [seen.variance[(labels.question == q) & ~labels.wrong].mean(axis=0) for q in range(15)]
@@ -73,7 +75,7 @@ def test_the_ratio_is_that_of_means() -> None:
     assert ((found.low < found.eavss) & (found.eavss < found.high)).all()
 
 
-@pytest.mark.parametrize("definition", ["eavss", "standardized", "difference", "ratio"])
+@pytest.mark.parametrize("definition", ["eavss", "standardized", "dprime", "difference", "ratio"])
 def test_a_layer_that_reacts_is_found_with_its_direction(definition: str) -> None:
     labels = answers(80, 5)
     seen, other = readings(labels, 10, 6), readings(labels, 10, 7)

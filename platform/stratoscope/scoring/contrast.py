@@ -87,8 +87,8 @@ class Definition:
     """From readings, and which answers are wrong."""
     shown: Callable[[Array], Array] = np.asarray
     """From a contrast to what is reported."""
-    standardized: bool = False
-    """Report multiples of the standard deviation over questions."""
+    unit: Literal["none", "questions", "answers"] = "none"
+    """Report multiples of the standard deviation over questions, or over answers."""
     contrasts: bool = True
     """Whether right answers are looked at; without them nothing can be tested."""
 
@@ -116,13 +116,15 @@ DEFINITIONS = {
     d.name: d
     for d in (
         Definition("eavss", _logarithm),
-        Definition("standardized", _logarithm, standardized=True),
+        Definition("standardized", _logarithm, unit="questions"),
+        Definition("dprime", _logarithm, unit="answers"),
         Definition("difference", _difference),
         Definition("ratio", _ratio, shown=np.expm1),
         Definition("hallucinated_only", _logarithm, contrasts=False),
     )
 }
-"""eavss: mean log-ratio of AVSS, wrong to right. standardized: the same in standard deviations over questions.
+"""eavss: mean log-ratio of AVSS, wrong to right. standardized: the same in standard deviations over questions, dprime:
+in those of log AVSS over answers, which is what can be seen of an answer whose question has no other.
 difference: of variance and sparsity, each in units of its mean. ratio: of means over questions, less 1.
 hallucinated_only: log AVSS of wrong answers, against its mean over layers."""
 
@@ -243,10 +245,10 @@ def find_layers(
         len(x),
     )
     found, start = [], 0
-    for tap, (variance, sparse) in parts.items():
-        layers = slice(start, start + variance.shape[1])
+    for tap, part in parts.items():
+        layers = slice(start, start + part[0].shape[1])
         start = layers.stop
-        found.append(tested.findings(tap, _effect(variance, labels), -_effect(sparse, labels), layers))
+        found.append(tested.findings(tap, part, labels, layers))
     return found
 
 
@@ -297,11 +299,16 @@ class _Tested:
     threshold: float
     num_questions: int
 
-    def findings(self, tap: str, hsav: Array, hss: Array, layers: slice) -> Findings:
+    def findings(self, tap: str, parts: Parts, labels: Labels, layers: slice) -> Findings:
         """Return what was found at a tap, whose layers stand in `layers` of the tests."""
+        variance, sparse = parts
+        hsav, hss, spread = _effect(variance, labels), -_effect(sparse, labels), (variance - sparse).std(axis=0)
         plain, adjusted = self.plain, self.adjusted
-        deviation = plain.error[layers] * np.sqrt(self.num_questions)
-        unit = np.where(deviation > 0, deviation, 1.0) if self.definition.standardized else 1.0
+        unit = np.ones_like(spread)
+        if self.definition.unit != "none":
+            over_questions = plain.error[layers] * np.sqrt(self.num_questions)
+            deviation = spread if self.definition.unit == "answers" else over_questions
+            unit = np.where(deviation > 0, deviation, 1.0)
 
         def report(values: Array) -> Array:
             return np.asarray(self.definition.shown(values / unit))

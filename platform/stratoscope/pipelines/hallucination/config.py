@@ -89,7 +89,7 @@ class ContrastsSection(Section):
     """What is computed from the statistics, without the model. The first of each is what layers are flagged by."""
 
     definitions: Annotated[list[str], DISTINCT, named(DEFINITIONS, "definition")] = Field(["eavss"], min_length=1)
-    """eavss, standardized, difference, ratio, hallucinated_only; all are ours."""
+    """eavss, standardized, dprime, difference, ratio, hallucinated_only; all are ours."""
     parts: list[Part] = Field(["answer"], min_length=1)
     """answer, last, change (an answer relative to its question)."""
     variance: list[VarianceKind] = Field(["elementwise"], min_length=1)

@@ -15,7 +15,7 @@ class ThresholdsSection(Section):
     """What the search with target eavss chooses from; all of it is computed from a hallucination run's statistics."""
 
     definitions: Annotated[list[str], DISTINCT, named(DEFINITIONS, "definition")] = Field([*DEFINITIONS], min_length=1)
-    """eavss, standardized, difference, ratio, hallucinated_only; all are ours."""
+    """eavss, standardized, dprime, difference, ratio, hallucinated_only; all are ours."""
     taps: Annotated[list[Tap], DISTINCT] = []
     """Taps of the hallucination run; none given means all that it read."""
     parts: Annotated[list[Part], DISTINCT] = Field(["answer"], min_length=1)
