@@ -106,4 +106,5 @@ def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_example_is_a_configuration_of_its_job(path: Path) -> None:
     classes = {"score": ScoreConfig, "hallucination": HallucinationConfig}
-    load_config(classes.get(path.stem, SearchConfig), "job", ["--config", str(path)])
+    config = load_config(classes.get(path.stem, SearchConfig), "job", ["--config", str(path)])
+    assert result_settings(config) != result_settings(type(config)())

@@ -1,16 +1,14 @@
 """Scoring: from sufficient statistics to scores, ranks and the layers to drop. Pure functions on numpy."""
 
 from stratoscope.scoring.contrast import (
-    DEFINITIONS,
     FEWEST_QUESTIONS,
-    Definition,
     Findings,
     Inference,
     Labels,
-    Readings,
     check_enough,
     find_layers,
 )
+from stratoscope.scoring.definitions import DEFINITIONS, Definition, Readings
 from stratoscope.scoring.measures import EpsilonKind, Threshold, VarianceKind, sparsity
 from stratoscope.scoring.metrics import METRICS, Measures, Metric, random_scores
 from stratoscope.scoring.observations import (

@@ -12,7 +12,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from stratoscope.scoring.contrast import Labels, Readings
+from stratoscope.scoring.contrast import Labels
+from stratoscope.scoring.definitions import Readings
 
 Array = NDArray[np.float64]
 Layers = tuple[int, ...]

@@ -1,0 +1,90 @@
+"""The meanings of HSAV, HSS and EAVSS: what stands for variance and for sparsity in an answer.
+
+The paper on EAVSS (arXiv 2411.10069) names hallucination-specific activation variance, HSAV, and sparsity, HSS. Its
+formulas could not be recovered; every definition here is ours. Each turns an answer's variance and sparsity at a layer
+into two numbers, whose contrast, wrong against right, is HSAV and, with the sign turned, HSS: for both, more is more
+AVSS when wrong. Their sum is EAVSS.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """What was read of the answers at one tap. Shapes: (N answers, L layers)."""
+
+    variance: Array
+    sparsity: Array
+    """In (0, 1): see `scoring.sparsity`."""
+
+    def __getitem__(self, answers: NDArray[np.bool_]) -> "Readings":
+        """Select answers."""
+        return Readings(self.variance[answers], self.sparsity[answers])
+
+    @property
+    def log_avss(self) -> Array:
+        """Logarithm of AVSS."""
+        log: Array = np.log(self.variance) - np.log(self.sparsity)
+        return log
+
+
+Parts = tuple[Array, Array]
+"""What stands for variance and for sparsity, by answer and layer, shape (N, L) each."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One meaning of EAVSS."""
+
+    name: str
+    parts: Callable[[Readings, NDArray[np.bool_]], Parts]
+    """From readings, and which answers are wrong."""
+    shown: Callable[[Array], Array] = np.asarray
+    """From a contrast to what is reported."""
+    unit: Literal["none", "questions", "answers"] = "none"
+    """Report multiples of the standard deviation over questions, or over answers."""
+    contrasts: bool = True
+    """Whether right answers are looked at; without them nothing can be tested."""
+
+
+def _logarithm(readings: Readings, _wrong: NDArray[np.bool_]) -> Parts:
+    variance, sparse = np.log(readings.variance), np.log(readings.sparsity)
+    return variance, sparse
+
+
+def _difference(readings: Readings, _wrong: NDArray[np.bool_]) -> Parts:
+    return readings.variance / readings.variance.mean(axis=0), readings.sparsity / readings.sparsity.mean(axis=0)
+
+
+def _ratio(readings: Readings, wrong: NDArray[np.bool_]) -> Parts:
+    """Linearise the logarithm of a ratio of means, so that the contrast is that logarithm and varies as it does."""
+
+    def linear(values: Array) -> Array:
+        means = np.where(wrong[:, None], values[wrong].mean(axis=0), values[~wrong].mean(axis=0))
+        return np.asarray(values / means + np.log(means))
+
+    return linear(readings.variance), linear(readings.sparsity)
+
+
+DEFINITIONS = {
+    d.name: d
+    for d in (
+        Definition("eavss", _logarithm),
+        Definition("standardized", _logarithm, unit="questions"),
+        Definition("dprime", _logarithm, unit="answers"),
+        Definition("difference", _difference),
+        Definition("ratio", _ratio, shown=np.expm1),
+        Definition("hallucinated_only", _logarithm, contrasts=False),
+    )
+}
+"""eavss: mean log-ratio of AVSS, wrong to right. standardized: the same in standard deviations over questions, dprime:
+in those of log AVSS over answers, which is what can be seen of an answer whose question has no other.
+difference: of variance and sparsity, each in units of its mean. ratio: of means over questions, less 1.
+hallucinated_only: log AVSS of wrong answers, against its mean over layers."""
