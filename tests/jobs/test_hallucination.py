@@ -175,7 +175,7 @@ def test_own_answers_are_graded_and_compared(
     assert beside.scores["num_questions"][0].as_py() == 30
 
 
-def test_what_vllm_wrote_is_read_and_not_written_again(
+def test_what_vllm_wrote_is_graded_and_the_actors_write_the_rest(
     reacting_fields: Callable[..., dict],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
