@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stratoscope.errors import InputError, RunError, first_line
-from stratoscope.execution import Meter, Service, Trial, TrialPlan, mlflow_callback, progress, run_trials
+from stratoscope.execution import Meter, Service, Trial, TrialPlan, progress
 from stratoscope.pipelines.search import statistics
 from stratoscope.pipelines.search.config import PERPLEXITY_DROP
 from stratoscope.pipelines.search.final import Tried, choose, pareto_front
 from stratoscope.pipelines.search.space import Candidate, LayerScores, ScoreKey, Space
 from stratoscope.pipelines.search.statistics import FinishedScore
-from stratoscope.pipelines.search.tables import TUNE
 from stratoscope.pipelines.search.trial import WORST, Goal, TrialRunner
 from stratoscope.pipelines.search.walks import greedy_sets, swap_layers
 from stratoscope.pipelines.search.worker import EvaluatorSettings, Outcome
+from stratoscope.pipelines.trials import tune
 from stratoscope.scoring import num_dropped
 
 if TYPE_CHECKING:
@@ -98,28 +98,7 @@ class Explorer:
             concurrency=search.concurrency or self._service.size,
             seed=self.config.seed,
         )
-        total = len(points) if search.algorithm == "grid" else search.num_samples
-        meter = Meter(total, 0, "trials", "trials")
-        tracking = self.config.tracking
-        callbacks = (
-            [mlflow_callback(tracking.mlflow, tracking.mlflow_experiment, self._job.run.run_id)]
-            if tracking.mlflow
-            else []
-        )
-        with progress(meter, "search", self._job.terminal.console) as bar:
-
-            def ended() -> None:
-                bar.add(1, 1)
-                self._job.lease.tell(done=meter.done, total=total, errors=0, rate=meter.units_per_second)
-
-            found = run_trials(
-                runner,
-                plan,
-                self._job.run.storage.child(TUNE),
-                callbacks=callbacks,
-                on_end=ended,
-                stopping=self._job.stopping,
-            )
+        found = tune(self._job, runner, plan)
         return [self._tried(index, trial, scores, starts) for index, trial in enumerate(found)]
 
     def _tried(

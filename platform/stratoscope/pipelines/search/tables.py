@@ -6,8 +6,6 @@ import pyarrow as pa
 
 from stratoscope.evaluation import ItemScore
 
-TUNE = "tune"
-"""Folder of what Ray Tune writes, in the run's."""
 EVALUATIONS = pa.schema(
     [
         ("dropped_layers", pa.list_(pa.int32())),

@@ -8,17 +8,17 @@ import numpy as np
 from rich.console import Console
 
 from stratoscope.errors import InputError, RunError, first_line, suggest
-from stratoscope.execution import Meter, Trial, TrialPlan, cluster, mlflow_callback, progress, resources, run_trials
+from stratoscope.execution import Trial, TrialPlan, cluster, resources
 from stratoscope.pipelines.config import validate
 from stratoscope.pipelines.finished import open_finished
 from stratoscope.pipelines.hallucination.config import HallucinationConfig
 from stratoscope.pipelines.job import Job
 from stratoscope.pipelines.search.config import SearchConfig
-from stratoscope.pipelines.search.tables import TUNE
 from stratoscope.pipelines.thresholds import tables
 from stratoscope.pipelines.thresholds.report import build_page, summary_table
 from stratoscope.pipelines.thresholds.space import Candidate, Space
 from stratoscope.pipelines.thresholds.trial import Judge, Outcome, TrialRunner, read_outcomes
+from stratoscope.pipelines.trials import tune
 from stratoscope.results import Manifest, Storage, from_rows, read_table, render, write_table
 
 CHOSEN, CONFIRMED = "chosen_on", "confirmed_on"
@@ -148,7 +148,7 @@ class ThresholdSearch(Job[SearchConfig]):
         }
 
     def _search(self) -> list[Tried]:
-        search, space, tracking = self.config.search, self.judge.space, self.config.tracking
+        search, space = self.config.search, self.judge.space
         starts = [space.config(c) for c in space.starting_points()] if search.starting_points else []
         grid = search.algorithm == "grid"
         plan = TrialPlan(
@@ -162,24 +162,7 @@ class ThresholdSearch(Job[SearchConfig]):
             concurrency=search.concurrency or max(1, int(resources().get("CPU", 1))),
             seed=self.config.seed,
         )
-        meter = Meter(self._num_trials, 0, "trials", "trials")
-        callbacks = (
-            [mlflow_callback(tracking.mlflow, tracking.mlflow_experiment, self.run.run_id)] if tracking.mlflow else []
-        )
-        with progress(meter, "search", self.terminal.console) as bar:
-
-            def ended() -> None:
-                bar.add(1, 1)
-                self.lease.tell(done=meter.done, total=meter.total, errors=0, rate=meter.units_per_second)
-
-            found = run_trials(
-                TrialRunner(self.judge, self.choose_on),
-                plan,
-                self.run.storage.child(TUNE),
-                callbacks=callbacks,
-                on_end=ended,
-                stopping=self.stopping,
-            )
+        found = tune(self, TrialRunner(self.judge, self.choose_on), plan)
         self.manifest.counts = {"trials": len(found)}
         return [self._tried(index, trial, len(starts)) for index, trial in enumerate(found)]
 

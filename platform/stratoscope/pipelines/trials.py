@@ -1,0 +1,33 @@
+"""Running the trials of a search for a job: with its progress, its sign of life and its loggers."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from stratoscope.execution import Meter, Trial, TrialPlan, mlflow_callback, progress, run_trials
+
+if TYPE_CHECKING:
+    from stratoscope.pipelines.job import Job
+    from stratoscope.pipelines.search.config import SearchConfig
+
+TUNE = "tune"
+"""Folder of what Ray Tune writes, in the run's."""
+
+
+def tune(
+    job: "Job[SearchConfig]", trial: Callable[[Mapping[str, Any]], Iterator[Mapping[str, Any]]], plan: TrialPlan
+) -> list[Trial]:
+    """Run the trials that are not done yet, and return all of them (see `run_trials`)."""
+    total = len(plan.points) if plan.algorithm == "grid" else plan.num_samples
+    meter = Meter(total, 0, "trials", "trials")
+    tracking = job.config.tracking
+    callbacks = (
+        [mlflow_callback(tracking.mlflow, tracking.mlflow_experiment, job.run.run_id)] if tracking.mlflow else []
+    )
+    with progress(meter, "search", job.terminal.console) as bar:
+
+        def ended() -> None:
+            bar.add(1, 1)
+            job.lease.tell(done=meter.done, total=total, errors=0, rate=meter.units_per_second)
+
+        storage = job.run.storage.child(TUNE)
+        return run_trials(trial, plan, storage, callbacks=callbacks, on_end=ended, stopping=job.stopping)
