@@ -80,3 +80,32 @@ def test_random_sets_have_the_sizes_asked_for_and_differ() -> None:
     assert len(set(sets)) == 20
     assert random_layers(30, 5, 20, 0) == sets
     assert all(set(few) < set(many) for few, many in zip(random_layers(30, 3, 20, 0), sets, strict=True))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_many_sets_at_once_are_solved_as_scikit_learn_solves_them(size: int) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    generator = np.random.default_rng(5)
+    table = generator.normal(size=(240, 8, 2)) + generator.normal(size=(240, 1, 1))
+    wrong = generator.random(240) < 1 / (1 + np.exp(-2 * table[:, 2, 0] + table[:, 5, 1]))
+    test = generator.random(240) < 0.25
+    sets = random_layers(8, size, 12, seed=1)
+
+    found = Learner().predict_many(table, wrong, test, sets)
+
+    for scores, layers in zip(found, sets, strict=True):
+        train, held = (table[m][:, list(layers)].reshape(int(m.sum()), -1) for m in (~test, test))
+        mean, spread = train.mean(axis=0), train.std(axis=0)
+        model = LogisticRegression(C=1.0, class_weight="balanced", tol=1e-10, max_iter=1000)
+        model.fit((train - mean) / spread, wrong[~test])
+        np.testing.assert_allclose(scores, model.decision_function((held - mean) / spread), atol=1e-5)
+
+
+def test_many_sets_of_separable_classes_are_solved() -> None:
+    table = np.concatenate([np.full((20, 2, 1), -3.0), np.full((20, 2, 1), 3.0)])
+    wrong = np.arange(40) >= 20
+    test = np.arange(40) % 4 == 0
+    scores = Learner(c=1e6).predict_many(table, wrong, test, [(0,), (1,)])
+    assert np.isfinite(scores).all()
+    assert ((scores > 0) == wrong[test]).all()

@@ -7,27 +7,43 @@ from stratoscope.execution import Meter, Trial, TrialPlan, mlflow_callback, prog
 
 if TYPE_CHECKING:
     from stratoscope.pipelines.job import Job
-    from stratoscope.pipelines.search.config import SearchConfig
+    from stratoscope.pipelines.search.config import TrackingSection
 
 TUNE = "tune"
 """Folder of what Ray Tune writes, in the run's."""
 
 
 def tune(
-    job: "Job[SearchConfig]", trial: Callable[[Mapping[str, Any]], Iterator[Mapping[str, Any]]], plan: TrialPlan
+    job: "Job[Any]",
+    trial: Callable[[Mapping[str, Any]], Iterator[Mapping[str, Any]]],
+    plan: TrialPlan,
+    *,
+    folder: str = TUNE,
+    title: str = "search",
+    tracking: "TrackingSection | None" = None,
 ) -> list[Trial]:
-    """Run the trials that are not done yet, and return all of them (see `run_trials`)."""
+    """Run the trials that are not done yet, and return all of them (see `run_trials`).
+
+    Args:
+        job: whose folder, terminal and lease are used.
+        trial: runs one.
+        plan: how trials are chosen.
+        folder: of what Ray Tune writes, in the run's.
+        title: of the progress.
+        tracking: where trials are logged besides.
+    """
     total = len(plan.points) if plan.algorithm == "grid" else plan.num_samples
     meter = Meter(total, 0, "trials", "trials")
-    tracking = job.config.tracking
     callbacks = (
-        [mlflow_callback(tracking.mlflow, tracking.mlflow_experiment, job.run.run_id)] if tracking.mlflow else []
+        [mlflow_callback(tracking.mlflow, tracking.mlflow_experiment, job.run.run_id)]
+        if tracking and tracking.mlflow
+        else []
     )
-    with progress(meter, "search", job.terminal.console) as bar:
+    with progress(meter, title, job.terminal.console) as bar:
 
         def ended() -> None:
             bar.add(1, 1)
             job.lease.tell(done=meter.done, total=total, errors=0, rate=meter.units_per_second)
 
-        storage = job.run.storage.child(TUNE)
+        storage = job.run.storage.child(folder)
         return run_trials(trial, plan, storage, callbacks=callbacks, on_end=ended, stopping=job.stopping)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stratoscope.scoring.contrast import Labels
 from stratoscope.scoring.definitions import Readings
+from stratoscope.scoring.logistic import decision_functions
 
 Array = NDArray[np.float64]
 Layers = tuple[int, ...]
@@ -82,12 +83,41 @@ class Learner:
 
         if train.shape[1] == 0 or wrong.all() or not wrong.any():
             return np.zeros(len(test))
-        mean, spread = train.mean(axis=0), train.std(axis=0)
-        spread = np.where(spread > 0, spread, 1.0)
+        train, test = _standardised(train, test)
         model = LogisticRegression(C=self.c, class_weight="balanced", solver="lbfgs", tol=1e-3, max_iter=200)
-        model.fit((train - mean) / spread, wrong)
-        scores: Array = model.decision_function((test - mean) / spread)
+        model.fit(train, wrong)
+        scores: Array = model.decision_function(test)
         return scores
+
+    def predict_many(
+        self, table: Array, wrong: NDArray[np.bool_], test: NDArray[np.bool_], sets: Sequence[Layers]
+    ) -> Array:
+        """Do the same for many sets of as many layers, together.
+
+        Args:
+            table: features, shape (N, L, K).
+            wrong: shape (N,).
+            test: the answers that are held out, shape (N,).
+            sets: all of one size.
+
+        Returns:
+            Scores of the held-out answers, shape (sets, test).
+        """
+        inside = wrong[~test]
+        if not sets[0] or inside.all() or not inside.any():
+            return np.zeros((len(sets), int(test.sum())))
+        num_features = table.shape[2]
+        train, held = _standardised(table[~test].reshape(len(inside), -1), table[test].reshape(int(test.sum()), -1))
+        distinct = sorted(set(sets))
+        columns = np.array([[layer * num_features + k for layer in s for k in range(num_features)] for s in distinct])
+        found = dict(zip(distinct, decision_functions(train, inside, held, columns, self.c), strict=True))
+        return np.stack([found[s] for s in sets])
+
+
+def _standardised(train: Array, test: Array) -> tuple[Array, Array]:
+    mean, spread = train.mean(axis=0), train.std(axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
+    return (train - mean) / spread, (test - mean) / spread
 
 
 def auroc(scores: Array, labels: Labels) -> Auroc:

@@ -18,7 +18,6 @@ from stratoscope.scoring.separation import (
     auroc,
     chosen_inside,
     features,
-    held_out,
     joined,
     mean_auroc,
     random_layers,
@@ -144,7 +143,7 @@ class Separator:
         if known not in self._random:
             test = self.folds.holds_out(fold, self.labels)
             draws = random_layers(table.shape[1], size, self.section.random_sets, self.seed)
-            self._random[known] = [held_out(table, self.labels.wrong, test, layers, self.learner) for layers in draws]
+            self._random[known] = list(self.learner.predict_many(table, self.labels.wrong, test, draws))
         return self._random[known]
 
     def compared(self, key: tuple[object, ...], table: NDArray[np.float64], sets: Sequence[Layers]) -> "Compared":

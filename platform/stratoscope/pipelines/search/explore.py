@@ -98,7 +98,7 @@ class Explorer:
             concurrency=search.concurrency or self._service.size,
             seed=self.config.seed,
         )
-        found = tune(self._job, runner, plan)
+        found = tune(self._job, runner, plan, tracking=self.config.tracking)
         return [self._tried(index, trial, scores, starts) for index, trial in enumerate(found)]
 
     def _tried(

@@ -32,8 +32,9 @@ class ThresholdsSection(Section):
     """Levels of the test that a flagged layer has to pass; at 1 propensity alone decides."""
     draws: int = Field(499, ge=99)
     """Randomisations of the test inside each fold."""
-    objective: Literal["auroc", "over_random"] = "auroc"
-    """What is improved, averaged over data sets: the area for flagged layers, or what it is above random sets'."""
+    objective: Literal["auroc", "over_random", "least_over_random"] = "auroc"
+    """auroc: of the flagged layers, averaged over data sets; over_random: less that of random sets; least_over_random:
+    the same on the data set where it is least."""
     choose_on: list[str] = []
     """Data sets that trials are judged on; none given means all but those of confirm_on."""
     confirm_on: list[str] = []

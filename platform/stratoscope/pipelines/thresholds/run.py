@@ -162,7 +162,7 @@ class ThresholdSearch(Job[SearchConfig]):
             concurrency=search.concurrency or max(1, int(resources().get("CPU", 1))),
             seed=self.config.seed,
         )
-        found = tune(self, TrialRunner(self.judge, self.choose_on), plan)
+        found = tune(self, TrialRunner(self.judge, self.choose_on), plan, tracking=self.config.tracking)
         self.manifest.counts = {"trials": len(found)}
         return [self._tried(index, trial, len(starts)) for index, trial in enumerate(found)]
 
