@@ -3,6 +3,7 @@
 from stratoscope.evaluation.evaluator import Evaluator, ItemScore, Slice
 from stratoscope.evaluation.generation import Prompt, generate
 from stratoscope.evaluation.grading import equals_one_of
+from stratoscope.evaluation.questions import LOWER_IS_BETTER, QuestionEvaluator, Score, Text, aggregate, judge
 from stratoscope.evaluation.retention import (
     Estimate,
     Resampling,
@@ -16,20 +17,26 @@ from stratoscope.evaluation.retention import (
 from stratoscope.evaluation.tasks import Choice, TaskItems, choose_items, load_tasks, task_names
 
 __all__ = [
+    "LOWER_IS_BETTER",
     "Choice",
     "Estimate",
     "Evaluator",
     "ItemScore",
     "Prompt",
+    "QuestionEvaluator",
     "Resampling",
     "Retention",
+    "Score",
     "Slice",
     "TaskItems",
     "TaskScores",
+    "Text",
+    "aggregate",
     "by_task",
     "choose_items",
     "equals_one_of",
     "generate",
+    "judge",
     "load_tasks",
     "mean_gain",
     "mean_retention",

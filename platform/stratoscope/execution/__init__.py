@@ -9,6 +9,7 @@ from stratoscope.execution.pool import ActorPool, plan_pool
 from stratoscope.execution.progress import Meter, progress
 from stratoscope.execution.service import Service, serve
 from stratoscope.execution.shards import ShardWorker, run_shards
+from stratoscope.execution.training import WorkerHost, Workers, apart, fit_in_trial, trained
 from stratoscope.execution.tuning import Trial, TrialPlan, mlflow_callback, run_trials
 
 __all__ = [
@@ -22,7 +23,11 @@ __all__ = [
     "Trial",
     "TrialPlan",
     "WorkMetrics",
+    "WorkerHost",
+    "Workers",
+    "apart",
     "cluster",
+    "fit_in_trial",
     "is_local",
     "largest_share",
     "mlflow_callback",
@@ -33,6 +38,7 @@ __all__ = [
     "run_shards",
     "run_trials",
     "serve",
+    "trained",
     "vllm_installed",
     "write_with_vllm",
 ]

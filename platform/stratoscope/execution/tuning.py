@@ -52,6 +52,8 @@ class TrialPlan:
     reduction_factor: int
     concurrency: int
     seed: int
+    reuse: bool = True
+    """Run one trial after another in the same process."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def _tuner(
             scheduler=_scheduler(plan),
             num_samples=1 if plan.algorithm == "grid" else plan.num_samples,
             max_concurrent_trials=plan.concurrency,
-            reuse_actors=True,
+            reuse_actors=plan.reuse,
         ),
         run_config=tune.RunConfig(
             name=NAME,

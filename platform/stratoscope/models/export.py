@@ -18,7 +18,7 @@ SLICES = "mergekit.yaml"
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What the card of a pruned model says."""
+    """What the card of a pruned or trained model says."""
 
     base_model: str
     chosen_by: str
@@ -27,6 +27,8 @@ class ModelCard:
     """Rows of a table: task, measure, before, after, retention, items."""
     command: str | None = None
     """What repeats it."""
+    trained: str | None = None
+    """What was trained, in words; None where no weight was changed."""
 
 
 def export_pruned(model: LoadedModel, dropped: Sequence[int], folder: Path, card: ModelCard) -> None:
@@ -47,7 +49,8 @@ def export_pruned(model: LoadedModel, dropped: Sequence[int], folder: Path, card
         pruned.tokenizer.save_pretrained(folder)
         _check_described(pruned, folder)
         dtype = str(pruned.network.dtype).removeprefix("torch.")
-    (folder / SLICES).write_text(slices_yaml(card.base_model, num_layers, dropped, dtype), encoding="utf-8")
+    if not card.trained:
+        (folder / SLICES).write_text(slices_yaml(card.base_model, num_layers, dropped, dtype), encoding="utf-8")
     (folder / "README.md").write_text(_card_text(card, num_layers, dropped), encoding="utf-8")
 
 
@@ -127,19 +130,21 @@ def _card_text(card: ModelCard, num_layers: int, dropped: Sequence[int]) -> str:
     data = ModelCardData(
         base_model=card.base_model if "/" in card.base_model and not Path(card.base_model).exists() else None,
         library_name="transformers",
-        tags=["pruned", "layer-pruning"],
+        tags=(["pruned", "layer-pruning"] if dropped else []) + (["fine-tuned"] if card.trained else []),
     )
     layers = " ".join(map(str, sorted(dropped)))
+    changed = card.trained or "No weight was changed or trained."
     rows = ["| task | measure | before | after | retention | items |", "|---|---|---|---|---|---|"]
     rows += [f"| {' | '.join(row)} |" for row in card.cost]
     parts = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {card.base_model} without {len(dropped)} of its {num_layers} layers",
-        f"Layers dropped, counted from 0 as in `model.layers`: **{layers}**. No weight was changed or trained.",
-        f"They were chosen by {card.chosen_by}.",
-        "What it cost, on items that the choice never saw; retention is after / before, with its interval:",
+        f"# {card.base_model} " + (f"without {len(dropped)} of its {num_layers} layers" if dropped else "mended"),
+        *([f"Layers dropped, counted from 0 as in `model.layers`: **{layers}**."] if dropped else []),
+        changed,
+        f"Layers were chosen by {card.chosen_by}.",
+        "What came of it, on items that the choice never saw; retention is after / before, with its interval:",
         "\n".join(rows),
-        f"`{SLICES}` describes the same model as slices of the original.",
+        *([] if card.trained else [f"`{SLICES}` describes the same model as slices of the original."]),
     ]
     if card.command:
         parts.append(f"Made with:\n\n```\n{card.command}\n```")

@@ -7,8 +7,8 @@ from pathlib import PurePosixPath
 
 from stratoscope.execution import Service
 from stratoscope.models import ModelCard
+from stratoscope.pipelines.exported import Paired
 from stratoscope.pipelines.search.config import SearchConfig
-from stratoscope.pipelines.search.exported import Paired
 from stratoscope.pipelines.search.final import Compared, Tried, interval_text
 from stratoscope.pipelines.search.worker import read_mark
 from stratoscope.results import RunFolder, Storage

@@ -27,7 +27,7 @@ from stratoscope.evaluation import (
 )
 from stratoscope.execution import BrokenProcessError
 from stratoscope.models import Loading, ModelCard, export_pruned, local_folder, without_layers
-from stratoscope.pipelines.search.exported import Paired, Terms, answer, check_in_fresh_process
+from stratoscope.pipelines.exported import Paired, Terms, answer, check_in_fresh_process
 from stratoscope.pipelines.search.store import EvaluationStore
 from stratoscope.results import Storage
 

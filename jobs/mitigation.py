@@ -1,0 +1,10 @@
+#!/usr/bin/env python
+"""Mend a language model in its hallucinating layers, or heal a pruned one; `--help` lists what can be set."""
+
+import sys
+
+from stratoscope.pipelines.job import run_from_command_line
+from stratoscope.pipelines.mitigation import MitigationJob
+
+if __name__ == "__main__":
+    sys.exit(run_from_command_line(MitigationJob))

@@ -1,0 +1,134 @@
+"""What a model makes of questions with right and wrong answers, and of texts, item by item."""
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from stratoscope.data import Question
+from stratoscope.evaluation.generation import Prompt, generate
+from stratoscope.evaluation.grading import equals_one_of
+from stratoscope.evaluation.likelihood import Likelihood, Scorer
+from stratoscope.evaluation.rows import Batch, Request
+from stratoscope.models import LoadedModel, encode_pair, encode_text
+
+LOG_SCALE = ("perplexity",)
+"""Metrics that are the exponential of a mean."""
+LOWER_IS_BETTER = ("perplexity",)
+ANSWER_TOKENS = 16
+END_OF_ANSWER = "\n"
+
+
+@dataclass(frozen=True)
+class Score:
+    """How an item went; a metric is the sum of values over that of weights, of perplexity its exponential."""
+
+    dataset: str
+    metric: str
+    """mc1, mc2, pairwise, exact_match, perplexity, or that of a task."""
+    item_id: str
+    value: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text whose perplexity is measured."""
+
+    dataset: str
+    text_id: str
+    ids: tuple[int, ...]
+
+
+class QuestionEvaluator:
+    """Scores questions and texts with one model.
+
+    Args:
+        model: with its causal head.
+        questions: with right and wrong answers.
+        texts: whose perplexity is measured.
+        answered: data sets whose questions the model is to answer too, for their right answers are short.
+        max_batch_tokens: most tokens of a batch, padding included.
+        max_length: longest sequence that the model takes.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        questions: Sequence[Question],
+        texts: Sequence[Text],
+        *,
+        answered: Collection[str],
+        max_batch_tokens: int,
+        max_length: int,
+    ) -> None:
+        self._model, self._questions, self._texts = model, list(questions), list(texts)
+        self._max_batch_tokens, self._max_length = max_batch_tokens, max_length
+        self._answered = frozenset(answered)
+        self._scorer = Scorer(model, max_batch_tokens)
+        requests = [self._request(q.prompt, answer.text) for q in self._questions for answer in q.answers]
+        self._ends = [0, *np.cumsum([len(q.answers) for q in self._questions]).tolist()]
+        requests += [Request(text.ids[:1], text.ids[1 : max_length + 1]) for text in self._texts]
+        self._batches: list[Batch] = self._scorer.batches(requests) if requests else []
+
+    def evaluate(self, dropped: Sequence[int] = ()) -> list[Score]:
+        """Score everything with the model as it is now, without some of its layers."""
+        found = self._scorer.score(self._batches, dropped)
+        scores: list[Score] = []
+        for question, (start, end) in zip(self._questions, pairwise(self._ends), strict=True):
+            scores += judge(question, [found[i] for i in range(start, end)])
+        for number, text in enumerate(self._texts, start=self._ends[-1]):
+            likelihood = found[number]
+            scores.append(
+                Score(text.dataset, "perplexity", text.text_id, -likelihood.log_likelihood, likelihood.tokens)
+            )
+        return [*scores, *self._exact_matches(dropped)]
+
+    def _exact_matches(self, dropped: Sequence[int]) -> Iterator[Score]:
+        asked = [q for q in self._questions if q.dataset in self._answered]
+        prompts = [
+            Prompt(tuple(encode_text(self._model.tokenizer, q.prompt)), (END_OF_ANSWER,), ANSWER_TOKENS) for q in asked
+        ]
+        for question, text in zip(
+            asked, generate(self._model, prompts, dropped, self._max_batch_tokens) if prompts else [], strict=True
+        ):
+            right = equals_one_of(text, question.gold)
+            yield Score(question.dataset, "exact_match", question.question_id, float(right))
+
+    def _request(self, prompt: str, answer: str) -> Request:
+        context, target = encode_pair(self._model.tokenizer, prompt, f" {answer}")
+        room = max(1, self._max_length + 1 - len(target))
+        return Request(tuple(context[-room:]), tuple(target[-self._max_length :]))
+
+
+def judge(question: Question, likelihoods: Sequence[Likelihood]) -> list[Score]:
+    """Return a question's scores.
+
+    mc1: whether its first right answer is likelier than every wrong one. mc2: the share of right answers in the
+    likelihood of all. pairwise: how often a right answer is likelier, per token, than a wrong one.
+
+    Args:
+        question: with right and wrong answers.
+        likelihoods: one per answer.
+
+    Source: Lin et al., 'TruthfulQA', 2022, for mc1 and mc2.
+    """
+    right = np.array([answer.right for answer in question.answers])
+    total = np.array([found.log_likelihood for found in likelihoods])
+    per_token = total / np.array([found.tokens for found in likelihoods])
+    share = np.exp(total - total.max())
+    above = per_token[right][:, None] - per_token[~right][None, :]
+    values = {
+        "mc1": float(total[right][0] > total[~right].max()),
+        "mc2": float(share[right].sum() / share.sum()),
+        "pairwise": float(np.mean((above > 0) + 0.5 * (above == 0))),
+    }
+    return [Score(question.dataset, metric, question.question_id, value) for metric, value in values.items()]
+
+
+def aggregate(metric: str, value: float, weight: float) -> float:
+    """Return a metric from the sums of its items' values and weights."""
+    mean = value / weight
+    return math.exp(mean) if metric in LOG_SCALE else mean

@@ -1,0 +1,189 @@
+"""Training on several workers, by Ray Train: started, restarted after a loss, resumed from the last checkpoint."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from stratoscope.errors import RunError
+from stratoscope.execution.failures import root_cause
+from stratoscope.results import Storage
+
+POLL_S = 0.5
+STOPPED = "stopped by SIGTERM during training; the same run_id goes on from its last checkpoint"
+RESTARTS = 3
+"""Of the workers, together, when one is lost."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who trains."""
+
+    number: int
+    cpus: int
+    gpus: float
+
+
+Noted = Callable[[int, float, int], None]
+"""Is told of a step that was made: its number, the loss, and its tokens."""
+
+
+class WorkerHost:
+    """What a worker of Ray Train trains in."""
+
+    def __init__(self, board: Any) -> None:
+        self.rank = ray.train.get_context().get_world_rank()
+        self._board = board
+        self._asked: Any = None
+
+    def checkpoint(self) -> Path | None:
+        """Return the folder of the last checkpoint, or None where there is none."""
+        last = ray.train.get_checkpoint()
+        return None if last is None else Path(last.to_directory())
+
+    def report(self, metrics: dict[str, float], folder: Path | None) -> None:
+        """Tell metrics and keep a checkpoint; waits for all workers."""
+        ray.train.report(metrics, checkpoint=None if folder is None else Checkpoint.from_directory(folder))
+
+    def note(self, step: int, loss: float, tokens: int) -> None:
+        """Tell that a step was made."""
+        if self._board is not None:
+            self._board.note.remote(step, loss, tokens)
+
+    def stopping(self) -> bool:
+        """Tell whether the run is to stop, as far as is known without waiting."""
+        if self._board is None:
+            return False
+        if self._asked is not None and not ray.wait([self._asked], timeout=0)[0]:
+            return False
+        stop = self._asked is not None and bool(ray.get(self._asked))
+        self._asked = self._board.stopping.remote()
+        return stop
+
+
+class _Board:
+    """Carries notes from the workers to the driver, and the wish to stop back."""
+
+    def __init__(self) -> None:
+        self._notes: list[tuple[int, float, int]] = []
+        self._stop = False
+
+    def note(self, step: int, loss: float, tokens: int) -> None:
+        self._notes.append((step, loss, tokens))
+
+    def drain(self, stop: bool) -> list[tuple[int, float, int]]:
+        self._stop = self._stop or stop
+        notes, self._notes = self._notes, []
+        return notes
+
+    def stopping(self) -> bool:
+        return self._stop
+
+
+@contextmanager
+def trained(
+    work: Callable[[WorkerHost], None],
+    workers: Workers,
+    storage: Storage,
+    name: str,
+    *,
+    noted: Noted = lambda _step, _loss, _tokens: None,
+    stopping: threading.Event | None = None,
+) -> Iterator[Checkpoint]:
+    """Train, or go on from the last checkpoint of the same name, and yield the last checkpoint.
+
+    Args:
+        work: runs on every worker.
+        workers: how many, and with what.
+        storage: where checkpoints are kept.
+        name: of this training in it.
+        noted: is told of every step, in a thread of its own.
+        stopping: once it is set, a checkpoint is written and training ends.
+
+    Raises:
+        RunError: the run is to stop, or the workers failed more often than `RESTARTS`.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board: Any = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    try:
+        with _following(board, noted, stopping):
+            result = _trainer(work, workers, storage, name, board=board).fit()
+    except Exception as error:
+        raise RunError(f"training {name} failed: {root_cause(error)}") from error
+    finally:
+        ray.kill(board)
+    if stopping is not None and stopping.is_set():
+        raise RunError(STOPPED)
+    if result.checkpoint is None:
+        raise RunError(f"training {name} left no checkpoint")
+    yield result.checkpoint
+
+
+def fit_in_trial(work: Callable[[WorkerHost], None], workers: Workers, storage: Storage, name: str) -> None:
+    """Train inside a trial of Ray Tune, which is told of every report."""
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    _trainer(work, workers, storage, name, callbacks=[TuneReportCallback()]).fit()  # type: ignore[no-untyped-call]
+
+
+def _trainer(
+    work: Callable[[WorkerHost], None],
+    workers: Workers,
+    storage: Storage,
+    name: str,
+    *,
+    board: Any = None,
+    callbacks: list[Any] | None = None,
+) -> TorchTrainer:
+    filesystem, path = storage.arrow()
+    return TorchTrainer(
+        lambda _config: work(WorkerHost(board)),
+        train_loop_config={},
+        scaling_config=ScalingConfig(
+            num_workers=workers.number,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker={"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=RESTARTS),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            callbacks=callbacks or [],
+        ),
+    )
+
+
+@contextmanager
+def _following(board: Any, noted: Noted, stopping: threading.Event | None) -> Iterator[None]:
+    """Pass notes on and tell the board to stop, while the block runs."""
+    ended = threading.Event()
+
+    def follow() -> None:
+        while True:
+            last = ended.wait(POLL_S)
+            for note in ray.get(board.drain.remote(stopping is not None and stopping.is_set())):
+                noted(*note)
+            if last:
+                return
+
+    thread = threading.Thread(target=follow, daemon=True, name="following")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def apart(function: Callable[..., Any], *args: Any, cpus: int = 1) -> Any:
+    """Call a function in a process of its own somewhere in the cluster and return what it returns."""
+    return ray.get(ray.remote(function).options(num_cpus=cpus).remote(*args))

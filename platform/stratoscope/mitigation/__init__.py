@@ -1,0 +1,42 @@
+"""Mitigation: training some layers of a model, by contrast of right and wrong answers or by distillation."""
+
+from stratoscope.mitigation.examples import Corpus, Plan, QuestionExample
+from stratoscope.mitigation.objective import TERMS, Anchor, Terms, Weights
+from stratoscope.mitigation.parameters import Method, Trained, open_parameters, tensor_digests
+from stratoscope.mitigation.patch import Patch, check_frozen, make_patch, patched
+from stratoscope.mitigation.training import (
+    STEPS,
+    Host,
+    Optimising,
+    Sharding,
+    TrainingSettings,
+    Validation,
+    cuts_of,
+    train,
+)
+
+__all__ = [
+    "STEPS",
+    "TERMS",
+    "Anchor",
+    "Corpus",
+    "Host",
+    "Method",
+    "Optimising",
+    "Patch",
+    "Plan",
+    "QuestionExample",
+    "Sharding",
+    "Terms",
+    "Trained",
+    "TrainingSettings",
+    "Validation",
+    "Weights",
+    "check_frozen",
+    "cuts_of",
+    "make_patch",
+    "open_parameters",
+    "patched",
+    "tensor_digests",
+    "train",
+]

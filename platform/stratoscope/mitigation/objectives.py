@@ -1,0 +1,100 @@
+"""The terms of the training objective, as pure functions of tensors.
+
+Each returns a sum, to be divided by a count over all workers and micro-batches of a step, so that the loss does not
+depend on how a batch is dealt. The paper on EAVSS (arXiv 2411.10069) says that contrastive learning is applied to the
+layers it flags; which loss, on which vectors, at which temperature could not be recovered. Everything here is ours.
+"""
+
+import torch
+from torch.nn import functional
+
+Tensor = torch.Tensor
+
+
+def info_nce(anchor: Tensor, right: Tensor, wrong: Tensor, temperature: float) -> Tensor:
+    """Return the sum over questions and layers of the InfoNCE loss.
+
+    For a question q at a layer: -log(exp(s(a, p) / t) / (exp(s(a, p) / t) + sum_n exp(s(a, n) / t))), with s the
+    cosine, a the question's anchor, p its right answer, and n the wrong answers of all questions.
+
+    Args:
+        anchor: shape (Q, L, D).
+        right: shape (Q, L, D).
+        wrong: shape (N, L, D), those of the questions and of any others.
+        temperature: t.
+
+    Source: van den Oord et al., 'Representation learning with contrastive predictive coding', 2018; its use here: ours.
+    """
+    anchor, right, wrong = (functional.normalize(v.float(), dim=-1) for v in (anchor, right, wrong))
+    positive = (anchor * right).sum(dim=-1) / temperature
+    negative = torch.einsum("qld,nld->qln", anchor, wrong) / temperature
+    everything = torch.cat([positive[..., None], negative], dim=-1)
+    return (torch.logsumexp(everything, dim=-1) - positive).sum()
+
+
+def margin(right: Tensor, wrong: Tensor, question: Tensor, wanted: float) -> Tensor:
+    """Return the sum over wrong answers of how far each is from being less likely than the right one by a margin.
+
+    Args:
+        right: log-likelihood per token of each question's right answer, shape (Q,).
+        wrong: the same of wrong answers, shape (N,).
+        question: number of each wrong answer's question, shape (N,).
+        wanted: the margin, in nats per token.
+
+    Source: ours; a hinge.
+    """
+    return functional.relu(wanted - (right[question] - wrong)).sum()
+
+
+def token_log_likelihood(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return the log-probability of each token.
+
+    Args:
+        logits: shape (T, V).
+        tokens: shape (T,).
+    """
+    return -functional.cross_entropy(logits.float(), tokens, reduction="none")
+
+
+def divergence(reference: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the sum over tokens of the Kullback-Leibler divergence from a reference to a model, in nats.
+
+    Args:
+        reference: logits of the reference, shape (T, V).
+        logits: those of the model.
+        temperature: of both; the result is multiplied by its square, so that gradients keep their size.
+
+    Source: Hinton et al., 'Distilling the knowledge in a neural network', 2015.
+    """
+    there = functional.log_softmax(reference.float() / temperature, dim=-1)
+    here = functional.log_softmax(logits.float() / temperature, dim=-1)
+    return functional.kl_div(here, there, reduction="sum", log_target=True) * temperature**2
+
+
+def mismatch(reference: Tensor, hidden: Tensor) -> Tensor:
+    """Return the sum over tokens of the mean squared difference of standardised hidden states.
+
+    Args:
+        reference: shape (T, D).
+        hidden: shape (T, D).
+
+    Source: ours, after Romero et al., 'FitNets', 2015.
+    """
+    return (hidden.float() - reference.float()).square().mean(dim=-1).sum()
+
+
+def segment_mean(states: Tensor, segment: Tensor, num: int) -> Tensor:
+    """Return the mean of the states of each segment.
+
+    Args:
+        states: shape (T, ...).
+        segment: number of each state's segment, shape (T,).
+        num: segments; each has a state.
+
+    Returns:
+        Shape (num, ...).
+    """
+    total = torch.zeros((num, *states.shape[1:]), dtype=states.dtype, device=states.device)
+    total = total.index_add(0, segment, states)
+    count = torch.bincount(segment, minlength=num).to(states.dtype)
+    return total / count.reshape(-1, *[1] * (states.ndim - 1))

@@ -1,0 +1,322 @@
+"""Training under DeepSpeed: steps, checkpoints, and going on from one. It knows no Ray; a `Host` stands for that."""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from stratoscope.mitigation.examples import Corpus, Plan, answer_rows, text_rows
+from stratoscope.mitigation.gather import summed, world_size
+from stratoscope.mitigation.objective import Counts, Cut, Micro, Objective, Reference, Terms, measured
+from stratoscope.mitigation.parameters import Trained, num_trained, open_parameters
+from stratoscope.models import LoadedModel, Loading, kept_layers, without_layers
+
+STEPS = "steps.json"
+"""In a checkpoint: what was logged of the steps before it."""
+TAG = "state"
+SAMPLED = 64
+"""Questions or texts over which the reference's hidden states are measured."""
+
+
+@dataclass(frozen=True)
+class Optimising:
+    """How parameters are changed."""
+
+    learning_rate: float
+    warmup: float
+    """Share of the steps in which the learning rate rises; then it falls as a cosine to zero."""
+    weight_decay: float
+    clip: float
+    """Largest norm of a gradient; 0 does not clip."""
+    steps: int
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """What DeepSpeed deals out to the workers."""
+
+    stage: int = 1
+    """Of ZeRO: 1 optimiser states, 2 gradients too, 3 parameters too."""
+    offload: bool = False
+    """Keep the optimiser's states, and of stage 3 the parameters, in the memory of the CPU."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Everything that a worker has to know."""
+
+    loading: Loading
+    dropped: tuple[int, ...]
+    """Layers that the trained model lacks; the reference has them."""
+    trained: Trained
+    """Numbered as the whole model numbers its layers."""
+    terms: Terms
+    optimising: Optimising
+    sharding: Sharding
+    questions_per_step: int
+    texts_per_step: int
+    micro_batches: int
+    checkpoint_every: int
+    """Steps between two checkpoints."""
+    validate_every: int
+    """Steps between two validations; 0 for none."""
+    num_threads: int
+    seed: int
+
+
+class Host(Protocol):
+    """Where a worker trains."""
+
+    rank: int
+
+    def checkpoint(self) -> Path | None:
+        """Return the folder of the last checkpoint, or None where there is none."""
+
+    def report(self, metrics: dict[str, float], folder: Path | None) -> None:
+        """Tell metrics and, where one was written, keep the checkpoint in a folder; every worker calls it as often."""
+
+    def note(self, step: int, loss: float, tokens: int) -> None:
+        """Tell that a step was made; only the first worker calls it."""
+
+    def stopping(self) -> bool:
+        """Tell whether the run is to stop; only the first worker is asked."""
+
+
+Validation = Callable[[LoadedModel], dict[str, float]]
+"""What a model is worth on questions that are not trained on."""
+
+
+def train(settings: TrainingSettings, corpus: Corpus, host: Host, validate: Validation | None = None) -> None:
+    """Train until the last step, or until the run is to stop; every worker calls this.
+
+    Args:
+        settings: the same for all workers.
+        corpus: likewise.
+        host: where this worker trains.
+        validate: called on every worker now and then; the first worker's outcome is told.
+    """
+    if settings.loading.device == "cpu":
+        torch.set_num_threads(settings.num_threads)
+    with ExitStack() as stack:
+        model = stack.enter_context(without_layers(settings.loading.load(head=True), settings.dropped))
+        trainer = _Trainer(settings, corpus, host, model, validate)
+        trainer.run()
+
+
+class _Trainer:
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        corpus: Corpus,
+        host: Host,
+        model: LoadedModel,
+        validate: Validation | None,
+    ) -> None:
+        self._settings, self._corpus, self._host, self._validate = settings, corpus, host, validate
+        self._model = model
+        self._plan = Plan(
+            len(corpus.questions),
+            len(corpus.texts),
+            settings.questions_per_step if settings.terms.weights.uses_questions else 0,
+            settings.texts_per_step if settings.terms.weights.uses_texts else 0,
+            settings.micro_batches,
+            settings.seed,
+        )
+        self._objective = _make_objective(settings, corpus, model)
+        self._engine = _engine(self._objective, settings)
+        self._rows: list[dict[str, float]] = []
+
+    def run(self) -> None:
+        """Go on from the last checkpoint."""
+        begun = self._resume()
+        settings, total = self._settings, self._settings.optimising.steps
+        for step in range(begun, total):
+            self._rows.append(self._step(step))
+            done = step + 1
+            stop = self._told_to_stop()
+            last = done == total
+            metrics = {"step": float(done), "loss": self._rows[-1]["loss"]}
+            due = settings.validate_every and (done % settings.validate_every == 0 or last)
+            if due and self._validate is not None:
+                metrics |= self._validated()
+            if stop or last or done % settings.checkpoint_every == 0:
+                self._save(metrics)
+            elif due:
+                self._host.report(metrics, None)
+            if stop:
+                return
+
+    def _step(self, step: int) -> dict[str, float]:
+        started = time.perf_counter()
+        plan, engine = self._plan, self._engine
+        questions, texts = plan.questions(step), plan.texts(step)
+        counts = Counts.of(self._corpus, questions, texts)
+        weights = self._settings.terms.weights.used()
+        totals: dict[str, torch.Tensor] = {}
+        tokens = 0
+        for number in range(plan.micro_batches):
+            micro = self._micro(plan.micro(questions, number), plan.micro(texts, number), counts)
+            tokens += self._num_tokens(micro)
+            parts = engine(micro)
+            # DeepSpeed takes the mean over workers and micro-batches, and what is wanted is their sum.
+            scale = world_size() * plan.micro_batches
+            loss = sum(weights[name] * part for name, part in parts.items())
+            engine.backward(loss * scale)
+            engine.step()
+            for name, part in parts.items():
+                totals[name] = totals.get(name, torch.zeros(())) + part.detach().cpu()
+        names = sorted(totals)
+        both = summed(torch.stack([*(totals[n].double() for n in names), torch.tensor(float(tokens)).double()]))
+        terms = dict(zip(names, both.tolist(), strict=False))
+        seconds = time.perf_counter() - started
+        row = {
+            "step": float(step + 1),
+            "loss": sum(weights[name] * terms[name] for name in names),
+            **terms,
+            "gradient_norm": float(engine.get_global_grad_norm() or 0.0),
+            "learning_rate": float(engine.get_lr()[0]),
+            "tokens_per_s": float(both[-1]) / seconds,
+        }
+        if self._host.rank == 0:
+            self._host.note(step + 1, row["loss"], int(both[-1]))
+        return row
+
+    def _micro(self, questions: Sequence[int], texts: Sequence[int], counts: Counts) -> Micro:
+        workers, rank = world_size(), self._host.rank
+        shares = [Plan.share(questions, r, workers) for r in range(workers)]
+        return Micro(
+            tuple(shares[rank]),
+            tuple(Plan.share(texts, rank, workers)),
+            [sum(len(self._corpus.questions[i].wrong) for i in share) for share in shares],
+            counts,
+        )
+
+    def _num_tokens(self, micro: Micro) -> int:
+        chosen = [self._corpus.questions[i] for i in micro.questions]
+        answers = sum(len(q.question) * (1 + len(q.wrong)) + len(q.right) + sum(map(len, q.wrong)) for q in chosen)
+        return answers + sum(len(self._corpus.texts[i]) for i in micro.texts)
+
+    def _validated(self) -> dict[str, float]:
+        self._engine.eval()
+        found = self._validate(self._model) if self._validate else {}
+        self._engine.train()
+        return found
+
+    def _told_to_stop(self) -> bool:
+        told = torch.tensor(float(self._host.rank == 0 and self._host.stopping()))
+        return bool(summed(told) > 0)
+
+    def _save(self, metrics: dict[str, float]) -> None:
+        with tempfile.TemporaryDirectory(prefix="stratoscope-") as aside:
+            folder = Path(aside)
+            self._engine.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
+            if self._host.rank == 0:
+                (folder / STEPS).write_text(json.dumps(self._rows), encoding="utf-8")
+            self._host.report(metrics, folder)
+
+    def _resume(self) -> int:
+        folder = self._host.checkpoint()
+        if folder is None:
+            return 0
+        self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+        self._rows = json.loads((folder / STEPS).read_text(encoding="utf-8"))
+        return len(self._rows)
+
+
+def cuts_of(num_layers: int, dropped: Sequence[int]) -> list[Cut]:
+    """Return the places behind which layers were dropped; where the first ones were there is no layer before."""
+    kept = kept_layers(num_layers, dropped)
+    ends = [*kept[1:], num_layers]
+    return [Cut(new, end - 1) for new, (old, end) in enumerate(zip(kept, ends, strict=True)) if end > old + 1]
+
+
+def _make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedModel) -> Objective:
+    frozen = settings.loading.load(head=True)
+    frozen.network.requires_grad_(False)
+    num_layers = len(frozen.anatomy)
+    layer_of = tuple(kept_layers(num_layers, settings.dropped))
+    renumbered = {old: new for new, old in enumerate(layer_of)}
+    layers = tuple(renumbered[layer] for layer in settings.trained.layers)
+    cuts = cuts_of(num_layers, settings.dropped)
+    filler = int(model.tokenizer.pad_token_id or 0)
+    reference = Reference(frozen, layer_of)
+    weights = settings.terms.weights
+    if weights.contrastive:
+        rows = answer_rows(corpus.questions[:SAMPLED], filler)
+        reference = measured(reference, settings.trained.layers, rows)
+    if weights.hidden and cuts:
+        reference = measured(reference, [c.reference for c in cuts], text_rows(corpus.texts[:SAMPLED], filler))
+    network = open_parameters(model, Trained(**{**asdict(settings.trained), "layers": layers}), settings.seed)
+    if settings.sharding.gradient_checkpointing:
+        model.network.gradient_checkpointing_enable({"use_reentrant": False})
+        model.network.enable_input_require_grads()
+    network.train()
+    return Objective(
+        network,
+        model.anatomy,
+        layers=layers,
+        cuts=cuts,
+        terms=settings.terms,
+        corpus=corpus,
+        reference=reference,
+        filler=filler,
+    )
+
+
+def _engine(objective: Objective, settings: TrainingSettings) -> Any:
+    import deepspeed
+    from transformers import get_cosine_schedule_with_warmup
+
+    optimising = settings.optimising
+    warmup = round(optimising.warmup * optimising.steps)
+    engine, *_ = deepspeed.initialize(
+        model=objective,
+        model_parameters=[p for p in objective.parameters() if p.requires_grad],
+        config=deepspeed_config(settings, next(objective.network.parameters()).dtype),
+        lr_scheduler=lambda optimiser: get_cosine_schedule_with_warmup(optimiser, warmup, optimising.steps),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def deepspeed_config(settings: TrainingSettings, dtype: torch.dtype) -> dict[str, Any]:
+    """Return DeepSpeed's configuration."""
+    optimising, sharding = settings.optimising, settings.sharding
+    zero: dict[str, Any] = {"stage": sharding.stage}
+    if sharding.offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+        if sharding.stage == 3:
+            zero["offload_param"] = {"device": "cpu"}
+    return {
+        # What a micro-batch holds is the plan's business; DeepSpeed needs numbers that multiply out.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": settings.micro_batches,
+        "gradient_clipping": optimising.clip,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": optimising.learning_rate,
+                "weight_decay": optimising.weight_decay,
+                "torch_adam": True,
+            },
+        },
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "steps_per_print": 10**9,
+    }
+
+
+def trained_parameters(network: nn.Module) -> int:
+    """Return the number of trained parameters."""
+    return num_trained(network)

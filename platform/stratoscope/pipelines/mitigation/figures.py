@@ -1,0 +1,88 @@
+"""The pictures of the mitigation report."""
+
+from typing import TYPE_CHECKING, Any
+
+from stratoscope.mitigation import TERMS
+from stratoscope.results import COLOURS, SYMBOLS, style
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+Row = dict[str, Any]
+
+
+def changes(rows: list[Row], metric: str, *, retention: bool) -> "Figure":
+    """Draw what a metric came to on each data set, a point for each variant and seed."""
+    from plotly.graph_objects import Figure, Scatter
+
+    names = ("retention", "retention_low", "retention_high") if retention else ("difference", "ci_low", "ci_high")
+    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    models = list(dict.fromkeys((row["variant"], row["seed"]) for row in rows))
+    traces = []
+    for number, (variant, seed) in enumerate(models):
+        own = [row for row in rows if (row["variant"], row["seed"]) == (variant, seed)]
+        value, low, high = ([row[name] for row in own] for name in names)
+        shift = 0.6 * ((number + 0.5) / len(models) - 0.5)
+        kind = variants.index(variant)
+        traces.append(
+            Scatter(
+                x=value,
+                y=[datasets.index(row["dataset"]) + shift for row in own],
+                mode="markers",
+                name=variant,
+                legendgroup=variant,
+                showlegend=all(earlier != variant for earlier, _ in models[:number]),
+                marker={"color": COLOURS[kind % len(COLOURS)], "symbol": SYMBOLS[kind % len(SYMBOLS)], "size": 9},
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [h - v for h, v in zip(high, value, strict=True)],
+                    "arrayminus": [v - w for v, w in zip(value, low, strict=True)],
+                    "thickness": 1,
+                },
+                customdata=[[row["dataset"], seed, row["before"], row["after"]] for row in own],
+                hovertemplate=f"{variant}, seed %{{customdata[1]}}<br>%{{customdata[0]}}: %{{customdata[2]:.3f}} to "
+                "%{customdata[3]:.3f}<extra></extra>",
+            )
+        )
+    figure = Figure(traces)
+    what = f"{metric}: after / before" if retention else f"{metric}: after less before"
+    style(figure, what, "", height=140 + 60 * len(datasets))
+    figure.update_yaxes(tickvals=list(range(len(datasets))), ticktext=datasets, autorange="reversed", zeroline=False)
+    figure.add_vline(x=1 if retention else 0, line={"color": "#5b6875", "dash": "dot"})
+    return figure
+
+
+def training(rows: list[Row]) -> "Figure":
+    """Draw the loss and its terms by step, one below the other."""
+    from plotly.graph_objects import Scatter
+    from plotly.subplots import make_subplots
+
+    terms = ["loss", *(term for term in TERMS if any(row[term] is not None for row in rows))]
+    figure = make_subplots(rows=len(terms), cols=1, shared_xaxes=True, vertical_spacing=0.05)
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    models = list(dict.fromkeys((row["variant"], row["seed"]) for row in rows))
+    for number, (variant, seed) in enumerate(models):
+        own = [row for row in rows if (row["variant"], row["seed"]) == (variant, seed)]
+        for place, term in enumerate(terms, start=1):
+            figure.add_trace(
+                Scatter(
+                    x=[row["step"] for row in own],
+                    y=[row[term] for row in own],
+                    mode="lines",
+                    name=variant,
+                    legendgroup=variant,
+                    showlegend=place == 1 and all(earlier != variant for earlier, _ in models[:number]),
+                    line={"color": COLOURS[variants.index(variant) % len(COLOURS)], "width": 1.5},
+                    hovertemplate=f"{variant}, seed {seed}, step %{{x}}<br>{term} %{{y:.4f}}<extra></extra>",
+                ),
+                row=place,
+                col=1,
+            )
+            figure.update_yaxes(title=term, row=place, col=1)
+    style(figure, "", "", height=120 + 150 * len(terms))
+    for place, term in enumerate(terms, start=1):
+        figure.update_yaxes(title=term, row=place, col=1)
+    figure.update_xaxes(title="step", row=len(terms), col=1)
+    return figure

@@ -1,0 +1,126 @@
+"""Judges the base and every variant, and writes the models that are to be kept."""
+
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from stratoscope.execution import Meter, Service, Workers, plan_pool, progress, resources, serve
+from stratoscope.models import ModelCard
+from stratoscope.pipelines.mitigation.config import EVERY, FLAGGED, RANDOM
+from stratoscope.pipelines.mitigation.outcome import BASE, CUT, Outcome, card_rows
+from stratoscope.pipelines.mitigation.store import VariantStore
+from stratoscope.pipelines.mitigation.variants import Variant
+from stratoscope.pipelines.mitigation.worker import EvaluatorSettings, make_mitigation_worker
+
+if TYPE_CHECKING:
+    from stratoscope.pipelines.mitigation.run import MitigationJob
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model that is judged: the base with a patch, or without, and without some layers."""
+
+    key: str
+    name: str
+    seed: int | None
+    patch: str | None
+    dropped: tuple[int, ...]
+
+
+@contextmanager
+def judges(job: "MitigationJob", workers: Workers, num_models: int) -> Iterator[Service]:
+    """Run evaluators while the block runs."""
+    config = job.config
+    pool = plan_pool(
+        minimum=1,
+        maximum=None,
+        num_cpus=workers.cpus,
+        num_gpus=workers.gpus,
+        resources=resources(),
+        work=num_models,
+    )
+    settings = EvaluatorSettings(
+        run=job.run.url,
+        loading=config.model.to_loading(job.source, pool.num_gpus),
+        judged=job.material.held_out,
+        tasks=tuple(config.evaluation.tasks),
+        limit=config.evaluation.limit,
+        used=job.material.used,
+        batch_tokens=config.evaluation.batch_tokens,
+        longest=job.longest,
+        num_threads=int(pool.num_cpus),
+        seed=config.seed,
+    )
+    with serve("Judge", partial(make_mitigation_worker, settings), pool, job.stopping) as service:
+        yield service
+
+
+def judge_all(job: "MitigationJob", variants: Sequence[Variant], service: Service, store: VariantStore) -> None:
+    """Judge the base, each set of dropped layers before training, and every variant; what is known is kept."""
+    wanted = list(_models(variants, store))
+    missing = [model for model in wanted if store.scores(model.key) is None]
+    meter = Meter(len(wanted), len(wanted) - len(missing), "models", "models")
+    with progress(meter, "evaluate", job.terminal.console) as bar:
+        # As many at once as there are evaluators, so that what is finished is kept.
+        size = max(1, service.size)
+        for start in range(0, len(missing), size):
+            chunk = missing[start : start + size]
+            answers = service.map("evaluate", [(model.patch, model.dropped) for model in chunk])
+            for model, scores in zip(chunk, answers, strict=True):
+                store.write_scores(model.key, model.name, model.seed, scores)
+                bar.add(1, 1)
+
+
+def _models(variants: Sequence[Variant], store: VariantStore) -> Iterator[_Model]:
+    yield _Model(BASE, BASE, None, None, ())
+    for v in variants:
+        if v.dropped:
+            yield _Model(CUT + v.key, f"{v.name}, not healed", v.seed, None, v.dropped)
+        yield _Model(v.key, v.name, v.seed, store.patch(v), v.dropped)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The checkpoints that were written."""
+
+    urls: tuple[str, ...]
+    frozen_tensors: int | None
+    """Of the last one, tensors that are the base's, to the bit."""
+
+
+def keep(
+    job: "MitigationJob", variants: Sequence[Variant], found: Outcome, service: Service, store: VariantStore
+) -> Kept:
+    """Write the checkpoints that are wanted, each with its card."""
+    kept = {"none": [], "first": variants[:1], "all": variants}[job.config.keep.models]
+    base = PurePosixPath(job.config.model.source).name.removesuffix(".gguf")
+    urls, same = [], None
+    for v in kept:
+        url = job.run.storage.url("models", f"{base}-{'healed' if v.dropped else 'mended'}-{v.key}")
+        facts = store.trained(v) or {}
+        layers = tuple(facts["layers"])
+        trained = (
+            f"Layers trained, counted as in the original: **{' '.join(map(str, layers))}** "
+            f"({job.config.parameters.method}, {len(facts['steps'])} steps). All other tensors are the original's."
+        )
+        card = ModelCard(job.config.model.source, _chosen_by(job, v), card_rows(found, v), _command_line(), trained)
+        same = service.call("export", store.patch(v), layers, v.dropped, url, card)
+        urls.append(url)
+    return Kept(tuple(urls), same)
+
+
+def _chosen_by(job: "MitigationJob", v: Variant) -> str:
+    if v.dropped:
+        return f"`{v.name}`" if job.choice.score is not None else "hand"
+    by_flags = "EAVSS of a hallucination run" if job.choice.flags else "hand"
+    return {FLAGGED: by_flags, RANDOM: "chance", EVERY: "taking all"}[v.name]
+
+
+def _command_line() -> str | None:
+    program = PurePosixPath(sys.argv[0]).name
+    return shlex.join([program, *sys.argv[1:]]) if program in ("mitigation.py", "stratoscope") else None

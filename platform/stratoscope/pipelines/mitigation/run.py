@@ -1,0 +1,169 @@
+"""The flow of the mitigation job: layers -> (search) -> training -> evaluation -> comparison -> checkpoint."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+from rich.console import Console
+
+from stratoscope.digest import digest
+from stratoscope.errors import InputError
+from stratoscope.evaluation import load_tasks
+from stratoscope.execution import Workers, cluster, is_local, resources
+from stratoscope.models import (
+    ModelFacts,
+    ModelSource,
+    check_describable,
+    check_prunable,
+    describe_model,
+    dtype_name,
+    load_config,
+    load_tokenizer,
+    pin_source,
+    resolve_source,
+    weights_fingerprint,
+)
+from stratoscope.pipelines.job import Job
+from stratoscope.pipelines.mitigation import tables
+from stratoscope.pipelines.mitigation.choice import LayerChoice
+from stratoscope.pipelines.mitigation.config import MitigationConfig
+from stratoscope.pipelines.mitigation.estimate import estimate
+from stratoscope.pipelines.mitigation.judging import judge_all, judges, keep
+from stratoscope.pipelines.mitigation.material import Material, load_material
+from stratoscope.pipelines.mitigation.outcome import Outcome, outcome, training_rows, tuning_rows, variant_rows
+from stratoscope.pipelines.mitigation.report import build_page, summary_table
+from stratoscope.pipelines.mitigation.store import VariantStore
+from stratoscope.pipelines.mitigation.trainer import TRAINING, Trainer, tuned_file
+from stratoscope.pipelines.mitigation.variants import Variant
+from stratoscope.results import from_rows, render, write_table
+
+LONGEST = 1024
+"""Most tokens of a sequence, where the model has positions for more."""
+MOST_CPU_WORKERS = 2
+"""Where their number is not given: more of them would share what a machine's memory can deliver."""
+
+
+class MitigationJob(Job[MitigationConfig]):
+    """Trains some layers of a model, and compares what it is worth before and after."""
+
+    name: ClassVar[str] = "mitigation"
+    config_class = MitigationConfig
+
+    source: ModelSource
+    facts: ModelFacts
+    choice: LayerChoice
+    material: Material
+    longest: int
+
+    def prepare(self) -> None:
+        """Resolve the model and the runs that layers are taken from, and read questions and texts."""
+        config, model = self.config, self.config.model
+        self.source = pin_source(resolve_source(model.source, model.revision))
+        self.facts = describe_model(self.source, trust_remote_code=model.trust_remote_code, here=is_local())
+        if self.facts.quantisation and config.parameters.method == "whole":
+            raise InputError(
+                f"model.source {model.source!r} is quantised by {self.facts.quantisation}; its layers cannot be "
+                "trained whole, take --parameters.method lora"
+            )
+        check_prunable(load_config(self.source, trust_remote_code=model.trust_remote_code), model.source)
+        check_describable(self.source, trust_remote_code=model.trust_remote_code)
+        load_tasks(config.evaluation.tasks)
+        self.tokenizer = load_tokenizer(self.source, trust_remote_code=model.trust_remote_code)
+        self.longest = min(LONGEST, self.facts.max_positions or LONGEST)
+        self.choice = LayerChoice.open(config, self.source, self.facts)
+        self.material = load_material(config, self.tokenizer, self.choice.seen(), self.longest)
+
+    def plan(self) -> Sequence[tuple[str, str]]:
+        """Return what the run would do, and estimates of what it takes."""
+        return estimate(self.config, self.facts, self.material)
+
+    def execute(self) -> None:
+        """Train every variant, judge all of them, compare, and write what is to be kept."""
+        with cluster():
+            if self.choice.lacks_flags:
+                with self.stage("flags"):
+                    self.choice = self.choice.with_flags(self)
+                self.material = load_material(self.config, self.tokenizer, self.choice.seen(), self.longest)
+            workers = self._workers()
+            self._identify(workers)
+            self.check_fingerprints()
+            self.run.write_manifest(self.manifest)
+            variants = self.choice.variants()
+            store = VariantStore(self.run.storage)
+            trainer = Trainer(self, workers, store)
+            for variant in variants:
+                trainer.train(variant)
+            with self.stage("evaluate"), judges(self, workers, 2 * len(variants)) as service:
+                judge_all(self, variants, service, store)
+                found = outcome(variants, store, self.config.evaluation.to_resampling(self.config.seed))
+                kept = keep(self, variants, found, service, store)
+        self.manifest.facts |= {
+            "verdicts": found.verdicts,
+            "models": list(kept.urls),
+            "frozen_tensors": kept.frozen_tensors,
+        }
+        self._write(variants, store, found)
+        with self.stage("report"):
+            self.run.storage.write("report.html", render(build_page(self.run.storage, self.manifest)))
+        store.clear()
+        self.run.storage.remove(TRAINING)
+
+    def show(self, console: Console) -> None:
+        """Print what changed, and the verdict."""
+        console.print(summary_table(self.run.storage))
+        for line in self.manifest.facts["verdicts"]:
+            console.print(line, soft_wrap=True)
+        for url in self.manifest.facts["models"]:
+            console.print(f"model: {url}", soft_wrap=True)
+        console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
+
+    def _workers(self) -> Workers:
+        train, there = self.config.train, resources()
+        gpus = train.gpus if train.gpus is not None else float(there.get("GPU", 0) > 0)
+        if gpus:
+            usual = int(there.get("GPU", 0) // gpus)
+        else:
+            usual = min(MOST_CPU_WORKERS, int(there.get("CPU", 1)) // train.cpus)
+        return Workers(train.num_workers or max(1, usual), train.cpus, gpus)
+
+    def _write(self, variants: Sequence[Variant], store: VariantStore, found: Outcome) -> None:
+        steps = list(training_rows(variants, store))
+        written: list[tuple[str, Any, Iterator[Any]]] = [
+            ("training", tables.TRAINING, iter(steps)),
+            ("variants", tables.VARIANTS, variant_rows(variants, store)),
+            ("evaluation", tables.EVALUATION, iter(found.evaluation)),
+            ("comparison", tables.COMPARISON, iter(found.comparison)),
+            ("items", tables.ITEMS, iter(found.items)),
+        ]
+        storage = self.run.storage
+        if self.config.tune.num_samples:
+            names = dict.fromkeys(v.name for v in variants)
+            searches = {name: json.loads(storage.read(tuned_file(name))) for name in names}
+            written.append(("tuning", tables.TUNING, tuning_rows(searches)))
+        for name, schema, rows in written:
+            write_table(storage, name, from_rows(list(rows), schema))
+        self.manifest.counts = {"variants": len(variants), "steps": len(steps)}
+
+    def _identify(self, workers: Workers) -> None:
+        config, material = self.config, self.material
+        device = "cuda" if workers.gpus else "cpu"
+        dtype = dtype_name(config.model.dtype, device)
+        self.manifest.fingerprints = {
+            "weights": weights_fingerprint(self.source),
+            "material": material.fingerprint,
+            "computation": digest({"dtype": dtype, "device": device, "workers": workers.number}),
+        }
+        self.manifest.facts = {
+            "architecture": self.facts.architecture,
+            "num_layers": self.facts.num_layers,
+            "num_parameters": self.facts.num_parameters,
+            "device": device,
+            "dtype": dtype,
+            "workers": workers.number,
+            "threads_per_worker": workers.cpus,
+            "questions": material.counts,
+            "texts": len(material.corpus.texts),
+            "terms": config.terms.weights.used(),
+            "flags": self.choice.flags[0].url() if self.choice.flags else None,
+            "healing": config.healing,
+        }

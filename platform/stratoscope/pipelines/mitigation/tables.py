@@ -1,0 +1,98 @@
+"""The mitigation job's tables."""
+
+import pyarrow as pa
+
+from stratoscope.mitigation import TERMS
+
+TRAINING = pa.schema(
+    [
+        ("variant", pa.string()),
+        ("seed", pa.int64()),
+        ("step", pa.int64()),
+        ("loss", pa.float64()),
+        *((term, pa.float64()) for term in TERMS),
+        ("gradient_norm", pa.float64()),
+        ("learning_rate", pa.float64()),
+        ("tokens_per_s", pa.float64()),
+    ]
+)
+"""One row per step of each variant and seed; a term that is switched off is null."""
+VARIANTS = pa.schema(
+    [
+        ("variant", pa.string()),
+        ("seed", pa.int64()),
+        ("layers", pa.list_(pa.int32())),
+        ("dropped_layers", pa.list_(pa.int32())),
+        ("trained_parameters", pa.int64()),
+        ("learning_rate", pa.float64()),
+        ("steps", pa.int64()),
+        ("seconds", pa.float64()),
+    ]
+)
+"""One row per trained model. The seconds are those of the start that ended it."""
+ITEMS = pa.schema(
+    [
+        ("variant", pa.string()),
+        ("seed", pa.int64()),
+        ("dataset", pa.string()),
+        ("metric", pa.string()),
+        ("item_id", pa.string()),
+        ("value", pa.float64()),
+        ("weight", pa.float64()),
+    ]
+)
+"""One row per model and item; the models before training have seed null."""
+EVALUATION = pa.schema(
+    [
+        ("variant", pa.string()),
+        ("seed", pa.int64()),
+        ("dataset", pa.string()),
+        ("metric", pa.string()),
+        ("n", pa.int64()),
+        ("before", pa.float64()),
+        ("after", pa.float64()),
+        ("difference", pa.float64()),
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+        ("retention", pa.float64()),
+        ("retention_low", pa.float64()),
+        ("retention_high", pa.float64()),
+    ]
+)
+"""One row per model and metric: after - before and after / before, with paired intervals over items."""
+COMPARISON = pa.schema(
+    [
+        ("variant", pa.string()),
+        ("other", pa.string()),
+        ("dataset", pa.string()),
+        ("metric", pa.string()),
+        ("n", pa.int64()),
+        ("seeds", pa.int64()),
+        ("mean", pa.float64()),
+        ("spread", pa.float64()),
+        ("other_mean", pa.float64()),
+        ("other_spread", pa.float64()),
+        ("difference", pa.float64()),
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+    ]
+)
+"""One row per pair of variants and metric: means over seeds, their standard deviations, and variant - other with a
+paired interval over items. Data set null is the mean over data sets."""
+TUNING = pa.schema(
+    [
+        ("variant", pa.string()),
+        ("trial_id", pa.string()),
+        ("learning_rate", pa.float64()),
+        ("temperature", pa.float64()),
+        ("contrastive", pa.float64()),
+        ("forgetting", pa.float64()),
+        ("num_layers", pa.int64()),
+        ("reports", pa.int64()),
+        ("objective", pa.float64()),
+        ("chosen", pa.bool_()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+"""One row per trial. Reports fewer than tune.rungs were stopped early."""

@@ -1,0 +1,162 @@
+"""Trains the variants of a run, each after a search of its own where one is asked for."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stratoscope.errors import RunError
+from stratoscope.execution import Meter, Trial, Workers, apart, progress, resources, trained
+from stratoscope.mitigation import STEPS, Trained, TrainingSettings
+from stratoscope.pipelines.mitigation.config import FLAGGED, RANDOM
+from stratoscope.pipelines.mitigation.loop import OBJECTIVE, Loop
+from stratoscope.pipelines.mitigation.store import VariantStore
+from stratoscope.pipelines.mitigation.tune import LayersOf, Space, TrainingTrial, best, plan, with_point
+from stratoscope.pipelines.mitigation.variants import Variant, random_layers
+from stratoscope.pipelines.mitigation.worker import write_patch
+from stratoscope.pipelines.trials import TUNE, tune
+
+if TYPE_CHECKING:
+    from stratoscope.pipelines.mitigation.run import MitigationJob
+
+TRAINING = "training"
+"""Folder of Ray Train's checkpoints, in the run's; it is removed when the run is done."""
+
+
+class Trainer:
+    """Trains a job's variants.
+
+    Args:
+        job: whose configuration, material and folder are used.
+        workers: who trains.
+        store: where what is finished is kept.
+    """
+
+    def __init__(self, job: "MitigationJob", workers: Workers, store: VariantStore) -> None:
+        self._job, self._workers, self._store = job, workers, store
+        self._config, self._storage = job.config, job.run.storage
+
+    def train(self, variant: Variant) -> None:
+        """Train a variant unless that is done: search first, then train, then put its tensors together."""
+        if self._store.trained(variant) is not None:
+            return
+        settings = self._settings(variant)
+        if self._config.tune.num_samples:
+            settings = with_point(settings, self._tuned(variant), self._layers_of(variant))
+        with self._job.stage("train"):
+            self._train(variant, settings)
+
+    def _settings(self, variant: Variant) -> TrainingSettings:
+        config, train, parameters = self._config, self._config.train, self._config.parameters
+        return TrainingSettings(
+            loading=config.model.to_loading(self._job.source, min(1.0, self._workers.gpus)),
+            dropped=variant.dropped,
+            trained=Trained(variant.layers, parameters.method, parameters.rank, parameters.alpha, parameters.dropout),
+            terms=config.terms,
+            optimising=train.to_optimising(),
+            sharding=train.to_sharding(),
+            questions_per_step=train.questions,
+            texts_per_step=train.texts,
+            micro_batches=train.micro_batches,
+            checkpoint_every=train.checkpoint_every,
+            validate_every=0,
+            num_threads=self._workers.cpus,
+            seed=variant.seed,
+        )
+
+    def _train(self, variant: Variant, settings: TrainingSettings) -> None:
+        job, steps = self._job, settings.optimising.steps
+        started = time.perf_counter()
+        loop = Loop(settings, job.material.corpus, None, self._config.evaluation.batch_tokens, job.longest)
+        meter = Meter(steps, 0, "steps", "tokens")
+        storage = self._storage.child(TRAINING)
+        with progress(meter, f"train {variant.key}", job.terminal.console) as bar:
+
+            def noted(step: int, _loss: float, tokens: int) -> None:
+                bar.add(max(0, step - meter.done), tokens)
+                job.lease.tell(done=step, total=steps, errors=0, rate=meter.units_per_second)
+
+            with (
+                trained(loop, self._workers, storage, variant.key, noted=noted, stopping=job.stopping) as checkpoint,
+                checkpoint.as_directory() as folder,
+            ):
+                rows = json.loads((Path(folder) / STEPS).read_text(encoding="utf-8"))
+                patch = self._store.patch(variant)
+                numbers = apart(write_patch, job.run.url, patch, Path(folder), settings, cpus=self._workers.cpus)
+        self._store.write_trained(
+            variant,
+            {
+                "steps": rows,
+                "parameters": numbers,
+                "layers": list(settings.trained.layers),
+                "learning_rate": settings.optimising.learning_rate,
+                "seconds": round(time.perf_counter() - started, 3),
+            },
+        )
+        storage.remove(variant.key)
+
+    def _tuned(self, variant: Variant) -> Mapping[str, float]:
+        """Return what the search of a variant has chosen; all its seeds share it."""
+        name = tuned_file(variant.name)
+        if not self._storage.exists(name):
+            with self._job.stage("tune"):
+                found = self._search(replace(variant, seed=self._config.train.seeds[0]))
+            self._storage.write(name, json.dumps(found).encode())
+        point: Mapping[str, float] = json.loads(self._storage.read(name))["point"]
+        return point
+
+    def _search(self, variant: Variant) -> dict[str, Any]:
+        job, config, workers = self._job, self._config, self._workers
+        flags = variant.name in (FLAGGED, RANDOM) and job.choice.flags is not None
+        per_trial = workers.number * (workers.gpus or workers.cpus)
+        there = resources().get("GPU" if workers.gpus else "CPU", 1)
+        trials = TrainingTrial(
+            self._settings(variant),
+            self._layers_of(variant),
+            job.material.corpus,
+            job.material.validation,
+            config.evaluation.batch_tokens,
+            job.longest,
+            workers,
+            config.tune.rungs,
+            self._storage.child(TRAINING, f"{TUNE}-{variant.name}"),
+        )
+        asked = plan(
+            Space.of(config.tune, with_layers=flags), config.tune, max(1, int(there // per_trial)), config.seed
+        )
+        found = tune(job, trials, asked, folder=f"{TUNE}-{variant.name}", title=f"tune {variant.name}")
+        chosen = best(found)
+        if chosen is None:
+            raise RunError(f"no trial of {variant.name} was finished; the first failed with: {found[0].error}")
+        return {"point": dict(chosen.config), "trials": [_told(t, chosen=t is chosen) for t in found]}
+
+    def _layers_of(self, variant: Variant) -> LayersOf:
+        named = {number: self._job.choice.flagged(number) for number in self._config.tune.num_layers}
+        return partial(_layers_of, variant, named, self._job.facts.num_layers)
+
+
+def tuned_file(name: str) -> str:
+    """Return the file of what the search of a variant has found."""
+    return f"tuned-{name}.json"
+
+
+def _told(trial: Trial, *, chosen: bool) -> dict[str, Any]:
+    return {
+        **dict(trial.config),
+        "objective": trial.metrics.get(OBJECTIVE),
+        "reports": int(trial.metrics.get("training_iteration", 0)),
+        "chosen": chosen,
+        "error": None if trial.error is None else trial.error.strip().splitlines()[-1],
+    }
+
+
+def _layers_of(
+    variant: Variant, named: dict[int, tuple[int, ...]], num_layers: int, number: int | None
+) -> tuple[int, ...]:
+    """Return a variant's layers, so many of them where a number is given."""
+    if number is None:
+        return variant.layers
+    return named[number] if variant.name == FLAGGED else random_layers(num_layers, named[number], variant.seed)

@@ -1,0 +1,143 @@
+"""The evaluators: each holds the model once, and puts trained tensors into it for as long as they are judged."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from stratoscope.evaluation import Choice, Evaluator, QuestionEvaluator, Score, Slice, choose_items, load_tasks
+from stratoscope.mitigation import Patch, TrainingSettings, check_frozen, make_patch, patched
+from stratoscope.models import LoadedModel, Loading, ModelCard, export_pruned, without_layers
+from stratoscope.pipelines.exported import Terms, answer, check_in_fresh_process
+from stratoscope.pipelines.mitigation.material import Judged
+from stratoscope.results import Storage
+
+WHOLE = Slice("search", 0.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluatorSettings:
+    """Everything that an evaluator has to know."""
+
+    run: str
+    """URL of the run's folder."""
+    loading: Loading
+    judged: Judged
+    tasks: tuple[str, ...]
+    limit: int
+    """Items of each task."""
+    used: frozenset[str]
+    """Ids of rows that no item may be of."""
+    batch_tokens: int
+    longest: int
+    num_threads: int
+    seed: int
+
+
+class MitigationWorker:
+    """Judges models that differ from one base in some tensors and layers.
+
+    Args:
+        settings: of the evaluator.
+    """
+
+    def __init__(self, settings: EvaluatorSettings) -> None:
+        if settings.loading.device == "cpu":
+            torch.set_num_threads(settings.num_threads)
+        self._settings = settings
+        self._storage = Storage(settings.run)
+        self._model = settings.loading.load(head=True)
+        self._questions = QuestionEvaluator(
+            self._model,
+            settings.judged.questions,
+            settings.judged.texts,
+            answered=settings.judged.answered,
+            max_batch_tokens=settings.batch_tokens,
+            max_length=settings.longest,
+        )
+        self._tasks = self._make_tasks() if settings.tasks else None
+
+    def _make_tasks(self) -> Evaluator:
+        settings = self._settings
+        choice = Choice(settings.limit, 0, settings.seed)
+        items = [
+            choose_items(task, choice, settings.used, self._model.tokenizer) for task in load_tasks(settings.tasks)
+        ]
+        return Evaluator(self._model, items, max_batch_tokens=settings.batch_tokens, max_length=settings.longest)
+
+    def evaluate(self, patch: str | None, dropped: tuple[int, ...]) -> list[Score]:
+        """Judge the base with trained tensors in it and without some layers.
+
+        Args:
+            patch: file of the tensors in the run's folder; None leaves the base as it is.
+            dropped: layers to leave out.
+        """
+        tensors = {} if patch is None else read_patch(self._storage, patch)
+        with patched(self._model, tensors):
+            scores = self._questions.evaluate(dropped)
+            if self._tasks is not None:
+                metrics = {task.name: task.metric for task in self._tasks.tasks}
+                scores += [
+                    Score(s.task, metrics[s.task], s.item_id, s.value, s.weight)
+                    for s in self._tasks.evaluate(dropped, WHOLE)
+                ]
+        return scores
+
+    def export(self, patch: str, layers: tuple[int, ...], dropped: tuple[int, ...], url: str, card: ModelCard) -> int:
+        """Write a trained model as a checkpoint and see that it is the right one.
+
+        Args:
+            patch: file of the trained tensors in the run's folder.
+            layers: that were trained.
+            dropped: layers to leave out.
+            url: folder of the checkpoint.
+            card: what its README.md says.
+
+        Returns:
+            How many tensors are the base's, to the bit.
+
+        Raises:
+            RunError: a frozen tensor was changed, or a fresh process finds another model in the checkpoint.
+        """
+        with Storage(url).writing_folder() as folder:
+            with patched(self._model, read_patch(self._storage, patch)):
+                export_pruned(self._model, dropped, folder, card)
+                with without_layers(self._model, dropped) as left:
+                    expected = answer(left.network)
+            same = check_frozen(self._model, folder, layers, dropped)
+            check_in_fresh_process(folder, expected, self._terms(self._model))
+        return same
+
+    def _terms(self, model: LoadedModel) -> Terms:
+        loading = self._settings.loading
+        return Terms(
+            original=None,
+            revision=loading.source.revision,
+            device="auto" if loading.spread else loading.device,
+            dtype=str(model.network.dtype).removeprefix("torch."),
+            attention=loading.attention,
+            trust_remote_code=loading.trust_remote_code,
+            num_threads=self._settings.num_threads,
+        )
+
+
+def make_mitigation_worker(settings: EvaluatorSettings) -> MitigationWorker:
+    """Make the worker of an evaluator."""
+    return MitigationWorker(settings)
+
+
+def write_patch(run: str, name: str, folder: Path, settings: TrainingSettings) -> int:
+    """Put a checkpoint's parts together as the file of a variant's tensors; return how many numbers these hold."""
+    from safetensors.torch import save_file
+
+    patch = make_patch(folder, settings)
+    with Storage(run).writing(name) as path:
+        save_file({key: tensor.contiguous() for key, tensor in patch.items()}, path)
+    return sum(tensor.numel() for tensor in patch.values())
+
+
+def read_patch(storage: Storage, name: str) -> Patch:
+    """Read the file of a variant's tensors."""
+    from safetensors.torch import load
+
+    return dict(load(storage.read(name)))
