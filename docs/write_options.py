@@ -4,11 +4,17 @@ from pathlib import Path
 
 from stratoscope.pipelines.config import field_names
 from stratoscope.pipelines.hallucination import HallucinationConfig
+from stratoscope.pipelines.mitigation import MitigationConfig
 from stratoscope.pipelines.score import ScoreConfig
 from stratoscope.pipelines.search import SearchConfig
 
 HERE = Path(__file__).parent
-JOBS = {"score": ScoreConfig, "hallucination": HallucinationConfig, "search": SearchConfig}
+JOBS = {
+    "score": ScoreConfig,
+    "hallucination": HallucinationConfig,
+    "search": SearchConfig,
+    "mitigation": MitigationConfig,
+}
 
 
 def options_page(job: str) -> str:

@@ -3,9 +3,29 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stratoscope.api import HallucinationRun, Run, ScoreRun, SearchRun, hallucination, score, search
+    from stratoscope.api import (
+        HallucinationRun,
+        MitigationRun,
+        Run,
+        ScoreRun,
+        SearchRun,
+        hallucination,
+        mitigation,
+        score,
+        search,
+    )
 
-__all__ = ["HallucinationRun", "Run", "ScoreRun", "SearchRun", "hallucination", "score", "search"]
+__all__ = [
+    "HallucinationRun",
+    "MitigationRun",
+    "Run",
+    "ScoreRun",
+    "SearchRun",
+    "hallucination",
+    "mitigation",
+    "score",
+    "search",
+]
 
 
 def __getattr__(name: str) -> Any:

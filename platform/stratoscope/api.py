@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from stratoscope.pipelines.config import validate
 from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob
+from stratoscope.pipelines.mitigation import MitigationConfig, MitigationJob
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.search import SearchConfig
 from stratoscope.pipelines.targets import Search
@@ -61,6 +62,21 @@ class SearchRun(Run):
         return self.manifest.facts.get("exported")
 
 
+@dataclass(frozen=True)
+class MitigationRun(Run):
+    """A finished mitigation run."""
+
+    @property
+    def evaluation(self) -> pa.Table:
+        """One row per model and metric: before and after, on held-out items."""
+        return self.table("evaluation")
+
+    @property
+    def models(self) -> list[str]:
+        """Folders of the checkpoints that were written."""
+        return list(self.manifest.facts["models"])
+
+
 def score(**fields: Any) -> ScoreRun:
     """Rank the layers of a model, as `stratoscope score` does.
 
@@ -101,3 +117,17 @@ def hallucination(**fields: Any) -> HallucinationRun:
     job = HallucinationJob(validate(HallucinationConfig, fields))
     job.perform()
     return HallucinationRun(job.run.url, job.manifest)
+
+
+def mitigation(**fields: Any) -> MitigationRun:
+    """Mend a model in its hallucinating layers, or heal it after layers were dropped, as `stratoscope mitigation` does.
+
+    Args:
+        **fields: the job's fields, sections as dictionaries, such as `train={"max_steps": 40}`.
+
+    Raises:
+        InputError: a field is unknown or wrong, or the input cannot be read.
+    """
+    job = MitigationJob(validate(MitigationConfig, fields))
+    job.perform()
+    return MitigationRun(job.run.url, job.manifest)

@@ -29,6 +29,13 @@ def _hallucination(arguments: Sequence[str]) -> int:
     return run_from_command_line(HallucinationJob, arguments)
 
 
+def _mitigation(arguments: Sequence[str]) -> int:
+    from stratoscope.pipelines.job import run_from_command_line
+    from stratoscope.pipelines.mitigation import MitigationJob
+
+    return run_from_command_line(MitigationJob, arguments)
+
+
 def _runs(arguments: Sequence[str]) -> int:
     from stratoscope.pipelines.runs import show_runs
 
@@ -44,6 +51,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "score": (_score, "rank the layers of a language model by the statistics of their activations"),
     "search": (_search, "find layers that a language model can do without, and export what is left"),
     "hallucination": (_hallucination, "find layers whose activations differ between wrong and right answers"),
+    "mitigation": (_mitigation, "mend a model in its hallucinating layers, or heal it after layers were dropped"),
     "runs": (_runs, "list runs, with the progress of those that somebody works on"),
 }
 
