@@ -1,6 +1,7 @@
 """Questions with right and wrong answers: every format, what is kept, and what is refused."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,18 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, rows: list[dict[str, obj
         load(write(tmp_path / "f.jsonl", rows), kind=kind)
     with pytest.raises(InputError, match=r"pairs\.source 'nowhere' is no known set"):
         load("nowhere")
+
+
+def test_shots_stand_before_every_question_and_are_none_of_them(tmp_path: Path) -> None:
+    rows = [{"question": f"q{i}", "right": ["", f"a{i}"], "wrong": ["x"]} for i in range(12)]
+    file = write(tmp_path / "pairs.jsonl", rows)
+    questions = load(file, shots=3, answers="own")
+    assert len(questions) == 9
+    *blocks, last = questions[0].prompt.split("\n\n")
+    shots = {re.fullmatch(r"Question: q(\d+)\?\nAnswer: a(\d+)", block)[1] for block in blocks}
+    assert len(shots) == 3
+    asked = {re.fullmatch(r"Question: q(\d+)\?\nAnswer:", q.prompt.split("\n\n")[-1])[1] for q in questions}
+    assert last.endswith("Answer:")
+    assert not shots & asked
+    assert len({q.prompt.rpartition("\n\n")[0] for q in questions}) == 1
+    assert load(file, shots=3, answers="own", seed=1)[0].prompt != questions[0].prompt

@@ -157,14 +157,21 @@ def test_own_answers_are_graded_and_compared(
     ]
     path = tmp_path / "own.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    common = {"readings": {"taps": ["update"]}, "generation": {"max_tokens": 4}}
+    never = tmp_path / "never.jsonl"
+    never.write_text("\n".join(json.dumps({"question": q, "right": ["never written"]}) for q in questions[:20]))
+    common = {"readings": {"taps": ["update"]}, "generation": {"max_tokens": 4, "shots": 0}}
     pairs = {"source": [str(path)], "limit": None}
-    own = stratoscope.hallucination(**reacting_fields(run_id="own", pairs={**pairs, "answers": "own"}, **common))
-    (rate,) = own.table("rates").to_pylist()
+    both = {"source": [str(never), str(path)], "limit": None, "answers": "own"}
+    own = stratoscope.hallucination(**reacting_fields(run_id="own", pairs=both, **common))
+    none, rate = own.table("rates").to_pylist()
+    assert (none["answered"], none["wrong"]) == (20, 20)
+    assert "all 20 answers to 'never' are wrong" in own.manifest.facts["verdicts"][-1]
+    assert set(own.scores["dataset"].to_pylist()) == {"own"}
     assert (rate["answered"], rate["wrong"]) == (60, 30)
     assert rate["ci_low"] < 0.5 < rate["ci_high"]
     answers = own.table("answers").to_pylist()
-    assert {(a["origin"], a["right"]) for a in answers} == {("own", True), ("own", False)}
+    own_answers = [a for a in answers if a["dataset"] == "own"]
+    assert {(a["origin"], a["right"]) for a in own_answers} == {("own", True), ("own", False)}
     assert own.scores["num_questions"][0].as_py() == 60
     beside = stratoscope.hallucination(
         **reacting_fields(run_id="beside", pairs={**pairs, "answers": "gold_and_own"}, **common)
@@ -198,7 +205,7 @@ def test_what_vllm_wrote_is_graded_and_the_actors_write_the_rest(
         run_id="vllm",
         pairs={"source": [str(path)], "limit": None, "answers": "own"},
         readings={"taps": ["update"]},
-        generation={"engine": "vllm", "max_tokens": 3},
+        generation={"engine": "vllm", "max_tokens": 3, "shots": 0},
     )
     run = stratoscope.hallucination(**settings)
     assert len(asked) == 40
@@ -259,6 +266,6 @@ def test_answers_of_one_kind_are_refused(reacting_fields: Callable[..., dict], t
                 run_id="one",
                 pairs={"source": [str(path)], "answers": "own"},
                 readings={"taps": ["update"]},
-                generation={"max_tokens": 3},
+                generation={"max_tokens": 3, "shots": 0},
             )
         )

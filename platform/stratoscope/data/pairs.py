@@ -46,6 +46,8 @@ class PairChoice:
     most_answers: int = 8
     """Right ones, and wrong ones, of each question."""
     seed: int = 0
+    shots: int = 0
+    """Questions of each data set, none of them kept, that stand before each other one with their right answers."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,8 @@ def _order(name: str, kind: str, raw: Sequence[RawQuestion], choice: PairChoice)
             "--pairs.answers gold_and_own"
         )
     known = _with_donors(raw, choice.seed) if other else raw
-    questions = [q for q in (_question(name, r, choice) for r in known) if q is not None]
+    shown, known = _set_apart(known, choice)
+    questions = [q for q in (_question(name, r, choice, shown) for r in known) if q is not None]
     if not questions:
         what = "one right and one wrong answer" if choice.answers == "given" else "a right answer"
         raise InputError(f"pairs.source: no question of {name!r} has {what}")
@@ -168,6 +171,18 @@ def _order(name: str, kind: str, raw: Sequence[RawQuestion], choice: PairChoice)
     return dataset, ordered
 
 
+def _set_apart(raw: Sequence[RawQuestion], choice: PairChoice) -> tuple[str, Sequence[RawQuestion]]:
+    """Take the questions that are shown with their answers; return them as text, and all others."""
+    if not choice.shots:
+        return "", raw
+    able = [r for r in raw if any(r.right)]
+    order = sorted(able, key=lambda r: digest({"seed": choice.seed, "shot": row_id(r.row)}))
+    shots = order[: choice.shots]
+    taken = {row_id(r.row) for r in shots}
+    text = "".join(f"{ask(r)} {next(filter(None, r.right))}\n\n" for r in shots)
+    return text, [r for r in raw if row_id(r.row) not in taken]
+
+
 def _with_donors(raw: Sequence[RawQuestion], seed: int) -> list[RawQuestion]:
     able = [r for r in raw if any(r.right)]
     wrong = donated([r.question for r in able], [r.right for r in able], seed)
@@ -176,7 +191,7 @@ def _with_donors(raw: Sequence[RawQuestion], seed: int) -> list[RawQuestion]:
     ]
 
 
-def _question(dataset: str, raw: RawQuestion, choice: PairChoice) -> Question | None:
+def _question(dataset: str, raw: RawQuestion, choice: PairChoice, shown: str) -> Question | None:
     """Return a question, or None where it lacks the answers that are to be read."""
     right, wrong = distinct(raw, choice.most_answers)
     gold = tuple(text for text in raw.right if text)
@@ -186,7 +201,7 @@ def _question(dataset: str, raw: RawQuestion, choice: PairChoice) -> Question | 
         right = right[:1]  # beside one wrong answer the other names of the right one would say little
     answers = [Answer(text, True, raw.right_origin) for text in right if choice.answers != "own"]
     answers += [Answer(text, False, raw.wrong_origin) for text in wrong if choice.answers == "given"]
-    return Question(row_id(raw.row), dataset, ask(raw), tuple(answers), gold)
+    return Question(row_id(raw.row), dataset, shown + ask(raw), tuple(answers), gold)
 
 
 def _encode(question: Question) -> str:

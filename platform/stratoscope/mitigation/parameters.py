@@ -47,7 +47,8 @@ def open_parameters(model: LoadedModel, trained: Trained, seed: int) -> "nn.Modu
     network: nn.Module = model.network
     network.requires_grad_(False)
     if trained.method == "lora":
-        return _with_adapters(model, trained, seed)
+        adapted: nn.Module = _with_adapters(model, trained, seed)
+        return adapted
     for layer in trained.layers:
         for parameter in model.anatomy.blocks[layer].module.parameters():
             if not parameter.is_floating_point():

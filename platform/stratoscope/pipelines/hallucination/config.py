@@ -53,9 +53,10 @@ class PairsSection(Section):
             for source, name in zip(self.source, formats, strict=True)
         ]
 
-    def to_choice(self, seed: int) -> PairChoice:
-        """Return which questions and answers are kept."""
-        return PairChoice(self.answers, self.limit, self.answers_per_question, seed)
+    def to_choice(self, seed: int, shots: int = 0) -> PairChoice:
+        """Return which questions and answers are kept; shots stand before those that the model answers itself."""
+        shown = 0 if self.answers == "given" else shots
+        return PairChoice(self.answers, self.limit, self.answers_per_question, seed, shown)
 
 
 class GenerationSection(Section):
@@ -63,6 +64,8 @@ class GenerationSection(Section):
 
     max_tokens: int = Field(16, ge=1)
     """Longest answer, in tokens."""
+    shots: int = Field(5, ge=0)
+    """Other questions of the data set that stand before each with their right answers, to show what one looks like."""
     engine: Literal["transformers", "vllm"] = "transformers"
     """transformers, inside the actors; or vllm, through ray.data.llm, on GPUs, where vllm is installed."""
 

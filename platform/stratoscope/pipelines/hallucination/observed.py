@@ -1,8 +1,8 @@
 """The statistics of answers as contrasts need them, read from a run's tables a row group at a time."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -68,6 +68,10 @@ class Observed:
     def taps(self) -> tuple[str, ...]:
         """Taps that were read."""
         return tuple(self.thresholds)
+
+    def without(self, datasets: Collection[str]) -> "Observed":
+        """Leave data sets out."""
+        return replace(self, answers={name: a for name, a in self.answers.items() if name not in datasets})
 
     def readings(self, dataset: str, view: View) -> dict[str, Readings]:
         """Return the readings of a data set's answers, by tap."""

@@ -58,11 +58,15 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
     counted = ("questions", "scored", "answers", "errors", "tokens", "padded_tokens", "nonfinite", "halved")
 
     questions: QuestionSet
+    untested: dict[str, str]
+    """Data sets that were read and cannot be tested, and why."""
 
     def prepare(self) -> None:
         """Resolve the model, read the questions, and see that all that is asked for can be done."""
         config = self.config
-        self.questions = load_pairs(config.pairs.to_sources(), config.pairs.to_choice(config.seed))
+        self.questions = load_pairs(
+            config.pairs.to_sources(), config.pairs.to_choice(config.seed, config.generation.shots)
+        )
         self._check_questions()
         self.open_model(config.readings.taps, "readings.taps")
         if config.generation.engine == "vllm" and not vllm_installed():
@@ -187,9 +191,11 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
         counted = tuple(self.manifest.facts["epsilons"])
         taps = tuple(str(tap) for tap in config.readings.taps)
         observed = load_observed(storage, taps, counted, config.contrasts.thresholds)
-        for dataset, answers in observed.answers.items():
-            _check_testable(dataset, answers.labels)
-        return observed
+        reasons = {name: _why_untestable(name, answers.labels) for name, answers in observed.answers.items()}
+        self.untested = {name: reason for name, reason in reasons.items() if reason}
+        if len(self.untested) == len(observed.answers):
+            raise InputError(next(iter(self.untested.values())))
+        return observed.without(self.untested)
 
     def _contrast(self, observed: Observed) -> list[Contrast]:
         """Write the scores of all definitions and views; return the first of each data set."""
@@ -211,25 +217,23 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
             random += _random_rows(contrast.dataset, sets)
         write_table(self.run.storage, "separation", from_rows(rows, tables.SEPARATION))
         write_table(self.run.storage, "random_sets", from_rows(random, tables.RANDOM_SETS))
-        self.manifest.facts["verdicts"] = list(verdicts(self.run.storage, first))
+        untested = [f"{reason}." for reason in self.untested.values()]
+        self.manifest.facts["verdicts"] = [*verdicts(self.run.storage, first), *untested]
 
 
-def _check_testable(dataset: str, labels: Labels) -> None:
-    """See that what could be read can be tested.
-
-    Raises:
-        InputError: there are answers of one kind only, or too few.
-    """
+def _why_untestable(dataset: str, labels: Labels) -> str | None:
+    """Say why what could be read cannot be tested, or return None where it can."""
     if labels.wrong.all() or not labels.wrong.any():
         kind = "wrong" if labels.wrong.all() else "right"
-        raise InputError(
+        return (
             f"all {len(labels.wrong)} answers to {dataset!r} are {kind}, so there is nothing to compare them with; "
             "take other questions, or --pairs.answers gold_and_own"
         )
     try:
         check_enough(labels)
     except ValueError as error:
-        raise InputError(f"{dataset!r} cannot be tested: {error} are needed; raise pairs.limit") from error
+        return f"{dataset!r} cannot be tested: {error} are needed; raise pairs.limit"
+    return None
 
 
 def _random_rows(dataset: str, sets: dict[str, list[Auroc]]) -> Iterator[tuple[object, ...]]:
