@@ -6,6 +6,7 @@ from stratoscope.cli import main
 from stratoscope.errors import InputError
 from stratoscope.pipelines.config import load_config, result_settings
 from stratoscope.pipelines.hallucination import HallucinationConfig
+from stratoscope.pipelines.mitigation import MitigationConfig
 from stratoscope.pipelines.score import ScoreConfig
 from stratoscope.pipelines.search import SearchConfig
 
@@ -105,6 +106,11 @@ def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_example_is_a_configuration_of_its_job(path: Path) -> None:
-    classes = {"score": ScoreConfig, "hallucination": HallucinationConfig}
+    classes = {
+        "score": ScoreConfig,
+        "hallucination": HallucinationConfig,
+        "mitigation": MitigationConfig,
+        "heal": MitigationConfig,
+    }
     config = load_config(classes.get(path.stem, SearchConfig), "job", ["--config", str(path)])
     assert result_settings(config) != result_settings(type(config)())

@@ -1,0 +1,229 @@
+"""The mitigation job on a real local Ray, Ray Train and DeepSpeed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+import stratoscope
+from stratoscope.pipelines.job import run_from_command_line
+from stratoscope.pipelines.mitigation import MitigationJob, tables
+from tests.jobs.reacting import pairs_file, reacting_model
+
+__all__ = ["pairs_file", "reacting_model"]
+ROOT = Path(__file__).parents[2]
+Fields = Callable[..., dict]
+
+
+@pytest.fixture(scope="module")
+def fields(
+    reacting_model: Path, pairs_file: Path, prompts_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Fields:
+    output = tmp_path_factory.mktemp("mitigation")
+
+    def build(**changes: object) -> dict:
+        base = {
+            "output": str(output),
+            "model": {"source": str(reacting_model)},
+            "layers": "1,2",
+            "pairs": {"source": [str(pairs_file)], "limit": 12},
+            "texts": {"source": [str(prompts_file)], "limit": 24, "max_tokens": 12},
+            "train": {"max_steps": 6, "learning_rate": 0.003, "checkpoint_every": 2, "num_workers": 1},
+            "evaluation": {"limit": 8, "only": ["second"], "text": str(prompts_file)},
+        }
+        return base | changes
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def run(fields: Fields, local_ray: None) -> stratoscope.MitigationRun:  # noqa: ARG001
+    return stratoscope.mitigation(**fields(run_id="mended", compare=["flagged", "random"]))
+
+
+def test_tables_have_a_row_for_every_step_model_and_metric(run: stratoscope.MitigationRun) -> None:
+    for name, schema in (
+        ("training", tables.TRAINING),
+        ("variants", tables.VARIANTS),
+        ("evaluation", tables.EVALUATION),
+        ("comparison", tables.COMPARISON),
+        ("items", tables.ITEMS),
+    ):
+        assert run.table(name).schema.equals(schema), name
+    steps = run.table("training").to_pylist()
+    assert [(s["variant"], s["step"]) for s in steps] == [(v, s) for v in ("flagged", "random") for s in range(1, 7)]
+    assert all(s["contrastive"] is not None and s["text"] is None for s in steps)
+    learning_rates = [s["learning_rate"] for s in steps[:6]]
+    assert max(learning_rates) <= 0.003
+    assert learning_rates[-1] < 0.001
+    variants = run.table("variants").to_pylist()
+    assert [v["layers"] for v in variants] == [[1, 2], [0, 3]]
+    assert variants[0]["trained_parameters"] == variants[1]["trained_parameters"]
+    evaluation = run.evaluation.to_pylist()
+    assert {r["variant"] for r in evaluation} == {"base", "flagged", "random"}
+    assert {(r["dataset"], r["metric"]) for r in evaluation} == {
+        *((d, m) for d in ("first", "second") for m in ("mc1", "mc2", "pairwise")),
+        ("prompts", "perplexity"),
+    }
+    assert all(r["ci_low"] <= r["difference"] <= r["ci_high"] for r in evaluation)
+
+
+def test_training_makes_wrong_answers_less_likely_on_questions_it_never_saw(run: stratoscope.MitigationRun) -> None:
+    rows = [r for r in run.evaluation.to_pylist() if r["variant"] == "flagged" and r["metric"] == "mc2"]
+    assert all(r["after"] > r["before"] for r in rows), rows
+
+
+def test_nothing_that_is_judged_was_trained_on(run: stratoscope.MitigationRun) -> None:
+    counts = run.manifest.facts["questions"]
+    assert counts["first"] == {"trained": 12, "validated": 0, "held_out": 8}
+    assert counts["second"] == {"trained": 0, "validated": 0, "held_out": 8}
+    judged = {r["item_id"] for r in run.table("items").to_pylist() if r["metric"] == "mc1"}
+    assert len(judged) == 16
+
+
+def test_the_checkpoint_is_the_model_with_trained_layers_and_nothing_else_changed(
+    run: stratoscope.MitigationRun, reacting_model: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    (url,) = run.models
+    mended, base = (AutoModelForCausalLM.from_pretrained(p).state_dict() for p in (url, reacting_model))
+    changed = {name for name in base if not torch.equal(base[name], mended[name])}
+    assert {name.split(".")[2] for name in changed} == {"1", "2"}
+    assert run.manifest.facts["frozen_tensors"] > 0
+    card = Path(url, "README.md").read_text()
+    assert "Layers trained" in card
+    assert "| second | mc2 |" in card
+    assert Path(run.path, "report.html").stat().st_size > 100_000
+    assert not Path(run.path, "variants").exists()
+    assert not Path(run.path, "training").exists()
+
+
+def test_a_finished_run_is_not_made_again(fields: Fields, run: stratoscope.MitigationRun) -> None:
+    before = Path(run.path, "training.parquet").stat().st_mtime_ns
+    again = stratoscope.mitigation(**fields(run_id="mended", compare=["flagged", "random"]))
+    assert Path(again.path, "training.parquet").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--layers", "2,9"], "there is no layer 9"),
+        (["--layers", "nowhere"], "no folder of a hallucination run"),
+        (["--drop", "0,1,2,3"], "leaves none"),
+        (["--layers", "1", "--evaluation.only", "third"], "has no data set 'third'; it has first, second"),
+        (["--layers", "1", "--objective.forgetting", "0", "--objective.margin", "-1"], "objective.margin"),
+        (["--layers", "1", "--train.questions", "1", "--train.num_workers", "2"], "must be at least one for each"),
+        (["--layers", "1", "--evaluation.tasks", "scqi"], "did you mean"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], says: str, fields: Fields, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = fields()
+    given = ["--model.source", base["model"]["source"], "--pairs.source", base["pairs"]["source"][0]]
+    given += ["--texts.source", base["texts"]["source"][0], "--output", base["output"]]
+    assert run_from_command_line(MitigationJob, [*given, *arguments]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert says in line
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_followed_by_another_that_reaches_the_same_loss(
+    fields: Fields, run: stratoscope.MitigationRun
+) -> None:
+    killed: list[int] = []
+
+    def kill() -> None:
+        deadline = time.monotonic() + 120
+        folder = Path(run.path).parent / "killed" / "training"
+        while time.monotonic() < deadline and not killed:
+            workers = [p for p in psutil.process_iter(["cmdline"]) if _trains(p)]
+            if workers and list(folder.rglob("steps.json")):
+                killed.append(workers[0].pid)
+                workers[0].send_signal(signal.SIGKILL)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    long = fields()["train"] | {"max_steps": 40}
+    disturbed = stratoscope.mitigation(**fields(run_id="killed", train=long))
+    thread.join()
+    assert killed
+    undisturbed = stratoscope.mitigation(**fields(run_id="alone", train=long))
+    assert _losses(disturbed) == pytest.approx(_losses(undisturbed), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_is_followed_by_another(fields: Fields, run: stratoscope.MitigationRun) -> None:
+    asked = fields(run_id="driver", compare=["flagged", "random"])
+    script = "import json, sys, stratoscope; stratoscope.mitigation(**json.loads(sys.argv[1]))"
+    command = [sys.executable, "-c", script, json.dumps(asked)]
+    process = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": ""})
+    folder = Path(run.path).parent / "driver"
+    deadline = time.monotonic() + 240
+    while not (folder / "variants" / "flagged-0.json").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    written = (folder / "variants" / "flagged-0.json").stat().st_mtime_ns
+    process.kill()
+    process.wait()
+    time.sleep(1)
+    again = stratoscope.mitigation(**asked)
+    assert again.manifest.status == "done"
+    assert _losses(again) == pytest.approx(_losses(run), abs=1e-3)
+    assert written < Path(again.path, "training.parquet").stat().st_mtime_ns
+
+
+@pytest.mark.slow
+def test_layers_come_from_a_hallucination_run_of_its_own_and_a_search_chooses(
+    fields: Fields,
+    local_ray: None,  # noqa: ARG001
+) -> None:
+    asked = fields(run_id="searched", layers=None, flags={"num_layers": 1})
+    asked["tune"] = {"num_samples": 3, "learning_rates": [0.001, 0.003], "temperatures": [0.1, 0.5], "limit": 6}
+    asked["pairs"] = asked["pairs"] | {"limit": 20}
+    run = stratoscope.mitigation(**asked)
+    rows = run.table("tuning").to_pylist()
+    assert run.table("tuning").schema.equals(tables.TUNING)
+    assert len(rows) == 3
+    assert sum(r["chosen"] for r in rows) == 1
+    best = max((r for r in rows if r["reports"] == 2), key=lambda r: r["objective"])
+    assert best["chosen"]
+    (variant,) = run.table("variants").to_pylist()
+    assert variant["learning_rate"] == best["learning_rate"]
+    assert len(variant["layers"]) == 1
+    assert run.manifest.facts["questions"]["first"]["validated"] == 6
+
+
+@pytest.mark.slow
+def test_a_pruned_model_is_healed(fields: Fields, local_ray: None) -> None:  # noqa: ARG001
+    asked = fields(run_id="healed", layers=None, drop="1")
+    asked["train"] = asked["train"] | {"max_steps": 30}
+    run = stratoscope.mitigation(**asked)
+    steps = run.table("training").to_pylist()
+    assert steps[-1]["forgetting"] < steps[0]["forgetting"]
+    assert steps[0]["contrastive"] is None
+    rows = {(r["variant"], r["dataset"]): r for r in run.evaluation.to_pylist()}
+    healed, cut = rows["given", "prompts"], rows["given, not healed", "prompts"]
+    assert healed["after"] < cut["after"]
+    (url,) = run.models
+    assert json.loads(Path(url, "config.json").read_text())["num_hidden_layers"] == 3
+
+
+def _losses(run: stratoscope.MitigationRun) -> list[float]:
+    return [row["loss"] for row in run.table("training").to_pylist()]
+
+
+def _trains(process: psutil.Process) -> bool:
+    return "RayTrainWorker" in " ".join(process.info["cmdline"] or [])
