@@ -10,7 +10,7 @@ if TYPE_CHECKING:
         ScoreRun,
         SearchRun,
         hallucination,
-        mitigation,
+        mitigate,
         score,
         search,
     )
@@ -22,7 +22,7 @@ __all__ = [
     "ScoreRun",
     "SearchRun",
     "hallucination",
-    "mitigation",
+    "mitigate",
     "score",
     "search",
 ]

@@ -119,7 +119,7 @@ def hallucination(**fields: Any) -> HallucinationRun:
     return HallucinationRun(job.run.url, job.manifest)
 
 
-def mitigation(**fields: Any) -> MitigationRun:
+def mitigate(**fields: Any) -> MitigationRun:
     """Mend a model in its hallucinating layers, or heal it after layers were dropped, as `stratoscope mitigation` does.
 
     Args:

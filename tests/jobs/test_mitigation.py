@@ -47,7 +47,7 @@ def fields(
 
 @pytest.fixture(scope="module")
 def run(fields: Fields, local_ray: None) -> stratoscope.MitigationRun:  # noqa: ARG001
-    return stratoscope.mitigation(**fields(run_id="mended", compare=["flagged", "random"]))
+    return stratoscope.mitigate(**fields(run_id="mended", compare=["flagged", "random"]))
 
 
 def test_tables_have_a_row_for_every_step_model_and_metric(run: stratoscope.MitigationRun) -> None:
@@ -110,7 +110,7 @@ def test_the_checkpoint_is_the_model_with_trained_layers_and_nothing_else_change
 
 def test_a_finished_run_is_not_made_again(fields: Fields, run: stratoscope.MitigationRun) -> None:
     before = Path(run.path, "training.parquet").stat().st_mtime_ns
-    again = stratoscope.mitigation(**fields(run_id="mended", compare=["flagged", "random"]))
+    again = stratoscope.mitigate(**fields(run_id="mended", compare=["flagged", "random"]))
     assert Path(again.path, "training.parquet").stat().st_mtime_ns == before
 
 
@@ -156,17 +156,17 @@ def test_a_killed_worker_is_followed_by_another_that_reaches_the_same_loss(
     thread = threading.Thread(target=kill)
     thread.start()
     long = fields()["train"] | {"max_steps": 40}
-    disturbed = stratoscope.mitigation(**fields(run_id="killed", train=long))
+    disturbed = stratoscope.mitigate(**fields(run_id="killed", train=long))
     thread.join()
     assert killed
-    undisturbed = stratoscope.mitigation(**fields(run_id="alone", train=long))
+    undisturbed = stratoscope.mitigate(**fields(run_id="alone", train=long))
     assert _losses(disturbed) == pytest.approx(_losses(undisturbed), abs=1e-3)
 
 
 @pytest.mark.slow
 def test_a_killed_driver_is_followed_by_another(fields: Fields, run: stratoscope.MitigationRun) -> None:
     asked = fields(run_id="driver", compare=["flagged", "random"])
-    script = "import json, sys, stratoscope; stratoscope.mitigation(**json.loads(sys.argv[1]))"
+    script = "import json, sys, stratoscope; stratoscope.mitigate(**json.loads(sys.argv[1]))"
     command = [sys.executable, "-c", script, json.dumps(asked)]
     process = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": ""})
     folder = Path(run.path).parent / "driver"
@@ -179,7 +179,7 @@ def test_a_killed_driver_is_followed_by_another(fields: Fields, run: stratoscope
     process.kill()
     process.wait()
     time.sleep(1)
-    again = stratoscope.mitigation(**asked)
+    again = stratoscope.mitigate(**asked)
     assert again.manifest.status == "done"
     assert _losses(again) == pytest.approx(_losses(run), abs=1e-3)
     assert written < Path(again.path, "training.parquet").stat().st_mtime_ns
@@ -193,7 +193,7 @@ def test_layers_come_from_a_hallucination_run_of_its_own_and_a_search_chooses(
     asked = fields(run_id="searched", layers=None, flags={"num_layers": 1})
     asked["tune"] = {"num_samples": 3, "learning_rates": [0.001, 0.003], "temperatures": [0.1, 0.5], "limit": 6}
     asked["pairs"] = asked["pairs"] | {"limit": 20}
-    run = stratoscope.mitigation(**asked)
+    run = stratoscope.mitigate(**asked)
     rows = run.table("tuning").to_pylist()
     assert run.table("tuning").schema.equals(tables.TUNING)
     assert len(rows) == 3
@@ -210,7 +210,7 @@ def test_layers_come_from_a_hallucination_run_of_its_own_and_a_search_chooses(
 def test_a_pruned_model_is_healed(fields: Fields, local_ray: None) -> None:  # noqa: ARG001
     asked = fields(run_id="healed", layers=None, drop="1")
     asked["train"] = asked["train"] | {"max_steps": 30}
-    run = stratoscope.mitigation(**asked)
+    run = stratoscope.mitigate(**asked)
     steps = run.table("training").to_pylist()
     assert steps[-1]["forgetting"] < steps[0]["forgetting"]
     assert steps[0]["contrastive"] is None

@@ -40,7 +40,6 @@ def test_two_workers_lose_what_one_loses(
     assert losses(rows) == pytest.approx(losses(alone[0]), abs=1e-4)
     assert rows[-1]["gradient_norm"] == pytest.approx(alone[0][-1]["gradient_norm"], rel=1e-3)
     assert rows[0]["forgetting"] == pytest.approx(0, abs=1e-6)
-    assert rows[-1]["loss"] < rows[0]["loss"]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
 

@@ -87,7 +87,6 @@ class _Board:
         return self._stop
 
 
-@contextmanager
 def trained(
     work: Callable[[WorkerHost], None],
     workers: Workers,
@@ -96,8 +95,8 @@ def trained(
     *,
     noted: Noted = lambda _step, _loss, _tokens: None,
     stopping: threading.Event | None = None,
-) -> Iterator[Checkpoint]:
-    """Train, or go on from the last checkpoint of the same name, and yield the last checkpoint.
+) -> Checkpoint:
+    """Train, or go on from the last checkpoint of the same name, and return the last checkpoint.
 
     Args:
         work: runs on every worker.
@@ -121,9 +120,10 @@ def trained(
         ray.kill(board)
     if stopping is not None and stopping.is_set():
         raise RunError(STOPPED)
-    if result.checkpoint is None:
+    last: Checkpoint | None = result.checkpoint
+    if last is None:
         raise RunError(f"training {name} left no checkpoint")
-    yield result.checkpoint
+    return last
 
 
 def fit_in_trial(work: Callable[[WorkerHost], None], workers: Workers, storage: Storage, name: str) -> None:

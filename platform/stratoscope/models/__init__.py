@@ -16,7 +16,7 @@ from stratoscope.models.load import (
     num_layers_of,
     resolve_dtype,
 )
-from stratoscope.models.prune import check_prunable, kept_layers, set_layers, without_layers
+from stratoscope.models.prune import check_causal, check_prunable, kept_layers, set_layers, without_layers
 from stratoscope.models.source import BUNDLED_MODELS, ModelSource, local_folder, pin_source, resolve_source
 from stratoscope.models.tokens import Encoded, Encoding, encode, encode_pair, encode_text
 
@@ -32,6 +32,7 @@ __all__ = [
     "ModelFacts",
     "ModelSource",
     "bucket",
+    "check_causal",
     "check_describable",
     "check_prunable",
     "describe_model",

@@ -93,12 +93,11 @@ def set_layers(model: LoadedModel, layers: nn.Module) -> None:
     setattr(model.network.get_submodule(path), name, layers)
 
 
-def check_prunable(config: Any, name: str) -> None:
-    """See that a model writes text, and that what is left without some layers can be described by its configuration.
+def check_causal(config: Any, name: str) -> None:
+    """See that a model writes text.
 
     Raises:
-        InputError: it is no causal language model, or its computation depends on a layer's depth in a way that no
-            configuration can keep.
+        InputError: it is no causal language model.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
@@ -108,6 +107,17 @@ def check_prunable(config: Any, name: str) -> None:
     known = own_code or type(text) in MODEL_FOR_CAUSAL_LM_MAPPING
     if not known or reads_both_ways or config.is_encoder_decoder:
         raise InputError(f"model.source {name!r} ({config.model_type}) is no causal language model; name one that is")
+
+
+def check_prunable(config: Any, name: str) -> None:
+    """See that a model writes text, and that what is left without some layers can be described by its configuration.
+
+    Raises:
+        InputError: it is no causal language model, or its computation depends on a layer's depth in a way that no
+            configuration can keep.
+    """
+    check_causal(config, name)
+    text = config.get_text_config()
     if getattr(text, "scale_attn_by_inverse_layer_idx", False):
         raise InputError(
             f"model.source {name!r} scales attention by the number of the layer (scale_attn_by_inverse_layer_idx), "

@@ -13,6 +13,7 @@ from stratoscope.execution import Workers, cluster, is_local, resources
 from stratoscope.models import (
     ModelFacts,
     ModelSource,
+    check_causal,
     check_describable,
     check_prunable,
     describe_model,
@@ -65,8 +66,10 @@ class MitigationJob(Job[MitigationConfig]):
                 f"model.source {model.source!r} is quantised by {self.facts.quantisation}; its layers cannot be "
                 "trained whole, take --parameters.method lora"
             )
-        check_prunable(load_config(self.source, trust_remote_code=model.trust_remote_code), model.source)
-        check_describable(self.source, trust_remote_code=model.trust_remote_code)
+        check_causal(load_config(self.source, trust_remote_code=model.trust_remote_code), model.source)
+        if config.healing:
+            check_prunable(load_config(self.source, trust_remote_code=model.trust_remote_code), model.source)
+            check_describable(self.source, trust_remote_code=model.trust_remote_code)
         load_tasks(config.evaluation.tasks)
         self.tokenizer = load_tokenizer(self.source, trust_remote_code=model.trust_remote_code)
         self.longest = min(LONGEST, self.facts.max_positions or LONGEST)

@@ -5,12 +5,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratoscope.errors import RunError
 from stratoscope.execution import Meter, Trial, Workers, apart, progress, resources, trained
-from stratoscope.mitigation import STEPS, Trained, TrainingSettings
+from stratoscope.mitigation import Trained, TrainingSettings
 from stratoscope.pipelines.mitigation.config import FLAGGED, RANDOM
 from stratoscope.pipelines.mitigation.loop import OBJECTIVE, Loop
 from stratoscope.pipelines.mitigation.store import VariantStore
@@ -79,18 +78,13 @@ class Trainer:
                 bar.add(max(0, step - meter.done), tokens)
                 job.lease.tell(done=step, total=steps, errors=0, rate=meter.units_per_second)
 
-            with (
-                trained(loop, self._workers, storage, variant.key, noted=noted, stopping=job.stopping) as checkpoint,
-                checkpoint.as_directory() as folder,
-            ):
-                rows = json.loads((Path(folder) / STEPS).read_text(encoding="utf-8"))
-                patch = self._store.patch(variant)
-                numbers = apart(write_patch, job.run.url, patch, Path(folder), settings, cpus=self._workers.cpus)
+            checkpoint = trained(loop, self._workers, storage, variant.key, noted=noted, stopping=job.stopping)
+        patch = self._store.patch(variant)
+        found = apart(write_patch, job.run.url, patch, checkpoint, settings, cpus=self._workers.cpus)
         self._store.write_trained(
             variant,
             {
-                "steps": rows,
-                "parameters": numbers,
+                **found,
                 "layers": list(settings.trained.layers),
                 "learning_rate": settings.optimising.learning_rate,
                 "seconds": round(time.perf_counter() - started, 3),

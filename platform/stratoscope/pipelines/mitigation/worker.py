@@ -1,12 +1,15 @@
 """The evaluators: each holds the model once, and puts trained tensors into it for as long as they are judged."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from ray.train import Checkpoint
 
 from stratoscope.evaluation import Choice, Evaluator, QuestionEvaluator, Score, Slice, choose_items, load_tasks
-from stratoscope.mitigation import Patch, TrainingSettings, check_frozen, make_patch, patched
+from stratoscope.mitigation import STEPS, Patch, TrainingSettings, check_frozen, make_patch, patched
 from stratoscope.models import LoadedModel, Loading, ModelCard, export_pruned, without_layers
 from stratoscope.pipelines.exported import Terms, answer, check_in_fresh_process
 from stratoscope.pipelines.mitigation.material import Judged
@@ -126,14 +129,26 @@ def make_mitigation_worker(settings: EvaluatorSettings) -> MitigationWorker:
     return MitigationWorker(settings)
 
 
-def write_patch(run: str, name: str, folder: Path, settings: TrainingSettings) -> int:
-    """Put a checkpoint's parts together as the file of a variant's tensors; return how many numbers these hold."""
+def write_patch(run: str, name: str, checkpoint: Checkpoint, settings: TrainingSettings) -> dict[str, Any]:
+    """Put a checkpoint's parts together as the file of a variant's tensors.
+
+    Args:
+        run: URL of the run's folder.
+        name: of the file in it.
+        checkpoint: of Ray Train, wherever it is kept.
+        settings: of the training.
+
+    Returns:
+        `steps`, what was logged of each, and `parameters`, how many numbers were trained.
+    """
     from safetensors.torch import save_file
 
-    patch = make_patch(folder, settings)
+    with checkpoint.as_directory() as folder:
+        patch = make_patch(Path(folder), settings)
+        steps = json.loads(Path(folder, STEPS).read_text(encoding="utf-8"))
     with Storage(run).writing(name) as path:
         save_file({key: tensor.contiguous() for key, tensor in patch.items()}, path)
-    return sum(tensor.numel() for tensor in patch.values())
+    return {"steps": steps, "parameters": sum(tensor.numel() for tensor in patch.values())}
 
 
 def read_patch(storage: Storage, name: str) -> Patch:
