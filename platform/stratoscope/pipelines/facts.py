@@ -1,8 +1,23 @@
-"""The facts that are on the page of every run."""
+"""What is said of every run in the same words: its facts, its model, its numbers."""
 
+import math
 from collections.abc import Iterator
 
+from stratoscope.models import ModelFacts
 from stratoscope.results import Manifest
+
+
+def number_text(value: float | None, form: str) -> str:
+    """Return a number as the cell of a table; nothing where there is none."""
+    return "" if value is None or math.isnan(value) else format(value, form)
+
+
+def model_line(source: str, facts: ModelFacts, dtype: str, device: str) -> str:
+    """Return what a dry run says of its model."""
+    return (
+        f"{source}: {facts.architecture}, {facts.num_layers} layers, {facts.num_parameters / 1e6:,.0f} million "
+        f"parameters, {dtype} on {device}"
+    )
 
 
 def model_facts(manifest: Manifest, num_parameters: int) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from stratoscope.scoring.contrast import (
     Findings,
     Inference,
     Labels,
+    TooFewQuestionsError,
     check_enough,
     find_layers,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "SpanAngle",
     "TapUnits",
     "Threshold",
+    "TooFewQuestionsError",
     "VarianceKind",
     "check_enough",
     "count_units",

@@ -14,6 +14,10 @@ FEWEST_QUESTIONS = 10
 """Of a paired test, or of each group: with fewer there are too few randomisations for a small p-value."""
 
 
+class TooFewQuestionsError(ValueError):
+    """There are too few questions for a test."""
+
+
 @dataclass(frozen=True, eq=False)
 class Labels:
     """Whose the answers are. Shapes: N answers of Q questions."""
@@ -144,7 +148,7 @@ def find_layers(
         inference: how to test.
 
     Raises:
-        ValueError: there are fewer questions, or fewer of a group, than `FEWEST_QUESTIONS`.
+        TooFewQuestionsError: there are fewer questions, or fewer of a group, than `FEWEST_QUESTIONS`.
     """
     chosen = usable(labels)
     check_enough(labels)
@@ -175,18 +179,20 @@ def check_enough(labels: Labels) -> None:
     """See that there are enough questions for a test.
 
     Raises:
-        ValueError: there are not.
+        TooFewQuestionsError: there are not.
     """
     chosen = usable(labels)
     if labels.design == "paired":
         if chosen.sum() < FEWEST_QUESTIONS:
-            raise ValueError(f"{chosen.sum()} questions have a right and a wrong answer; at least {FEWEST_QUESTIONS}")
+            raise TooFewQuestionsError(
+                f"{chosen.sum()} questions have a right and a wrong answer; at least {FEWEST_QUESTIONS}"
+            )
         return
     of_questions, _ = labels.of_questions(chosen)
     wrong = int(of_questions.wrong.sum())
     right = len(of_questions.wrong) - wrong
     if min(wrong, right) < FEWEST_QUESTIONS:
-        raise ValueError(f"{right} answers are right and {wrong} wrong; at least {FEWEST_QUESTIONS} of each")
+        raise TooFewQuestionsError(f"{right} answers are right and {wrong} wrong; at least {FEWEST_QUESTIONS} of each")
 
 
 def _group(labels: Labels) -> Array:

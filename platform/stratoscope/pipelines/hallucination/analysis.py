@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 
 from stratoscope.pipelines.hallucination.config import ContrastsSection, SeparationSection
 from stratoscope.pipelines.hallucination.observed import AnswerTable, Observed, View
-from stratoscope.scoring import DEFINITIONS, Definition, Findings, Inference, Labels, Readings, find_layers
+from stratoscope.scoring import (
+    DEFINITIONS,
+    Definition,
+    Findings,
+    Inference,
+    Labels,
+    Readings,
+    TooFewQuestionsError,
+    find_layers,
+)
 from stratoscope.scoring.separation import (
     Auroc,
     Folds,
@@ -117,7 +126,7 @@ class Separator:
         inside = {tap: seen[kept] for tap, seen in readings.items()}
         try:
             found = find_layers(definition, inside, labels, inference)
-        except ValueError:  # too few questions are left for a test: nothing is flagged
+        except TooFewQuestionsError:  # nothing is flagged
             return dict.fromkeys(readings, ())
         return {f.tap: tuple(np.flatnonzero(f.flagged).tolist()) for f in found}
 

@@ -6,6 +6,7 @@ import torch
 
 from stratoscope.data import QuestionSet
 from stratoscope.models import ModelFacts, ModelSource, dtype_name, load_tokenizer
+from stratoscope.pipelines.facts import model_line
 from stratoscope.pipelines.hallucination.config import HallucinationConfig
 from stratoscope.pipelines.hallucination.rows import encode_answers
 from stratoscope.pipelines.machine import PROCESS_BYTES, operations_per_second, usual_device
@@ -37,11 +38,7 @@ def estimate(
     weights = facts.num_parameters * torch.finfo(getattr(torch, dtype)).bits / 8
     seconds = 2 * facts.num_parameters * tokens / operations_per_second(device)
     return [
-        (
-            "model",
-            f"{config.model.source}: {facts.architecture}, {facts.num_layers} layers, "
-            f"{facts.num_parameters / 1e6:,.0f} million parameters, {dtype} on {device}",
-        ),
+        ("model", model_line(config.model.source, facts, dtype, device)),
         *(
             (
                 f"data set {d.name}",

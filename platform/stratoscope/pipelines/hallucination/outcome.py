@@ -97,17 +97,21 @@ def verdicts(storage: Storage, first: Sequence[Contrast]) -> Iterator[str]:
                 continue
             row, over = flagged[key], flagged[key]["over_random"]
             low, high = row["over_random_low"], row["over_random_high"]
-            if low > 0:
-                said = "better than random sets of as many layers"
-            elif high < 0:
-                said = "worse than random sets of as many layers"
-            else:
-                said = f"no better than random sets of as many layers; this data could show {row['detectable']:.3f}"
+            said = against_random(low, high, row["detectable"])
             yield (
                 f"{contrast.dataset}, tap {found.tap}: layers {' '.join(map(str, layers))} are flagged; held out, "
                 f"flagged layers tell wrong answers from right ones with AUROC {row['auroc']:.3f}, "
                 f"{over:+.3f} ({low:+.3f} to {high:+.3f}) against {random[key]['auroc']:.3f}: {said}."
             )
+
+
+def against_random(low: float, high: float, detectable: float) -> str:
+    """Say in words what an interval of the difference to random sets means."""
+    if low > 0:
+        return "better than random sets of as many layers"
+    if high < 0:
+        return "worse than random sets of as many layers"
+    return f"no better than random sets of as many layers; this data could show {detectable:.3f}"
 
 
 def _why_none(found: Findings) -> str:

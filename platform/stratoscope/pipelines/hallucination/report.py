@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.table import Table as TerminalTable
 
-from stratoscope.pipelines.facts import model_facts, run_facts
+from stratoscope.pipelines.facts import model_facts, number_text, run_facts
 from stratoscope.pipelines.hallucination import figures
 from stratoscope.results import Manifest, Page, Section, Storage, Table, read_table
 
@@ -121,9 +120,9 @@ def _separation_section(rows: list[Row], separation: list[Row], random: list[Row
             "" if r["num_layers"] is None else f"{r['num_layers']:.3g}",
             f"{r['auroc']:.3f}",
             f"{r['ci_low']:.3f} to {r['ci_high']:.3f}",
-            _number(r["over_random"], "+.3f"),
+            number_text(r["over_random"], "+.3f"),
             "" if r["over_random"] is None else f"{r['over_random_low']:+.3f} to {r['over_random_high']:+.3f}",
-            _number(r["detectable"], ".3f"),
+            number_text(r["detectable"], ".3f"),
         ]
         for r in separation
         if r["features"] != "layer"
@@ -149,7 +148,7 @@ def _agreement_section(agreement: list[Row]) -> Section:
             r["tap"],
             r["dataset"],
             r["other"],
-            _number(r["rank_correlation"], "+.2f"),
+            number_text(r["rank_correlation"], "+.2f"),
             f"{r['same_sign']:.0%}",
             str(r["flagged_by_both"]),
         ]
@@ -211,7 +210,3 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "Actors", f"at most {facts['most_actors']}, {facts['threads_per_actor']} threads each"
     yield "Peak memory of an actor", f"{(manifest.peak_memory_bytes or 0) / 1e9:.2f} GB"
     yield from run_facts(manifest)
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None or np.isnan(value) else format(value, form)

@@ -33,7 +33,7 @@ from stratoscope.pipelines.hallucination.worker import END_OF_ANSWER, WorkerSett
 from stratoscope.pipelines.measuring.job import MeasuringJob
 from stratoscope.pipelines.measuring.layout import Layout, usual_size
 from stratoscope.results import ShardStore, from_rows, read_table, render, write_table
-from stratoscope.scoring import FEWEST_QUESTIONS, Auroc, Labels, check_enough
+from stratoscope.scoring import FEWEST_QUESTIONS, Auroc, Labels, TooFewQuestionsError, check_enough
 
 LONGEST = 2048
 WRITTEN = "written"
@@ -231,7 +231,7 @@ def _why_untestable(dataset: str, labels: Labels) -> str | None:
         )
     try:
         check_enough(labels)
-    except ValueError as error:
+    except TooFewQuestionsError as error:
         return f"{dataset!r} cannot be tested: {error} are needed; raise pairs.limit"
     return None
 

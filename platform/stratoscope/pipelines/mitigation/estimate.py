@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from stratoscope.models import ModelFacts, dtype_name
+from stratoscope.pipelines.facts import model_line
 from stratoscope.pipelines.machine import PROCESS_BYTES, operations_per_second, usual_device
 from stratoscope.pipelines.mitigation.config import MitigationConfig
 from stratoscope.pipelines.mitigation.material import Material
@@ -30,11 +31,7 @@ def estimate(config: MitigationConfig, facts: ModelFacts, material: Material) ->
     bytes_each = torch.finfo(getattr(torch, dtype)).bits / 8
     memory = facts.num_parameters * (2 * bytes_each + 12) + PROCESS_BYTES
     return [
-        (
-            "model",
-            f"{config.model.source}: {facts.architecture}, {facts.num_layers} layers, "
-            f"{facts.num_parameters / 1e6:,.0f} million parameters, {dtype} on {device}",
-        ),
+        ("model", model_line(config.model.source, facts, dtype, device)),
         *(
             (
                 f"data set {name}",

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table as TerminalTable
 
-from stratoscope.pipelines.facts import model_facts, run_facts
+from stratoscope.pipelines.facts import model_facts, number_text, run_facts
 from stratoscope.pipelines.mitigation import figures
 from stratoscope.results import Manifest, Page, Section, Storage, Table, read_table
 
@@ -124,9 +124,9 @@ def _comparison_section(comparison: list[Row]) -> Section:
             str(c["n"]),
             str(c["seeds"]),
             f"{c['mean']:.3f}",
-            _number(c["spread"]),
+            number_text(c["spread"], ".3f"),
             f"{c['other_mean']:.3f}",
-            _number(c["other_spread"]),
+            number_text(c["other_spread"], ".3f"),
             f"{c['difference']:+.3f}",
             f"{c['ci_low']:+.3f} to {c['ci_high']:+.3f}",
         ]
@@ -231,7 +231,3 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"

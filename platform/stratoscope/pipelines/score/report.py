@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table as TerminalTable
 
-from stratoscope.pipelines.facts import model_facts, run_facts
+from stratoscope.pipelines.facts import model_facts, number_text, run_facts
 from stratoscope.pipelines.score.observed import StatisticsTables
 from stratoscope.pipelines.score.scored import ScoredLayers, read_scorings
 from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, Section, Storage, Table, style
@@ -29,7 +29,7 @@ def summary_table(storage: Storage, manifest: Manifest) -> TerminalTable:
         count = num_dropped(ratio, len(scoring.rank))
         order = [str(layer) for layer in scoring.order]
         shown = " ".join([*order[:count], "|", *order[count:]])
-        table.add_row(scoring.label, shown, _number(scoring.split_half, ".2f"))
+        table.add_row(scoring.label, shown, number_text(scoring.split_half, ".2f"))
     return table
 
 
@@ -81,8 +81,8 @@ def _lowest_section(scorings: list[ScoredLayers], ratio: float) -> Section:
         [
             scoring.label,
             " ".join(map(str, lowest(scoring.rank, count))),
-            _number(float(scoring.normalized[scoring.rank < count].sum()), ".2g"),
-            _number(scoring.split_half, ".2f"),
+            number_text(float(scoring.normalized[scoring.rank < count].sum()), ".2g"),
+            number_text(scoring.split_half, ".2f"),
         ]
         for scoring in scorings
     ]
@@ -262,7 +262,3 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
 def _units(manifest: Manifest) -> str:
     """What resampling draws."""
     return f"{manifest.facts['num_shards']} shards of prompts" if manifest.facts.get("by_shard") else "prompts"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None or np.isnan(value) else format(value, form)

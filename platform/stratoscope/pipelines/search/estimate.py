@@ -6,6 +6,7 @@ import torch
 
 from stratoscope.evaluation import TaskItems
 from stratoscope.models import ModelFacts, dtype_name
+from stratoscope.pipelines.facts import model_line
 from stratoscope.pipelines.machine import PROCESS_BYTES, operations_per_second, usual_device
 from stratoscope.pipelines.search.config import SearchConfig
 from stratoscope.pipelines.search.space import Space
@@ -37,11 +38,7 @@ def estimate(
     weights = facts.num_parameters * torch.finfo(getattr(torch, dtype)).bits / 8
     made = f"made first, from {config.prompts.limit or 'all'} prompts of {config.prompts.source}"
     return [
-        (
-            "model",
-            f"{config.model.source}: {facts.architecture}, {facts.num_layers} layers, "
-            f"{facts.num_parameters / 1e6:,.0f} million parameters, {dtype} on {device}",
-        ),
+        ("model", model_line(config.model.source, facts, dtype, device)),
         ("statistics", statistics.storage.url() if statistics else made),
         ("items", ", ".join(f"{t.name} {len(t.search)} and {len(t.held_out)} held out" for t in tasks)),
         ("space", f"{len(list(Space(config.space).grid()))} candidates"),

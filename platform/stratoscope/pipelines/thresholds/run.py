@@ -12,6 +12,7 @@ from stratoscope.execution import Trial, TrialPlan, cluster, resources
 from stratoscope.pipelines.config import validate
 from stratoscope.pipelines.finished import open_finished
 from stratoscope.pipelines.hallucination.config import HallucinationConfig
+from stratoscope.pipelines.hallucination.outcome import against_random
 from stratoscope.pipelines.job import Job
 from stratoscope.pipelines.search.config import SearchConfig
 from stratoscope.pipelines.thresholds import tables
@@ -247,12 +248,7 @@ def _verdicts(best: Tried, confirmed: Sequence[Outcome]) -> Iterator[str]:
     )
     for role, outcomes in (("chosen on", best.outcomes), ("confirmed on", confirmed)):
         for o in outcomes:
-            if o.over_random_low > 0:
-                said = "better than random sets"
-            elif o.over_random_high < 0:
-                said = "worse than random sets"
-            else:
-                said = f"no better than random sets; this data could show {o.detectable:.3f}"
+            said = against_random(o.over_random_low, o.over_random_high, o.detectable)
             yield (
                 f"{o.dataset} ({role}): layers {' '.join(map(str, o.flagged)) or 'none'}; AUROC {o.auroc:.3f} "
                 f"({o.ci_low:.3f} to {o.ci_high:.3f}), {o.over_random:+.3f} ({o.over_random_low:+.3f} to "
