@@ -43,6 +43,7 @@ def test_two_workers_lose_what_one_loses(
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_as_if_it_had_not_been(
     alone: tuple[list[dict[str, float]], Path], tiny_model_folder: Path, tmp_path: Path
 ) -> None:
