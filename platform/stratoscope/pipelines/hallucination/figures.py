@@ -124,8 +124,11 @@ def separation(rows: list[Row], random: list[float], title: str) -> "Figure":
         row=1,
         col=1,
     )
-    figure.add_histogram(y=random, marker={"color": "#c6d0d9"}, name="random sets", nbinsy=20, row=1, col=2)
+    # Where nothing is flagged, random sets of no layers all lie at one half.
+    spread = random if len(set(random)) > 1 else []
+    figure.add_histogram(y=spread, marker={"color": "#c6d0d9"}, name="random sets", nbinsy=20, row=1, col=2)
     names = ("flagged", "all", "avss", "answer_length", "likelihood")
+    drawn = [row["auroc"] for row in rows if row["features"] in ("layer", *names)]
     for colour, name in zip(COLOURS[1:], names, strict=False):
         row = next(r for r in rows if r["features"] == name)
         figure.add_hline(
@@ -136,5 +139,7 @@ def separation(rows: list[Row], random: list[float], title: str) -> "Figure":
         )
     style(figure, "layer", title, height=360)
     figure.update_xaxes(title="random sets", row=1, col=2)
+    low, high = min([*drawn, *spread]), max([*drawn, *spread])
+    figure.update_yaxes(range=[low - 0.04, high + 0.02])
     figure.update_yaxes(title="", row=1, col=2)
     return figure
