@@ -1,6 +1,7 @@
 """Training under DeepSpeed: steps, checkpoints, and going on from one. It knows no Ray; a `Host` stands for that."""
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +37,13 @@ class Optimising:
     clip: float
     """Largest norm of a gradient; 0 does not clip."""
     steps: int
+
+    def share(self, step: int) -> float:
+        """Return the share of the learning rate at a step, counted from 0; none of the steps has a rate of zero."""
+        rising = round(self.warmup * self.steps)
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, self.steps - rising))))
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,7 @@ class _Trainer:
 
     def _step(self, step: int) -> dict[str, float]:
         started = time.perf_counter()
+        learning_rate = float(self._engine.get_lr()[0])
         plan, engine = self._plan, self._engine
         questions, texts = plan.questions(step), plan.texts(step)
         counts = Counts.of(self._corpus, questions, texts)
@@ -183,7 +192,7 @@ class _Trainer:
             "loss": sum(weights[name] * terms[name] for name in names),
             **terms,
             "gradient_norm": float(engine.get_global_grad_norm() or 0.0),
-            "learning_rate": float(engine.get_lr()[0]),
+            "learning_rate": learning_rate,
             "tokens_per_s": float(both[-1]) / seconds,
         }
         if self._host.rank == 0:
@@ -274,15 +283,14 @@ def _make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedMod
 
 def _engine(objective: Objective, settings: TrainingSettings) -> Any:
     import deepspeed
-    from transformers import get_cosine_schedule_with_warmup
+    from torch.optim.lr_scheduler import LambdaLR
 
     optimising = settings.optimising
-    warmup = round(optimising.warmup * optimising.steps)
     engine, *_ = deepspeed.initialize(
         model=objective,
         model_parameters=[p for p in objective.parameters() if p.requires_grad],
         config=deepspeed_config(settings, next(objective.network.parameters()).dtype),
-        lr_scheduler=lambda optimiser: get_cosine_schedule_with_warmup(optimiser, warmup, optimising.steps),
+        lr_scheduler=lambda optimiser: LambdaLR(optimiser, optimising.share),
         dist_init_required=False,
     )
     return engine

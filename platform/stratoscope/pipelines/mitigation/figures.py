@@ -49,7 +49,8 @@ def changes(rows: list[Row], metric: str, *, retention: bool) -> "Figure":
     figure = Figure(traces)
     what = f"{metric}: after / before" if retention else f"{metric}: after less before"
     style(figure, what, "", height=140 + 60 * len(datasets))
-    figure.update_yaxes(tickvals=list(range(len(datasets))), ticktext=datasets, autorange="reversed", zeroline=False)
+    figure.update_yaxes(tickvals=list(range(len(datasets))), ticktext=datasets, zeroline=False)
+    figure.update_yaxes(range=[len(datasets) - 0.4, -0.6])
     figure.add_vline(x=1 if retention else 0, line={"color": "#5b6875", "dash": "dot"})
     return figure
 

@@ -35,7 +35,7 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
     variants = read_table(storage, "variants").to_pylist()
     sections = [
         Section("Verdict", list(facts["verdicts"])),
-        _change_section(evaluation, healing=facts["healing"]),
+        _change_section(evaluation, manifest.config["evaluation"]["confidence"], healing=facts["healing"]),
         _variant_section(variants),
     ]
     comparison = read_table(storage, "comparison").to_pylist()
@@ -58,19 +58,12 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
     )
 
 
-def _change_section(rows: list[Row], *, healing: bool) -> Section:
+def _change_section(rows: list[Row], confidence: float, *, healing: bool) -> Section:
     metrics = dict.fromkeys(row["metric"] for row in rows)
     drawn = [figures.changes([row for row in rows if row["metric"] == m], m, retention=healing) for m in metrics]
-    what = "What is kept of the whole model" if healing else "What changed"
-    return Section(
-        "Before and after",
-        [
-            f"{what}, one point for each seed, with paired 95 % intervals over items."
-            if not healing
-            else f"{what} (after / before), one point for each seed, with paired intervals over items."
-        ],
-        drawn,
-    )
+    what = "What is kept of the whole model, after / before" if healing else "What changed, after less before"
+    text = f"{what}: one point for each seed, with paired {confidence:.0%} intervals over items."
+    return Section("Before and after", [text], drawn)
 
 
 def _variant_section(variants: list[Row]) -> Section:
