@@ -11,6 +11,7 @@ from stratoscope.errors import InputError, RunError, first_line
 from stratoscope.models.anatomy import find_anatomy
 from stratoscope.models.load import LoadedModel, load_config, num_layers_of
 from stratoscope.models.prune import kept_layers, without_layers
+from stratoscope.models.saving import save_network
 from stratoscope.models.source import ModelSource
 
 SLICES = "mergekit.yaml"
@@ -45,7 +46,7 @@ def export_pruned(model: LoadedModel, dropped: Sequence[int], folder: Path, card
     """
     num_layers = len(model.anatomy)
     with without_layers(model, dropped) as pruned:
-        pruned.network.save_pretrained(folder)
+        save_network(pruned.network, folder)
         pruned.tokenizer.save_pretrained(folder)
         _check_described(pruned, folder)
         dtype = str(pruned.network.dtype).removeprefix("torch.")

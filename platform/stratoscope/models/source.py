@@ -16,6 +16,7 @@ from stratoscope.digest import file_digest
 from stratoscope.errors import InputError, first_line, suggest
 from stratoscope.hub import hub_commit
 from stratoscope.models.checkpoint import check_weights
+from stratoscope.models.saving import save_network
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -161,5 +162,5 @@ def _convert(gguf: Path, folder: Path) -> None:
         del config.quantization_config
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(read.state_dict())
-    plain.save_pretrained(folder)
+    save_network(plain, folder)
     tokenizer.save_pretrained(folder)
