@@ -88,11 +88,6 @@ def _with_adapters(model: LoadedModel, trained: Trained, seed: int) -> "PeftMode
     return wrapped
 
 
-def num_trained(network: nn.Module) -> int:
-    """Return the number of parameters that are trained; those that DeepSpeed has dealt out count whole."""
-    return sum(getattr(p, "ds_numel", p.numel()) for p in network.parameters() if p.requires_grad)
-
-
 def tensor_digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Return a digest of every tensor's bytes, by name."""
     return {name: _digest(tensor) for name, tensor in tensors.items()}

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from stratoscope.mitigation.examples import Corpus, Plan, answer_rows, text_rows
 from stratoscope.mitigation.gather import summed, world_size
 from stratoscope.mitigation.objective import Counts, Cut, Micro, Objective, Reference, Terms, measured
-from stratoscope.mitigation.parameters import Trained, num_trained, open_parameters
+from stratoscope.mitigation.parameters import Trained, open_parameters
 from stratoscope.models import LoadedModel, Loading, kept_layers, without_layers
 
 STEPS = "steps.json"
@@ -323,8 +322,3 @@ def deepspeed_config(settings: TrainingSettings, dtype: torch.dtype) -> dict[str
         "bf16": {"enabled": dtype == torch.bfloat16},
         "steps_per_print": 10**9,
     }
-
-
-def trained_parameters(network: nn.Module) -> int:
-    """Return the number of trained parameters."""
-    return num_trained(network)
