@@ -9,6 +9,7 @@ import torch
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    AutoTokenizer,
     BertConfig,
     DistilBertConfig,
     Gemma3TextConfig,
@@ -26,6 +27,7 @@ from transformers import (
     RobertaConfig,
 )
 
+from stratoscope.models import LoadedModel, find_anatomy
 from tests.jobs.small import many_prompts, small_run, undisturbed  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
@@ -93,6 +95,12 @@ def tiny_network(name: str, seed: int = 0) -> PreTrainedModel:
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.2)
     return network.eval()
+
+
+def load_tiny(name: str, folder: Path) -> LoadedModel:
+    """A random model of an architecture with four layers, and the tokenizer in a folder."""
+    network = tiny_network(name)
+    return LoadedModel(network, AutoTokenizer.from_pretrained(folder), find_anatomy(network, 4), network.device)
 
 
 @pytest.fixture(scope="session")

@@ -72,8 +72,8 @@ class SpawnedHost:
             shutil.copytree(folder, self._folder, dirs_exist_ok=True)
         dist.barrier()
 
-    def note(self, step: int, _loss: float, _tokens: int) -> None:
-        self._done = step
+    def note(self, row: dict[str, float]) -> None:
+        self._done = row["step"]
 
     def stopping(self) -> bool:
         return self._stop_after is not None and self._done >= self._stop_after

@@ -144,5 +144,7 @@ def healing_settings(folder: Path, dtype: str) -> TrainingSettings:
         loading=type(base.loading)(base.loading.source, "cpu", dtype, None, False, False),
         dropped=(2,),
         trained=Trained((0, 1, 3)),
+        # All of them in each step, so that steps can be compared.
+        texts_per_step=10,
         terms=Terms(Weights(forgetting=1.0, hidden=0.5, text=0.3)),
     )

@@ -14,11 +14,10 @@ from stratoscope.models import (
     ModelCard,
     check_prunable,
     export_pruned,
-    find_anatomy,
     runs_of,
     without_layers,
 )
-from tests.conftest import CONFIGURATIONS, ENCODERS, tiny_network
+from tests.conftest import CONFIGURATIONS, ENCODERS, load_tiny
 
 ARCHITECTURES = [name for name in CONFIGURATIONS if name not in ENCODERS]
 EXPORTED = ("llama", "qwen2", "gemma3", "gpt2")
@@ -40,11 +39,6 @@ for folder in sys.argv[3:]:
         }
 torch.save(answers, sys.argv[1])
 """
-
-
-def load_tiny(name: str, folder: Path) -> LoadedModel:
-    network = tiny_network(name)
-    return LoadedModel(network, AutoTokenizer.from_pretrained(folder), find_anatomy(network, 4), network.device)
 
 
 def answers(model: LoadedModel) -> dict[str, torch.Tensor]:

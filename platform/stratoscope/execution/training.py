@@ -31,8 +31,9 @@ class Workers:
     gpus: float
 
 
-Noted = Callable[[int, float, int], None]
-"""Is told of a step that was made: its number, the loss, and its tokens."""
+Row = dict[str, float]
+Noted = Callable[[Row], None]
+"""Is told of a step that was made."""
 
 
 class WorkerHost:
@@ -52,10 +53,10 @@ class WorkerHost:
         """Tell metrics and keep a checkpoint; waits for all workers."""
         ray.train.report(metrics, checkpoint=None if folder is None else Checkpoint.from_directory(folder))
 
-    def note(self, step: int, loss: float, tokens: int) -> None:
-        """Tell that a step was made."""
+    def note(self, row: Row) -> None:
+        """Tell of a step that was made."""
         if self._board is not None:
-            self._board.note.remote(step, loss, tokens)
+            self._board.note.remote(row)
 
     def stopping(self) -> bool:
         """Tell whether the run is to stop, as far as is known without waiting."""
@@ -72,13 +73,13 @@ class _Board:
     """Carries notes from the workers to the driver, and the wish to stop back."""
 
     def __init__(self) -> None:
-        self._notes: list[tuple[int, float, int]] = []
+        self._notes: list[Row] = []
         self._stop = False
 
-    def note(self, step: int, loss: float, tokens: int) -> None:
-        self._notes.append((step, loss, tokens))
+    def note(self, row: Row) -> None:
+        self._notes.append(row)
 
-    def drain(self, stop: bool) -> list[tuple[int, float, int]]:
+    def drain(self, stop: bool) -> list[Row]:
         self._stop = self._stop or stop
         notes, self._notes = self._notes, []
         return notes
@@ -93,10 +94,10 @@ def trained(
     storage: Storage,
     name: str,
     *,
-    noted: Noted = lambda _step, _loss, _tokens: None,
+    noted: Noted = lambda _row: None,
     stopping: threading.Event | None = None,
-) -> Checkpoint:
-    """Train, or go on from the last checkpoint of the same name, and return the last checkpoint.
+) -> Checkpoint | None:
+    """Train, or go on from the last checkpoint of the same name, and return the last checkpoint, if one was kept.
 
     Args:
         work: runs on every worker.
@@ -120,10 +121,7 @@ def trained(
         ray.kill(board)
     if stopping is not None and stopping.is_set():
         raise RunError(STOPPED)
-    last: Checkpoint | None = result.checkpoint
-    if last is None:
-        raise RunError(f"training {name} left no checkpoint")
-    return last
+    return result.checkpoint
 
 
 def fit_in_trial(work: Callable[[WorkerHost], None], workers: Workers, storage: Storage, name: str) -> None:
@@ -171,7 +169,7 @@ def _following(board: Any, noted: Noted, stopping: threading.Event | None) -> It
         while True:
             last = ended.wait(POLL_S)
             for note in ray.get(board.drain.remote(stopping is not None and stopping.is_set())):
-                noted(*note)
+                noted(note)
             if last:
                 return
 

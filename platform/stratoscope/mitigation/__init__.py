@@ -1,9 +1,10 @@
 """Mitigation: training some layers of a model, by contrast of right and wrong answers or by distillation."""
 
-from stratoscope.mitigation.examples import Corpus, Plan, QuestionExample
+from stratoscope.mitigation.examples import Corpus, Plan, QuestionExample, answer_rows
 from stratoscope.mitigation.objective import TERMS, Anchor, Terms, Weights
 from stratoscope.mitigation.parameters import Method, Trained, open_parameters, tensor_digests
 from stratoscope.mitigation.patch import Patch, check_frozen, make_patch, patched
+from stratoscope.mitigation.states import SAMPLED, Reference, Separation, measured, separation
 from stratoscope.mitigation.training import (
     STEPS,
     Host,
@@ -16,6 +17,7 @@ from stratoscope.mitigation.training import (
 )
 
 __all__ = [
+    "SAMPLED",
     "STEPS",
     "TERMS",
     "Anchor",
@@ -26,17 +28,22 @@ __all__ = [
     "Patch",
     "Plan",
     "QuestionExample",
+    "Reference",
+    "Separation",
     "Sharding",
     "Terms",
     "Trained",
     "TrainingSettings",
     "Validation",
     "Weights",
+    "answer_rows",
     "check_frozen",
     "cuts_of",
     "make_patch",
+    "measured",
     "open_parameters",
     "patched",
+    "separation",
     "tensor_digests",
     "train",
 ]

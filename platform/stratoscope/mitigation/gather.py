@@ -36,6 +36,14 @@ def summed(values: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def largest(value: torch.Tensor) -> torch.Tensor:
+    """Return the largest of all workers' values."""
+    most = value.clone()
+    if world_size() > 1:
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return most
+
+
 class _Gather(torch.autograd.Function):
     """Stacks a tensor of every worker, of equal shapes, shape (workers, ...)."""
 

@@ -1,17 +1,18 @@
 """The training objective of a step: one module, so that DeepSpeed sees all that happens to the parameters."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from stratoscope.mitigation import objectives
-from stratoscope.mitigation.capture import captured
+from stratoscope.mitigation.capture import States, captured
 from stratoscope.mitigation.examples import Corpus, Rows, answer_rows, text_rows
 from stratoscope.mitigation.gather import gather_rows
-from stratoscope.models import Anatomy, LoadedModel
+from stratoscope.mitigation.states import Reference, answer_means, question_ends
+from stratoscope.models import Anatomy
 
 Tensor = torch.Tensor
 Anchor = Literal["question", "frozen"]
@@ -73,18 +74,6 @@ class Cut:
     """Whose output should be what the last of the dropped layers put out."""
     reference: int
     """That layer, as the reference numbers it."""
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """The frozen model, and by what hidden states are standardised: its own, over a fixed sample."""
-
-    model: LoadedModel
-    layer_of: tuple[int, ...]
-    """Of each layer of the trained model, the number that the reference has it under."""
-    mean: dict[int, Tensor] = field(default_factory=dict)
-    """By layer of the reference, shape (D,)."""
-    deviation: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -149,7 +138,8 @@ class Objective(nn.Module):
         super().__init__()
         self.network = network
         self._anatomy, self._terms, self._corpus, self._filler = anatomy, terms, corpus, filler
-        self._layers, self._cuts = list(layers), list(cuts)
+        self._cuts = list(cuts)
+        self._numbers = [(layer, reference.layer_of[layer]) for layer in layers]
         # In a list, for it is no part of what is trained.
         self._reference = [reference]
 
@@ -173,7 +163,7 @@ class Objective(nn.Module):
         examples = [self._corpus.questions[i] for i in micro.questions]
         rows = answer_rows(examples, self._filler).to(self._device)
         num, num_rows = len(examples), len(rows.ids)
-        layers = self._layers if weights.contrastive else []
+        layers = [layer for layer, _ in self._numbers] if weights.contrastive else []
         row, place, tokens = rows.predicted
         with captured(self._anatomy, layers) as states:
             logits = _predict(self.network, rows, row, place)
@@ -187,36 +177,22 @@ class Objective(nn.Module):
             missing = objectives.margin(per_token[:num], per_token[num:], question, self._terms.margin)
             parts["margin"] = missing / max(1, counts.wrong)
         if weights.contrastive:
-            answers = self._means([states[i] for i in layers], rows)
+            answers = answer_means(states, rows, self._numbers, self.reference)
             wrong = gather_rows(answers[num:], micro.wrong_of_workers)
             anchor = self._anchors(states, rows, num)
             loss = objectives.info_nce(anchor, answers[:num], wrong, self._terms.temperature)
             parts["contrastive"] = loss / (counts.questions * len(layers))
         return parts
 
-    def _anchors(self, states: dict[int, Tensor], rows: Rows, num: int) -> Tensor:
+    def _anchors(self, states: States, rows: Rows, num: int) -> Tensor:
         """Return what each question's answers are compared with, shape (num, L, D)."""
         if self._terms.anchor == "question":
-            first = (rows.segment[:num] >= 0).int().argmax(dim=1)
-            each = torch.arange(num, device=self._device)
-            ends = [self._standard(states[i], self._reference_layer(i))[each, first - 1] for i in self._layers]
-            return torch.stack(ends, dim=1)
+            return question_ends(states, rows, num, self._numbers, self.reference)
         right = Rows(rows.ids[:num], rows.mask[:num], rows.segment[:num])
-        numbers = [self._reference_layer(i) for i in self._layers]
-        with torch.no_grad(), captured(self.reference.model.anatomy, numbers) as frozen:
+        originals = [original for _, original in self._numbers]
+        with torch.no_grad(), captured(self.reference.model.anatomy, originals) as frozen:
             self.reference.model.backbone(right.ids, attention_mask=right.mask, use_cache=False)
-        return self._means([frozen[i] for i in numbers], right)
-
-    def _means(self, states: Sequence[Tensor], rows: Rows) -> Tensor:
-        """Return each segment's mean standardised state in each of the contrasted layers, shape (segments, L, D)."""
-        row, place = torch.nonzero(rows.segment >= 0, as_tuple=True)
-        means = [
-            objectives.segment_mean(
-                self._standard(state[row, place], self._reference_layer(layer)), row, len(rows.segment)
-            )
-            for layer, state in zip(self._layers, states, strict=True)
-        ]
-        return torch.stack(means, dim=1)
+        return answer_means(frozen, right, [(o, o) for o in originals], self.reference)
 
     def _of_texts(self, micro: Micro) -> dict[str, Tensor]:
         weights, total = self._terms.weights, micro.counts.text_tokens
@@ -238,39 +214,17 @@ class Objective(nn.Module):
         if cuts:
             apart = [
                 objectives.mismatch(
-                    self._standard(there[cut.reference][row, place], cut.reference),
-                    self._standard(states[cut.layer][row, place], cut.reference),
+                    self.reference.standard(there[cut.reference][row, place], cut.reference),
+                    self.reference.standard(states[cut.layer][row, place], cut.reference),
                 )
                 for cut in cuts
             ]
             parts["hidden"] = torch.stack(apart).mean() / total
         return parts
 
-    def _standard(self, states: Tensor, layer: int) -> Tensor:
-        """Standardise by the reference's states: a few huge dimensions would hide all others."""
-        return (states.float() - self.reference.mean[layer]) / self.reference.deviation[layer]
-
-    def _reference_layer(self, layer: int) -> int:
-        return self.reference.layer_of[layer]
-
     @property
     def _device(self) -> torch.device:
         return self.reference.model.device
-
-
-def measured(reference: Reference, layers: Sequence[int], rows: Rows) -> Reference:
-    """Measure mean and standard deviation of the reference's hidden states over the segments of some rows."""
-    model = reference.model
-    rows = rows.to(model.device)
-    with torch.no_grad(), captured(model.anatomy, layers) as states:
-        model.backbone(rows.ids, attention_mask=rows.mask, use_cache=False)
-    read = rows.segment >= 0
-    means, deviations = {}, {}
-    for layer in layers:
-        values = states[layer][read].float()
-        means[layer] = values.mean(dim=0)
-        deviations[layer] = values.std(dim=0).clamp_min(1e-6)
-    return Reference(model, reference.layer_of, reference.mean | means, reference.deviation | deviations)
 
 
 def _predict(network: Any, rows: Rows, row: Tensor, place: Tensor) -> Tensor:

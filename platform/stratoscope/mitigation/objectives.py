@@ -11,6 +11,11 @@ from torch.nn import functional
 Tensor = torch.Tensor
 
 
+def wide(values: Tensor) -> Tensor:
+    """Return values of half precision in single; others as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def info_nce(anchor: Tensor, right: Tensor, wrong: Tensor, temperature: float) -> Tensor:
     """Return the sum over questions and layers of the InfoNCE loss.
 
@@ -25,7 +30,7 @@ def info_nce(anchor: Tensor, right: Tensor, wrong: Tensor, temperature: float) -
 
     Source: van den Oord et al., 'Representation learning with contrastive predictive coding', 2018; its use here: ours.
     """
-    anchor, right, wrong = (functional.normalize(v.float(), dim=-1) for v in (anchor, right, wrong))
+    anchor, right, wrong = (functional.normalize(wide(v), dim=-1) for v in (anchor, right, wrong))
     positive = (anchor * right).sum(dim=-1) / temperature
     negative = torch.einsum("qld,nld->qln", anchor, wrong) / temperature
     everything = torch.cat([positive[..., None], negative], dim=-1)
@@ -53,7 +58,7 @@ def token_log_likelihood(logits: Tensor, tokens: Tensor) -> Tensor:
         logits: shape (T, V).
         tokens: shape (T,).
     """
-    return -functional.cross_entropy(logits.float(), tokens, reduction="none")
+    return -functional.cross_entropy(wide(logits), tokens, reduction="none")
 
 
 def divergence(reference: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -66,8 +71,8 @@ def divergence(reference: Tensor, logits: Tensor, temperature: float = 1.0) -> T
 
     Source: Hinton et al., 'Distilling the knowledge in a neural network', 2015.
     """
-    there = functional.log_softmax(reference.float() / temperature, dim=-1)
-    here = functional.log_softmax(logits.float() / temperature, dim=-1)
+    there = functional.log_softmax(wide(reference) / temperature, dim=-1)
+    here = functional.log_softmax(wide(logits) / temperature, dim=-1)
     return functional.kl_div(here, there, reduction="sum", log_target=True) * temperature**2
 
 
@@ -80,7 +85,7 @@ def mismatch(reference: Tensor, hidden: Tensor) -> Tensor:
 
     Source: ours, after Romero et al., 'FitNets', 2015.
     """
-    return (hidden.float() - reference.float()).square().mean(dim=-1).sum()
+    return (wide(hidden) - wide(reference)).square().mean(dim=-1).sum()
 
 
 def segment_mean(states: Tensor, segment: Tensor, num: int) -> Tensor:

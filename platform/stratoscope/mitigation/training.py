@@ -13,16 +13,15 @@ from typing import Any, Protocol
 import torch
 
 from stratoscope.mitigation.examples import Corpus, Plan, answer_rows, text_rows
-from stratoscope.mitigation.gather import summed, world_size
-from stratoscope.mitigation.objective import Counts, Cut, Micro, Objective, Reference, Terms, measured
+from stratoscope.mitigation.gather import largest, summed, world_size
+from stratoscope.mitigation.objective import Counts, Cut, Micro, Objective, Terms
 from stratoscope.mitigation.parameters import Trained, open_parameters
-from stratoscope.models import LoadedModel, Loading, kept_layers, without_layers
+from stratoscope.mitigation.states import SAMPLED, Reference, measured
+from stratoscope.models import LoadedModel, Loading, kept_layers, peak_memory_bytes, without_layers
 
 STEPS = "steps.json"
 """In a checkpoint: what was logged of the steps before it."""
 TAG = "state"
-SAMPLED = 64
-"""Questions or texts over which the reference's hidden states are measured."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,8 @@ class Host(Protocol):
     def report(self, metrics: dict[str, float], folder: Path | None) -> None:
         """Tell metrics and, where one was written, keep the checkpoint in a folder; every worker calls it as often."""
 
-    def note(self, step: int, loss: float, tokens: int) -> None:
-        """Tell that a step was made; only the first worker calls it."""
+    def note(self, row: dict[str, float]) -> None:
+        """Tell of a step that was made; only the first worker calls it."""
 
     def stopping(self) -> bool:
         """Tell whether the run is to stop; only the first worker is asked."""
@@ -104,6 +103,8 @@ Validation = Callable[[LoadedModel], dict[str, float]]
 
 def train(settings: TrainingSettings, corpus: Corpus, host: Host, validate: Validation | None = None) -> None:
     """Train until the last step, or until the run is to stop; every worker calls this.
+
+    A loss or gradient that is no number ends the training, too; the last checkpoint, if any, is from before it.
 
     Args:
         settings: the same for all workers.
@@ -147,7 +148,12 @@ class _Trainer:
         begun = self._resume()
         settings, total = self._settings, self._settings.optimising.steps
         for step in range(begun, total):
-            self._rows.append(self._step(step))
+            row = self._step(step)
+            if self._host.rank == 0:
+                self._host.note(row)
+            if not (math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"])):
+                return
+            self._rows.append(row)
             done = step + 1
             stop = self._told_to_stop()
             last = done == total
@@ -169,7 +175,7 @@ class _Trainer:
         questions, texts = plan.questions(step), plan.texts(step)
         counts = Counts.of(self._corpus, questions, texts)
         weights = self._settings.terms.weights.used()
-        totals: dict[str, torch.Tensor] = {}
+        totals: dict[str, Any] = {}
         tokens = 0
         for number in range(plan.micro_batches):
             micro = self._micro(plan.micro(questions, number), plan.micro(texts, number), counts)
@@ -181,22 +187,21 @@ class _Trainer:
             engine.backward(loss * scale)
             engine.step()
             for name, part in parts.items():
-                totals[name] = totals.get(name, torch.zeros(())) + part.detach().cpu()
+                totals[name] = totals.get(name, 0) + part.detach().double()
         names = sorted(totals)
-        both = summed(torch.stack([*(totals[n].double() for n in names), torch.tensor(float(tokens)).double()]))
+        both = summed(torch.stack([*(totals[n] for n in names), self._scalar(tokens)]))
         terms = dict(zip(names, both.tolist(), strict=False))
         seconds = time.perf_counter() - started
-        row = {
+        return {
             "step": float(step + 1),
             "loss": sum(weights[name] * terms[name] for name in names),
             **terms,
             "gradient_norm": float(engine.get_global_grad_norm() or 0.0),
             "learning_rate": learning_rate,
+            "tokens": float(both[-1]),
             "tokens_per_s": float(both[-1]) / seconds,
+            "peak_memory_bytes": float(largest(self._scalar(peak_memory_bytes()))),
         }
-        if self._host.rank == 0:
-            self._host.note(step + 1, row["loss"], int(both[-1]))
-        return row
 
     def _micro(self, questions: Sequence[int], texts: Sequence[int], counts: Counts) -> Micro:
         workers, rank = world_size(), self._host.rank
@@ -220,8 +225,11 @@ class _Trainer:
         return found
 
     def _told_to_stop(self) -> bool:
-        told = torch.tensor(float(self._host.rank == 0 and self._host.stopping()))
-        return bool(summed(told) > 0)
+        return bool(summed(self._scalar(self._host.rank == 0 and self._host.stopping())) > 0)
+
+    def _scalar(self, value: float) -> torch.Tensor:
+        # On the model's device, for workers on GPUs exchange nothing else.
+        return torch.tensor(float(value), dtype=torch.float64, device=self._model.device)
 
     def _save(self, metrics: dict[str, float]) -> None:
         with tempfile.TemporaryDirectory(prefix="stratoscope-") as aside:

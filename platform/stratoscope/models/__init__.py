@@ -16,6 +16,7 @@ from stratoscope.models.load import (
     num_layers_of,
     resolve_dtype,
 )
+from stratoscope.models.memory import peak_memory_bytes
 from stratoscope.models.prune import check_causal, check_prunable, kept_layers, set_layers, without_layers
 from stratoscope.models.source import BUNDLED_MODELS, ModelSource, local_folder, pin_source, resolve_source
 from stratoscope.models.tokens import Encoded, Encoding, encode, encode_pair, encode_text
@@ -51,6 +52,7 @@ __all__ = [
     "local_folder",
     "num_layers_of",
     "pad",
+    "peak_memory_bytes",
     "pin_source",
     "resolve_dtype",
     "resolve_source",

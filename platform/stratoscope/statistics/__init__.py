@@ -1,6 +1,7 @@
 """Sufficient statistics of activations, their merging, their histogram and resampling. Needs numpy alone."""
 
 from stratoscope.statistics.correlation import spearman
+from stratoscope.statistics.multiple import bootstrap_p_value, holm
 from stratoscope.statistics.randomization import Design, MaxT, max_t
 from stratoscope.statistics.resampling import (
     Resampled,
@@ -16,8 +17,10 @@ __all__ = [
     "MaxT",
     "Resampled",
     "Statistics",
+    "bootstrap_p_value",
     "bootstrap_weights",
     "half_weights",
+    "holm",
     "max_t",
     "merge",
     "merge_all",

@@ -16,11 +16,11 @@ from stratoscope.activations import Probe, Tap, run_head
 from stratoscope.data import Answer, Answers, Question, decode
 from stratoscope.evaluation import Prompt, equals_one_of, generate
 from stratoscope.execution import FIRST_ATTEMPT, Attempt, WorkMetrics
-from stratoscope.models import Loading, bucket, encode_text, pad
+from stratoscope.models import Loading, bucket, encode_text, pad, peak_memory_bytes
 from stratoscope.pipelines.hallucination import tables
 from stratoscope.pipelines.hallucination.config import ReadPart
 from stratoscope.pipelines.hallucination.rows import AnswerRow, Unit, encode_answers, group_questions, read_parts
-from stratoscope.pipelines.measuring.batches import peak_memory_bytes, run_batches
+from stratoscope.pipelines.measuring.batches import run_batches
 from stratoscope.pipelines.measuring.rows import stats_table
 from stratoscope.results import ShardResult, from_rows, to_parquet
 from stratoscope.statistics import Statistics

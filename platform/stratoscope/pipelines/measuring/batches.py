@@ -1,6 +1,5 @@
 """Running the batches of a shard so that what fails is lost alone."""
 
-import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -89,9 +88,3 @@ def _pass(
 
 def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".split("\n")[0]
-
-
-def peak_memory_bytes() -> int:
-    """Return the most memory this process has held: on the host, plus what torch held on its GPUs."""
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return host + sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))

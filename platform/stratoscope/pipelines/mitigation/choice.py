@@ -7,7 +7,7 @@ from stratoscope.errors import InputError
 from stratoscope.models import ModelFacts, ModelSource, weights_fingerprint
 from stratoscope.pipelines.finished import open_finished
 from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob
-from stratoscope.pipelines.mitigation.config import FLAGGED, RANDOM, MitigationConfig
+from stratoscope.pipelines.mitigation.config import EVERY, FLAGGED, RANDOM, MitigationConfig
 from stratoscope.pipelines.mitigation.variants import (
     Variant,
     dropped_layers,
@@ -97,6 +97,12 @@ class LayerChoice:
             return healing(dropped_layers(self.score, config.drop, config.drops), layers, self.num_layers, seeds)
         numbers = parse_layers(config.drop, self.num_layers, "drop") or ()
         return healing(given_layers(numbers), layers, self.num_layers, seeds)
+
+    def most_trained(self) -> int:
+        """Return the most layers that a variant trains, as far as can be told before flags are made."""
+        if self.lacks_flags:
+            return self.num_layers if EVERY in self.config.compare else self.config.flags.num_layers or self.num_layers
+        return max(len(v.layers) for v in self.variants())
 
     def flagged(self, number: int) -> tuple[int, ...]:
         """Return so many flagged layers.

@@ -1,8 +1,8 @@
 """Models before and after training, item by item, with paired intervals."""
 
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stratoscope.evaluation import Estimate, Resampling, Score
 from stratoscope.evaluation.questions import LOG_SCALE
-from stratoscope.statistics import bootstrap_weights, percentile_interval
+from stratoscope.statistics import bootstrap_p_value, bootstrap_weights, holm, percentile_interval
 
 Array = NDArray[np.float64]
 Key = tuple[str, str]
@@ -39,14 +39,26 @@ class Change:
 
 @dataclass(frozen=True)
 class Versus:
-    """Two variants, each by the mean over its seeds."""
+    """A variant against another, or against the base, each by the mean over its seeds."""
 
+    variant: str
+    other: str
+    dataset: str | None
+    """None is the mean over data sets."""
+    metric: str
     n: int
+    seeds: int
     mean: float
     spread: float
     other_mean: float
     other_spread: float
     difference: Estimate
+    relative: Estimate
+    """The difference by the other's mean."""
+    p_value: float
+    """Two-sided, that the difference is 0."""
+    p_holm: float
+    """The same, corrected for the data sets of a metric being tested together."""
 
 
 def gather(scores: Iterable[Score]) -> dict[Key, Measured]:
@@ -82,27 +94,63 @@ def change(before: Measured, after: Measured, key: Key, how: Resampling) -> Chan
     )
 
 
-def versus(ones: Sequence[Measured], others: Sequence[Measured], key: Key, how: Resampling) -> tuple[Versus, Array]:
-    """Compare two variants, each trained with several seeds, on the same items; return the draws of it too."""
-    draws = _weights(ones[0], key, how)
-    one, other = (np.stack([_metric(_same(ones[0], m), key, draws) for m in models]) for models in (ones, others))
-    difference = one.mean(axis=0) - other.mean(axis=0)
-    return (
-        Versus(
-            len(ones[0].item_ids),
-            float(one[:, 0].mean()),
-            _spread(one[:, 0]),
-            float(other[:, 0].mean()),
-            _spread(other[:, 0]),
-            estimate(difference, how),
-        ),
-        difference,
+Models = Sequence[Mapping[Key, Measured]]
+"""One variant's, each trained with another seed."""
+
+
+def compare(variants: Mapping[str, Models], how: Resampling) -> list[Versus]:
+    """Compare each variant with every later one, on each data set and on their mean, metric by metric.
+
+    Args:
+        variants: by name; all were judged on the same items.
+        how: intervals and p-values are made.
+    """
+    found: list[Versus] = []
+    for (name, ones), (other, others) in combinations(variants.items(), 2):
+        for metric in dict.fromkeys(metric for _, metric in ones[0]):
+            keys = [key for key in ones[0] if key[1] == metric]
+            drawn = [(_drawn(ones, key, how), _drawn(others, key, how)) for key in keys]
+            own = [
+                _versus((name, other), key, len(ones[0][key].item_ids), both, how)
+                for key, both in zip(keys, drawn, strict=True)
+            ]
+            corrected = holm([v.p_value for v in own])
+            found += [replace(v, p_holm=p) for v, p in zip(own, corrected, strict=True)]
+            if len(own) > 1:
+                one, another = (np.mean([both[side] for both in drawn], axis=0) for side in (0, 1))
+                found.append(_versus((name, other), (None, metric), sum(v.n for v in own), (one, another), how))
+    return found
+
+
+def _drawn(models: Models, key: Key, how: Resampling) -> Array:
+    """Return a metric of each seed's model, as it was and as drawn, shape (seeds, 1 + draws)."""
+    first = models[0][key]
+    draws = _weights(first, key, how)
+    return np.stack([_metric(_same(first, model[key]), key, draws) for model in models])
+
+
+def _versus(
+    names: tuple[str, str], key: tuple[str | None, str], n: int, drawn: tuple[Array, Array], how: Resampling
+) -> Versus:
+    one, another = drawn
+    difference = one.mean(axis=0) - another.mean(axis=0)
+    p_value = bootstrap_p_value(difference[1:])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = difference / another.mean(axis=0)
+    return Versus(
+        *names,
+        *key,
+        n=n,
+        seeds=len(one),
+        mean=float(one[:, 0].mean()),
+        spread=_spread(one[:, 0]),
+        other_mean=float(another[:, 0].mean()),
+        other_spread=_spread(another[:, 0]),
+        difference=estimate(difference, how),
+        relative=estimate(relative, how),
+        p_value=p_value,
+        p_holm=p_value,
     )
-
-
-def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the pairs of variants that are compared, the first of the run before the others."""
-    return list(combinations(dict.fromkeys(names), 2))
 
 
 def estimate(draws: Array, how: Resampling) -> Estimate:

@@ -119,6 +119,8 @@ class TrainSection(Section):
     """Steps of the optimiser."""
     questions: int = Field(4, ge=0)
     """Questions of a step, of all workers together."""
+    wrong_answers: int = Field(2, ge=1)
+    """Most wrong answers of a question that are trained on: the first of the data."""
     texts: int = Field(4, ge=0)
     """Texts of a step, of all workers together."""
     micro_batches: int = Field(1, ge=1)

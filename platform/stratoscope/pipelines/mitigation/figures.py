@@ -55,6 +55,37 @@ def changes(rows: list[Row], metric: str, *, retention: bool) -> "Figure":
     return figure
 
 
+def separation(rows: list[Row], dataset: str) -> "Figure":
+    """Draw how much closer a question's end is to right answers than to wrong ones, by layer, a line for each model."""
+    from plotly.graph_objects import Figure, Scatter
+
+    own = [row for row in rows if row["dataset"] == dataset]
+    variants = list(dict.fromkeys(row["variant"] for row in own))
+    models = list(dict.fromkeys((row["variant"], row["seed"]) for row in own))
+    traces = []
+    for number, (variant, seed) in enumerate(models):
+        line = [row for row in own if (row["variant"], row["seed"]) == (variant, seed)]
+        kind = variants.index(variant)
+        traces.append(
+            Scatter(
+                x=[row["layer"] for row in line],
+                y=[row["gap"] for row in line],
+                mode="lines+markers",
+                name=variant,
+                legendgroup=variant,
+                showlegend=all(earlier != variant for earlier, _ in models[:number]),
+                line={"color": COLOURS[kind % len(COLOURS)], "width": 1.5},
+                marker={"symbol": SYMBOLS[kind % len(SYMBOLS)], "size": 5},
+                customdata=[[row["closer"], seed] for row in line],
+                hovertemplate=f"{variant}, seed %{{customdata[1]}}<br>layer %{{x}}: gap %{{y:.3f}}, closer in "
+                "%{customdata[0]:.1%} of pairs<extra></extra>",
+            )
+        )
+    figure = Figure(traces)
+    style(figure, f"{dataset}: layer", "cosine, right less wrong", height=330)
+    return figure
+
+
 def training(rows: list[Row]) -> "Figure":
     """Draw the loss and its terms by step, one below the other."""
     from plotly.graph_objects import Scatter

@@ -63,7 +63,7 @@ def judges(job: "MitigationJob", workers: Workers, num_models: int) -> Iterator[
 def judge_all(job: "MitigationJob", variants: Sequence[Variant], service: Service, store: VariantStore) -> None:
     """Judge the base, each set of dropped layers before training, and every variant; what is known is kept."""
     wanted = list(_models(variants, store))
-    missing = [model for model in wanted if store.scores(model.key) is None]
+    missing = [model for model in wanted if not store.is_judged(model.key)]
     meter = Meter(len(wanted), len(wanted) - len(missing), "models", "models")
     with progress(meter, "evaluate", job.terminal.console) as bar:
         # As many at once as there are evaluators, so that what is finished is kept.
@@ -71,8 +71,8 @@ def judge_all(job: "MitigationJob", variants: Sequence[Variant], service: Servic
         for start in range(0, len(missing), size):
             chunk = missing[start : start + size]
             answers = service.map("evaluate", [(model.patch, model.dropped) for model in chunk])
-            for model, scores in zip(chunk, answers, strict=True):
-                store.write_scores(model.key, model.name, model.seed, scores)
+            for model, found in zip(chunk, answers, strict=True):
+                store.write_judgement(model.key, model.name, model.seed, found)
                 bar.add(1, 1)
 
 

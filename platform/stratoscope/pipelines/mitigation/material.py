@@ -1,7 +1,7 @@
 """What is trained on, what trials are judged on, and what is held out: three parts that share no question or text."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stratoscope.data import FORMATS, DataSet, PairChoice, PromptSource, Question, decode, load_pairs, load_prompts
@@ -15,8 +15,8 @@ from stratoscope.pipelines.mitigation.config import MitigationConfig, TextsSecti
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MOST_WRONG = 4
-"""Wrong answers of a question that are trained on: the first of the data."""
+SEPARATED = 40
+"""Held-out questions of each data set whose hidden states are looked at, layer by layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +25,10 @@ class Judged:
 
     questions: tuple[Question, ...]
     texts: tuple[Text, ...]
-    answered: frozenset[str]
+    answered: frozenset[str] = frozenset()
     """Data sets whose questions the model is to answer too."""
+    separated: Mapping[str, tuple[QuestionExample, ...]] = field(default_factory=dict)
+    """By data set, questions whose hidden states are looked at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,7 @@ def load_material(
     train, validate, held, datasets, prints = _divided(config, frozenset(seen))
     held_ids = {question.question_id for question in held}
     texts, text_ids, checked, text_print = _texts(config, tokenizer, held_ids)
-    examples = [e for e in (_example(tokenizer, q, longest) for q in train) if e is not None]
+    examples = _examples(tokenizer, train, longest, config.train.wrong_answers)
     if config.terms.weights.uses_questions and not examples:
         raise InputError(
             "pairs.source: no question is left to train on; take data sets that are not in evaluation.only"
@@ -77,9 +79,17 @@ def load_material(
         for d in datasets
     }
     return Material(
-        Corpus(tuple(examples), tuple(texts)),
-        Judged(tuple(validate), tuple(checked), frozenset()),
-        Judged(tuple(held), tuple(perplexity), frozenset(short) if config.evaluation.generate else frozenset()),
+        Corpus(examples, tuple(texts)),
+        Judged(tuple(validate), tuple(checked)),
+        Judged(
+            tuple(held),
+            tuple(perplexity),
+            frozenset(short) if config.evaluation.generate else frozenset(),
+            {
+                d.name: _examples(tokenizer, [q for q in held if q.dataset == d.name][:SEPARATED], longest, None)
+                for d in datasets
+            },
+        ),
         used,
         tuple(datasets),
         counts,
@@ -125,10 +135,19 @@ def _divided(
     return train, validate, held, questions.datasets, questions.fingerprint
 
 
-def _example(tokenizer: "PreTrainedTokenizerBase", question: Question, longest: int) -> QuestionExample | None:
-    """Return a question as token ids, or None where an answer has no token or does not fit."""
+def _examples(
+    tokenizer: "PreTrainedTokenizerBase", questions: Sequence[Question], longest: int, most_wrong: int | None
+) -> tuple[QuestionExample, ...]:
+    """Return questions as token ids, without those that have an answer of no token or one that does not fit."""
+    found = (_example(tokenizer, question, longest, most_wrong) for question in questions)
+    return tuple(example for example in found if example is not None)
+
+
+def _example(
+    tokenizer: "PreTrainedTokenizerBase", question: Question, longest: int, most_wrong: int | None
+) -> QuestionExample | None:
     right = next(a.text for a in question.answers if a.right)
-    wrong = [a.text for a in question.answers if not a.right][:MOST_WRONG]
+    wrong = [a.text for a in question.answers if not a.right][:most_wrong]
     pairs = [encode_pair(tokenizer, question.prompt, f" {text}") for text in (right, *wrong)]
     if any(not answer or len(before) + len(answer) > longest for before, answer in pairs):
         return None

@@ -5,25 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from stratoscope.evaluation import LOWER_IS_BETTER, Estimate, Resampling
+from stratoscope.evaluation import LOWER_IS_BETTER, Resampling
 from stratoscope.mitigation import TERMS
-from stratoscope.pipelines.mitigation.compare import (
-    Change,
-    Key,
-    Measured,
-    Versus,
-    change,
-    estimate,
-    gather,
-    pairs,
-    versus,
-)
+from stratoscope.pipelines.mitigation.compare import Change, Key, Versus, change, compare, gather
 from stratoscope.pipelines.mitigation.store import VariantStore
 from stratoscope.pipelines.mitigation.variants import Variant
 
 Row = tuple[object, ...]
 BASE = "base"
+TOLD = ("mc1", "mc2", "pairwise", "exact_match", "perplexity")
+"""Metrics of mending that the verdicts tell; those of tasks are in the tables."""
+SIGNIFICANT = 0.05
 CUT = "cut-"
 """Before the key of a variant: the same layers dropped, nothing trained."""
 
@@ -42,9 +36,9 @@ class Outcome:
 
 def outcome(variants: Sequence[Variant], store: VariantStore, how: Resampling) -> Outcome:
     """Compare every model with the base, and variants with each other."""
-    base = gather(store.scores(BASE) or [])
-    judged = {v.key: gather(store.scores(v.key) or []) for v in variants}
-    cut = {v.key: gather(store.scores(CUT + v.key) or []) for v in variants if v.dropped}
+    base = gather(store.scores(BASE))
+    judged = {v.key: gather(store.scores(v.key)) for v in variants}
+    cut = {v.key: gather(store.scores(CUT + v.key)) for v in variants if v.dropped}
     evaluation = [_row(BASE, None, key, change(own, own, key, how)) for key, own in base.items()]
     changes: dict[tuple[str, Key], Change] = {}
     for v in variants:
@@ -55,78 +49,43 @@ def outcome(variants: Sequence[Variant], store: VariantStore, how: Resampling) -
                 evaluation.append(_row(name, v.seed, key, found))
                 if name == v.name:
                     changes[v.key, key] = found
-    compared = list(_compared(variants, judged, how))
-    return Outcome(
-        evaluation,
-        [_comparison_row(*c) for c in compared],
-        list(_items(variants, store)),
-        [*_changed(variants, changes), *_better(compared)],
-        changes,
-    )
+    names = dict.fromkeys(v.name for v in variants)
+    compared = compare({n: [judged[v.key] for v in variants if v.name == n] for n in names} | {BASE: [base]}, how)
+    verdicts = [
+        *_against_base([v for v in compared if v.other == BASE], healing=bool(cut)),
+        *_better([v for v in compared if v.other != BASE and v.dataset is None]),
+    ]
+    return Outcome(evaluation, [_comparison_row(v) for v in compared], list(_items(variants, store)), verdicts, changes)
 
 
-def _compared(
-    variants: Sequence[Variant], judged: dict[str, dict[Key, Measured]], how: Resampling
-) -> Iterator[tuple[str, str, Key | tuple[None, str], int, Versus]]:
-    names = list(dict.fromkeys(v.name for v in variants))
-    for one, other in pairs(names):
-        models = [[judged[v.key] for v in variants if v.name == name] for name in (one, other)]
-        draws: dict[str, list[Any]] = {}
-        found: dict[str, list[Versus]] = {}
-        for key in models[0][0]:
-            against, difference = versus([m[key] for m in models[0]], [m[key] for m in models[1]], key, how)
-            draws.setdefault(key[1], []).append(difference)
-            found.setdefault(key[1], []).append(against)
-            yield one, other, key, len(models[0]), against
-        for metric, differences in draws.items():
-            if len(differences) > 1:
-                own = found[metric]
-                yield (
-                    one,
-                    other,
-                    (None, metric),
-                    len(models[0]),
-                    Versus(
-                        sum(v.n for v in own),
-                        float(np.mean([v.mean for v in own])),
-                        float(np.mean([v.spread for v in own])),
-                        float(np.mean([v.other_mean for v in own])),
-                        float(np.mean([v.other_spread for v in own])),
-                        estimate(np.mean(differences, axis=0), how),
-                    ),
-                )
-
-
-def _changed(variants: Sequence[Variant], changes: dict[tuple[str, Key], Change]) -> Iterator[str]:
-    for v in variants:
-        own = {key: found for (name, key), found in changes.items() if name == v.key}
-        parts = []
-        for (dataset, metric), c in own.items():
-            if v.dropped:
-                parts.append(f"{dataset} {metric} {c.before:.3f} -> {c.after:.3f} ({_kept(c)})")
-            elif metric in ("mc1", "exact_match", "perplexity"):
-                parts.append(f"{dataset} {metric} {c.before:.3f} -> {c.after:.3f}{_noise(c.difference)}")
-        yield f"{v.name}, seed {v.seed}: {'; '.join(parts)}."
-
-
-def _kept(c: Change) -> str:
-    return f"{c.retention.value:.1%}, {c.retention.low:.1%} to {c.retention.high:.1%}"
-
-
-def _noise(e: Estimate) -> str:
-    return " (within noise)" if e.low <= 0 <= e.high else ""
-
-
-def _better(compared: Sequence[tuple[str, str, Key | tuple[None, str], int, Versus]]) -> Iterator[str]:
-    for one, other, (dataset, metric), seeds, v in compared:
-        if dataset is not None:
+def _against_base(compared: Sequence[Versus], *, healing: bool) -> Iterator[str]:
+    """Say what each variant came to on every data set, one line for each metric that people ask for."""
+    for name, metric in dict.fromkeys((v.variant, v.metric) for v in compared if v.dataset is not None):
+        if not healing and metric not in TOLD:
             continue
-        sign = -1 if metric in LOWER_IS_BETTER else 1
+        own = [v for v in compared if (v.variant, v.metric) == (name, metric) and v.dataset is not None]
+        seeds = f", mean of {own[0].seeds} seeds" if own[0].seeds > 1 else ""
+        yield f"{name}, {metric}{seeds}: {'; '.join(_kept(v) if healing else _gained(v) for v in own)}."
+
+
+def _kept(v: Versus) -> str:
+    share, low, high = (1 + x for x in (v.relative.value, v.relative.low, v.relative.high))
+    return f"{v.dataset} {v.other_mean:.3f} -> {v.mean:.3f} ({share:.1%}, {low:.1%} to {high:.1%})"
+
+
+def _gained(v: Versus) -> str:
+    noise = f", p {v.p_holm:.2g}" if v.p_holm <= SIGNIFICANT else ", within noise"
+    return f"{v.dataset} {v.other_mean:.3f} -> {v.mean:.3f} ({v.relative.value:+.1%}{noise})"
+
+
+def _better(means: Sequence[Versus]) -> Iterator[str]:
+    for v in means:
+        sign = -1 if v.metric in LOWER_IS_BETTER else 1
         low, high = sorted((sign * v.difference.low, sign * v.difference.high))
         said = "better than" if low > 0 else "worse than" if high < 0 else "no different, within noise, from"
         yield (
-            f"{one} is {said} {other} by {metric}, averaged over data sets and {seeds} seed{'s' if seeds > 1 else ''}: "
-            f"{v.mean:.3f} against {v.other_mean:.3f}, {v.difference.value:+.3f} "
+            f"{v.variant} is {said} {v.other} by {v.metric}, averaged over data sets and {v.seeds} "
+            f"seed{'s' if v.seeds > 1 else ''}: {v.mean:.3f} against {v.other_mean:.3f}, {v.difference.value:+.3f} "
             f"({v.difference.low:+.3f} to {v.difference.high:+.3f})."
         )
 
@@ -148,13 +107,14 @@ def _row(name: str, seed: int | None, key: Key, c: Change) -> Row:
     )
 
 
-def _comparison_row(one: str, other: str, key: Key | tuple[None, str], seeds: int, v: Versus) -> Row:
+def _comparison_row(v: Versus) -> Row:
     return (
-        one,
-        other,
-        *key,
+        v.variant,
+        v.other,
+        v.dataset,
+        v.metric,
         v.n,
-        seeds,
+        v.seeds,
         v.mean,
         None if np.isnan(v.spread) else v.spread,
         v.other_mean,
@@ -162,16 +122,30 @@ def _comparison_row(one: str, other: str, key: Key | tuple[None, str], seeds: in
         v.difference.value,
         v.difference.low,
         v.difference.high,
+        v.relative.value,
+        v.p_value,
+        v.p_holm,
     )
 
 
+def _models(variants: Sequence[Variant]) -> Iterator[tuple[str, str, int | None]]:
+    """Yield key, name and seed of every judged model."""
+    yield BASE, BASE, None
+    for v in variants:
+        if v.dropped:
+            yield CUT + v.key, f"{v.name}, not healed", v.seed
+        yield v.key, v.name, v.seed
+
+
 def _items(variants: Sequence[Variant], store: VariantStore) -> Iterator[Row]:
-    models: list[tuple[str, str, int | None]] = [(BASE, BASE, None)]
-    models += [(CUT + v.key, f"{v.name}, not healed", v.seed) for v in variants if v.dropped]
-    models += [(v.key, v.name, v.seed) for v in variants]
-    for key, name, seed in models:
-        for s in store.scores(key) or []:
+    for key, name, seed in _models(variants):
+        for s in store.scores(key):
             yield name, seed, s.dataset, s.metric, s.item_id, s.value, s.weight
+
+
+def separation_table(variants: Sequence[Variant], store: VariantStore) -> pa.Table:
+    """Return the table `separation`."""
+    return pa.concat_tables([store.separations(key) for key, _, _ in _models(variants)])
 
 
 def training_rows(variants: Sequence[Variant], store: VariantStore) -> Iterator[Row]:
@@ -186,6 +160,7 @@ def training_rows(variants: Sequence[Variant], store: VariantStore) -> Iterator[
                 *(row.get(term) for term in TERMS),
                 row["gradient_norm"],
                 row["learning_rate"],
+                int(row["tokens"]),
                 row["tokens_per_s"],
             )
 
@@ -193,10 +168,15 @@ def training_rows(variants: Sequence[Variant], store: VariantStore) -> Iterator[
 def card_rows(found: Outcome, variant: Variant) -> list[list[str]]:
     """Return the table of a model's card."""
     return [
-        [dataset, metric, f"{c.before:.3f}", f"{c.after:.3f}", _kept(c) + _noise(c.difference), str(c.n)]
+        [dataset, metric, f"{c.before:.3f}", f"{c.after:.3f}", _card_text(c), str(c.n)]
         for (key, (dataset, metric)), c in found.changes.items()
         if key == variant.key
     ]
+
+
+def _card_text(c: Change) -> str:
+    kept = f"{c.retention.value:.1%}, {c.retention.low:.1%} to {c.retention.high:.1%}"
+    return kept + (" (within noise)" if c.difference.low <= 0 <= c.difference.high else "")
 
 
 def variant_rows(variants: Sequence[Variant], store: VariantStore) -> Iterator[Row]:
@@ -211,7 +191,9 @@ def variant_rows(variants: Sequence[Variant], store: VariantStore) -> Iterator[R
             facts["parameters"],
             facts["learning_rate"],
             len(facts["steps"]),
+            facts["diverged"],
             facts["seconds"],
+            int(facts["steps"][-1]["peak_memory_bytes"]),
         )
 
 

@@ -41,6 +41,9 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
     comparison = read_table(storage, "comparison").to_pylist()
     if comparison:
         sections.append(_comparison_section(comparison))
+    separation = read_table(storage, "separation").to_pylist()
+    if separation:
+        sections.append(_separation_section(separation))
     sections.append(_training_section(read_table(storage, "training").to_pylist()))
     if storage.exists("tuning.parquet"):
         sections.append(_tuning_section(read_table(storage, "tuning").to_pylist()))
@@ -76,6 +79,7 @@ def _variant_section(variants: list[Row]) -> Section:
         "learning rate",
         "steps",
         "seconds",
+        "peak memory of a worker",
     ]
     rows = [
         [
@@ -85,8 +89,9 @@ def _variant_section(variants: list[Row]) -> Section:
             " ".join(map(str, v["dropped_layers"])) or "none",
             f"{v['trained_parameters']:,}",
             f"{v['learning_rate']:.3g}",
-            str(v["steps"]),
+            f"{v['steps']}{', diverged' if v['diverged'] else ''}",
             f"{v['seconds']:.0f}",
+            f"{v['peak_memory_bytes'] / 1e9:.1f} GB",
         ]
         for v in variants
     ]
@@ -107,6 +112,8 @@ def _comparison_section(comparison: list[Row]) -> Section:
         "sd",
         "less other",
         "interval",
+        "by other's",
+        "p, corrected",
     ]
     rows = [
         [
@@ -122,17 +129,32 @@ def _comparison_section(comparison: list[Row]) -> Section:
             number_text(c["other_spread"], ".3f"),
             f"{c['difference']:+.3f}",
             f"{c['ci_low']:+.3f} to {c['ci_high']:+.3f}",
+            f"{c['relative']:+.1%}",
+            f"{c['p_holm']:.2g}",
         ]
         for c in comparison
     ]
     return Section(
-        "Variants against each other",
+        "Variants against the base and each other",
         [
-            "Each variant is the mean over its seeds; sd is the standard deviation over them. Intervals are of a "
-            "paired bootstrap over items, and do not hold what another seed would change."
+            "Each variant is the mean over its seeds; sd is the standard deviation over them. Intervals and p-values "
+            "are of a paired bootstrap over items, and do not hold what another seed would change; p is corrected, by "
+            "Holm's method, for the data sets of a metric being tested together."
         ],
         [],
         [Table(header, rows)],
+    )
+
+
+def _separation_section(rows: list[Row]) -> Section:
+    return Section(
+        "Right and wrong answers inside the model",
+        [
+            "How much closer, by the cosine, the end of a question is to its right answer than to its wrong ones, in "
+            "each layer, on the mean over held-out questions; states are standardised by the base's. Above 0 a layer "
+            "puts the right answer closer."
+        ],
+        [figures.separation(rows, name) for name in dict.fromkeys(row["dataset"] for row in rows)],
     )
 
 

@@ -1,7 +1,7 @@
 """The flow of the mitigation job: layers -> (search) -> training -> evaluation -> comparison -> checkpoint."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from rich.console import Console
@@ -28,10 +28,17 @@ from stratoscope.pipelines.job import Job
 from stratoscope.pipelines.mitigation import tables
 from stratoscope.pipelines.mitigation.choice import LayerChoice
 from stratoscope.pipelines.mitigation.config import MitigationConfig
-from stratoscope.pipelines.mitigation.estimate import estimate
+from stratoscope.pipelines.mitigation.estimate import Need, check_memory, estimate, need
 from stratoscope.pipelines.mitigation.judging import judge_all, judges, keep
 from stratoscope.pipelines.mitigation.material import Material, load_material
-from stratoscope.pipelines.mitigation.outcome import Outcome, outcome, training_rows, tuning_rows, variant_rows
+from stratoscope.pipelines.mitigation.outcome import (
+    Outcome,
+    outcome,
+    separation_table,
+    training_rows,
+    tuning_rows,
+    variant_rows,
+)
 from stratoscope.pipelines.mitigation.report import build_page, summary_table
 from stratoscope.pipelines.mitigation.store import VariantStore
 from stratoscope.pipelines.mitigation.trainer import TRAINING, Trainer, tuned_file
@@ -55,6 +62,7 @@ class MitigationJob(Job[MitigationConfig]):
     choice: LayerChoice
     material: Material
     longest: int
+    need: Need
 
     def prepare(self) -> None:
         """Resolve the model and the runs that layers are taken from, and read questions and texts."""
@@ -75,10 +83,13 @@ class MitigationJob(Job[MitigationConfig]):
         self.longest = min(LONGEST, self.facts.max_positions or LONGEST)
         self.choice = LayerChoice.open(config, self.source, self.facts)
         self.material = load_material(config, self.tokenizer, self.choice.seen(), self.longest)
+        self.need = need(config, self.facts, self.material, self.choice.most_trained(), len(self.tokenizer))
+        if is_local():
+            check_memory(self.need)
 
     def plan(self) -> Sequence[tuple[str, str]]:
         """Return what the run would do, and estimates of what it takes."""
-        return estimate(self.config, self.facts, self.material)
+        return estimate(self.config, self.facts, self.material, self.need)
 
     def execute(self) -> None:
         """Train every variant, judge all of them, compare, and write what is to be kept."""
@@ -91,21 +102,18 @@ class MitigationJob(Job[MitigationConfig]):
             self._identify(workers)
             self.check_fingerprints()
             self.run.write_manifest(self.manifest)
-            variants = self.choice.variants()
             store = VariantStore(self.run.storage)
-            trainer = Trainer(self, workers, store)
-            for variant in variants:
-                trainer.train(variant)
+            variants, failed = Trainer(self, workers, store).train_all(self.choice.variants())
             with self.stage("evaluate"), judges(self, workers, 2 * len(variants)) as service:
                 judge_all(self, variants, service, store)
                 found = outcome(variants, store, self.config.evaluation.to_resampling(self.config.seed))
                 kept = keep(self, variants, found, service, store)
         self.manifest.facts |= {
-            "verdicts": found.verdicts,
+            "verdicts": [*found.verdicts, *self._troubles(variants, failed, store)],
             "models": list(kept.urls),
             "frozen_tensors": kept.frozen_tensors,
         }
-        self._write(variants, store, found)
+        self._write(variants, failed, store, found)
         with self.stage("report"):
             self.run.storage.write("report.html", render(build_page(self.run.storage, self.manifest)))
         store.clear()
@@ -129,7 +137,21 @@ class MitigationJob(Job[MitigationConfig]):
             usual = min(MOST_CPU_WORKERS, int(there.get("CPU", 1)) // train.cpus)
         return Workers(train.num_workers or max(1, usual), train.cpus, gpus)
 
-    def _write(self, variants: Sequence[Variant], store: VariantStore, found: Outcome) -> None:
+    @staticmethod
+    def _troubles(variants: Sequence[Variant], failed: Mapping[Variant, str], store: VariantStore) -> Iterator[str]:
+        for v in variants:
+            facts = store.trained(v) or {}
+            if facts["diverged"]:
+                yield (
+                    f"{v.key} diverged: its loss was no number after its last checkpoint, that of step "
+                    f"{len(facts['steps'])}, which is what was judged; take a lower train.learning_rate."
+                )
+        for v, error in failed.items():
+            yield f"{v.key} failed, and is in no comparison: {error}."
+
+    def _write(
+        self, variants: Sequence[Variant], failed: Mapping[Variant, str], store: VariantStore, found: Outcome
+    ) -> None:
         steps = list(training_rows(variants, store))
         written: list[tuple[str, Any, Iterator[Any]]] = [
             ("training", tables.TRAINING, iter(steps)),
@@ -137,15 +159,17 @@ class MitigationJob(Job[MitigationConfig]):
             ("evaluation", tables.EVALUATION, iter(found.evaluation)),
             ("comparison", tables.COMPARISON, iter(found.comparison)),
             ("items", tables.ITEMS, iter(found.items)),
+            ("errors", tables.ERRORS, ((v.name, v.seed, error) for v, error in failed.items())),
         ]
         storage = self.run.storage
+        write_table(storage, "separation", separation_table(variants, store))
         if self.config.tune.num_samples:
             names = dict.fromkeys(v.name for v in variants)
             searches = {name: json.loads(storage.read(tuned_file(name))) for name in names}
             written.append(("tuning", tables.TUNING, tuning_rows(searches)))
         for name, schema, rows in written:
             write_table(storage, name, from_rows(list(rows), schema))
-        self.manifest.counts = {"variants": len(variants), "steps": len(steps)}
+        self.manifest.counts = {"variants": len(variants), "failed": len(failed), "steps": len(steps)}
 
     def _identify(self, workers: Workers) -> None:
         config, material = self.config, self.material

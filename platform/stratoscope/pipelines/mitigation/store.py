@@ -1,12 +1,14 @@
 """What is finished of a run, by variant: its trained tensors, its log, and how it was judged."""
 
 import json
-from collections.abc import Sequence
 from typing import Any
+
+import pyarrow as pa
 
 from stratoscope.evaluation import Score
 from stratoscope.pipelines.mitigation import tables
 from stratoscope.pipelines.mitigation.variants import Variant
+from stratoscope.pipelines.mitigation.worker import Judgement
 from stratoscope.results import Storage, from_rows, read_table, write_table
 
 FOLDER = "variants"
@@ -39,17 +41,26 @@ class VariantStore:
         """Keep what is known of a training; its tensors are there already."""
         self._storage.write(f"{FOLDER}/{variant.key}.json", json.dumps(facts).encode())
 
-    def scores(self, key: str) -> list[Score] | None:
-        """Return how a model was judged, or None where it was not."""
-        if not self._storage.exists(f"{FOLDER}/{key}.items.parquet"):
-            return None
+    def is_judged(self, key: str) -> bool:
+        """Tell whether a model was judged."""
+        return self._storage.exists(f"{FOLDER}/{key}.items.parquet")
+
+    def scores(self, key: str) -> list[Score]:
+        """Return how a judged model did, item by item."""
         rows = read_table(self._storage, f"{FOLDER}/{key}.items").to_pylist()
         return [Score(r["dataset"], r["metric"], r["item_id"], r["value"], r["weight"]) for r in rows]
 
-    def write_scores(self, key: str, name: str, seed: int | None, scores: Sequence[Score]) -> None:
+    def separations(self, key: str) -> pa.Table:
+        """Return how a judged model's layers tell right answers from wrong ones."""
+        return read_table(self._storage, f"{FOLDER}/{key}.separation")
+
+    def write_judgement(self, key: str, name: str, seed: int | None, found: Judgement) -> None:
         """Keep how a model was judged."""
-        rows = [(name, seed, s.dataset, s.metric, s.item_id, s.value, s.weight) for s in scores]
-        write_table(self._storage, f"{FOLDER}/{key}.items", from_rows(rows, tables.ITEMS))
+        layers = [(name, seed, s.dataset, s.layer, s.n, s.gap, s.closer) for s in found.separations]
+        write_table(self._storage, f"{FOLDER}/{key}.separation", from_rows(layers, tables.SEPARATION))
+        # Last, for it says that the model was judged.
+        items = [(name, seed, s.dataset, s.metric, s.item_id, s.value, s.weight) for s in found.scores]
+        write_table(self._storage, f"{FOLDER}/{key}.items", from_rows(items, tables.ITEMS))
 
     def clear(self) -> None:
         """Remove everything, once the run's tables hold it."""

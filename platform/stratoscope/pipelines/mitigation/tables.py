@@ -13,6 +13,7 @@ TRAINING = pa.schema(
         *((term, pa.float64()) for term in TERMS),
         ("gradient_norm", pa.float64()),
         ("learning_rate", pa.float64()),
+        ("tokens", pa.int64()),
         ("tokens_per_s", pa.float64()),
     ]
 )
@@ -26,10 +27,28 @@ VARIANTS = pa.schema(
         ("trained_parameters", pa.int64()),
         ("learning_rate", pa.float64()),
         ("steps", pa.int64()),
+        ("diverged", pa.bool_()),
         ("seconds", pa.float64()),
+        ("peak_memory_bytes", pa.int64()),
     ]
 )
-"""One row per trained model. The seconds are those of the start that ended it."""
+"""One row per trained model. Steps are those that it holds: where it diverged, those before its last checkpoint. The
+seconds are those of the start that ended it, the memory that of the largest worker."""
+ERRORS = pa.schema([("variant", pa.string()), ("seed", pa.int64()), ("error", pa.string())])
+"""One row per training that failed; the others went on."""
+SEPARATION = pa.schema(
+    [
+        ("variant", pa.string()),
+        ("seed", pa.int64()),
+        ("dataset", pa.string()),
+        ("layer", pa.int32()),
+        ("n", pa.int64()),
+        ("gap", pa.float64()),
+        ("closer", pa.float64()),
+    ]
+)
+"""One row per model, data set and layer, as the whole model numbers it: how much closer, by the cosine, a question's
+end is to its right answer than to its wrong ones, and in what share of pairs it is closer; means over n questions."""
 ITEMS = pa.schema(
     [
         ("variant", pa.string()),
@@ -75,10 +94,14 @@ COMPARISON = pa.schema(
         ("difference", pa.float64()),
         ("ci_low", pa.float64()),
         ("ci_high", pa.float64()),
+        ("relative", pa.float64()),
+        ("p_value", pa.float64()),
+        ("p_holm", pa.float64()),
     ]
 )
 """One row per pair of variants and metric: means over seeds, their standard deviations, and variant - other with a
-paired interval over items. Data set null is the mean over data sets."""
+paired interval over items; relative is that by the other's mean. The other may be the base. Data set null is the mean
+over data sets. p-values are two-sided, of the same bootstrap; p_holm is corrected over a metric's data sets."""
 TUNING = pa.schema(
     [
         ("variant", pa.string()),

@@ -1,16 +1,18 @@
 """Trains the variants of a run, each after a search of its own where one is asked for."""
 
 import json
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from stratoscope.errors import RunError
+from stratoscope.errors import RunError, first_line
 from stratoscope.execution import Meter, Trial, Workers, apart, progress, resources, trained
 from stratoscope.mitigation import Trained, TrainingSettings
 from stratoscope.pipelines.mitigation.config import FLAGGED, RANDOM
+from stratoscope.pipelines.mitigation.curves import curves
 from stratoscope.pipelines.mitigation.loop import OBJECTIVE, Loop
 from stratoscope.pipelines.mitigation.store import VariantStore
 from stratoscope.pipelines.mitigation.tune import LayersOf, Space, TrainingTrial, best, plan, with_point
@@ -21,6 +23,9 @@ from stratoscope.pipelines.trials import TUNE, tune
 if TYPE_CHECKING:
     from stratoscope.pipelines.mitigation.run import MitigationJob
 
+logger = logging.getLogger(__name__)
+
+DIVERGED = "its loss was no number before the first checkpoint; take a lower train.learning_rate"
 TRAINING = "training"
 """Folder of Ray Train's checkpoints, in the run's; it is removed when the run is done."""
 
@@ -38,7 +43,28 @@ class Trainer:
         self._job, self._workers, self._store = job, workers, store
         self._config, self._storage = job.config, job.run.storage
 
-    def train(self, variant: Variant) -> None:
+    def train_all(self, variants: Sequence[Variant]) -> tuple[list[Variant], dict[Variant, str]]:
+        """Train variants; return those that are trained, and what went wrong with the others.
+
+        Raises:
+            RunError: the run is to stop, or no training ended well.
+        """
+        done: list[Variant] = []
+        failed: dict[Variant, str] = {}
+        for variant in variants:
+            try:
+                self._train_or_skip(variant)
+                done.append(variant)
+            except RunError as error:
+                if self._job.stopping.is_set():
+                    raise
+                logger.exception("training %s failed", variant.key)
+                failed[variant] = first_line(error)
+        if not done:
+            raise RunError(f"every training failed; the first, {variants[0].key}: {failed[variants[0]]}")
+        return done, failed
+
+    def _train_or_skip(self, variant: Variant) -> None:
         """Train a variant unless that is done: search first, then train, then put its tensors together."""
         if self._store.trained(variant) is not None:
             return
@@ -72,13 +98,19 @@ class Trainer:
         loop = Loop(settings, job.material.corpus, None, self._config.evaluation.batch_tokens, job.longest)
         meter = Meter(steps, 0, "steps", "tokens")
         storage = self._storage.child(TRAINING)
-        with progress(meter, f"train {variant.key}", job.terminal.console) as bar:
+        with (
+            progress(meter, f"train {variant.key}", job.terminal.console) as bar,
+            curves(self._storage, variant.key) as draw,
+        ):
 
-            def noted(step: int, _loss: float, tokens: int) -> None:
-                bar.add(max(0, step - meter.done), tokens)
-                job.lease.tell(done=step, total=steps, errors=0, rate=meter.units_per_second)
+            def noted(row: Mapping[str, float]) -> None:
+                draw(row)
+                bar.add(max(0, int(row["step"]) - meter.done), int(row["tokens"]))
+                job.lease.tell(done=meter.done, total=steps, errors=0, rate=meter.units_per_second)
 
             checkpoint = trained(loop, self._workers, storage, variant.key, noted=noted, stopping=job.stopping)
+        if checkpoint is None:
+            raise RunError(DIVERGED)
         patch = self._store.patch(variant)
         found = apart(write_patch, job.run.url, patch, checkpoint, settings, cpus=self._workers.cpus)
         self._store.write_trained(
@@ -87,6 +119,7 @@ class Trainer:
                 **found,
                 "layers": list(settings.trained.layers),
                 "learning_rate": settings.optimising.learning_rate,
+                "diverged": len(found["steps"]) < steps,
                 "seconds": round(time.perf_counter() - started, 3),
             },
         )
@@ -124,7 +157,9 @@ class Trainer:
         found = tune(job, trials, asked, folder=f"{TUNE}-{variant.name}", title=f"tune {variant.name}")
         chosen = best(found)
         if chosen is None:
-            raise RunError(f"no trial of {variant.name} was finished; the first failed with: {found[0].error}")
+            raise RunError(
+                f"no trial of {variant.name} was finished; the first failed with: {found[0].error or DIVERGED}"
+            )
         return {"point": dict(chosen.config), "trials": [_told(t, chosen=t is chosen) for t in found]}
 
     def _layers_of(self, variant: Variant) -> LayersOf:

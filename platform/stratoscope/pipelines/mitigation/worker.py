@@ -1,6 +1,7 @@
 """The evaluators: each holds the model once, and puts trained tensors into it for as long as they are judged."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,20 @@ import torch
 from ray.train import Checkpoint
 
 from stratoscope.evaluation import Choice, Evaluator, QuestionEvaluator, Score, Slice, choose_items, load_tasks
-from stratoscope.mitigation import STEPS, Patch, TrainingSettings, check_frozen, make_patch, patched
-from stratoscope.models import LoadedModel, Loading, ModelCard, export_pruned, without_layers
+from stratoscope.mitigation import (
+    SAMPLED,
+    STEPS,
+    Patch,
+    Reference,
+    TrainingSettings,
+    answer_rows,
+    check_frozen,
+    make_patch,
+    measured,
+    patched,
+    separation,
+)
+from stratoscope.models import LoadedModel, Loading, ModelCard, export_pruned, kept_layers, without_layers
 from stratoscope.pipelines.exported import Terms, answer, check_in_fresh_process
 from stratoscope.pipelines.mitigation.material import Judged
 from stratoscope.results import Storage
@@ -37,6 +50,26 @@ class EvaluatorSettings:
     seed: int
 
 
+@dataclass(frozen=True)
+class LayerSeparation:
+    """How a layer tells right answers from wrong ones, on the mean over a data set's questions."""
+
+    dataset: str
+    layer: int
+    """As the whole model numbers it."""
+    n: int
+    gap: float
+    closer: float
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was found of a model."""
+
+    scores: list[Score]
+    separations: list[LayerSeparation]
+
+
 class MitigationWorker:
     """Judges models that differ from one base in some tensors and layers.
 
@@ -59,6 +92,14 @@ class MitigationWorker:
             max_length=settings.longest,
         )
         self._tasks = self._make_tasks() if settings.tasks else None
+        self._reference = self._measure() if settings.judged.separated else None
+
+    def _measure(self) -> Reference:
+        """Measure the base's hidden states, by which those of all models are standardised."""
+        examples = [e for own in self._settings.judged.separated.values() for e in own]
+        layers = tuple(range(len(self._model.anatomy)))
+        rows = answer_rows(examples[:: max(1, len(examples) // SAMPLED)], int(self._model.tokenizer.pad_token_id or 0))
+        return measured(Reference(self._model, layers), layers, rows)
 
     def _make_tasks(self) -> Evaluator:
         settings = self._settings
@@ -68,7 +109,7 @@ class MitigationWorker:
         ]
         return Evaluator(self._model, items, max_batch_tokens=settings.batch_tokens, max_length=settings.longest)
 
-    def evaluate(self, patch: str | None, dropped: tuple[int, ...]) -> list[Score]:
+    def evaluate(self, patch: str | None, dropped: tuple[int, ...]) -> Judgement:
         """Judge the base with trained tensors in it and without some layers.
 
         Args:
@@ -84,7 +125,18 @@ class MitigationWorker:
                     Score(s.task, metrics[s.task], s.item_id, s.value, s.weight)
                     for s in self._tasks.evaluate(dropped, WHOLE)
                 ]
-        return scores
+            return Judgement(scores, list(self._separations(dropped)))
+
+    def _separations(self, dropped: tuple[int, ...]) -> Iterator[LayerSeparation]:
+        if self._reference is None:
+            return
+        kept = kept_layers(len(self._model.anatomy), dropped)
+        with without_layers(self._model, dropped) as model:
+            for dataset, examples in self._settings.judged.separated.items():
+                found = separation(model, examples, self._reference, kept)
+                for number, layer in enumerate(kept):
+                    gap, closer = (float(values[:, number].mean()) for values in (found.gap, found.closer))
+                    yield LayerSeparation(dataset, layer, len(examples), gap, closer)
 
     def export(self, patch: str, layers: tuple[int, ...], dropped: tuple[int, ...], url: str, card: ModelCard) -> int:
         """Write a trained model as a checkpoint and see that it is the right one.

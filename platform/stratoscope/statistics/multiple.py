@@ -1,0 +1,34 @@
+"""Tests that are made together."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for being the smallest of several, each at least its own.
+
+    Args:
+        p_values: of the tests that are made together, in any order.
+
+    Source: Holm, 'A simple sequentially rejective multiple test procedure', 1979.
+    """
+    order = np.argsort(p_values, kind="stable")
+    left = len(p_values) - np.arange(len(p_values))
+    rising = np.maximum.accumulate(np.asarray(p_values, dtype=float)[order] * left)
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(1.0, rising)
+    return [float(p) for p in corrected]
+
+
+def bootstrap_p_value(draws: NDArray[np.float64]) -> float:
+    """Return the two-sided p-value of a difference from the draws of its bootstrap: no smaller than they can tell.
+
+    Args:
+        draws: of the difference, without the one that was observed.
+
+    Source: Davison and Hinkley, 'Bootstrap methods and their application', 1997, section 4.4, of percentile intervals.
+    """
+    beyond = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    return min(1.0, 2 * (beyond + 1) / (len(draws) + 1))

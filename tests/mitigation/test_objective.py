@@ -1,0 +1,126 @@
+"""The whole loss of a step on a tiny model: its gradients, and how its layers tell right answers from wrong ones."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from stratoscope.mitigation import (
+    Reference,
+    Terms,
+    Trained,
+    Weights,
+    answer_rows,
+    cuts_of,
+    measured,
+    open_parameters,
+    separation,
+)
+from stratoscope.mitigation.objective import Counts, Micro, Objective
+from stratoscope.models import LoadedModel, kept_layers, load_model, without_layers
+from tests.conftest import load_tiny
+from tests.mitigation.spawned import corpus
+
+QUESTIONS, TEXTS = (0, 1, 2), (0, 1)
+CORPUS = corpus()
+
+
+def wide_model(folder: Path) -> LoadedModel:
+    """A tiny GPT-2 in double precision; others compute their norms in single, and differences would drown in that."""
+    model = load_tiny("gpt2", folder)
+    model.network.double()
+    return model
+
+
+def objective(model: LoadedModel, frozen: LoadedModel, terms: Terms, dropped: tuple[int, ...] = ()) -> Objective:
+    layer_of = kept_layers(len(frozen.anatomy), dropped)
+    reference = measured(
+        Reference(frozen, layer_of), range(len(frozen.anatomy)), answer_rows(CORPUS.questions, filler=0)
+    )
+    layers = [1, 2] if dropped else [1, 3]
+    return Objective(
+        open_parameters(model, Trained(tuple(layers)), seed=0),
+        model.anatomy,
+        layers=layers,
+        cuts=cuts_of(len(frozen.anatomy), dropped),
+        terms=terms,
+        corpus=CORPUS,
+        reference=reference,
+        filler=0,
+    )
+
+
+def micro() -> Micro:
+    wrong = sum(len(CORPUS.questions[i].wrong) for i in QUESTIONS)
+    return Micro(QUESTIONS, TEXTS, [wrong], Counts.of(CORPUS, QUESTIONS, TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("terms", "dropped"),
+    [
+        (Terms(Weights(1.0, 0.5, 0.7, 0.9, 0.0, 0.3), temperature=0.3), ()),
+        (Terms(Weights(contrastive=1.0), temperature=0.3, anchor="frozen"), ()),
+        (Terms(Weights(forgetting=1.0, hidden=0.5, text=0.3), softening=2.0), (2,)),
+    ],
+    ids=["mending", "anchored on the frozen model", "healing"],
+)
+def test_gradients_are_what_differences_of_the_loss_say(
+    terms: Terms, dropped: tuple[int, ...], tiny_model_folder: Path
+) -> None:
+    frozen, model = wide_model(tiny_model_folder), wide_model(tiny_model_folder)
+    generator = torch.Generator().manual_seed(0)
+    with without_layers(model, dropped) as student:
+        loss_of = objective(student, frozen, terms, dropped)
+        trained = [p for p in loss_of.parameters() if p.requires_grad]
+        # Away from the frozen model, where the divergence would be flat.
+        for parameter in trained:
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+
+        def loss() -> torch.Tensor:
+            return sum(terms.weights.used()[name] * part for name, part in loss_of(micro()).items())
+
+        assert set(loss_of(micro())) == set(terms.weights.used())
+        gradients = torch.autograd.grad(loss(), trained)
+        for _ in range(3):
+            directions = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in trained]
+            expected = sum((g * d).sum() for g, d in zip(gradients, directions, strict=True)).item()
+            ends = []
+            for length in (1e-6, -2e-6):
+                for parameter, direction in zip(trained, directions, strict=True):
+                    parameter.data += length * direction
+                ends.append(loss().item())
+            for parameter, direction in zip(trained, directions, strict=True):
+                parameter.data += 1e-6 * direction
+            assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+def test_separation_is_that_of_every_question_alone(tiny_model_folder: Path) -> None:
+    model = load_model(str(tiny_model_folder), head=True)
+    layers = tuple(range(len(model.anatomy)))
+    reference = measured(Reference(model, layers), layers, answer_rows(CORPUS.questions, filler=0))
+    together = separation(model, CORPUS.questions, reference, layers)
+    assert together.gap.shape == together.closer.shape == (len(CORPUS.questions), len(layers))
+    alone = separation(model, CORPUS.questions[5:6], reference, layers)
+    torch.testing.assert_close(torch.tensor(alone.gap), torch.tensor(together.gap[5:6]), atol=1e-5, rtol=0)
+    question = CORPUS.questions[5]
+    rows = [question.question + answer for answer in (question.right, *question.wrong)]
+    with torch.no_grad():
+        hidden = [
+            model.network(torch.tensor([row]), output_hidden_states=True).hidden_states[2][0].double() for row in rows
+        ]
+    standard = [(h - reference.mean[1].double()) / reference.deviation[1].double() for h in hidden]
+    end = len(question.question)
+    cosines = [torch.cosine_similarity(s[end:].mean(dim=0), s[end - 1], dim=0).item() for s in standard]
+    wrong = cosines[1:]
+    assert alone.gap[0, 1] == pytest.approx(cosines[0] - sum(wrong) / len(wrong), abs=1e-5)
+    assert alone.closer[0, 1] == pytest.approx(sum(c < cosines[0] for c in wrong) / len(wrong))
+
+
+def test_without_a_layer_the_layers_behind_it_are_numbered_as_in_the_whole_model(tiny_model_folder: Path) -> None:
+    model = load_model(str(tiny_model_folder), head=True)
+    layers = tuple(range(len(model.anatomy)))
+    reference = measured(Reference(model, layers), layers, answer_rows(CORPUS.questions, filler=0))
+    whole = separation(model, CORPUS.questions, reference, layers)
+    with without_layers(model, (3,)) as cut:
+        found = separation(cut, CORPUS.questions, reference, (0, 1, 2))
+    torch.testing.assert_close(torch.tensor(found.gap), torch.tensor(whole.gap[:, :3]), atol=1e-5, rtol=0)
