@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import stratoscope
+from stratoscope.errors import RunError
 from stratoscope.pipelines.job import run_from_command_line
 from stratoscope.pipelines.mitigation import MitigationJob, tables
 from tests.jobs.reacting import pairs_file, reacting_model
@@ -63,6 +64,8 @@ def test_tables_have_a_row_for_every_step_model_and_metric(run: stratoscope.Miti
         ("evaluation", tables.EVALUATION),
         ("comparison", tables.COMPARISON),
         ("items", tables.ITEMS),
+        ("separation", tables.SEPARATION),
+        ("errors", tables.ERRORS),
     ):
         assert run.table(name).schema.equals(schema), name
     steps = run.table("training").to_pylist()
@@ -73,6 +76,9 @@ def test_tables_have_a_row_for_every_step_model_and_metric(run: stratoscope.Miti
     assert learning_rates[-1] < 0.001
     (variant,) = run.table("variants").to_pylist()
     assert variant["layers"] == [1, 2]
+    assert variant["steps"] == 6
+    assert not variant["diverged"]
+    assert variant["peak_memory_bytes"] > 10**8
     evaluation = run.evaluation.to_pylist()
     assert {r["variant"] for r in evaluation} == {"base", "flagged"}
     assert {(r["dataset"], r["metric"]) for r in evaluation} == {
@@ -80,6 +86,31 @@ def test_tables_have_a_row_for_every_step_model_and_metric(run: stratoscope.Miti
         ("prompts", "perplexity"),
     }
     assert all(r["ci_low"] <= r["difference"] <= r["ci_high"] for r in evaluation)
+    separation = run.table("separation").to_pylist()
+    assert [(s["variant"], s["dataset"], s["layer"]) for s in separation] == [
+        (variant, dataset, layer)
+        for variant in ("base", "flagged")
+        for dataset in ("second", "first")
+        for layer in range(4)
+    ]
+    assert run.table("errors").num_rows == 0
+
+
+def test_the_comparison_with_the_base_is_corrected_for_the_data_sets(run: stratoscope.MitigationRun) -> None:
+    rows = [r for r in run.table("comparison").to_pylist() if r["metric"] == "mc2"]
+    assert [(r["variant"], r["other"]) for r in rows] == [("flagged", "base")] * 3
+    own, mean = rows[:2], rows[2]
+    assert mean["dataset"] is None
+    assert mean["difference"] == pytest.approx(sum(r["difference"] for r in own) / 2)
+    smallest = min(own, key=lambda r: r["p_value"])
+    assert smallest["p_holm"] == pytest.approx(min(1.0, 2 * smallest["p_value"]))
+    assert all(r["relative"] == pytest.approx(r["mean"] / r["other_mean"] - 1) for r in rows)
+
+
+def test_curves_are_written_for_tensorboard(run: stratoscope.MitigationRun) -> None:
+    (file,) = Path(run.path, "tensorboard", "flagged-0").iterdir()
+    content = file.read_bytes()
+    assert all(name in content for name in (b"loss/contrastive", b"training/learning_rate"))
 
 
 def test_every_step_of_the_same_questions_loses_less(run: stratoscope.MitigationRun) -> None:
@@ -131,6 +162,7 @@ def test_a_finished_run_is_not_made_again(fields: Fields, run: stratoscope.Mitig
         (["--layers", "1", "--objective.forgetting", "0", "--objective.margin", "-1"], "objective.margin"),
         (["--layers", "1", "--train.questions", "1", "--train.num_workers", "2"], "must be at least one for each"),
         (["--layers", "1", "--evaluation.tasks", "scqi"], "did you mean"),
+        (["--layers", "1", "--train.questions", "1000000000"], "training needs at least"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -192,10 +224,34 @@ def test_a_killed_driver_is_followed_by_another(fields: Fields, run: stratoscope
     variants = again.table("variants").to_pylist()
     assert [v["layers"] for v in variants] == [[1, 2], [0, 3]]
     assert variants[0]["trained_parameters"] == variants[1]["trained_parameters"]
-    comparison = again.table("comparison").to_pylist()
+    comparison = [c for c in again.table("comparison").to_pylist() if c["other"] != "base"]
     assert {(c["variant"], c["other"]) for c in comparison} == {("flagged", "random")}
     assert {c["dataset"] for c in comparison if c["metric"] == "mc2"} == {"first", "second", None}
     assert written < Path(again.path, "training.parquet").stat().st_mtime_ns
+
+
+@pytest.mark.slow
+def test_a_training_that_fails_loses_no_other(fields: Fields, run: stratoscope.MitigationRun) -> None:
+    training = Path(run.path).parent / "obstructed" / "training"
+    training.mkdir(parents=True)
+    # A file where one variant's checkpoints were to go.
+    (training / "random-0").write_text("in the way")
+    found = stratoscope.mitigate(**fields(run_id="obstructed", compare=["flagged", "random"]))
+    assert [v["variant"] for v in found.table("variants").to_pylist()] == ["flagged"]
+    (error,) = found.table("errors").to_pylist()
+    assert (error["variant"], error["seed"]) == ("random", 0)
+    assert found.manifest.counts["failed"] == 1
+    assert any("random-0 failed" in line for line in found.manifest.facts["verdicts"])
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_ends_a_training_at_once(fields: Fields, run: stratoscope.MitigationRun) -> None:
+    wild = fields()["train"] | {"learning_rate": 1e30, "warmup": 0}
+    with pytest.raises(RunError, match="its loss was no number"):
+        stratoscope.mitigate(**fields(run_id="wild", train=wild))
+    manifest = json.loads((Path(run.path).parent / "wild" / "manifest.json").read_text())
+    assert manifest["status"] == "failed"
+    assert manifest["exit_code"] == 1
 
 
 @pytest.mark.slow

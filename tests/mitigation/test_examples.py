@@ -29,13 +29,7 @@ def test_rows_hold_answers_behind_their_questions_and_predict_all_of_their_token
     examples = [QuestionExample((1, 2), (3,), ((4, 5),)), QuestionExample((6,), (7, 8), ((9,), (10, 11)))]
     rows = answer_rows(examples, 0)
     assert rows.ids.tolist() == [[1, 2, 3, 0], [6, 7, 8, 0], [1, 2, 4, 5], [6, 9, 0, 0], [6, 10, 11, 0]]
-    assert rows.segment.tolist() == [
-        [-1, -1, 0, -1],
-        [-1, 1, 1, -1],
-        [-1, -1, 2, 2],
-        [-1, 3, -1, -1],
-        [-1, 4, 4, -1],
-    ]
+    assert rows.segment.int().tolist() == [[0, 0, 1, 0], [0, 1, 1, 0], [0, 0, 1, 1], [0, 1, 0, 0], [0, 1, 1, 0]]
     row, place, tokens = rows.predicted
     assert tokens.tolist() == [3, 7, 8, 4, 5, 9, 10, 11]
     assert row.tolist() == [0, 1, 1, 2, 2, 3, 4, 4]

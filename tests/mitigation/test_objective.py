@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stratoscope.mitigation import (
+    Anchor,
     Reference,
     Terms,
     Trained,
@@ -32,7 +33,9 @@ def wide_model(folder: Path) -> LoadedModel:
     return model
 
 
-def objective(model: LoadedModel, frozen: LoadedModel, terms: Terms, dropped: tuple[int, ...] = ()) -> Objective:
+def objective(
+    model: LoadedModel, frozen: LoadedModel, terms: Terms, dropped: tuple[int, ...] = (), max_padding: float = 0.1
+) -> Objective:
     layer_of = kept_layers(len(frozen.anatomy), dropped)
     reference = measured(
         Reference(frozen, layer_of), range(len(frozen.anatomy)), answer_rows(CORPUS.questions, filler=0)
@@ -47,6 +50,7 @@ def objective(model: LoadedModel, frozen: LoadedModel, terms: Terms, dropped: tu
         corpus=CORPUS,
         reference=reference,
         filler=0,
+        max_padding=max_padding,
     )
 
 
@@ -92,6 +96,19 @@ def test_gradients_are_what_differences_of_the_loss_say(
             for parameter, direction in zip(trained, directions, strict=True):
                 parameter.data += 1e-6 * direction
             assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("anchor", ["question", "frozen"])
+def test_the_loss_is_the_same_however_rows_are_grouped(anchor: Anchor, tiny_model_folder: Path) -> None:
+    terms = Terms(Weights(1.0, 0.5, 0.7, 0.9, 0.0, 0.3), anchor=anchor)
+    found = []
+    for max_padding in (1.0, 0.25, 0.0):
+        frozen, model = wide_model(tiny_model_folder), wide_model(tiny_model_folder)
+        found.append(
+            {k: v.item() for k, v in objective(model, frozen, terms, max_padding=max_padding)(micro()).items()}
+        )
+    assert found[1] == pytest.approx(found[0], rel=1e-9)
+    assert found[2] == pytest.approx(found[0], rel=1e-9)
 
 
 def test_separation_is_that_of_every_question_alone(tiny_model_folder: Path) -> None:

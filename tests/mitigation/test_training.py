@@ -8,6 +8,7 @@ import torch
 
 from stratoscope.errors import RunError
 from stratoscope.mitigation import (
+    Optimising,
     Sharding,
     Terms,
     Trained,
@@ -51,6 +52,15 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
     assert losses(stopped) == losses(alone[0])[:2]
     rows = trained(1, settings(tiny_model_folder), tmp_path / "second", start=tmp_path / "first")
     assert losses(rows) == pytest.approx(losses(alone[0]), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(tiny_model_folder: Path, tmp_path: Path) -> None:
+    # The first step leads far off, from where no loss can be computed.
+    wild = settings(tiny_model_folder, optimising=Optimising(1e30, 0.0, 0.0, clip=1.0, steps=6), checkpoint_every=1)
+    rows = trained(2, wild, tmp_path)
+    assert [row["step"] for row in rows] == [1]
+    assert rows[0]["loss"] < 100
 
 
 def test_only_the_trained_layers_change(

@@ -1,12 +1,12 @@
 """What is trained on: questions with their answers, and texts, as token ids; and which of them a step takes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from stratoscope.models import pad
+from stratoscope.models import bucket, pad
 
 
 @dataclass(frozen=True)
@@ -79,16 +79,36 @@ class Rows:
     mask: torch.Tensor
     """Same shape, 0 on padding."""
     segment: torch.Tensor
-    """Number of the segment that a token is part of, -1 where it is part of none; shape (rows, longest)."""
+    """Whether a token is looked at: one stretch in each row; same shape."""
 
     def to(self, device: torch.device) -> "Rows":
         """Return the same on a device."""
         return Rows(self.ids.to(device), self.mask.to(device), self.segment.to(device))
 
+    def parts(self, max_padding: float) -> "Iterator[tuple[list[int], Rows]]":
+        """Yield the rows in groups of like length, each with the numbers of its rows, so that little is padding.
+
+        Args:
+            max_padding: largest share of a group that may be padding; 1 keeps all rows together.
+        """
+        lengths = self.mask.sum(dim=1).tolist()
+        if max_padding >= 1:
+            yield list(range(len(lengths))), self
+            return
+        for chosen in bucket(lengths, self.ids.numel(), max_padding, len(lengths)):
+            longest = max(lengths[i] for i in chosen)
+            yield chosen, Rows(*(t[chosen, :longest] for t in (self.ids, self.mask, self.segment)))
+
+    @property
+    def looked_at(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows and places of the segments' tokens, shape (T,) each."""
+        row, place = torch.nonzero(self.segment, as_tuple=True)
+        return row, place
+
     @property
     def predicted(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rows and places that predict the segments' tokens, and these tokens, shape (T,) each."""
-        row, place = torch.nonzero(self.segment >= 0, as_tuple=True)
+        row, place = self.looked_at
         kept = place > 0
         row, place = row[kept], place[kept]
         return row, place - 1, self.ids[row, place]
@@ -110,7 +130,7 @@ def text_rows(texts: Sequence[Sequence[int]], filler: int) -> Rows:
 
 def _rows(rows: Sequence[Sequence[int]], starts: Sequence[int], filler: int) -> Rows:
     ids, mask = pad(rows, filler)
-    segment = torch.full_like(ids, -1)
+    segment = torch.zeros_like(ids, dtype=torch.bool)
     for number, (row, start) in enumerate(zip(rows, starts, strict=True)):
-        segment[number, start : len(row)] = number
+        segment[number, start : len(row)] = True
     return Rows(ids, mask, segment)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from stratoscope.mitigation import objectives
-from stratoscope.mitigation.capture import States, captured
+from stratoscope.mitigation.capture import captured
 from stratoscope.mitigation.examples import Corpus, Rows, answer_rows, text_rows
 from stratoscope.mitigation.gather import gather_rows
 from stratoscope.mitigation.states import Reference, answer_means, question_ends
@@ -121,6 +121,7 @@ class Objective(nn.Module):
         corpus: what is trained on.
         reference: the frozen model.
         filler: token id to pad with.
+        max_padding: largest share of a pass through the model that may be padding; 1 makes one pass of all rows.
     """
 
     def __init__(
@@ -134,11 +135,12 @@ class Objective(nn.Module):
         corpus: Corpus,
         reference: Reference,
         filler: int,
+        max_padding: float,
     ) -> None:
         super().__init__()
         self.network = network
         self._anatomy, self._terms, self._corpus, self._filler = anatomy, terms, corpus, filler
-        self._cuts = list(cuts)
+        self._cuts, self._max_padding = list(cuts), max_padding
         self._numbers = [(layer, reference.layer_of[layer]) for layer in layers]
         # In a list, for it is no part of what is trained.
         self._reference = [reference]
@@ -162,32 +164,52 @@ class Objective(nn.Module):
         weights, counts = self._terms.weights, micro.counts
         examples = [self._corpus.questions[i] for i in micro.questions]
         rows = answer_rows(examples, self._filler).to(self._device)
-        num, num_rows = len(examples), len(rows.ids)
-        layers = [layer for layer, _ in self._numbers] if weights.contrastive else []
-        row, place, tokens = rows.predicted
-        with captured(self._anatomy, layers) as states:
-            logits = _predict(self.network, rows, row, place)
+        num = len(examples)
+        answers = self._answers(rows)
         parts: dict[str, Tensor] = {}
-        likelihood = objectives.token_log_likelihood(logits, tokens)
         if weights.likelihood:
-            parts["likelihood"] = -likelihood[row < num].sum() / counts.right_tokens
+            parts["likelihood"] = -answers.likelihood[:num].sum() / counts.right_tokens
         if weights.margin:
-            per_token = objectives.segment_mean(likelihood, row, num_rows)
+            per_token = answers.likelihood / rows.segment.sum(dim=1)
             question = torch.tensor([i for i, e in enumerate(examples) for _ in e.wrong], device=self._device)
             missing = objectives.margin(per_token[:num], per_token[num:], question, self._terms.margin)
             parts["margin"] = missing / max(1, counts.wrong)
         if weights.contrastive:
-            answers = answer_means(states, rows, self._numbers, self.reference)
-            wrong = gather_rows(answers[num:], micro.wrong_of_workers)
-            anchor = self._anchors(states, rows, num)
-            loss = objectives.info_nce(anchor, answers[:num], wrong, self._terms.temperature)
-            parts["contrastive"] = loss / (counts.questions * len(layers))
+            wrong = gather_rows(answers.means[num:], micro.wrong_of_workers)
+            anchor = answers.ends[:num] if self._terms.anchor == "question" else self._frozen_means(rows, num)
+            loss = objectives.info_nce(anchor, answers.means[:num], wrong, self._terms.temperature)
+            parts["contrastive"] = loss / (counts.questions * len(self._numbers))
         return parts
 
-    def _anchors(self, states: States, rows: Rows, num: int) -> Tensor:
-        """Return what each question's answers are compared with, shape (num, L, D)."""
-        if self._terms.anchor == "question":
-            return question_ends(states, rows, num, self._numbers, self.reference)
+    def _answers(self, rows: Rows) -> "_Answers":
+        """Run the model on rows of answers, those of like length together."""
+        layers = [layer for layer, _ in self._numbers] if self._terms.weights.contrastive else []
+        order: list[int] = []
+        found: list[_Answers] = []
+        for chosen, part in rows.parts(self._max_padding):
+            row, place, tokens = part.predicted
+            with captured(self._anatomy, layers) as states:
+                logits = _predict(self.network, part, row, place)
+            likelihood = objectives.token_log_likelihood(logits, tokens)
+            total = torch.zeros(len(chosen), dtype=likelihood.dtype, device=self._device).index_add(0, row, likelihood)
+            numbers = self._numbers if layers else []
+            found.append(
+                _Answers(
+                    total,
+                    answer_means(states, part, numbers, self.reference),
+                    question_ends(states, part, len(chosen), numbers, self.reference),
+                )
+            )
+            order += chosen
+        back = torch.tensor(order, device=self._device).argsort()
+        return _Answers(
+            torch.cat([f.likelihood for f in found])[back],
+            torch.cat([f.means for f in found])[back],
+            torch.cat([f.ends for f in found])[back],
+        )
+
+    def _frozen_means(self, rows: Rows, num: int) -> Tensor:
+        """Return the frozen model's mean states of the right answers, shape (num, L, D)."""
         right = Rows(rows.ids[:num], rows.mask[:num], rows.segment[:num])
         originals = [original for _, original in self._numbers]
         with torch.no_grad(), captured(self.reference.model.anatomy, originals) as frozen:
@@ -195,22 +217,30 @@ class Objective(nn.Module):
         return answer_means(frozen, right, [(o, o) for o in originals], self.reference)
 
     def _of_texts(self, micro: Micro) -> dict[str, Tensor]:
-        weights, total = self._terms.weights, micro.counts.text_tokens
         rows = text_rows([self._corpus.texts[i] for i in micro.texts], self._filler).to(self._device)
+        sums: dict[str, Tensor] = {}
+        for _, part in rows.parts(self._max_padding):
+            for name, value in self._sums_of_texts(part).items():
+                sums[name] = sums[name] + value if name in sums else value
+        return {name: value / micro.counts.text_tokens for name, value in sums.items()}
+
+    def _sums_of_texts(self, rows: Rows) -> dict[str, Tensor]:
+        """Return the sums over tokens of the terms that look at texts."""
+        weights = self._terms.weights
         row, place, tokens = rows.predicted
         cuts = self._cuts if weights.hidden else []
         with captured(self._anatomy, [cut.layer for cut in cuts]) as states:
             logits = _predict(self.network, rows, row, place)
-        parts: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}
         if weights.text:
-            parts["text"] = -objectives.token_log_likelihood(logits, tokens).sum() / total
+            sums["text"] = -objectives.token_log_likelihood(logits, tokens).sum()
         if not weights.forgetting and not cuts:
-            return parts
+            return sums
         frozen = self.reference.model
         with torch.no_grad(), captured(frozen.anatomy, [cut.reference for cut in cuts]) as there:
             expected = _predict(frozen.network, rows, row, place)
         if weights.forgetting:
-            parts["forgetting"] = objectives.divergence(expected, logits, self._terms.softening) / total
+            sums["forgetting"] = objectives.divergence(expected, logits, self._terms.softening)
         if cuts:
             apart = [
                 objectives.mismatch(
@@ -219,16 +249,33 @@ class Objective(nn.Module):
                 )
                 for cut in cuts
             ]
-            parts["hidden"] = torch.stack(apart).mean() / total
-        return parts
+            sums["hidden"] = torch.stack(apart).mean()
+        return sums
 
     @property
     def _device(self) -> torch.device:
         return self.reference.model.device
 
 
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    """What a model makes of rows of answers."""
+
+    likelihood: Tensor
+    """Log-likelihood of each, shape (rows,)."""
+    means: Tensor
+    """Mean standardised states in the L contrasted layers, shape (rows, L, D)."""
+    ends: Tensor
+    """Those of the question's end, shape (rows, L, D)."""
+
+
 def _predict(network: Any, rows: Rows, row: Tensor, place: Tensor) -> Tensor:
-    """Return the logits at some places, shape (T, V); the head runs on the columns in which there is one."""
-    columns, column = torch.unique(place, return_inverse=True)
-    logits = network(rows.ids, attention_mask=rows.mask, use_cache=False, logits_to_keep=columns).logits
-    return torch.as_tensor(logits[row, column])
+    """Return the logits at some places, shape (T, V); the head runs on these alone."""
+    handle = network.get_output_embeddings().register_forward_pre_hook(
+        lambda _head, given: (given[0][row, place][None],)
+    )
+    try:
+        logits = network(rows.ids, attention_mask=rows.mask, use_cache=False).logits
+    finally:
+        handle.remove()
+    return torch.as_tensor(logits[0])

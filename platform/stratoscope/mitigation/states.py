@@ -41,7 +41,7 @@ def measured(reference: Reference, layers: Sequence[int], rows: Rows) -> Referen
     rows = rows.to(model.device)
     with torch.no_grad(), captured(model.anatomy, layers) as states:
         model.backbone(rows.ids, attention_mask=rows.mask, use_cache=False)
-    read = rows.segment >= 0
+    read = rows.looked_at
     means, deviations = {}, {}
     for layer in layers:
         values = objectives.wide(states[layer][read])
@@ -56,25 +56,25 @@ def answer_means(states: States, rows: Rows, numbers: Sequence[tuple[int, int]],
     Args:
         states: by layer.
         rows: that they are of.
-        numbers: L layers, each with the number that the reference has it under.
+        numbers: L layers, perhaps none, each with the number that the reference has it under.
         reference: by which they are standardised.
     """
-    row, place = torch.nonzero(rows.segment >= 0, as_tuple=True)
+    row, place = rows.looked_at
     means = [
         objectives.segment_mean(reference.standard(states[layer][row, place], original), row, len(rows.segment))
         for layer, original in numbers
     ]
-    return torch.stack(means, dim=1)
+    return torch.stack(means, dim=1) if means else rows.ids.new_zeros(len(rows.ids), 0, 0)
 
 
 def question_ends(
     states: States, rows: Rows, num: int, numbers: Sequence[tuple[int, int]], reference: Reference
 ) -> Tensor:
     """Return the standardised state of the last token before each of the first segments, shape (num, L, D)."""
-    first = (rows.segment[:num] >= 0).int().argmax(dim=1)
+    first = rows.segment[:num].int().argmax(dim=1)
     each = torch.arange(num, device=first.device)
     ends = [reference.standard(states[layer][each, first - 1], original) for layer, original in numbers]
-    return torch.stack(ends, dim=1)
+    return torch.stack(ends, dim=1) if ends else rows.ids.new_zeros(num, 0, 0)
 
 
 @dataclass(frozen=True, eq=False)

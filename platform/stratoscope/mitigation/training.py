@@ -22,6 +22,8 @@ from stratoscope.models import LoadedModel, Loading, kept_layers, peak_memory_by
 STEPS = "steps.json"
 """In a checkpoint: what was logged of the steps before it."""
 TAG = "state"
+MAX_PADDING = 0.25
+"""Of a pass through the model."""
 
 
 @dataclass(frozen=True)
@@ -285,6 +287,8 @@ def _make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedMod
         corpus=corpus,
         reference=reference,
         filler=filler,
+        # In stage 3 workers gather parameters together, so each has to make as many passes as the others.
+        max_padding=1.0 if settings.sharding.stage == 3 else MAX_PADDING,
     )
 
 
