@@ -60,9 +60,9 @@ class ObjectiveSection(Section):
     """The terms of the loss; null is the usual weight, of mending or of healing, and zero switches a term off."""
 
     contrastive: float | None = Field(None, ge=0)
-    """InfoNCE on hidden states of the trained layers; null is 1, of healing 0."""
+    """InfoNCE on hidden states of the trained layers; null is 0.1, of healing 0."""
     likelihood: float | None = Field(None, ge=0)
-    """Likelihood of right answers; null is 0.1, of healing 0."""
+    """Likelihood of right answers; null is 0.5, of healing 0."""
     margin: float | None = Field(None, ge=0)
     """Likelihood of right answers over wrong ones; null is 1, of healing 0."""
     forgetting: float | None = Field(None, ge=0)
@@ -82,7 +82,7 @@ class ObjectiveSection(Section):
 
     def to_terms(self, *, healing: bool) -> Terms:
         """Return the terms."""
-        usual = Weights(forgetting=1.0, text=0.3) if healing else Weights(1.0, 0.1, 1.0, forgetting=1.0)
+        usual = Weights(forgetting=1.0, text=0.3) if healing else Weights(0.1, 0.5, 1.0, forgetting=1.0)
         names = ("contrastive", "likelihood", "margin", "forgetting", "hidden", "text")
         given = {name: getattr(self, name) for name in names}
         chosen = {name: getattr(usual, name) if value is None else value for name, value in given.items()}
