@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from stratoscope.execution import Meter, Service, Workers, plan_pool, progress, resources, serve
 from stratoscope.models import ModelCard
 from stratoscope.pipelines.mitigation.config import EVERY, FLAGGED, RANDOM
-from stratoscope.pipelines.mitigation.outcome import BASE, CUT, Outcome, card_rows
+from stratoscope.pipelines.mitigation.outcome import BASE, Outcome, card_rows
 from stratoscope.pipelines.mitigation.store import VariantStore
 from stratoscope.pipelines.mitigation.variants import Variant
 from stratoscope.pipelines.mitigation.worker import EvaluatorSettings, make_mitigation_worker
@@ -26,10 +26,8 @@ class _Model:
     """A model that is judged: the base with a patch, or without, and without some layers."""
 
     key: str
-    name: str
-    seed: int | None
-    patch: str | None
-    dropped: tuple[int, ...]
+    patch: str | None = None
+    dropped: tuple[int, ...] = ()
 
 
 @contextmanager
@@ -62,7 +60,7 @@ def judges(job: "MitigationJob", workers: Workers, num_models: int) -> Iterator[
 
 def judge_all(job: "MitigationJob", variants: Sequence[Variant], service: Service, store: VariantStore) -> None:
     """Judge the base, each set of dropped layers before training, and every variant; what is known is kept."""
-    wanted = list(_models(variants, store))
+    wanted = list(dict.fromkeys(_models(variants, store)))
     missing = [model for model in wanted if not store.is_judged(model.key)]
     meter = Meter(len(wanted), len(wanted) - len(missing), "models", "models")
     with progress(meter, "evaluate", job.terminal.console) as bar:
@@ -72,16 +70,16 @@ def judge_all(job: "MitigationJob", variants: Sequence[Variant], service: Servic
             chunk = missing[start : start + size]
             answers = service.map("evaluate", [(model.patch, model.dropped) for model in chunk])
             for model, found in zip(chunk, answers, strict=True):
-                store.write_judgement(model.key, model.name, model.seed, found)
+                store.write_judgement(model.key, found)
                 bar.add(1, 1)
 
 
 def _models(variants: Sequence[Variant], store: VariantStore) -> Iterator[_Model]:
-    yield _Model(BASE, BASE, None, None, ())
+    yield _Model(BASE)
     for v in variants:
         if v.dropped:
-            yield _Model(CUT + v.key, f"{v.name}, not healed", v.seed, None, v.dropped)
-        yield _Model(v.key, v.name, v.seed, store.patch(v), v.dropped)
+            yield _Model(v.cut_key, dropped=v.dropped)
+        yield _Model(v.key, store.patch(v), v.dropped)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from stratoscope.evaluation import LOWER_IS_BETTER, Resampling
 from stratoscope.mitigation import TERMS
@@ -18,8 +17,6 @@ BASE = "base"
 TOLD = ("mc1", "mc2", "pairwise", "exact_match", "perplexity")
 """Metrics of mending that the verdicts tell; those of tasks are in the tables."""
 SIGNIFICANT = 0.05
-CUT = "cut-"
-"""Before the key of a variant: the same layers dropped, nothing trained."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +35,7 @@ def outcome(variants: Sequence[Variant], store: VariantStore, how: Resampling) -
     """Compare every model with the base, and variants with each other."""
     base = gather(store.scores(BASE))
     judged = {v.key: gather(store.scores(v.key)) for v in variants}
-    cut = {v.key: gather(store.scores(CUT + v.key)) for v in variants if v.dropped}
+    cut = {v.key: gather(store.scores(v.cut_key)) for v in variants if v.dropped}
     evaluation = [_row(BASE, None, key, change(own, own, key, how)) for key, own in base.items()]
     changes: dict[tuple[str, Key], Change] = {}
     for v in variants:
@@ -133,7 +130,7 @@ def _models(variants: Sequence[Variant]) -> Iterator[tuple[str, str, int | None]
     yield BASE, BASE, None
     for v in variants:
         if v.dropped:
-            yield CUT + v.key, f"{v.name}, not healed", v.seed
+            yield v.cut_key, f"{v.name}, not healed", v.seed
         yield v.key, v.name, v.seed
 
 
@@ -143,9 +140,11 @@ def _items(variants: Sequence[Variant], store: VariantStore) -> Iterator[Row]:
             yield name, seed, s.dataset, s.metric, s.item_id, s.value, s.weight
 
 
-def separation_table(variants: Sequence[Variant], store: VariantStore) -> pa.Table:
-    """Return the table `separation`."""
-    return pa.concat_tables([store.separations(key) for key, _, _ in _models(variants)])
+def separation_rows(variants: Sequence[Variant], store: VariantStore) -> Iterator[Row]:
+    """Yield the rows of `separation`."""
+    for key, name, seed in _models(variants):
+        for s in store.separations(key):
+            yield name, seed, s.dataset, s.layer, s.n, s.gap, s.closer
 
 
 def training_rows(variants: Sequence[Variant], store: VariantStore) -> Iterator[Row]:

@@ -34,7 +34,7 @@ from stratoscope.pipelines.mitigation.material import Material, load_material
 from stratoscope.pipelines.mitigation.outcome import (
     Outcome,
     outcome,
-    separation_table,
+    separation_rows,
     training_rows,
     tuning_rows,
     variant_rows,
@@ -159,10 +159,10 @@ class MitigationJob(Job[MitigationConfig]):
             ("evaluation", tables.EVALUATION, iter(found.evaluation)),
             ("comparison", tables.COMPARISON, iter(found.comparison)),
             ("items", tables.ITEMS, iter(found.items)),
+            ("separation", tables.SEPARATION, separation_rows(variants, store)),
             ("errors", tables.ERRORS, ((v.name, v.seed, error) for v, error in failed.items())),
         ]
         storage = self.run.storage
-        write_table(storage, "separation", separation_table(variants, store))
         if self.config.tune.num_samples:
             names = dict.fromkeys(v.name for v in variants)
             searches = {name: json.loads(storage.read(tuned_file(name))) for name in names}

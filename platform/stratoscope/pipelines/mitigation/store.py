@@ -3,12 +3,10 @@
 import json
 from typing import Any
 
-import pyarrow as pa
-
 from stratoscope.evaluation import Score
 from stratoscope.pipelines.mitigation import tables
 from stratoscope.pipelines.mitigation.variants import Variant
-from stratoscope.pipelines.mitigation.worker import Judgement
+from stratoscope.pipelines.mitigation.worker import Judgement, LayerSeparation
 from stratoscope.results import Storage, from_rows, read_table, write_table
 
 FOLDER = "variants"
@@ -50,16 +48,17 @@ class VariantStore:
         rows = read_table(self._storage, f"{FOLDER}/{key}.items").to_pylist()
         return [Score(r["dataset"], r["metric"], r["item_id"], r["value"], r["weight"]) for r in rows]
 
-    def separations(self, key: str) -> pa.Table:
+    def separations(self, key: str) -> list[LayerSeparation]:
         """Return how a judged model's layers tell right answers from wrong ones."""
-        return read_table(self._storage, f"{FOLDER}/{key}.separation")
+        rows = read_table(self._storage, f"{FOLDER}/{key}.separation").to_pylist()
+        return [LayerSeparation(r["dataset"], r["layer"], r["n"], r["gap"], r["closer"]) for r in rows]
 
-    def write_judgement(self, key: str, name: str, seed: int | None, found: Judgement) -> None:
+    def write_judgement(self, key: str, found: Judgement) -> None:
         """Keep how a model was judged."""
-        layers = [(name, seed, s.dataset, s.layer, s.n, s.gap, s.closer) for s in found.separations]
+        layers = [(None, None, s.dataset, s.layer, s.n, s.gap, s.closer) for s in found.separations]
         write_table(self._storage, f"{FOLDER}/{key}.separation", from_rows(layers, tables.SEPARATION))
         # Last, for it says that the model was judged.
-        items = [(name, seed, s.dataset, s.metric, s.item_id, s.value, s.weight) for s in found.scores]
+        items = [(None, None, s.dataset, s.metric, s.item_id, s.value, s.weight) for s in found.scores]
         write_table(self._storage, f"{FOLDER}/{key}.items", from_rows(items, tables.ITEMS))
 
     def clear(self) -> None:

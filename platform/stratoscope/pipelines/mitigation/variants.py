@@ -35,6 +35,11 @@ class Variant:
         """Name for files and folders."""
         return f"{self.name}-{self.seed}"
 
+    @property
+    def cut_key(self) -> str:
+        """The same of the model that lacks its dropped layers and is not trained; others may lack the same."""
+        return f"cut-{'-'.join(map(str, self.dropped))}"
+
 
 def parse_layers(text: str, num_layers: int, field: str) -> tuple[int, ...] | None:
     """Return the layers of a list of numbers, or None where the text is no such list.
