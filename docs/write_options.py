@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from stratoscope.pipelines.config import field_names
+from stratoscope.pipelines.faithfulness import FaithfulnessConfig
 from stratoscope.pipelines.hallucination import HallucinationConfig
 from stratoscope.pipelines.mitigation import MitigationConfig
 from stratoscope.pipelines.score import ScoreConfig
@@ -14,6 +15,7 @@ JOBS = {
     "hallucination": HallucinationConfig,
     "search": SearchConfig,
     "mitigation": MitigationConfig,
+    "faithfulness": FaithfulnessConfig,
 }
 
 

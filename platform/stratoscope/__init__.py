@@ -4,11 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stratoscope.api import (
+        FaithfulnessRun,
         HallucinationRun,
         MitigationRun,
         Run,
         ScoreRun,
         SearchRun,
+        faithfulness,
         hallucination,
         mitigate,
         score,
@@ -16,11 +18,13 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "FaithfulnessRun",
     "HallucinationRun",
     "MitigationRun",
     "Run",
     "ScoreRun",
     "SearchRun",
+    "faithfulness",
     "hallucination",
     "mitigate",
     "score",

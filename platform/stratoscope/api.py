@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from stratoscope.pipelines.config import validate
+from stratoscope.pipelines.faithfulness import FaithfulnessConfig, FaithfulnessJob
 from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob
 from stratoscope.pipelines.mitigation import MitigationConfig, MitigationJob
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
@@ -77,6 +78,21 @@ class MitigationRun(Run):
         return list(self.manifest.facts["models"])
 
 
+@dataclass(frozen=True)
+class FaithfulnessRun(Run):
+    """A finished faithfulness run."""
+
+    @property
+    def cells(self) -> pa.Table:
+        """One row per fitted forecaster, perturbation and level."""
+        return self.table("cells")
+
+    @property
+    def verdicts(self) -> list[str]:
+        """What each forecaster survives, in words."""
+        return list(self.manifest.facts["verdicts"])
+
+
 def score(**fields: Any) -> ScoreRun:
     """Rank the layers of a model, as `stratoscope score` does.
 
@@ -131,3 +147,17 @@ def mitigate(**fields: Any) -> MitigationRun:
     job = MitigationJob(validate(MitigationConfig, fields))
     job.perform()
     return MitigationRun(job.run.url, job.manifest)
+
+
+def faithfulness(**fields: Any) -> FaithfulnessRun:
+    """See whether forecasts survive another seed and perturbed inputs, as `stratoscope faithfulness` does.
+
+    Args:
+        **fields: the job's fields, sections as dictionaries, such as `grid={"seeds": [1, 2, 3]}`.
+
+    Raises:
+        InputError: a field is unknown or wrong, or the input cannot be read.
+    """
+    job = FaithfulnessJob(validate(FaithfulnessConfig, fields))
+    job.perform()
+    return FaithfulnessRun(job.run.url, job.manifest)

@@ -36,6 +36,13 @@ def _mitigation(arguments: Sequence[str]) -> int:
     return run_from_command_line(MitigationJob, arguments)
 
 
+def _faithfulness(arguments: Sequence[str]) -> int:
+    from stratoscope.pipelines.faithfulness import FaithfulnessJob
+    from stratoscope.pipelines.job import run_from_command_line
+
+    return run_from_command_line(FaithfulnessJob, arguments)
+
+
 def _runs(arguments: Sequence[str]) -> int:
     from stratoscope.pipelines.runs import show_runs
 
@@ -52,6 +59,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "search": (_search, "find layers that a language model can do without, and export what is left"),
     "hallucination": (_hallucination, "find layers whose activations differ between wrong and right answers"),
     "mitigation": (_mitigation, "mend a model in its hallucinating layers, or heal it after layers were dropped"),
+    "faithfulness": (_faithfulness, "see whether forecasts survive another seed and perturbed inputs"),
     "runs": (_runs, "list runs, with the progress of those that somebody works on"),
 }
 

@@ -5,10 +5,12 @@ from stratoscope.data.order import OrderedPrompts, Prompt, order_prompts
 from stratoscope.data.pairs import Answers, DataSet, PairChoice, PairSource, QuestionSet, decode, load_pairs
 from stratoscope.data.prompts import PromptSet, PromptSource, load_prompts, row_id
 from stratoscope.data.qa import AUTO, FORMATS, Answer, Question
+from stratoscope.data.series import KNOWN_SERIES, Part, Series, SeriesSource, SplitRule, load_series
 
 __all__ = [
     "AUTO",
     "FORMATS",
+    "KNOWN_SERIES",
     "KNOWN_SETS",
     "Answer",
     "Answers",
@@ -16,14 +18,19 @@ __all__ = [
     "OrderedPrompts",
     "PairChoice",
     "PairSource",
+    "Part",
     "Prompt",
     "PromptSet",
     "PromptSource",
     "Question",
     "QuestionSet",
+    "Series",
+    "SeriesSource",
+    "SplitRule",
     "decode",
     "load_pairs",
     "load_prompts",
+    "load_series",
     "order_prompts",
     "read_known",
     "row_id",

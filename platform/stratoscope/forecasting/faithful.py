@@ -1,0 +1,174 @@
+"""Faithfulness of a forecaster: the three conditions of FTS (arXiv 2405.19647) as losses and as measurements.
+
+`sib`, similarity in the bottleneck space: a perturbed input is sieved to nearly the same. `cps`, consistency in the
+prediction space: the fine-tuned model forecasts what the frozen teacher does. `snp`, stability under noise: a perturbed
+input is forecast nearly the same. All distances are mean absolute differences, as in the public code; the paper leaves
+them open.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+
+from stratoscope.forecasting.ascent import AscentSettings, ascend
+from stratoscope.forecasting.linear import AffineChain
+from stratoscope.forecasting.timesieve import Forecast
+
+Tensor = torch.Tensor
+Uphill = Literal["error", "conditions"]
+
+
+@dataclass(frozen=True)
+class FaithfulWeights:
+    """Weight of each condition beside the error of the forecast; the defaults are those of the public code."""
+
+    sib: float = 0.05
+    cps: float = 1.0
+    snp: float = 0.05
+
+
+@dataclass(frozen=True)
+class FaithfulLoss:
+    """The loss of faithful fine-tuning."""
+
+    weights: FaithfulWeights = field(default_factory=FaithfulWeights)
+    ascent: AscentSettings = field(default_factory=AscentSettings)
+    uphill: Uphill = "error"
+    """What the ascent makes large."""
+
+
+def apart(one: Tensor, other: Tensor) -> Tensor:
+    """Return the mean absolute difference of each window, shape (B,)."""
+    return (one - other).abs().flatten(1).mean(dim=1)
+
+
+@contextmanager
+def standing_still(model: nn.Module) -> Iterator[None]:
+    """Keep a model's weights as they are while the block runs: they take no gradient, and chains are collapsed."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, AffineChain):
+                stack.enter_context(module.standing_still())
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+
+
+def uphill(model: nn.Module, windows: Tensor, target: Tensor, how: Uphill) -> Callable[[Tensor], Tensor]:
+    """Return what a perturbation is to make large.
+
+    Args:
+        model: forecaster, whose forward pass returns a `Forecast`.
+        windows: unperturbed, shape (B, T, C).
+        target: what comes after them, shape (B, H, C).
+        how: error, the error of the forecast, as in the public code; conditions, sib and snp, as in the paper, whose
+            third distance does not depend on the perturbation.
+    """
+    if how == "error":
+        return lambda perturbed: apart(model(perturbed).values, target)
+    with torch.no_grad():
+        there: Forecast = model(windows)
+
+    def conditions(perturbed: Tensor) -> Tensor:
+        here: Forecast = model(perturbed)
+        moved = apart(here.values, there.values)
+        if here.latent is not None and there.latent is not None:
+            moved = moved + apart(here.latent, there.latent)
+        return moved
+
+    return conditions
+
+
+def faithful_loss(
+    model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], settings: FaithfulLoss, generator: torch.Generator
+) -> Tensor:
+    """Return the loss of faithful fine-tuning on a batch.
+
+    The error and the model's own loss are those of perturbed windows, as in the public code.
+
+    Args:
+        model: that is tuned.
+        batch: windows (B, T, C), what comes after them (B, H, C), and what the teacher forecasts (B, H, C).
+        settings: of the loss.
+        generator: of the ascent's start.
+
+    Source: FTS, section 3, and the public code.
+    """
+    windows, target, taught = batch
+    weights = settings.weights
+    with standing_still(model):
+        delta = ascend(uphill(model, windows, target, settings.uphill), windows, settings.ascent, generator)
+    # One pass of both, so that what is made of the weights is made once.
+    both: Forecast = model(torch.cat([windows, windows + delta]))
+    clean, moved = both.values.chunk(2)
+    loss = apart(moved, target).mean() + both.loss / 2
+    loss = loss + weights.cps * apart(clean, taught).mean() + weights.snp * apart(moved, clean).mean()
+    if both.latent is not None and weights.sib:
+        before, after = both.latent.chunk(2)
+        loss = loss + weights.sib * apart(after, before).mean()
+    return loss
+
+
+@dataclass(frozen=True, eq=False)
+class WorstCase:
+    """What ascent finds for each window: lower bounds of the true suprema."""
+
+    sib: Tensor | None
+    """beta; None where the forecaster has no bottleneck. Shape (B,)."""
+    snp: Tensor
+    """alpha 2, shape (B,)."""
+
+
+def worst_case(model: nn.Module, windows: Tensor, settings: AscentSettings, generator: torch.Generator) -> WorstCase:
+    """Search each window's ball for what moves the bottleneck, and for what moves the forecast, most.
+
+    Args:
+        model: in evaluation mode.
+        windows: shape (B, T, C).
+        settings: of the ascent.
+        generator: of its starts.
+
+    Source: FTS, section 3, its conditions 1 and 3.
+    """
+    with standing_still(model), torch.no_grad():
+        there: Forecast = model(windows)
+
+    def moved(perturbed: Tensor) -> Tensor:
+        return apart(model(perturbed).values, there.values)
+
+    def most(objective: Callable[[Tensor], Tensor]) -> Tensor:
+        with standing_still(model):
+            delta = ascend(objective, windows, settings, generator, keep_best=True)
+            with torch.no_grad():
+                return objective(windows + delta)
+
+    latent = there.latent
+    if latent is None:
+        return WorstCase(None, most(moved))
+    return WorstCase(most(lambda perturbed: apart(model(perturbed).latent, latent)), most(moved))
+
+
+def preference(faithful_base: float, faithful: float, plain_base: float, plain: float) -> float:
+    """Return by how much a faithful model moves less with a seed than a plain one, in percent.
+
+    Args:
+        faithful_base: error with the base seed.
+        faithful: error with another seed.
+        plain_base: the plain model's, likewise.
+        plain: likewise.
+
+    Source: FTS, its 'preference' of table 2.
+    """
+    moved = abs(plain_base - plain)
+    if moved == 0:
+        return 100.0 if faithful_base == faithful else float("-inf")
+    return 100 * (1 - abs(faithful_base - faithful) / moved * plain_base / faithful_base)

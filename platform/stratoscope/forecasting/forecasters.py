@@ -1,0 +1,145 @@
+"""The forecasters that can be audited, by name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from stratoscope.forecasting.timesieve import Forecast, TimeSieve, TimeSieveSettings
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of what a forecaster sees and forecasts."""
+
+    lookback: int
+    horizon: int
+    channels: int
+
+
+class Linear(nn.Module):
+    """One affine map from the lookback to the horizon, the same for all channels."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.map = nn.Linear(shape.lookback, shape.horizon)
+
+    def forward(self, series: Tensor) -> Forecast:
+        """Forecast (B, T, C)."""
+        return Forecast(self.map(series.transpose(1, 2)).transpose(1, 2))
+
+
+class DLinear(nn.Module):
+    """A moving average and the rest of the series, each with an affine map of its own.
+
+    Source: Zeng et al., 'Are transformers effective for time series forecasting?', 2023; the window of 25 is theirs.
+    """
+
+    WINDOW = 25
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.trend = nn.Linear(shape.lookback, shape.horizon)
+        self.rest = nn.Linear(shape.lookback, shape.horizon)
+        for linear in (self.trend, self.rest):
+            nn.init.constant_(linear.weight, 1 / shape.lookback)
+
+    def forward(self, series: Tensor) -> Forecast:
+        """Forecast (B, T, C)."""
+        rows = series.transpose(1, 2)
+        side = (self.WINDOW - 1) // 2
+        padded = functional.pad(rows, (side, side), mode="replicate")
+        trend = functional.avg_pool1d(padded, self.WINDOW, stride=1)
+        return Forecast((self.trend(trend) + self.rest(rows - trend)).transpose(1, 2))
+
+
+class LastValue(nn.Module):
+    """The last value, for ever."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self._horizon = shape.horizon
+
+    def forward(self, series: Tensor) -> Forecast:
+        """Forecast (B, T, C)."""
+        return Forecast(series[:, -1:].expand(-1, self._horizon, -1))
+
+
+class FromTransformers(nn.Module):
+    """A forecaster of transformers, with its own standardisation of each window."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, series: Tensor) -> Forecast:
+        """Forecast (B, T, C)."""
+        return Forecast(self.model(past_values=series).prediction_outputs)
+
+
+def _patches(shape: Shape) -> dict[str, int]:
+    """Return patches of 16 points, or less of a short lookback, that overlap by half."""
+    length = min(16, shape.lookback // 2)
+    return {"patch_length": length, "patch_stride": max(1, length // 2)}
+
+
+def _patch_tst(shape: Shape) -> nn.Module:
+    from transformers import PatchTSTConfig, PatchTSTForPrediction
+
+    config = PatchTSTConfig(
+        num_input_channels=shape.channels,
+        context_length=shape.lookback,
+        prediction_length=shape.horizon,
+        **_patches(shape),
+        d_model=16,
+        num_attention_heads=4,
+        num_hidden_layers=3,
+        ffn_dim=128,
+        attention_dropout=0.3,
+        ff_dropout=0.3,
+        path_dropout=0.0,
+        head_dropout=0.0,
+        loss="mse",
+        scaling="std",
+    )
+    return FromTransformers(PatchTSTForPrediction(config))
+
+
+def _patch_mixer(shape: Shape) -> nn.Module:
+    from transformers import PatchTSMixerConfig, PatchTSMixerForPrediction
+
+    config = PatchTSMixerConfig(
+        num_input_channels=shape.channels,
+        context_length=shape.lookback,
+        prediction_length=shape.horizon,
+        **_patches(shape),
+        d_model=32,
+        num_layers=3,
+        loss="mse",
+        scaling="std",
+    )
+    return FromTransformers(PatchTSMixerForPrediction(config))
+
+
+@dataclass(frozen=True)
+class Forecaster:
+    """A kind of forecaster."""
+
+    make: Callable[[Shape, TimeSieveSettings], nn.Module]
+    """Returns one with random weights, from torch's own generator; its forward pass returns a `Forecast`."""
+    trainable: bool = True
+    """Whether it has weights, and so anything that training could make faithful."""
+
+
+FORECASTERS: Mapping[str, Forecaster] = {
+    "timesieve": Forecaster(lambda shape, settings: TimeSieve(shape.lookback, shape.horizon, settings)),
+    "dlinear": Forecaster(lambda shape, _: DLinear(shape)),
+    "linear": Forecaster(lambda shape, _: Linear(shape)),
+    "last_value": Forecaster(lambda shape, _: LastValue(shape), trainable=False),
+    "patchtst": Forecaster(lambda shape, _: _patch_tst(shape)),
+    "patchtsmixer": Forecaster(lambda shape, _: _patch_mixer(shape)),
+}

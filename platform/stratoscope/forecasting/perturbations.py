@@ -1,0 +1,83 @@
+"""What a fitted forecaster is met with: noise on its input, on its parts, and gaps."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from stratoscope.forecasting.timesieve import Bottleneck, TimeSieve
+
+Tensor = torch.Tensor
+TREND = 25
+"""Points of the moving average that a series is decomposed by."""
+
+Disturb = Callable[[Tensor, float, torch.Generator], Tensor]
+
+
+def gaussian(windows: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    """Add normal noise of a standard deviation, in standard units."""
+    return windows + level * _normal(windows, generator)
+
+
+def residual(windows: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    """Add normal noise as large as each window's own residual, its difference from a moving average, times the level.
+
+    Source: FTS says that input noise is built from the residual of a decomposition; how, could not be recovered: ours.
+    """
+    rows = windows.transpose(1, 2)
+    side = TREND // 2
+    trend = functional.avg_pool1d(functional.pad(rows, (side, side), mode="replicate"), TREND, stride=1)
+    spread = (rows - trend).std(dim=2, keepdim=True).transpose(1, 2)
+    return windows + level * spread * _normal(windows, generator)
+
+
+def missing(windows: Tensor, level: float, generator: torch.Generator) -> Tensor:
+    """Lose a share of the values; each is replaced by the last one known, or the mean of the series where none is."""
+    kept = torch.rand(windows.shape, generator=generator).to(windows.device) >= level
+    place = torch.arange(windows.shape[1], device=windows.device)[None, :, None].expand_as(windows)
+    last = torch.where(kept, place, -1).cummax(dim=1).values
+    filled = windows.gather(1, last.clamp_min(0))
+    return torch.where(last >= 0, filled, torch.zeros_like(filled))
+
+
+INPUT_PERTURBATIONS: Mapping[str, Disturb] = {"gaussian": gaussian, "residual": residual, "missing": missing}
+PARAMETER = "parameter"
+"""Normal noise on the bottleneck's parameters, relative to the standard deviation of each tensor."""
+ADVERSARIAL = "adversarial"
+"""The perturbation of the input, no element by more than the level, that ascent on the error finds."""
+PERTURBATIONS = (*INPUT_PERTURBATIONS, PARAMETER, ADVERSARIAL)
+
+
+@contextmanager
+def shaken(model: nn.Module, level: float, generator: torch.Generator) -> Iterator[None]:
+    """Put noise on the parameters of a model's bottlenecks while the block runs.
+
+    Args:
+        model: without a bottleneck, it is left as it is.
+        level: standard deviation of the noise by that of each tensor.
+        generator: of the noise.
+
+    Source: FTS perturbs the IFCB layer by Gaussian noise; its size and code were not published: ours.
+    """
+    own = [p for module in model.modules() if isinstance(module, Bottleneck) for p in module.parameters()]
+    before = [p.detach().clone() for p in own]
+    with torch.no_grad():
+        for parameter in own:
+            parameter.add_(level * parameter.std() * _normal(parameter, generator))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(own, before, strict=True):
+                parameter.copy_(value)
+
+
+def has_bottleneck(model: nn.Module) -> bool:
+    """Tell whether a model has anything that parameter noise is put on."""
+    return isinstance(model, TimeSieve)
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)

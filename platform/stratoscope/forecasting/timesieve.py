@@ -1,0 +1,148 @@
+"""TimeSieve: a wavelet pair, an information bottleneck on each half, and a predictor (arXiv 2406.05036)."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from stratoscope.forecasting.linear import AffineChain
+from stratoscope.forecasting.wavelet import make_wavelet
+
+Tensor = torch.Tensor
+Preset = Literal["reference", "paper"]
+SHIFT = -5.0
+"""Added before the softplus that makes deviations, so that they begin small (the public code)."""
+WIDENING = (10, 20, 40)
+"""Widths of the predictor by the lookback (the public code)."""
+
+
+@dataclass(frozen=True)
+class TimeSieveSettings:
+    """How a TimeSieve is built; the defaults are those of the public code.
+
+    Source of the differences: the papers against the code that their authors published, docs/faithfulness.md.
+    """
+
+    residuals: Literal[1, 2] = 2
+    """How often coefficients are added to what the bottleneck makes of them: once in the paper, twice in the code."""
+    predictor: Literal["wide", "mlp"] = "wide"
+    """wide: four linear maps without activation; mlp: two, with GELU between them."""
+    reconstruction_weight: float = 1e-4
+    """Of the squared difference of the bottleneck's output from its input, summed over all elements."""
+    divergence_weight: float = 1e-7
+    """Of the divergence of the latent from a standard normal, summed over all elements."""
+    samples_at_test: bool = False
+    """Draw the latent at test time, too, as the public code does; otherwise take its mean."""
+    wavelet: str = "db1"
+
+    @classmethod
+    def of(cls, preset: Preset) -> "TimeSieveSettings":
+        """Return the settings of a preset."""
+        if preset == "reference":
+            return cls()
+        # The paper weighs neither part of the bottleneck's loss; sums are taken to the mean over elements in `loss`.
+        return cls(residuals=1, predictor="mlp", reconstruction_weight=1e-4, divergence_weight=1e-4)
+
+
+@dataclass(frozen=True, eq=False)
+class Filtered:
+    """What a bottleneck makes of coefficients."""
+
+    output: Tensor
+    """Shape of the coefficients."""
+    loss: Tensor
+    """Scalar."""
+
+
+class Bottleneck(nn.Module):
+    """The information-filtering-and-compression block: an encoder to a Gaussian latent, and a decoder (paper, IFCB).
+
+    Args:
+        width: of input, hidden layer, latent and output.
+        settings: of the model.
+    """
+
+    def __init__(self, width: int, settings: TimeSieveSettings) -> None:
+        super().__init__()
+        self._settings = settings
+        self.encoder = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        self.mean = nn.Linear(width, width)
+        self.deviation = nn.Linear(width, width)
+        self.decoder = nn.Linear(width, width)
+
+    def forward(self, coefficients: Tensor) -> Filtered:
+        """Filter coefficients, shape (..., width)."""
+        settings = self._settings
+        hidden = self.encoder(coefficients)
+        mean, deviation = self.mean(hidden), functional.softplus(self.deviation(hidden) + SHIFT)
+        draws = self.training or settings.samples_at_test
+        latent = mean + deviation * torch.randn_like(deviation) if draws else mean
+        change = self.decoder(latent)
+        # The output is input + change, so the reconstruction error is that of the change.
+        loss = settings.reconstruction_weight * change.square().sum()
+        loss = loss + settings.divergence_weight * divergence(mean, deviation).sum()
+        return Filtered(coefficients + change, loss)
+
+
+def divergence(mean: Tensor, deviation: Tensor) -> Tensor:
+    """Return the Kullback-Leibler divergence of normal distributions from the standard one, element by element."""
+    return 0.5 * (mean.square() + deviation.square() - 1) - torch.log(deviation)
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """What a forecaster makes of a batch."""
+
+    values: Tensor
+    """Shape (B, H, C)."""
+    loss: Tensor | float = 0.0
+    """Of the model itself, besides the error of the forecast."""
+    latent: Tensor | None = field(default=None)
+    """What similarity in the bottleneck space compares, shape (B, T, C); None where a forecaster has no bottleneck."""
+
+
+class TimeSieve(nn.Module):
+    """The forecaster.
+
+    Args:
+        lookback: T points.
+        horizon: H points.
+        settings: of the model.
+
+    Raises:
+        InputError: the wavelet cannot divide the lookback.
+    """
+
+    def __init__(self, lookback: int, horizon: int, settings: TimeSieveSettings) -> None:
+        super().__init__()
+        self._settings, self._lookback = settings, lookback
+        self._wavelet = make_wavelet(settings.wavelet)
+        width = self._wavelet.length(lookback)
+        self.approximation = Bottleneck(width, settings)
+        self.detail = Bottleneck(width, settings)
+        if settings.predictor == "wide":
+            self.predictor: nn.Module = AffineChain([lookback, *(lookback * w for w in WIDENING), horizon])
+        else:
+            self.predictor = nn.Sequential(
+                nn.Linear(lookback, 2 * lookback), nn.GELU(), nn.Linear(2 * lookback, horizon)
+            )
+
+    def forward(self, series: Tensor, residual_noise: Tensor | None = None) -> Forecast:
+        """Forecast.
+
+        Args:
+            series: shape (B, T, C).
+            residual_noise: added to the detail coefficients, shape (B, C, K).
+        """
+        approximation, detail = self._wavelet.decompose(series.transpose(1, 2))
+        if residual_noise is not None:
+            detail = detail + residual_noise
+        sieved = [block(given) for block, given in ((self.approximation, approximation), (self.detail, detail))]
+        outputs = sieved[0].output, sieved[1].output
+        if self._settings.residuals == 2:
+            outputs = outputs[0] + approximation, outputs[1] + detail
+        rebuilt = self._wavelet.reconstruct(*outputs, self._lookback)
+        values = self.predictor(rebuilt).transpose(1, 2)
+        return Forecast(values, sieved[0].loss + sieved[1].loss, rebuilt.transpose(1, 2))

@@ -1,0 +1,284 @@
+"""The cells of the grid: each is one forecaster, fitted, met with every perturbation, and kept in the run's folder."""
+
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from stratoscope.data import Series
+from stratoscope.forecasting import (
+    ADVERSARIAL,
+    FORECASTERS,
+    INPUT_PERTURBATIONS,
+    PARAMETER,
+    AscentSettings,
+    Data,
+    Epoch,
+    Shape,
+    Windows,
+    apart,
+    ascend,
+    fit,
+    fit_faithfully,
+    has_bottleneck,
+    predict,
+    shaken,
+    worst_case,
+)
+from stratoscope.forecasting.faithful import standing_still
+from stratoscope.pipelines.faithfulness import tables
+from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig
+from stratoscope.results import Storage, from_rows, write_table
+
+FOLDER = "cells"
+PARTS = {"cells": tables.CELLS, "worst_case": tables.WORST, "forecasts": tables.FORECASTS, "epochs": tables.EPOCHS}
+"""The tables that every cell has a part of."""
+NONE = "none"
+AT_ONCE = 512
+"""Windows of a pass."""
+STEPS_OF_RADIUS = 15
+"""An ascent moves by the radius over this, as the public code's does."""
+TENTH = 0.1
+Row = tuple[object, ...]
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A forecaster that is fitted."""
+
+    dataset: str
+    forecaster: str
+    training: str
+    seed: int
+    horizon: int
+
+    @property
+    def key(self) -> str:
+        """Name of its files."""
+        return f"{self.dataset}-{self.forecaster}-{self.horizon}-{self.seed}-{self.training}"
+
+    @property
+    def values(self) -> tuple[str, str, str, int, int]:
+        """The first columns of its rows."""
+        return self.dataset, self.forecaster, self.training, self.seed, self.horizon
+
+    @property
+    def plain(self) -> "Cell":
+        """The same with plain training."""
+        return replace(self, training="plain")
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """What all cells take."""
+
+    run: str
+    """URL of the run's folder."""
+    config: FaithfulnessConfig
+    series: dict[str, Series]
+    device: str
+
+
+def grid(config: FaithfulnessConfig, datasets: Sequence[str]) -> list[Cell]:
+    """Return all cells, those that others begin with before these; what has no weights cannot be made faithful."""
+    section = config.grid
+    return [
+        Cell(dataset, forecaster, training, seed, horizon)
+        for training in sorted(section.trainings, reverse=True)
+        for horizon in section.horizons
+        for dataset in datasets
+        for seed in section.seeds
+        for forecaster in section.forecasters
+        if training == "plain" or FORECASTERS[forecaster].trainable
+    ]
+
+
+def run_cell(shared: Shared, cell: Cell) -> None:
+    """Fit a forecaster, meet it with every perturbation, and keep what was found; the last file says that it is whole.
+
+    Raises:
+        DivergedError: a loss was no number.
+    """
+    if shared.device == "cpu":
+        # Sums in another order would make other numbers.
+        torch.set_num_threads(1)
+    _Run(shared, cell).perform()
+
+
+class _Run:
+    def __init__(self, shared: Shared, cell: Cell) -> None:
+        self._config, self._cell, self._device = shared.config, cell, shared.device
+        self._series = shared.series[cell.dataset]
+        self._storage = Storage(shared.run).child(FOLDER)
+        lookback = self._config.lookback(cell.horizon)
+        values = torch.from_numpy(self._series.values).to(shared.device)
+
+        def windows(part: Any) -> Windows:
+            starts = torch.from_numpy(self._series.starts(part, lookback, cell.horizon)).to(shared.device)
+            return Windows(values, starts, lookback, cell.horizon)
+
+        self._data = Data(windows("train"), windows("validation"))
+        self._test = windows("test")
+        torch.manual_seed(cell.seed)
+        shape = Shape(lookback, cell.horizon, len(self._series.columns))
+        made = FORECASTERS[cell.forecaster].make(shape, self._config.timesieve.to_settings())
+        self._model: nn.Module = made.to(shared.device)
+        self._epochs: list[Epoch] = []
+
+    def perform(self) -> None:
+        """Fit, judge, keep."""
+        started = time.perf_counter()
+        taught = self._fit()
+        seconds = time.perf_counter() - started
+        self._model.eval()
+        clean = predict(self._model, self._test)
+        parts: dict[str, list[Row]] = {
+            "epochs": [(*self._cell.values, e.number, e.loss, e.validation) for e in self._epochs],
+            "worst_case": list(self._worst(clean, taught)),
+            "forecasts": list(self._example(clean)),
+            "cells": list(self._judged(clean, seconds)),
+        }
+        for name, rows in parts.items():
+            write_table(self._storage, f"{self._cell.key}.{name}", from_rows(rows, PARTS[name]))
+
+    def _fit(self) -> Tensor | None:
+        """Fit the model; return what its teacher forecasts of the test windows, where it has one."""
+        config, cell = self._config, self._cell
+        if cell.training == "plain":
+            fit(self._model, self._data, config.fit.to_plain(), cell.seed, told=self._epochs.append)
+            if FORECASTERS[cell.forecaster].trainable:
+                weights = {name: tensor.contiguous() for name, tensor in self._model.state_dict().items()}
+                self._storage.write(f"{cell.key}.safetensors", save(weights))
+            return None
+        self._model.load_state_dict(load(self._storage.read(f"{cell.plain.key}.safetensors")))
+        taught = predict(self._model, self._test)
+        fit_faithfully(
+            self._model,
+            self._data,
+            config.fit.to_faithful(),
+            config.faithful.to_loss(),
+            cell.seed,
+            told=self._epochs.append,
+        )
+        return taught
+
+    def _judged(self, clean: Tensor, seconds: float) -> Iterator[Row]:
+        grid_of = self._config.grid
+        yield (*self._cell.values, NONE, 0.0, *self._errors(clean, clean), seconds, "done", None)
+        for name in grid_of.perturbations:
+            if name == PARAMETER and not has_bottleneck(self._model):
+                continue
+            for level in grid_of.levels:
+                if not level:
+                    continue
+                begun = time.perf_counter()
+                found = self._forecast(name, level)
+                took = time.perf_counter() - begun
+                yield (*self._cell.values, name, level, *self._errors(found, clean), took, "done", None)
+
+    def _errors(self, found: Tensor, clean: Tensor) -> tuple[float, float, float]:
+        absolute = squared = 0.0
+        for numbers in torch.split(torch.arange(len(self._test), device=found.device), AT_ONCE):
+            _, target = self._test.batch(numbers)
+            difference = (found[numbers] - target).double()
+            absolute += difference.abs().mean(dim=(1, 2)).sum().item()
+            squared += difference.square().mean(dim=(1, 2)).sum().item()
+        moved = (found - clean).double().abs().mean().item()
+        return absolute / len(self._test), squared / len(self._test), moved
+
+    def _forecast(self, name: str, level: float) -> Tensor:
+        """Return the forecasts of all test windows under a perturbation, whatever ran before."""
+        generator = self._generator(name, level)
+        torch.manual_seed(self._cell.seed)
+        if name == PARAMETER:
+            with shaken(self._model, level, generator):
+                return predict(self._model, self._test)
+        found = []
+        for windows, target in self._test.batches(AT_ONCE):
+            if name == ADVERSARIAL:
+                disturbed = windows + self._attack(windows, target, level, generator)
+            else:
+                disturbed = INPUT_PERTURBATIONS[name](windows, level, generator)
+            with torch.no_grad():
+                found.append(self._model(disturbed).values)
+        return torch.cat(found)
+
+    def _attack(self, windows: Tensor, target: Tensor, level: float, generator: torch.Generator) -> Tensor:
+        how = AscentSettings(level, level / STEPS_OF_RADIUS, self._config.worst.steps)
+        with standing_still(self._model):
+            return ascend(lambda x: apart(self._model(x).values, target), windows, how, generator, keep_best=True)
+
+    def _worst(self, clean: Tensor, taught: Tensor | None) -> Iterator[Row]:
+        section = self._config.worst
+        number = min(section.windows, len(self._test))
+        chosen = torch.linspace(0, len(self._test) - 1, number).round().long().to(clean.device)
+        windows, _ = self._test.batch(chosen)
+        for norm in section.norms:
+            radius = section.radius
+            if norm == "l2":
+                radius *= TENTH * windows[0].numel() ** 0.5
+            how = AscentSettings(radius, radius / STEPS_OF_RADIUS, section.steps, norm)
+            torch.manual_seed(self._cell.seed)
+            found = worst_case(self._model, windows, how, self._generator(norm, radius))
+            for condition, values in (("sib", found.sib), ("snp", found.snp)):
+                yield (*self._cell.values, condition, norm, radius, *_most(values), number)
+        apart_by = None if taught is None else apart(clean[chosen], taught[chosen])
+        yield (*self._cell.values, "cps", None, None, *_most(apart_by), number)
+
+    def _example(self, clean: Tensor) -> Iterator[Row]:
+        middle = len(self._test) // 2
+        windows, target = self._test.batch(torch.tensor([middle], device=clean.device))
+        series = self._series
+        for channel, name in enumerate(series.columns):
+            mean, deviation = float(series.mean[channel]), float(series.deviation[channel])
+
+            def own(value: Tensor, mean: float = mean, deviation: float = deviation) -> float:
+                return float(value) * deviation + mean
+
+            for step, value in enumerate(windows[0, :, channel], start=1 - windows.shape[1]):
+                yield (*self._cell.values, name, step, None, own(value))
+            for step in range(target.shape[1]):
+                forecast, truth = own(clean[middle, step, channel]), own(target[0, step, channel])
+                yield (*self._cell.values, name, step + 1, forecast, truth)
+
+    def _generator(self, name: str, level: float) -> torch.Generator:
+        """Return the source of a perturbation's draws: the same for all cells, so that they meet the same noise."""
+        return torch.Generator().manual_seed(zlib.crc32(f"{self._config.seed} {name} {level:.12g}".encode()))
+
+
+def _most(values: Tensor | None) -> tuple[float | None, float | None]:
+    return (None, None) if values is None else (float(values.max()), float(values.mean()))
+
+
+class CellStore:
+    """What is finished of a run.
+
+    Args:
+        storage: the run's folder.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def missing(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Return the cells that are not finished."""
+        there = set(self._storage.names(FOLDER))
+        return [cell for cell in cells if f"{cell.key}.cells.parquet" not in there]
+
+    def table(self, name: str, cells: Sequence[Cell]) -> pa.Table:
+        """Return the finished cells' parts of a table, in the order of the grid."""
+        names = [f"{FOLDER}/{cell.key}.{name}.parquet" for cell in cells]
+        found = self._storage.read_all(names)
+        parts = [pa.parquet.read_table(pa.BufferReader(found[each])) for each in names]
+        return pa.concat_tables(parts) if parts else PARTS[name].empty_table()
+
+    def clear(self) -> None:
+        """Remove everything, once the run's tables hold it."""
+        self._storage.remove(FOLDER)

@@ -1,0 +1,164 @@
+"""What a faithfulness run comes to: spread over seeds, what faithful training changes, and verdicts in words."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from stratoscope.forecasting import preference
+from stratoscope.pipelines.faithfulness.cells import NONE
+from stratoscope.pipelines.faithfulness.config import VerdictSection
+
+Row = dict[str, Any]
+METRICS = ("mae", "mse")
+CONFIDENCE = 0.95
+
+
+def spreads(cells: Sequence[Row], seeds: Sequence[int]) -> list[tuple[object, ...]]:
+    """Return the rows of `spreads`: each forecaster without perturbation, over seeds.
+
+    Args:
+        cells: rows of `cells`, of finished ones.
+        seeds: in order; the first is the base of the preference.
+    """
+    found: list[tuple[object, ...]] = []
+    clean = [row for row in cells if row["perturbation"] == NONE]
+    by_seed = _by_seed(clean, ("dataset", "forecaster", "training", "horizon"))
+    for key, own in by_seed.items():
+        dataset, forecaster, training, horizon = key
+        plain = by_seed.get((dataset, forecaster, "plain", horizon), {})
+        for metric in METRICS:
+            values = np.array([own[seed][metric] for seed in seeds if seed in own])
+            liked = _preferences(own, plain, seeds, metric) if training == "faithful" else []
+            found.append(
+                (
+                    dataset,
+                    forecaster,
+                    training,
+                    horizon,
+                    metric,
+                    len(values),
+                    float(values.mean()),
+                    float(values.std(ddof=1)) if len(values) > 1 else None,
+                    float(np.ptp(values)),
+                    float(np.mean(liked)) if liked else None,
+                )
+            )
+    return found
+
+
+def _preferences(own: dict[int, Row], plain: dict[int, Row], seeds: Sequence[int], metric: str) -> list[float]:
+    base = seeds[0]
+    if base not in own or base not in plain:
+        return []
+    both = [seed for seed in seeds[1:] if seed in own and seed in plain]
+    found = [preference(own[base][metric], own[s][metric], plain[base][metric], plain[s][metric]) for s in both]
+    return [value for value in found if np.isfinite(value)]
+
+
+def differences(cells: Sequence[Row]) -> list[tuple[object, ...]]:
+    """Return the rows of `differences`: faithful less plain training, paired by seed.
+
+    Args:
+        cells: rows of `cells`, of finished ones.
+    """
+    found: list[tuple[object, ...]] = []
+    fields = ("dataset", "forecaster", "horizon", "perturbation", "level")
+    both = {t: _by_seed([r for r in cells if r["training"] == t], fields) for t in ("plain", "faithful")}
+    for key, faithful in both["faithful"].items():
+        plain = both["plain"].get(key, {})
+        seeds = [seed for seed in faithful if seed in plain]
+        if not seeds:
+            continue
+        for metric in (*METRICS, "moved"):
+            ones, others = (np.array([m[s][metric] for s in seeds]) for m in (plain, faithful))
+            low, high = interval(others - ones)
+            found.append(
+                (
+                    *key,
+                    metric,
+                    len(seeds),
+                    float(ones.mean()),
+                    float(others.mean()),
+                    float((others - ones).mean()),
+                    low,
+                    high,
+                )
+            )
+    return found
+
+
+def interval(values: np.ndarray[Any, Any]) -> tuple[float | None, float | None]:
+    """Return Student's interval of a mean; (None, None) of a single value."""
+    if len(values) < 2:
+        return None, None
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def verdicts(cells: Sequence[Row], spread_rows: Sequence[tuple[object, ...]], when: VerdictSection) -> Iterator[str]:
+    """Say of each forecaster and training, horizon by horizon, what it survives.
+
+    Args:
+        cells: rows of `cells`, of finished ones.
+        spread_rows: of `spreads`.
+        when: it is said not to survive.
+    """
+    for row in spread_rows:
+        dataset, forecaster, training, horizon, metric, seeds, mean, deviation, *_ = row
+        if metric != "mse":
+            continue
+        own = [
+            r
+            for r in cells
+            if (r["dataset"], r["forecaster"], r["training"], r["horizon"]) == (dataset, forecaster, training, horizon)
+        ]
+        name = f"{forecaster}, {training}, {dataset}, horizon {horizon}"
+        yield f"{name}: {_of_seeds(mean, deviation, seeds, when)}; {_of_perturbations(own, when)}."
+
+
+def _of_seeds(mean: Any, deviation: Any, seeds: Any, when: VerdictSection) -> str:
+    if deviation is None:
+        return "one seed tells nothing of another"
+    share = deviation / mean if mean else 0.0
+    said = "survives" if share <= when.spread else "does not survive"
+    return f"{said} another seed (squared error varies by {share:.2%} over {seeds} seeds)"
+
+
+def _of_perturbations(own: Sequence[Row], when: VerdictSection) -> str:
+    clean = np.mean([r["mae"] for r in own if r["perturbation"] == NONE])
+    lost: list[str] = []
+    survived: list[str] = []
+    ordered = sorted((r for r in own if r["perturbation"] != NONE), key=_perturbation)
+    for (perturbation, level), rows in groupby(ordered, key=_perturbation):
+        growth = float(np.mean([r["mae"] for r in rows]) / clean - 1)
+        (survived if growth <= when.degradation else lost).append(f"{perturbation} {level:g} ({growth:+.1%})")
+    parts = [f"survives {', '.join(survived)}"] if survived else []
+    parts += [f"does not survive {', '.join(lost)}"] if lost else []
+    return "; ".join(parts) or "was met with no perturbation"
+
+
+def _perturbation(row: Row) -> tuple[str, float]:
+    return row["perturbation"], row["level"]
+
+
+def _by_seed(rows: Sequence[Row], fields: Sequence[str]) -> dict[tuple[Any, ...], dict[int, Row]]:
+    found: dict[tuple[Any, ...], dict[int, Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[field] for field in fields), {})[row["seed"]] = row
+    return found
+
+
+def failed_row(values: tuple[object, ...], error: str) -> tuple[object, ...]:
+    """Return the row of `cells` of one that failed."""
+    return (*values, None, None, None, None, None, None, "failed", error)
+
+
+def counts(cells: Sequence[Row]) -> Mapping[str, int]:
+    """Return how many fitted forecasters there are, and how many failed."""
+    return {
+        "cells": len({(r["dataset"], r["forecaster"], r["training"], r["seed"], r["horizon"]) for r in cells}),
+        "failed": sum(r["status"] == "failed" for r in cells),
+    }

@@ -1,0 +1,141 @@
+"""The flow of the faithfulness job: series -> grid of cells, fitted and perturbed -> comparison -> report."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from rich.console import Console
+
+from stratoscope.data import Series, load_series
+from stratoscope.digest import digest
+from stratoscope.errors import InputError, RunError
+from stratoscope.execution import Meter, Task, cluster, progress, resources, run_tasks
+from stratoscope.pipelines.faithfulness import tables
+from stratoscope.pipelines.faithfulness.cells import PARTS, Cell, CellStore, Shared, grid, run_cell
+from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig
+from stratoscope.pipelines.faithfulness.estimate import estimate
+from stratoscope.pipelines.faithfulness.outcome import counts, differences, failed_row, spreads, verdicts
+from stratoscope.pipelines.faithfulness.report import build_page, summary_table
+from stratoscope.pipelines.job import Job
+from stratoscope.results import from_rows, render, write_table
+
+GPU_SHARE = 0.25
+"""Of a task, where the cluster has GPUs: the models are small."""
+
+
+class FaithfulnessJob(Job[FaithfulnessConfig]):
+    """Fits forecasters over seeds, meets them with perturbations, and says what their forecasts survive."""
+
+    name: ClassVar[str] = "faithfulness"
+    config_class = FaithfulnessConfig
+
+    series: dict[str, Series]
+
+    def prepare(self) -> None:
+        """Read the series, and see that they have windows of every horizon."""
+        config = self.config
+        self.series = {}
+        for source in config.series.to_sources():
+            found = load_series(source)
+            if found.name in self.series:
+                raise InputError(f"series.source: two series are called {found.name!r}; rename one of the files")
+            self.series[found.name] = found
+            for horizon in config.grid.horizons:
+                for part in ("train", "validation", "test"):
+                    found.starts(part, config.lookback(horizon), horizon)
+        self.cells = grid(config, list(self.series))
+
+    def plan(self) -> Sequence[tuple[str, str]]:
+        """Return what the run would do, and estimates of what it takes."""
+        return estimate(self.config, self.series, self.cells)
+
+    def execute(self) -> None:
+        """Fit and judge every cell that is not finished, then compare, and write what was found."""
+        with cluster():
+            gpus = self.config.grid.gpus
+            if gpus is None:
+                gpus = GPU_SHARE if resources().get("GPU", 0) else 0.0
+            device = "cuda" if gpus else "cpu"
+            self._identify(device)
+            self.check_fingerprints()
+            self.run.write_manifest(self.manifest)
+            store = CellStore(self.run.storage)
+            with self.stage("cells"):
+                failed = self._run(store, Shared(self.run.url, self.config, self.series, device), gpus)
+        done = [cell for cell in self.cells if cell not in failed]
+        if not done:
+            raise RunError(f"every cell failed; the first, {self.cells[0].key}: {failed[self.cells[0]]}")
+        self._write(store, done, failed)
+        with self.stage("report"):
+            self.run.storage.write("report.html", render(build_page(self.run.storage, self.manifest)))
+        store.clear()
+
+    def show(self, console: Console) -> None:
+        """Print the errors and the verdict."""
+        console.print(summary_table(self.run.storage))
+        for line in self.manifest.facts["verdicts"]:
+            console.print(line, soft_wrap=True)
+        console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
+
+    def _run(self, store: CellStore, shared: Shared, gpus: float) -> dict[Cell, str]:
+        """Run the cells that are missing; return what went wrong with those that failed."""
+        missing = store.missing(self.cells)
+        tasks = {cell: Task((cell,), None if cell.training == "plain" else cell.plain) for cell in missing}
+        meter = Meter(len(self.cells), len(self.cells) - len(missing), "cells", "cells")
+        failed: dict[Cell, str] = {}
+        with progress(meter, "faithfulness", self.terminal.console) as bar:
+            for key, ended in run_tasks(
+                run_cell,
+                tasks,
+                shared=shared,
+                num_cpus=self.config.grid.cpus,
+                num_gpus=gpus,
+                stopping=self.stopping,
+            ):
+                if ended.error is not None:
+                    failed[key] = ended.error
+                bar.add(1, 1)
+                self.lease.tell(done=meter.done, total=meter.total, errors=len(failed), rate=meter.units_per_second)
+        return failed
+
+    def _write(self, store: CellStore, done: Sequence[Cell], failed: dict[Cell, str]) -> None:
+        storage = self.run.storage
+        found = {name: store.table(name, done) for name in PARTS}
+        rows = found["cells"].to_pylist()
+        spread_rows = spreads(rows, self.config.grid.seeds)
+        found["spreads"] = from_rows(spread_rows, tables.SPREADS)
+        found["differences"] = from_rows(differences(rows), tables.DIFFERENCES)
+        lost = [failed_row(cell.values, error) for cell, error in failed.items()]
+        found["cells"] = from_rows([*(tuple(r.values()) for r in rows), *lost], tables.CELLS)
+        for name, table in found.items():
+            write_table(storage, name, table)
+        every = found["cells"].to_pylist()
+        self.manifest.counts = dict(counts(every))
+        self.manifest.facts["verdicts"] = [
+            *verdicts(rows, spread_rows, self.config.verdict),
+            *(f"{cell.key} failed, and is in no comparison: {error}." for cell, error in failed.items()),
+        ]
+
+    def _identify(self, device: str) -> None:
+        self.manifest.fingerprints = {
+            "series": digest({name: series.fingerprint for name, series in self.series.items()}),
+            "computation": digest({"device": device}),
+        }
+        self.manifest.facts = {
+            "device": device
+            if device == "cpu"
+            else torch.cuda.get_device_name()
+            if torch.cuda.is_available()
+            else device,
+            "series": {
+                name: {
+                    "rows": len(series.values),
+                    "columns": list(series.columns),
+                    "windows": ", ".join(
+                        f"{len(series.starts('test', self.config.lookback(h), h)):,} test windows of horizon {h}"
+                        for h in self.config.grid.horizons
+                    ),
+                }
+                for name, series in self.series.items()
+            },
+        }

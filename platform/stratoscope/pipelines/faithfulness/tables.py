@@ -1,0 +1,88 @@
+"""The faithfulness job's tables."""
+
+import pyarrow as pa
+
+KEYS = [
+    ("dataset", pa.string()),
+    ("forecaster", pa.string()),
+    ("training", pa.string()),
+    ("seed", pa.int64()),
+    ("horizon", pa.int64()),
+]
+CELLS = pa.schema(
+    [
+        *KEYS,
+        ("perturbation", pa.string()),
+        ("level", pa.float64()),
+        ("mae", pa.float64()),
+        ("mse", pa.float64()),
+        ("moved", pa.float64()),
+        ("seconds", pa.float64()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+"""One row per fitted forecaster, perturbation and level, over all test windows: the errors in standard units, and the
+mean absolute change of the forecast from that of the unperturbed input. The unperturbed row has perturbation none,
+level 0, and the seconds of fitting. A cell that failed has one row, with its error."""
+WORST = pa.schema(
+    [
+        *KEYS,
+        ("condition", pa.string()),
+        ("norm", pa.string()),
+        ("radius", pa.float64()),
+        ("value", pa.float64()),
+        ("mean", pa.float64()),
+        ("windows", pa.int64()),
+    ]
+)
+"""One row per fitted forecaster, condition and norm: the largest value over windows, and the mean over them, of what
+ascent finds (sib and snp), a lower bound of the worst case; of cps, which no perturbation enters, the value itself.
+Null where a forecaster has no bottleneck, or no teacher."""
+FORECASTS = pa.schema(
+    [
+        *KEYS,
+        ("channel", pa.string()),
+        ("step", pa.int64()),
+        ("value", pa.float64()),
+        ("truth", pa.float64()),
+    ]
+)
+"""One test window's forecast by every fitted forecaster, in the series' own units; steps count from the window's end,
+and before it there is only truth."""
+EPOCHS = pa.schema([*KEYS, ("epoch", pa.int64()), ("loss", pa.float64()), ("validation", pa.float64())])
+"""One row per epoch: the mean loss, and the error on the validation windows."""
+DIFFERENCES = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("forecaster", pa.string()),
+        ("horizon", pa.int64()),
+        ("perturbation", pa.string()),
+        ("level", pa.float64()),
+        ("metric", pa.string()),
+        ("seeds", pa.int64()),
+        ("plain", pa.float64()),
+        ("faithful", pa.float64()),
+        ("difference", pa.float64()),
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+    ]
+)
+"""One row per forecaster, horizon, perturbation, level and metric: means over seeds, and faithful - plain of equal
+seeds with Student's interval over seeds; null where there is one seed."""
+SPREADS = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("forecaster", pa.string()),
+        ("training", pa.string()),
+        ("horizon", pa.int64()),
+        ("metric", pa.string()),
+        ("seeds", pa.int64()),
+        ("mean", pa.float64()),
+        ("deviation", pa.float64()),
+        ("range", pa.float64()),
+        ("preference", pa.float64()),
+    ]
+)
+"""One row per forecaster, training, horizon and metric, without perturbation: mean, standard deviation and range over
+seeds, and the mean of the paper's preference over seeds, in percent; null of plain training."""

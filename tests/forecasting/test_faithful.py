@@ -1,0 +1,203 @@
+"""Ascent, the three conditions, and faithful fitting."""
+
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from stratoscope.forecasting import (
+    FORECASTERS,
+    AscentSettings,
+    Data,
+    DivergedError,
+    FaithfulLoss,
+    FaithfulWeights,
+    FitSettings,
+    Forecast,
+    Shape,
+    TimeSieve,
+    TimeSieveSettings,
+    Windows,
+    apart,
+    ascend,
+    errors,
+    faithful_loss,
+    fit,
+    fit_faithfully,
+    predict,
+    preference,
+    worst_case,
+)
+from stratoscope.forecasting.faithful import standing_still
+
+SHAPE = Shape(16, 8, 2)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def waves(num: int = 400) -> torch.Tensor:
+    time = torch.arange(num, dtype=torch.float32)
+    clean = torch.stack([torch.sin(time / 3), torch.cos(time / 5)], dim=1)
+    return clean + 0.1 * torch.randn(num, 2, generator=generator(7))
+
+
+def data() -> Data:
+    values = waves()
+    return Data(Windows(values, torch.arange(250), 16, 8), Windows(values, torch.arange(270, 370), 16, 8))
+
+
+def model_of(name: str, seed: int = 0, **changes: object) -> nn.Module:
+    torch.manual_seed(seed)
+    return FORECASTERS[name].make(SHAPE, TimeSieveSettings(**changes))
+
+
+@given(st.sampled_from(["linf", "l2"]), st.floats(0.01, 1), st.floats(0.001, 2), st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_ascent_stays_in_its_ball_and_ends_no_lower_than_it_began(
+    norm: str, radius: float, step: float, seed: int
+) -> None:
+    model = model_of("linear", seed)
+    windows, target = data().train.batch(torch.arange(4))
+
+    def objective(perturbed: torch.Tensor) -> torch.Tensor:
+        return apart(model(perturbed).values, target)
+
+    wanted = AscentSettings(radius, step, 5, norm)
+    delta = ascend(objective, windows, wanted, generator(seed), keep_best=True)
+    size = delta.abs().flatten(1).amax(1) if norm == "linf" else delta.flatten(1).norm(dim=1)
+    assert torch.all(size <= radius * (1 + 1e-5))
+    with torch.no_grad():
+        assert torch.all(objective(windows + delta) >= objective(windows) - 1e-6)
+
+
+@pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
+def test_the_worst_case_of_a_linear_forecaster_is_its_radius_times_the_dual_norm(norm: str, dual: int) -> None:
+    torch.manual_seed(0)
+    model = FORECASTERS["linear"].make(Shape(16, 1, 1), TimeSieveSettings())
+    windows = torch.randn(6, 16, 1, generator=generator())
+    found = worst_case(model, windows, AscentSettings(0.3, 0.03, 60, norm), generator())
+    expected = 0.3 * model.map.weight.norm(p=dual)
+    torch.testing.assert_close(found.snp, expected.expand(6).detach(), rtol=1e-3, atol=0)
+    assert found.sib is None
+
+
+def test_ascent_finds_nearly_the_worst_corner_and_nothing_beyond_it() -> None:
+    torch.manual_seed(0)
+    model = FORECASTERS["linear"].make(Shape(10, 4, 1), TimeSieveSettings())
+    windows = torch.randn(6, 10, 1, generator=generator())
+    found = worst_case(model, windows, AscentSettings(0.3, 0.03, 60, "linf"), generator())
+    # Of a convex function over a cube the largest value is at a corner.
+    corners = 0.3 * torch.tensor(list(product((-1.0, 1.0), repeat=10)))
+    worst = (corners @ model.map.weight.T).abs().mean(dim=1).max().item()
+    assert torch.all(found.snp <= worst * (1 + 1e-4))
+    # One start for each window, and of a linear forecaster all windows are alike.
+    assert found.snp.max() >= 0.95 * worst
+
+
+class Constant(nn.Module):
+    def forward(self, series: torch.Tensor) -> Forecast:
+        return Forecast(torch.ones(len(series), 8, 2) + 0 * series.sum())
+
+
+def test_a_constant_forecaster_is_perfectly_faithful() -> None:
+    windows, _ = data().train.batch(torch.arange(4))
+    found = worst_case(Constant(), windows, AscentSettings(), generator())
+    assert torch.all(found.snp == 0)
+    assert preference(0.5, 0.5, 0.5, 0.6) == 100
+
+
+def test_preference_of_the_papers_table() -> None:
+    # Exchange, H 96, seeds 2023 and 2026 against 2021.
+    assert preference(0.0868, 0.0864, 0.0929, 0.0819) == pytest.approx(96.1, abs=0.05)
+    assert preference(0.0868, 0.0876, 0.0929, 0.0960) == pytest.approx(72.4, abs=0.05)
+
+
+def test_weights_that_stand_still_take_no_gradient_and_are_free_afterwards() -> None:
+    model = model_of("timesieve").eval()
+    windows, _ = data().train.batch(torch.arange(4))
+    before = model(windows).values
+    with standing_still(model):
+        given_windows = windows.clone().requires_grad_(True)
+        still = model(given_windows).values
+        still.sum().backward()
+        assert all(p.grad is None for p in model.parameters())
+        assert given_windows.grad is not None
+    torch.testing.assert_close(still, before, atol=1e-5, rtol=1e-4)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_the_faithful_loss_is_the_sum_of_its_parts() -> None:
+    model = model_of("timesieve").eval()
+    windows, target = data().train.batch(torch.arange(4))
+    taught = target + 0.1
+    settings_of = AscentSettings(0.1, 0.02, 3)
+
+    def loss(**weights: float) -> torch.Tensor:
+        wanted = FaithfulLoss(FaithfulWeights(**({"sib": 0.0, "cps": 0.0, "snp": 0.0} | weights)), settings_of)
+        return faithful_loss(model, (windows, target, taught), wanted, generator())
+
+    nothing = loss()
+    parts = [loss(sib=1.0) - nothing, loss(cps=1.0) - nothing, loss(snp=1.0) - nothing]
+    assert all(part > 0 for part in parts)
+    torch.testing.assert_close(parts[1], apart(model(windows).values, taught).mean(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(loss(sib=2.0, cps=3.0, snp=0.5), nothing + 2 * parts[0] + 3 * parts[1] + parts[2] / 2)
+
+
+@pytest.mark.parametrize("name", sorted(FORECASTERS))
+def test_every_forecaster_forecasts_and_learns(name: str) -> None:
+    model = model_of(name)
+    before = errors(model, data().validation)["mae"]
+    fit(model, data(), FitSettings(epochs=3, learning_rate=3e-3), seed=0)
+    after = errors(model, data().validation)["mae"]
+    assert predict(model, data().validation).shape == (100, 8, 2)
+    if name == "last_value":
+        assert after == before
+    else:
+        assert after < before
+
+
+def test_faithful_fitting_moves_less_under_attack_than_plain_fitting() -> None:
+    model = model_of("timesieve")
+    fit(model, data(), FitSettings(epochs=4, learning_rate=1e-3), seed=0)
+    windows, target = data().validation.batch(torch.arange(32))
+
+    def attacked() -> float:
+        delta = ascend(lambda x: apart(model(x).values, target), windows, AscentSettings(), generator())
+        with torch.no_grad():
+            return float(apart(model(windows + delta).values, target).mean())
+
+    model.eval()
+    before = attacked()
+    fit_faithfully(model, data(), FitSettings(epochs=2, learning_rate=1e-3), FaithfulLoss(), seed=0)
+    model.eval()
+    assert attacked() < before
+
+
+def test_equal_seeds_give_equal_models_and_others_do_not() -> None:
+    def weights(seed: int) -> torch.Tensor:
+        model = model_of("timesieve", seed)
+        fit(model, data(), FitSettings(epochs=1), seed=seed)
+        fit_faithfully(model, data(), FitSettings(epochs=1), FaithfulLoss(ascent=AscentSettings(steps=2)), seed=seed)
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_a_loss_that_is_no_number_is_told() -> None:
+    with pytest.raises(DivergedError, match="was no number"):
+        fit(model_of("timesieve"), data(), FitSettings(epochs=3, learning_rate=1e30), seed=0)
+
+
+def test_the_best_epoch_is_kept_where_patience_is_asked_for() -> None:
+    model = model_of("linear")
+    told = []
+    fit(model, data(), FitSettings(epochs=6, learning_rate=0.5, decay=1.0, patience=2), seed=0, told=told.append)
+    best = min(epoch.validation for epoch in told)
+    assert errors(model, data().validation)["mae"] == pytest.approx(best)
+    assert isinstance(model_of("timesieve"), TimeSieve)

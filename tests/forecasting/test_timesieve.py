@@ -1,0 +1,90 @@
+"""TimeSieve: its bottleneck, its presets, and the predictor that is computed as one map."""
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Normal, kl_divergence
+
+from stratoscope.forecasting import TimeSieve, TimeSieveSettings
+from stratoscope.forecasting.linear import AffineChain
+from stratoscope.forecasting.timesieve import divergence
+
+WIDE = torch.float64
+
+
+def series(batch: int = 3, time: int = 16, channels: int = 2) -> torch.Tensor:
+    return torch.randn(batch, time, channels, generator=torch.Generator().manual_seed(1), dtype=WIDE)
+
+
+def sieve(settings: TimeSieveSettings, seed: int = 0) -> TimeSieve:
+    torch.manual_seed(seed)
+    return TimeSieve(16, 8, settings).to(WIDE)
+
+
+def test_divergence_is_that_of_torch() -> None:
+    mean, deviation = torch.randn(50, dtype=WIDE), torch.rand(50, dtype=WIDE) + 0.01
+    expected = kl_divergence(Normal(mean, deviation), Normal(torch.zeros_like(mean), torch.ones_like(mean)))
+    torch.testing.assert_close(divergence(mean, deviation), expected)
+
+
+def test_a_chain_of_maps_is_the_maps_one_behind_another_and_so_are_its_gradients() -> None:
+    torch.manual_seed(0)
+    chain = AffineChain([6, 60, 120, 240, 4]).to(WIDE)
+    given = torch.randn(5, 6, dtype=WIDE, requires_grad=True)
+    plain = nn.Sequential(*chain.maps)
+    wanted, found = plain(given), chain(given)
+    torch.testing.assert_close(found, wanted)
+    leaves = [given, *chain.parameters()]
+    for one, other in zip(
+        torch.autograd.grad(found.square().sum(), leaves),
+        torch.autograd.grad(wanted.square().sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+    with chain.standing_still():
+        torch.testing.assert_close(chain(given), wanted)
+        assert not torch.autograd.grad(chain(given).sum(), list(chain.parameters()), allow_unused=True)[0]
+
+
+def test_the_reference_adds_coefficients_twice_and_the_paper_once() -> None:
+    given = series()
+    for residuals in (1, 2):
+        model = sieve(TimeSieveSettings(residuals=residuals))
+        for block in (model.approximation, model.detail):
+            nn.init.zeros_(block.decoder.weight)
+            nn.init.zeros_(block.decoder.bias)
+        model.eval()
+        # Where the bottleneck adds nothing, what is rebuilt is the series, as often as it was added.
+        torch.testing.assert_close(model(given).latent, residuals * given)
+
+
+def test_forecasts_are_drawn_while_training_and_at_test_only_where_that_is_asked_for() -> None:
+    given = series()
+    for samples, same in ((False, True), (True, False)):
+        model = sieve(TimeSieveSettings(samples_at_test=samples)).eval()
+        assert torch.equal(model(given).values, model(given).values) is same
+    model = sieve(TimeSieveSettings()).train()
+    assert not torch.equal(model(given).values, model(given).values)
+
+
+@pytest.mark.parametrize("preset", ["reference", "paper"])
+def test_channels_are_sieved_and_forecast_alike_and_apart(preset: str) -> None:
+    model = sieve(TimeSieveSettings.of(preset)).eval()
+    given = series()
+    found = model(given)
+    assert found.values.shape == (3, 8, 2)
+    assert found.latent.shape == given.shape
+    swapped = model(given.flip(2))
+    torch.testing.assert_close(swapped.values.flip(2), found.values)
+    torch.testing.assert_close(swapped.loss, found.loss)
+
+
+def test_the_loss_of_the_bottleneck_is_that_of_its_parts() -> None:
+    model = sieve(TimeSieveSettings(reconstruction_weight=0.3, divergence_weight=0.7)).eval()
+    block = model.approximation
+    given = torch.randn(2, 3, 8, dtype=WIDE)
+    hidden = block.encoder(given)
+    mean, deviation = block.mean(hidden), nn.functional.softplus(block.deviation(hidden) - 5)
+    change = block.decoder(mean)
+    expected = 0.3 * change.square().sum() + 0.7 * kl_divergence(Normal(mean, deviation), Normal(0.0, 1.0)).sum()
+    torch.testing.assert_close(block(given).loss, expected)
