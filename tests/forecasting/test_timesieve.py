@@ -77,6 +77,7 @@ def test_channels_are_sieved_and_forecast_alike_and_apart(preset: str) -> None:
     swapped = model(given.flip(2))
     torch.testing.assert_close(swapped.values.flip(2), found.values)
     torch.testing.assert_close(swapped.loss, found.loss)
+    torch.testing.assert_close(model(given[:1]).loss, found.loss[:1])
 
 
 def test_the_loss_of_the_bottleneck_is_that_of_its_parts() -> None:
@@ -86,5 +87,6 @@ def test_the_loss_of_the_bottleneck_is_that_of_its_parts() -> None:
     hidden = block.encoder(given)
     mean, deviation = block.mean(hidden), nn.functional.softplus(block.deviation(hidden) - 5)
     change = block.decoder(mean)
-    expected = 0.3 * change.square().sum() + 0.7 * kl_divergence(Normal(mean, deviation), Normal(0.0, 1.0)).sum()
+    expected = 0.3 * change.square() + 0.7 * kl_divergence(Normal(mean, deviation), Normal(0.0, 1.0))
+    expected = expected.sum(dim=(1, 2))
     torch.testing.assert_close(block(given).loss, expected)

@@ -110,7 +110,9 @@ def faithful_loss(
     # One pass of both, so that what is made of the weights is made once.
     both: Forecast = model(torch.cat([windows, windows + delta]))
     clean, moved = both.values.chunk(2)
-    loss = apart(moved, target).mean() + both.loss / 2
+    loss = apart(moved, target).mean()
+    if both.loss is not None:
+        loss = loss + both.loss.chunk(2)[1].sum()
     loss = loss + weights.cps * apart(clean, taught).mean() + weights.snp * apart(moved, clean).mean()
     if both.latent is not None and weights.sib:
         before, after = both.latent.chunk(2)

@@ -100,7 +100,8 @@ def fit(model: nn.Module, data: Data, settings: FitSettings, seed: int, *, told:
     def loss(numbers: Tensor) -> Tensor:
         windows, target = data.train.batch(numbers)
         found: Forecast = model(windows)
-        return error_of(found.values, target, settings.error).mean() + found.loss
+        error = error_of(found.values, target, settings.error).mean()
+        return error if found.loss is None else error + found.loss.sum()
 
     _descend(model, loss, data, settings, seed, told=told)
 

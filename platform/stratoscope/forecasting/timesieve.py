@@ -53,7 +53,7 @@ class Filtered:
     output: Tensor
     """Shape of the coefficients."""
     loss: Tensor
-    """Scalar."""
+    """Of each window, summed over all its elements, shape (B,)."""
 
 
 class Bottleneck(nn.Module):
@@ -73,7 +73,7 @@ class Bottleneck(nn.Module):
         self.decoder = nn.Linear(width, width)
 
     def forward(self, coefficients: Tensor) -> Filtered:
-        """Filter coefficients, shape (..., width)."""
+        """Filter coefficients, shape (B, C, width)."""
         settings = self._settings
         hidden = self.encoder(coefficients)
         mean, deviation = self.mean(hidden), functional.softplus(self.deviation(hidden) + SHIFT)
@@ -81,8 +81,8 @@ class Bottleneck(nn.Module):
         latent = mean + deviation * torch.randn_like(deviation) if draws else mean
         change = self.decoder(latent)
         # The output is input + change, so the reconstruction error is that of the change.
-        loss = settings.reconstruction_weight * change.square().sum()
-        loss = loss + settings.divergence_weight * divergence(mean, deviation).sum()
+        loss = settings.reconstruction_weight * change.square()
+        loss = (loss + settings.divergence_weight * divergence(mean, deviation)).sum(dim=(1, 2))
         return Filtered(coefficients + change, loss)
 
 
@@ -97,8 +97,8 @@ class Forecast:
 
     values: Tensor
     """Shape (B, H, C)."""
-    loss: Tensor | float = 0.0
-    """Of the model itself, besides the error of the forecast."""
+    loss: Tensor | None = None
+    """Of the model itself, besides the error of the forecast, of each window, shape (B,); a batch's is the sum."""
     latent: Tensor | None = field(default=None)
     """What similarity in the bottleneck space compares, shape (B, T, C); None where a forecaster has no bottleneck."""
 
