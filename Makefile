@@ -6,12 +6,13 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 
-.PHONY: help setup cluster score test test-all check bench docs clean
+.PHONY: help setup cluster score faithfulness test test-all check bench docs clean
 
 help:
 	@echo "make setup     install what a run needs into $(VENV)"
 	@echo "make cluster   the same for a node of a cluster, with access to S3"
 	@echo "make score     rank the layers of SmolLM2-135M on 256 SciQ questions"
+	@echo "make faithfulness  see what forecasts of electricity prices survive"
 	@echo "make test      the tests of every change; make test-all adds the slow ones"
 	@echo "make check     ruff, mypy, import-linter"
 	@echo "make bench     measure speed and memory against the baselines"
@@ -36,6 +37,9 @@ cluster: $(RUNTIME)
 
 score: $(RUNTIME)
 	$(BIN)/python jobs/score.py
+
+faithfulness: $(RUNTIME)
+	$(BIN)/python jobs/faithfulness.py
 
 test: $(DEV)
 	$(BIN)/python -m pytest
