@@ -231,6 +231,33 @@ def test_a_killed_driver_is_followed_by_another(fields: Fields, run: stratoscope
 
 
 @pytest.mark.slow
+def test_sigterm_keeps_a_checkpoint_and_the_same_run_goes_on(fields: Fields, run: stratoscope.MitigationRun) -> None:
+    asked = fields(run_id="stopped", train=fields()["train"] | {"max_steps": 60, "checkpoint_every": 50})
+    file = Path(run.path).parent / "asked.json"
+    file.write_text(json.dumps(asked))
+    command = [sys.executable, str(ROOT / "jobs" / "mitigation.py"), "--config", str(file)]
+    process = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": ""}, stderr=subprocess.PIPE, text=True)
+    curves = Path(run.path).parent / "stopped" / "tensorboard"
+    deadline = time.monotonic() + 240
+    # Its curves begin with the first step.
+    while not list(curves.rglob("events*")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "stopped by SIGTERM during training" in said
+    steps = list((Path(run.path).parent / "stopped" / "training").rglob("steps.json"))
+    assert steps
+    assert len(json.loads(steps[-1].read_text())) < 50
+    again = stratoscope.mitigate(**asked)
+    undisturbed = stratoscope.mitigate(**(asked | {"run_id": "unstopped"}))
+    assert _losses(again) == pytest.approx(_losses(undisturbed), abs=1e-3)
+
+
+@pytest.mark.slow
 def test_a_training_that_fails_loses_no_other(fields: Fields, run: stratoscope.MitigationRun) -> None:
     training = Path(run.path).parent / "obstructed" / "training"
     training.mkdir(parents=True)
