@@ -4,7 +4,7 @@ The straightforward one does as the authors' public code does: every batch goes 
 through all four maps of the predictor; an ascent goes through the whole model, weights and all; the teacher is asked
 anew for every batch; Adam is the plain one. Both lose the same (tests/forecasting/test_straightforward.py). Batches are
 paired, one of each in turn, and the median of their ratios is told; an epoch is as many batches as the training part
-has.
+has. What ours does once for all epochs, asking the teacher, is left out.
 
 usage: python benchmarks/faithful.py SERIES [--horizons N ...] [--batches N] [--threads N]
 """
@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from stratoscope.data import SeriesSource, load_series
 from stratoscope.forecasting import AscentSettings, FaithfulLoss, FitSettings, TimeSieve, TimeSieveSettings, Windows
-from stratoscope.forecasting.faithful import apart, faithful_loss
+from stratoscope.forecasting.faithful import distance, faithful_loss
 
 BATCH = 32
 RATE = 1e-4
@@ -130,7 +130,7 @@ def measure(windows: Windows, given: argparse.Namespace) -> None:
 
         def plain(batch: Tensor = batch, target: Tensor = target) -> Tensor:
             found = ours(batch)
-            return apart(found.values, target).mean() + found.loss.sum()
+            return distance(found.values, target).mean() + found.loss.sum()
 
         def faithful(
             batch: Tensor = batch, target: Tensor = target, taught: Tensor = taught, n: int = number

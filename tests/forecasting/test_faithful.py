@@ -21,8 +21,8 @@ from stratoscope.forecasting import (
     TimeSieve,
     TimeSieveSettings,
     Windows,
-    apart,
     ascend,
+    distance,
     errors,
     faithful_loss,
     fit,
@@ -65,7 +65,7 @@ def test_ascent_stays_in_its_ball_and_ends_no_lower_than_it_began(
     windows, target = data().train.batch(torch.arange(4))
 
     def objective(perturbed: torch.Tensor) -> torch.Tensor:
-        return apart(model(perturbed).values, target)
+        return distance(model(perturbed).values, target)
 
     wanted = AscentSettings(radius, step, 5, norm)
     delta = ascend(objective, windows, wanted, generator(seed), keep_best=True)
@@ -97,6 +97,10 @@ def test_ascent_finds_nearly_the_worst_corner_and_nothing_beyond_it() -> None:
     assert torch.all(found.snp <= worst * (1 + 1e-4))
     # One start for each window, and of a linear forecaster all windows are alike.
     assert found.snp.max() >= 0.95 * worst
+
+
+def judged(model: nn.Module) -> float:
+    return errors(predict(model, data().validation), data().validation)["mae"]
 
 
 class Constant(nn.Module):
@@ -144,16 +148,31 @@ def test_the_faithful_loss_is_the_sum_of_its_parts() -> None:
     nothing = loss()
     parts = [loss(sib=1.0) - nothing, loss(cps=1.0) - nothing, loss(snp=1.0) - nothing]
     assert all(part > 0 for part in parts)
-    torch.testing.assert_close(parts[1], apart(model(windows).values, taught).mean(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(parts[1], distance(model(windows).values, taught).mean(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(loss(sib=2.0, cps=3.0, snp=0.5), nothing + 2 * parts[0] + 3 * parts[1] + parts[2] / 2)
+
+
+def test_running_means_stand_still_while_a_perturbation_is_sought() -> None:
+    model = model_of("patchtst").train()
+    windows, target = data().train.batch(torch.arange(8))
+    before = {
+        key: value.clone() for key, value in model.named_buffers() if key.endswith(("running_mean", "running_var"))
+    }
+    assert before
+    with standing_still(model):
+        ascend(lambda x: distance(model(x).values, target), windows, AscentSettings(steps=3), generator())
+    after = dict(model.named_buffers())
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    model(windows)
+    assert not all(torch.equal(value, after[key]) for key, value in before.items())
 
 
 @pytest.mark.parametrize("name", sorted(FORECASTERS))
 def test_every_forecaster_forecasts_and_learns(name: str) -> None:
     model = model_of(name)
-    before = errors(model, data().validation)["mae"]
+    before = judged(model)
     fit(model, data(), FitSettings(epochs=3, learning_rate=3e-3), seed=0)
-    after = errors(model, data().validation)["mae"]
+    after = judged(model)
     assert predict(model, data().validation).shape == (100, 8, 2)
     if name == "last_value":
         assert after == before
@@ -167,9 +186,9 @@ def test_faithful_fitting_moves_less_under_attack_than_plain_fitting() -> None:
     windows, target = data().validation.batch(torch.arange(32))
 
     def attacked() -> float:
-        delta = ascend(lambda x: apart(model(x).values, target), windows, AscentSettings(), generator())
+        delta = ascend(lambda x: distance(model(x).values, target), windows, AscentSettings(), generator())
         with torch.no_grad():
-            return float(apart(model(windows + delta).values, target).mean())
+            return float(distance(model(windows + delta).values, target).mean())
 
     model.eval()
     before = attacked()
@@ -199,5 +218,5 @@ def test_the_best_epoch_is_kept_where_patience_is_asked_for() -> None:
     told = []
     fit(model, data(), FitSettings(epochs=6, learning_rate=0.5, decay=1.0, patience=2), seed=0, told=told.append)
     best = min(epoch.validation for epoch in told)
-    assert errors(model, data().validation)["mae"] == pytest.approx(best)
+    assert judged(model) == pytest.approx(best)
     assert isinstance(model_of("timesieve"), TimeSieve)

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from stratoscope.forecasting import FaithfulLoss, TimeSieve, TimeSieveSettings, apart
+from stratoscope.forecasting import FaithfulLoss, TimeSieve, TimeSieveSettings, distance
 from stratoscope.forecasting.faithful import faithful_loss
 
 
@@ -36,7 +36,7 @@ def test_both_lose_the_same_and_go_the_same_way(training: str, baseline: ModuleT
     windows, target = torch.randn(8, 32, 3, dtype=torch.float64), torch.randn(8, 16, 3, dtype=torch.float64)
     found = ours(windows)
     if training == "plain":
-        losses = apart(found.values, target).mean() + found.loss.sum(), theirs.plain_loss(windows, target)
+        losses = distance(found.values, target).mean() + found.loss.sum(), theirs.plain_loss(windows, target)
     else:
         # A teacher that is another model, so that consistency counts.
         torch.manual_seed(1)

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,8 +66,9 @@ class SpawnedHost:
     def __init__(self, rank: int, folder: Path, start: Path | None, stop_after: int | None) -> None:
         self.rank, self._folder, self._start, self._stop_after, self._done = rank, folder, start, stop_after, 0
 
-    def checkpoint(self) -> Path | None:
-        return self._start
+    @contextmanager
+    def checkpoint(self) -> Iterator[Path | None]:
+        yield self._start
 
     def report(self, _metrics: dict[str, float], folder: Path | None) -> None:
         if folder is not None:

@@ -52,6 +52,8 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
     assert losses(stopped) == losses(alone[0])[:2]
     rows = trained(1, settings(tiny_model_folder), tmp_path / "second", start=tmp_path / "first")
     assert losses(rows) == pytest.approx(losses(alone[0]), abs=1e-6)
+    # Those of the first start were not made again, or they would have taken another time.
+    assert [row["tokens_per_s"] for row in rows[:2]] == [row["tokens_per_s"] for row in stopped]
 
 
 @pytest.mark.slow

@@ -105,7 +105,7 @@ def load_series(source: SeriesSource) -> Series:
     if not rows:
         raise InputError(f"series.source {source.source!r} holds no rows")
     known = KNOWN_SERIES.get(source.source)
-    columns = source.columns or (known.columns if known else _numeric(rows[0]))
+    columns = source.columns or (known.columns if known else _numeric(rows))
     if not columns:
         raise InputError(f"series.source {source.source!r} has no numeric column; its columns are {', '.join(rows[0])}")
     raw = np.stack([_column(rows, name, source) for name in columns], axis=1)
@@ -152,8 +152,14 @@ def _rows(source: SeriesSource) -> Iterable[dict[str, Any]]:
         yield row
 
 
-def _numeric(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(n for n, value in row.items() if isinstance(value, int | float) and not isinstance(value, bool))
+def _numeric(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the columns of numbers; an empty cell does not make one of them another kind, but is refused later."""
+    found = []
+    for name in rows[0]:
+        first = next((row[name] for row in rows if row[name] is not None), None)
+        if isinstance(first, int | float) and not isinstance(first, bool):
+            found.append(name)
+    return tuple(found)
 
 
 def _column(rows: Sequence[dict[str, Any]], name: str, source: SeriesSource) -> NDArray[np.float64]:

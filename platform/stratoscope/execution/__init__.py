@@ -10,7 +10,7 @@ from stratoscope.execution.progress import Meter, progress
 from stratoscope.execution.service import Service, serve
 from stratoscope.execution.shards import ShardWorker, run_shards
 from stratoscope.execution.tasks import Done, Task, run_tasks
-from stratoscope.execution.training import WorkerHost, Workers, apart, fit_in_trial, trained
+from stratoscope.execution.training import Rooms, WorkerHost, Workers, apart, fit_in_trial, trained
 from stratoscope.execution.tuning import Trial, TrialPlan, mlflow_callback, run_trials
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "BrokenProcessError",
     "Done",
     "Meter",
+    "Rooms",
     "Service",
     "ShardWorker",
     "Task",

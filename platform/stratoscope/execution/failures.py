@@ -27,5 +27,16 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        cause = getattr(error, "cause", None)
-        error = cause if isinstance(cause, BaseException) else error.__cause__
+        error = _behind(error)
+
+
+def _behind(error: BaseException) -> BaseException | None:
+    """Return what an error was raised for; Ray Train keeps those of its workers and its controller apart."""
+    workers: dict[int, BaseException] = getattr(error, "worker_failures", {})
+    if workers:
+        return next(iter(workers.values()))
+    for name in ("cause", "controller_failure", "base_exc"):
+        found = getattr(error, name, None)
+        if isinstance(found, BaseException):
+            return found
+    return error.__cause__

@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stratoscope.errors import RunError
 from stratoscope.execution.attempts import BrokenProcessError
+from stratoscope.execution.failures import root_cause
 from stratoscope.execution.pool import ActorPool
 from stratoscope.execution.shards import BROKEN, NO_PROGRESS_TIMEOUT_S
 
@@ -137,6 +138,19 @@ class Service:
     def map(self, method: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
         """Make several calls, as many at once as there are workers, and return the answers in order."""
         return self._answers([self._desk.call.remote(method, args) for args in calls])
+
+    def try_map(self, method: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
+        """Make several calls like `map`; in the place of an answer that failed stands a `RunError` that says why."""
+        waiting: list[Any] = [self._desk.call.remote(method, args) for args in calls]
+        answers: list[Any] = []
+        for call in waiting:
+            try:
+                answers += self._answers([call])
+            except Exception as error:
+                if self._stopping is not None and self._stopping.is_set():
+                    raise
+                answers.append(RunError(root_cause(error)))
+        return answers
 
     def tell_all(self, method: str, *args: Any) -> None:
         """Make the same call to every worker that is ready."""

@@ -7,13 +7,16 @@ from typing import Any, TypeVar
 
 import ray
 
-from stratoscope.errors import RunError
+from stratoscope.errors import InputError, RunError
+from stratoscope.execution.cluster import is_local, resources
 from stratoscope.execution.failures import root_cause
 
 Key = TypeVar("Key", bound=Hashable)
 RETRIES = 2
 """Of a task whose process or node died; an error of the task itself is told at once."""
 POLL_S = 0.5
+BEYOND = 4
+"""Tasks that wait for room on a cluster, so that it sees a reason to grow."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ def run_tasks(
 ) -> Iterator[tuple[Key, Done]]:
     """Call a function for every task, as many at once as there is room for, and yield how each ended.
 
+    No more are handed to Ray than have room, or a few more where a cluster may grow: what it has been handed cannot be
+    called back.
+
     A task that fails fails those that wait for it, and no others.
 
     Args:
@@ -52,9 +58,10 @@ def run_tasks(
         shared: what all take; it is put into the object store once.
         num_cpus: of each task.
         num_gpus: likewise.
-        stopping: once it is set, no further task begins; those that run are waited for.
+        stopping: once it is set, no further task is handed to Ray; those that were are waited for.
 
     Raises:
+        InputError: this machine has no room for a single task.
         RunError: the run is to stop, and tasks are left.
     """
     remote: Any = ray.remote(function).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=RETRIES)
@@ -64,7 +71,9 @@ def run_tasks(
     failed: dict[Hashable, str] = {}
     while waiting or running:
         if not stopping.is_set():
-            for key in [k for k, t in waiting.items() if t.after not in waiting and t.after not in running.values()]:
+            room = _room(num_cpus, num_gpus) - len(running)
+            ready = [k for k, t in waiting.items() if t.after not in waiting and t.after not in running.values()]
+            for key in ready[: max(0, room)]:
                 task = waiting.pop(key)
                 if task.after in failed:
                     failed[key] = f"what it begins with failed: {failed[task.after]}"
@@ -80,3 +89,16 @@ def run_tasks(
             except Exception as error:
                 failed[key] = root_cause(error)
                 yield key, Done(error=failed[key])
+
+
+def _room(num_cpus: float, num_gpus: float) -> int:
+    """Return how many tasks may be handed to Ray at a time."""
+    there = resources()
+    needed = {"CPU": num_cpus, "GPU": num_gpus}
+    room = min(int(there.get(name, 0) / each) for name, each in needed.items() if each)
+    if not is_local():
+        return room + BEYOND
+    if not room:
+        asked = ", ".join(f"{each:g} {name}" for name, each in needed.items() if each)
+        raise InputError(f"a task takes {asked}, and this machine has not so many; take less for each task")
+    return room

@@ -1,5 +1,6 @@
 """Training on several workers, by Ray Train: started, restarted after a loss, resumed from the last checkpoint."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.tune
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stratoscope.errors import RunError
 from stratoscope.execution.failures import root_cause
 from stratoscope.results import Storage
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 STOPPED = "stopped by SIGTERM during training; the same run_id goes on from its last checkpoint"
@@ -44,10 +49,15 @@ class WorkerHost:
         self._board = board
         self._asked: Any = None
 
-    def checkpoint(self) -> Path | None:
-        """Return the folder of the last checkpoint, or None where there is none."""
+    @contextmanager
+    def checkpoint(self) -> Iterator[Path | None]:
+        """Yield the folder of the last checkpoint, or None where there is none."""
         last = ray.train.get_checkpoint()
-        return None if last is None else Path(last.to_directory())
+        if last is None:
+            yield None
+            return
+        with last.as_directory() as folder:
+            yield Path(folder)
 
     def report(self, metrics: dict[str, float], folder: Path | None) -> None:
         """Tell metrics and keep a checkpoint; waits for all workers."""
@@ -124,11 +134,58 @@ def trained(
     return result.checkpoint
 
 
-def fit_in_trial(work: Callable[[WorkerHost], None], workers: Workers, storage: Storage, name: str) -> None:
-    """Train inside a trial of Ray Tune, which is told of every report."""
+class Rooms:
+    """Where the workers of trials stand, so that this is free again when a trial is stopped.
+
+    Tune stops a trial by killing it, and what it had reserved for its workers stays reserved: the helper of Ray Train
+    that is to free it asks the dashboard, and gives up where that does not answer.
+    """
+
+    def __init__(self) -> None:
+        self.register: Any = ray.remote(_Rooms).options(num_cpus=0).remote()
+
+    def free(self, trial_id: str) -> None:
+        """Free what the workers of a trial that has ended stood in, if it is not free yet."""
+        for group in ray.get(self.register.left_by.remote(trial_id)):
+            remove_placement_group(group)
+
+
+class _Rooms:
+    def __init__(self) -> None:
+        self._groups: dict[str, list[PlacementGroup]] = {}
+
+    def take(self, trial_id: str, group: PlacementGroup) -> None:
+        self._groups.setdefault(trial_id, []).append(group)
+
+    def left_by(self, trial_id: str) -> list[PlacementGroup]:
+        return self._groups.pop(trial_id, [])
+
+
+def fit_in_trial(
+    work: Callable[[WorkerHost], None], workers: Workers, storage: Storage, name: str, register: Any
+) -> None:
+    """Train inside a trial of Ray Tune, which is told of every report.
+
+    Args:
+        work: runs on every worker.
+        workers: how many, and with what.
+        storage: where checkpoints are kept.
+        name: of the trial's point.
+        register: of the `Rooms`.
+    """
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    _trainer(work, workers, storage, name, callbacks=[TuneReportCallback()]).fit()  # type: ignore[no-untyped-call]
+    trial_id = ray.tune.get_context().get_trial_id()
+
+    def registered(host: WorkerHost) -> None:
+        group = get_current_placement_group()
+        if host.rank == 0 and group is not None:
+            ray.get(register.take.remote(trial_id, group))
+        work(host)
+
+    # Two trials may try the same point.
+    name = f"{name}-{trial_id}"
+    _trainer(registered, workers, storage, name, callbacks=[TuneReportCallback()]).fit()  # type: ignore[no-untyped-call]
 
 
 def _trainer(
@@ -169,7 +226,11 @@ def _following(board: Any, noted: Noted, stopping: threading.Event | None) -> It
         while True:
             last = ended.wait(POLL_S)
             for note in ray.get(board.drain.remote(stopping is not None and stopping.is_set())):
-                noted(note)
+                try:
+                    noted(note)
+                except Exception:
+                    # The wish to stop has to be passed on whatever becomes of a note.
+                    logger.exception("a note of step %s was lost", note.get("step"))
             if last:
                 return
 
@@ -183,5 +244,12 @@ def _following(board: Any, noted: Noted, stopping: threading.Event | None) -> It
 
 
 def apart(function: Callable[..., Any], *args: Any, cpus: int = 1) -> Any:
-    """Call a function in a process of its own somewhere in the cluster and return what it returns."""
-    return ray.get(ray.remote(function).options(num_cpus=cpus).remote(*args))
+    """Call a function in a process of its own somewhere in the cluster and return what it returns.
+
+    Raises:
+        RunError: it failed.
+    """
+    try:
+        return ray.get(ray.remote(function).options(num_cpus=cpus).remote(*args))
+    except Exception as error:
+        raise RunError(root_cause(error)) from error

@@ -72,7 +72,7 @@ def run_trials(
     storage: Storage,
     *,
     callbacks: Sequence[tune.Callback] = (),
-    on_end: Callable[[], None] = lambda: None,
+    on_end: Callable[[str], None] = lambda _trial_id: None,
     stopping: threading.Event | None = None,
 ) -> list[Trial]:
     """Run the trials that are not done yet, and return all of them, in the order in which they were begun.
@@ -82,7 +82,7 @@ def run_trials(
         plan: how trials are chosen.
         storage: where Tune keeps its state and logs.
         callbacks: further loggers of Tune.
-        on_end: called whenever a trial ends.
+        on_end: called with the trial's id whenever one ends.
         stopping: once it is set, what runs is given up, to be begun again when the search is restored.
 
     Raises:
@@ -218,11 +218,11 @@ def _scheduler(plan: TrialPlan) -> TrialScheduler:
     )
 
 
-_on_end: list[Callable[[], None]] = []
+_on_end: list[Callable[[str], None]] = []
 
 
 @contextmanager
-def _telling(on_end: Callable[[], None]) -> Iterator[None]:
+def _telling(on_end: Callable[[str], None]) -> Iterator[None]:
     _on_end.append(on_end)
     try:
         yield
@@ -236,7 +236,7 @@ class _Ends(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:  # noqa: ARG002
         """Tell it."""
         for tell in _on_end:
-            tell()
+            tell(trial.trial_id)
 
     on_trial_error = on_trial_complete
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from stratoscope.forecasting.ascent import AscentSettings, ascend
 from stratoscope.forecasting.linear import AffineChain
@@ -41,24 +42,29 @@ class FaithfulLoss:
     """What the ascent makes large."""
 
 
-def apart(one: Tensor, other: Tensor) -> Tensor:
+def distance(one: Tensor, other: Tensor) -> Tensor:
     """Return the mean absolute difference of each window, shape (B,)."""
     return (one - other).abs().flatten(1).mean(dim=1)
 
 
 @contextmanager
 def standing_still(model: nn.Module) -> Iterator[None]:
-    """Keep a model's weights as they are while the block runs: they take no gradient, and chains are collapsed."""
+    """Keep a model as it is while the block runs: no gradient to its weights, no running mean, chains collapsed."""
     trained = [p for p in model.parameters() if p.requires_grad]
+    running = [(m, m.momentum) for m in model.modules() if isinstance(m, _BatchNorm)]
     with ExitStack() as stack:
         for module in model.modules():
             if isinstance(module, AffineChain):
                 stack.enter_context(module.standing_still())
         for parameter in trained:
             parameter.requires_grad_(False)
+        for norm, _ in running:
+            norm.momentum = 0.0
         try:
             yield
         finally:
+            for norm, momentum in running:
+                norm.momentum = momentum
             for parameter in trained:
                 parameter.requires_grad_(True)
 
@@ -74,15 +80,15 @@ def uphill(model: nn.Module, windows: Tensor, target: Tensor, how: Uphill) -> Ca
             third distance does not depend on the perturbation.
     """
     if how == "error":
-        return lambda perturbed: apart(model(perturbed).values, target)
+        return lambda perturbed: distance(model(perturbed).values, target)
     with torch.no_grad():
         there: Forecast = model(windows)
 
     def conditions(perturbed: Tensor) -> Tensor:
         here: Forecast = model(perturbed)
-        moved = apart(here.values, there.values)
+        moved = distance(here.values, there.values)
         if here.latent is not None and there.latent is not None:
-            moved = moved + apart(here.latent, there.latent)
+            moved = moved + distance(here.latent, there.latent)
         return moved
 
     return conditions
@@ -110,13 +116,13 @@ def faithful_loss(
     # One pass of both, so that what is made of the weights is made once.
     both: Forecast = model(torch.cat([windows, windows + delta]))
     clean, moved = both.values.chunk(2)
-    loss = apart(moved, target).mean()
+    loss = distance(moved, target).mean()
     if both.loss is not None:
         loss = loss + both.loss.chunk(2)[1].sum()
-    loss = loss + weights.cps * apart(clean, taught).mean() + weights.snp * apart(moved, clean).mean()
+    loss = loss + weights.cps * distance(clean, taught).mean() + weights.snp * distance(moved, clean).mean()
     if both.latent is not None and weights.sib:
         before, after = both.latent.chunk(2)
-        loss = loss + weights.sib * apart(after, before).mean()
+        loss = loss + weights.sib * distance(after, before).mean()
     return loss
 
 
@@ -145,7 +151,7 @@ def worst_case(model: nn.Module, windows: Tensor, settings: AscentSettings, gene
         there: Forecast = model(windows)
 
     def moved(perturbed: Tensor) -> Tensor:
-        return apart(model(perturbed).values, there.values)
+        return distance(model(perturbed).values, there.values)
 
     def most(objective: Callable[[Tensor], Tensor]) -> Tensor:
         with standing_still(model):
@@ -156,7 +162,7 @@ def worst_case(model: nn.Module, windows: Tensor, settings: AscentSettings, gene
     latent = there.latent
     if latent is None:
         return WorstCase(None, most(moved))
-    return WorstCase(most(lambda perturbed: apart(model(perturbed).latent, latent)), most(moved))
+    return WorstCase(most(lambda perturbed: distance(model(perturbed).latent, latent)), most(moved))
 
 
 def preference(faithful_base: float, faithful: float, plain_base: float, plain: float) -> float:

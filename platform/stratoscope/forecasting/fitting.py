@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from stratoscope.forecasting.faithful import FaithfulLoss, apart, faithful_loss
+from stratoscope.forecasting.faithful import FaithfulLoss, distance, faithful_loss
 from stratoscope.forecasting.timesieve import Forecast
 
 Tensor = torch.Tensor
@@ -165,9 +165,9 @@ def _descend(
             optimiser.step()
             total += loss.detach()
         mean = float(total) / len(batches)
-        if not math.isfinite(mean):
+        judged = errors(predict(model, data.validation), data.validation)[settings.error]
+        if not (math.isfinite(mean) and math.isfinite(judged)):
             raise DivergedError(f"the loss of epoch {epoch + 1} was no number; take a lower fit.learning_rate")
-        judged = errors(model, data.validation)[settings.error]
         if told is not None:
             told(Epoch(epoch + 1, mean, judged))
         if not settings.patience:
@@ -190,18 +190,22 @@ def predict(model: nn.Module, windows: Windows) -> Tensor:
     return torch.cat(found).clone()
 
 
-def errors(model: nn.Module, windows: Windows) -> dict[str, float]:
-    """Return mean absolute and mean squared error over all windows, horizons and channels, in standard units."""
-    model.eval()
+def errors(found: Tensor, windows: Windows) -> dict[str, float]:
+    """Return mean absolute and mean squared error of forecasts, over windows, horizons and channels.
+
+    Args:
+        found: forecasts of all windows, shape (W, H, C), in standard units.
+        windows: W of them.
+    """
     absolute = squared = 0.0
-    with torch.inference_mode():
-        for given, target in windows.batches(JUDGED_AT_ONCE):
-            apart_by = (model(given).values - target).double()
-            absolute += apart_by.abs().mean(dim=(1, 2)).sum().item()
-            squared += apart_by.square().mean(dim=(1, 2)).sum().item()
+    for numbers in torch.split(torch.arange(len(windows), device=found.device), JUDGED_AT_ONCE):
+        _, target = windows.batch(numbers)
+        off = (found[numbers] - target).double()
+        absolute += off.abs().mean(dim=(1, 2)).sum().item()
+        squared += off.square().mean(dim=(1, 2)).sum().item()
     return {"mae": absolute / len(windows), "mse": squared / len(windows)}
 
 
 def error_of(values: Tensor, target: Tensor, error: Error) -> Tensor:
     """Return each window's error, shape (B,)."""
-    return apart(values, target) if error == "mae" else (values - target).square().flatten(1).mean(dim=1)
+    return distance(values, target) if error == "mae" else (values - target).square().flatten(1).mean(dim=1)

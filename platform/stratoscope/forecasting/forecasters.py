@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 
+from stratoscope.forecasting.decomposition import moving_average
 from stratoscope.forecasting.timesieve import Forecast, TimeSieve, TimeSieveSettings
 
 Tensor = torch.Tensor
@@ -36,10 +36,8 @@ class Linear(nn.Module):
 class DLinear(nn.Module):
     """A moving average and the rest of the series, each with an affine map of its own.
 
-    Source: Zeng et al., 'Are transformers effective for time series forecasting?', 2023; the window of 25 is theirs.
+    Source: Zeng et al., 'Are transformers effective for time series forecasting?', 2023.
     """
-
-    WINDOW = 25
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -51,9 +49,7 @@ class DLinear(nn.Module):
     def forward(self, series: Tensor) -> Forecast:
         """Forecast (B, T, C)."""
         rows = series.transpose(1, 2)
-        side = (self.WINDOW - 1) // 2
-        padded = functional.pad(rows, (side, side), mode="replicate")
-        trend = functional.avg_pool1d(padded, self.WINDOW, stride=1)
+        trend = moving_average(rows)
         return Forecast((self.trend(trend) + self.rest(rows - trend)).transpose(1, 2))
 
 

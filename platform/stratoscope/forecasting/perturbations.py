@@ -5,14 +5,11 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.nn import functional
 
+from stratoscope.forecasting.decomposition import moving_average
 from stratoscope.forecasting.timesieve import Bottleneck, TimeSieve
 
 Tensor = torch.Tensor
-TREND = 25
-"""Points of the moving average that a series is decomposed by."""
-
 Disturb = Callable[[Tensor, float, torch.Generator], Tensor]
 
 
@@ -27,9 +24,7 @@ def residual(windows: Tensor, level: float, generator: torch.Generator) -> Tenso
     Source: FTS says that input noise is built from the residual of a decomposition; how, could not be recovered: ours.
     """
     rows = windows.transpose(1, 2)
-    side = TREND // 2
-    trend = functional.avg_pool1d(functional.pad(rows, (side, side), mode="replicate"), TREND, stride=1)
-    spread = (rows - trend).std(dim=2, keepdim=True).transpose(1, 2)
+    spread = (rows - moving_average(rows)).std(dim=2, keepdim=True).transpose(1, 2)
     return windows + level * spread * _normal(windows, generator)
 
 
@@ -65,7 +60,7 @@ def shaken(model: nn.Module, level: float, generator: torch.Generator) -> Iterat
     before = [p.detach().clone() for p in own]
     with torch.no_grad():
         for parameter in own:
-            parameter.add_(level * parameter.std() * _normal(parameter, generator))
+            parameter.add_(level * parameter.std(correction=0) * _normal(parameter, generator))
     try:
         yield
     finally:

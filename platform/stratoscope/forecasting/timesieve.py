@@ -47,7 +47,7 @@ class TimeSieveSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Filtered:
+class Sieved:
     """What a bottleneck makes of coefficients."""
 
     output: Tensor
@@ -72,7 +72,7 @@ class Bottleneck(nn.Module):
         self.deviation = nn.Linear(width, width)
         self.decoder = nn.Linear(width, width)
 
-    def forward(self, coefficients: Tensor) -> Filtered:
+    def forward(self, coefficients: Tensor) -> Sieved:
         """Filter coefficients, shape (B, C, width)."""
         settings = self._settings
         hidden = self.encoder(coefficients)
@@ -83,7 +83,7 @@ class Bottleneck(nn.Module):
         # The output is input + change, so the reconstruction error is that of the change.
         loss = settings.reconstruction_weight * change.square()
         loss = (loss + settings.divergence_weight * divergence(mean, deviation)).sum(dim=(1, 2))
-        return Filtered(coefficients + change, loss)
+        return Sieved(coefficients + change, loss)
 
 
 def divergence(mean: Tensor, deviation: Tensor) -> Tensor:

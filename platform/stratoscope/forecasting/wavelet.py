@@ -49,7 +49,7 @@ class Haar:
         return pairs.flatten(-2)[..., :time]
 
 
-class Filtered:
+class FilterBank:
     """Any other wavelet, by ptwt's convolutions, with the signal mirrored at its ends.
 
     Args:
@@ -88,4 +88,4 @@ def make_wavelet(name: str) -> Wavelet:
     Raises:
         InputError: there is none of this name.
     """
-    return Haar() if name in HAAR else Filtered(name)
+    return Haar() if name in HAAR else FilterBank(name)

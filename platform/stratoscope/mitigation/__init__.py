@@ -4,7 +4,7 @@ from stratoscope.mitigation.examples import Corpus, Plan, QuestionExample, answe
 from stratoscope.mitigation.objective import TERMS, Anchor, Terms, Weights
 from stratoscope.mitigation.parameters import Method, Trained, open_parameters, tensor_digests
 from stratoscope.mitigation.patch import Patch, check_frozen, make_patch, patched
-from stratoscope.mitigation.states import SAMPLED, Reference, Separation, measured, separation
+from stratoscope.mitigation.states import Reference, Separation, measured, sample, separation
 from stratoscope.mitigation.training import (
     STEPS,
     Host,
@@ -17,7 +17,6 @@ from stratoscope.mitigation.training import (
 )
 
 __all__ = [
-    "SAMPLED",
     "STEPS",
     "TERMS",
     "Anchor",
@@ -43,6 +42,7 @@ __all__ = [
     "measured",
     "open_parameters",
     "patched",
+    "sample",
     "separation",
     "tensor_digests",
     "train",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ Tensor = torch.Tensor
 SAMPLED = 64
 """Questions or texts over which the reference's hidden states are measured."""
 QUESTIONS_AT_ONCE = 4
+ROWS_AT_ONCE = 16
+Example = TypeVar("Example")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,19 +38,37 @@ class Reference:
         return (objectives.wide(states) - self.mean[layer]) / self.deviation[layer]
 
 
+def sample(examples: Sequence[Example]) -> list[Example]:
+    """Return `SAMPLED` examples from all over a sequence, or all where there are no more."""
+    number = min(SAMPLED, len(examples))
+    return [examples[i * len(examples) // number] for i in range(number)]
+
+
 def measured(reference: Reference, layers: Sequence[int], rows: Rows) -> Reference:
     """Measure mean and standard deviation of the reference's hidden states over the segments of some rows."""
     model = reference.model
-    rows = rows.to(model.device)
-    with torch.no_grad(), captured(model.anatomy, layers) as states:
-        model.backbone(rows.ids, attention_mask=rows.mask, use_cache=False)
-    read = rows.looked_at
-    means, deviations = {}, {}
-    for layer in layers:
-        values = objectives.wide(states[layer][read])
-        means[layer] = values.mean(dim=0)
-        deviations[layer] = values.std(dim=0).clamp_min(1e-6)
-    return Reference(model, reference.layer_of, reference.mean | means, reference.deviation | deviations)
+    sums: dict[int, Tensor] = {}
+    squares: dict[int, Tensor] = {}
+    count = 0
+    for chosen in torch.split(torch.arange(len(rows.ids)), ROWS_AT_ONCE):
+        part = Rows(rows.ids[chosen], rows.mask[chosen], rows.segment[chosen]).to(model.device)
+        with torch.no_grad(), captured(model.anatomy, layers) as states:
+            model.backbone(part.ids, attention_mask=part.mask, use_cache=False)
+        read = part.looked_at
+        count += len(read[0])
+        for layer in layers:
+            values = states[layer][read].double()
+            sums[layer] = values.sum(dim=0) + sums.get(layer, 0.0)
+            squares[layer] = values.square().sum(dim=0) + squares.get(layer, 0.0)
+    means = {layer: total / count for layer, total in sums.items()}
+    deviations = {layer: (squares[layer] / count - means[layer].square()).clamp_min(1e-12).sqrt() for layer in layers}
+    like = objectives.wide(torch.empty(0, dtype=model.network.dtype)).dtype
+    return Reference(
+        model,
+        reference.layer_of,
+        reference.mean | {layer: mean.to(like) for layer, mean in means.items()},
+        reference.deviation | {layer: deviation.to(like) for layer, deviation in deviations.items()},
+    )
 
 
 def answer_means(states: States, rows: Rows, numbers: Sequence[tuple[int, int]], reference: Reference) -> Tensor:

@@ -5,18 +5,19 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from stratoscope.errors import InputError, RunError
 from stratoscope.mitigation.examples import Corpus, Plan, answer_rows, text_rows
 from stratoscope.mitigation.gather import largest, summed, world_size
 from stratoscope.mitigation.objective import Counts, Cut, Micro, Objective, Terms
 from stratoscope.mitigation.parameters import Trained, open_parameters
-from stratoscope.mitigation.states import SAMPLED, Reference, measured
+from stratoscope.mitigation.states import Reference, measured, sample
 from stratoscope.models import LoadedModel, Loading, kept_layers, peak_memory_bytes, without_layers
 
 STEPS = "steps.json"
@@ -86,8 +87,8 @@ class Host(Protocol):
 
     rank: int
 
-    def checkpoint(self) -> Path | None:
-        """Return the folder of the last checkpoint, or None where there is none."""
+    def checkpoint(self) -> AbstractContextManager[Path | None]:
+        """Yield the folder of the last checkpoint, or None where there is none."""
 
     def report(self, metrics: dict[str, float], folder: Path | None) -> None:
         """Tell metrics and, where one was written, keep the checkpoint in a folder; every worker calls it as often."""
@@ -174,6 +175,8 @@ class _Trainer:
         started = time.perf_counter()
         learning_rate = float(self._engine.get_lr()[0])
         plan, engine = self._plan, self._engine
+        # Dropout is a function of the step, too.
+        torch.manual_seed((self._settings.seed * 1_000_003 + step) * world_size() + self._host.rank)
         questions, texts = plan.questions(step), plan.texts(step)
         counts = Counts.of(self._corpus, questions, texts)
         weights = self._settings.terms.weights.used()
@@ -242,12 +245,14 @@ class _Trainer:
             self._host.report(metrics, folder)
 
     def _resume(self) -> int:
-        folder = self._host.checkpoint()
-        if folder is None:
-            return 0
-        self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
-        self._rows = json.loads((folder / STEPS).read_text(encoding="utf-8"))
-        return len(self._rows)
+        with self._host.checkpoint() as folder:
+            if folder is None:
+                return 0
+            read, _ = self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+            if read is None:
+                raise RunError(f"the checkpoint in {folder} is not whole; remove the run's training folder")
+            self._rows = json.loads((folder / STEPS).read_text(encoding="utf-8"))
+            return len(self._rows)
 
 
 def cuts_of(num_layers: int, dropped: Sequence[int]) -> list[Cut]:
@@ -269,14 +274,15 @@ def _make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedMod
     reference = Reference(frozen, layer_of)
     weights = settings.terms.weights
     if weights.contrastive:
-        rows = answer_rows(corpus.questions[:SAMPLED], filler)
+        rows = answer_rows(sample(corpus.questions), filler)
         reference = measured(reference, settings.trained.layers, rows)
     if weights.hidden and cuts:
-        reference = measured(reference, [c.reference for c in cuts], text_rows(corpus.texts[:SAMPLED], filler))
+        reference = measured(reference, [c.reference for c in cuts], text_rows(sample(corpus.texts), filler))
+    if set(weights.used()) == {"hidden"} and not cuts:
+        raise InputError("objective.hidden: no layer is left before the dropped ones, so there is nothing to match")
     network = open_parameters(model, Trained(**{**asdict(settings.trained), "layers": layers}), settings.seed)
     if settings.sharding.gradient_checkpointing:
         model.network.gradient_checkpointing_enable({"use_reentrant": False})
-        model.network.enable_input_require_grads()
     network.train()
     return Objective(
         network,

@@ -20,6 +20,12 @@ def _positive(values: list[Any]) -> list[Any]:
     return values
 
 
+def _not_negative(values: list[Any]) -> list[Any]:
+    if any(value < 0 for value in values):
+        raise ValueError("no value may be below 0")
+    return values
+
+
 def _shares(values: list[Any]) -> list[Any]:
     if any(not 0 < value < 1 for value in values):
         raise ValueError("all values must lie between 0 and 1")
@@ -27,6 +33,7 @@ def _shares(values: list[Any]) -> list[Any]:
 
 
 DISTINCT = AfterValidator(_distinct)
+NOT_NEGATIVE = AfterValidator(_not_negative)
 POSITIVE = AfterValidator(_positive)
 SHARES = AfterValidator(_shares)
 

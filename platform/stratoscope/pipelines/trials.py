@@ -21,6 +21,7 @@ def tune(
     folder: str = TUNE,
     title: str = "search",
     tracking: "TrackingSection | None" = None,
+    on_end: Callable[[str], None] = lambda _trial_id: None,
 ) -> list[Trial]:
     """Run the trials that are not done yet, and return all of them (see `run_trials`).
 
@@ -31,6 +32,7 @@ def tune(
         folder: of what Ray Tune writes, in the run's.
         title: of the progress.
         tracking: where trials are logged besides.
+        on_end: called with the trial's id whenever one ends.
     """
     total = len(plan.points) if plan.algorithm == "grid" else plan.num_samples
     meter = Meter(total, 0, "trials", "trials")
@@ -41,7 +43,8 @@ def tune(
     )
     with progress(meter, title, job.terminal.console) as bar:
 
-        def ended() -> None:
+        def ended(trial_id: str) -> None:
+            on_end(trial_id)
             bar.add(1, 1)
             job.lease.tell(done=meter.done, total=total, errors=0, rate=meter.units_per_second)
 

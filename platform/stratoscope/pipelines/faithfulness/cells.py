@@ -20,10 +20,12 @@ from stratoscope.forecasting import (
     AscentSettings,
     Data,
     Epoch,
+    Forecast,
     Shape,
     Windows,
-    apart,
     ascend,
+    distance,
+    errors,
     fit,
     fit_faithfully,
     has_bottleneck,
@@ -138,6 +140,8 @@ class _Run:
         taught = self._fit()
         seconds = time.perf_counter() - started
         self._model.eval()
+        # Where a forecaster draws at test time, it draws the same for every input.
+        torch.manual_seed(self._cell.seed)
         clean = predict(self._model, self._test)
         parts: dict[str, list[Row]] = {
             "epochs": [(*self._cell.values, e.number, e.loss, e.validation) for e in self._epochs],
@@ -184,14 +188,8 @@ class _Run:
                 yield (*self._cell.values, name, level, *self._errors(found, clean), took, "done", None)
 
     def _errors(self, found: Tensor, clean: Tensor) -> tuple[float, float, float]:
-        absolute = squared = 0.0
-        for numbers in torch.split(torch.arange(len(self._test), device=found.device), AT_ONCE):
-            _, target = self._test.batch(numbers)
-            difference = (found[numbers] - target).double()
-            absolute += difference.abs().mean(dim=(1, 2)).sum().item()
-            squared += difference.square().mean(dim=(1, 2)).sum().item()
-        moved = (found - clean).double().abs().mean().item()
-        return absolute / len(self._test), squared / len(self._test), moved
+        own = errors(found, self._test)
+        return own["mae"], own["mse"], (found - clean).double().abs().mean().item()
 
     def _forecast(self, name: str, level: float) -> Tensor:
         """Return the forecasts of all test windows under a perturbation, whatever ran before."""
@@ -212,8 +210,9 @@ class _Run:
 
     def _attack(self, windows: Tensor, target: Tensor, level: float, generator: torch.Generator) -> Tensor:
         how = AscentSettings(level, level / STEPS_OF_RADIUS, self._config.worst.steps)
-        with standing_still(self._model):
-            return ascend(lambda x: apart(self._model(x).values, target), windows, how, generator, keep_best=True)
+        model = self._steady
+        with standing_still(model):
+            return ascend(lambda x: distance(model(x).values, target), windows, how, generator, keep_best=True)
 
     def _worst(self, clean: Tensor, taught: Tensor | None) -> Iterator[Row]:
         section = self._config.worst
@@ -225,12 +224,11 @@ class _Run:
             if norm == "l2":
                 radius *= TENTH * windows[0].numel() ** 0.5
             how = AscentSettings(radius, radius / STEPS_OF_RADIUS, section.steps, norm)
-            torch.manual_seed(self._cell.seed)
-            found = worst_case(self._model, windows, how, self._generator(norm, radius))
+            found = worst_case(self._steady, windows, how, self._generator(norm, radius))
             for condition, values in (("sib", found.sib), ("snp", found.snp)):
                 yield (*self._cell.values, condition, norm, radius, *_most(values), number)
-        apart_by = None if taught is None else apart(clean[chosen], taught[chosen])
-        yield (*self._cell.values, "cps", None, None, *_most(apart_by), number)
+        distance_to = None if taught is None else distance(clean[chosen], taught[chosen])
+        yield (*self._cell.values, "cps", None, None, *_most(distance_to), number)
 
     def _example(self, clean: Tensor) -> Iterator[Row]:
         middle = len(self._test) // 2
@@ -248,9 +246,25 @@ class _Run:
                 forecast, truth = own(clean[middle, step, channel]), own(target[0, step, channel])
                 yield (*self._cell.values, name, step + 1, forecast, truth)
 
+    @property
+    def _steady(self) -> nn.Module:
+        """The model, with the same draws in every pass: an ascent is to find perturbations, not lucky draws."""
+        return _Steady(self._model, self._cell.seed).eval()
+
     def _generator(self, name: str, level: float) -> torch.Generator:
         """Return the source of a perturbation's draws: the same for all cells, so that they meet the same noise."""
         return torch.Generator().manual_seed(zlib.crc32(f"{self._config.seed} {name} {level:.12g}".encode()))
+
+
+class _Steady(nn.Module):
+    def __init__(self, model: nn.Module, seed: int) -> None:
+        super().__init__()
+        self.model, self._seed = model, seed
+
+    def forward(self, series: Tensor) -> Forecast:
+        torch.manual_seed(self._seed)
+        forecast: Forecast = self.model(series)
+        return forecast
 
 
 def _most(values: Tensor | None) -> tuple[float | None, float | None]:

@@ -20,7 +20,7 @@ from stratoscope.forecasting import (
     make_wavelet,
 )
 from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
-from stratoscope.pipelines.lists import DISTINCT, POSITIVE, named
+from stratoscope.pipelines.lists import DISTINCT, NOT_NEGATIVE, POSITIVE, named
 
 Training = Literal["plain", "faithful"]
 
@@ -57,7 +57,7 @@ class GridSection(Section):
     """Points that are forecast."""
     perturbations: Annotated[list[str], DISTINCT, named(PERTURBATIONS, "perturbation")] = list(PERTURBATIONS)
     """gaussian, residual and missing of the input, parameter of the bottleneck, adversarial."""
-    levels: Annotated[list[float], DISTINCT] = Field([0.0, 0.1, 0.2], min_length=1)
+    levels: Annotated[list[float], DISTINCT, NOT_NEGATIVE] = Field([0.0, 0.1, 0.2], min_length=1)
     """How strong; 0 is none, and always computed. A standard deviation in standard units (gaussian), of the window's
     residual (residual) or of each parameter (parameter), a share of values (missing), the most a value is changed
     (adversarial)."""
@@ -192,6 +192,8 @@ class FaithfulnessConfig(JobConfig):
                     wavelet.length(self.lookback(horizon))
             except InputError as error:
                 raise ValueError(str(error)) from None
+        if "missing" in self.grid.perturbations and max(self.grid.levels) > 1:
+            raise ValueError("grid.levels: of missing values a level is a share, and cannot be above 1")
         if "plain" not in self.grid.trainings:
             raise ValueError("grid.trainings: faithful training goes on from plain, so plain has to be among them")
         return self

@@ -54,6 +54,10 @@ class LayerChoice:
             facts.num_layers
         ):
             raise InputError(f"drop: dropping all {facts.num_layers} layers leaves none")
+        if config.tune.num_layers and flags is None and config.layers is not None:
+            raise InputError(
+                "tune.num_layers: layers are given by number; name a hallucination run in layers to try more"
+            )
         return cls(config, facts.num_layers, flags, score)
 
     @property
@@ -74,6 +78,7 @@ class LayerChoice:
             "pairs": config.pairs.model_dump(mode="json"),
         }
         made = HallucinationJob(HallucinationConfig.model_validate(fields), job.terminal)
+        made.stopping = job.stopping
         made.perform()
         return LayerChoice(config, self.num_layers, (made.run.storage, made.manifest), self.score)
 

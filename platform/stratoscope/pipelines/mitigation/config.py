@@ -9,7 +9,7 @@ from stratoscope.evaluation import Resampling
 from stratoscope.mitigation import Anchor, Method, Optimising, Sharding, Terms, Weights
 from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
 from stratoscope.pipelines.hallucination.config import PairsSection
-from stratoscope.pipelines.lists import DISTINCT, POSITIVE, named
+from stratoscope.pipelines.lists import DISTINCT, NOT_NEGATIVE, POSITIVE, named
 from stratoscope.pipelines.measuring.config import ModelSection
 from stratoscope.scoring import METRICS
 
@@ -193,9 +193,9 @@ class TuneSection(Section):
     """Learning rates to choose from."""
     temperatures: Annotated[list[float], DISTINCT, POSITIVE] = []
     """Temperatures of the contrast; none keeps objective.temperature."""
-    contrastive: Annotated[list[float], DISTINCT] = []
+    contrastive: Annotated[list[float], DISTINCT, NOT_NEGATIVE] = []
     """Weights of the contrast; none keeps objective.contrastive."""
-    forgetting: Annotated[list[float], DISTINCT] = []
+    forgetting: Annotated[list[float], DISTINCT, NOT_NEGATIVE] = []
     """Weights of the divergence from the unchanged model; none keeps objective.forgetting."""
     num_layers: Annotated[list[int], DISTINCT, POSITIVE] = []
     """Numbers of flagged layers, for the variants flagged and random; none keeps flags.num_layers."""
@@ -258,18 +258,29 @@ class MitigationConfig(JobConfig):
         terms = self.terms
         if not terms.weights.used():
             raise ValueError("objective: all terms are switched off; give one of them a weight")
-        workers = (self.train.num_workers or 1) * self.train.micro_batches
-        for name, needed, taken in (
-            ("questions", terms.weights.uses_questions, self.train.questions),
-            ("texts", terms.weights.uses_texts, self.train.texts),
-        ):
-            if needed and taken < workers:
-                raise ValueError(
-                    f"train.{name} ({taken}) must be at least one for each worker and micro-batch ({workers})"
-                )
+        workers = self.train.num_workers or 1
+        if self.most_workers < workers:
+            raise ValueError(
+                f"train.questions ({self.train.questions}) and train.texts ({self.train.texts}) must be at least one "
+                f"for each worker and micro-batch ({workers * self.train.micro_batches})"
+            )
+        if set(terms.weights.used()) == {"hidden"} and not self.healing:
+            raise ValueError(
+                "objective.hidden: no layer is dropped, so there is nothing to match; give another term a weight"
+            )
+        for name in ("contrastive", "forgetting"):
+            if getattr(self.tune, name) and not getattr(terms.weights, name):
+                raise ValueError(f"tune.{name}: objective.{name} is switched off; give it a weight, or none to try")
         if self.pairs.answers != "given":
             raise ValueError("pairs.answers: only given answers can be trained on")
         return self
+
+    @property
+    def most_workers(self) -> int:
+        """The most workers that each have something to do in every micro-batch."""
+        weights = self.terms.weights
+        taken = [self.train.questions] * weights.uses_questions + [self.train.texts] * weights.uses_texts
+        return min(taken) // self.train.micro_batches
 
     @property
     def healing(self) -> bool:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from stratoscope.errors import RunError
 from stratoscope.execution import Meter, Service, Workers, plan_pool, progress, resources, serve
 from stratoscope.models import ModelCard
 from stratoscope.pipelines.mitigation.config import EVERY, FLAGGED, RANDOM
@@ -58,20 +59,37 @@ def judges(job: "MitigationJob", workers: Workers, num_models: int) -> Iterator[
         yield service
 
 
-def judge_all(job: "MitigationJob", variants: Sequence[Variant], service: Service, store: VariantStore) -> None:
-    """Judge the base, each set of dropped layers before training, and every variant; what is known is kept."""
+def judge_all(
+    job: "MitigationJob", variants: Sequence[Variant], service: Service, store: VariantStore
+) -> dict[Variant, str]:
+    """Judge the base, each set of dropped layers before training, and every variant; what is known is kept.
+
+    Returns:
+        What went wrong with the variants that could not be judged.
+
+    Raises:
+        RunError: the base could not be judged, or no variant.
+    """
     wanted = list(dict.fromkeys(_models(variants, store)))
     missing = [model for model in wanted if not store.is_judged(model.key)]
+    errors: dict[str, str] = {}
     meter = Meter(len(wanted), len(wanted) - len(missing), "models", "models")
     with progress(meter, "evaluate", job.terminal.console) as bar:
         # As many at once as there are evaluators, so that what is finished is kept.
         size = max(1, service.size)
         for start in range(0, len(missing), size):
             chunk = missing[start : start + size]
-            answers = service.map("evaluate", [(model.patch, model.dropped) for model in chunk])
+            answers = service.try_map("evaluate", [(model.patch, model.dropped) for model in chunk])
             for model, found in zip(chunk, answers, strict=True):
-                store.write_judgement(model.key, found)
+                if isinstance(found, RunError):
+                    errors[model.key] = str(found)
+                else:
+                    store.write_judgement(model.key, found)
                 bar.add(1, 1)
+    failed = {v: errors.get(v.key) or errors[v.cut_key] for v in variants if v.key in errors or v.cut_key in errors}
+    if BASE in errors or len(failed) == len(variants):
+        raise RunError(f"judging failed: {errors.get(BASE) or next(iter(failed.values()))}")
+    return failed
 
 
 def _models(variants: Sequence[Variant], store: VariantStore) -> Iterator[_Model]:

@@ -10,7 +10,7 @@ from stratoscope.errors import InputError
 from stratoscope.evaluation import Text
 from stratoscope.mitigation import Corpus, QuestionExample
 from stratoscope.models import encode_pair, encode_text
-from stratoscope.pipelines.mitigation.config import MitigationConfig, TextsSection
+from stratoscope.pipelines.mitigation.config import MitigationConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,7 +62,7 @@ def load_material(
     """
     train, validate, held, datasets, prints = _divided(config, frozenset(seen))
     held_ids = {question.question_id for question in held}
-    texts, text_ids, checked, text_print = _texts(config, tokenizer, held_ids)
+    texts, text_ids, checked, text_print = _texts(config, tokenizer, held_ids, longest)
     examples = _examples(tokenizer, train, longest, config.train.wrong_answers)
     if config.terms.weights.uses_questions and not examples:
         raise InputError(
@@ -70,7 +70,7 @@ def load_material(
         )
     used = frozenset(seen) | text_ids | {q.question_id for q in (*train, *validate)}
     short = {d.name for d in datasets if FORMATS[d.format].short_gold}
-    perplexity = _perplexity_texts(config, tokenizer, used)
+    perplexity = _perplexity_texts(config, tokenizer, used, longest)
     counts = {
         d.name: {
             part: sum(q.dataset == d.name for q in questions)
@@ -156,7 +156,7 @@ def _example(
 
 
 def _texts(
-    config: MitigationConfig, tokenizer: "PreTrainedTokenizerBase", held_out: Collection[str]
+    config: MitigationConfig, tokenizer: "PreTrainedTokenizerBase", held_out: Collection[str], longest: int
 ) -> tuple[list[tuple[int, ...]], frozenset[str], list[Text], str]:
     """Return texts to train on, the ids of all that are used, those that trials are judged on, and a fingerprint."""
     section = config.texts
@@ -172,7 +172,11 @@ def _texts(
         limit = None if section.limit is None else section.limit + validated
         found = load_prompts(PromptSource(source, template, section.split), limit, config.seed)
         prints.append(found.ordered.fingerprint)
-        rows = [(p.prompt_id, _cut(tokenizer, p.text, section)) for p in found.prompts if p.prompt_id not in held_out]
+        rows = [
+            (p.prompt_id, _cut(tokenizer, p.text, min(section.max_tokens, longest)))
+            for p in found.prompts
+            if p.prompt_id not in held_out
+        ]
         rows = [(text_id, tokens) for text_id, tokens in rows if len(tokens) > 1]
         ids |= {text_id for text_id, _ in rows}
         checked += [Text("validation", text_id, tokens) for text_id, tokens in rows[:validated]]
@@ -183,13 +187,17 @@ def _texts(
 
 
 def _perplexity_texts(
-    config: MitigationConfig, tokenizer: "PreTrainedTokenizerBase", used: Collection[str]
+    config: MitigationConfig, tokenizer: "PreTrainedTokenizerBase", used: Collection[str], longest: int
 ) -> list[Text]:
     source = config.evaluation.text
     if source is None:
         return []
     found = load_prompts(PromptSource(source), None, config.seed)
-    rows = [(p.prompt_id, _cut(tokenizer, p.text, config.texts)) for p in found.prompts if p.prompt_id not in used]
+    rows = [
+        (p.prompt_id, _cut(tokenizer, p.text, min(config.texts.max_tokens, longest)))
+        for p in found.prompts
+        if p.prompt_id not in used
+    ]
     texts = [Text(_name(source), text_id, tokens) for text_id, tokens in rows if len(tokens) > 1]
     if not texts:
         raise InputError(f"evaluation.text {source!r}: all its texts are trained on, so none can be held out")
@@ -200,5 +208,5 @@ def _name(source: str) -> str:
     return source.rstrip("/").rpartition("/")[2].removesuffix(".txt") or source
 
 
-def _cut(tokenizer: "PreTrainedTokenizerBase", text: str, section: TextsSection) -> tuple[int, ...]:
-    return tuple(encode_text(tokenizer, text)[: section.max_tokens])
+def _cut(tokenizer: "PreTrainedTokenizerBase", text: str, most: int) -> tuple[int, ...]:
+    return tuple(encode_text(tokenizer, text)[:most])

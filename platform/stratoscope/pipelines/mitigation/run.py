@@ -25,6 +25,7 @@ from stratoscope.models import (
     weights_fingerprint,
 )
 from stratoscope.pipelines.job import Job
+from stratoscope.pipelines.machine import usual_device
 from stratoscope.pipelines.mitigation import tables
 from stratoscope.pipelines.mitigation.choice import LayerChoice
 from stratoscope.pipelines.mitigation.config import MitigationConfig
@@ -69,11 +70,13 @@ class MitigationJob(Job[MitigationConfig]):
         config, model = self.config, self.config.model
         self.source = pin_source(resolve_source(model.source, model.revision))
         self.facts = describe_model(self.source, trust_remote_code=model.trust_remote_code, here=is_local())
-        if self.facts.quantisation and config.parameters.method == "whole":
+        if self.facts.quantisation:
             raise InputError(
-                f"model.source {model.source!r} is quantised by {self.facts.quantisation}; its layers cannot be "
-                "trained whole, take --parameters.method lora"
+                f"model.source {model.source!r} is quantised by {self.facts.quantisation}, and its layers cannot be "
+                "trained; take the checkpoint that it was made from"
             )
+        if dtype_name(model.dtype, usual_device()) == "float16":
+            raise InputError("model.dtype float16 cannot be trained in; take bfloat16 or float32")
         check_causal(load_config(self.source, trust_remote_code=model.trust_remote_code), model.source)
         if config.healing:
             check_prunable(load_config(self.source, trust_remote_code=model.trust_remote_code), model.source)
@@ -105,15 +108,16 @@ class MitigationJob(Job[MitigationConfig]):
             store = VariantStore(self.run.storage)
             variants, failed = Trainer(self, workers, store).train_all(self.choice.variants())
             with self.stage("evaluate"), judges(self, workers, 2 * len(variants)) as service:
-                judge_all(self, variants, service, store)
+                failed |= judge_all(self, variants, service, store)
+                variants = [v for v in variants if v not in failed]
                 found = outcome(variants, store, self.config.evaluation.to_resampling(self.config.seed))
+                self._write(variants, failed, store, found)
                 kept = keep(self, variants, found, service, store)
         self.manifest.facts |= {
             "verdicts": [*found.verdicts, *self._troubles(variants, failed, store)],
             "models": list(kept.urls),
             "frozen_tensors": kept.frozen_tensors,
         }
-        self._write(variants, failed, store, found)
         with self.stage("report"):
             self.run.storage.write("report.html", render(build_page(self.run.storage, self.manifest)))
         store.clear()
@@ -131,11 +135,17 @@ class MitigationJob(Job[MitigationConfig]):
     def _workers(self) -> Workers:
         train, there = self.config.train, resources()
         gpus = train.gpus if train.gpus is not None else float(there.get("GPU", 0) > 0)
-        if gpus:
-            usual = int(there.get("GPU", 0) // gpus)
-        else:
-            usual = min(MOST_CPU_WORKERS, int(there.get("CPU", 1)) // train.cpus)
-        return Workers(train.num_workers or max(1, usual), train.cpus, gpus)
+        usual = (
+            int(there.get("GPU", 0) // gpus) if gpus else min(MOST_CPU_WORKERS, int(there.get("CPU", 1)) // train.cpus)
+        )
+        workers = Workers(train.num_workers or max(1, min(usual, self.config.most_workers)), train.cpus, gpus)
+        for name, each in (("CPU", workers.cpus), ("GPU", workers.gpus)):
+            if is_local() and workers.number * each > there.get(name, 0):
+                raise InputError(
+                    f"train: {workers.number} workers of {each:g} {name}s are more than the {there.get(name, 0):g} of "
+                    "this machine; take fewer train.num_workers"
+                )
+        return workers
 
     @staticmethod
     def _troubles(variants: Sequence[Variant], failed: Mapping[Variant, str], store: VariantStore) -> Iterator[str]:

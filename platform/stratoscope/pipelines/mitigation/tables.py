@@ -60,7 +60,7 @@ ITEMS = pa.schema(
         ("weight", pa.float64()),
     ]
 )
-"""One row per model and item; the models before training have seed null."""
+"""One row per model and item; the base has seed null."""
 EVALUATION = pa.schema(
     [
         ("variant", pa.string()),
@@ -118,4 +118,4 @@ TUNING = pa.schema(
         ("error", pa.string()),
     ]
 )
-"""One row per trial. Reports fewer than tune.rungs were stopped early."""
+"""One row per trial; one with fewer reports than others was stopped early."""

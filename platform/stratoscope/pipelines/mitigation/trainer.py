@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stratoscope.errors import RunError, first_line
-from stratoscope.execution import Meter, Trial, Workers, apart, progress, resources, trained
+from stratoscope.execution import Meter, Rooms, Trial, Workers, apart, progress, resources, trained
 from stratoscope.mitigation import Trained, TrainingSettings
 from stratoscope.pipelines.mitigation.config import FLAGGED, RANDOM
 from stratoscope.pipelines.mitigation.curves import curves
@@ -55,7 +55,7 @@ class Trainer:
             try:
                 self._train_or_skip(variant)
                 done.append(variant)
-            except RunError as error:
+            except Exception as error:
                 if self._job.stopping.is_set():
                     raise
                 logger.exception("training %s failed", variant.key)
@@ -112,7 +112,10 @@ class Trainer:
         if checkpoint is None:
             raise RunError(DIVERGED)
         patch = self._store.patch(variant)
-        found = apart(write_patch, job.run.url, patch, checkpoint, settings, cpus=self._workers.cpus)
+        # On the CPU, for the task that does it has no GPU.
+        loading = replace(settings.loading, device="cpu", dtype=job.manifest.facts["dtype"], spread=False)
+        on_cpu = replace(settings, loading=loading)
+        found = apart(write_patch, job.run.url, patch, checkpoint, on_cpu, cpus=self._workers.cpus)
         self._store.write_trained(
             variant,
             {
@@ -140,6 +143,7 @@ class Trainer:
         flags = variant.name in (FLAGGED, RANDOM) and job.choice.flags is not None
         per_trial = workers.number * (workers.gpus or workers.cpus)
         there = resources().get("GPU" if workers.gpus else "CPU", 1)
+        rooms = Rooms()
         trials = TrainingTrial(
             self._settings(variant),
             self._layers_of(variant),
@@ -150,16 +154,17 @@ class Trainer:
             workers,
             config.tune.rungs,
             self._storage.child(TRAINING, f"{TUNE}-{variant.name}"),
+            rooms.register,
         )
         asked = plan(
             Space.of(config.tune, with_layers=flags), config.tune, max(1, int(there // per_trial)), config.seed
         )
-        found = tune(job, trials, asked, folder=f"{TUNE}-{variant.name}", title=f"tune {variant.name}")
+        title = f"tune {variant.name}"
+        found = tune(job, trials, asked, folder=f"{TUNE}-{variant.name}", title=title, on_end=rooms.free)
         chosen = best(found)
         if chosen is None:
-            raise RunError(
-                f"no trial of {variant.name} was finished; the first failed with: {found[0].error or DIVERGED}"
-            )
+            first = _last_line(found[0].error) or DIVERGED
+            raise RunError(f"no trial of {variant.name} was finished; the first failed with: {first}")
         return {"point": dict(chosen.config), "trials": [_told(t, chosen=t is chosen) for t in found]}
 
     def _layers_of(self, variant: Variant) -> LayersOf:
@@ -178,8 +183,12 @@ def _told(trial: Trial, *, chosen: bool) -> dict[str, Any]:
         "objective": trial.metrics.get(OBJECTIVE),
         "reports": int(trial.metrics.get("training_iteration", 0)),
         "chosen": chosen,
-        "error": None if trial.error is None else trial.error.strip().splitlines()[-1],
+        "error": _last_line(trial.error),
     }
+
+
+def _last_line(error: str | None) -> str | None:
+    return None if error is None else error.strip().splitlines()[-1]
 
 
 def _layers_of(

@@ -86,6 +86,8 @@ class TrainingTrial:
     workers: Workers
     rungs: int
     storage: Storage
+    register: Any
+    """Of where workers stand."""
 
     def __call__(self, config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         """Train; Ray Train reports by itself."""
@@ -97,7 +99,7 @@ class TrainingTrial:
         )
         loop = Loop(settings, self.corpus, self.judged, self.batch_tokens, self.longest)
         name = "-".join(f"{key}={value:g}" for key, value in sorted(config.items())) or "only"
-        fit_in_trial(loop, self.workers, self.storage, name)
+        fit_in_trial(loop, self.workers, self.storage, name, self.register)
         yield from ()
 
 

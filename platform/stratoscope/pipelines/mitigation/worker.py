@@ -11,7 +11,6 @@ from ray.train import Checkpoint
 
 from stratoscope.evaluation import Choice, Evaluator, QuestionEvaluator, Score, Slice, choose_items, load_tasks
 from stratoscope.mitigation import (
-    SAMPLED,
     STEPS,
     Patch,
     Reference,
@@ -21,6 +20,7 @@ from stratoscope.mitigation import (
     make_patch,
     measured,
     patched,
+    sample,
     separation,
 )
 from stratoscope.models import LoadedModel, Loading, ModelCard, export_pruned, kept_layers, without_layers
@@ -92,13 +92,13 @@ class MitigationWorker:
             max_length=settings.longest,
         )
         self._tasks = self._make_tasks() if settings.tasks else None
-        self._reference = self._measure() if settings.judged.separated else None
+        self._reference = self._measure() if any(settings.judged.separated.values()) else None
 
     def _measure(self) -> Reference:
         """Measure the base's hidden states, by which those of all models are standardised."""
         examples = [e for own in self._settings.judged.separated.values() for e in own]
         layers = tuple(range(len(self._model.anatomy)))
-        rows = answer_rows(examples[:: max(1, len(examples) // SAMPLED)], int(self._model.tokenizer.pad_token_id or 0))
+        rows = answer_rows(sample(examples), int(self._model.tokenizer.pad_token_id or 0))
         return measured(Reference(self._model, layers), layers, rows)
 
     def _make_tasks(self) -> Evaluator:
@@ -133,6 +133,8 @@ class MitigationWorker:
         kept = kept_layers(len(self._model.anatomy), dropped)
         with without_layers(self._model, dropped) as model:
             for dataset, examples in self._settings.judged.separated.items():
+                if not examples:
+                    continue
                 found = separation(model, examples, self._reference, kept)
                 for number, layer in enumerate(kept):
                     gap, closer = (float(values[:, number].mean()) for values in (found.gap, found.closer))
