@@ -125,7 +125,7 @@ def test_forecasts_are_in_the_units_of_the_series(run: stratoscope.FaithfulnessR
 def test_numbers_do_not_depend_on_how_many_work_in_which_order(
     fields: Fields, run: stratoscope.FaithfulnessRun
 ) -> None:
-    grid = fields()["grid"] | {"forecasters": ["dlinear", "timesieve"], "seeds": [3, 1, 2], "cpus": 2}
+    grid = fields()["grid"] | {"forecasters": ["dlinear", "timesieve"], "seeds": [3, 1, 2], "cpus": 0.5}
     again = stratoscope.faithfulness(**fields(run_id="order", grid=grid))
 
     def numbers(of: stratoscope.FaithfulnessRun) -> dict:

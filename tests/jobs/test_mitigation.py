@@ -163,7 +163,10 @@ def test_a_finished_run_is_not_made_again(fields: Fields, run: stratoscope.Mitig
         (["--layers", "1", "--objective.forgetting", "0", "--objective.margin", "-1"], "objective.margin"),
         (["--layers", "1", "--train.questions", "1", "--train.num_workers", "2"], "must be at least one for each"),
         (["--layers", "1", "--evaluation.tasks", "scqi"], "did you mean"),
-        (["--layers", "1", "--train.questions", "1000000000"], "training needs at least"),
+        (
+            ["--layers", "1", "--evaluation.limit", "8", "--train.questions", "1000000000"],
+            "training needs at least",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import ray
 
 from stratoscope.errors import InputError, RunError
-from stratoscope.execution.cluster import is_local, resources
+from stratoscope.execution.cluster import is_local
 from stratoscope.execution.failures import root_cause
 
 Key = TypeVar("Key", bound=Hashable)
@@ -93,12 +93,13 @@ def run_tasks(
 
 def _room(num_cpus: float, num_gpus: float) -> int:
     """Return how many tasks may be handed to Ray at a time."""
-    there = resources()
-    needed = {"CPU": num_cpus, "GPU": num_gpus}
-    room = min(int(there.get(name, 0) / each) for name, each in needed.items() if each)
+    needed = {name: each for name, each in (("CPU", num_cpus), ("GPU", num_gpus)) if each}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    # A task stands on one node.
+    room = sum(min(int(node.get(name, 0) / each) for name, each in needed.items()) for node in nodes)
     if not is_local():
         return room + BEYOND
     if not room:
-        asked = ", ".join(f"{each:g} {name}" for name, each in needed.items() if each)
+        asked = ", ".join(f"{each:g} {name}" for name, each in needed.items())
         raise InputError(f"a task takes {asked}, and this machine has not so many; take less for each task")
     return room
