@@ -16,7 +16,7 @@ from stratoscope.mitigation import (
     Weights,
     check_frozen,
     make_patch,
-    patched,
+    swapped_in,
 )
 from stratoscope.models import ModelCard, export_pruned, load_model
 from tests.mitigation.spawned import settings, trained
@@ -73,7 +73,7 @@ def test_only_the_trained_layers_change(
     before = model.network(ids).logits
     patch = make_patch(alone[1], settings(tiny_model_folder))
     assert {name.split(".")[2] for name in patch} == {"1", "3"}
-    with patched(model, patch):
+    with swapped_in(model, patch):
         assert not torch.equal(model.network(ids).logits, before)
         export_pruned(model, (), tmp_path / "mended", CARD)
     assert torch.equal(model.network(ids).logits, before)
@@ -83,7 +83,7 @@ def test_only_the_trained_layers_change(
     )
     with pytest.raises(RunError, match="was to be frozen"):
         check_frozen(model, tmp_path / "mended", (1,), ())
-    with pytest.raises(RunError, match="does not fit"), patched(model, {"model.norm.weight": torch.ones(3)}):
+    with pytest.raises(RunError, match="does not fit"), swapped_in(model, {"model.norm.weight": torch.ones(3)}):
         pass
 
 
@@ -142,7 +142,7 @@ def test_a_pruned_model_is_healed_towards_the_whole_one(dtype: str, tiny_model_f
     patch = make_patch(tmp_path / "run", wanted)
     assert {name.split(".")[2] for name in patch} == {"0", "1", "3"}
     model = load_model(str(tiny_model_folder), dtype=dtype, head=True)
-    with patched(model, patch):
+    with swapped_in(model, patch):
         export_pruned(model, (2,), tmp_path / "healed", CARD)
     assert check_frozen(model, tmp_path / "healed", (0, 1, 3), (2,)) > 0
     assert load_model(str(tmp_path / "healed"), head=True).network.config.num_hidden_layers == 3

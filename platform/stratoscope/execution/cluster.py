@@ -49,10 +49,15 @@ def resources() -> dict[str, float]:
     return available
 
 
+def node_resources() -> list[dict[str, float]]:
+    """Return what each living node has, by resource."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if node["Alive"]]
+
+
 def largest_share() -> int:
     """Return the CPUs that a worker may take for one to fit on every node that has any, or beside every GPU."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    held = [node["Resources"] for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    held = [resources for resources in node_resources() if resources.get("CPU", 0) >= 1]
     with_gpus = [resources for resources in held if resources.get("GPU", 0) > 0]
     shares = [resources["CPU"] // max(1, resources.get("GPU", 0)) for resources in with_gpus or held]
     return max(1, int(min(shares, default=1)))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import ray
 
 from stratoscope.errors import InputError, RunError
-from stratoscope.execution.cluster import is_local
+from stratoscope.execution.cluster import is_local, node_resources
 from stratoscope.execution.failures import root_cause
 
 Key = TypeVar("Key", bound=Hashable)
@@ -94,9 +94,8 @@ def run_tasks(
 def _room(num_cpus: float, num_gpus: float) -> int:
     """Return how many tasks may be handed to Ray at a time."""
     needed = {name: each for name, each in (("CPU", num_cpus), ("GPU", num_gpus)) if each}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     # A task stands on one node.
-    room = sum(min(int(node.get(name, 0) / each) for name, each in needed.items()) for node in nodes)
+    room = sum(min(int(node.get(name, 0) / each) for name, each in needed.items()) for node in node_resources())
     if not is_local():
         return room + BEYOND
     if not room:

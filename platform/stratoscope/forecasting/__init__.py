@@ -9,6 +9,7 @@ from stratoscope.forecasting.faithful import (
     distance,
     faithful_loss,
     preference,
+    standing_still,
     worst_case,
 )
 from stratoscope.forecasting.fitting import (
@@ -69,5 +70,6 @@ __all__ = [
     "preference",
     "project",
     "shaken",
+    "standing_still",
     "worst_case",
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -77,20 +78,25 @@ class FromTransformers(nn.Module):
         return Forecast(self.model(past_values=series).prediction_outputs)
 
 
-def _patches(shape: Shape) -> dict[str, int]:
-    """Return patches of 16 points, or less of a short lookback, that overlap by half."""
+def _common(shape: Shape) -> dict[str, Any]:
+    """Return what both take: patches of 16 points, or less of a short lookback, that overlap by half."""
     length = min(16, shape.lookback // 2)
-    return {"patch_length": length, "patch_stride": max(1, length // 2)}
+    return {
+        "num_input_channels": shape.channels,
+        "context_length": shape.lookback,
+        "prediction_length": shape.horizon,
+        "patch_length": length,
+        "patch_stride": max(1, length // 2),
+        "loss": "mse",
+        "scaling": "std",
+    }
 
 
 def _patch_tst(shape: Shape) -> nn.Module:
     from transformers import PatchTSTConfig, PatchTSTForPrediction
 
     config = PatchTSTConfig(
-        num_input_channels=shape.channels,
-        context_length=shape.lookback,
-        prediction_length=shape.horizon,
-        **_patches(shape),
+        **_common(shape),
         d_model=16,
         num_attention_heads=4,
         num_hidden_layers=3,
@@ -99,8 +105,6 @@ def _patch_tst(shape: Shape) -> nn.Module:
         ff_dropout=0.3,
         path_dropout=0.0,
         head_dropout=0.0,
-        loss="mse",
-        scaling="std",
     )
     return FromTransformers(PatchTSTForPrediction(config))
 
@@ -109,14 +113,9 @@ def _patch_mixer(shape: Shape) -> nn.Module:
     from transformers import PatchTSMixerConfig, PatchTSMixerForPrediction
 
     config = PatchTSMixerConfig(
-        num_input_channels=shape.channels,
-        context_length=shape.lookback,
-        prediction_length=shape.horizon,
-        **_patches(shape),
+        **_common(shape),
         d_model=32,
         num_layers=3,
-        loss="mse",
-        scaling="std",
     )
     return FromTransformers(PatchTSMixerForPrediction(config))
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from stratoscope.forecasting.decomposition import moving_average
-from stratoscope.forecasting.timesieve import Bottleneck, TimeSieve
+from stratoscope.forecasting.timesieve import Bottleneck
 
 Tensor = torch.Tensor
 Disturb = Callable[[Tensor, float, torch.Generator], Tensor]
@@ -56,7 +56,7 @@ def shaken(model: nn.Module, level: float, generator: torch.Generator) -> Iterat
 
     Source: FTS perturbs the IFCB layer by Gaussian noise; its size and code were not published: ours.
     """
-    own = [p for module in model.modules() if isinstance(module, Bottleneck) for p in module.parameters()]
+    own = [p for bottleneck in _bottlenecks(model) for p in bottleneck.parameters()]
     before = [p.detach().clone() for p in own]
     with torch.no_grad():
         for parameter in own:
@@ -71,7 +71,11 @@ def shaken(model: nn.Module, level: float, generator: torch.Generator) -> Iterat
 
 def has_bottleneck(model: nn.Module) -> bool:
     """Tell whether a model has anything that parameter noise is put on."""
-    return isinstance(model, TimeSieve)
+    return bool(_bottlenecks(model))
+
+
+def _bottlenecks(model: nn.Module) -> list[Bottleneck]:
+    return [module for module in model.modules() if isinstance(module, Bottleneck)]
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:

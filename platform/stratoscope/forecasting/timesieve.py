@@ -129,16 +129,9 @@ class TimeSieve(nn.Module):
                 nn.Linear(lookback, 2 * lookback), nn.GELU(), nn.Linear(2 * lookback, horizon)
             )
 
-    def forward(self, series: Tensor, residual_noise: Tensor | None = None) -> Forecast:
-        """Forecast.
-
-        Args:
-            series: shape (B, T, C).
-            residual_noise: added to the detail coefficients, shape (B, C, K).
-        """
+    def forward(self, series: Tensor) -> Forecast:
+        """Forecast (B, T, C)."""
         approximation, detail = self._wavelet.decompose(series.transpose(1, 2))
-        if residual_noise is not None:
-            detail = detail + residual_noise
         sieved = [block(given) for block, given in ((self.approximation, approximation), (self.detail, detail))]
         outputs = sieved[0].output, sieved[1].output
         if self._settings.residuals == 2:

@@ -3,7 +3,7 @@
 from stratoscope.mitigation.examples import Corpus, Plan, QuestionExample, answer_rows
 from stratoscope.mitigation.objective import TERMS, Anchor, Terms, Weights
 from stratoscope.mitigation.parameters import Method, Trained, open_parameters, tensor_digests
-from stratoscope.mitigation.patch import Patch, check_frozen, make_patch, patched
+from stratoscope.mitigation.patch import Patch, check_frozen, make_patch, swapped_in
 from stratoscope.mitigation.states import Reference, Separation, measured, sample, separation
 from stratoscope.mitigation.training import (
     STEPS,
@@ -41,9 +41,9 @@ __all__ = [
     "make_patch",
     "measured",
     "open_parameters",
-    "patched",
     "sample",
     "separation",
+    "swapped_in",
     "tensor_digests",
     "train",
 ]

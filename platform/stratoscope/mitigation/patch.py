@@ -57,7 +57,7 @@ def make_patch(folder: Path, settings: TrainingSettings) -> Patch:
 
 
 @contextmanager
-def patched(model: LoadedModel, patch: Mapping[str, torch.Tensor]) -> Iterator[LoadedModel]:
+def swapped_in(model: LoadedModel, patch: Mapping[str, torch.Tensor]) -> Iterator[LoadedModel]:
     """Put trained tensors in the place of a model's own while the block runs.
 
     Raises:

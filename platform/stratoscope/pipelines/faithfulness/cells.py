@@ -31,9 +31,9 @@ from stratoscope.forecasting import (
     has_bottleneck,
     predict,
     shaken,
+    standing_still,
     worst_case,
 )
-from stratoscope.forecasting.faithful import standing_still
 from stratoscope.pipelines.faithfulness import tables
 from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig
 from stratoscope.results import Storage, from_rows, write_table

@@ -1,5 +1,6 @@
 """The fields of the faithfulness job."""
 
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -108,8 +109,6 @@ class TimeSieveSection(Section):
 
     def to_settings(self) -> TimeSieveSettings:
         """Return the model's settings."""
-        from dataclasses import replace
-
         return replace(TimeSieveSettings.of(self.preset), wavelet=self.wavelet, samples_at_test=self.samples_at_test)
 
 

@@ -19,9 +19,9 @@ from stratoscope.mitigation import (
     check_frozen,
     make_patch,
     measured,
-    patched,
     sample,
     separation,
+    swapped_in,
 )
 from stratoscope.models import LoadedModel, Loading, ModelCard, export_pruned, kept_layers, without_layers
 from stratoscope.pipelines.exported import Terms, answer, check_in_fresh_process
@@ -117,7 +117,7 @@ class MitigationWorker:
             dropped: layers to leave out.
         """
         tensors = {} if patch is None else read_patch(self._storage, patch)
-        with patched(self._model, tensors):
+        with swapped_in(self._model, tensors):
             scores = self._questions.evaluate(dropped)
             if self._tasks is not None:
                 metrics = {task.name: task.metric for task in self._tasks.tasks}
@@ -157,7 +157,7 @@ class MitigationWorker:
             RunError: a frozen tensor was changed, or a fresh process finds another model in the checkpoint.
         """
         with Storage(url).writing_folder() as folder:
-            with patched(self._model, read_patch(self._storage, patch)):
+            with swapped_in(self._model, read_patch(self._storage, patch)):
                 export_pruned(self._model, dropped, folder, card)
                 with without_layers(self._model, dropped) as left:
                     expected = answer(left.network)
