@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,3 +18,11 @@ def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def code_digest() -> str:
+    """Return a digest of this package's source, as it stood when first asked for."""
+    here = Path(__file__).parent
+    files = [*here.rglob("*.py"), *here.rglob("*.yaml")]
+    return digest({str(file.relative_to(here)): file_digest(file) for file in sorted(files)})

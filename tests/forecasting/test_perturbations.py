@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from stratoscope.forecasting import FORECASTERS, INPUT_PERTURBATIONS, Shape, TimeSieveSettings, shaken
+from stratoscope.forecasting import FORECASTERS, PERTURBATIONS, Shape, TimeSieveSettings, shaken
+
+INPUT_PERTURBATIONS = {name: found.disturb for name, found in PERTURBATIONS.items() if found.disturb}
 
 WINDOWS = torch.randn(8, 60, 3, generator=torch.Generator().manual_seed(0)).cumsum(dim=1)
 

@@ -8,8 +8,9 @@ import pytest
 from plotly.graph_objects import Figure, Scatter
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
 
-from stratoscope.results import Page, Section, Table, render
+from stratoscope.results import Cell, Page, Section, Table, render
 
 HOSTILE = "<script>document.title = 'broken'</script><img src=x onerror=alert(1)>"
 
@@ -39,6 +40,10 @@ def open_page(browser: webdriver.Chrome, page: Page, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_bytes(render(page))
     browser.get(path.as_uri())
+    num_figures = sum(len(section.figures) for section in page.sections)
+    WebDriverWait(browser, 20).until(
+        lambda b: len(b.find_elements(By.CSS_SELECTOR, ".js-plotly-plot .main-svg .trace.scatter")) == num_figures
+    )
 
 
 def test_a_page_draws_its_plots_without_network_or_errors(browser: webdriver.Chrome, tmp_path: Path) -> None:
@@ -46,7 +51,6 @@ def test_a_page_draws_its_plots_without_network_or_errors(browser: webdriver.Chr
     sections = [Section("One", ["A paragraph."], figures), Section("Two", tables=[Table(["a", "b"], [["1", "2"]])])]
     open_page(browser, Page("A title", "A summary.", sections, [("Run", "x")]), tmp_path)
     assert browser.title == "A title"
-    assert len(browser.find_elements(By.CSS_SELECTOR, ".js-plotly-plot .main-svg .trace.scatter")) == 2
     assert [e.text for e in browser.find_elements(By.CSS_SELECTOR, "nav a")] == ["One", "Two", "Run"]
     browser.find_element(By.LINK_TEXT, "Two").click()
     assert browser.current_url.endswith("#section-2")
@@ -56,8 +60,31 @@ def test_a_page_draws_its_plots_without_network_or_errors(browser: webdriver.Chr
 
 def test_names_with_html_in_them_do_no_harm(browser: webdriver.Chrome, tmp_path: Path) -> None:
     figure = Figure(Scatter(x=[0, 1], y=[1, 2], name=HOSTILE), layout={"title": HOSTILE, "showlegend": True})
-    section = Section(HOSTILE, [HOSTILE], [figure], [Table([HOSTILE], [[HOSTILE]])])
+    table = Table([HOSTILE], [[HOSTILE, Cell(HOSTILE, href="x.html", tone="bad")]], filtered=HOSTILE)
+    section = Section(HOSTILE, [HOSTILE], [figure], [table])
     open_page(browser, Page(HOSTILE, HOSTILE, [section], [(HOSTILE, HOSTILE)]), tmp_path)
     assert browser.title == HOSTILE
     assert not browser.find_elements(By.CSS_SELECTOR, "body img")
     assert browser.get_log("browser") == []
+
+
+def test_a_table_is_filtered_by_what_is_typed_and_its_cells_lead_elsewhere(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    (tmp_path / "other.html").write_text("<title>other</title>")
+    rows = [["first", Cell("✓ done", "other.html", "good")], ["second", Cell("✗ failed", tone="bad")]]
+    section = Section("Grid", tables=[Table(["model", "score"], rows, filtered="Filter models")])
+    open_page(browser, Page("A title", "A summary.", [section]), tmp_path)
+    browser.find_element(By.CSS_SELECTOR, ".filter input").send_keys("SECOND")
+    shown = [row.text for row in browser.find_elements(By.CSS_SELECTOR, "#section-1 tbody tr") if row.is_displayed()]
+    assert shown == ["second ✗ failed"]
+    browser.find_element(By.CSS_SELECTOR, ".filter input").clear()
+    browser.find_element(By.CSS_SELECTOR, ".filter input").send_keys("first")
+    browser.find_element(By.LINK_TEXT, "✓ done").click()
+    assert browser.title == "other"
+    assert browser.get_log("browser") == []
+
+
+def test_a_page_with_plots_is_small() -> None:
+    figures = [Figure(Scatter(x=list(range(500)), y=list(range(500)))) for _ in range(20)]
+    assert len(render(Page("A title", "A summary.", [Section("One", figures=figures)]))) < 3_000_000

@@ -6,6 +6,7 @@ from stratoscope.execution.failures import root_cause
 from stratoscope.execution.llm import vllm_installed, write_with_vllm
 from stratoscope.execution.metrics import WorkMetrics
 from stratoscope.execution.pool import ActorPool, plan_pool
+from stratoscope.execution.processes import Ended, Process
 from stratoscope.execution.progress import Meter, progress
 from stratoscope.execution.service import Service, serve
 from stratoscope.execution.shards import ShardWorker, run_shards
@@ -19,7 +20,9 @@ __all__ = [
     "Attempt",
     "BrokenProcessError",
     "Done",
+    "Ended",
     "Meter",
+    "Process",
     "Rooms",
     "Service",
     "ShardWorker",

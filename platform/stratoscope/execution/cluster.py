@@ -17,14 +17,24 @@ def is_local() -> bool:
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """Connect to Ray for the length of the block; a connection that was there before is used and left alone."""
+    """Connect to Ray for the length of the block; a connection that was there before is used and left alone.
+
+    A local Ray has as many CPUs as STRATOSCOPE_CPUS says, and all of the machine's without it.
+    """
     if ray.is_initialized():
         yield
         return
     _hand_logs_to_the_root()
     address = os.environ.get("RAY_ADDRESS") or "local"
+    share = os.environ.get("STRATOSCOPE_CPUS")
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
+    ray.init(
+        address=address,
+        num_cpus=int(share) if share and address == "local" else None,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        configure_logging=False,
+    )
     if on_sigterm is not signal.SIG_DFL:
         # Ray has set a handler that ends the process at once.
         signal.signal(signal.SIGTERM, on_sigterm)

@@ -26,9 +26,9 @@ from stratoscope.forecasting.fitting import (
 from stratoscope.forecasting.forecasters import FORECASTERS, Forecaster, Shape
 from stratoscope.forecasting.perturbations import (
     ADVERSARIAL,
-    INPUT_PERTURBATIONS,
     PARAMETER,
     PERTURBATIONS,
+    Perturbation,
     has_bottleneck,
     shaken,
 )
@@ -38,7 +38,6 @@ from stratoscope.forecasting.wavelet import make_wavelet
 __all__ = [
     "ADVERSARIAL",
     "FORECASTERS",
-    "INPUT_PERTURBATIONS",
     "PARAMETER",
     "PERTURBATIONS",
     "AscentSettings",
@@ -51,6 +50,7 @@ __all__ = [
     "Forecast",
     "Forecaster",
     "Norm",
+    "Perturbation",
     "Preset",
     "Shape",
     "TimeSieve",

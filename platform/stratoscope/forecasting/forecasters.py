@@ -1,12 +1,13 @@
 """The forecasters that can be audited, by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from stratoscope.extensions import Registry
 from stratoscope.forecasting.decomposition import moving_average
 from stratoscope.forecasting.timesieve import Forecast, TimeSieve, TimeSieveSettings
 
@@ -130,7 +131,7 @@ class Forecaster:
     """Whether it has weights, and so anything that training could make faithful."""
 
 
-FORECASTERS: Mapping[str, Forecaster] = {
+_OWN = {
     "timesieve": Forecaster(lambda shape, settings: TimeSieve(shape.lookback, shape.horizon, settings)),
     "dlinear": Forecaster(lambda shape, _: DLinear(shape)),
     "linear": Forecaster(lambda shape, _: Linear(shape)),
@@ -138,3 +139,4 @@ FORECASTERS: Mapping[str, Forecaster] = {
     "patchtst": Forecaster(lambda shape, _: _patch_tst(shape)),
     "patchtsmixer": Forecaster(lambda shape, _: _patch_mixer(shape)),
 }
+FORECASTERS = Registry(_OWN, "stratoscope.forecasters", Forecaster)

@@ -1,11 +1,13 @@
 """What a fitted forecaster is met with: noise on its input, on its parts, and gaps."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from stratoscope.extensions import Registry
 from stratoscope.forecasting.decomposition import moving_average
 from stratoscope.forecasting.timesieve import Bottleneck
 
@@ -37,12 +39,27 @@ def missing(windows: Tensor, level: float, generator: torch.Generator) -> Tensor
     return torch.where(last >= 0, filled, torch.zeros_like(filled))
 
 
-INPUT_PERTURBATIONS: Mapping[str, Disturb] = {"gaussian": gaussian, "residual": residual, "missing": missing}
+@dataclass(frozen=True)
+class Perturbation:
+    """Something that a fitted forecaster is met with."""
+
+    disturb: Disturb | None
+    """Windows (B, T, C) in standard units, a level and a generator -> perturbed windows; None of those that do not
+    act on the input alone."""
+
+
 PARAMETER = "parameter"
 """Normal noise on the bottleneck's parameters, relative to the standard deviation of each tensor."""
 ADVERSARIAL = "adversarial"
 """The perturbation of the input, no element by more than the level, that ascent on the error finds."""
-PERTURBATIONS = (*INPUT_PERTURBATIONS, PARAMETER, ADVERSARIAL)
+_OWN = {
+    "gaussian": Perturbation(gaussian),
+    "residual": Perturbation(residual),
+    "missing": Perturbation(missing),
+    PARAMETER: Perturbation(None),
+    ADVERSARIAL: Perturbation(None),
+}
+PERTURBATIONS = Registry(_OWN, "stratoscope.perturbations", Perturbation)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +34,8 @@ class JobConfig(Section):
     """Name of the run; reusing one resumes it. None makes a new one."""
     seed: int = 0
     """Of the order of prompts, of resampling and of random baselines."""
+    reuse: bool = Field(False, json_schema_extra=AFFECTS_NOTHING)
+    """Take a finished run of the same model, data, settings and code in its place, where there is one."""
     dry_run: bool = Field(False, json_schema_extra=AFFECTS_NOTHING)
     """Say what would be done and how much it takes, and do nothing."""
 
@@ -71,7 +73,7 @@ def load_config(config_class: type[Config], job: str, arguments: Sequence[str]) 
     except SettingsError as error:
         raise InputError(_plain_parser_error(error)) from error
     path = given.pop("config", None)
-    return validate(config_class, _merged(_read_yaml(path) if path else {}, given))
+    return validate(config_class, merged(_read_yaml(str(path)) if path else {}, given))
 
 
 def validate(config_class: type[Config], values: dict[str, Any]) -> Config:
@@ -84,6 +86,15 @@ def validate(config_class: type[Config], values: dict[str, Any]) -> Config:
         return config_class.model_validate(values)
     except ValidationError as error:
         raise InputError(_explain(error, config_class)) from error
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings, some over others."""
+    both = dict(below)
+    for name, value in above.items():
+        inner = both.get(name)
+        both[name] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return both
 
 
 def result_settings(config: BaseModel, prefix: str = "") -> dict[str, Any]:
@@ -167,14 +178,6 @@ def _read_yaml(path: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"config {path!r} must hold fields by name, not a {type(content).__name__}")
     return content
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for name, value in above.items():
-        inner = merged.get(name)
-        merged[name] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def _explain(error: ValidationError, config_class: type[BaseModel]) -> str:

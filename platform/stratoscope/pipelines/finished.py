@@ -1,7 +1,11 @@
-"""Finished runs that other runs stand on."""
+"""Finished runs that other runs stand on, or that stand for others."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from stratoscope.digest import code_digest, digest
 from stratoscope.errors import InputError, suggest
-from stratoscope.results import Manifest, Storage
+from stratoscope.results import Manifest, Storage, list_runs, package_versions
 from stratoscope.results.manifest import NAME
 
 
@@ -30,3 +34,36 @@ def open_finished(name: str, output: str, job: str, field: str = "statistics") -
     known = Storage(output).child(job).names()
     hint = suggest(name, known, "runs") if known else f"; {output} holds no {job} runs"
     raise InputError(f"{field} {name!r} is no folder of a {job} run and no run_id under {output}{hint}")
+
+
+class EqualRunFound(Exception):  # noqa: N818 - nothing went wrong
+    """A finished run has the result that another was about to compute."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__(f"{manifest.job} run {manifest.run_id} has the same result")
+        self.manifest = manifest
+
+
+def identity(job: str, settings: Mapping[str, Any], fingerprints: Mapping[str, str]) -> str:
+    """Return the digest of all that a run's result follows from.
+
+    Args:
+        job: its name.
+        settings: the fields that decide the result.
+        fingerprints: of its model and data.
+    """
+    return digest(
+        {
+            "job": job,
+            "settings": settings,
+            "fingerprints": fingerprints,
+            "code": code_digest(),
+            "versions": package_versions(),
+        }
+    )
+
+
+def equal_run(output: str, job: str, of: str) -> Manifest | None:
+    """Return the first finished run of an identity, or None where there is none."""
+    done = (run.manifest for run in list_runs(output, job) if run.state == "done")
+    return next((manifest for manifest in done if manifest.identity == of), None)

@@ -19,10 +19,11 @@ from rich.console import Console
 from stratoscope.errors import InputError, RunError
 from stratoscope.execution import root_cause
 from stratoscope.pipelines.config import JobConfig, load_config, print_error, result_settings
+from stratoscope.pipelines.finished import EqualRunFound, equal_run, identity
 from stratoscope.pipelines.terminal import Terminal, own_terminal
 from stratoscope.results import Lease, Manifest, RunFolder, check_free, new_run_id
 
-EXIT_DONE, EXIT_FAILED, EXIT_REFUSED = 0, 1, 2
+EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_REGRESSION = 0, 1, 2, 3
 STOP_GRACE_S = 100.0
 """After SIGTERM, for what is in work to end; a spot node is taken away two minutes after its notice."""
 
@@ -45,6 +46,8 @@ class Job(ABC, Generic[Config]):
         self.config = config
         self.earlier: Manifest | None = None
         self.terminal = terminal or Terminal(Console(stderr=True))
+        self.exit_code = EXIT_DONE
+        """Of a run that came to its end."""
         self.stopping = threading.Event()
         """Set by SIGTERM: what is in work ends, and nothing else is begun."""
         self.run = RunFolder(config.output, self.name, config.run_id or new_run_id())
@@ -110,12 +113,26 @@ class Job(ABC, Generic[Config]):
             return True
         return False
 
-    def check_fingerprints(self) -> None:
-        """See that a resumed run goes on with the very model and data that it began with.
+    def begin(self, *, resumed: bool = True) -> None:
+        """Note what the run is of, once its fingerprints stand in the manifest, and before anything is computed.
+
+        Args:
+            resumed: something that an earlier start has computed is kept.
 
         Raises:
-            InputError: one of the manifest's fingerprints is not that of the earlier manifest.
+            InputError: what is kept was computed with another model or other data.
+            EqualRunFound: `reuse` is set, and a finished run has this one's result.
         """
+        if resumed:
+            self._check_fingerprints()
+        self.manifest.identity = identity(self.name, result_settings(self.config), self.manifest.fingerprints)
+        if self.config.reuse and self.earlier is None:
+            equal = equal_run(self.config.output, self.name, self.manifest.identity)
+            if equal is not None:
+                raise EqualRunFound(equal)
+        self.run.write_manifest(self.manifest)
+
+    def _check_fingerprints(self) -> None:
         earlier = self.earlier.fingerprints if self.earlier else {}
         here = self.manifest.fingerprints
         changed = [name for name in here if name in earlier and earlier[name] != here[name]]
@@ -137,18 +154,28 @@ class Job(ABC, Generic[Config]):
         with quiet_libraries():
             with self.stage("prepare"):
                 self.prepare()
-            with Lease(self.run.storage) as self.lease:
-                # Another process may have begun or ended the run since.
-                if self.already_done():
-                    return
-                if self.earlier is None:
-                    self.run.write_manifest(self.manifest)
-                with self._log_file():
-                    self._execute()
+            try:
+                self._perform()
+            except EqualRunFound as found:
+                self.run.storage.remove("")
+                self.run = RunFolder(self.config.output, self.name, found.manifest.run_id)
+                self.manifest = found.manifest
+
+    def _perform(self) -> None:
+        with Lease(self.run.storage) as self.lease:
+            # Another process may have begun or ended the run since.
+            if self.already_done():
+                return
+            if self.earlier is None:
+                self.run.write_manifest(self.manifest)
+            with self._log_file():
+                self._execute()
 
     def _execute(self) -> None:
         try:
             self.execute()
+        except EqualRunFound:
+            raise
         except InputError as error:
             # A refused attempt to resume leaves the manifest of the run that it would have resumed.
             if self.earlier is None:
@@ -157,10 +184,10 @@ class Job(ABC, Generic[Config]):
         except BaseException as error:
             self._finish(EXIT_FAILED, error)
             raise
-        self._finish(EXIT_DONE)
+        self._finish(self.exit_code)
 
     def _finish(self, code: int, error: BaseException | None = None) -> None:
-        self.manifest.status = "failed" if error else "done"
+        self.manifest.status = "failed" if code in (EXIT_FAILED, EXIT_REFUSED) else "done"
         self.manifest.exit_code = code
         self.manifest.error = root_cause(error) if error else None
         self.manifest.finished = datetime.now(UTC).isoformat(timespec="seconds")
@@ -297,7 +324,7 @@ def run_from_command_line(job_class: JobMaker[Config], arguments: Sequence[str] 
         print_error(name, f"failed: {root_cause(error)}{_log_place(job)}")
         return EXIT_FAILED
     print(f"run: {job.run.url}")
-    return EXIT_DONE
+    return job.manifest.exit_code or EXIT_DONE
 
 
 def _dry_run(job: Job[Config]) -> int:

@@ -1,10 +1,11 @@
 """Results: the run folder, its manifest, its tables, and the building blocks of a report."""
 
 from stratoscope.results.figures import COLOURS, SYMBOLS, style
+from stratoscope.results.history import History
 from stratoscope.results.lease import Holder, Lease, LeaseLostError, check_free, read_holder
 from stratoscope.results.listing import RunState, list_runs
-from stratoscope.results.manifest import Manifest
-from stratoscope.results.report import Page, Section, Table, render
+from stratoscope.results.manifest import Manifest, package_versions
+from stratoscope.results.report import Cell, Page, Section, Table, render
 from stratoscope.results.run_folder import RunFolder, new_run_id
 from stratoscope.results.shards import ShardResult, ShardStore
 from stratoscope.results.storage import Storage
@@ -21,6 +22,8 @@ from stratoscope.results.tables import (
 __all__ = [
     "COLOURS",
     "SYMBOLS",
+    "Cell",
+    "History",
     "Holder",
     "Lease",
     "LeaseLostError",
@@ -39,6 +42,7 @@ __all__ = [
     "iter_table",
     "list_runs",
     "new_run_id",
+    "package_versions",
     "read_holder",
     "read_table",
     "render",

@@ -8,9 +8,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from stratoscope.digest import code_digest
+
 SCHEMA_VERSION = 1
 NAME = "manifest.json"
-PACKAGES = ("stratoscope", "ray", "torch", "transformers", "datasets", "numpy", "pyarrow", "lm-eval", "optuna")
+PACKAGES = (
+    "stratoscope",
+    "ray",
+    "torch",
+    "transformers",
+    "datasets",
+    "numpy",
+    "pyarrow",
+    "lm-eval",
+    "optuna",
+    "deepspeed",
+    "peft",
+    "ptwt",
+)
 
 
 def package_versions() -> dict[str, str]:
@@ -50,7 +65,11 @@ class Manifest:
     error: str | None = None
     versions: dict[str, str] = field(default_factory=package_versions)
     git_commit: str | None = field(default_factory=git_commit)
+    code: str | None = field(default_factory=code_digest)
+    """Digest of the package's source."""
     fingerprints: dict[str, str] = field(default_factory=dict)
+    identity: str | None = None
+    """Digest of all that the result follows from; runs of equal identity have equal results."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What the job wants remembered of its model, data and machines."""
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -69,6 +88,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, content: bytes) -> "Manifest":
-        """Read a manifest; fields of later versions are left out."""
+        """Read a manifest; fields of later versions are left out, and what earlier ones did not know is None."""
         known = cls.__dataclass_fields__
-        return cls(**{name: value for name, value in json.loads(content).items() if name in known})
+        read = {name: value for name, value in json.loads(content).items() if name in known}
+        return cls(**{"code": None} | read)

@@ -1,13 +1,29 @@
 """The building blocks of a report page; a job's own module composes them."""
 
+import base64
+import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Literal
 
 from jinja2 import Environment, PackageLoader
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+
+Tone = Literal["good", "bad", "warn", "soft"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table with more to it than its text."""
+
+    text: str
+    href: str | None = None
+    """Where a click leads, relative to the page."""
+    tone: Tone | None = None
+    """Its colour; the text has to say the same, for not everybody sees colours."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +31,9 @@ class Table:
     """A table of text cells."""
 
     header: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str | Cell]]
+    filtered: str | None = None
+    """Label of a field above the table that leaves only the rows which hold what is typed; None has no field."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +58,23 @@ class Page:
 
 def render(page: Page) -> bytes:
     """Return a page as one self-contained HTML file, plots and their library included. All text is escaped."""
-    from plotly.offline import get_plotlyjs
-
     environment = Environment(
         loader=PackageLoader("stratoscope.results"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.get_template("page.html")
-    return template.render(page=page, plotly=get_plotlyjs(), figure_html=_figure_html).encode()
+    drawn = any(section.figures for section in page.sections)
+    return template.render(page=page, plotly=_packed_library() if drawn else None, figure_json=_figure_json).encode()
 
 
-def _figure_html(figure: "Figure") -> str:
-    html: str = figure.to_html(
-        full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
-    )
-    return html
+@cache
+def _packed_library() -> str:
+    """Return Plotly's library, gzipped, in base64: that is two megabytes instead of five."""
+    from plotly.offline import get_plotlyjs
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
+
+
+def _figure_json(figure: "Figure") -> str:
+    """Return a figure as JSON that may stand in a script element."""
+    content: str = figure.to_json()
+    return content.replace("<", "\\u003c")

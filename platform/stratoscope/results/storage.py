@@ -7,12 +7,15 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import fsspec
 import pyarrow.fs as pafs
 
 from stratoscope.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 
 class Storage:
@@ -47,6 +50,11 @@ class Storage:
         if self.is_local:
             return pafs.LocalFileSystem(), path
         return pafs.PyFileSystem(pafs.FSSpecHandler(self._fs)), path
+
+    def open_to(self, connection: "DuckDBPyConnection") -> None:
+        """Let DuckDB read the URLs of this storage."""
+        if not self.is_local:
+            connection.register_filesystem(self._fs)
 
     def local_path(self, *names: str) -> Path | None:
         """Return the local path of a file, or None on an object store."""

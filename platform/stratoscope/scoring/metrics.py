@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stratoscope.extensions import Registry
+
 Scores = NDArray[np.float64]
 
 
@@ -92,16 +94,14 @@ def random_scores(num_layers: int, draws: int, seed: int) -> Scores:
     return scores
 
 
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("avss", avss, per_tap=True, uses_variance=True, uses_sparsity=True),
-        Metric("variance", variance, per_tap=True, uses_variance=True),
-        Metric("sparsity", sparsity, per_tap=True, uses_sparsity=True, high_is_important=False),
-        Metric("block_influence", block_influence),
-        Metric("angular_distance", angular_distance),
-        Metric("magnitude", magnitude, from_prompts=False),
-        Metric("random", random, from_prompts=False),
-        Metric("last", last, from_prompts=False),
-    )
-}
+_OWN = (
+    Metric("avss", avss, per_tap=True, uses_variance=True, uses_sparsity=True),
+    Metric("variance", variance, per_tap=True, uses_variance=True),
+    Metric("sparsity", sparsity, per_tap=True, uses_sparsity=True, high_is_important=False),
+    Metric("block_influence", block_influence),
+    Metric("angular_distance", angular_distance),
+    Metric("magnitude", magnitude, from_prompts=False),
+    Metric("random", random, from_prompts=False),
+    Metric("last", last, from_prompts=False),
+)
+METRICS = Registry({metric.name: metric for metric in _OWN}, "stratoscope.metrics", Metric)

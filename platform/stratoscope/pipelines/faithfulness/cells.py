@@ -13,10 +13,9 @@ from torch import nn
 
 from stratoscope.data import Series
 from stratoscope.forecasting import (
-    ADVERSARIAL,
     FORECASTERS,
-    INPUT_PERTURBATIONS,
     PARAMETER,
+    PERTURBATIONS,
     AscentSettings,
     Data,
     Epoch,
@@ -200,10 +199,11 @@ class _Run:
                 return predict(self._model, self._test)
         found = []
         for windows, target in self._test.batches(AT_ONCE):
-            if name == ADVERSARIAL:
+            disturb = PERTURBATIONS[name].disturb
+            if disturb is None:
                 disturbed = windows + self._attack(windows, target, level, generator)
             else:
-                disturbed = INPUT_PERTURBATIONS[name](windows, level, generator)
+                disturbed = disturb(windows, level, generator)
             with torch.no_grad():
                 found.append(self._model(disturbed).values)
         return torch.cat(found)

@@ -56,7 +56,7 @@ class GridSection(Section):
     """Each forecaster is fitted once with each; the first is the base that others are compared with."""
     horizons: Annotated[list[int], DISTINCT, POSITIVE] = Field([24], min_length=1)
     """Points that are forecast."""
-    perturbations: Annotated[list[str], DISTINCT, named(PERTURBATIONS, "perturbation")] = list(PERTURBATIONS)
+    perturbations: Annotated[list[str], DISTINCT, named(PERTURBATIONS, "perturbation")] = PERTURBATIONS.own
     """gaussian, residual and missing of the input, parameter of the bottleneck, adversarial."""
     levels: Annotated[list[float], DISTINCT, NOT_NEGATIVE] = Field([0.0, 0.1, 0.2], min_length=1)
     """How strong; 0 is none, and always computed. A standard deviation in standard units (gaussian), of the window's

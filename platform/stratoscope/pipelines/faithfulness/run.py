@@ -57,8 +57,7 @@ class FaithfulnessJob(Job[FaithfulnessConfig]):
                 gpus = GPU_SHARE if resources().get("GPU", 0) else 0.0
             device = "cuda" if gpus else "cpu"
             self._identify(device)
-            self.check_fingerprints()
-            self.run.write_manifest(self.manifest)
+            self.begin()
             store = CellStore(self.run.storage)
             with self.stage("cells"):
                 failed = self._run(store, Shared(self.run.url, self.config, self.series, device), gpus)

@@ -127,9 +127,7 @@ class MeasuringJob(Job[Config]):
                 work=len(todo),
             )
             make_worker = self.worker(pool)
-            if counts:
-                self.check_fingerprints()
-            self.run.write_manifest(self.manifest)
+            self.begin(resumed=bool(counts))
             if todo:
                 counts |= self._run_shards(store, todo, make_worker, pool, list(counts.values()))
         self._count(list(counts.values()), computed=len(todo))

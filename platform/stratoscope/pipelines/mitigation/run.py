@@ -103,8 +103,7 @@ class MitigationJob(Job[MitigationConfig]):
                 self.material = load_material(self.config, self.tokenizer, self.choice.seen(), self.longest)
             workers = self._workers()
             self._identify(workers)
-            self.check_fingerprints()
-            self.run.write_manifest(self.manifest)
+            self.begin()
             store = VariantStore(self.run.storage)
             variants, failed = Trainer(self, workers, store).train_all(self.choice.variants())
             with self.stage("evaluate"), judges(self, workers, 2 * len(variants)) as service:

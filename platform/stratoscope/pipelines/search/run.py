@@ -103,8 +103,7 @@ class SearchJob(Job[SearchConfig]):
             )
             settings = self._settings(run, pool.num_cpus, pool.num_gpus)
             self._identify(run, settings)
-            self.check_fingerprints()
-            self.run.write_manifest(self.manifest)
+            self.begin()
             with ExitStack() as stack:
                 with self.stage("load"):
                     make = partial(make_search_worker, settings)
@@ -187,6 +186,7 @@ class SearchJob(Job[SearchConfig]):
         settings = {
             "output": config.output,
             "run_id": f"{self.run.run_id}-statistics",
+            "reuse": config.reuse,
             "seed": config.seed,
             "model": config.model.model_dump(),
             "prompts": config.prompts.model_dump(),

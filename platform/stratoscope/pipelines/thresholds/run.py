@@ -95,8 +95,7 @@ class ThresholdSearch(Job[SearchConfig]):
     def execute(self) -> None:
         """Run the trials, confirm the best, and report."""
         self._identify()
-        self.check_fingerprints()
-        self.run.write_manifest(self.manifest)
+        self.begin()
         with cluster(), self.stage("search"):
             tried = self._search()
         best = max(tried, key=lambda t: t.objective)

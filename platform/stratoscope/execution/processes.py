@@ -1,0 +1,90 @@
+"""Programs that run as processes of their own, each with its own time."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+GRACE_S = 120.0
+"""Between SIGTERM and SIGKILL: a job that was told to stop ends what it has in work."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended."""
+
+    code: int
+    """Its exit code; minus the number of the signal that killed it."""
+    seconds: float
+    late: bool
+    """It was stopped because its time was over."""
+
+
+class Process:
+    """A process that writes to files, and is stopped when its time is over.
+
+    Args:
+        arguments: the program and what it is given.
+        output: file for its stdout.
+        errors: file for its stderr.
+        seconds: its time; None sets no limit.
+        environment: variables besides those of this process.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        output: Path,
+        errors: Path,
+        seconds: float | None,
+        environment: Mapping[str, str],
+    ) -> None:
+        with output.open("wb") as out, errors.open("wb") as err:
+            # A session of its own, so that all that it starts can be killed with it.
+            self._process = subprocess.Popen(
+                list(arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+        self._began = time.monotonic()
+        self._deadline = None if seconds is None else self._began + seconds
+        self._late = False
+        self._told: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been running."""
+        return time.monotonic() - self._began
+
+    def poll(self) -> Ended | None:
+        """Return how it ended, or None while it runs; it is stopped where its time is over."""
+        code = self._process.poll()
+        if code is not None:
+            return Ended(code, self.seconds, self._late)
+        now = time.monotonic()
+        if self._told is None and self._deadline is not None and now > self._deadline:
+            self._late = True
+            self.stop()
+        elif self._told is not None and now > self._told + GRACE_S:
+            self.kill()
+        return None
+
+    def stop(self) -> None:
+        """Ask it to end; `poll` kills it where it does not."""
+        if self._told is None:
+            self._told = time.monotonic()
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """End it at once, and all that it has started, and wait for it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()

@@ -1,0 +1,62 @@
+"""Registries that other packages add to: they name what they bring in the entry points of their own packaging."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from importlib.metadata import entry_points
+from typing import TypeVar
+
+Kind = TypeVar("Kind")
+logger = logging.getLogger(__name__)
+
+
+class Registry(Mapping[str, Kind]):
+    """Our own entries of a kind, and those of installed packages, which are imported when one is first asked for.
+
+    An entry of another package that cannot be imported, is something else, or takes the name of one of ours, is left
+    out with a warning: it must not keep the others from working.
+
+    Args:
+        own: by name.
+        group: of entry points, such as 'stratoscope.metrics'.
+        kind: what each entry has to be.
+    """
+
+    def __init__(self, own: Mapping[str, Kind], group: str, kind: type[Kind]) -> None:
+        self._own, self._group, self._kind = dict(own), group, kind
+
+    def __getitem__(self, name: str) -> Kind:
+        """Return an entry."""
+        return self._own[name] if name in self._own else self._added[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over names, ours first."""
+        yield from self._own
+        yield from self._added
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._own) + len(self._added)
+
+    @property
+    def own(self) -> list[str]:
+        """Names of ours alone."""
+        return list(self._own)
+
+    @cached_property
+    def _added(self) -> dict[str, Kind]:
+        found: dict[str, Kind] = {}
+        for point in entry_points(group=self._group):
+            where = f"{point.dist.name if point.dist else 'a package'}: {self._group} {point.name!r} ({point.value})"
+            try:
+                value = point.load()
+            except Exception as error:
+                logger.warning("%s is left out: it cannot be imported: %s", where, error)
+                continue
+            if not isinstance(value, self._kind):
+                logger.warning("%s is left out: it is no %s", where, self._kind.__name__)
+            elif point.name in self._own:
+                logger.warning("%s is left out: one of ours has that name", where)
+            else:
+                found[point.name] = value
+        return found

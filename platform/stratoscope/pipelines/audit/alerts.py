@@ -1,0 +1,195 @@
+"""What is sent out in the morning: a summary in Markdown and JSON, JUnit's XML, a webhook, and MLflow."""
+
+import importlib.util
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stratoscope.errors import InputError
+from stratoscope.pipelines.audit.assess import Assessment
+from stratoscope.pipelines.audit.config import DestinationsSection
+from stratoscope.pipelines.audit.report import SIGNS, headline
+from stratoscope.results import Manifest
+
+WEBHOOK_URL, WEBHOOK_TOKEN = "STRATOSCOPE_WEBHOOK_URL", "STRATOSCOPE_WEBHOOK_TOKEN"
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+REFUSED_NAME = re.compile(r"[^\w\-. /:]")
+"""What MLflow does not take in the name of a metric."""
+logger = logging.getLogger(__name__)
+
+
+def check_destinations(config: DestinationsSection) -> None:
+    """See that alerts can be sent.
+
+    Raises:
+        InputError: a variable or a package is missing.
+    """
+    if config.webhook and not os.environ.get(WEBHOOK_URL, "").startswith(("http://", "https://")):
+        raise InputError(f"destinations.webhook needs the environment variable {WEBHOOK_URL}, an http or https address")
+    if config.mlflow is not None and importlib.util.find_spec("mlflow") is None:
+        raise InputError("destinations.mlflow needs the package mlflow: pip install 'stratoscope[mlflow]'")
+
+
+def summary(found: Sequence[Assessment], manifest: Manifest, previous: str | None, url: str) -> dict[str, Any]:
+    """Return the night as what JSON can write.
+
+    Args:
+        found: its steps.
+        manifest: of the audit.
+        previous: run_id of the night before, or None.
+        url: of the night's folder.
+    """
+    return {
+        "audit": manifest.config["name"],
+        "run_id": manifest.run_id,
+        "started": manifest.started,
+        "previous_night": previous,
+        "exit_code": exit_code(found),
+        "headline": headline(found, previous),
+        "report": f"{url}/report.html",
+        "steps": [
+            {
+                "model": a.subject,
+                "stage": a.step.stage.name,
+                "status": a.end.status,
+                "verdict": a.verdict,
+                "run": a.end.run,
+                "seconds": round(a.end.seconds, 1),
+                "error": a.end.error,
+                "regressions": list(a.regressions),
+                "changed": list(a.changed),
+                "figures": {c.figure.name: c.figure.value for c in a.compared},
+            }
+            for a in found
+        ],
+    }
+
+
+def exit_code(found: Sequence[Assessment]) -> int:
+    """Return 3 where anything got worse, else 1 where a step did not end well, else 0."""
+    if any(a.verdict == "regression" for a in found):
+        return 3
+    return int(any(not a.end.fine for a in found))
+
+
+def markdown(told: Mapping[str, Any]) -> str:
+    """Return a summary as Markdown."""
+    lines = [f"# Audit {told['audit']}, {told['started'][:10]}", "", told["headline"], ""]
+    steps = told["steps"]
+    worse = [(s, text) for s in steps for text in s["regressions"]]
+    if worse:
+        lines += ["## Regressions", "", *(f"- {_named(s)}: {_escaped(text)}" for s, text in worse), ""]
+    lost = [s for s in steps if s["error"]]
+    if lost:
+        lines += [
+            "## Did not end well",
+            "",
+            *(f"- {_named(s)}: {s['status']}: {_escaped(s['error'])}" for s in lost),
+            "",
+        ]
+    changed = [s for s in steps if s["changed"]]
+    if changed:
+        lines += ["## Changed", "", *(f"- {_named(s)}: {_escaped('; '.join(s['changed']))}" for s in changed), ""]
+    lines += ["| model | stage | verdict | seconds |", "|---|---|---|---|"]
+    lines += [
+        f"| {_escaped(s['model'])} | {s['stage']} | {SIGNS[s['verdict']][0]} | {s['seconds']:,.0f} |" for s in steps
+    ]
+    return "\n".join([*lines, "", f"Report: {told['report']}", ""])
+
+
+def _named(step: Mapping[str, Any]) -> str:
+    return f"**{_escaped(step['model'])}**, {step['stage']}"
+
+
+def _escaped(text: str) -> str:
+    """Return text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
+
+
+def junit(told: Mapping[str, Any]) -> bytes:
+    """Return a summary as JUnit's XML: a suite for each model, a case for each stage, a failure for each regression."""
+    from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
+
+    xml = JUnitXml(told["audit"])
+    for model in dict.fromkeys(s["model"] for s in told["steps"]):
+        suite = TestSuite(model)
+        for step in (s for s in told["steps"] if s["model"] == model):
+            case = TestCase(step["stage"], classname=model, time=step["seconds"])
+            case.result = [Failure(text, "regression") for text in step["regressions"]]
+            if step["status"] == "skipped":
+                case.result = [Skipped(step["error"])]
+            elif step["error"]:
+                case.result = [Error(step["error"], step["status"])]
+            suite.add_testcase(case)
+        xml.add_testsuite(suite)
+    content: bytes = xml.tostring()  # type: ignore[no-untyped-call]
+    return content
+
+
+def send_webhook(told: Mapping[str, Any], config: DestinationsSection) -> str | None:
+    """Post a summary; return what went wrong, or None. Neither address nor token is in what is returned or logged."""
+    import httpx2
+    from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+    token = os.environ.get(WEBHOOK_TOKEN)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    retrying = Retrying(
+        stop=stop_after_attempt(config.webhook_attempts),
+        wait=wait_exponential(FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
+        retry=retry_if_exception_type((httpx2.TransportError, _AnswerError)),
+    )
+
+    def post() -> None:
+        answer = httpx2.post(
+            os.environ[WEBHOOK_URL], json=told, headers=headers, timeout=config.webhook_seconds, follow_redirects=False
+        )
+        if not answer.is_success:
+            raise _AnswerError(answer.status_code)
+
+    # httpx logs the address of every request.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    try:
+        retrying(post)
+    except RetryError as error:
+        last = error.last_attempt.exception()
+        why = f"the answer was {last.code}" if isinstance(last, _AnswerError) else type(last).__name__
+        return f"the webhook did not take the summary in {config.webhook_attempts} attempts: {why}"
+    except Exception as error:
+        return f"the webhook could not be called: {type(error).__name__}"
+    return None
+
+
+class _AnswerError(Exception):
+    """The webhook's answer was not one of success."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def send_mlflow(told: Mapping[str, Any], config: DestinationsSection) -> str | None:
+    """Log a night's key figures as a run of MLflow; return what went wrong, or None."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = MlflowClient(config.mlflow)
+        experiment = client.get_experiment_by_name(config.mlflow_experiment)
+        number = experiment.experiment_id if experiment else client.create_experiment(config.mlflow_experiment)
+        tags = {"stratoscope.audit": told["audit"], "stratoscope.run_id": told["run_id"]}
+        run = client.create_run(number, tags=tags, run_name=told["run_id"])
+        for step in told["steps"]:
+            client.set_tag(run.info.run_id, _metric_name(step["model"], step["stage"]), step["verdict"])
+            for name, value in step["figures"].items():
+                client.log_metric(run.info.run_id, _metric_name(step["model"], step["stage"], name), value)
+        client.set_terminated(run.info.run_id, "FAILED" if told["exit_code"] else "FINISHED")
+    except (MlflowException, OSError) as error:
+        logger.warning("MLflow did not take the key figures", exc_info=error)
+        return f"MLflow did not take the key figures: {type(error).__name__}"
+    return None
+
+
+def _metric_name(*parts: str) -> str:
+    return "/".join(REFUSED_NAME.sub("_", part.replace("/", "_")) for part in parts)[:250]

@@ -1,0 +1,184 @@
+"""The fields of the audit job."""
+
+import re
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
+from stratoscope.pipelines.lists import DISTINCT
+
+LONGEST_SLUG = 40
+Settings = dict[str, Any]
+
+
+class ResourcesSection(Section):
+    """What a model's stages may take; null leaves it to each job."""
+
+    cpus: int | None = Field(None, ge=1)
+    """CPUs of each worker."""
+    gpus: float | None = Field(None, ge=0)
+    """GPUs of each worker."""
+    workers: int | None = Field(None, ge=1)
+    """Most workers."""
+
+
+class Subject(Section):
+    """What stages are run on."""
+
+    name: str | None = None
+    """What it is called on the page; null takes the last part of its source."""
+    stages: Annotated[list[str], DISTINCT]
+    """Stages, in any order; one that stands on another waits for it."""
+    overrides: dict[str, Settings] = {}
+    """Settings by stage, over those of `settings`."""
+    resources: ResourcesSection = ResourcesSection()
+    """What its stages may take."""
+    hours: float | None = Field(None, gt=0)
+    """Most hours of each of its stages; null is schedule.stage_hours."""
+
+    @property
+    def called(self) -> str:
+        """Its name."""
+        raise NotImplementedError
+
+    @property
+    def slug(self) -> str:
+        """Its name as a part of run ids."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.called).strip("-.")[:LONGEST_SLUG] or "subject"
+
+
+class ModelEntry(Subject):
+    """A language model."""
+
+    source: str
+    """A hub name (owner/model), a folder, a .gguf file, or 'smollm2'."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub name."""
+    dtype: str | None = None
+    """Number format; null leaves it to each job."""
+    stages: Annotated[list[str], DISTINCT] = Field(["score", "hallucination"], min_length=1)
+    """score, hallucination, search, mitigation."""
+
+    @property
+    def called(self) -> str:
+        """Its name."""
+        return self.name or self.source.rstrip("/").rsplit("/", 1)[-1]
+
+
+class ForecasterEntry(Subject):
+    """A forecaster."""
+
+    forecaster: str
+    """timesieve, dlinear, linear, last_value, patchtst, patchtsmixer, or one of an installed package."""
+    stages: Annotated[list[str], DISTINCT] = Field(["faithfulness"], min_length=1)
+    """faithfulness."""
+
+    @property
+    def called(self) -> str:
+        """Its name."""
+        return self.name or self.forecaster
+
+
+class ScheduleSection(Section):
+    """How much runs at a time, and for how long."""
+
+    parallel: int | None = Field(None, ge=1)
+    """Stages at a time; null is one on this machine and four on a cluster."""
+    stage_hours: float = Field(6.0, gt=0)
+    """Most hours of a stage; one that takes longer is stopped, and the others go on."""
+    hours: float | None = Field(None, gt=0)
+    """Most hours of the night; what has not begun by then is skipped, what is running is stopped."""
+    gpu_hours: float | None = Field(None, gt=0)
+    """Most GPU hours of the night, counted by resources.gpus times resources.workers; no stage begins beyond them."""
+
+
+class ThresholdsSection(Section):
+    """From when on a change is a regression, which makes the audit exit 3."""
+
+    level: float = Field(0.05, gt=0, lt=1)
+    """Of the test of a model's layers, all together: how often it alerts by chance."""
+    layer_shift: float = Field(0.02, ge=0)
+    """Smallest change of a layer's AVSS, by its size, that matters however sure it is."""
+    rank_correlation: float = Field(0.9, ge=-1, le=1)
+    """Of a model's layers between two nights; less is a regression."""
+    retention: float = Field(0.03, gt=0)
+    """Loss of what the pruned model keeps of its tasks."""
+    auroc: float = Field(0.03, gt=0)
+    """Loss of how well flagged layers tell wrong answers."""
+    hallucination_rate: float = Field(0.05, gt=0)
+    """Growth of the share of wrong answers."""
+    gain: float = Field(0.03, gt=0)
+    """Loss of what mending gains, by the size of what is mended."""
+    seed_spread: float = Field(0.5, gt=0)
+    """Growth of the spread over seeds, by its size."""
+    error: float = Field(0.05, gt=0)
+    """Growth of a forecaster's error, by its size."""
+
+
+class DestinationsSection(Section):
+    """Where alerts go besides the run folder."""
+
+    webhook: bool = False
+    """Send the summary as JSON to the address in STRATOSCOPE_WEBHOOK_URL, with the token in STRATOSCOPE_WEBHOOK_TOKEN
+    where there is one."""
+    webhook_seconds: float = Field(10.0, gt=0)
+    """How long an attempt may take."""
+    webhook_attempts: int = Field(4, ge=1)
+    """Attempts, each after twice the pause of the one before."""
+    mlflow: str | None = None
+    """Tracking URI of an MLflow server or folder; needs the package mlflow."""
+    mlflow_experiment: str = "stratoscope"
+    """Name of the experiment there."""
+
+
+SMALL_MODEL: dict[str, Settings] = {
+    "score": {"prompts": {"limit": 64}},
+    "hallucination": {"pairs": {"limit": 40}},
+}
+SMALL_FORECASTER: dict[str, Settings] = {
+    "faithfulness": {
+        "grid": {"seeds": [2021, 2022], "levels": [0.0, 0.2], "perturbations": ["gaussian", "missing"]},
+        "fit": {"epochs": 3, "faithful_epochs": 1},
+    }
+}
+
+
+class AuditConfig(JobConfig):
+    """Look into many models and forecasters, compare them with the nights before, and say what changed."""
+
+    name: str = Field("nightly", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Of the audit: nights of one name are compared."""
+    models: list[ModelEntry] = [ModelEntry(source="smollm2", overrides=SMALL_MODEL)]
+    """Language models."""
+    forecasters: list[ForecasterEntry] = [ForecasterEntry(forecaster="dlinear", overrides=SMALL_FORECASTER)]
+    """Forecasters."""
+    settings: dict[str, Settings] = {}
+    """Settings of each stage, those of its job: {score: {prompts: {limit: 64}}}."""
+    schedule: ScheduleSection = Field(ScheduleSection(), json_schema_extra=AFFECTS_NOTHING)
+    """How much runs at a time, and for how long."""
+    thresholds: ThresholdsSection = ThresholdsSection()
+    """From when on a change is a regression."""
+    destinations: DestinationsSection = Field(DestinationsSection(), json_schema_extra=AFFECTS_NOTHING)
+    """Where alerts go besides the run folder."""
+    reuse: bool = Field(True, json_schema_extra=AFFECTS_NOTHING)
+    """Take a stage's finished run of the same model, data, settings and code in its place."""
+
+    @property
+    def subjects(self) -> list[Subject]:
+        """All that stages are run on, models first."""
+        return [*self.models, *self.forecasters]
+
+    @model_validator(mode="after")
+    def _something_named_apart(self) -> Self:
+        if not self.subjects:
+            raise ValueError("models and forecasters are both empty; name at least one")
+        slugs: dict[str, str] = {}
+        for subject in self.subjects:
+            if subject.slug in slugs:
+                raise ValueError(
+                    f"{subject.called!r} and {slugs[subject.slug]!r} would share the name {subject.slug!r}; "
+                    "give one of them a name"
+                )
+            slugs[subject.slug] = subject.called
+        return self

@@ -1,0 +1,65 @@
+"""The nights before: what an audit of the same name found last of each subject and stage."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from stratoscope.pipelines.audit.steps import FINE
+from stratoscope.results import Manifest, RunFolder, Storage, list_runs, read_table
+
+JOB = "audit"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What the last night that has it found of a subject's stage."""
+
+    night: str
+    """Its run_id."""
+    job: str
+    run_id: str
+    figures: dict[str, float]
+
+    def open(self, output: str) -> tuple[Storage, Manifest] | None:
+        """Return the folder and manifest of the stage's run, or None where it was removed since."""
+        folder = RunFolder(output, self.job, self.run_id)
+        manifest = folder.read_manifest()
+        return None if manifest is None else (folder.storage, manifest)
+
+
+def earlier_nights(output: str, name: str, before: str, run_id: str) -> list[Manifest]:
+    """Return the audits of a name that ended, the latest first.
+
+    Args:
+        output: that holds all runs.
+        name: of the audit.
+        before: when this night began; later ones are left out.
+        run_id: of this night.
+    """
+    nights = [
+        run.manifest
+        for run in list_runs(output, JOB)
+        if run.manifest.config.get("name") == name
+        and run.manifest.run_id != run_id
+        and run.manifest.finished
+        and run.manifest.started <= before
+    ]
+    return sorted(nights, key=lambda night: night.started, reverse=True)
+
+
+def last_found(output: str, nights: list[Manifest]) -> dict[tuple[str, str], Earlier]:
+    """Return what was found last of each subject and stage."""
+    found: dict[tuple[str, str], Earlier] = {}
+    for night in nights:
+        for row in _rows(RunFolder(output, JOB, night.run_id).storage):
+            if row["status"] in FINE:
+                earlier = Earlier(night.run_id, row["job"], row["run_id"], dict(row["figures"]))
+                found.setdefault((row["model"], row["stage"]), earlier)
+    return found
+
+
+def _rows(night: Storage) -> Iterator[dict[str, Any]]:
+    try:
+        yield from read_table(night, "models").to_pylist()
+    except FileNotFoundError:
+        return

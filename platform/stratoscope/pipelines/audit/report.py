@@ -1,0 +1,247 @@
+"""The page of a night: what changed first, then the grid of models and stages, trends, and what it took."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table as TerminalTable
+
+from stratoscope.pipelines.audit.assess import Assessment, Verdict
+from stratoscope.pipelines.audit.figures import FigureKind
+from stratoscope.pipelines.facts import number_text, run_facts
+from stratoscope.results import COLOURS, SYMBOLS, Cell, Manifest, Page, Section, Table, style
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from stratoscope.results.report import Tone
+
+SIGNS: dict[Verdict, tuple[str, "Tone"]] = {
+    "first": ("◦ first", "soft"),
+    "same": ("= same", "soft"),
+    "steady": ("✓ steady", "good"),
+    "regression": ("✗ regression", "bad"),
+    "failed": ("! failed", "warn"),
+    "refused": ("! refused", "warn"),
+    "over time": ("! over time", "warn"),
+    "skipped": ("- skipped", "warn"),
+}
+"""Each with a sign, so that nobody needs the colour."""
+NAMES: dict[FigureKind, str] = {
+    "retention": "Retention of pruned models",
+    "auroc": "AUROC of right against wrong answers",
+    "hallucination_rate": "Hallucination rate",
+    "gain": "Gain by mending",
+    "seed_spread": "Spread over seeds",
+    "error": "Squared error of forecasters",
+}
+MOST_NIGHTS = 60
+MOST_LINES = 24
+"""Of a plot of trends; what is regressed comes first."""
+
+
+def summary_table(rows: Sequence[dict[str, Any]]) -> TerminalTable:
+    """Return the grid for the terminal, from the rows of `models`."""
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    table = TerminalTable("model", *stages, box=None)
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own = {row["stage"]: SIGNS[row["verdict"]][0] for row in rows if row["model"] == model}
+        table.add_row(escape(model), *(own.get(stage, "") for stage in stages))
+    return table
+
+
+def build_page(
+    found: Sequence[Assessment], manifest: Manifest, trends: Sequence[dict[str, object]], previous: str | None
+) -> Page:
+    """Compose the page of a night.
+
+    Args:
+        found: its steps.
+        manifest: of the audit.
+        trends: rows of `figures` of this and earlier nights, with the columns `night` and `run_id`, in order of nights.
+        previous: run_id of the night before, or None.
+    """
+    sections = [
+        _changes_section(found, previous),
+        _grid_section(found),
+        *_trends_section(found, trends),
+        *_layers_section(found),
+        _figures_section(found),
+        _cost_section(found),
+    ]
+    return Page(
+        title=f"Audit {manifest.config['name']}, {manifest.started[:10]}",
+        summary=headline(found, previous),
+        sections=sections,
+        facts=list(_facts(manifest)),
+    )
+
+
+def headline(found: Sequence[Assessment], previous: str | None) -> str:
+    """Return the night in a sentence."""
+    worse = sum(a.verdict == "regression" for a in found)
+    lost = sum(not a.end.fine for a in found)
+    same = sum(a.end.status == "reused" for a in found)
+    since = f"since {previous}" if previous else "in the first night of this name"
+    parts = [f"{worse} of {len(found)} stages got worse {since}" if previous else f"{len(found)} stages {since}"]
+    parts.append(f"{lost} did not end well" if lost else "all ended well")
+    parts.append(f"{same} were unchanged and not computed again" if same else "all were computed")
+    return "; ".join(parts) + "."
+
+
+def _changes_section(found: Sequence[Assessment], previous: str | None) -> Section:
+    rows: list[list[str | Cell]] = []
+    for a in found:
+        where: list[str | Cell] = [a.subject, Cell(a.step.stage.name, _link(a))]
+        rows += [[*where, _sign(a), text] for text in a.regressions]
+        if a.end.error:
+            rows.append([*where, _sign(a), a.end.error])
+        if a.changed:
+            rows.append([*where, Cell("changed", tone="soft"), "; ".join(a.changed)])
+    if not rows:
+        return Section("What changed", ["Nothing."] if previous else ["There is no night before this one."])
+    order = {"regression": 0, "changed": 2}
+    rows.sort(key=lambda row: order.get(_text(row[2]).split(" ")[-1], 1))
+    return Section("What changed", tables=[Table(["model", "stage", "", "what"], rows)])
+
+
+def _grid_section(found: Sequence[Assessment]) -> Section:
+    stages = list(dict.fromkeys(a.step.stage.name for a in found))
+    rows: list[list[str | Cell]] = []
+    for subject in dict.fromkeys(a.subject for a in found):
+        own = {a.step.stage.name: a for a in found if a.subject == subject}
+        rows.append([subject, *(_sign(own[stage], link=True) if stage in own else "" for stage in stages)])
+    table = Table(["model", *stages], rows, filtered="Show only models and verdicts with")
+    return Section("Models and stages", ["A click leads to the stage's own report."], tables=[table])
+
+
+def _trends_section(found: Sequence[Assessment], trends: Sequence[dict[str, object]]) -> Iterator[Section]:
+    nights = list(dict.fromkeys(str(row["night"]) for row in trends))[-MOST_NIGHTS:]
+    if len(nights) < 2:
+        return
+    regressed = {(a.subject, c.figure.name) for a in found for c in a.compared if c.regressed}
+    figures = []
+    paragraphs = []
+    for kind, title in NAMES.items():
+        rows = [row for row in trends if row["kind"] == kind and row["night"] in nights]
+        lines: dict[tuple[str, str], list[dict[str, object]]] = {}
+        for row in rows:
+            lines.setdefault((str(row["model"]), str(row["figure"])), []).append(row)
+        if lines:
+            shown = sorted(lines, key=lambda line: line not in regressed)[:MOST_LINES]
+            figures.append(_trend(title, {line: lines[line] for line in shown}))
+            if len(shown) < len(lines):
+                paragraphs.append(f"{title}: {len(shown)} of {len(lines)} lines are shown; all are in figures.parquet.")
+    yield Section("Trends", paragraphs, figures)
+
+
+def _trend(title: str, lines: dict[tuple[str, str], list[dict[str, object]]]) -> "Figure":
+    from plotly.graph_objects import Figure, Scatter
+
+    figure = Figure()
+    for index, ((model, name), rows) in enumerate(lines.items()):
+        figure.add_trace(
+            Scatter(
+                x=[str(row["night"]) for row in rows],
+                y=[row["value"] for row in rows],
+                name=f"{model}: {name}",
+                mode="lines+markers",
+                line={"color": COLOURS[index % len(COLOURS)]},
+                marker={"symbol": SYMBOLS[index // len(COLOURS) % len(SYMBOLS)], "size": 8},
+            )
+        )
+    style(figure, "", title, height=300 + 22 * len(lines))
+    figure.update_layout(showlegend=True, legend={"orientation": "v", "y": -0.2, "yanchor": "top", "x": 0})
+    figure.update_xaxes(type="category")
+    return figure
+
+
+def _layers_section(found: Sequence[Assessment]) -> Iterator[Section]:
+    from plotly.graph_objects import Figure, Heatmap
+
+    compared = [a for a in found if a.drift]
+    if not compared:
+        return
+    figures, rows = [], []
+    for a in compared:
+        assert a.drift is not None
+        taps = list(dict.fromkeys(s.tap for s in a.drift.shifts))
+        shifts = [[s.shift for s in a.drift.shifts if s.tap == tap] for tap in taps]
+        limit = max(0.02, *(abs(value) for row in shifts for value in row))
+        figure = Figure(
+            Heatmap(
+                z=shifts,
+                y=[f"{a.subject}, {tap}" for tap in taps],
+                x=list(range(len(shifts[0]))),
+                zmin=-limit,
+                zmax=limit,
+                colorscale=[[0, COLOURS[0]], [0.5, "#f7f7f7"], [1, COLOURS[1]]],
+                hovertemplate="%{y}<br>layer %{x}: %{z:+.3f}<extra></extra>",
+                xgap=2,
+                ygap=4,
+            )
+        )
+        style(figure, "layer", "", height=120 + 34 * len(taps), by_layer=True)
+        figures.append(figure)
+        rows += [
+            [a.subject, s.tap, str(s.layer), f"{s.shift:+.3f}", f"{s.low:+.3f} to {s.high:+.3f}", f"{s.p_value:.4f}"]
+            for s in a.drift.shifts
+            if s.moved
+        ]
+    said = (
+        "Difference of mean log AVSS between this night and the last one that has the model, layer by layer; 0.1 is "
+        "about 10 % more. Layers are numbered from 0. Intervals and p-values hold for all layers and taps of a model "
+        "together."
+    )
+    tables = [Table(["model", "tap", "layer", "shift", "interval", "p"], rows)] if rows else []
+    return (yield Section("Layers that moved", [said] if rows else [said, "None moved."], figures, tables))
+
+
+def _figures_section(found: Sequence[Assessment]) -> Section:
+    rows: list[list[str | Cell]] = []
+    for a in found:
+        for c in a.compared:
+            sign: str | Cell = Cell("✗ regression", tone="bad") if c.regressed else ""
+            limit = "" if c.threshold is None else f"{c.threshold:g}"
+            before = number_text(c.before, ".4g")
+            loss = number_text(c.loss, "+.4f")
+            rows.append(
+                [a.subject, a.step.stage.name, c.figure.name, before, f"{c.figure.value:.4g}", loss, limit, sign]
+            )
+    header = ["model", "stage", "figure", "before", "now", "loss", "threshold", ""]
+    return Section("Key figures", tables=[Table(header, rows, filtered="Show only rows with")])
+
+
+def _cost_section(found: Sequence[Assessment]) -> Section:
+    rows = []
+    for a in found:
+        m = a.manifest
+        memory = f"{m.peak_memory_bytes / 1e9:.2f} GB" if m and m.peak_memory_bytes else ""
+        rate = f"{m.tokens_per_second:,.0f}" if m and m.tokens_per_second else ""
+        gpu = f"{a.gpu_hours:.2f}" if a.gpu_hours else ""
+        rows.append([a.subject, a.step.stage.name, a.end.status, f"{a.end.seconds:,.0f}", gpu, memory, rate])
+    for subject in dict.fromkeys(a.subject for a in found):
+        total = sum(a.end.seconds for a in found if a.subject == subject)
+        rows.append([subject, "all", "", f"{total:,.0f}", "", "", ""])
+    header = ["model", "stage", "status", "seconds", "GPU hours", "memory of the largest worker", "tokens/s"]
+    return Section("What it took", tables=[Table(header, rows)])
+
+
+def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    yield "Run", manifest.run_id
+    yield "Begun", manifest.started
+    yield from run_facts(manifest)
+
+
+def _sign(a: Assessment, *, link: bool = False) -> Cell:
+    text, tone = SIGNS[a.verdict]
+    return Cell(text, _link(a) if link else None, tone)
+
+
+def _link(a: Assessment) -> str | None:
+    """Return where a step's own report is, seen from the night's folder."""
+    return f"../../{a.manifest.job}/{a.manifest.run_id}/report.html" if a.manifest else None
+
+
+def _text(cell: str | Cell) -> str:
+    return cell if isinstance(cell, str) else cell.text

@@ -1,0 +1,101 @@
+"""All runs of an output as tables to ask in SQL. The run folders are the truth: nothing is kept besides them."""
+
+import json
+from collections.abc import Sequence
+
+import duckdb
+import pyarrow as pa
+
+from stratoscope.errors import InputError, first_line
+from stratoscope.results.listing import RunState, list_runs
+from stratoscope.results.storage import Storage
+
+RUNS = pa.schema(
+    [
+        ("job", pa.string()),
+        ("run_id", pa.string()),
+        ("state", pa.string()),
+        ("exit_code", pa.int64()),
+        ("started", pa.string()),
+        ("finished", pa.string()),
+        ("seconds", pa.float64()),
+        ("tokens_per_second", pa.float64()),
+        ("peak_memory_bytes", pa.int64()),
+        ("identity", pa.string()),
+        ("config", pa.string()),
+        ("fingerprints", pa.string()),
+        ("facts", pa.string()),
+        ("counts", pa.string()),
+    ]
+)
+"""One row per run; what has fields of its own is JSON."""
+
+
+class History:
+    """The runs of an output, as views of DuckDB.
+
+    The view `runs` has a row per run. Every table of every job is a view called `job_table`, such as
+    `score_layer_scores`, over all runs that have it, with the column `run_id`; a column that a run lacks, for it was
+    made by an earlier version, is null in its rows.
+
+    Args:
+        output: local path or fsspec URL that holds all runs.
+
+    Raises:
+        InputError: the output cannot be used.
+    """
+
+    def __init__(self, output: str) -> None:
+        self._storage = Storage(output)
+        self._connection = duckdb.connect()
+        self._storage.open_to(self._connection)
+        states = list(list_runs(output))
+        rows = [_row(state) for state in states]
+        self._connection.register("runs", pa.Table.from_pylist(rows, schema=RUNS))
+        self._files = self._tables(states)
+
+    @property
+    def views(self) -> list[str]:
+        """Names of the views."""
+        return ["runs", *sorted(self._files)]
+
+    def query(self, sql: str) -> pa.Table:
+        """Return the answer to a question in SQL.
+
+        Raises:
+            InputError: the question is not SQL, or names what is not there.
+        """
+        try:
+            for view, files in self._files.items():
+                if view in sql:
+                    self._make_view(view, files)
+            return self._connection.sql(sql).to_arrow_table()
+        except duckdb.Error as error:
+            views = ", ".join(self.views)
+            raise InputError(f"the query cannot be answered: {first_line(error)}. Views: {views}") from error
+
+    def _tables(self, states: Sequence[RunState]) -> dict[str, list[str]]:
+        """Return the files of each view."""
+        files: dict[str, list[str]] = {}
+        for state in states:
+            job, run_id = state.manifest.job, state.manifest.run_id
+            for name in self._storage.names(f"{job}/{run_id}"):
+                if name.endswith(".parquet"):
+                    view = f"{job}_{name.removesuffix('.parquet')}"
+                    files.setdefault(view, []).append(self._storage.url(job, run_id, name))
+        return files
+
+    def _make_view(self, view: str, files: Sequence[str]) -> None:
+        """Make a view when it is first asked for: that opens all its files."""
+        listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+        self._connection.sql(
+            f'CREATE VIEW IF NOT EXISTS "{view}" AS SELECT parse_path(filename)[-2] AS run_id, * EXCLUDE filename '
+            f"FROM read_parquet([{listed}], union_by_name = true, filename = true)"
+        )
+
+
+def _row(run: RunState) -> dict[str, object]:
+    manifest = run.manifest
+    named = {name: getattr(manifest, name) for name in RUNS.names if hasattr(manifest, name)}
+    as_json = {name: json.dumps(named[name], default=str) for name in ("config", "fingerprints", "facts", "counts")}
+    return named | as_json | {"state": run.state, "seconds": sum(manifest.timings.values())}
