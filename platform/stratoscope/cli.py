@@ -43,15 +43,45 @@ def _faithfulness(arguments: Sequence[str]) -> int:
     return run_from_command_line(FaithfulnessJob, arguments)
 
 
+def _audit(arguments: Sequence[str]) -> int:
+    from stratoscope.pipelines.audit import AuditJob
+    from stratoscope.pipelines.job import run_from_command_line
+
+    return run_from_command_line(AuditJob, arguments)
+
+
+def _shown(name: str, show: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
+    """Run a command that prints something, and return its exit code."""
+    try:
+        show(arguments)
+    except InputError as error:
+        print_error(name, str(error))
+        return EXIT_REFUSED
+    return EXIT_DONE
+
+
+def _report(arguments: Sequence[str]) -> int:
+    from stratoscope.pipelines.pages import show_report
+
+    return _shown("report", show_report, arguments)
+
+
+def _compare(arguments: Sequence[str]) -> int:
+    from stratoscope.pipelines.compare import show_comparison
+
+    return _shown("compare", show_comparison, arguments)
+
+
+def _history(arguments: Sequence[str]) -> int:
+    from stratoscope.pipelines.history import show_history
+
+    return _shown("history", show_history, arguments)
+
+
 def _runs(arguments: Sequence[str]) -> int:
     from stratoscope.pipelines.runs import show_runs
 
-    try:
-        show_runs(arguments)
-    except InputError as error:
-        print_error("runs", str(error))
-        return EXIT_REFUSED
-    return EXIT_DONE
+    return _shown("runs", show_runs, arguments)
 
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
@@ -60,6 +90,10 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "hallucination": (_hallucination, "find layers whose activations differ between wrong and right answers"),
     "mitigation": (_mitigation, "mend a model in its hallucinating layers, or heal it after layers were dropped"),
     "faithfulness": (_faithfulness, "see whether forecasts survive another seed and perturbed inputs"),
+    "audit": (_audit, "all of these over many models, compared with the nights before"),
+    "report": (_report, "show what a run found, and where its page is"),
+    "compare": (_compare, "show what differs between two runs of a job"),
+    "history": (_history, "show key figures over nights, or ask all runs in SQL"),
     "runs": (_runs, "list runs, with the progress of those that somebody works on"),
 }
 

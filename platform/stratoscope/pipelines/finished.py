@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stratoscope.digest import code_digest, digest
-from stratoscope.errors import InputError, suggest
+from stratoscope.errors import InputError, nearest, suggest
 from stratoscope.results import Manifest, Storage, list_runs, package_versions
 from stratoscope.results.manifest import NAME
 
@@ -34,6 +34,35 @@ def open_finished(name: str, output: str, job: str, field: str = "statistics") -
     known = Storage(output).child(job).names()
     hint = suggest(name, known, "runs") if known else f"; {output} holds no {job} runs"
     raise InputError(f"{field} {name!r} is no folder of a {job} run and no run_id under {output}{hint}")
+
+
+def find_run(name: str, output: str, job: str | None = None) -> tuple[Storage, Manifest]:
+    """Open a run by whatever it is called.
+
+    Args:
+        name: its folder or URL, or its run_id under `output`.
+        output: folder that holds all runs.
+        job: only runs of this job.
+
+    Raises:
+        InputError: there is no such run, or there are several.
+    """
+    folder = Storage(name)
+    if folder.exists(NAME):
+        return folder, Manifest.from_json(folder.read(NAME))
+    runs = [run.manifest for run in list_runs(output, job)]
+    found = [manifest for manifest in runs if manifest.run_id == name]
+    if len(found) == 1:
+        return Storage(output).child(found[0].job, name), found[0]
+    if found:
+        jobs = ", ".join(manifest.job for manifest in found)
+        raise InputError(
+            f"run {name!r} is one of several jobs ({jobs}); name its folder, such as {output}/{found[0].job}/{name}"
+        )
+    hint = nearest(name, [manifest.run_id for manifest in runs])
+    raise InputError(
+        f"{name!r} is no folder of a run and no run_id under {output}{hint}; 'stratoscope runs' lists them"
+    )
 
 
 class EqualRunFound(Exception):  # noqa: N818 - nothing went wrong

@@ -9,7 +9,7 @@ from stratoscope.pipelines.audit.drift import Drift, drift
 from stratoscope.pipelines.audit.figures import Figure
 from stratoscope.pipelines.audit.nights import Earlier
 from stratoscope.pipelines.audit.steps import Lost, Step, StepEnd
-from stratoscope.pipelines.config import result_settings
+from stratoscope.pipelines.config import JobConfig, result_settings
 from stratoscope.results import Manifest, Storage
 from stratoscope.results.manifest import NAME
 
@@ -106,7 +106,7 @@ def assess(
     if earlier is None or manifest.run_id == earlier.run_id:
         return Assessment(step, end, manifest, earlier, compared)
     before = earlier.open(output)
-    changed = _changed(step, manifest, before[1]) if before else ("the earlier run is gone",)
+    changed = what_changed(step.stage.job.config_class, manifest, before[1]) if before else ("the earlier run is gone",)
     found: Drift | None = None
     if before and step.stage.name == "score":
         compared_layers = drift(
@@ -147,9 +147,8 @@ def _list(layers: Any) -> str:
     return ", ".join(map(str, layers))
 
 
-def _changed(step: Step, now: Manifest, before: Manifest) -> tuple[str, ...]:
-    """Name what is other than in an earlier run."""
-    config_class = step.stage.job.config_class
+def what_changed(config_class: type[JobConfig], now: Manifest, before: Manifest) -> tuple[str, ...]:
+    """Name what is other than in an earlier run of the same job, given the class of its configuration."""
     here, there = (result_settings(config_class.model_validate(m.config)) for m in (now, before))
     differing = [name for name in here if here[name] != there.get(name)]
     found = [f"{name} {there.get(name)} -> {here[name]}" for name in differing[:MOST_SETTINGS]]
