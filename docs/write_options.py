@@ -1,7 +1,12 @@
 """Write docs/options-JOB.md from the fields of each job, so that the pages never differ from the code."""
 
 from pathlib import Path
+from typing import get_args
 
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from stratoscope.pipelines.audit import AuditConfig
 from stratoscope.pipelines.config import field_names
 from stratoscope.pipelines.faithfulness import FaithfulnessConfig
 from stratoscope.pipelines.hallucination import HallucinationConfig
@@ -16,6 +21,7 @@ JOBS = {
     "search": SearchConfig,
     "mitigation": MitigationConfig,
     "faithfulness": FaithfulnessConfig,
+    "audit": AuditConfig,
 }
 
 
@@ -31,13 +37,28 @@ def options_page(job: str) -> str:
         "|---|---|---|",
     ]
     for name, field in field_names(JOBS[job]):
-        default = "null" if field.default is None else _plain(field.default)
-        lines.append(f"| `--{name}` | `{default}` | {field.description.replace('|', chr(92) + '|')} |")
+        lines.append(_row(f"--{name}", field))
+        entry = next((kind for kind in get_args(field.annotation) if isinstance(kind, type)), None)
+        if entry is not None and issubclass(entry, BaseModel):
+            lines += [_row(f"{name}[].{inner}", of_entry) for inner, of_entry in field_names(entry)]
     return "\n".join(lines) + "\n"
 
 
-def _plain(value: object) -> str:
-    return ",".join(str(item) for item in value) if isinstance(value, list) else str(value)
+def _row(name: str, field: FieldInfo) -> str:
+    meaning = " ".join(field.description.split()).replace("|", r"\|")
+    return f"| `{name}` | {_default(field)} | {meaning} |"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if field.default is None:
+        return "`null`"
+    if isinstance(field.default, list):
+        if any(isinstance(item, BaseModel) for item in field.default):
+            return "a small one"
+        return f"`{','.join(str(item) for item in field.default)}`" if field.default else "none"
+    return f"`{field.default}`"
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from stratoscope.errors import InputError
-from stratoscope.pipelines.audit.assess import Assessment
+from stratoscope.pipelines.audit.assess import Assessment, Verdict
 from stratoscope.pipelines.audit.config import DestinationsSection
 from stratoscope.pipelines.audit.report import SIGNS, headline
+from stratoscope.pipelines.audit.steps import Lost
+from stratoscope.pipelines.job import EXIT_DONE, EXIT_FAILED, EXIT_REGRESSION
 from stratoscope.results import Manifest
 
 WEBHOOK_URL, WEBHOOK_TOKEN = "STRATOSCOPE_WEBHOOK_URL", "STRATOSCOPE_WEBHOOK_TOKEN"
@@ -46,7 +48,7 @@ def summary(found: Sequence[Assessment], manifest: Manifest, previous: str | Non
         "run_id": manifest.run_id,
         "started": manifest.started,
         "previous_night": previous,
-        "exit_code": exit_code(found),
+        "exit_code": exit_code([a.verdict for a in found]),
         "headline": headline(found, previous),
         "report": f"{url}/report.html",
         "steps": [
@@ -67,11 +69,11 @@ def summary(found: Sequence[Assessment], manifest: Manifest, previous: str | Non
     }
 
 
-def exit_code(found: Sequence[Assessment]) -> int:
+def exit_code(verdicts: Sequence[Verdict]) -> int:
     """Return 3 where anything got worse, else 1 where a step did not end well, else 0."""
-    if any(a.verdict == "regression" for a in found):
-        return 3
-    return int(any(not a.end.fine for a in found))
+    if "regression" in verdicts:
+        return EXIT_REGRESSION
+    return EXIT_FAILED if set(verdicts) & set(get_args(Lost)) else EXIT_DONE
 
 
 def markdown(told: Mapping[str, Any]) -> str:

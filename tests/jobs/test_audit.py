@@ -1,0 +1,260 @@
+"""The audit job: real nights over tiny models, in processes of their own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from junitparser import JUnitXml
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+from transformers import AutoModelForCausalLM
+
+from stratoscope.cli import main
+from tests.results.test_report import browser  # noqa: F401 - a fixture
+
+ROOT = Path(__file__).parents[2]
+HOSTILE = "b <img src=x onerror=alert(1)>"
+PLANTED = 2
+
+
+@dataclass(frozen=True)
+class Audit:
+    """An audit's file, and the nights that were made of it."""
+
+    file: Path
+    output: Path
+
+    def night(self, run_id: str) -> subprocess.CompletedProcess[str]:
+        """Run the audit to its end."""
+        return subprocess.run(self.command(run_id), cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+
+    def command(self, run_id: str) -> list[str]:
+        return [sys.executable, "jobs/audit.py", "--config", str(self.file), "--run_id", run_id]
+
+    def change(self, **fields: Any) -> None:
+        self.file.write_text(yaml.safe_dump(yaml.safe_load(self.file.read_text()) | fields))
+
+    def rows(self, run_id: str, table: str = "models") -> list[dict[str, Any]]:
+        return pq.read_table(self.output / "audit" / run_id / f"{table}.parquet").to_pylist()
+
+    def manifest(self, run_id: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.output / "audit" / run_id / "manifest.json").read_text())
+        return content
+
+
+def make_audit(folder: Path, tiny_model_folder: Path, prompts: Path, *others: dict) -> Audit:
+    """An audit of a copy of the tiny model, and of what else is given."""
+    shutil.copytree(tiny_model_folder, folder / "a")
+    score = {"prompts": {"source": str(prompts)}, "scores": {"bootstrap": 100, "splits": 2}}
+    audit = Audit(folder / "audit.yaml", folder / "runs")
+    audit.file.write_text("{}")
+    audit.change(
+        output=str(audit.output),
+        models=[{"source": str(folder / "a"), "stages": ["score"]}, *others],
+        forecasters=[],
+        settings={"score": score},
+    )
+    return audit
+
+
+def plant(folder: Path) -> None:
+    """Perturb one layer of the model in a folder."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.model.layers[PLANTED].mlp.down_proj.weight.mul_(1.5)
+    model.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def nights(tiny_model_folder: Path, prompts_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    """Two nights; in the first a model has no prompts and another no time, in the second one is perturbed."""
+    folder = tmp_path_factory.mktemp("audit")
+    shutil.copytree(tiny_model_folder, folder / "b")
+    other = {"source": str(folder / "b"), "name": HOSTILE, "stages": ["score"]}
+    lost = other | {"overrides": {"score": {"prompts": {"source": str(folder / "no-prompts.txt")}}}}
+    late = {"source": str(tiny_model_folder), "name": "late", "stages": ["score", "search"], "hours": 0.0003}
+    audit = make_audit(folder, tiny_model_folder, prompts_file, lost, late)
+    first = audit.night("n1")
+    assert first.returncode == 1, first.stdout + first.stderr
+    assert "did not end well" in first.stdout
+    plant(folder / "a")
+    audit.change(models=[yaml.safe_load(audit.file.read_text())["models"][0], other])
+    second = audit.night("n2")
+    assert second.returncode == 3, second.stdout + second.stderr
+    assert second.stdout.splitlines()[-1] == f"run: {audit.output}/audit/n2"
+    return audit
+
+
+def test_a_model_that_fails_or_hangs_loses_no_other(nights: Audit) -> None:
+    rows = {(row["model"], row["stage"]): row for row in nights.rows("n1")}
+    assert {key: row["verdict"] for key, row in rows.items()} == {
+        ("a", "score"): "first",
+        (HOSTILE, "score"): "refused",
+        ("late", "score"): "over time",
+        ("late", "search"): "skipped",
+    }
+    assert "it stands on late.score, which was over time" in rows["late", "search"]["error"]
+    assert "no-prompts.txt" in rows[HOSTILE, "score"]["error"]
+    assert rows["a", "score"]["figures"]
+    assert nights.manifest("n1")["status"] == "failed"
+    assert nights.manifest("n1")["exit_code"] == 1
+
+
+def test_a_perturbed_layer_is_caught_and_named(nights: Audit) -> None:
+    (row, mended) = nights.rows("n2")
+    assert (row["verdict"], mended["verdict"]) == ("regression", "first")
+    assert f"the weights of layers {PLANTED} are others" in row["regressions"][0]
+    assert row["changed"] == ["other weights", "other activations"]
+    moved = [r for r in nights.rows("n2", "drift") if r["moved"]]
+    # Layers below the perturbed one see nothing of it.
+    assert min(r["layer"] for r in moved) == PLANTED
+    assert (nights.manifest("n2")["status"], nights.manifest("n2")["exit_code"]) == ("done", 3)
+
+
+def test_a_finished_night_ends_again_as_it_ended(nights: Audit) -> None:
+    began = time.monotonic()
+    assert main(["audit", "--config", str(nights.file), "--run_id", "n2"]) == 3
+    assert time.monotonic() - began < 20
+
+
+def test_the_night_is_told_in_files(nights: Audit) -> None:
+    folder = nights.output / "audit" / "n2"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["exit_code"], summary["previous_night"]) == (3, "n1")
+    assert r"\<img src=x onerror=alert(1)\>" in (folder / "summary.md").read_text()
+    suites = {suite.name: suite for suite in JUnitXml.fromfile(str(folder / "junit.xml"))}
+    assert suites["a"].failures == len(nights.rows("n2")[0]["regressions"]) > 0
+    assert suites[HOSTILE].failures == 0
+
+
+def test_the_page_shows_what_changed_first_and_leads_to_the_runs(
+    nights: Audit,
+    browser: webdriver.Chrome,  # noqa: F811
+) -> None:
+    page = nights.output / "audit" / "n2" / "report.html"
+    assert page.stat().st_size < 5_000_000
+    browser.get(page.as_uri())
+    WebDriverWait(browser, 20).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".js-plotly-plot .main-svg"))
+    headings = [h.text for h in browser.find_elements(By.TAG_NAME, "h2")]
+    assert headings[:2] == ["What changed", "Models and stages"]
+    assert "regression" in browser.find_element(By.CSS_SELECTOR, "#section-1 tbody tr").text
+    assert not browser.find_elements(By.CSS_SELECTOR, "body img")
+    browser.find_element(By.CSS_SELECTOR, "#section-2 .filter input").send_keys("onerror")
+    shown = [row.text for row in browser.find_elements(By.CSS_SELECTOR, "#section-2 tbody tr") if row.is_displayed()]
+    assert [HOSTILE in text for text in shown] == [True]
+    browser.find_element(By.LINK_TEXT, "◦ first").click()
+    assert browser.title.startswith("Layers of")
+    assert browser.get_log("browser") == []
+
+
+def test_nights_are_told_by_the_command_line(nights: Audit, capfd: pytest.CaptureFixture[str]) -> None:
+    output = ["--output", str(nights.output)]
+    assert main(["report", "--latest", "--job", "audit", *output]) == 0
+    assert "✗ regression" in capfd.readouterr().out
+    assert main(["compare", "n1.a", "n2.a", *output]) == 0
+    told = capfd.readouterr().out
+    assert "changed: other weights; other activations" in told
+    assert f"layers whose weights differ: {PLANTED}" in told
+    assert main(["history", "--facts", "--model", "a", *output]) == 0
+    assert "least split-half correlation" in capfd.readouterr().out
+    asked = "SELECT model, verdict FROM audit_models WHERE run_id = 'n2' ORDER BY model"
+    assert main(["history", "--sql", asked, *output]) == 0
+    assert "regression" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["report"], "name a run, or give --latest"),
+        (["report", "n3"], "no run_id under"),
+        (["compare", "n1.a"], "at least 2"),
+        (["compare", "n1", "n1.a"], "is a run of audit and"),
+        (["history", "--sql", "SELECT"], "cannot be answered"),
+    ],
+)
+def test_bad_questions_are_one_line_and_exit_code_2(
+    nights: Audit, arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--output", str(nights.output)]) == 2
+    told = capfd.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_an_identical_night_computes_nothing_and_alerts_on_nothing(
+    tiny_model_folder: Path, prompts_file: Path, tmp_path: Path
+) -> None:
+    audit = make_audit(tmp_path, tiny_model_folder, prompts_file)
+    grid = {"seeds": [1, 2], "levels": [0.0, 0.2], "perturbations": ["gaussian"], "trainings": ["plain"]}
+    settings = yaml.safe_load(audit.file.read_text())["settings"]
+    settings["faithfulness"] = {"series": {"limit": 2000}, "grid": grid, "fit": {"epochs": 1}}
+    audit.change(settings=settings, forecasters=[{"forecaster": "last_value"}], schedule={"parallel": 2})
+    for night, status in (("n1", "done"), ("n2", "reused")):
+        ended = audit.night(night)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        assert [row["status"] for row in audit.rows(night)] == [status] * 2
+    assert [row["run_id"] for row in audit.rows("n2")] == ["n1.a", "n1.last_value"]
+    assert not (audit.output / "score" / "n2.a").exists()
+
+
+@pytest.mark.slow
+def test_a_night_that_was_killed_goes_on_and_a_second_of_its_name_is_refused(
+    tiny_model_folder: Path, prompts_file: Path, tmp_path: Path
+) -> None:
+    other = {"source": str(tiny_model_folder), "name": "b", "stages": ["score"]}
+    audit = make_audit(tmp_path, tiny_model_folder, prompts_file, other)
+    night = subprocess.Popen(audit.command("n1"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = audit.output / "audit" / "n1" / "steps" / "a.score.json"
+    begun = audit.output / "score" / "n1.b" / "lease.json"
+    deadline = time.monotonic() + 200
+    while not begun.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    refused = audit.night("n1")
+    assert refused.returncode == 2
+    assert "is being worked on" in refused.stderr
+    child = json.loads(begun.read_text())["pid"]
+    night.send_signal(signal.SIGKILL)
+    night.wait()
+    time.sleep(2)
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    kept = first.read_bytes()
+    ended = audit.night("n1")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert first.read_bytes() == kept, "the finished stage was run again"
+    assert [row["status"] for row in audit.rows("n1")] == ["done"] * 2
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_a_night_that_goes_on_and_two_nights_at_once_do_not_disturb_each_other(
+    tiny_model_folder: Path, prompts_file: Path, tmp_path: Path
+) -> None:
+    audit = make_audit(tmp_path, tiny_model_folder, prompts_file)
+    stopped = subprocess.Popen(audit.command("n1"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    log = audit.output / "audit" / "n1" / "log.txt"
+    while not log.exists():
+        time.sleep(0.05)
+    time.sleep(1)
+    stopped.terminate()
+    assert stopped.stderr is not None
+    told = stopped.stderr.read().decode()
+    assert stopped.wait() == 1
+    assert "stopped by SIGTERM" in told
+    both = [subprocess.Popen(audit.command(night), cwd=ROOT, stdout=subprocess.DEVNULL) for night in ("n1", "n2")]
+    assert [night.wait() for night in both] == [0, 0]
+    scores = [pq.read_table(audit.output / "score" / f"{night}.a" / "layer_scores.parquet") for night in ("n1", "n2")]
+    assert scores[0].equals(scores[1])

@@ -1,0 +1,146 @@
+"""What an audit sends out."""
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from junitparser import JUnitXml
+
+from stratoscope.errors import InputError
+from stratoscope.pipelines.audit import alerts
+from stratoscope.pipelines.audit.config import DestinationsSection
+
+SECRET = "a-token-that-nobody-may-see"
+
+
+def step(model: str, stage: str, verdict: str, **fields: Any) -> dict[str, Any]:
+    base = {"status": "done", "run": "runs/x", "seconds": 2.0, "error": None}
+    return (
+        base
+        | {"model": model, "stage": stage, "verdict": verdict}
+        | {"regressions": [], "changed": [], "figures": {}}
+        | fields
+    )
+
+
+TOLD = {
+    "audit": "nightly",
+    "run_id": "n2",
+    "started": "2026-01-02T03:04:05+00:00",
+    "previous_night": "n1",
+    "exit_code": 3,
+    "headline": "1 of 3 stages got worse since n1.",
+    "report": "runs/audit/n2/report.html",
+    "steps": [
+        step("a <b>|x", "score", "regression", regressions=["layers 3 moved"], changed=["other weights"]),
+        step("a <b>|x", "search", "steady", figures={"held-out retention": 0.75}),
+        step("c", "score", "failed", status="failed", error="it broke"),
+        step("c", "search", "skipped", status="skipped", error="it stands on c.score, which was failed"),
+    ],
+}
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """Answers with the codes it was given, one after another, and keeps what it was sent."""
+
+    codes: list[int]
+    seen: list[tuple[str | None, Any]]
+
+    def do_POST(self) -> None:
+        content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.seen.append((self.headers.get("Authorization"), content))
+        self.send_response(self.codes.pop(0) if self.codes else 200)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Print nothing."""
+
+
+@contextmanager
+def receiver(*codes: int) -> Iterator[tuple[str, list[tuple[str | None, Any]]]]:
+    handler = type("Handler", (Receiver,), {"codes": list(codes), "seen": []})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/hook/{SECRET}", handler.seen
+        server.shutdown()
+
+
+@pytest.fixture
+def destinations(monkeypatch: pytest.MonkeyPatch) -> DestinationsSection:
+    monkeypatch.setattr(alerts, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setenv(alerts.WEBHOOK_TOKEN, SECRET)
+    return DestinationsSection(webhook=True, webhook_attempts=3, webhook_seconds=5)
+
+
+def test_a_webhook_that_refuses_twice_gets_the_summary_at_last(
+    destinations: DestinationsSection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with receiver(500, 503, 204) as (url, seen):
+        monkeypatch.setenv(alerts.WEBHOOK_URL, url)
+        assert alerts.send_webhook(TOLD, destinations) is None
+    assert [content for _, content in seen] == [TOLD] * 3
+    assert {authorization for authorization, _ in seen} == {f"Bearer {SECRET}"}
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_webhook_that_never_answers_well_is_told_of_without_its_secrets(
+    destinations: DestinationsSection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, gone: bool
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with receiver(*[500] * 9) as (url, seen):
+        monkeypatch.setenv(alerts.WEBHOOK_URL, url.replace("127.0.0.1", "127.0.0.1:9") if gone else url)
+        trouble = alerts.send_webhook(TOLD, destinations)
+    assert trouble is not None
+    assert gone or ("in 3 attempts: the answer was 500" in trouble and len(seen) == 3)
+    assert SECRET not in trouble
+    assert SECRET not in caplog.text
+
+
+def test_a_webhook_without_an_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(alerts.WEBHOOK_URL, raising=False)
+    with pytest.raises(InputError, match="STRATOSCOPE_WEBHOOK_URL"):
+        alerts.check_destinations(DestinationsSection(webhook=True))
+
+
+def test_junit_has_a_suite_for_each_model_and_a_case_for_each_stage() -> None:
+    suites = {suite.name: suite for suite in JUnitXml.fromstring(alerts.junit(TOLD))}
+    assert list(suites) == ["a <b>|x", "c"]
+    assert (suites["a <b>|x"].tests, suites["a <b>|x"].failures) == (2, 1)
+    assert (suites["c"].errors, suites["c"].skipped) == (1, 1)
+    (failed,) = next(iter(suites["a <b>|x"])).result
+    assert failed.message == "layers 3 moved"
+
+
+def test_markdown_shows_names_as_they_are_and_regressions_first() -> None:
+    text = alerts.markdown(TOLD)
+    assert "<b>" not in text.replace(r"\<b\>", "")
+    assert text.index("layers 3 moved") < text.index("it broke") < text.index("other weights")
+    row = next(line for line in text.splitlines() if "✗ regression" in line)
+    assert row.replace(r"\|", "").count("|") == 5
+
+
+def test_key_figures_reach_mlflow(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert alerts.send_mlflow(TOLD, DestinationsSection(mlflow=uri, mlflow_experiment="nights")) is None
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("nights")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.metrics == {"a _b__x/search/held-out retention": 0.75}
+    assert run.data.tags["stratoscope.run_id"] == "n2"
+    assert run.data.tags["a _b__x/score"] == "regression"
+    assert run.info.status == "FAILED"
+
+
+def test_the_exit_code_is_3_where_anything_got_worse_and_1_where_anything_was_lost() -> None:
+    assert alerts.exit_code(["steady", "same", "first"]) == 0
+    assert alerts.exit_code(["steady", "over time"]) == 1
+    assert alerts.exit_code(["skipped", "regression"]) == 3
