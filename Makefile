@@ -6,17 +6,18 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 
-.PHONY: help setup cluster score faithfulness test test-all check bench docs clean
+.PHONY: help setup cluster score faithfulness audit test test-all check bench docs clean
 
 help:
 	@echo "make setup     install what a run needs into $(VENV)"
 	@echo "make cluster   the same for a node of a cluster, with access to S3"
 	@echo "make score     rank the layers of SmolLM2-135M on 256 SciQ questions"
 	@echo "make faithfulness  see what forecasts of electricity prices survive"
+	@echo "make audit     look into SmolLM2 and a forecaster, and compare with the nights before"
 	@echo "make test      the tests of every change; make test-all adds the slow ones"
 	@echo "make check     ruff, mypy, import-linter"
 	@echo "make bench     measure speed and memory against the baselines"
-	@echo "make docs      write the pages that follow from the code"
+	@echo "make docs      write the pages that follow from the code, and build the site into site/"
 	@echo "make clean     remove $(VENV) and caches; runs/ stays"
 
 $(RUNTIME): pyproject.toml constraints.txt
@@ -41,6 +42,9 @@ score: $(RUNTIME)
 faithfulness: $(RUNTIME)
 	$(BIN)/python jobs/faithfulness.py
 
+audit: $(RUNTIME)
+	$(BIN)/python jobs/audit.py
+
 test: $(DEV)
 	$(BIN)/python -m pytest
 
@@ -58,9 +62,10 @@ bench: $(RUNTIME)
 	$(BIN)/python benchmarks/job.py
 	$(BIN)/python benchmarks/memory.py
 
-docs: $(RUNTIME)
+docs: $(DEV)
 	$(BIN)/python docs/write_options.py
+	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache platform/*.egg-info
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache platform/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -52,3 +52,10 @@ def test_jobs_are_executable() -> None:
     jobs = list((ROOT / "jobs").glob("*.py"))
     assert jobs
     assert all(job.stat().st_mode & 0o111 for job in jobs)
+
+
+def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).parent / "mkdocs"), "build", "--strict", "--site-dir", str(tmp_path)]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert (tmp_path / "tutorial" / "index.html").exists()
