@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOMAIN = ("statistics", "activations", "scoring", "evaluation", "models", "data", "results", "mitigation", "forecasting")
+DOMAIN = (
+    "statistics",
+    "activations",
+    "scoring",
+    "evaluation",
+    "models",
+    "data",
+    "results",
+    "mitigation",
+    "forecasting",
+)
 
 
 def test_platform_never_shadows_the_standard_library() -> None:

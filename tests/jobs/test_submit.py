@@ -10,6 +10,7 @@ import tempfile
 import time
 import venv
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,3 +141,28 @@ def test_where_only_the_dependencies_are_installed_the_runtime_environment_bring
         assert "No module named 'stratoscope'" in absent.stderr
         with head(binaries) as running:
             check(running.submit("--runtime-env", "runtime_env.yaml", "--", "python", "jobs/score.py", *job), tmp_path)
+
+
+@pytest.mark.slow
+def test_two_audits_are_submitted_at_once_and_do_not_disturb_each_other(
+    tiny_model_folder: Path, prompts_file: Path, tmp_path: Path
+) -> None:
+    audit = {
+        "output": str(tmp_path / "runs"),
+        "models": [{"source": str(tiny_model_folder), "name": "tiny", "stages": ["score"]}],
+        "forecasters": [],
+        "settings": {"score": {"prompts": {"source": str(prompts_file)}, "actors": {"max": 1}}},
+    }
+    file = tmp_path / "audit.yaml"
+    file.write_text(json.dumps(audit))
+    with head(Path(sys.executable).parent) as running, ThreadPoolExecutor(2) as both:
+        nights = [
+            both.submit(running.submit, "--", "jobs/audit.py", "--config", str(file), "--run_id", night)
+            for night in ("n1", "n2")
+        ]
+        for night in nights:
+            submitted = night.result()
+            assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    for night in ("n1", "n2"):
+        manifest = json.loads((tmp_path / "runs" / "audit" / night / "manifest.json").read_text())
+        assert (manifest["status"], manifest["exit_code"]) == ("done", 0)
