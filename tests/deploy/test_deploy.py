@@ -91,17 +91,20 @@ def test_all_manifests_describe_the_same_cluster() -> None:
 
 
 def test_what_is_submitted_are_jobs_of_this_project_with_options_that_it_has() -> None:
+    from stratoscope.pipelines.audit import AuditConfig
     from stratoscope.pipelines.config import load_config
     from stratoscope.pipelines.score import ScoreConfig
 
-    entrypoints = [
-        manifest("rayjob")["spec"]["entrypoint"],
-        manifest("raycronjob")["spec"]["jobTemplate"]["entrypoint"],
-    ]
-    for entrypoint in entrypoints:
+    entrypoints = {
+        ScoreConfig: manifest("rayjob")["spec"]["entrypoint"],
+        AuditConfig: manifest("raycronjob")["spec"]["jobTemplate"]["entrypoint"],
+    }
+    for config_class, entrypoint in entrypoints.items():
         python, job, *options = entrypoint.split()
         assert (python, (ROOT / job).exists()) == ("python", True)
-        assert load_config(ScoreConfig, "score", options).actors.max == 8
+        # Files are named as they are seen from the checkout.
+        found = load_config(config_class, "job", [str(ROOT / o) if (ROOT / o).is_file() else o for o in options])
+        assert found.output == "s3://your-bucket/runs"
 
 
 def test_ray_is_the_pinned_one_everywhere() -> None:
