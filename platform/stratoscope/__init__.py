@@ -4,12 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stratoscope.api import (
+        AuditRun,
         FaithfulnessRun,
         HallucinationRun,
         MitigationRun,
         Run,
         ScoreRun,
         SearchRun,
+        audit,
         faithfulness,
         hallucination,
         mitigate,
@@ -18,12 +20,14 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AuditRun",
     "FaithfulnessRun",
     "HallucinationRun",
     "MitigationRun",
     "Run",
     "ScoreRun",
     "SearchRun",
+    "audit",
     "faithfulness",
     "hallucination",
     "mitigate",

@@ -5,9 +5,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from stratoscope.pipelines.audit import AuditConfig, AuditJob
 from stratoscope.pipelines.config import validate
 from stratoscope.pipelines.faithfulness import FaithfulnessConfig, FaithfulnessJob
 from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob
+from stratoscope.pipelines.job import EXIT_REGRESSION
 from stratoscope.pipelines.mitigation import MitigationConfig, MitigationJob
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.search import SearchConfig
@@ -93,6 +95,21 @@ class FaithfulnessRun(Run):
         return list(self.manifest.facts["verdicts"])
 
 
+@dataclass(frozen=True)
+class AuditRun(Run):
+    """A finished night."""
+
+    @property
+    def models(self) -> pa.Table:
+        """One row per model and stage: verdict, what changed, what got worse."""
+        return self.table("models")
+
+    @property
+    def regressed(self) -> bool:
+        """Whether anything got worse beyond its threshold."""
+        return self.manifest.exit_code == EXIT_REGRESSION
+
+
 def score(**fields: Any) -> ScoreRun:
     """Rank the layers of a model, as `stratoscope score` does.
 
@@ -161,3 +178,17 @@ def faithfulness(**fields: Any) -> FaithfulnessRun:
     job = FaithfulnessJob(validate(FaithfulnessConfig, fields))
     job.perform()
     return FaithfulnessRun(job.run.url, job.manifest)
+
+
+def audit(**fields: Any) -> AuditRun:
+    """Look into many models and forecasters, and compare with the nights before, as `stratoscope audit` does.
+
+    Args:
+        **fields: the job's fields, such as `models=[{"source": "smollm2", "stages": ["score"]}]`.
+
+    Raises:
+        InputError: a field is unknown or wrong, or a model is not there.
+    """
+    job = AuditJob(validate(AuditConfig, fields))
+    job.perform()
+    return AuditRun(job.run.url, job.manifest)

@@ -9,13 +9,12 @@ from typing import Any, get_args
 
 from stratoscope.errors import InputError
 from stratoscope.pipelines.audit.assess import Assessment, Verdict
-from stratoscope.pipelines.audit.config import DestinationsSection
+from stratoscope.pipelines.audit.config import WEBHOOK_TOKEN, WEBHOOK_URL, DestinationsSection
 from stratoscope.pipelines.audit.report import SIGNS, headline
 from stratoscope.pipelines.audit.steps import Lost
 from stratoscope.pipelines.job import EXIT_DONE, EXIT_FAILED, EXIT_REGRESSION
 from stratoscope.results import Manifest
 
-WEBHOOK_URL, WEBHOOK_TOKEN = "STRATOSCOPE_WEBHOOK_URL", "STRATOSCOPE_WEBHOOK_TOKEN"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 REFUSED_NAME = re.compile(r"[^\w\-. /:]")
 """What MLflow does not take in the name of a metric."""

@@ -9,6 +9,9 @@ from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
 from stratoscope.pipelines.lists import DISTINCT
 
 LONGEST_SLUG = 40
+WEBHOOK_URL, WEBHOOK_TOKEN = "STRATOSCOPE_WEBHOOK_URL", "STRATOSCOPE_WEBHOOK_TOKEN"
+SECRETS = (WEBHOOK_URL, WEBHOOK_TOKEN)
+"""Variables that stages have no business with."""
 Settings = dict[str, Any]
 
 

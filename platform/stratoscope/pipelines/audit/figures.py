@@ -68,8 +68,7 @@ def hallucination_figures(storage: Storage, _manifest: Manifest) -> Iterator[Fig
 
 def search_figures(storage: Storage, _manifest: Manifest) -> Iterator[Figure]:
     """Yield what the chosen set of layers keeps on held-out items, and how much is left of the model."""
-    front = read_table(storage, "front").to_pylist()
-    for row in front:
+    for row in _rows(storage, "front"):
         if row["chosen"]:
             yield Figure(
                 "held-out retention",

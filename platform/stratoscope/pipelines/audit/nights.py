@@ -1,13 +1,12 @@
 """The nights before: what an audit of the same name found last of each subject and stage."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from stratoscope.pipelines.audit.steps import FINE
 from stratoscope.results import Manifest, RunFolder, Storage, list_runs, read_table
 
-JOB = "audit"
+JOB, TABLE = "audit", "models"
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Earlier:
 
 
 def earlier_nights(output: str, name: str, before: str, run_id: str) -> list[Manifest]:
-    """Return the audits of a name that ended, the latest first.
+    """Return the audits of a name that came to their end, the latest first.
 
     Args:
         output: that holds all runs.
@@ -41,8 +40,8 @@ def earlier_nights(output: str, name: str, before: str, run_id: str) -> list[Man
         for run in list_runs(output, JOB)
         if run.manifest.config.get("name") == name
         and run.manifest.run_id != run_id
-        and run.manifest.finished
         and run.manifest.started <= before
+        and _folder(output, run.manifest).exists(f"{TABLE}.parquet")
     ]
     return sorted(nights, key=lambda night: night.started, reverse=True)
 
@@ -51,15 +50,18 @@ def last_found(output: str, nights: list[Manifest]) -> dict[tuple[str, str], Ear
     """Return what was found last of each subject and stage."""
     found: dict[tuple[str, str], Earlier] = {}
     for night in nights:
-        for row in _rows(RunFolder(output, JOB, night.run_id).storage):
+        for row in read_table(_folder(output, night), TABLE).to_pylist():
             if row["status"] in FINE:
                 earlier = Earlier(night.run_id, row["job"], row["run_id"], dict(row["figures"]))
                 found.setdefault((row["model"], row["stage"]), earlier)
     return found
 
 
-def _rows(night: Storage) -> Iterator[dict[str, Any]]:
-    try:
-        yield from read_table(night, "models").to_pylist()
-    except FileNotFoundError:
-        return
+def key_figures(output: str, night: Manifest) -> list[dict[str, Any]]:
+    """Return a night's rows of `figures`."""
+    rows: list[dict[str, Any]] = read_table(_folder(output, night), "figures").to_pylist()
+    return rows
+
+
+def _folder(output: str, night: Manifest) -> Storage:
+    return RunFolder(output, JOB, night.run_id).storage

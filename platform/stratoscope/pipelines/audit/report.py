@@ -90,18 +90,12 @@ def headline(found: Sequence[Assessment], previous: str | None) -> str:
 
 
 def _changes_section(found: Sequence[Assessment], previous: str | None) -> Section:
-    rows: list[list[str | Cell]] = []
-    for a in found:
-        where: list[str | Cell] = [a.subject, Cell(a.step.stage.name, _link(a))]
-        rows += [[*where, _sign(a), text] for text in a.regressions]
-        if a.end.error:
-            rows.append([*where, _sign(a), a.end.error])
-        if a.changed:
-            rows.append([*where, Cell("changed", tone="soft"), "; ".join(a.changed)])
+    worse = [[*_where(a), _sign(a), text] for a in found for text in a.regressions]
+    lost = [[*_where(a), _sign(a), a.end.error] for a in found if a.end.error]
+    other = [[*_where(a), Cell("changed", tone="soft"), "; ".join(a.changed)] for a in found if a.changed]
+    rows = [*worse, *lost, *other]
     if not rows:
         return Section("What changed", ["Nothing."] if previous else ["There is no night before this one."])
-    order = {"regression": 0, "changed": 2}
-    rows.sort(key=lambda row: order.get(_text(row[2]).split(" ")[-1], 1))
     return Section("What changed", tables=[Table(["model", "stage", "", "what"], rows)])
 
 
@@ -243,5 +237,5 @@ def _link(a: Assessment) -> str | None:
     return f"../../{a.manifest.job}/{a.manifest.run_id}/report.html" if a.manifest else None
 
 
-def _text(cell: str | Cell) -> str:
-    return cell if isinstance(cell, str) else cell.text
+def _where(a: Assessment) -> list[str | Cell]:
+    return [a.subject, Cell(a.step.stage.name, _link(a))]

@@ -13,12 +13,12 @@ from stratoscope.execution import Meter, progress
 from stratoscope.pipelines.audit import alerts, tables
 from stratoscope.pipelines.audit.assess import Assessment, assess, kind_of
 from stratoscope.pipelines.audit.config import AuditConfig
-from stratoscope.pipelines.audit.nights import JOB, earlier_nights, last_found
+from stratoscope.pipelines.audit.nights import JOB, earlier_nights, key_figures, last_found
 from stratoscope.pipelines.audit.report import MOST_NIGHTS, build_page, headline, summary_table
 from stratoscope.pipelines.audit.schedule import Scheduler
 from stratoscope.pipelines.audit.steps import Step, StepEnd, StepStore, all_steps
 from stratoscope.pipelines.job import Job
-from stratoscope.results import Manifest, RunFolder, from_rows, read_table, render, write_table
+from stratoscope.results import Manifest, from_rows, read_table, render, write_table
 
 PROCESSES = "processes"
 """Folder of the run with each stage's configuration and what its process printed."""
@@ -131,11 +131,7 @@ class AuditJob(Job[AuditConfig]):
     def _trends(self, nights: Sequence[Manifest], found: Sequence[Assessment]) -> Iterator[dict[str, object]]:
         """Yield the key figures of nights, the earliest first."""
         for night in reversed(nights[: MOST_NIGHTS - 1]):
-            try:
-                rows = read_table(RunFolder(self.config.output, JOB, night.run_id).storage, "figures").to_pylist()
-            except FileNotFoundError:
-                continue
-            yield from ({**row, "night": _short(night)} for row in rows)
+            yield from ({**row, "night": _short(night)} for row in key_figures(self.config.output, night))
         for a in found:
             for row in _figure_rows(a):
                 yield {**dict(zip(tables.FIGURES.names, row, strict=True)), "night": _short(self.manifest)}

@@ -13,7 +13,7 @@ import yaml
 
 from stratoscope.errors import RunError
 from stratoscope.execution import Ended, Process, is_local
-from stratoscope.pipelines.audit.config import AuditConfig
+from stratoscope.pipelines.audit.config import SECRETS, AuditConfig
 from stratoscope.pipelines.audit.steps import Step, StepEnd
 from stratoscope.pipelines.job import EXIT_DONE, EXIT_REFUSED
 
@@ -121,7 +121,7 @@ class Scheduler:
             output=output,
             errors=errors,
             seconds=min(step.seconds, self._left()),
-            environment={"STRATOSCOPE_CPUS": str(self._share())} if is_local() else {},
+            environment=dict.fromkeys(SECRETS, "") | ({"STRATOSCOPE_CPUS": str(self._share())} if is_local() else {}),
         )
         return _Running(step, process, output, errors)
 
