@@ -1,0 +1,59 @@
+"""Measure how often the audit's test of layers alerts where nothing changed but the prompts.
+
+Pairs of nights of SmolLM2-135M on SciQ, each night with other prompts by a seed of its own, are compared as the audit
+does. What so few nights can prove is told by Clopper and Pearson's interval.
+
+usage: python benchmarks/false_alarms.py [--repeats N] [--prompts N] [--output FOLDER]
+"""
+
+import argparse
+import tempfile
+
+from scipy.stats import binomtest
+
+import stratoscope
+from stratoscope.execution import cluster
+from stratoscope.pipelines.audit.config import ThresholdsSection
+from stratoscope.pipelines.audit.drift import Drift, drift
+from stratoscope.results import Storage
+
+
+def night(seed: int, prompts: int, output: str) -> stratoscope.ScoreRun:
+    return stratoscope.score(
+        output=output,
+        run_id=f"night-{seed}",
+        seed=seed,
+        model={"source": "smollm2"},
+        prompts={"source": "sciq", "limit": prompts},
+        scores={"bootstrap": 100, "splits": 2},
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--output", default=None)
+    given = parser.parse_args()
+    thresholds = ThresholdsSection()
+    with tempfile.TemporaryDirectory() as folder, cluster():
+        runs = [night(seed, given.prompts, given.output or folder) for seed in range(2 * given.repeats)]
+        opened = [(Storage(run.path), run.manifest) for run in runs]
+        found = [
+            drift(now, before, level=thresholds.level, least=thresholds.layer_shift, seed=index)
+            for index, (before, now) in enumerate(zip(opened[::2], opened[1::2], strict=True))
+        ]
+    drifts = [d for d in found if isinstance(d, Drift)]
+    moved = sum(bool(d.moved) for d in drifts)
+    disordered = sum(min(d.rank_correlation.values()) < thresholds.rank_correlation for d in drifts)
+    interval = binomtest(moved, len(drifts)).proportion_ci()
+    print(
+        f"{len(drifts)} pairs of nights, {drifts[0].design}, {given.prompts} prompts each, level {thresholds.level:g}"
+    )
+    print(f"alerts on layers: {moved} (95 % interval of the rate {interval.low:.3f} to {interval.high:.3f})")
+    print(f"alerts on the order of layers: {disordered}")
+    print(f"least rank correlation: {min(min(d.rank_correlation.values()) for d in drifts):.3f}")
+
+
+if __name__ == "__main__":
+    main()
