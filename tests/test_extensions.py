@@ -110,7 +110,7 @@ def test_entries_are_found_beside_ours_and_bad_ones_are_left_out_with_a_warning(
     told = [line for line in answer.stderr.splitlines() if "other-house" in line]
     assert len(told) == 2
     assert any("'broken'" in line and "cannot be imported" in line for line in told)
-    assert any("'avss'" in line and "one of ours" in line for line in told)
+    assert any("'avss'" in line and "another has that name" in line for line in told)
 
 
 @pytest.mark.slow

@@ -2,11 +2,17 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TypeVar
 
+from stratoscope.digest import digest, file_digest
+
 Kind = TypeVar("Kind")
+GROUPS = ("metrics", "forecasters", "perturbations", "stages")
+"""Of entry points, each after `stratoscope.`."""
 logger = logging.getLogger(__name__)
 
 
@@ -55,8 +61,28 @@ class Registry(Mapping[str, Kind]):
                 continue
             if not isinstance(value, self._kind):
                 logger.warning("%s is left out: it is no %s", where, self._kind.__name__)
-            elif point.name in self._own:
-                logger.warning("%s is left out: one of ours has that name", where)
+            elif point.name in self._own or point.name in found:
+                logger.warning("%s is left out: another has that name", where)
             else:
                 found[point.name] = value
         return found
+
+
+@cache
+def added_digest() -> str:
+    """Return a digest of all that packages add here: their versions, and the files that their entries stand in."""
+    added: dict[str, list[str]] = {}
+    for group in GROUPS:
+        for point in entry_points(group=f"stratoscope.{group}"):
+            version = f"{point.dist.name}=={point.dist.version}" if point.dist else ""
+            added[f"{group}:{point.name}"] = [version, _file_digest(point.module)]
+    return digest(added)
+
+
+def _file_digest(module: str) -> str:
+    try:
+        spec = find_spec(module)
+    except Exception:  # it says so itself when it is imported
+        return ""
+    origin = Path(spec.origin) if spec and spec.origin else None
+    return file_digest(origin) if origin and origin.is_file() else ""

@@ -41,8 +41,12 @@ def run(folder: Path, log_avss: NDArray[np.float64], prompts: list[str], norms: 
     write_table(storage, "prompt_stats", prompt_stats(statistics, prompts, ["all"] * len(prompts), [Tap.UPDATE]))
     rows = [{"layer": i, "num_parameters": 10, "weight_norm": n} for i, n in enumerate(norms or [1.0] * NUM_LAYERS)]
     write_table(storage, "layers", pa.Table.from_pylist(rows, schema=LAYERS))
-    config = {"activations": {"taps": ["update"]}}
-    return storage, Manifest("score", folder.name, config, 0, facts={"epsilons": [0.01]})
+    config = {
+        "activations": {"taps": ["update"]},
+        "prompts": {"source": "sciq", "template": None, "limit": len(prompts)},
+    }
+    prints = {"weights": str(norms)}
+    return storage, Manifest("score", folder.name, config, 0, fingerprints=prints, facts={"epsilons": [0.01]})
 
 
 def compared(now: Run, before: Run, seed: int = 0) -> Drift:
@@ -80,7 +84,7 @@ def test_the_layer_that_was_changed_is_named_and_measured(tmp_path: Path) -> Non
     # In another order: prompts are matched by their ids.
     order = np.random.default_rng(2).permutation(40)
     later = run(tmp_path / "b", changed[order], [names(40)[i] for i in order], norms)
-    found = compared(later, run(tmp_path / "a", values, names(40)))
+    found = compared(later, run(tmp_path / "a", values, names(40), [1.0] * NUM_LAYERS))
     assert found.moved == [3]
     assert found.reweighted == (3,)
     shift = found.shifts[3]
@@ -117,5 +121,8 @@ def test_runs_that_cannot_be_compared_say_why(tmp_path: Path) -> None:
     before = run(tmp_path / "a", noise(0), names(40))
     fewer = run(tmp_path / "b", noise(0)[:, :5], names(40))
     assert drift(fewer, before, level=0.05, least=0.02, seed=0) == "the model has another number of layers"
+    other = run(tmp_path / "d", noise(0), names(40))
+    other[1].config["prompts"]["template"] = "{{ text }}"
+    assert drift(other, before, level=0.05, least=0.02, seed=0) == "prompts.template differ"
     few = run(tmp_path / "c", noise(0, 4), names(4))
     assert drift(few, before, level=0.05, least=0.02, seed=0) == "4 prompts are too few to compare"

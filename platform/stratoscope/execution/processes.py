@@ -31,7 +31,7 @@ class Process:
         arguments: the program and what it is given.
         output: file for its stdout.
         errors: file for its stderr.
-        seconds: its time; None sets no limit.
+        seconds: its time; infinite sets no limit.
         environment: variables besides those of this process.
     """
 
@@ -41,7 +41,7 @@ class Process:
         *,
         output: Path,
         errors: Path,
-        seconds: float | None,
+        seconds: float,
         environment: Mapping[str, str],
     ) -> None:
         with output.open("wb") as out, errors.open("wb") as err:
@@ -55,7 +55,7 @@ class Process:
                 start_new_session=True,
             )
         self._began = time.monotonic()
-        self._deadline = None if seconds is None else self._began + seconds
+        self._time = seconds
         self._late = False
         self._told: float | None = None
 
@@ -65,17 +65,26 @@ class Process:
         return time.monotonic() - self._began
 
     def poll(self) -> Ended | None:
-        """Return how it ended, or None while it runs; it is stopped where its time is over."""
+        """Return how it ended, or None while it runs.
+
+        Where its time is over it is stopped, and where it does not listen it is killed after `GRACE_S`.
+        """
         code = self._process.poll()
         if code is not None:
+            # One that did not end by itself leaves behind what it has started.
+            self.kill()
             return Ended(code, self.seconds, self._late)
-        now = time.monotonic()
-        if self._told is None and self._deadline is not None and now > self._deadline:
-            self._late = True
-            self.stop()
-        elif self._told is not None and now > self._told + GRACE_S:
+        if self.seconds > self._time:
+            self.expire()
+        if self._told is not None and time.monotonic() > self._told + GRACE_S:
             self.kill()
         return None
+
+    def expire(self) -> None:
+        """Say that its time is over."""
+        if self._told is None:
+            self._late = True
+            self.stop()
 
     def stop(self) -> None:
         """Ask it to end; `poll` kills it where it does not."""
@@ -84,7 +93,6 @@ class Process:
             self._process.terminate()
 
     def kill(self) -> None:
-        """End it at once, and all that it has started, and wait for it."""
-        with suppress(ProcessLookupError):
+        """End it at once, and all that it has started."""
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()

@@ -12,6 +12,7 @@ from stratoscope.errors import InputError
 from stratoscope.pipelines.audit.assess import what_changed
 from stratoscope.pipelines.audit.config import ThresholdsSection
 from stratoscope.pipelines.audit.drift import Drift, drift
+from stratoscope.pipelines.audit.figures import finite_figures
 from stratoscope.pipelines.audit.stages import STAGES
 from stratoscope.pipelines.config import Section, load_config
 from stratoscope.pipelines.facts import number_text
@@ -28,6 +29,8 @@ class CompareConfig(Section):
     """The earlier run and the later one: folders or run_ids."""
     output: str = "runs"
     """Folder or fsspec URL (s3://...) that holds all runs."""
+    job: str | None = None
+    """Only runs of this job."""
     level: float = Field(ThresholdsSection().level, gt=0, lt=1)
     """Of the test of layers, all together."""
     layer_shift: float = Field(ThresholdsSection().layer_shift, ge=0)
@@ -43,7 +46,7 @@ def show_comparison(arguments: Sequence[str]) -> None:
         InputError: an argument is wrong, a run is not there, or the two are of different jobs.
     """
     config = load_config(CompareConfig, "compare", arguments)
-    before, now = (find_run(name, config.output) for name in config.runs)
+    before, now = (find_run(name, config.output, config.job) for name in config.runs)
     jobs = [run[1].job for run in (before, now)]
     if jobs[0] != jobs[1]:
         raise InputError(
@@ -54,8 +57,8 @@ def show_comparison(arguments: Sequence[str]) -> None:
     if stage is None:
         raise InputError(f"runs of {jobs[0]} have no key figures; compare runs of its stages")
     changed = what_changed(stage.job.config_class, now[1], before[1])
-    console.print(f"changed: {'; '.join(changed) or 'nothing'}", soft_wrap=True, markup=False)
-    figures = [{f.name: f for f in stage.figures(*run)} for run in (before, now)]
+    console.print(f"changed: {'; '.join(changed.texts) or 'nothing'}", soft_wrap=True, markup=False)
+    figures = [{f.name: f for f in finite_figures(stage.figures(*run))} for run in (before, now)]
     table = Table("figure", "before", "now", "change", box=None)
     for name in dict.fromkeys([*figures[0], *figures[1]]):
         old, new = (found[name].value if name in found else None for found in figures)

@@ -107,6 +107,8 @@ def result_settings(config: BaseModel, prefix: str = "") -> dict[str, Any]:
         value = getattr(config, name)
         if isinstance(value, BaseModel):
             settings |= result_settings(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and any(isinstance(item, BaseModel) for item in value):
+            settings[prefix + name] = [result_settings(item) for item in value]
         else:
             settings[prefix + name] = value
     return settings

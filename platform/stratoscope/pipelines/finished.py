@@ -5,6 +5,7 @@ from typing import Any
 
 from stratoscope.digest import code_digest, digest
 from stratoscope.errors import InputError, nearest, suggest
+from stratoscope.extensions import added_digest
 from stratoscope.results import Manifest, Storage, list_runs, package_versions
 from stratoscope.results.manifest import NAME
 
@@ -65,6 +66,10 @@ def find_run(name: str, output: str, job: str | None = None) -> tuple[Storage, M
     )
 
 
+LOSSES = ("errors", "failed")
+"""Counts of what another try might not lose."""
+
+
 class EqualRunFound(Exception):  # noqa: N818 - nothing went wrong
     """A finished run has the result that another was about to compute."""
 
@@ -87,12 +92,14 @@ def identity(job: str, settings: Mapping[str, Any], fingerprints: Mapping[str, s
             "settings": settings,
             "fingerprints": fingerprints,
             "code": code_digest(),
+            "added": added_digest(),
             "versions": package_versions(),
         }
     )
 
 
 def equal_run(output: str, job: str, of: str) -> Manifest | None:
-    """Return the first finished run of an identity, or None where there is none."""
+    """Return the first finished run of an identity, or None where there is none; one that lost something is none."""
     done = (run.manifest for run in list_runs(output, job) if run.state == "done")
-    return next((manifest for manifest in done if manifest.identity == of), None)
+    whole = (m for m in done if not any(m.counts.get(name) for name in LOSSES))
+    return next((manifest for manifest in whole if manifest.identity == of), None)

@@ -41,6 +41,7 @@ class Job(ABC, Generic[Config]):
 
     name: ClassVar[str]
     config_class: ClassVar[type[JobConfig]]
+    stop_grace_s: ClassVar[float] = STOP_GRACE_S
 
     def __init__(self, config: Config, terminal: Terminal | None = None) -> None:
         self.config = config
@@ -108,6 +109,7 @@ class Job(ABC, Generic[Config]):
                 "choose another run_id or repeat the settings"
             )
         self.earlier = earlier
+        self.manifest.started = earlier.started
         if earlier.status == "done":
             self.manifest = earlier
             return True
@@ -154,22 +156,19 @@ class Job(ABC, Generic[Config]):
         with quiet_libraries():
             with self.stage("prepare"):
                 self.prepare()
-            try:
-                self._perform()
-            except EqualRunFound as found:
-                self.run.storage.remove("")
-                self.run = RunFolder(self.config.output, self.name, found.manifest.run_id)
-                self.manifest = found.manifest
-
-    def _perform(self) -> None:
-        with Lease(self.run.storage) as self.lease:
-            # Another process may have begun or ended the run since.
-            if self.already_done():
-                return
-            if self.earlier is None:
-                self.run.write_manifest(self.manifest)
-            with self._log_file():
-                self._execute()
+            with Lease(self.run.storage) as self.lease:
+                # Another process may have begun or ended the run since.
+                if self.already_done():
+                    return
+                if self.earlier is None:
+                    self.run.write_manifest(self.manifest)
+                try:
+                    with self._log_file():
+                        self._execute()
+                except EqualRunFound as found:
+                    self.lease.remove_folder()
+                    self.run = RunFolder(self.config.output, self.name, found.manifest.run_id)
+                    self.manifest = found.manifest
 
     def _execute(self) -> None:
         try:
@@ -237,14 +236,16 @@ class Job(ABC, Generic[Config]):
 
 @contextmanager
 def stopped_by_sigterm(job: "Job[Config]") -> Iterator[None]:
-    """Let SIGTERM stop a job while the block runs: in good order, or after `STOP_GRACE_S` at once."""
+    """Let SIGTERM stop a job while the block runs: in good order, or after `stop_grace_s` at once."""
 
     def give_up(_signal: int, _frame: FrameType | None) -> None:
-        raise RunError(f"stopped {STOP_GRACE_S:.0f} s after SIGTERM; the same run_id goes on from the last whole shard")
+        raise RunError(
+            f"stopped {job.stop_grace_s:.0f} s after SIGTERM; the same run_id goes on from the last whole shard"
+        )
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         job.stopping.set()
-        signal.setitimer(signal.ITIMER_REAL, STOP_GRACE_S)
+        signal.setitimer(signal.ITIMER_REAL, job.stop_grace_s)
 
     earlier = signal.signal(signal.SIGTERM, stop), signal.signal(signal.SIGALRM, give_up)
     try:

@@ -13,7 +13,7 @@ from rich.console import Console
 from stratoscope.errors import InputError
 from stratoscope.pipelines.audit import AuditJob
 from stratoscope.pipelines.audit.stages import STAGES
-from stratoscope.pipelines.config import Section, load_config
+from stratoscope.pipelines.config import Section, load_config, validate
 from stratoscope.pipelines.finished import find_run
 from stratoscope.pipelines.job import JobMaker
 from stratoscope.results import Manifest, Storage, list_runs
@@ -53,7 +53,7 @@ def show_report(arguments: Sequence[str]) -> None:
     if not storage.exists(PAGE):
         raise InputError(f"{storage.url()} has no page: the run is {manifest.status}")
     maker: JobMaker[Any] = next((s.job for s in STAGES.values() if s.job.name == manifest.job), AuditJob)
-    job = maker(maker.config_class.model_validate(manifest.config))
+    job = maker(validate(maker.config_class, manifest.config))
     job.run.storage, job.manifest = storage, manifest
     job.show(Console(highlight=False))
     if config.open:
@@ -61,11 +61,16 @@ def show_report(arguments: Sequence[str]) -> None:
 
 
 def _latest(config: ReportConfig) -> tuple[Storage, Manifest]:
-    done = [run.manifest for run in list_runs(config.output, config.job) if run.manifest.finished]
+    outputs = Storage(config.output)
+    done = [
+        run.manifest
+        for run in list_runs(config.output, config.job)
+        if run.manifest.finished and outputs.child(run.manifest.job, run.manifest.run_id).exists(PAGE)
+    ]
     if not done:
         raise InputError(f"no finished run of {config.job or 'any job'} in {config.output}")
     last = max(done, key=lambda manifest: manifest.finished or "")
-    return Storage(config.output).child(last.job, last.run_id), last
+    return outputs.child(last.job, last.run_id), last
 
 
 def _local(storage: Storage) -> Path:

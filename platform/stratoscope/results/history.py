@@ -67,12 +67,15 @@ class History:
         """
         try:
             for view, files in self._files.items():
-                if view in sql:
+                if view.lower() in sql.lower():
                     self._make_view(view, files)
-            return self._connection.sql(sql).to_arrow_table()
+            answer = self._connection.sql(sql)
         except duckdb.Error as error:
             views = ", ".join(self.views)
             raise InputError(f"the query cannot be answered: {first_line(error)}. Views: {views}") from error
+        if answer is None:
+            raise InputError("the query has no answer; ask with SELECT")
+        return answer.to_arrow_table()
 
     def _tables(self, states: Sequence[RunState]) -> dict[str, list[str]]:
         """Return the files of each view."""

@@ -131,6 +131,13 @@ class Lease:
         except OSError as trouble:
             logger.warning("the lease could not be removed: %s", trouble)
 
+    def remove_folder(self) -> None:
+        """Remove the run folder, and so give up the lease."""
+        self._ended = True
+        self._wake.set()
+        self._thread.join()
+        self._run.remove("")
+
     def tell(self, **progress: float) -> None:
         """Say how far the work is; the next beat carries it.
 

@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -18,7 +19,8 @@ from stratoscope.results import Manifest
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 REFUSED_NAME = re.compile(r"[^\w\-. /:]")
 """What MLflow does not take in the name of a metric."""
-logger = logging.getLogger(__name__)
+METRICS_AT_ONCE = 500
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def check_destinations(config: DestinationsSection) -> None:
@@ -52,20 +54,25 @@ def summary(found: Sequence[Assessment], manifest: Manifest, previous: str | Non
         "report": f"{url}/report.html",
         "steps": [
             {
-                "model": a.subject,
+                "model": _printable(a.subject),
                 "stage": a.step.stage.name,
                 "status": a.end.status,
                 "verdict": a.verdict,
                 "run": a.end.run,
                 "seconds": round(a.end.seconds, 1),
-                "error": a.end.error,
-                "regressions": list(a.regressions),
-                "changed": list(a.changed),
+                "error": _printable(a.end.error) if a.end.error else None,
+                "regressions": [_printable(text) for text in a.regressions],
+                "changed": [_printable(text) for text in a.changed],
                 "figures": {c.figure.name: c.figure.value for c in a.compared},
             }
             for a in found
         ],
     }
+
+
+def _printable(text: str) -> str:
+    """Return text without what neither XML nor a terminal should get."""
+    return UNPRINTABLE.sub("", text)
 
 
 def exit_code(verdicts: Sequence[Verdict]) -> int:
@@ -134,7 +141,7 @@ def send_webhook(told: Mapping[str, Any], config: DestinationsSection) -> str | 
     import httpx2
     from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-    token = os.environ.get(WEBHOOK_TOKEN)
+    token, seconds = os.environ.get(WEBHOOK_TOKEN), config.webhook_seconds
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     retrying = Retrying(
         stop=stop_after_attempt(config.webhook_attempts),
@@ -143,11 +150,10 @@ def send_webhook(told: Mapping[str, Any], config: DestinationsSection) -> str | 
     )
 
     def post() -> None:
-        answer = httpx2.post(
-            os.environ[WEBHOOK_URL], json=told, headers=headers, timeout=config.webhook_seconds, follow_redirects=False
-        )
-        if not answer.is_success:
-            raise _AnswerError(answer.status_code)
+        # What is answered besides the code is not read, however long it is.
+        with httpx2.stream("POST", os.environ[WEBHOOK_URL], json=told, headers=headers, timeout=seconds) as answer:
+            if not answer.is_success:
+                raise _AnswerError(answer.status_code)
 
     # httpx logs the address of every request.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
@@ -173,8 +179,9 @@ class _AnswerError(Exception):
 def send_mlflow(told: Mapping[str, Any], config: DestinationsSection) -> str | None:
     """Log a night's key figures as a run of MLflow; return what went wrong, or None."""
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
+    from mlflow.entities import Metric
 
+    now, metrics = int(1000 * time.time()), []
     try:
         client = MlflowClient(config.mlflow)
         experiment = client.get_experiment_by_name(config.mlflow_experiment)
@@ -184,10 +191,11 @@ def send_mlflow(told: Mapping[str, Any], config: DestinationsSection) -> str | N
         for step in told["steps"]:
             client.set_tag(run.info.run_id, _metric_name(step["model"], step["stage"]), step["verdict"])
             for name, value in step["figures"].items():
-                client.log_metric(run.info.run_id, _metric_name(step["model"], step["stage"], name), value)
+                metrics.append(Metric(_metric_name(step["model"], step["stage"], name), value, now, 0))
+        for first in range(0, len(metrics), METRICS_AT_ONCE):
+            client.log_batch(run.info.run_id, metrics[first : first + METRICS_AT_ONCE])
         client.set_terminated(run.info.run_id, "FAILED" if told["exit_code"] else "FINISHED")
-    except (MlflowException, OSError) as error:
-        logger.warning("MLflow did not take the key figures", exc_info=error)
+    except Exception as error:  # whatever a server does, the night stands
         return f"MLflow did not take the key figures: {type(error).__name__}"
     return None
 

@@ -1,12 +1,17 @@
 """What a night's steps come to: key figures beside those of the night before, what changed, and what got worse."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
+from stratoscope.execution import root_cause
 from stratoscope.pipelines.audit.config import ModelEntry, ThresholdsSection
 from stratoscope.pipelines.audit.drift import Drift, drift
-from stratoscope.pipelines.audit.figures import Figure
+from stratoscope.pipelines.audit.figures import Figure, finite_figures
 from stratoscope.pipelines.audit.nights import Earlier
 from stratoscope.pipelines.audit.steps import Lost, Step, StepEnd
 from stratoscope.pipelines.config import JobConfig, result_settings
@@ -14,8 +19,13 @@ from stratoscope.results import Manifest, Storage
 from stratoscope.results.manifest import NAME
 
 Verdict = Literal["first", "same", "steady", "regression"] | Lost
+SCORE = "score"
+"""The job whose runs are compared layer by layer."""
 MOST_SETTINGS = 5
 """That differ, named one by one."""
+MAY_DIFFER = ("seed", "statistics", "layers")
+"""Settings besides the model's with which a run's figures still mean the same."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,9 +33,9 @@ class Compared:
     """A key figure beside that of the night before."""
 
     figure: Figure
-    before: float | None
+    before: Figure | None
     threshold: float | None
-    """Of its loss; None of a fact."""
+    """Of its loss; None of a fact, and where the two runs were asked other things."""
 
     @property
     def loss(self) -> float | None:
@@ -36,13 +46,16 @@ class Compared:
 
     @property
     def regressed(self) -> bool:
-        """Whether it got worse by more than its threshold."""
-        return self.loss is not None and self.threshold is not None and self.loss > self.threshold
+        """Whether it got worse by more than its threshold, and by more than the intervals allow for."""
+        if self.before is None or self.loss is None or self.threshold is None:
+            return False
+        return self.loss > self.threshold and not self.figure.within_noise(self.before)
 
     @property
     def text(self) -> str:
         """The change in words."""
-        return f"{self.figure.name}: {self.before:.4g} -> {self.figure.value:.4g}"
+        before = self.before.value if self.before else math.nan
+        return f"{self.figure.name}: {before:.4g} -> {self.figure.value:.4g}"
 
 
 @dataclass(frozen=True)
@@ -88,6 +101,8 @@ def assess(
 ) -> Assessment:
     """Compare a step's run with the last one of the nights before.
 
+    What goes wrong in it, such as a run whose folder was removed, makes the step a failed one, and loses no other.
+
     Args:
         step: what was done.
         end: how it ended.
@@ -98,28 +113,50 @@ def assess(
     """
     if not end.fine or end.run is None:
         return Assessment(step, end, None, earlier)
-    storage = Storage(end.run)
+    try:
+        return _assessed(step, end, earlier, output=output, thresholds=thresholds, seed=seed)
+    except Exception as error:
+        logger.exception("%s cannot be compared", step.key)
+        lost = replace(end, status="failed", error=f"its run cannot be read: {root_cause(error)}")
+        return Assessment(step, lost, None, earlier)
+
+
+def _assessed(
+    step: Step, end: StepEnd, earlier: Earlier | None, *, output: str, thresholds: ThresholdsSection, seed: int
+) -> Assessment:
+    storage = Storage(str(end.run))
     manifest = Manifest.from_json(storage.read(NAME))
-    figures = list(step.stage.figures(storage, manifest))
+    figures = list(finite_figures(step.stage.figures(storage, manifest)))
     known = earlier.figures if earlier else {}
-    compared = tuple(Compared(f, known.get(f.name), _threshold(f, thresholds)) for f in figures)
     if earlier is None or manifest.run_id == earlier.run_id:
-        return Assessment(step, end, manifest, earlier, compared)
+        same = tuple(Compared(f, known.get(f.name), _threshold(f, thresholds)) for f in figures)
+        return Assessment(step, end, manifest, earlier, same)
     before = earlier.open(output)
-    changed = what_changed(step.stage.job.config_class, manifest, before[1]) if before else ("the earlier run is gone",)
-    found: Drift | None = None
-    if before and step.stage.name == "score":
-        compared_layers = drift(
-            (storage, manifest), before, level=thresholds.level, least=thresholds.layer_shift, seed=seed
-        )
-        if isinstance(compared_layers, str):
-            changed = (*changed, f"layers were not compared: {compared_layers}")
-        else:
-            found = compared_layers
+    changed = (
+        what_changed(step.stage.job.config_class, manifest, before[1])
+        if before
+        else Changes(("the earlier run is gone",))
+    )
+    asked_alike = not changed.asked
+    compared = tuple(
+        Compared(f, known.get(f.name), _threshold(f, thresholds) if asked_alike else None) for f in figures
+    )
     regressions = [c.text for c in compared if c.regressed]
-    if found:
-        regressions += _of_layers(found, thresholds)
-    return Assessment(step, end, manifest, earlier, compared, found, tuple(changed), tuple(regressions))
+    there = {f.name for f in figures}
+    for name in (name for name in known if name not in there):
+        said = f"{name}: {known[name].value:.4g} -> none"
+        if asked_alike and known[name].kind != "fact":
+            regressions.append(said)
+    notes = list(changed.texts)
+    found: Drift | None = None
+    if before and step.stage.job.name == SCORE:
+        layers = drift((storage, manifest), before, level=thresholds.level, least=thresholds.layer_shift, seed=seed)
+        if isinstance(layers, str):
+            notes.append(f"layers were not compared: {layers}")
+        else:
+            found = layers
+            regressions += _of_layers(found, thresholds)
+    return Assessment(step, end, manifest, earlier, compared, found, tuple(notes), tuple(regressions))
 
 
 def _threshold(figure: Figure, thresholds: ThresholdsSection) -> float | None:
@@ -130,37 +167,57 @@ def _threshold(figure: Figure, thresholds: ThresholdsSection) -> float | None:
 
 
 def _of_layers(found: Drift, thresholds: ThresholdsSection) -> Iterator[str]:
-    """Say which layers moved."""
-    if found.moved:
-        worst = max((s for s in found.shifts if s.moved), key=lambda s: abs(s.shift))
-        weights = f"; the weights of layers {_list(found.reweighted)} are others" if found.reweighted else ""
-        yield (
-            f"layers {_list(found.moved)} moved on {found.design} ({found.prompts}), most of all layer {worst.layer} "
-            f"at tap {worst.tap}: log AVSS {worst.shift:+.3f} ({worst.low:+.3f} to {worst.high:+.3f}){weights}"
-        )
+    """Say which layers moved, and whether their order is another."""
+    if not found.moved:
+        return
+    worst = max((s for s in found.shifts if s.moved), key=lambda s: abs(s.shift))
+    weights = f"; the weights of layers {_list(found.reweighted)} are others" if found.reweighted else ""
+    yield (
+        f"layers {_list(found.moved)} moved on {found.design} ({found.prompts}), most of all layer {worst.layer} "
+        f"at tap {worst.tap}: log AVSS {worst.shift:+.3f} ({worst.low:+.3f} to {worst.high:+.3f}){weights}"
+    )
     for tap, correlation in found.rank_correlation.items():
         if correlation < thresholds.rank_correlation:
             yield f"the order of layers at tap {tap} correlates by {correlation:.2f} with that of the night before"
 
 
-def _list(layers: Any) -> str:
+def _list(layers: Iterable[int]) -> str:
     return ", ".join(map(str, layers))
 
 
-def what_changed(config_class: type[JobConfig], now: Manifest, before: Manifest) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Changes:
+    """What is other than in an earlier run."""
+
+    texts: tuple[str, ...]
+    asked: bool = False
+    """Whether the run was asked something else, so that its figures mean something else; another model, another seed,
+    and another run to stand on are no such thing."""
+
+
+def what_changed(config_class: type[JobConfig], now: Manifest, before: Manifest) -> Changes:
     """Name what is other than in an earlier run of the same job, given the class of its configuration."""
-    here, there = (result_settings(config_class.model_validate(m.config)) for m in (now, before))
+    here, there = (_settings(config_class, m.config) for m in (now, before))
     differing = [name for name in here if here[name] != there.get(name)]
-    found = [f"{name} {there.get(name)} -> {here[name]}" for name in differing[:MOST_SETTINGS]]
+    texts = [f"{name} {there.get(name)} -> {here[name]}" for name in differing[:MOST_SETTINGS]]
     if len(differing) > MOST_SETTINGS:
-        found.append(f"{len(differing) - MOST_SETTINGS} more settings")
+        texts.append(f"{len(differing) - MOST_SETTINGS} more settings")
     prints = now.fingerprints.items()
-    found += [f"other {name}" for name, value in prints if before.fingerprints.get(name, value) != value]
+    texts += [f"other {name}" for name, value in prints if before.fingerprints.get(name, value) != value]
     versions = now.versions.items()
-    found += [f"{name} {before.versions.get(name)} -> {v}" for name, v in versions if before.versions.get(name) != v]
+    texts += [f"{name} {before.versions.get(name)} -> {v}" for name, v in versions if before.versions.get(name) != v]
     if now.code != before.code:
-        found.append("other code of stratoscope")
-    return tuple(found)
+        texts.append("other code of stratoscope")
+    asked = any(not name.startswith("model.") and name not in MAY_DIFFER for name in differing)
+    return Changes(tuple(texts), asked)
+
+
+def _settings(config_class: type[JobConfig], config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide a result; of a run whose fields this version does not know, none."""
+    try:
+        return result_settings(config_class.model_validate(config))
+    except ValidationError:
+        return {}
 
 
 def kind_of(step: Step) -> str:

@@ -1,4 +1,4 @@
-"""The process of a stage: `python -m stratoscope.pipelines.audit.child STAGE --config FILE`."""
+"""The process of a stage: `python -m stratoscope.pipelines.audit.child PARENT STAGE --config FILE`."""
 
 import ctypes
 import os

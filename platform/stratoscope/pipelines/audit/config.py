@@ -35,9 +35,9 @@ class Subject(Section):
     """Stages, in any order; one that stands on another waits for it."""
     overrides: dict[str, Settings] = {}
     """Settings by stage, over those of `settings`."""
-    resources: ResourcesSection = ResourcesSection()
+    resources: ResourcesSection = Field(ResourcesSection(), json_schema_extra=AFFECTS_NOTHING)
     """What its stages may take."""
-    hours: float | None = Field(None, gt=0)
+    hours: float | None = Field(None, gt=0, json_schema_extra=AFFECTS_NOTHING)
     """Most hours of each of its stages; null is schedule.stage_hours."""
 
     @property
@@ -82,6 +82,12 @@ class ForecasterEntry(Subject):
         """Its name."""
         return self.name or self.forecaster
 
+    @model_validator(mode="after")
+    def _no_workers(self) -> Self:
+        if self.resources.workers is not None:
+            raise ValueError("resources.workers: a forecaster's cells run as many at a time as there is room for")
+        return self
+
 
 class ScheduleSection(Section):
     """How much runs at a time, and for how long."""
@@ -91,20 +97,24 @@ class ScheduleSection(Section):
     stage_hours: float = Field(6.0, gt=0)
     """Most hours of a stage; one that takes longer is stopped, and the others go on."""
     hours: float | None = Field(None, gt=0)
-    """Most hours of the night; what has not begun by then is skipped, what is running is stopped."""
+    """Most hours of a start of the night; what has not begun by then is skipped, what is running is stopped."""
     gpu_hours: float | None = Field(None, gt=0)
-    """Most GPU hours of the night, counted by resources.gpus times resources.workers; no stage begins beyond them."""
+    """Most GPU hours of the night, counted by resources.gpus times resources.workers; when they are used up, stages
+    that take GPUs are stopped, and no other begins."""
 
 
 class ThresholdsSection(Section):
-    """From when on a change is a regression, which makes the audit exit 3."""
+    """From when on a change is a regression, which makes the audit exit 3.
+
+    Where a figure has intervals, the change has to lie outside them, too.
+    """
 
     level: float = Field(0.05, gt=0, lt=1)
-    """Of the test of a model's layers, all together: how often it alerts by chance."""
+    """Of the tests of layers, all models together: how often a night alerts on any by chance."""
     layer_shift: float = Field(0.02, ge=0)
     """Smallest change of a layer's AVSS, by its size, that matters however sure it is."""
     rank_correlation: float = Field(0.9, ge=-1, le=1)
-    """Of a model's layers between two nights; less is a regression."""
+    """Of a model's layers between two nights in which layers moved; less is told."""
     retention: float = Field(0.03, gt=0)
     """Loss of what the pruned model keeps of its tasks."""
     auroc: float = Field(0.03, gt=0)
@@ -129,8 +139,9 @@ class DestinationsSection(Section):
     """How long an attempt may take."""
     webhook_attempts: int = Field(4, ge=1)
     """Attempts, each after twice the pause of the one before."""
-    mlflow: str | None = None
-    """Tracking URI of an MLflow server or folder; needs the package mlflow."""
+    mlflow: str | None = Field(None, pattern=r"^[^@]*$")
+    """Tracking URI of an MLflow server or folder, without a password in it: MLFLOW_TRACKING_USERNAME and
+    MLFLOW_TRACKING_PASSWORD are for that; needs the package mlflow."""
     mlflow_experiment: str = "stratoscope"
     """Name of the experiment there."""
 

@@ -14,12 +14,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stratoscope.pipelines.score.observed import StatisticsTables
-from stratoscope.results import Manifest, Storage, read_table
+from stratoscope.results import Manifest, Storage, iter_table, read_table
 from stratoscope.scoring import sparsity
 from stratoscope.statistics import spearman
 from stratoscope.statistics.randomization import max_t
 
 Array = NDArray[np.float64]
+Run = tuple[Storage, Manifest]
 FEWEST_PROMPTS = 8
 DRAWS = 9999
 
@@ -69,9 +70,7 @@ class _Seen:
     """Shape (prompts, layers), by tap."""
 
 
-def drift(
-    now: tuple[Storage, Manifest], before: tuple[Storage, Manifest], *, level: float, least: float, seed: int
-) -> Drift | str:
+def drift(now: Run, before: Run, *, level: float, least: float, seed: int) -> Drift | str:
     """Compare two score runs.
 
     Args:
@@ -84,6 +83,9 @@ def drift(
     Returns:
         What changed, or why the runs cannot be compared.
     """
+    other = _other_settings(now[1], before[1])
+    if other:
+        return f"{other} differ"
     later, earlier = _seen(*now), _seen(*before)
     taps = [tap for tap in later.values if tap in earlier.values]
     if not taps:
@@ -108,7 +110,7 @@ def drift(
         "same prompts" if paired else "other prompts",
         len(common) if paired else len(later.prompts),
         shifts,
-        tuple(_reweighted(now[0], before[0])),
+        tuple(_reweighted(now, before)),
         {tap: spearman(later.values[tap].mean(axis=0), earlier.values[tap].mean(axis=0)) for tap in taps},
     )
 
@@ -117,7 +119,6 @@ def _seen(storage: Storage, manifest: Manifest) -> _Seen:
     """Return what a run keeps by prompt; of a large one, that is a sample of its prompts."""
     epsilons = tuple(manifest.facts["epsilons"])
     tables = StatisticsTables(storage, False, tuple(manifest.config["activations"]["taps"]), epsilons)
-    ids = read_table(storage, "prompt_stats")
     values: dict[str, Array] = {}
     for tap in tables.taps:
         parts = []
@@ -125,8 +126,11 @@ def _seen(storage: Storage, manifest: Manifest) -> _Seen:
             ratio = statistics.variance / sparsity(statistics.below[..., 0], statistics.count)
             parts.append(np.log(np.clip(ratio, 1e-300, None)))
         values[tap] = np.concatenate(parts)
-    first = ids.filter(pc.and_(pc.equal(ids["tap"], tables.taps[0]), pc.equal(ids["layer"], 0)))
-    prompts = first["prompt_id"].to_pylist()
+    parts_of = (
+        t.filter((pc.field("tap") == tables.taps[0]) & (pc.field("layer") == 0))
+        for t in iter_table(storage, "prompt_stats")
+    )
+    prompts = [prompt for part in parts_of for prompt in part["prompt_id"].to_pylist()]
     whole = np.all([np.isfinite(v).all(axis=1) for v in values.values()], axis=0)
     kept = np.flatnonzero(whole)
     return _Seen([prompts[i] for i in kept], {tap: v[kept] for tap, v in values.items()})
@@ -147,8 +151,21 @@ def _places(seen: _Seen) -> dict[str, int]:
     return {prompt: index for index, prompt in enumerate(seen.prompts)}
 
 
-def _reweighted(now: Storage, before: Storage) -> Iterator[int]:
-    later, earlier = (read_table(storage, "layers").to_pylist() for storage in (now, before))
-    for new, old in zip(later, earlier, strict=True):
-        if new["weight_norm"] != old["weight_norm"]:
-            yield new["layer"]
+def _other_settings(now: Manifest, before: Manifest) -> str | None:
+    """Name what keeps prompts from being compared; their number and the seed that draws them may differ."""
+    here, there = ({**m.config["prompts"], "limit": None} for m in (now, before))
+    differing = [f"prompts.{name}" for name in here if here[name] != there.get(name)]
+    if now.facts["epsilons"][0] != before.facts["epsilons"][0]:
+        differing.append("activations.epsilons")
+    return ", ".join(differing) or None
+
+
+def _reweighted(now: Run, before: Run) -> Iterator[int]:
+    """Yield layers whose weights have another norm, where weights differ at all."""
+    prints = [manifest.fingerprints.get("weights") for _, manifest in (now, before)]
+    if prints[0] == prints[1]:
+        return
+    later, earlier = (read_table(storage, "layers") for storage, _ in (now, before))
+    here, there = (table["weight_norm"].to_numpy(zero_copy_only=False) for table in (later, earlier))
+    for layer in np.flatnonzero(~np.isclose(here, there, rtol=1e-6, atol=0, equal_nan=True)):
+        yield int(layer)

@@ -1,7 +1,8 @@
 """Key figures: the few numbers of a run that nights are compared by, read from its tables."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,10 +11,7 @@ from stratoscope.results import Manifest, Storage, read_table
 
 FigureKind = Literal["retention", "auroc", "hallucination_rate", "gain", "seed_spread", "error", "fact"]
 """Each but the last has a threshold of its own name in the audit's configuration."""
-HIGH_IS_GOOD = {"retention": True, "auroc": True, "hallucination_rate": False, "gain": True} | {
-    "seed_spread": False,
-    "error": False,
-}
+HIGH_IS_GOOD = frozenset({"retention", "auroc", "gain"})
 RELATIVE = frozenset({"seed_spread", "error"})
 """Kinds whose change is seen by the size of the earlier figure."""
 
@@ -31,10 +29,24 @@ class Figure:
     """Lower end of its interval, where the run has one."""
     high: float | None = None
 
-    def loss(self, before: float) -> float:
-        """Return how much worse it is than an earlier figure, in the terms of its threshold; below 0 it is better."""
-        change = (self.value - before) * (-1 if HIGH_IS_GOOD[self.kind] else 1)
-        return change / max(abs(before), 1e-12) if self.kind in RELATIVE else change
+    def loss(self, before: "Figure") -> float:
+        """Return how much worse it is than an earlier one, in the terms of its threshold; below 0 it is better."""
+        change = (self.value - before.value) * (-1 if self.kind in HIGH_IS_GOOD else 1)
+        return change / max(abs(before.value), 1e-12) if self.kind in RELATIVE else change
+
+    def within_noise(self, before: "Figure") -> bool:
+        """Tell whether the intervals of both, where they have any, allow for the change: as of two samples."""
+        halves = [(f.high - f.low) / 2 for f in (self, before) if f.low is not None and f.high is not None]
+        return len(halves) == 2 and abs(self.value - before.value) <= math.hypot(*halves)
+
+
+def finite_figures(figures: Iterable[Figure]) -> Iterator[Figure]:
+    """Yield the figures that are numbers: a data set without answers has no rate, a diverged forecaster no error."""
+    for figure in figures:
+        if figure.value is not None and math.isfinite(figure.value):
+            ends = (figure.low, figure.high)
+            known = all(end is not None and math.isfinite(end) for end in ends)
+            yield figure if known else replace(figure, low=None, high=None)
 
 
 def score_figures(storage: Storage, manifest: Manifest) -> Iterator[Figure]:
@@ -115,7 +127,7 @@ def _degradations(storage: Storage) -> Iterator[Figure]:
         clean = float(np.mean(errors.get(("none", 0.0), [np.nan])))
         strongest = {name: level for name, level in sorted(errors) if name != "none"}
         for name, level in strongest.items():
-            growth = float(np.mean(errors[name, level])) / clean - 1
+            growth = float(np.mean(errors[name, level])) / clean - 1 if clean else math.nan
             yield Figure(
                 f"growth under {name} {level:g}, {forecaster}, {training}, {dataset}, horizon {horizon}", growth
             )

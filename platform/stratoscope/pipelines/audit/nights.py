@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+from stratoscope.pipelines.audit.figures import Figure
 from stratoscope.pipelines.audit.steps import FINE
 from stratoscope.results import Manifest, RunFolder, Storage, list_runs, read_table
 
 JOB, TABLE = "audit", "models"
+MOST_NIGHTS = 60
+"""That are looked back."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Earlier:
     """Its run_id."""
     job: str
     run_id: str
-    figures: dict[str, float]
+    figures: dict[str, Figure]
 
     def open(self, output: str) -> tuple[Storage, Manifest] | None:
         """Return the folder and manifest of the stage's run, or None where it was removed since."""
@@ -49,11 +52,21 @@ def earlier_nights(output: str, name: str, before: str, run_id: str) -> list[Man
 def last_found(output: str, nights: list[Manifest]) -> dict[tuple[str, str], Earlier]:
     """Return what was found last of each subject and stage."""
     found: dict[tuple[str, str], Earlier] = {}
-    for night in nights:
-        for row in read_table(_folder(output, night), TABLE).to_pylist():
-            if row["status"] in FINE:
-                earlier = Earlier(night.run_id, row["job"], row["run_id"], dict(row["figures"]))
-                found.setdefault((row["model"], row["stage"]), earlier)
+    for night in nights[:MOST_NIGHTS]:
+        rows = read_table(_folder(output, night), TABLE).to_pylist()
+        fresh = [r for r in rows if r["status"] in FINE and (r["model"], r["stage"]) not in found]
+        figures = _by_stage(key_figures(output, night)) if fresh else {}
+        for row in fresh:
+            key = (row["model"], row["stage"])
+            found[key] = Earlier(night.run_id, row["job"], row["stage_run_id"], figures.get(key, {}))
+    return found
+
+
+def _by_stage(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Figure]]:
+    found: dict[tuple[str, str], dict[str, Figure]] = {}
+    for row in rows:
+        figure = Figure(row["figure"], row["value"], row["kind"], row["ci_low"], row["ci_high"])
+        found.setdefault((row["model"], row["stage"]), {})[row["figure"]] = figure
     return found
 
 

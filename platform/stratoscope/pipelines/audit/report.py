@@ -1,5 +1,6 @@
 """The page of a night: what changed first, then the grid of models and stages, trends, and what it took."""
 
+import html
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,8 @@ from rich.table import Table as TerminalTable
 
 from stratoscope.pipelines.audit.assess import Assessment, Verdict
 from stratoscope.pipelines.audit.figures import FigureKind
+from stratoscope.pipelines.audit.nights import MOST_NIGHTS
+from stratoscope.pipelines.audit.steps import PROCESSES
 from stratoscope.pipelines.facts import number_text, run_facts
 from stratoscope.results import COLOURS, SYMBOLS, Cell, Manifest, Page, Section, Table, style
 
@@ -35,7 +38,6 @@ NAMES: dict[FigureKind, str] = {
     "seed_spread": "Spread over seeds",
     "error": "Squared error of forecasters",
 }
-MOST_NIGHTS = 60
 MOST_LINES = 24
 """Of a plot of trends; what is regressed comes first."""
 
@@ -85,7 +87,7 @@ def headline(found: Sequence[Assessment], previous: str | None) -> str:
     since = f"since {previous}" if previous else "in the first night of this name"
     parts = [f"{worse} of {len(found)} stages got worse {since}" if previous else f"{len(found)} stages {since}"]
     parts.append(f"{lost} did not end well" if lost else "all ended well")
-    parts.append(f"{same} were unchanged and not computed again" if same else "all were computed")
+    parts += [f"{same} were unchanged and not computed again"] if same else []
     return "; ".join(parts) + "."
 
 
@@ -106,7 +108,11 @@ def _grid_section(found: Sequence[Assessment]) -> Section:
         own = {a.step.stage.name: a for a in found if a.subject == subject}
         rows.append([subject, *(_sign(own[stage], link=True) if stage in own else "" for stage in stages)])
     table = Table(["model", *stages], rows, filtered="Show only models and verdicts with")
-    return Section("Models and stages", ["A click leads to the stage's own report."], tables=[table])
+    return Section(
+        "Models and stages",
+        ["A click leads to the stage's own report, or to what its process had to say."],
+        tables=[table],
+    )
 
 
 def _trends_section(found: Sequence[Assessment], trends: Sequence[dict[str, object]]) -> Iterator[Section]:
@@ -138,7 +144,7 @@ def _trend(title: str, lines: dict[tuple[str, str], list[dict[str, object]]]) ->
             Scatter(
                 x=[str(row["night"]) for row in rows],
                 y=[row["value"] for row in rows],
-                name=f"{model}: {name}",
+                name=html.escape(f"{model}: {name}"),
                 mode="lines+markers",
                 line={"color": COLOURS[index % len(COLOURS)]},
                 marker={"symbol": SYMBOLS[index // len(COLOURS) % len(SYMBOLS)], "size": 8},
@@ -165,7 +171,7 @@ def _layers_section(found: Sequence[Assessment]) -> Iterator[Section]:
         figure = Figure(
             Heatmap(
                 z=shifts,
-                y=[f"{a.subject}, {tap}" for tap in taps],
+                y=[html.escape(f"{a.subject}, {tap}") for tap in taps],
                 x=list(range(len(shifts[0]))),
                 zmin=-limit,
                 zmax=limit,
@@ -188,7 +194,7 @@ def _layers_section(found: Sequence[Assessment]) -> Iterator[Section]:
         "together."
     )
     tables = [Table(["model", "tap", "layer", "shift", "interval", "p"], rows)] if rows else []
-    return (yield Section("Layers that moved", [said] if rows else [said, "None moved."], figures, tables))
+    yield Section("Layers that moved", [said] if rows else [said, "None moved."], figures, tables)
 
 
 def _figures_section(found: Sequence[Assessment]) -> Section:
@@ -197,7 +203,7 @@ def _figures_section(found: Sequence[Assessment]) -> Section:
         for c in a.compared:
             sign: str | Cell = Cell("✗ regression", tone="bad") if c.regressed else ""
             limit = "" if c.threshold is None else f"{c.threshold:g}"
-            before = number_text(c.before, ".4g")
+            before = number_text(c.before.value if c.before else None, ".4g")
             loss = number_text(c.loss, "+.4f")
             rows.append(
                 [a.subject, a.step.stage.name, c.figure.name, before, f"{c.figure.value:.4g}", loss, limit, sign]
@@ -234,7 +240,9 @@ def _sign(a: Assessment, *, link: bool = False) -> Cell:
 
 def _link(a: Assessment) -> str | None:
     """Return where a step's own report is, seen from the night's folder."""
-    return f"../../{a.manifest.job}/{a.manifest.run_id}/report.html" if a.manifest else None
+    if a.manifest:
+        return f"../../{a.manifest.job}/{a.manifest.run_id}/report.html"
+    return f"{PROCESSES}/{a.step.key}.err" if a.end.status != "skipped" else None
 
 
 def _where(a: Assessment) -> list[str | Cell]:

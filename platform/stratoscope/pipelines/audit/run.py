@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,17 +11,14 @@ from rich.console import Console
 
 from stratoscope.execution import Meter, progress
 from stratoscope.pipelines.audit import alerts, tables
-from stratoscope.pipelines.audit.assess import Assessment, assess, kind_of
+from stratoscope.pipelines.audit.assess import SCORE, Assessment, assess, kind_of
 from stratoscope.pipelines.audit.config import AuditConfig
-from stratoscope.pipelines.audit.nights import JOB, earlier_nights, key_figures, last_found
-from stratoscope.pipelines.audit.report import MOST_NIGHTS, build_page, headline, summary_table
+from stratoscope.pipelines.audit.nights import JOB, MOST_NIGHTS, TABLE, earlier_nights, key_figures, last_found
+from stratoscope.pipelines.audit.report import build_page, summary_table
 from stratoscope.pipelines.audit.schedule import Scheduler
-from stratoscope.pipelines.audit.steps import Step, StepEnd, StepStore, all_steps
-from stratoscope.pipelines.job import Job
+from stratoscope.pipelines.audit.steps import PROCESSES, Step, StepEnd, StepStore, all_steps
+from stratoscope.pipelines.job import STOP_GRACE_S, Job
 from stratoscope.results import Manifest, from_rows, read_table, render, write_table
-
-PROCESSES = "processes"
-"""Folder of the run with each stage's configuration and what its process printed."""
 
 
 class AuditJob(Job[AuditConfig]):
@@ -29,6 +26,8 @@ class AuditJob(Job[AuditConfig]):
 
     name: ClassVar[str] = JOB
     config_class = AuditConfig
+    stop_grace_s: ClassVar[float] = STOP_GRACE_S + 15
+    """Longer than that of the stages, which stop first."""
 
     steps: list[Step]
 
@@ -66,7 +65,7 @@ class AuditJob(Job[AuditConfig]):
         self.exit_code = told["exit_code"]
         with self.stage("alerts"):
             self._tell(told)
-        self.manifest.facts["headline"] = headline(found, previous)
+        self.manifest.facts["headline"] = told["headline"]
         self.manifest.counts = {
             "stages": len(found),
             "computed": sum(a.end.status == "done" for a in found),
@@ -86,7 +85,7 @@ class AuditJob(Job[AuditConfig]):
                 console.print(f"regression: {where}: {text}", soft_wrap=True, markup=False)
             if step["error"]:
                 console.print(f"{step['status']}: {where}: {step['error']}", soft_wrap=True, markup=False)
-        for trouble in self.manifest.facts["untold"]:
+        for trouble in self.manifest.facts.get("untold", ()):
             console.print(trouble, soft_wrap=True)
         console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
 
@@ -95,9 +94,11 @@ class AuditJob(Job[AuditConfig]):
         fine = {key: end for key, end in ends.items() if end.fine}
         meter = Meter(len(self.steps), len(fine), "stages", "stages")
         console = self.terminal.console
-        with self._process_folder() as folder, progress(meter, self.name, console) as bar:
-            scheduler = Scheduler(self.config, self.config.output, folder, self.stopping)
-            for step, end in scheduler.run(self.steps, fine):
+        with ExitStack() as stack:
+            folder = stack.enter_context(self._process_folder())
+            bar = stack.enter_context(progress(meter, self.name, console))
+            running = stack.enter_context(closing(Scheduler(self.config, folder, self.stopping).run(self.steps, fine)))
+            for step, end in running:
                 ends[step.key] = end
                 store.write(step.key, end)
                 bar.add(1, 1)
@@ -113,20 +114,23 @@ class AuditJob(Job[AuditConfig]):
 
     def _nights(self) -> list[Manifest]:
         config = self.config
-        begun = self.earlier.started if self.earlier else self.manifest.started
-        return earlier_nights(config.output, config.name, begun, self.run.run_id)
+        return earlier_nights(config.output, config.name, self.manifest.started, self.run.run_id)
 
     def _assess(self, step: Step, end: StepEnd, known: dict[tuple[str, str], Any]) -> Assessment:
         earlier = known.get((step.subject.called, step.stage.name))
-        config = self.config
-        return assess(step, end, earlier, output=config.output, thresholds=config.thresholds, seed=config.seed)
+        # The level holds for a night, so its models share it.
+        tested = sum(step.stage.job.name == SCORE for step in self.steps)
+        thresholds = self.config.thresholds
+        shared = thresholds.model_copy(update={"level": thresholds.level / max(1, tested)})
+        return assess(step, end, earlier, output=self.config.output, thresholds=shared, seed=self.config.seed)
 
     def _write(self, found: Sequence[Assessment]) -> None:
         storage = self.run.storage
-        write_table(storage, "models", from_rows([_model_row(a) for a in found], tables.MODELS))
         figures = [row for a in found for row in _figure_rows(a)]
         write_table(storage, "figures", from_rows(figures, tables.FIGURES))
         write_table(storage, "drift", from_rows([row for a in found for row in _drift_rows(a)], tables.DRIFT))
+        # Later nights look for this one: all else is there when it is.
+        write_table(storage, TABLE, from_rows([_model_row(a) for a in found], tables.MODELS))
 
     def _trends(self, nights: Sequence[Manifest], found: Sequence[Assessment]) -> Iterator[dict[str, object]]:
         """Yield the key figures of nights, the earliest first."""
@@ -138,14 +142,14 @@ class AuditJob(Job[AuditConfig]):
 
     def _tell(self, told: dict[str, Any]) -> None:
         storage, destinations = self.run.storage, self.config.destinations
-        storage.write("summary.json", json.dumps(told, indent=2, allow_nan=True).encode())
-        storage.write("summary.md", alerts.markdown(told).encode())
-        storage.write("junit.xml", alerts.junit(told))
+        storage.write("summary.json", json.dumps(told, indent=2).encode())
         troubles = [
             alerts.send_webhook(told, destinations) if destinations.webhook else None,
             alerts.send_mlflow(told, destinations) if destinations.mlflow else None,
         ]
         self.manifest.facts["untold"] = [trouble for trouble in troubles if trouble]
+        storage.write("summary.md", alerts.markdown(told).encode())
+        storage.write("junit.xml", alerts.junit(told))
 
     @contextmanager
     def _process_folder(self) -> Iterator[Path]:
@@ -202,7 +206,7 @@ def _figure_rows(a: Assessment) -> Iterator[tuple[object, ...]]:
             f.value,
             f.low,
             f.high,
-            c.before,
+            c.before.value if c.before else None,
             c.loss,
             c.threshold,
             c.regressed,

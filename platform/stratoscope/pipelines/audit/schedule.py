@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,18 +37,16 @@ class Scheduler:
 
     Args:
         config: of the audit.
-        output: that holds all runs.
         folder: local, for the processes' configurations and what they print.
         stopping: once it is set, running steps are told to stop, and no other begins.
     """
 
-    def __init__(self, config: AuditConfig, output: str, folder: Path, stopping: threading.Event) -> None:
-        self._config, self._output, self._folder, self._stopping = config, output, folder, stopping
+    def __init__(self, config: AuditConfig, folder: Path, stopping: threading.Event) -> None:
+        self._config, self._folder, self._stopping = config, folder, stopping
         self._parallel = config.schedule.parallel or (1 if is_local() else ON_A_CLUSTER)
         self._began = time.monotonic()
-        self._gpu_hours = 0.0
 
-    def run(self, steps: Sequence[Step], ended: Mapping[str, StepEnd]) -> Iterator[tuple[Step, StepEnd]]:
+    def run(self, steps: Sequence[Step], ended: Mapping[str, StepEnd]) -> Generator[tuple[Step, StepEnd]]:
         """Run the steps that have not ended well yet, and yield how each ended.
 
         Args:
@@ -60,6 +58,7 @@ class Scheduler:
         """
         ends = {key: end for key, end in ended.items() if end.fine}
         waiting = [step for step in steps if step.key not in ends]
+        self._gpu_hours = sum(step.gpus * ends[step.key].seconds / 3600 for step in steps if step.key in ends)
         with self._children() as running:
             while waiting or running:
                 if self._stopping.is_set():
@@ -68,13 +67,14 @@ class Scheduler:
                         f"stopped by SIGTERM with {len(waiting)} steps to go; the same run_id goes on from there"
                     )
                 for step in self._startable(waiting, running, ends):
-                    why_not = self._why_not(step, ends)
+                    why_not = self._why_not(step, running, ends)
                     waiting.remove(step)
                     if why_not:
                         ends[step.key] = StepEnd("skipped", None, 0.0, why_not)
                         yield step, ends[step.key]
                     else:
                         running.append(self._start(step, ends))
+                self._stop_beyond(running)
                 for one in list(running):
                     ended_now = one.process.poll()
                     if ended_now is not None:
@@ -90,7 +90,7 @@ class Scheduler:
         ready = [step for step in waiting if all(key in ends for key in step.after)]
         return ready[: max(0, self._parallel - len(running))]
 
-    def _why_not(self, step: Step, ends: Mapping[str, StepEnd]) -> str | None:
+    def _why_not(self, step: Step, running: Sequence[_Running], ends: Mapping[str, StepEnd]) -> str | None:
         """Return why a step that is ready cannot begin."""
         schedule = self._config.schedule
         lost = [key for key in step.after if not ends[key].fine]
@@ -98,9 +98,21 @@ class Scheduler:
             return f"it stands on {lost[0]}, which was {ends[lost[0]].status}"
         if schedule.hours is not None and self._left() <= 0:
             return f"the night's {schedule.hours:g} hours are over"
-        if schedule.gpu_hours is not None and self._gpu_hours >= schedule.gpu_hours:
+        if step.gpus and self._gpus_are_used_up(running):
             return f"the night's {schedule.gpu_hours:g} GPU hours are used up"
         return None
+
+    def _gpus_are_used_up(self, running: Sequence[_Running]) -> bool:
+        limit = self._config.schedule.gpu_hours
+        now = sum(one.step.gpus * one.process.seconds / 3600 for one in running)
+        return limit is not None and self._gpu_hours + now >= limit
+
+    def _stop_beyond(self, running: Sequence[_Running]) -> None:
+        """Stop what takes GPUs when the night's GPU hours are used up."""
+        if self._gpus_are_used_up(running):
+            for one in running:
+                if one.step.gpus:
+                    one.process.expire()
 
     def _left(self) -> float:
         """Return the seconds that are left of the night."""
@@ -111,7 +123,7 @@ class Scheduler:
         runs = {
             name: end.run for name in step.stage.after if (end := ends.get(f"{step.subject.slug}.{name}")) and end.run
         }
-        config = step.configuration(self._output, self._config.seed, runs, reuse=self._config.reuse)
+        config = step.configuration(self._config.output, self._config.seed, runs, reuse=self._config.reuse)
         file = self._folder / f"{step.key}.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
         module = "stratoscope.pipelines.audit.child"
@@ -121,13 +133,15 @@ class Scheduler:
             output=output,
             errors=errors,
             seconds=min(step.seconds, self._left()),
-            environment=dict.fromkeys(SECRETS, "") | ({"STRATOSCOPE_CPUS": str(self._share())} if is_local() else {}),
+            environment=dict.fromkeys(SECRETS, "") | self._share(),
         )
         return _Running(step, process, output, errors)
 
-    def _share(self) -> int:
-        """Return the CPUs of this machine that a stage may take."""
-        return max(1, (os.cpu_count() or 1) // self._parallel)
+    def _share(self) -> dict[str, str]:
+        """Return the variable that says how many of this machine's CPUs a stage may take, where it is not all."""
+        if not is_local() or self._parallel == 1:
+            return {}
+        return {"STRATOSCOPE_CPUS": str(max(1, len(os.sched_getaffinity(0)) // self._parallel))}
 
     @staticmethod
     @contextmanager
@@ -154,7 +168,8 @@ def _end(one: _Running, ended: Ended) -> StepEnd:
     if ended.code == EXIT_DONE and run:
         reused = run.rstrip("/").rsplit("/", 1)[-1] != one.step.run_id
         return StepEnd("reused" if reused else "done", run, ended.seconds, None)
-    error = _last_line(one.errors) or f"its process ended with {ended.code}"
+    name = one.step.stage.job.name
+    error = _told(one.errors, f"{name}: ") or _last_line(one.errors) or f"its process ended with {ended.code}"
     if ended.late:
         return StepEnd("over time", None, ended.seconds, f"it was stopped after {ended.seconds / 3600:.2g} hours")
     if ended.code == EXIT_REFUSED:

@@ -10,9 +10,13 @@ from stratoscope.models import resolve_source
 from stratoscope.pipelines.audit.config import AuditConfig, ModelEntry, Settings, Subject
 from stratoscope.pipelines.audit.stages import Runs, Stage, stage_of
 from stratoscope.pipelines.config import merged, validate
-from stratoscope.results import Storage
+from stratoscope.results import RunFolder, Storage
 
 FOLDER = "steps"
+PROCESSES = "processes"
+"""Folder of the night with each stage's configuration and what its process printed."""
+TAKEN = ("output", "run_id", "reuse", "dry_run")
+"""Fields of every job that are not for the audit file to set."""
 Lost = Literal["failed", "refused", "over time", "skipped"]
 Status = Literal["done", "reused"] | Lost
 FINE: tuple[Status, ...] = ("done", "reused")
@@ -116,7 +120,8 @@ def all_steps(config: AuditConfig, run_id: str) -> list[Step]:
         hours = subject.hours or config.schedule.stage_hours
         for name in subject.stages:
             stage = _checked(subject.called, lambda n=name, s=subject: stage_of(n, s))
-            step = Step(subject, stage, f"{run_id}.{subject.slug}", 3600 * hours, config.settings.get(name, {}))
+            own = f"{run_id}.{subject.slug}" if name == stage.job.name else f"{run_id}.{subject.slug}.{name}"
+            step = Step(subject, stage, own, 3600 * hours, config.settings.get(name, {}))
             where = f"{subject.called}, stage {name}"
             _checked(where, lambda step=step: _validated(step, config))
             steps.append(step)
@@ -125,6 +130,13 @@ def all_steps(config: AuditConfig, run_id: str) -> list[Step]:
 
 def _validated(step: Step, config: AuditConfig) -> None:
     """See that a step's configuration would do, without the runs that it stands on."""
+    for given in (step.common, step.subject.overrides.get(step.stage.name, {})):
+        taken = [name for name in TAKEN if name in given]
+        if taken:
+            raise InputError(f"field {taken[0]!r} is the audit's own; leave it out")
+        if "source" in (given.get("model") or {}):
+            raise InputError("field 'model.source' is the audit's own; add another model with its own name")
+    RunFolder(config.output, step.stage.job.name, step.run_id)
     asked = step.configuration(config.output, config.seed, {}, reuse=config.reuse)
     validate(step.stage.job.config_class, asked)
 

@@ -11,7 +11,7 @@ MODELS = pa.schema(
         ("verdict", pa.string()),
         ("error", pa.string()),
         ("job", pa.string()),
-        ("run_id", pa.string()),
+        ("stage_run_id", pa.string()),
         ("seconds", pa.float64()),
         ("gpu_hours", pa.float64()),
         ("peak_memory_bytes", pa.int64()),

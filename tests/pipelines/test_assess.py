@@ -1,0 +1,99 @@
+"""What a night's figures come to beside those of the night before."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stratoscope.pipelines.audit.assess import Assessment, assess, what_changed
+from stratoscope.pipelines.audit.config import AuditConfig, ThresholdsSection
+from stratoscope.pipelines.audit.figures import Figure
+from stratoscope.pipelines.audit.nights import Earlier
+from stratoscope.pipelines.audit.steps import Step, StepEnd, all_steps
+from stratoscope.pipelines.config import validate
+from stratoscope.pipelines.faithfulness import FaithfulnessConfig
+from stratoscope.results import Manifest, RunFolder
+
+
+def step(figures: Sequence[Figure]) -> Step:
+    """A step whose run has given figures."""
+    config = validate(AuditConfig, {"models": [], "forecasters": [{"forecaster": "linear"}]})
+    (only,) = all_steps(config, "night")
+    return replace(only, stage=replace(only.stage, figures=lambda _storage, _manifest: figures))
+
+
+def write_run(output: str, run_id: str, **config: object) -> RunFolder:
+    folder = RunFolder(output, "faithfulness", run_id)
+    settings = validate(FaithfulnessConfig, config).model_dump(mode="json")
+    folder.write_manifest(Manifest("faithfulness", run_id, settings, 0))
+    return folder
+
+
+def night(output: Path, now: Sequence[Figure], before: Sequence[Figure], **config: object) -> Assessment:
+    """Assess a run beside an earlier one of usual settings."""
+    write_run(str(output), "n1.linear")
+    run = write_run(str(output), "n2.linear", **config)
+    earlier = Earlier("n1", "faithfulness", "n1.linear", {figure.name: figure for figure in before})
+    end = StepEnd("done", run.url, 1.0, None)
+    return assess(step(now), end, earlier, output=str(output), thresholds=ThresholdsSection(), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "now", "verdict"),
+    [
+        ("retention", 0.80, 0.78, "steady"),
+        ("retention", 0.80, 0.76, "regression"),
+        ("retention", 0.76, 0.80, "steady"),
+        ("hallucination_rate", 0.5, 0.6, "regression"),
+        ("hallucination_rate", 0.6, 0.5, "steady"),
+        ("error", 2.0, 2.09, "steady"),
+        ("error", 2.0, 2.11, "regression"),
+        ("seed_spread", 0.01, 0.016, "regression"),
+        ("fact", 1.0, 100.0, "steady"),
+    ],
+)
+def test_a_figure_that_got_worse_beyond_its_threshold_is_a_regression(
+    kind: str, before: float, now: float, verdict: str, tmp_path: Path
+) -> None:
+    found = night(tmp_path, [Figure("it", now, kind)], [Figure("it", before, kind)])  # type: ignore[arg-type]
+    assert found.verdict == verdict
+
+
+def test_a_change_that_the_intervals_allow_for_is_none(tmp_path: Path) -> None:
+    before = Figure("rate", 0.5, "hallucination_rate", 0.4, 0.6)
+    assert night(tmp_path, [Figure("rate", 0.62, "hallucination_rate", 0.52, 0.72)], [before]).verdict == "steady"
+    assert night(tmp_path, [Figure("rate", 0.66, "hallucination_rate", 0.56, 0.76)], [before]).verdict == "regression"
+
+
+@pytest.mark.parametrize("now", [[], [Figure("loss", float("nan"), "error")], [Figure("loss", None, "error")]])  # type: ignore[arg-type]
+def test_a_figure_that_is_gone_or_no_number_is_a_regression(now: list[Figure], tmp_path: Path) -> None:
+    found = night(tmp_path, now, [Figure("loss", 1.0, "error"), Figure("note", 1.0)])
+    assert found.regressions == ("loss: 1 -> none",)
+
+
+def test_runs_that_were_asked_other_things_are_not_compared(tmp_path: Path) -> None:
+    now, before = [Figure("loss", 9.0, "error")], [Figure("loss", 1.0, "error")]
+    found = night(tmp_path, now, before, fit={"epochs": 3})
+    assert found.verdict == "steady"
+    assert found.changed == ("fit.epochs 10 -> 3",)
+    # Another seed asks the same.
+    assert night(tmp_path, now, before, seed=3).verdict == "regression"
+    # How many CPUs a task takes says nothing of its result.
+    assert night(tmp_path, now, before, grid={"cpus": 2}).verdict == "regression"
+
+
+def test_what_goes_wrong_with_one_step_makes_it_a_failed_one(tmp_path: Path) -> None:
+    end = StepEnd("done", str(tmp_path / "nowhere"), 1.0, None)
+    found = assess(step([]), end, None, output=str(tmp_path), thresholds=ThresholdsSection(), seed=0)
+    assert found.verdict == "failed"
+    assert found.end.error is not None
+    assert "cannot be read" in found.end.error
+
+
+def test_a_run_of_fields_that_are_no_more_known_is_still_named() -> None:
+    now = Manifest("faithfulness", "b", FaithfulnessConfig().model_dump(mode="json"), 0)
+    before = Manifest("faithfulness", "a", {"gone": 1}, 0, code="x")
+    changed = what_changed(FaithfulnessConfig, now, before)
+    assert changed.asked
+    assert changed.texts[-1] == "other code of stratoscope"
