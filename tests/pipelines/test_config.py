@@ -4,6 +4,7 @@ import pytest
 
 from stratoscope.cli import main
 from stratoscope.errors import InputError
+from stratoscope.pipelines.audit import AuditConfig
 from stratoscope.pipelines.config import load_config, result_settings
 from stratoscope.pipelines.hallucination import HallucinationConfig
 from stratoscope.pipelines.mitigation import MitigationConfig
@@ -111,6 +112,7 @@ def test_every_example_is_a_configuration_of_its_job(path: Path) -> None:
         "hallucination": HallucinationConfig,
         "mitigation": MitigationConfig,
         "heal": MitigationConfig,
+        "audit": AuditConfig,
     }
     config = load_config(classes.get(path.stem, SearchConfig), "job", ["--config", str(path)])
     assert result_settings(config) != result_settings(type(config)())
