@@ -203,3 +203,32 @@ def test_a_killed_driver_is_followed_by_another_that_fits_nothing_twice(
     rows, first = again.cells.to_pylist(), run.cells.to_pylist()
     numbers = [{k: v for k, v in r.items() if k != "seconds"} for r in rows]
     assert numbers == [{k: v for k, v in r.items() if k != "seconds"} for r in first]
+
+
+@pytest.mark.slow
+def test_sigterm_ends_the_cells_in_work_and_leaves_a_run_that_goes_on(
+    fields: Fields, run: stratoscope.FaithfulnessRun, tmp_path: Path
+) -> None:
+    asked = fields(run_id="stopped")
+    file = tmp_path / "job.yaml"
+    file.write_text(json.dumps(asked))
+    command = [sys.executable, "jobs/faithfulness.py", "--config", str(file)]
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"RAY_ADDRESS": ""}
+    process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    folder = Path(run.path).parent / "stopped" / "cells"
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("*.cells.parquet")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    assert process.stderr is not None
+    told = process.stderr.read().decode()
+    assert process.wait(timeout=200) == 1
+    assert "stopped by SIGTERM" in told
+    again = stratoscope.faithfulness(**asked)
+    assert again.manifest.status == "done"
+    rows, first = again.cells.to_pylist(), run.cells.to_pylist()
+    numbers = [{k: v for k, v in r.items() if k != "seconds"} for r in rows]
+    assert numbers == [{k: v for k, v in r.items() if k != "seconds"} for r in first]
