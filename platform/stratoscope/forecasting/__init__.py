@@ -2,14 +2,18 @@
 
 from stratoscope.forecasting.ascent import AscentSettings, Norm, ascend, project
 from stratoscope.forecasting.faithful import (
+    Error,
     FaithfulLoss,
     FaithfulWeights,
     Uphill,
     WorstCase,
     distance,
+    error_of,
     faithful_loss,
+    made_once,
     preference,
     standing_still,
+    uphill,
     worst_case,
 )
 from stratoscope.forecasting.fitting import (
@@ -44,6 +48,7 @@ __all__ = [
     "Data",
     "DivergedError",
     "Epoch",
+    "Error",
     "FaithfulLoss",
     "FaithfulWeights",
     "FitSettings",
@@ -60,16 +65,19 @@ __all__ = [
     "WorstCase",
     "ascend",
     "distance",
+    "error_of",
     "errors",
     "faithful_loss",
     "fit",
     "fit_faithfully",
     "has_bottleneck",
+    "made_once",
     "make_wavelet",
     "predict",
     "preference",
     "project",
     "shaken",
     "standing_still",
+    "uphill",
     "worst_case",
 ]

@@ -32,6 +32,9 @@ class FaithfulWeights:
     snp: float = 0.05
 
 
+Error = Literal["mae", "mse"]
+
+
 @dataclass(frozen=True)
 class FaithfulLoss:
     """The loss of faithful fine-tuning."""
@@ -40,11 +43,28 @@ class FaithfulLoss:
     ascent: AscentSettings = field(default_factory=AscentSettings)
     uphill: Uphill = "error"
     """What the ascent makes large."""
+    error: Error = "mae"
+    """Error of the forecast that is made small, beside the conditions."""
 
 
 def distance(one: Tensor, other: Tensor) -> Tensor:
     """Return the mean absolute difference of each window, shape (B,)."""
     return (one - other).abs().flatten(1).mean(dim=1)
+
+
+def error_of(values: Tensor, target: Tensor, error: Error) -> Tensor:
+    """Return each window's error, shape (B,)."""
+    return distance(values, target) if error == "mae" else (values - target).square().flatten(1).mean(dim=1)
+
+
+@contextmanager
+def made_once(model: nn.Module) -> Iterator[None]:
+    """Let what is made of a model's weights alone be made once, while the block runs and does not change them."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, AffineChain):
+                stack.enter_context(module.made_once())
+        yield
 
 
 @contextmanager
@@ -76,8 +96,8 @@ def uphill(model: nn.Module, windows: Tensor, target: Tensor, how: Uphill) -> Ca
         model: forecaster, whose forward pass returns a `Forecast`.
         windows: unperturbed, shape (B, T, C).
         target: what comes after them, shape (B, H, C).
-        how: error, the error of the forecast, as in the public code; conditions, sib and snp, as in the paper, whose
-            third distance does not depend on the perturbation.
+        how: error, the absolute error of the forecast, as in the public code; conditions, sib and snp, as in the paper,
+            whose third distance does not depend on the perturbation.
     """
     if how == "error":
         return lambda perturbed: distance(model(perturbed).values, target)
@@ -111,14 +131,14 @@ def faithful_loss(
     """
     windows, target, taught = batch
     weights = settings.weights
-    with standing_still(model):
-        delta = ascend(uphill(model, windows, target, settings.uphill), windows, settings.ascent, generator)
-    # One pass of both, so that what is made of the weights is made once.
-    both: Forecast = model(torch.cat([windows, windows + delta]))
+    with made_once(model):
+        with standing_still(model):
+            delta = ascend(uphill(model, windows, target, settings.uphill), windows, settings.ascent, generator)
+        both: Forecast = model(torch.cat([windows, windows + delta]))
     clean, moved = both.values.chunk(2)
-    loss = distance(moved, target).mean()
+    loss = error_of(moved, target, settings.error).mean()
     if both.loss is not None:
-        loss = loss + both.loss.chunk(2)[1].sum()
+        loss = loss + both.of_batch(both.loss.chunk(2)[1])
     loss = loss + weights.cps * distance(clean, taught).mean() + weights.snp * distance(moved, clean).mean()
     if both.latent is not None and weights.sib:
         before, after = both.latent.chunk(2)

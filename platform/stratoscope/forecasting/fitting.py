@@ -4,16 +4,14 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
-from stratoscope.forecasting.faithful import FaithfulLoss, distance, faithful_loss
+from stratoscope.forecasting.faithful import Error, FaithfulLoss, error_of, faithful_loss, made_once
 from stratoscope.forecasting.timesieve import Forecast
 
 Tensor = torch.Tensor
-Error = Literal["mae", "mse"]
 JUDGED_AT_ONCE = 512
 """Windows of a pass in which nothing is learnt."""
 
@@ -65,7 +63,7 @@ class FitSettings:
     batch: int = 32
     learning_rate: float = 1e-4
     decay: float = 0.5
-    """Of the learning rate, after every epoch."""
+    """Of the learning rate, after every epoch but the first."""
     patience: int = 3
     """Epochs without a better validation error until fitting ends; 0 goes on to the last and keeps its weights."""
     error: Error = "mae"
@@ -101,7 +99,7 @@ def fit(model: nn.Module, data: Data, settings: FitSettings, seed: int, *, told:
         windows, target = data.train.batch(numbers)
         found: Forecast = model(windows)
         error = error_of(found.values, target, settings.error).mean()
-        return error if found.loss is None else error + found.loss.sum()
+        return error if found.loss is None else error + found.of_batch(found.loss)
 
     _descend(model, loss, data, settings, seed, told=told)
 
@@ -154,7 +152,8 @@ def _descend(
     best, best_error, waited = None, math.inf, 0
     for epoch in range(settings.epochs):
         for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * settings.decay**epoch
+            # The second epoch goes on at the rate of the first, as in the public code.
+            group["lr"] = settings.learning_rate * settings.decay ** max(0, epoch - 1)
         model.train()
         total = torch.zeros((), device=device)
         batches = torch.split(torch.randperm(len(data.train), generator=order).to(device), settings.batch)
@@ -185,9 +184,8 @@ def _descend(
 def predict(model: nn.Module, windows: Windows) -> Tensor:
     """Return what a forecaster makes of windows, in order, shape (W, H, C)."""
     model.eval()
-    with torch.inference_mode():
-        found = [model(given).values for given, _ in windows.batches(JUDGED_AT_ONCE)]
-    return torch.cat(found).clone()
+    with torch.no_grad(), made_once(model):
+        return torch.cat([model(given).values for given, _ in windows.batches(JUDGED_AT_ONCE)])
 
 
 def errors(found: Tensor, windows: Windows) -> dict[str, float]:
@@ -204,8 +202,3 @@ def errors(found: Tensor, windows: Windows) -> dict[str, float]:
         absolute += off.abs().mean(dim=(1, 2)).sum().item()
         squared += off.square().mean(dim=(1, 2)).sum().item()
     return {"mae": absolute / len(windows), "mse": squared / len(windows)}
-
-
-def error_of(values: Tensor, target: Tensor, error: Error) -> Tensor:
-    """Return each window's error, shape (B,)."""
-    return distance(values, target) if error == "mae" else (values - target).square().flatten(1).mean(dim=1)

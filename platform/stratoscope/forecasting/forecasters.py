@@ -12,6 +12,8 @@ from stratoscope.forecasting.decomposition import moving_average
 from stratoscope.forecasting.timesieve import Forecast, TimeSieve, TimeSieveSettings
 
 Tensor = torch.Tensor
+LINEAR_RATE = 5e-3
+"""Of one linear map: Adam moves a weight by about the rate in a step, and these have to go far (DLinear's own code)."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,6 @@ class DLinear(nn.Module):
         super().__init__()
         self.trend = nn.Linear(shape.lookback, shape.horizon)
         self.rest = nn.Linear(shape.lookback, shape.horizon)
-        for linear in (self.trend, self.rest):
-            nn.init.constant_(linear.weight, 1 / shape.lookback)
 
     def forward(self, series: Tensor) -> Forecast:
         """Forecast (B, T, C)."""
@@ -129,12 +129,14 @@ class Forecaster:
     """Returns one with random weights, from torch's own generator; its forward pass returns a `Forecast`."""
     trainable: bool = True
     """Whether it has weights, and so anything that training could make faithful."""
+    learning_rate: float = 1e-4
+    """Of Adam in the first epoch, unless it is told otherwise."""
 
 
 _OWN = {
     "timesieve": Forecaster(lambda shape, settings: TimeSieve(shape.lookback, shape.horizon, settings)),
-    "dlinear": Forecaster(lambda shape, _: DLinear(shape)),
-    "linear": Forecaster(lambda shape, _: Linear(shape)),
+    "dlinear": Forecaster(lambda shape, _: DLinear(shape), learning_rate=LINEAR_RATE),
+    "linear": Forecaster(lambda shape, _: Linear(shape), learning_rate=LINEAR_RATE),
     "last_value": Forecaster(lambda shape, _: LastValue(shape), trainable=False),
     "patchtst": Forecaster(lambda shape, _: _patch_tst(shape)),
     "patchtsmixer": Forecaster(lambda shape, _: _patch_mixer(shape)),

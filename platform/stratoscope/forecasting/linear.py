@@ -14,8 +14,8 @@ class AffineChain(nn.Module):
     """Affine maps one behind another, without activation.
 
     A batch is not pushed through them: the matrices are multiplied, from the narrow end, and the product is applied
-    to the batch. The result is the same but for rounding, and so are the gradients. Within `standing_still` even the
-    product is computed once.
+    to the batch. The result is the same but for rounding, and so are the gradients. Within `made_once` and
+    `standing_still` even the product is computed once.
 
     Args:
         widths: of the input, of every map's output, and so of the output.
@@ -43,12 +43,22 @@ class AffineChain(nn.Module):
         return product, total
 
     @contextmanager
-    def standing_still(self) -> Iterator[None]:
-        """Compute the one map once, without a gradient to the weights, while the block runs."""
-        with torch.no_grad():
-            weight, bias = self.collapsed()
-        self._collapsed = (weight.detach(), bias.detach())
+    def made_once(self) -> Iterator[None]:
+        """Compute the one map once for all passes of the block, in which the weights do not change."""
+        self._collapsed = self.collapsed()
         try:
             yield
         finally:
             self._collapsed = None
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Let no gradient reach the weights while the block runs; the one map is computed once, or was already."""
+        made = self._collapsed
+        with torch.no_grad():
+            weight, bias = self.collapsed() if made is None else made
+        self._collapsed = (weight.detach(), bias.detach())
+        try:
+            yield
+        finally:
+            self._collapsed = made

@@ -1,6 +1,6 @@
 """TimeSieve: a wavelet pair, an information bottleneck on each half, and a predictor (arXiv 2406.05036)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,8 +12,6 @@ from stratoscope.forecasting.wavelet import make_wavelet
 
 Tensor = torch.Tensor
 Preset = Literal["reference", "paper"]
-SHIFT = -5.0
-"""Added before the softplus that makes deviations, so that they begin small (the public code)."""
 WIDENING = (10, 20, 40)
 """Widths of the predictor by the lookback (the public code)."""
 
@@ -30,9 +28,15 @@ class TimeSieveSettings:
     predictor: Literal["wide", "mlp"] = "wide"
     """wide: four linear maps without activation; mlp: two, with GELU between them."""
     reconstruction_weight: float = 1e-4
-    """Of the squared difference of the bottleneck's output from its input, summed over all elements."""
+    """Of the squared difference of the bottleneck's output from its input."""
     divergence_weight: float = 1e-7
-    """Of the divergence of the latent from a standard normal, summed over all elements."""
+    """Of the divergence of the latent from a standard normal."""
+    reverse_weight: float = 0.0
+    """Of the divergence of a standard normal from the latent, which the paper has as well."""
+    averaged: bool = False
+    """Take the means of these over all elements of a batch, as of the error, rather than their sums."""
+    shift: float = -5.0
+    """Added before the softplus that makes deviations, so that they begin small."""
     samples_at_test: bool = False
     """Draw the latent at test time, too, as the public code does; otherwise take its mean."""
     wavelet: str = "db1"
@@ -42,8 +46,16 @@ class TimeSieveSettings:
         """Return the settings of a preset."""
         if preset == "reference":
             return cls()
-        # The paper weighs neither part of the bottleneck's loss; sums are taken to the mean over elements in `loss`.
-        return cls(residuals=1, predictor="mlp", reconstruction_weight=1e-4, divergence_weight=1e-4)
+        # The paper weighs neither divergence, and has neither squared difference nor shift.
+        return cls(
+            residuals=1,
+            predictor="mlp",
+            reconstruction_weight=0.0,
+            divergence_weight=1.0,
+            reverse_weight=1.0,
+            averaged=True,
+            shift=0.0,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +65,7 @@ class Sieved:
     output: Tensor
     """Shape of the coefficients."""
     loss: Tensor
-    """Of each window, summed over all its elements, shape (B,)."""
+    """Of each window, shape (B,)."""
 
 
 class Bottleneck(nn.Module):
@@ -76,19 +88,27 @@ class Bottleneck(nn.Module):
         """Filter coefficients, shape (B, C, width)."""
         settings = self._settings
         hidden = self.encoder(coefficients)
-        mean, deviation = self.mean(hidden), functional.softplus(self.deviation(hidden) + SHIFT)
+        mean, deviation = self.mean(hidden), functional.softplus(self.deviation(hidden) + settings.shift)
         draws = self.training or settings.samples_at_test
         latent = mean + deviation * torch.randn_like(deviation) if draws else mean
         change = self.decoder(latent)
         # The output is input + change, so the reconstruction error is that of the change.
         loss = settings.reconstruction_weight * change.square()
-        loss = (loss + settings.divergence_weight * divergence(mean, deviation)).sum(dim=(1, 2))
-        return Sieved(coefficients + change, loss)
+        loss = loss + settings.divergence_weight * divergence(mean, deviation)
+        if settings.reverse_weight:
+            loss = loss + settings.reverse_weight * reverse_divergence(mean, deviation)
+        of_window = loss.mean(dim=(1, 2)) if settings.averaged else loss.sum(dim=(1, 2))
+        return Sieved(coefficients + change, of_window)
 
 
 def divergence(mean: Tensor, deviation: Tensor) -> Tensor:
     """Return the Kullback-Leibler divergence of normal distributions from the standard one, element by element."""
     return 0.5 * (mean.square() + deviation.square() - 1) - torch.log(deviation)
+
+
+def reverse_divergence(mean: Tensor, deviation: Tensor) -> Tensor:
+    """Return the divergence of the standard normal distribution from normal ones, element by element."""
+    return 0.5 * ((1 + mean.square()) / deviation.square() - 1) + torch.log(deviation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +118,15 @@ class Forecast:
     values: Tensor
     """Shape (B, H, C)."""
     loss: Tensor | None = None
-    """Of the model itself, besides the error of the forecast, of each window, shape (B,); a batch's is the sum."""
-    latent: Tensor | None = field(default=None)
+    """Of the model itself, besides the error of the forecast, of each window, shape (B,)."""
+    latent: Tensor | None = None
     """What similarity in the bottleneck space compares, shape (B, T, C); None where a forecaster has no bottleneck."""
+    averaged: bool = False
+    """A batch's own loss is the mean of its windows', not their sum."""
+
+    def of_batch(self, losses: Tensor) -> Tensor:
+        """Return the model's own loss of a batch, from those of its windows."""
+        return losses.mean() if self.averaged else losses.sum()
 
 
 class TimeSieve(nn.Module):
@@ -138,4 +164,5 @@ class TimeSieve(nn.Module):
             outputs = outputs[0] + approximation, outputs[1] + detail
         rebuilt = self._wavelet.reconstruct(*outputs, self._lookback)
         values = self.predictor(rebuilt).transpose(1, 2)
-        return Forecast(values, sieved[0].loss + sieved[1].loss, rebuilt.transpose(1, 2))
+        own = sieved[0].loss + sieved[1].loss
+        return Forecast(values, own, rebuilt.transpose(1, 2), averaged=self._settings.averaged)

@@ -28,13 +28,15 @@ from stratoscope.forecasting import (
     fit,
     fit_faithfully,
     has_bottleneck,
+    made_once,
     predict,
     shaken,
     standing_still,
+    uphill,
     worst_case,
 )
 from stratoscope.pipelines.faithfulness import tables
-from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig
+from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig, Training, ball
 from stratoscope.results import Storage, from_rows, write_table
 
 FOLDER = "cells"
@@ -43,9 +45,10 @@ PARTS = {"cells": tables.CELLS, "worst_case": tables.WORST, "forecasts": tables.
 NONE = "none"
 AT_ONCE = 512
 """Windows of a pass."""
-STEPS_OF_RADIUS = 15
-"""An ascent moves by the radius over this, as the public code's does."""
-TENTH = 0.1
+REACH = 2.5
+"""All steps of a search for the worst, by the radius: from wherever it starts it can reach the other side."""
+PARAMETER_DRAWS = 5
+"""Of parameter noise, for one may be lucky; errors are their means."""
 Row = tuple[object, ...]
 Tensor = torch.Tensor
 
@@ -56,7 +59,7 @@ class Cell:
 
     dataset: str
     forecaster: str
-    training: str
+    training: Training
     seed: int
     horizon: int
 
@@ -154,22 +157,22 @@ class _Run:
     def _fit(self) -> Tensor | None:
         """Fit the model; return what its teacher forecasts of the test windows, where it has one."""
         config, cell = self._config, self._cell
+        how = config.fit.to_settings(cell.forecaster, cell.training)
         if cell.training == "plain":
-            fit(self._model, self._data, config.fit.to_plain(), cell.seed, told=self._epochs.append)
+            fit(self._model, self._data, how, cell.seed, told=self._epochs.append)
             if FORECASTERS[cell.forecaster].trainable:
                 weights = {name: tensor.contiguous() for name, tensor in self._model.state_dict().items()}
                 self._storage.write(f"{cell.key}.safetensors", save(weights))
             return None
         self._model.load_state_dict(load(self._storage.read(f"{cell.plain.key}.safetensors")))
+        if cell.training == "longer":
+            fit(self._model, self._data, how, cell.seed, told=self._epochs.append)
+            return None
+        # Where a forecaster draws at test time, teacher and pupil draw the same.
+        torch.manual_seed(cell.seed)
         taught = predict(self._model, self._test)
-        fit_faithfully(
-            self._model,
-            self._data,
-            config.fit.to_faithful(),
-            config.faithful.to_loss(),
-            cell.seed,
-            told=self._epochs.append,
-        )
+        loss = config.faithful.to_loss(self._test.batch(torch.tensor([0]))[0].numel(), config.fit.error)
+        fit_faithfully(self._model, self._data, how, loss, cell.seed, told=self._epochs.append)
         return taught
 
     def _judged(self, clean: Tensor, seconds: float) -> Iterator[Row]:
@@ -182,37 +185,48 @@ class _Run:
                 if not level:
                     continue
                 begun = time.perf_counter()
-                found = self._forecast(name, level)
-                took = time.perf_counter() - begun
-                yield (*self._cell.values, name, level, *self._errors(found, clean), took, "done", None)
+                draws = [self._errors(found, clean) for found in self._forecasts(name, level)]
+                own = [sum(column) / len(draws) for column in zip(*draws, strict=True)]
+                yield (*self._cell.values, name, level, *own, time.perf_counter() - begun, "done", None)
 
     def _errors(self, found: Tensor, clean: Tensor) -> tuple[float, float, float]:
         own = errors(found, self._test)
         return own["mae"], own["mse"], (found - clean).double().abs().mean().item()
 
-    def _forecast(self, name: str, level: float) -> Tensor:
-        """Return the forecasts of all test windows under a perturbation, whatever ran before."""
+    def _forecasts(self, name: str, level: float) -> Iterator[Tensor]:
+        """Yield the forecasts of all test windows under each draw of a perturbation, whatever ran before."""
         generator = self._generator(name, level)
-        torch.manual_seed(self._cell.seed)
-        if name == PARAMETER:
+        if name != PARAMETER:
+            torch.manual_seed(self._cell.seed)
+            yield self._disturbed(name, level, generator)
+            return
+        for _ in range(PARAMETER_DRAWS):
             with shaken(self._model, level, generator):
-                return predict(self._model, self._test)
+                torch.manual_seed(self._cell.seed)
+                yield predict(self._model, self._test)
+
+    def _disturbed(self, name: str, level: float, generator: torch.Generator) -> Tensor:
         found = []
-        for windows, target in self._test.batches(AT_ONCE):
-            disturb = PERTURBATIONS[name].disturb
-            if disturb is None:
-                disturbed = windows + self._attack(windows, target, level, generator)
-            else:
-                disturbed = disturb(windows, level, generator)
-            with torch.no_grad():
-                found.append(self._model(disturbed).values)
+        disturb = PERTURBATIONS[name].disturb
+        with made_once(self._model):
+            for windows, target in self._test.batches(AT_ONCE):
+                if disturb is None:
+                    disturbed = windows + self._attack(windows, target, level, generator)
+                else:
+                    disturbed = disturb(windows, level, generator)
+                with torch.no_grad():
+                    found.append(self._model(disturbed).values)
         return torch.cat(found)
 
     def _attack(self, windows: Tensor, target: Tensor, level: float, generator: torch.Generator) -> Tensor:
-        how = AscentSettings(level, level / STEPS_OF_RADIUS, self._config.worst.steps)
+        how = AscentSettings(level, self._step(level), self._config.worst.steps)
         model = self._steady
-        with standing_still(model):
-            return ascend(lambda x: distance(model(x).values, target), windows, how, generator, keep_best=True)
+        # What the model draws while it is attacked is not to be missing afterwards.
+        with standing_still(model), torch.random.fork_rng(devices=[]):
+            return ascend(uphill(model, windows, target, "error"), windows, how, generator, keep_best=True)
+
+    def _step(self, radius: float) -> float:
+        return REACH * radius / self._config.worst.steps
 
     def _worst(self, clean: Tensor, taught: Tensor | None) -> Iterator[Row]:
         section = self._config.worst
@@ -220,15 +234,13 @@ class _Run:
         chosen = torch.linspace(0, len(self._test) - 1, number).round().long().to(clean.device)
         windows, _ = self._test.batch(chosen)
         for norm in section.norms:
-            radius = section.radius
-            if norm == "l2":
-                radius *= TENTH * windows[0].numel() ** 0.5
-            how = AscentSettings(radius, radius / STEPS_OF_RADIUS, section.steps, norm)
+            radius = ball(norm, windows[0].numel()) * section.radius
+            how = AscentSettings(radius, self._step(radius), section.steps, norm)
             found = worst_case(self._steady, windows, how, self._generator(norm, radius))
             for condition, values in (("sib", found.sib), ("snp", found.snp)):
                 yield (*self._cell.values, condition, norm, radius, *_most(values), number)
-        distance_to = None if taught is None else distance(clean[chosen], taught[chosen])
-        yield (*self._cell.values, "cps", None, None, *_most(distance_to), number)
+        distance_to = None if taught is None else distance(clean, taught)
+        yield (*self._cell.values, "cps", None, None, *_most(distance_to), len(self._test))
 
     def _example(self, clean: Tensor) -> Iterator[Row]:
         middle = len(self._test) // 2

@@ -11,6 +11,7 @@ from stratoscope.forecasting import (
     FORECASTERS,
     PERTURBATIONS,
     AscentSettings,
+    Error,
     FaithfulLoss,
     FaithfulWeights,
     FitSettings,
@@ -23,7 +24,8 @@ from stratoscope.forecasting import (
 from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
 from stratoscope.pipelines.lists import DISTINCT, NOT_NEGATIVE, POSITIVE, named
 
-Training = Literal["plain", "faithful"]
+Training = Literal["plain", "longer", "faithful"]
+TENTH = 0.1
 
 
 class SeriesSection(Section):
@@ -51,7 +53,8 @@ class GridSection(Section):
     )
     """timesieve, dlinear, linear, last_value, patchtst, patchtsmixer."""
     trainings: Annotated[list[Training], DISTINCT] = Field(["plain", "faithful"], min_length=1)
-    """plain, and faithful, which goes on from plain."""
+    """plain; faithful, which goes on from plain; longer, which goes on from plain as long, and plainly: what faithful
+    training has to be held against, for more epochs change a forecaster too."""
     seeds: Annotated[list[int], DISTINCT] = Field([2021, 2022, 2023], min_length=1)
     """Each forecaster is fitted once with each; the first is the base that others are compared with."""
     horizons: Annotated[list[int], DISTINCT, POSITIVE] = Field([24], min_length=1)
@@ -77,24 +80,28 @@ class FitSection(Section):
     """The same of faithful training; the paper says 10, the public code 30."""
     batch: int = Field(32, ge=1)
     """Windows of a step."""
-    learning_rate: float = Field(1e-4, gt=0)
-    """Of Adam, in the first epoch."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Of Adam, in the first two epochs; null is each forecaster's own: 0.0001, of linear and dlinear 0.005."""
     decay: float = Field(0.5, gt=0, le=1)
-    """Of the learning rate, after every epoch."""
+    """Of the learning rate, after every later epoch."""
     patience: int = Field(3, ge=0)
     """Epochs without a better validation error until plain fitting ends; 0 goes on to the last."""
     error: Literal["mae", "mse"] = "mae"
-    """Error that plain fitting makes small."""
+    """Error that fitting makes small; mae as in FTS's code, mse as in TimeSieve's."""
     lookback: int | None = Field(None, ge=2)
     """Points that a forecast is made from; null is twice the horizon."""
 
-    def to_plain(self) -> FitSettings:
-        """Return how a plain forecaster is fitted."""
-        return FitSettings(self.epochs, self.batch, self.learning_rate, self.decay, self.patience, self.error)
-
-    def to_faithful(self) -> FitSettings:
-        """Return how it is made faithful: to the last epoch, for the best error is not what is sought."""
-        return FitSettings(self.faithful_epochs, self.batch, self.learning_rate, self.decay, 0, self.error)
+    def to_settings(self, forecaster: str, training: Training) -> FitSettings:
+        """Return how a forecaster is fitted; what goes on from plain goes to its last epoch."""
+        plain = training == "plain"
+        return FitSettings(
+            epochs=self.epochs if plain else self.faithful_epochs,
+            batch=self.batch,
+            learning_rate=self.learning_rate or FORECASTERS[forecaster].learning_rate,
+            decay=self.decay,
+            patience=self.patience if plain else 0,
+            error=self.error,
+        )
 
 
 class TimeSieveSection(Section):
@@ -124,21 +131,25 @@ class FaithfulSection(Section):
     uphill: Uphill = "error"
     """What perturbations make large: error, as the public code does, or conditions, as the paper says."""
     radius: float = Field(0.15, gt=0)
-    """Of the ball of perturbations, in standard units."""
+    """Of the linf ball of perturbations, in standard units; the l2 ball is as large as that of a window all of whose
+    elements moved by a tenth of it."""
     step: float = Field(0.01, gt=0)
-    """Of an ascent."""
+    """Of an ascent, likewise."""
     steps: int = Field(20, ge=1)
     """Of an ascent."""
     norm: Norm = "linf"
     """Of the ball: linf or l2."""
 
-    def to_loss(self) -> FaithfulLoss:
-        """Return the loss."""
-        return FaithfulLoss(FaithfulWeights(self.sib, self.cps, self.snp), self.to_ascent(), self.uphill)
+    def to_loss(self, elements: int, error: Error) -> FaithfulLoss:
+        """Return the loss of windows of so many elements, whose own error is made small."""
+        scale = ball(self.norm, elements)
+        ascent = AscentSettings(scale * self.radius, scale * self.step, self.steps, self.norm)
+        return FaithfulLoss(FaithfulWeights(self.sib, self.cps, self.snp), ascent, self.uphill, error)
 
-    def to_ascent(self) -> AscentSettings:
-        """Return how perturbations are sought."""
-        return AscentSettings(self.radius, self.step, self.steps, self.norm)
+
+def ball(norm: Norm, elements: int) -> float:
+    """Return what a radius is multiplied by, of windows of so many elements."""
+    return 1.0 if norm == "linf" else TENTH * elements**0.5
 
 
 class WorstSection(Section):
@@ -194,7 +205,7 @@ class FaithfulnessConfig(JobConfig):
         if "missing" in self.grid.perturbations and max(self.grid.levels) > 1:
             raise ValueError("grid.levels: of missing values a level is a share, and cannot be above 1")
         if "plain" not in self.grid.trainings:
-            raise ValueError("grid.trainings: faithful training goes on from plain, so plain has to be among them")
+            raise ValueError("grid.trainings: the others go on from plain, so plain has to be among them")
         return self
 
     def lookback(self, horizon: int) -> int:

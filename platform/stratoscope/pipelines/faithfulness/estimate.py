@@ -19,7 +19,7 @@ def estimate(
         windows = len(series[cell.dataset].starts("train", config.lookback(cell.horizon), cell.horizon))
         plain = cell.training == "plain"
         # A faithful step holds an ascent, each step of which is another pass.
-        passes = 1 if plain else 1 + config.faithful.steps
+        passes = 1 + (config.faithful.steps if cell.training == "faithful" else 0)
         epochs = config.fit.epochs if plain else config.fit.faithful_epochs
         steps += passes * epochs * -(-windows // config.fit.batch)
     met = len(config.grid.perturbations) * sum(level > 0 for level in config.grid.levels)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 Row = dict[str, Any]
-DASHES = {"plain": "solid", "faithful": "dash"}
+DASHES = {"plain": "solid", "longer": "dot", "faithful": "dash"}
 
 
 def degradation(rows: Sequence[Row], perturbation: str, metric: str) -> "Figure":
@@ -61,7 +61,7 @@ def degradation(rows: Sequence[Row], perturbation: str, metric: str) -> "Figure"
 
 
 def seeds(rows: Sequence[Row], metric: str) -> "Figure":
-    """Draw each forecaster's unperturbed errors by seed as boxes, plain beside faithful, by their mean."""
+    """Draw each forecaster's unperturbed errors by seed as boxes, trainings beside each other, by their mean."""
     from plotly.graph_objects import Box, Figure
 
     clean = [r for r in rows if r["perturbation"] == NONE]
@@ -96,9 +96,9 @@ def heat(rows: Sequence[Row], metric: str) -> "Figure":
     values = []
     for model in models:
         own = [r for r in rows if (r["forecaster"], r["training"]) == model]
-        clean = np.mean([r[metric] for r in own if r["perturbation"] == NONE])
+        clean = float(np.mean([r[metric] for r in own if r["perturbation"] == NONE]))
         found = [[r[metric] for r in own if (r["perturbation"], r["level"]) == column] for column in columns]
-        values.append([100 * (float(np.mean(f)) / clean - 1) if f else None for f in found])
+        values.append([100 * (float(np.mean(f)) / clean - 1) if f and clean else None for f in found])
     figure = Figure(
         Heatmap(
             z=values,
@@ -117,7 +117,7 @@ def heat(rows: Sequence[Row], metric: str) -> "Figure":
 
 
 def forecasts(rows: Sequence[Row], forecaster: str, channel: str) -> "Figure":
-    """Draw one window's forecasts under all seeds on top of each other, plain above faithful, with the truth."""
+    """Draw one window's forecasts under all seeds on top of each other, training by training, with the truth."""
     from plotly.graph_objects import Scatter
     from plotly.subplots import make_subplots
 
@@ -153,7 +153,11 @@ def forecasts(rows: Sequence[Row], forecaster: str, channel: str) -> "Figure":
                     name=f"seed {seed}",
                     legendgroup=f"seed {seed}",
                     showlegend=place == 1,
-                    line={"color": COLOURS[number % len(COLOURS)], "width": 1.2},
+                    line={
+                        "color": COLOURS[number % len(COLOURS)],
+                        "dash": ("solid", "dot")[number // len(COLOURS) % 2],
+                        "width": 1.2,
+                    },
                 ),
                 row=place,
                 col=1,

@@ -1,7 +1,8 @@
 """What a faithfulness run comes to: spread over seeds, what faithful training changes, and verdicts in words."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import combinations, groupby
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def spreads(cells: Sequence[Row], seeds: Sequence[int]) -> list[tuple[object, ..
         plain = by_seed.get((dataset, forecaster, "plain", horizon), {})
         for metric in METRICS:
             values = np.array([own[seed][metric] for seed in seeds if seed in own])
-            liked = _preferences(own, plain, seeds, metric) if training == "faithful" else []
+            liked = _preferences(own, plain, seeds, metric) if training != "plain" else []
             found.append(
                 (
                     dataset,
@@ -54,39 +55,28 @@ def _preferences(own: dict[int, Row], plain: dict[int, Row], seeds: Sequence[int
     if base not in own or base not in plain:
         return []
     both = [seed for seed in seeds[1:] if seed in own and seed in plain]
-    found = [preference(own[base][metric], own[s][metric], plain[base][metric], plain[s][metric]) for s in both]
-    return [value for value in found if np.isfinite(value)]
+    return [preference(own[base][metric], own[s][metric], plain[base][metric], plain[s][metric]) for s in both]
 
 
 def differences(cells: Sequence[Row]) -> list[tuple[object, ...]]:
-    """Return the rows of `differences`: faithful less plain training, paired by seed.
+    """Return the rows of `differences`: of each pair of trainings, paired by seed.
 
     Args:
         cells: rows of `cells`, of finished ones.
     """
-    found: list[tuple[object, ...]] = []
     fields = ("dataset", "forecaster", "horizon", "perturbation", "level")
-    both = {t: _by_seed([r for r in cells if r["training"] == t], fields) for t in ("plain", "faithful")}
-    for key, faithful in both["faithful"].items():
-        plain = both["plain"].get(key, {})
-        seeds = [seed for seed in faithful if seed in plain]
-        if not seeds:
-            continue
-        for metric in (*METRICS, "moved"):
-            ones, others = (np.array([m[s][metric] for s in seeds]) for m in (plain, faithful))
-            low, high = interval(others - ones)
-            found.append(
-                (
-                    *key,
-                    metric,
-                    len(seeds),
-                    float(ones.mean()),
-                    float(others.mean()),
-                    float((others - ones).mean()),
-                    low,
-                    high,
-                )
-            )
+    trainings = list(dict.fromkeys(row["training"] for row in cells))
+    by_training = {t: _by_seed([r for r in cells if r["training"] == t], fields) for t in trainings}
+    found: list[tuple[object, ...]] = []
+    for other, training in combinations(trainings, 2):
+        for key, own in by_training[training].items():
+            theirs = by_training[other].get(key, {})
+            seeds = [seed for seed in own if seed in theirs]
+            for metric in (*METRICS, "moved") if seeds else ():
+                ones, others = (np.array([m[s][metric] for s in seeds]) for m in (own, theirs))
+                difference = ones - others
+                means = float(ones.mean()), float(others.mean()), float(difference.mean())
+                found.append((*key, metric, training, other, len(seeds), *means, *interval(difference)))
     return found
 
 
@@ -133,7 +123,7 @@ def _of_perturbations(own: Sequence[Row], when: VerdictSection) -> str:
     survived: list[str] = []
     ordered = sorted((r for r in own if r["perturbation"] != NONE), key=_perturbation)
     for (perturbation, level), rows in groupby(ordered, key=_perturbation):
-        growth = float(np.mean([r["mae"] for r in rows]) / clean - 1)
+        growth = float(np.mean([r["mae"] for r in rows]) / clean - 1) if clean else math.inf
         (survived if growth <= when.degradation else lost).append(f"{perturbation} {level:g} ({growth:+.1%})")
     parts = [f"survives {', '.join(survived)}"] if survived else []
     parts += [f"does not survive {', '.join(lost)}"] if lost else []

@@ -37,7 +37,8 @@ WORST = pa.schema(
     ]
 )
 """One row per fitted forecaster, condition and norm: the largest value over windows, and the mean over them, of what
-ascent finds (sib and snp), a lower bound of the worst case; of cps, which no perturbation enters, the value itself.
+ascent finds (sib and snp), a lower bound of the worst case; of cps, which no perturbation enters, the value itself over
+all test windows.
 Null where a forecaster has no bottleneck, or no teacher."""
 FORECASTS = pa.schema(
     [
@@ -60,16 +61,18 @@ DIFFERENCES = pa.schema(
         ("perturbation", pa.string()),
         ("level", pa.float64()),
         ("metric", pa.string()),
+        ("training", pa.string()),
+        ("other", pa.string()),
         ("seeds", pa.int64()),
-        ("plain", pa.float64()),
-        ("faithful", pa.float64()),
+        ("mean", pa.float64()),
+        ("other_mean", pa.float64()),
         ("difference", pa.float64()),
         ("ci_low", pa.float64()),
         ("ci_high", pa.float64()),
     ]
 )
-"""One row per forecaster, horizon, perturbation, level and metric: means over seeds, and faithful - plain of equal
-seeds with Student's interval over seeds; null where there is one seed."""
+"""One row per forecaster, horizon, perturbation, level, metric and pair of trainings: means over seeds, and training -
+other of equal seeds with Student's interval over seeds; null where there is one seed."""
 SPREADS = pa.schema(
     [
         ("dataset", pa.string()),
