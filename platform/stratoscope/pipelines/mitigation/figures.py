@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from stratoscope.mitigation import TERMS
+from stratoscope.pipelines.mitigation.tables import NOT_HEALED
 from stratoscope.results import COLOURS, SYMBOLS, style
 
 if TYPE_CHECKING:
@@ -17,14 +18,15 @@ def changes(rows: list[Row], metric: str, *, retention: bool) -> "Figure":
 
     names = ("retention", "retention_low", "retention_high") if retention else ("difference", "ci_low", "ci_high")
     datasets = list(dict.fromkeys(row["dataset"] for row in rows))
-    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    # What is dropped and not healed has the colour of what is healed, and an open symbol.
+    variants = list(dict.fromkeys(row["variant"].removesuffix(NOT_HEALED) for row in rows))
     models = list(dict.fromkeys((row["variant"], row["seed"]) for row in rows))
     traces = []
     for number, (variant, seed) in enumerate(models):
         own = [row for row in rows if (row["variant"], row["seed"]) == (variant, seed)]
         value, low, high = ([row[name] for row in own] for name in names)
-        shift = 0.6 * ((number + 0.5) / len(models) - 0.5)
-        kind = variants.index(variant)
+        shift = 0.8 * ((number + 0.5) / len(models) - 0.5)
+        kind = variants.index(variant.removesuffix(NOT_HEALED))
         traces.append(
             Scatter(
                 x=value,
@@ -33,7 +35,7 @@ def changes(rows: list[Row], metric: str, *, retention: bool) -> "Figure":
                 name=variant,
                 legendgroup=variant,
                 showlegend=all(earlier != variant for earlier, _ in models[:number]),
-                marker={"color": COLOURS[kind % len(COLOURS)], "symbol": SYMBOLS[kind % len(SYMBOLS)], "size": 9},
+                marker=_marker(kind, open_=variant.endswith(NOT_HEALED)),
                 error_x={
                     "type": "data",
                     "symmetric": False,
@@ -48,11 +50,17 @@ def changes(rows: list[Row], metric: str, *, retention: bool) -> "Figure":
         )
     figure = Figure(traces)
     what = f"{metric}: after / before" if retention else f"{metric}: after less before"
-    style(figure, what, "", height=140 + 60 * len(datasets))
+    style(figure, what, "", height=170 + max(60, 13 * len(models)) * len(datasets))
+    figure.update_layout(legend={"orientation": "v", "y": 1, "x": 1.02})
     figure.update_yaxes(tickvals=list(range(len(datasets))), ticktext=datasets, zeroline=False)
     figure.update_yaxes(range=[len(datasets) - 0.4, -0.6])
     figure.add_vline(x=1 if retention else 0, line={"color": "#5b6875", "dash": "dot"})
     return figure
+
+
+def _marker(kind: int, *, open_: bool) -> dict[str, object]:
+    symbol = SYMBOLS[kind % len(SYMBOLS)] + ("-open" if open_ else "")
+    return {"color": COLOURS[kind % len(COLOURS)], "symbol": symbol, "size": 9}
 
 
 def separation(rows: list[Row], dataset: str) -> "Figure":

@@ -10,6 +10,7 @@ from stratoscope.evaluation import LOWER_IS_BETTER, Resampling
 from stratoscope.mitigation import TERMS
 from stratoscope.pipelines.mitigation.compare import Change, Key, Versus, change, compare, gather
 from stratoscope.pipelines.mitigation.store import VariantStore
+from stratoscope.pipelines.mitigation.tables import NOT_HEALED
 from stratoscope.pipelines.mitigation.variants import Variant
 
 Row = tuple[object, ...]
@@ -39,7 +40,7 @@ def outcome(variants: Sequence[Variant], store: VariantStore, how: Resampling) -
     evaluation = [_row(BASE, None, key, change(own, own, key, how)) for key, own in base.items()]
     changes: dict[tuple[str, Key], Change] = {}
     for v in variants:
-        models = ([(f"{v.name}, not healed", cut[v.key])] if v.dropped else []) + [(v.name, judged[v.key])]
+        models = ([(f"{v.name}{NOT_HEALED}", cut[v.key])] if v.dropped else []) + [(v.name, judged[v.key])]
         for name, measured in models:
             for key, own in base.items():
                 found = change(own, measured[key], key, how)
@@ -130,7 +131,7 @@ def _models(variants: Sequence[Variant]) -> Iterator[tuple[str, str, int | None]
     yield BASE, BASE, None
     for v in variants:
         if v.dropped:
-            yield v.cut_key, f"{v.name}, not healed", v.seed
+            yield v.cut_key, f"{v.name}{NOT_HEALED}", v.seed
         yield v.key, v.name, v.seed
 
 

@@ -4,6 +4,8 @@ import pyarrow as pa
 
 from stratoscope.mitigation import TERMS
 
+NOT_HEALED = ", not healed"
+"""What a variant's name ends with where its layers are dropped and it is not trained yet."""
 TRAINING = pa.schema(
     [
         ("variant", pa.string()),
