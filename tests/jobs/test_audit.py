@@ -18,6 +18,7 @@ import yaml
 from junitparser import JUnitXml
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 from transformers import AutoModelForCausalLM
 
@@ -80,18 +81,17 @@ def plant(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def nights(tiny_model_folder: Path, prompts_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Audit:
-    """Two nights; in the first a model has no prompts and another no time, in the second one is perturbed."""
+    """Two nights; in both a model has no prompts, in the first another has no time, in the second one is perturbed."""
     folder = tmp_path_factory.mktemp("audit")
-    shutil.copytree(tiny_model_folder, folder / "b")
-    other = {"source": str(folder / "b"), "name": HOSTILE, "stages": ["score"]}
-    lost = other | {"overrides": {"score": {"prompts": {"source": str(folder / "no-prompts.txt")}}}}
+    nothing = {"score": {"prompts": {"source": str(folder / "no-prompts.txt")}}}
+    lost = {"source": str(tiny_model_folder), "name": HOSTILE, "stages": ["score"], "overrides": nothing}
     late = {"source": str(tiny_model_folder), "name": "late", "stages": ["score", "search"], "hours": 0.0003}
     audit = make_audit(folder, tiny_model_folder, prompts_file, lost, late)
     first = audit.night("n1")
     assert first.returncode == 1, first.stdout + first.stderr
     assert "did not end well" in first.stdout
     plant(folder / "a")
-    audit.change(models=[yaml.safe_load(audit.file.read_text())["models"][0], other])
+    audit.change(models=yaml.safe_load(audit.file.read_text())["models"][:2])
     second = audit.night("n2")
     assert second.returncode == 3, second.stdout + second.stderr
     assert second.stdout.splitlines()[-1] == f"run: {audit.output}/audit/n2"
@@ -114,8 +114,8 @@ def test_a_model_that_fails_or_hangs_loses_no_other(nights: Audit) -> None:
 
 
 def test_a_perturbed_layer_is_caught_and_named(nights: Audit) -> None:
-    (row, mended) = nights.rows("n2")
-    assert (row["verdict"], mended["verdict"]) == ("regression", "first")
+    (row, lost) = nights.rows("n2")
+    assert (row["verdict"], lost["verdict"]) == ("regression", "refused")
     assert f"the weights of layers {PLANTED} are others" in row["regressions"][0]
     assert row["changed"] == ["other weights", "other activations"]
     moved = [r for r in nights.rows("n2", "drift") if r["moved"]]
@@ -138,7 +138,7 @@ def test_the_night_is_told_in_files(nights: Audit) -> None:
     assert r"\<img src=x onerror=alert(1)\>" in (folder / "summary.md").read_text()
     suites = {suite.name: suite for suite in JUnitXml.fromfile(str(folder / "junit.xml"))}
     assert suites["a"].failures == len(nights.rows("n2")[0]["regressions"]) > 0
-    assert suites[HOSTILE].failures == 0
+    assert (suites[HOSTILE].failures, suites[HOSTILE].errors) == (0, 1)
 
 
 def test_the_page_shows_what_changed_first_and_leads_to_the_runs(
@@ -156,7 +156,8 @@ def test_the_page_shows_what_changed_first_and_leads_to_the_runs(
     browser.find_element(By.CSS_SELECTOR, "#section-2 .filter input").send_keys("onerror")
     shown = [row.text for row in browser.find_elements(By.CSS_SELECTOR, "#section-2 tbody tr") if row.is_displayed()]
     assert [HOSTILE in text for text in shown] == [True]
-    browser.find_element(By.LINK_TEXT, "◦ first").click()
+    browser.find_element(By.CSS_SELECTOR, "#section-2 .filter input").send_keys(Keys.BACKSPACE * len("onerror"))
+    browser.find_element(By.CSS_SELECTOR, "#section-2 td.bad a").click()
     assert browser.title.startswith("Layers of")
     assert browser.get_log("browser") == []
 

@@ -1,7 +1,7 @@
 """The fields of the audit job."""
 
 import re
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -29,6 +29,8 @@ class ResourcesSection(Section):
 class Subject(Section):
     """What stages are run on."""
 
+    named_by: ClassVar[str]
+    """The field that says what it is."""
     name: str | None = None
     """What it is called on the page; null takes the last part of its source."""
     stages: Annotated[list[str], DISTINCT]
@@ -43,7 +45,8 @@ class Subject(Section):
     @property
     def called(self) -> str:
         """Its name."""
-        raise NotImplementedError
+        source: str = getattr(self, self.named_by)
+        return self.name or source.rstrip("/").rsplit("/", 1)[-1]
 
     @property
     def slug(self) -> str:
@@ -54,6 +57,7 @@ class Subject(Section):
 class ModelEntry(Subject):
     """A language model."""
 
+    named_by: ClassVar[str] = "source"
     source: str
     """A hub name (owner/model), a folder, a .gguf file, or 'smollm2'."""
     revision: str | None = None
@@ -63,24 +67,15 @@ class ModelEntry(Subject):
     stages: Annotated[list[str], DISTINCT] = Field(["score", "hallucination"], min_length=1)
     """score, hallucination, search, mitigation."""
 
-    @property
-    def called(self) -> str:
-        """Its name."""
-        return self.name or self.source.rstrip("/").rsplit("/", 1)[-1]
-
 
 class ForecasterEntry(Subject):
     """A forecaster."""
 
+    named_by: ClassVar[str] = "forecaster"
     forecaster: str
     """timesieve, dlinear, linear, last_value, patchtst, patchtsmixer, or one of an installed package."""
     stages: Annotated[list[str], DISTINCT] = Field(["faithfulness"], min_length=1)
     """faithfulness."""
-
-    @property
-    def called(self) -> str:
-        """Its name."""
-        return self.name or self.forecaster
 
     @model_validator(mode="after")
     def _no_workers(self) -> Self:
