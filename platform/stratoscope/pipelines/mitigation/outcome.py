@@ -73,7 +73,9 @@ def _kept(v: Versus) -> str:
 
 def _gained(v: Versus) -> str:
     noise = f", p {v.p_holm:.2g}" if v.p_holm <= SIGNIFICANT else ", within noise"
-    return f"{v.dataset} {v.other_mean:.3f} -> {v.mean:.3f} ({v.relative.value:+.1%}{noise})"
+    # Of a base that gets nothing right there is no share.
+    gain = f"{v.relative.value:+.1%}" if v.other_mean else f"{v.difference.value:+.3f}"
+    return f"{v.dataset} {v.other_mean:.3f} -> {v.mean:.3f} ({gain}{noise})"
 
 
 def _better(means: Sequence[Versus]) -> Iterator[str]:
