@@ -71,7 +71,7 @@ class Process:
         """
         code = self._process.poll()
         if code is not None:
-            # One that did not end by itself leaves behind what it has started.
+            # One that was killed leaves behind what it has started; after another there is nothing to end.
             self.kill()
             return Ended(code, self.seconds, self._late)
         if self.seconds > self._time:

@@ -45,6 +45,8 @@ class Scheduler:
         self._config, self._folder, self._stopping = config, folder, stopping
         self._parallel = config.schedule.parallel or (1 if is_local() else ON_A_CLUSTER)
         self._began = time.monotonic()
+        self._gpu_hours = 0.0
+        """Of steps that have ended."""
 
     def run(self, steps: Sequence[Step], ended: Mapping[str, StepEnd]) -> Generator[tuple[Step, StepEnd]]:
         """Run the steps that have not ended well yet, and yield how each ended.
@@ -120,9 +122,7 @@ class Scheduler:
         return float("inf") if hours is None else 3600 * hours - (time.monotonic() - self._began)
 
     def _start(self, step: Step, ends: Mapping[str, StepEnd]) -> _Running:
-        runs = {
-            name: end.run for name in step.stage.after if (end := ends.get(f"{step.subject.slug}.{name}")) and end.run
-        }
+        runs = {name: end.run for name in step.stage.after if (end := ends.get(step.key_of(name))) and end.run}
         config = step.configuration(self._config.output, self._config.seed, runs, reuse=self._config.reuse)
         file = self._folder / f"{step.key}.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")

@@ -38,12 +38,16 @@ class Step:
     @property
     def key(self) -> str:
         """Its name, unique in the night."""
-        return f"{self.subject.slug}.{self.stage.name}"
+        return self.key_of(self.stage.name)
+
+    def key_of(self, stage: str) -> str:
+        """Return the key of a stage of the same subject."""
+        return f"{self.subject.slug}.{stage}"
 
     @property
     def after(self) -> list[str]:
         """Keys of the steps that it waits for."""
-        return [f"{self.subject.slug}.{name}" for name in self.stage.after if name in self.subject.stages]
+        return [self.key_of(name) for name in self.stage.after if name in self.subject.stages]
 
     @property
     def gpus(self) -> float:
