@@ -155,6 +155,21 @@ def test_longer_plain_training_stands_beside_faithful_training(fields: Fields, l
     assert own["ci_low"] < own["difference"] < own["ci_high"]
 
 
+def test_an_ablation_is_faithful_training_with_a_weight_of_zero(fields: Fields, local_ray: None) -> None:  # noqa: ARG001
+    grid = fields()["grid"] | {"forecasters": ["timesieve"], "seeds": [1], "perturbations": ["gaussian"]}
+    ablations = ["without_sib", "without_cps", "without_snp"]
+    found = stratoscope.faithfulness(**fields(run_id="ablated", grid=grid | {"trainings": ["plain", *ablations]}))
+    weightless = stratoscope.faithfulness(
+        **fields(run_id="no_cps", grid=grid, faithful=fields()["faithful"] | {"cps": 0.0})
+    )
+
+    def numbers(of: stratoscope.FaithfulnessRun, training: str) -> list:
+        return [(r["perturbation"], r["mae"], r["mse"]) for r in of.cells.to_pylist() if r["training"] == training]
+
+    assert numbers(found, "without_cps") == numbers(weightless, "faithful")
+    assert len({tuple(numbers(found, t)) for t in ("plain", *ablations)}) == 4
+
+
 def test_a_forecaster_that_draws_meets_each_perturbation_with_the_same_draws(
     fields: Fields,
     local_ray: None,  # noqa: ARG001

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import nn
@@ -33,7 +34,8 @@ class AffineChain(nn.Module):
 
     def collapsed(self) -> tuple[Tensor, Tensor]:
         """Return weight, shape (last, first), and bias, shape (last,), of the one map that all make."""
-        *earlier, (weight, bias) = [(m.get_parameter("weight"), m.get_parameter("bias")) for m in self.maps]
+        maps = [cast("nn.Linear", each) for each in self.maps]
+        *earlier, (weight, bias) = [(each.weight, each.bias) for each in maps]
         product: Tensor = weight
         total: Tensor = bias
         for own_weight, own_bias in reversed(earlier):

@@ -36,7 +36,7 @@ from stratoscope.forecasting import (
     worst_case,
 )
 from stratoscope.pipelines.faithfulness import tables
-from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig, Training, ball
+from stratoscope.pipelines.faithfulness.config import TRAININGS, FaithfulnessConfig, Training, ball
 from stratoscope.results import Storage, from_rows, write_table
 
 FOLDER = "cells"
@@ -95,7 +95,7 @@ def grid(config: FaithfulnessConfig, datasets: Sequence[str]) -> list[Cell]:
     section = config.grid
     return [
         Cell(dataset, forecaster, training, seed, horizon)
-        for training in sorted(section.trainings, reverse=True)
+        for training in sorted(section.trainings, key=TRAININGS.index)
         for horizon in section.horizons
         for dataset in datasets
         for seed in section.seeds
@@ -171,7 +171,8 @@ class _Run:
         # Where a forecaster draws at test time, teacher and pupil draw the same.
         torch.manual_seed(cell.seed)
         taught = predict(self._model, self._test)
-        loss = config.faithful.to_loss(self._test.batch(torch.tensor([0]))[0].numel(), config.fit.error)
+        elements = self._test.batch(torch.tensor([0]))[0].numel()
+        loss = config.faithful.to_loss(cell.training, elements, config.fit.error)
         fit_faithfully(self._model, self._data, how, loss, cell.seed, told=self._epochs.append)
         return taught
 

@@ -1,7 +1,8 @@
 """The fields of the faithfulness job."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -24,7 +25,12 @@ from stratoscope.forecasting import (
 from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
 from stratoscope.pipelines.lists import DISTINCT, NOT_NEGATIVE, POSITIVE, named
 
-Training = Literal["plain", "longer", "faithful"]
+Training = Literal["plain", "longer", "faithful", "without_sib", "without_cps", "without_snp"]
+TRAININGS: tuple[Training, ...] = get_args(Training)
+"""In the order of tables: what others are held against stands before them."""
+LEFT_OUT: Mapping[Training, str] = {"without_sib": "sib", "without_cps": "cps", "without_snp": "snp"}
+"""The condition that an ablation of faithful training is without."""
+FAITHFUL: tuple[Training, ...] = ("faithful", *LEFT_OUT)
 TENTH = 0.1
 
 
@@ -54,7 +60,8 @@ class GridSection(Section):
     """timesieve, dlinear, linear, last_value, patchtst, patchtsmixer."""
     trainings: Annotated[list[Training], DISTINCT] = Field(["plain", "faithful"], min_length=1)
     """plain; faithful, which goes on from plain; longer, which goes on from plain as long, and plainly: what faithful
-    training has to be held against, for more epochs change a forecaster too."""
+    training has to be held against, for more epochs change a forecaster too; without_sib, without_cps and without_snp:
+    faithful training without one of its conditions."""
     seeds: Annotated[list[int], DISTINCT] = Field([2021, 2022, 2023], min_length=1)
     """Each forecaster is fitted once with each; the first is the base that others are compared with."""
     horizons: Annotated[list[int], DISTINCT, POSITIVE] = Field([24], min_length=1)
@@ -140,11 +147,14 @@ class FaithfulSection(Section):
     norm: Norm = "linf"
     """Of the ball: linf or l2."""
 
-    def to_loss(self, elements: int, error: Error) -> FaithfulLoss:
-        """Return the loss of windows of so many elements, whose own error is made small."""
+    def to_loss(self, training: Training, elements: int, error: Error) -> FaithfulLoss:
+        """Return the loss of a training on windows of so many elements, whose own error is made small."""
         scale = ball(self.norm, elements)
         ascent = AscentSettings(scale * self.radius, scale * self.step, self.steps, self.norm)
-        return FaithfulLoss(FaithfulWeights(self.sib, self.cps, self.snp), ascent, self.uphill, error)
+        weights = FaithfulWeights(self.sib, self.cps, self.snp)
+        if training in LEFT_OUT:
+            weights = replace(weights, **{LEFT_OUT[training]: 0.0})
+        return FaithfulLoss(weights, ascent, self.uphill, error)
 
 
 def ball(norm: Norm, elements: int) -> float:

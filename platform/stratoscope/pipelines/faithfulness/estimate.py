@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from stratoscope.data import Series
 from stratoscope.forecasting import FORECASTERS
 from stratoscope.pipelines.faithfulness.cells import Cell
-from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig
+from stratoscope.pipelines.faithfulness.config import FAITHFUL, FaithfulnessConfig
 
 
 def estimate(
@@ -19,7 +19,7 @@ def estimate(
         windows = len(series[cell.dataset].starts("train", config.lookback(cell.horizon), cell.horizon))
         plain = cell.training == "plain"
         # A faithful step holds an ascent, each step of which is another pass.
-        passes = 1 + (config.faithful.steps if cell.training == "faithful" else 0)
+        passes = 1 + (config.faithful.steps if cell.training in FAITHFUL else 0)
         epochs = config.fit.epochs if plain else config.fit.faithful_epochs
         steps += passes * epochs * -(-windows // config.fit.batch)
     met = len(config.grid.perturbations) * sum(level > 0 for level in config.grid.levels)

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stratoscope.pipelines.faithfulness.cells import NONE
+from stratoscope.pipelines.faithfulness.config import TRAININGS
 from stratoscope.results import COLOURS, SYMBOLS, style
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 Row = dict[str, Any]
-DASHES = {"plain": "solid", "longer": "dot", "faithful": "dash"}
+DASHES = dict(zip(TRAININGS, ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot"), strict=True))
 
 
 def degradation(rows: Sequence[Row], perturbation: str, metric: str) -> "Figure":
