@@ -1,5 +1,7 @@
 """TimeSieve: its bottleneck, its presets, and the predictor that is computed as one map."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -44,6 +46,27 @@ def test_a_chain_of_maps_is_the_maps_one_behind_another_and_so_are_its_gradients
     with chain.standing_still():
         torch.testing.assert_close(chain(given), wanted)
         assert not torch.autograd.grad(chain(given).sum(), list(chain.parameters()), allow_unused=True)[0]
+
+
+@pytest.mark.parametrize("wavelet", ["db1", "db3"])
+@pytest.mark.parametrize("preset", ["reference", "paper"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_that_stands_still_forecasts_what_it_does_otherwise(training: bool, preset: str, wavelet: str) -> None:
+    model = sieve(replace(TimeSieveSettings.of(preset), wavelet=wavelet)).train(training)
+    given = series().requires_grad_(True)
+
+    def passed() -> list[torch.Tensor]:
+        torch.manual_seed(2)
+        found = model(given)
+        uphill = torch.autograd.grad(found.values.square().sum() + found.latent.square().sum(), given)
+        return [found.values, found.latent, *uphill]
+
+    moving = passed()
+    with model.standing_still():
+        standing = passed()
+    for one, other in zip(standing, moving, strict=True):
+        torch.testing.assert_close(one, other)
+    assert model(given).loss is not None
 
 
 def test_the_reference_adds_coefficients_twice_and_the_paper_once() -> None:

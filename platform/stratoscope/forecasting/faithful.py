@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from stratoscope.forecasting.ascent import AscentSettings, ascend
 from stratoscope.forecasting.linear import AffineChain
-from stratoscope.forecasting.timesieve import Forecast
+from stratoscope.forecasting.timesieve import Forecast, TimeSieve
 
 Tensor = torch.Tensor
 Uphill = Literal["error", "conditions"]
@@ -69,12 +69,12 @@ def made_once(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def standing_still(model: nn.Module) -> Iterator[None]:
-    """Keep a model as it is while the block runs: no gradient to its weights, no running mean, chains collapsed."""
+    """Keep a model as it is while the block runs, with affine maps multiplied out: no gradient, no running mean."""
     trained = [p for p in model.parameters() if p.requires_grad]
     running = [(m, m.momentum) for m in model.modules() if isinstance(m, _BatchNorm)]
     with ExitStack() as stack:
         for module in model.modules():
-            if isinstance(module, AffineChain):
+            if isinstance(module, (AffineChain, TimeSieve)):
                 stack.enter_context(module.standing_still())
         for parameter in trained:
             parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""A chain of affine maps with nothing between them: one affine map, and computed as one."""
+"""Affine maps with nothing between them: one affine map, and computed as one."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +9,30 @@ import torch
 from torch import nn
 
 Tensor = torch.Tensor
+Affine = tuple[Tensor, Tensor]
+"""Weight, shape (out, in), and bias, shape (out,)."""
+
+
+def parameters_of(layer: nn.Module) -> Affine:
+    """Return the affine map of a linear layer."""
+    linear = cast("nn.Linear", layer)
+    return linear.weight, linear.bias
+
+
+def compose(maps: Sequence[Affine]) -> Affine:
+    """Return the one map that maps make one behind another, the first of them applied first."""
+    *earlier, (weight, bias) = maps
+    for own_weight, own_bias in reversed(earlier):
+        # The bias of an earlier map runs through all behind it.
+        bias = torch.addmv(bias, weight, own_bias)
+        weight = weight @ own_weight
+    return weight, bias
+
+
+def side_by_side(maps: Sequence[Affine]) -> Affine:
+    """Return the map that applies each of these to its own part of what it is given."""
+    weight: Tensor = torch.block_diag(*(weight for weight, _ in maps))  # type: ignore[no-untyped-call]
+    return weight, torch.cat([bias for _, bias in maps])
 
 
 class AffineChain(nn.Module):
@@ -32,17 +56,9 @@ class AffineChain(nn.Module):
         weight, bias = self.collapsed() if self._collapsed is None else self._collapsed
         return nn.functional.linear(given, weight, bias)
 
-    def collapsed(self) -> tuple[Tensor, Tensor]:
+    def collapsed(self) -> Affine:
         """Return weight, shape (last, first), and bias, shape (last,), of the one map that all make."""
-        maps = [cast("nn.Linear", each) for each in self.maps]
-        *earlier, (weight, bias) = [(each.weight, each.bias) for each in maps]
-        product: Tensor = weight
-        total: Tensor = bias
-        for own_weight, own_bias in reversed(earlier):
-            # The bias of an earlier map runs through all behind it.
-            total = torch.addmv(total, product, own_bias)
-            product = product @ own_weight
-        return product, total
+        return compose([parameters_of(each) for each in self.maps])
 
     @contextmanager
     def made_once(self) -> Iterator[None]:

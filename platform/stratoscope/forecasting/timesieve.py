@@ -1,5 +1,7 @@
 """TimeSieve: a wavelet pair, an information bottleneck on each half, and a predictor (arXiv 2406.05036)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from stratoscope.forecasting.linear import AffineChain
-from stratoscope.forecasting.wavelet import make_wavelet
+from stratoscope.forecasting.linear import AffineChain, compose, parameters_of, side_by_side
+from stratoscope.forecasting.wavelet import Wavelet, make_wavelet
 
 Tensor = torch.Tensor
 Preset = Literal["reference", "paper"]
@@ -111,6 +113,54 @@ def reverse_divergence(mean: Tensor, deviation: Tensor) -> Tensor:
     return 0.5 * ((1 + mean.square()) / deviation.square() - 1) + torch.log(deviation)
 
 
+class _StandingSieve:
+    """Wavelet and both bottlenecks with weights that stand still: all affine maps between two bends are one.
+
+    Args:
+        wavelet: of the model.
+        blocks: bottlenecks of approximation and detail.
+        lookback: T points.
+        settings: of the model.
+    """
+
+    def __init__(
+        self, wavelet: Wavelet, blocks: tuple[Bottleneck, Bottleneck], lookback: int, settings: TimeSieveSettings
+    ) -> None:
+        self._settings, self._width = settings, wavelet.length(lookback)
+        weight = parameters_of(blocks[0].decoder)[0]
+        points, places = (torch.eye(n, dtype=weight.dtype, device=weight.device) for n in (lookback, self._width))
+        none = torch.zeros_like(places)
+        # Both directions are linear, so what they do is what they do to unit vectors.
+        decompose = torch.cat(wavelet.decompose(points), dim=-1).T
+        halves = wavelet.reconstruct(places, none, lookback), wavelet.reconstruct(none, places, lookback)
+        reconstruct = torch.cat(halves).T
+        self._into = compose(
+            [(decompose, weight.new_zeros(len(decompose))), side_by_side([parameters_of(b.encoder[0]) for b in blocks])]
+        )
+        encoded = [parameters_of(b.encoder[2]) for b in blocks]
+        means, deviations = (
+            side_by_side([compose([e, parameters_of(layer)]) for e, layer in zip(encoded, layers, strict=True)])
+            for layers in ([b.mean for b in blocks], [b.deviation for b in blocks])
+        )
+        self._moments = torch.cat([means[0], deviations[0]]), torch.cat([means[1], deviations[1] + settings.shift])
+        decoded = side_by_side([parameters_of(b.decoder) for b in blocks])
+        self._out_of = compose([decoded, (reconstruct, weight.new_zeros(lookback))])
+
+    def __call__(self, series: Tensor, *, draws: bool) -> Tensor:
+        """Return the rebuilt series, shape (B, C, T), of a series of that shape."""
+        hidden = functional.gelu(functional.linear(series, *self._into))
+        latent, deviation = functional.linear(hidden, *self._moments).chunk(2, dim=-1)
+        deviation = functional.softplus(deviation)
+        if draws:
+            # As many draws in the same order as when the bottlenecks work one after the other.
+            noise = [
+                torch.randn(*series.shape[:2], self._width, dtype=series.dtype, device=series.device) for _ in "ad"
+            ]
+            latent = latent + deviation * torch.cat(noise, dim=-1)
+        # What is added to coefficients that are themselves left as they are is added to the series.
+        return self._settings.residuals * series + functional.linear(latent, *self._out_of)
+
+
 @dataclass(frozen=True, eq=False)
 class Forecast:
     """What a forecaster makes of a batch."""
@@ -118,7 +168,8 @@ class Forecast:
     values: Tensor
     """Shape (B, H, C)."""
     loss: Tensor | None = None
-    """Of the model itself, besides the error of the forecast, of each window, shape (B,)."""
+    """Of the model itself, besides the error of the forecast, of each window, shape (B,); None where it has none, or
+    stands still."""
     latent: Tensor | None = None
     """What similarity in the bottleneck space compares, shape (B, T, C); None where a forecaster has no bottleneck."""
     averaged: bool = False
@@ -148,6 +199,7 @@ class TimeSieve(nn.Module):
         width = self._wavelet.length(lookback)
         self.approximation = Bottleneck(width, settings)
         self.detail = Bottleneck(width, settings)
+        self._standing: _StandingSieve | None = None
         if settings.predictor == "wide":
             self.predictor: nn.Module = AffineChain([lookback, *(lookback * w for w in WIDENING), horizon])
         else:
@@ -157,12 +209,30 @@ class TimeSieve(nn.Module):
 
     def forward(self, series: Tensor) -> Forecast:
         """Forecast (B, T, C)."""
-        approximation, detail = self._wavelet.decompose(series.transpose(1, 2))
-        sieved = [block(given) for block, given in ((self.approximation, approximation), (self.detail, detail))]
+        given = series.transpose(1, 2)
+        if self._standing is None:
+            rebuilt, own = self._sieve(given)
+        else:
+            rebuilt, own = self._standing(given, draws=self.training or self._settings.samples_at_test), None
+        values = self.predictor(rebuilt).transpose(1, 2)
+        return Forecast(values, own, rebuilt.transpose(1, 2), averaged=self._settings.averaged)
+
+    def _sieve(self, given: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rebuilt series, shape (B, C, T), and the bottlenecks' loss of each window."""
+        approximation, detail = self._wavelet.decompose(given)
+        sieved = [block(half) for block, half in ((self.approximation, approximation), (self.detail, detail))]
         outputs = sieved[0].output, sieved[1].output
         if self._settings.residuals == 2:
             outputs = outputs[0] + approximation, outputs[1] + detail
-        rebuilt = self._wavelet.reconstruct(*outputs, self._lookback)
-        values = self.predictor(rebuilt).transpose(1, 2)
-        own = sieved[0].loss + sieved[1].loss
-        return Forecast(values, own, rebuilt.transpose(1, 2), averaged=self._settings.averaged)
+        return self._wavelet.reconstruct(*outputs, self._lookback), sieved[0].loss + sieved[1].loss
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Multiply out what the weights allow while the block runs, in which they neither change nor learn."""
+        with torch.no_grad():
+            blocks = self.approximation, self.detail
+            self._standing = _StandingSieve(self._wavelet, blocks, self._lookback, self._settings)
+        try:
+            yield
+        finally:
+            self._standing = None
