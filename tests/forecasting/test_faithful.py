@@ -110,13 +110,19 @@ def judged(model: nn.Module) -> float:
 
 
 class Constant(nn.Module):
+    def __init__(self, *, looks: bool) -> None:
+        super().__init__()
+        self.looks = looks
+
     def forward(self, series: torch.Tensor) -> Forecast:
-        return Forecast(torch.ones(len(series), 8, 2) + 0 * series.sum())
+        ones = torch.ones(len(series), 8, 2)
+        return Forecast(ones + 0 * series.sum() if self.looks else ones)
 
 
-def test_a_constant_forecaster_is_perfectly_faithful() -> None:
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_constant_forecaster_is_perfectly_faithful(*, looks: bool) -> None:
     windows, _ = data().train.batch(torch.arange(4))
-    found = worst_case(Constant(), windows, AscentSettings(), generator())
+    found = worst_case(Constant(looks=looks), windows, AscentSettings(), generator())
     assert torch.all(found.snp == 0)
     assert preference(0.5, 0.5, 0.5, 0.6) == 100
 

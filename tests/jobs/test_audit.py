@@ -209,7 +209,7 @@ def test_an_identical_night_computes_nothing_and_alerts_on_nothing(
         ended = audit.night(night)
         assert ended.returncode == 0, ended.stdout + ended.stderr
         assert [row["status"] for row in audit.rows(night)] == [status] * 2
-    assert [row["run_id"] for row in audit.rows("n2")] == ["n1.a", "n1.last_value"]
+    assert [row["stage_run_id"] for row in audit.rows("n2")] == ["n1.a", "n1.last_value"]
     assert not (audit.output / "score" / "n2.a").exists()
 
 

@@ -54,11 +54,15 @@ def ascend(
     for _ in range(settings.steps):
         delta.requires_grad_(True)
         values = objective(windows + delta)
+        if not values.requires_grad:
+            # Whatever is forecast does not depend on the windows.
+            break
         (gradient,) = torch.autograd.grad(values.sum(), delta)
         delta = delta.detach()
         if reached is not None:
             best, reached = _better(best, reached, delta, values.detach())
         delta = project(delta + _move(gradient, settings), settings)
+    delta = delta.detach()
     if reached is None:
         return delta
     with torch.no_grad():
