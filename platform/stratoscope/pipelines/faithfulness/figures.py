@@ -22,20 +22,21 @@ def degradation(rows: Sequence[Row], perturbation: str, metric: str) -> "Figure"
 
     own = [r for r in rows if r["perturbation"] in (NONE, perturbation)]
     traces = []
-    names = list(dict.fromkeys(r["forecaster"] for r in own))
-    for forecaster, training in dict.fromkeys((r["forecaster"], r["training"]) for r in own):
+    models = list(dict.fromkeys((r["forecaster"], r["training"]) for r in own))
+    for number, (forecaster, training) in enumerate(models):
         line = [r for r in own if (r["forecaster"], r["training"]) == (forecaster, training)]
         levels = sorted({r["level"] for r in line})
         if len(levels) == 1:
             continue
         values = [[r[metric] for r in line if r["level"] == level] for level in levels]
-        colour = COLOURS[names.index(forecaster) % len(COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         name = f"{forecaster}, {training}"
         low, high = [min(v) for v in values], [max(v) for v in values]
         traces.append(
             Scatter(
                 x=[*levels, *reversed(levels)],
                 y=[*high, *reversed(low)],
+                mode="lines",
                 fill="toself",
                 fillcolor=_transparent(colour),
                 line={"width": 0},
@@ -52,12 +53,14 @@ def degradation(rows: Sequence[Row], perturbation: str, metric: str) -> "Figure"
                 name=name,
                 legendgroup=name,
                 line={"color": colour, "dash": DASHES[training], "width": 2},
-                marker={"symbol": SYMBOLS[names.index(forecaster) % len(SYMBOLS)], "size": 7},
+                marker={"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 7},
                 hovertemplate=f"{name}<br>level %{{x:g}}: {metric} %{{y:.4f}}<extra></extra>",
             )
         )
     figure = Figure(traces)
     style(figure, f"level of {perturbation}", metric, height=360)
+    # Names of many models take more lines than there is room for above.
+    figure.update_layout(legend={"y": -0.25, "yanchor": "top"}, height=360 + 24 * (len(models) // 4))
     return figure
 
 
@@ -112,20 +115,30 @@ def heat(rows: Sequence[Row], metric: str) -> "Figure":
             colorbar={"title": "%"},
         )
     )
-    style(figure, "", "", height=160 + 45 * len(models))
+    style(figure, "", "", height=180 + 45 * len(models))
+    figure.update_layout(margin={"t": 40})
     figure.update_yaxes(autorange="reversed")
     return figure
 
 
 def forecasts(rows: Sequence[Row], forecaster: str, channel: str) -> "Figure":
-    """Draw one window's forecasts under all seeds on top of each other, training by training, with the truth."""
+    """Draw one window's forecasts under all seeds on top of each other, training by training, with the truth.
+
+    Of what was before the forecast, as much is drawn as is forecast.
+    """
     from plotly.graph_objects import Scatter
     from plotly.subplots import make_subplots
 
     own = [r for r in rows if (r["forecaster"], r["channel"]) == (forecaster, channel)]
+    horizon = max(r["step"] for r in own)
+    own = [r for r in own if r["step"] > -horizon]
     trainings = list(dict.fromkeys(r["training"] for r in own))
     figure = make_subplots(
-        rows=len(trainings), cols=1, shared_xaxes=True, vertical_spacing=0.08, subplot_titles=trainings
+        rows=len(trainings),
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=0.2 / len(trainings),
+        subplot_titles=trainings,
     )
     for place, training in enumerate(trainings, start=1):
         of_training = [r for r in own if r["training"] == training]
@@ -163,8 +176,9 @@ def forecasts(rows: Sequence[Row], forecaster: str, channel: str) -> "Figure":
                 row=place,
                 col=1,
             )
-    style(figure, "", channel, height=120 + 260 * len(trainings))
-    figure.update_layout(margin={"t": 60}, legend={"y": 1.12})
+    height = 130 + 200 * len(trainings)
+    style(figure, "", channel, height=height)
+    figure.update_layout(margin={"t": 80}, legend={"y": 1 + 40 / (height - 130), "yanchor": "bottom"})
     figure.update_xaxes(title="points after the window", row=len(trainings), col=1)
     return figure
 

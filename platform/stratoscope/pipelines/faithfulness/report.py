@@ -145,15 +145,14 @@ def _difference_section(rows: Sequence[Row]) -> Section:
     header = [
         "data set",
         "forecaster",
-        "horizon",
+        "H",
         "perturbation",
-        "level",
         "metric",
         "training",
         "against",
         "seeds",
         "mean",
-        "mean of the other",
+        "other",
         "difference",
         "interval",
     ]
@@ -162,8 +161,7 @@ def _difference_section(rows: Sequence[Row]) -> Section:
             r["dataset"],
             r["forecaster"],
             str(r["horizon"]),
-            r["perturbation"],
-            f"{r['level']:g}",
+            r["perturbation"] if r["perturbation"] == NONE else f"{r['perturbation']} {r['level']:g}",
             r["metric"],
             r["training"],
             r["other"],
@@ -174,13 +172,15 @@ def _difference_section(rows: Sequence[Row]) -> Section:
             "" if r["ci_low"] is None else f"{r['ci_low']:+.4f} to {r['ci_high']:+.4f}",
         ]
         for r in rows
+        if (r["perturbation"], r["metric"]) != (NONE, "moved")
     ]
     text = (
         "Paired by seed; Student's 95 % intervals over seeds. Moved is the mean absolute change of the forecast "
         "itself. Faithful training is more training, too: what it is worth shows against longer plain training, where "
         "the grid has it."
     )
-    return Section("Trainings against each other", [text], [], [Table(header, table)])
+    tables = [Table(header, table, filtered="Show only rows with")]
+    return Section("Trainings against each other", [text], [], tables)
 
 
 def _worst_section(rows: Sequence[Row]) -> Section:
