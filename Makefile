@@ -40,7 +40,7 @@ score: $(RUNTIME)
 	$(BIN)/python jobs/score.py
 
 faithfulness: $(RUNTIME)
-	$(BIN)/python jobs/faithfulness.py
+	$(BIN)/python jobs/faithfulness.py --fit.epochs 5 --fit.faithful_epochs 3
 
 audit: $(RUNTIME)
 	$(BIN)/python jobs/audit.py

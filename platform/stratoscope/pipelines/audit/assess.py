@@ -171,7 +171,7 @@ def _of_layers(found: Drift, thresholds: ThresholdsSection) -> Iterator[str]:
     if not found.moved:
         return
     worst = max((s for s in found.shifts if s.moved), key=lambda s: abs(s.shift))
-    weights = f"; the weights of layers {_list(found.reweighted)} are others" if found.reweighted else ""
+    weights = f"; weights differ in layers {_list(found.reweighted)}" if found.reweighted else ""
     yield (
         f"layers {_list(found.moved)} moved on {found.design} ({found.prompts}), most of all layer {worst.layer} "
         f"at tap {worst.tap}: log AVSS {worst.shift:+.3f} ({worst.low:+.3f} to {worst.high:+.3f}){weights}"

@@ -32,7 +32,7 @@ SIGNS: dict[Verdict, tuple[str, "Tone"]] = {
 """Each with a sign, so that nobody needs the colour."""
 NAMES: dict[FigureKind, str] = {
     "retention": "Retention of pruned models",
-    "auroc": "AUROC of right against wrong answers",
+    "auroc": "AUROC of wrong answers",
     "hallucination_rate": "Hallucination rate",
     "gain": "Gain by mending",
     "seed_spread": "Spread over seeds",
