@@ -136,5 +136,5 @@ def test_an_audit_runs_them(
     assert [f["value"] for f in figures if (f["stage"], f["figure"]) == ("layers", "layers")] == [4]
     growth = [f["value"] for f in figures if f["figure"].startswith("growth under shift 0.5, zero")]
     assert growth == [0.0], "a forecaster that ignores its input is moved by nothing"
-    scores = pq.read_table(tmp_path / "runs" / "score" / "night.tiny" / "layer_scores.parquet")
+    scores = pq.read_table(tmp_path / "runs" / "score" / "night.tiny.layers" / "layer_scores.parquet")
     assert set(scores["metric"].to_pylist()) == {"loudness"}
