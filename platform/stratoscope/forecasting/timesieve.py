@@ -153,9 +153,8 @@ class _StandingSieve:
         deviation = functional.softplus(deviation)
         if draws:
             # As many draws in the same order as when the bottlenecks work one after the other.
-            noise = [
-                torch.randn(*series.shape[:2], self._width, dtype=series.dtype, device=series.device) for _ in "ad"
-            ]
+            halves = [deviation[..., : self._width], deviation[..., self._width :]]
+            noise = [torch.randn_like(half) for half in halves]
             latent = latent + deviation * torch.cat(noise, dim=-1)
         # What is added to coefficients that are themselves left as they are is added to the series.
         return self._settings.residuals * series + functional.linear(latent, *self._out_of)
