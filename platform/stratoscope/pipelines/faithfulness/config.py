@@ -88,7 +88,8 @@ class FitSection(Section):
     batch: int = Field(32, ge=1)
     """Windows of a step."""
     learning_rate: float | None = Field(None, gt=0)
-    """Of Adam, in the first two epochs; null is each forecaster's own: 0.0001, of linear and dlinear 0.005."""
+    """Of Adam, in the first two epochs; null is each forecaster's own: timesieve 0.0001, patchtst and
+    patchtsmixer 0.001, linear and dlinear 0.005."""
     decay: float = Field(0.5, gt=0, le=1)
     """Of the learning rate, after every later epoch."""
     patience: int = Field(3, ge=0)
