@@ -2,6 +2,7 @@
 
 import copy
 from itertools import product
+from typing import get_args
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from stratoscope.forecasting import (
     FaithfulWeights,
     FitSettings,
     Forecast,
+    Goal,
     Shape,
     TimeSieveSettings,
     Windows,
@@ -84,7 +86,8 @@ def test_the_worst_case_of_a_linear_forecaster_is_its_radius_times_the_dual_norm
     windows = torch.randn(6, 16, 1, generator=generator())
     # As the job searches by default.
     steps = WorstSection().steps
-    found = worst_case(model, windows, AscentSettings(0.3, REACH * 0.3 / steps, steps, norm), generator())
+    how = AscentSettings(0.3, REACH * 0.3 / steps, steps, norm)
+    found = worst_case(model, (windows, torch.zeros(6, 1, 1)), "own", how, generator())
     expected = 0.3 * model.map.weight.norm(p=dual)
     # On a sphere the last of the way is slow.
     torch.testing.assert_close(found.snp, expected.expand(6).detach(), rtol=1e-5 if norm == "linf" else 0.03, atol=0)
@@ -96,7 +99,8 @@ def test_ascent_finds_nearly_the_worst_corner_and_nothing_beyond_it() -> None:
     torch.manual_seed(0)
     model = FORECASTERS["linear"].make(Shape(10, 4, 1), TimeSieveSettings())
     windows = torch.randn(6, 10, 1, generator=generator())
-    found = worst_case(model, windows, AscentSettings(0.3, 0.03, 60, "linf"), generator())
+    batch = windows, torch.zeros(6, 4, 1)
+    found = worst_case(model, batch, "own", AscentSettings(0.3, 0.03, 60, "linf"), generator())
     # Of a convex function over a cube the largest value is at a corner.
     corners = 0.3 * torch.tensor(list(product((-1.0, 1.0), repeat=10)))
     worst = (corners @ model.map.weight.T).abs().mean(dim=1).max().item()
@@ -121,16 +125,34 @@ class Constant(nn.Module):
 
 @pytest.mark.parametrize("looks", [True, False])
 def test_a_constant_forecaster_is_perfectly_faithful(*, looks: bool) -> None:
-    windows, _ = data().train.batch(torch.arange(4))
-    found = worst_case(Constant(looks=looks), windows, AscentSettings(), generator())
-    assert torch.all(found.snp == 0)
+    batch = data().train.batch(torch.arange(4))
+    for goal in get_args(Goal):
+        found = worst_case(Constant(looks=looks), batch, goal, AscentSettings(), generator())
+        assert torch.all(found.snp == 0)
     assert preference(0.5, 0.5, 0.5, 0.6) == 100
+
+
+def test_of_all_goals_a_condition_is_largest_where_it_is_sought_itself() -> None:
+    model = model_of("timesieve")
+    fit(model, data(), FitSettings(epochs=3, learning_rate=1e-3), seed=0)
+    model.eval()
+    batch = data().train.batch(torch.arange(8))
+    found = {g: worst_case(model, batch, g, AscentSettings(0.2, 0.05, 10), generator()) for g in get_args(Goal)}
+    for goal in ("conditions", "error"):
+        assert 0 < found[goal].snp.mean() <= found["own"].snp.mean() * (1 + 1e-4)
+        assert 0 < found[goal].sib.mean() <= found["own"].sib.mean() * (1 + 1e-4)
+    assert found["error"].snp.mean() > 0.5 * found["own"].snp.mean()
 
 
 def test_preference_of_the_papers_table() -> None:
     # Exchange, H 96, seeds 2023 and 2026 against 2021.
     assert preference(0.0868, 0.0864, 0.0929, 0.0819) == pytest.approx(96.1, abs=0.05)
     assert preference(0.0868, 0.0876, 0.0929, 0.0960) == pytest.approx(72.4, abs=0.05)
+
+
+def test_where_the_plain_forecaster_does_not_move_there_is_no_preference() -> None:
+    assert preference(0.5, 0.6, 0.5, 0.5) is None
+    assert preference(0.0, 0.1, 0.5, 0.6) is None
 
 
 def test_weights_that_stand_still_take_no_gradient_and_are_free_afterwards() -> None:
@@ -234,10 +256,10 @@ def test_faithful_fitting_moves_less_under_attack_than_as_much_plain_fitting(how
     ascent = AscentSettings(radius, radius / 10, 10, norm)
     strict = FaithfulWeights(sib=0.5, cps=0.1, snp=3.0)
     fit_faithfully(faithful, data(), more, FaithfulLoss(strict, ascent, how), seed=0)
-    windows, _ = data().validation.batch(torch.arange(32))
+    batch = data().validation.batch(torch.arange(32))
 
     def moved(model: nn.Module) -> float:
-        return float(worst_case(model.eval(), windows, ascent, generator()).snp.mean())
+        return float(worst_case(model.eval(), batch, "own", ascent, generator()).snp.mean())
 
     assert moved(faithful) < moved(plain)
 

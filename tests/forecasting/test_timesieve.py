@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from stratoscope.forecasting import TimeSieve, TimeSieveSettings
+from stratoscope.forecasting import Data, FitSettings, TimeSieve, TimeSieveSettings, Windows, errors, fit, predict
 from stratoscope.forecasting.linear import AffineChain
-from stratoscope.forecasting.timesieve import divergence
+from stratoscope.forecasting.timesieve import divergence, reverse_divergence
 
 WIDE = torch.float64
 
@@ -27,6 +27,8 @@ def test_divergence_is_that_of_torch() -> None:
     mean, deviation = torch.randn(50, dtype=WIDE), torch.rand(50, dtype=WIDE) + 0.01
     expected = kl_divergence(Normal(mean, deviation), Normal(torch.zeros_like(mean), torch.ones_like(mean)))
     torch.testing.assert_close(divergence(mean, deviation), expected)
+    backwards = kl_divergence(Normal(torch.zeros_like(mean), torch.ones_like(mean)), Normal(mean, deviation))
+    torch.testing.assert_close(reverse_divergence(mean, deviation), backwards)
 
 
 def test_a_chain_of_maps_is_the_maps_one_behind_another_and_so_are_its_gradients() -> None:
@@ -88,6 +90,17 @@ def test_forecasts_are_drawn_while_training_and_at_test_only_where_that_is_asked
         assert torch.equal(model(given).values, model(given).values) is same
     model = sieve(TimeSieveSettings()).train()
     assert not torch.equal(model(given).values, model(given).values)
+
+
+def test_a_sieve_of_the_paper_learns() -> None:
+    torch.manual_seed(0)
+    time = torch.arange(400, dtype=torch.float32)
+    values = torch.stack([torch.sin(time / 3), torch.cos(time / 5)], dim=1)
+    data = Data(Windows(values, torch.arange(250), 16, 8), Windows(values, torch.arange(270, 370), 16, 8))
+    model = TimeSieve(16, 8, TimeSieveSettings.of("paper"))
+    before = errors(predict(model, data.validation), data.validation)["mae"]
+    fit(model, data, FitSettings(epochs=10, learning_rate=3e-3, decay=0.9), seed=0)
+    assert errors(predict(model, data.validation), data.validation)["mae"] < before / 2
 
 
 @pytest.mark.parametrize("preset", ["reference", "paper"])

@@ -15,6 +15,7 @@ import pytest
 
 import stratoscope
 from stratoscope.pipelines.faithfulness import FaithfulnessJob, tables
+from stratoscope.pipelines.faithfulness.outcome import deviation_interval, interval
 from stratoscope.pipelines.job import run_from_command_line
 
 Fields = Callable[..., dict]
@@ -106,12 +107,14 @@ def test_worst_cases_are_told_for_what_a_forecaster_has(run: stratoscope.Faithfu
     rows = {
         (r["forecaster"], r["training"], r["condition"]): r["value"]
         for r in run.table("worst_case").to_pylist()
-        if r["norm"] in (None, "linf")
+        if r["norm"] in (None, "linf") and r["goal"] in (None, "own")
     }
     assert rows["timesieve", "plain", "sib"] > 0
     assert rows["dlinear", "plain", "sib"] is None
     assert rows["timesieve", "plain", "cps"] is None
     assert rows["timesieve", "faithful", "cps"] > 0
+    goals = {(r["condition"], r["goal"]) for r in run.table("worst_case").to_pylist()}
+    assert goals == {(c, g) for c in ("sib", "snp") for g in ("own", "conditions", "error")} | {("cps", None)}
 
 
 def test_forecasts_are_in_the_units_of_the_series(run: stratoscope.FaithfulnessRun) -> None:
@@ -179,6 +182,59 @@ def test_a_forecaster_that_draws_meets_each_perturbation_with_the_same_draws(
     found = stratoscope.faithfulness(**fields(run_id="draws", grid=tiny, timesieve={"samples_at_test": True}))
     rows = {r["perturbation"]: r["moved"] for r in found.cells.to_pylist()}
     assert rows["adversarial"] < 1e-5, "the draws are others, not the input"
+
+
+def test_a_forecaster_that_is_what_its_seed_made_it_is_caught(fields: Fields, local_ray: None) -> None:  # noqa: ARG001
+    grid = fields()["grid"] | {"forecasters": ["linear"], "trainings": ["plain"], "perturbations": ["gaussian"]}
+    found = stratoscope.faithfulness(
+        **fields(run_id="seeded", grid=grid, fit={"epochs": 1, "learning_rate": 1e-8}, worst={"windows": 4, "steps": 2})
+    )
+    (verdict,) = found.verdicts
+    assert "does not survive another seed" in verdict
+
+
+def test_a_training_that_diverges_is_one_failed_cell(fields: Fields, local_ray: None) -> None:  # noqa: ARG001
+    grid = fields()["grid"] | {"forecasters": ["timesieve", "last_value"], "seeds": [1], "trainings": ["plain"]}
+    wild = fields(run_id="wild", grid=grid, fit={"epochs": 2, "learning_rate": 1e30})
+    rows = stratoscope.faithfulness(**wild).cells.to_pylist()
+    (failed,) = [r for r in rows if r["status"] == "failed"]
+    assert failed["forecaster"] == "timesieve"
+    assert "take a lower fit.learning_rate" in failed["error"]
+    assert {r["forecaster"] for r in rows if r["status"] == "done"} == {"last_value"}
+
+
+def test_what_a_perturbation_adds_is_told_apart_from_what_was_there(run: stratoscope.FaithfulnessRun) -> None:
+    rows = [
+        r
+        for r in run.table("differences").to_pylist()
+        if r["forecaster"] == "timesieve" and r["perturbation"] in ("none", "gaussian")
+    ]
+    by_metric = {(r["perturbation"], r["metric"]): r["difference"] for r in rows}
+    expected = by_metric["gaussian", "mae"] - by_metric["none", "mae"]
+    assert by_metric["gaussian", "mae_rise"] == pytest.approx(expected)
+    assert ("none", "mae_rise") not in by_metric
+
+
+def test_intervals_are_students_and_chi_squares() -> None:
+    # Tables of the two distributions with 4 degrees of freedom: 2.776, and .484 and 11.143.
+    values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    deviation = 2.5**0.5
+    half = 2.776 * deviation / 5**0.5
+    assert interval(values) == pytest.approx((3 - half, 3 + half), rel=1e-3)
+    expected = deviation * (4 / 11.143) ** 0.5, deviation * (4 / 0.484) ** 0.5
+    assert deviation_interval(deviation, 5) == pytest.approx(expected, rel=1e-3)
+    assert interval(values[:1]) == deviation_interval(None, 1) == (None, None)
+
+
+def test_a_dry_run_says_how_much_and_how_long(
+    fields: Fields, series_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--output", fields()["output"], "--series.source", str(series_file), "--grid.horizons", "8"]
+    assert run_from_command_line(FaithfulnessJob, [*given, "--dry_run", "true"]) == 0
+    told = dict(line.split(": ", 1) for line in capsys.readouterr().out.strip().splitlines())
+    assert told["grid"] == "12 cells, each met with 10 perturbations"
+    assert told["rows"] == "132 in cells.parquet"
+    assert 0 < float(told["time"].removeprefix("roughly ").split(" s ")[0].replace(",", "")) < 1000
 
 
 def test_a_page_is_written(run: stratoscope.FaithfulnessRun) -> None:

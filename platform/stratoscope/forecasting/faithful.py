@@ -9,7 +9,7 @@ them open.
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from stratoscope.forecasting.timesieve import Forecast, TimeSieve
 
 Tensor = torch.Tensor
 Uphill = Literal["error", "conditions"]
+Goal = Literal["own", "conditions", "error"]
 
 
 @dataclass(frozen=True)
@@ -156,36 +157,45 @@ class WorstCase:
     """alpha 2, shape (B,)."""
 
 
-def worst_case(model: nn.Module, windows: Tensor, settings: AscentSettings, generator: torch.Generator) -> WorstCase:
-    """Search each window's ball for what moves the bottleneck, and for what moves the forecast, most.
+def worst_case(
+    model: nn.Module, batch: tuple[Tensor, Tensor], goal: Goal, settings: AscentSettings, generator: torch.Generator
+) -> WorstCase:
+    """Search each window's ball, and say how far the bottleneck and the forecast move there.
 
     Args:
         model: in evaluation mode.
-        windows: shape (B, T, C).
+        batch: windows (B, T, C), and what comes after them (B, H, C).
+        goal: what the search makes large; own, each of the two by a search of its own.
         settings: of the ascent.
         generator: of its starts.
 
-    Source: FTS, section 3, its conditions 1 and 3.
+    Source: FTS, section 3, its conditions 1 and 3; conditions as in the paper, error as in the public code, own: ours.
     """
-    with standing_still(model), torch.no_grad():
-        there: Forecast = model(windows)
+    windows, target = batch
+    with standing_still(model):
+        with torch.no_grad():
+            there = model(windows)
 
-    def moved(perturbed: Tensor) -> Tensor:
-        return distance(model(perturbed).values, there.values)
+        def moved(found: Forecast) -> Tensor:
+            return distance(found.values, there.values)
 
-    def most(objective: Callable[[Tensor], Tensor]) -> Tensor:
-        with standing_still(model):
+        def sieved(found: Any) -> Tensor:
+            return distance(found.latent, there.latent)
+
+        def reached(objective: Callable[[Tensor], Tensor]) -> Forecast:
             delta = ascend(objective, windows, settings, generator, keep_best=True)
             with torch.no_grad():
-                return objective(windows + delta)
+                found: Forecast = model(windows + delta)
+            return found
 
-    latent = there.latent
-    if latent is None:
-        return WorstCase(None, most(moved))
-    return WorstCase(most(lambda perturbed: distance(model(perturbed).latent, latent)), most(moved))
+        if goal != "own":
+            found = reached(uphill(model, windows, target, goal))
+            return WorstCase(None if there.latent is None else sieved(found), moved(found))
+        sib = None if there.latent is None else sieved(reached(lambda perturbed: sieved(model(perturbed))))
+        return WorstCase(sib, moved(reached(lambda perturbed: moved(model(perturbed)))))
 
 
-def preference(faithful_base: float, faithful: float, plain_base: float, plain: float) -> float:
+def preference(faithful_base: float, faithful: float, plain_base: float, plain: float) -> float | None:
     """Return by how much a faithful model moves less with a seed than a plain one, in percent.
 
     Args:
@@ -194,9 +204,12 @@ def preference(faithful_base: float, faithful: float, plain_base: float, plain: 
         plain_base: the plain model's, likewise.
         plain: likewise.
 
+    Returns:
+        None where the plain model does not move, and nothing can be less.
+
     Source: FTS, its 'preference' of table 2.
     """
     moved = abs(plain_base - plain)
-    if moved == 0:
-        return 100.0 if faithful_base == faithful else float("-inf")
+    if moved == 0 or faithful_base == 0:
+        return None
     return 100 * (1 - abs(faithful_base - faithful) / moved * plain_base / faithful_base)

@@ -12,6 +12,11 @@ def number_text(value: float | None, form: str) -> str:
     return "" if value is None or math.isnan(value) else format(value, form)
 
 
+def interval_text(low: float | None, high: float | None, form: str) -> str:
+    """Return an interval as the cell of a table; nothing where there is none."""
+    return "" if low is None or high is None else f"{low:{form}} to {high:{form}}"
+
+
 def model_line(source: str, facts: ModelFacts, dtype: str, device: str) -> str:
     """Return what a dry run says of its model."""
     return (

@@ -6,7 +6,7 @@ from stratoscope.results.lease import Holder, Lease, LeaseLostError, check_free,
 from stratoscope.results.listing import RunState, list_runs
 from stratoscope.results.manifest import Manifest, package_versions
 from stratoscope.results.report import Cell, Page, Section, Table, render
-from stratoscope.results.run_folder import RunFolder, new_run_id
+from stratoscope.results.run_folder import RunFolder, check_reachable, new_run_id
 from stratoscope.results.shards import ShardResult, ShardStore
 from stratoscope.results.storage import Storage
 from stratoscope.results.tables import (
@@ -37,6 +37,7 @@ __all__ = [
     "Storage",
     "Table",
     "check_free",
+    "check_reachable",
     "from_parquet",
     "from_rows",
     "iter_table",

@@ -1,10 +1,11 @@
 """A run's folder: `<output>/<job>/<run_id>/`."""
 
+import platform
 import re
 import secrets
 from datetime import UTC, datetime
 
-from stratoscope.errors import InputError
+from stratoscope.errors import InputError, RunError
 from stratoscope.results.manifest import NAME, Manifest
 from stratoscope.results.storage import Storage
 
@@ -14,6 +15,22 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 def new_run_id() -> str:
     """Return a run id that sorts by time."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M}-{secrets.token_hex(2)}"
+
+
+def check_reachable(url: str) -> None:
+    """See, on a node that works for a run, that the run's folder is there to write into.
+
+    Args:
+        url: of the folder.
+
+    Raises:
+        RunError: it is not.
+    """
+    if not Storage(url).exists(NAME):
+        raise RunError(
+            f"the run's folder {url} is not there on node {platform.node()}; on several nodes output has "
+            "to be a folder that all share, or an object store such as s3://bucket/runs"
+        )
 
 
 class RunFolder:

@@ -4,7 +4,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import torch
@@ -20,6 +20,7 @@ from stratoscope.forecasting import (
     Data,
     Epoch,
     Forecast,
+    Goal,
     Shape,
     Windows,
     ascend,
@@ -37,7 +38,7 @@ from stratoscope.forecasting import (
 )
 from stratoscope.pipelines.faithfulness import tables
 from stratoscope.pipelines.faithfulness.config import TRAININGS, FaithfulnessConfig, Training, ball
-from stratoscope.results import Storage, from_rows, write_table
+from stratoscope.results import Storage, check_reachable, from_rows, write_table
 
 FOLDER = "cells"
 PARTS = {"cells": tables.CELLS, "worst_case": tables.WORST, "forecasts": tables.FORECASTS, "epochs": tables.EPOCHS}
@@ -109,7 +110,9 @@ def run_cell(shared: Shared, cell: Cell) -> None:
 
     Raises:
         DivergedError: a loss was no number.
+        RunError: the run's folder is not on this node.
     """
+    check_reachable(shared.run)
     if shared.device == "cpu":
         # Sums in another order would make other numbers.
         torch.set_num_threads(1)
@@ -223,7 +226,8 @@ class _Run:
         how = AscentSettings(level, self._step(level), self._config.worst.steps)
         model = self._steady
         # What the model draws while it is attacked is not to be missing afterwards.
-        with standing_still(model), torch.random.fork_rng(devices=[]):
+        devices = [windows.device] if windows.is_cuda else []
+        with standing_still(model), torch.random.fork_rng(devices=devices):
             return ascend(uphill(model, windows, target, "error"), windows, how, generator, keep_best=True)
 
     def _step(self, radius: float) -> float:
@@ -233,15 +237,17 @@ class _Run:
         section = self._config.worst
         number = min(section.windows, len(self._test))
         chosen = torch.linspace(0, len(self._test) - 1, number).round().long().to(clean.device)
-        windows, _ = self._test.batch(chosen)
+        batch = self._test.batch(chosen)
+        elements = batch[0][0].numel()
         for norm in section.norms:
-            radius = ball(norm, windows[0].numel()) * section.radius
+            radius = ball(norm, elements) * section.radius
             how = AscentSettings(radius, self._step(radius), section.steps, norm)
-            found = worst_case(self._steady, windows, how, self._generator(norm, radius))
-            for condition, values in (("sib", found.sib), ("snp", found.snp)):
-                yield (*self._cell.values, condition, norm, radius, *_most(values), number)
+            for goal in get_args(Goal):
+                found = worst_case(self._steady, batch, goal, how, self._generator(norm, radius))
+                for condition, values in (("sib", found.sib), ("snp", found.snp)):
+                    yield (*self._cell.values, condition, norm, goal, radius, *_most(values), number)
         distance_to = None if taught is None else distance(clean, taught)
-        yield (*self._cell.values, "cps", None, None, *_most(distance_to), len(self._test))
+        yield (*self._cell.values, "cps", None, None, None, *_most(distance_to), len(self._test))
 
     def _example(self, clean: Tensor) -> Iterator[Row]:
         middle = len(self._test) // 2

@@ -83,8 +83,8 @@ class FitSection(Section):
 
     epochs: int = Field(10, ge=1)
     """Passes over the training windows."""
-    faithful_epochs: int = Field(10, ge=1)
-    """The same of faithful training; the paper says 10, the public code 30."""
+    faithful_epochs: int | None = Field(None, ge=1)
+    """The same of what goes on from plain training; null is as many. The paper says 10, the public code 30."""
     batch: int = Field(32, ge=1)
     """Windows of a step."""
     learning_rate: float | None = Field(None, gt=0)
@@ -103,7 +103,7 @@ class FitSection(Section):
         """Return how a forecaster is fitted; what goes on from plain goes to its last epoch."""
         plain = training == "plain"
         return FitSettings(
-            epochs=self.epochs if plain else self.faithful_epochs,
+            epochs=self.epochs if plain else self.faithful_epochs or self.epochs,
             batch=self.batch,
             learning_rate=self.learning_rate or FORECASTERS[forecaster].learning_rate,
             decay=self.decay,

@@ -14,6 +14,7 @@ from stratoscope.pipelines.faithfulness.config import VerdictSection
 
 Row = dict[str, Any]
 METRICS = ("mae", "mse")
+RISES = tuple(f"{metric}_rise" for metric in METRICS)
 CONFIDENCE = 0.95
 
 
@@ -33,6 +34,7 @@ def spreads(cells: Sequence[Row], seeds: Sequence[int]) -> list[tuple[object, ..
         for metric in METRICS:
             values = np.array([own[seed][metric] for seed in seeds if seed in own])
             liked = _preferences(own, plain, seeds, metric) if training != "plain" else []
+            deviation = float(values.std(ddof=1)) if len(values) > 1 else None
             found.append(
                 (
                     dataset,
@@ -42,9 +44,10 @@ def spreads(cells: Sequence[Row], seeds: Sequence[int]) -> list[tuple[object, ..
                     metric,
                     len(values),
                     float(values.mean()),
-                    float(values.std(ddof=1)) if len(values) > 1 else None,
+                    deviation,
+                    *deviation_interval(deviation, len(values)),
                     float(np.ptp(values)),
-                    float(np.mean(liked)) if liked else None,
+                    float(np.median(liked)) if liked else None,
                 )
             )
     return found
@@ -55,7 +58,8 @@ def _preferences(own: dict[int, Row], plain: dict[int, Row], seeds: Sequence[int
     if base not in own or base not in plain:
         return []
     both = [seed for seed in seeds[1:] if seed in own and seed in plain]
-    return [preference(own[base][metric], own[s][metric], plain[base][metric], plain[s][metric]) for s in both]
+    each = [preference(own[base][metric], own[s][metric], plain[base][metric], plain[s][metric]) for s in both]
+    return [value for value in each if value is not None]
 
 
 def differences(cells: Sequence[Row]) -> list[tuple[object, ...]]:
@@ -66,18 +70,29 @@ def differences(cells: Sequence[Row]) -> list[tuple[object, ...]]:
     """
     fields = ("dataset", "forecaster", "horizon", "perturbation", "level")
     trainings = list(dict.fromkeys(row["training"] for row in cells))
-    by_training = {t: _by_seed([r for r in cells if r["training"] == t], fields) for t in trainings}
+    risen = list(_with_rises(cells))
+    by_training = {t: _by_seed([r for r in risen if r["training"] == t], fields) for t in trainings}
     found: list[tuple[object, ...]] = []
     for other, training in combinations(trainings, 2):
         for key, own in by_training[training].items():
             theirs = by_training[other].get(key, {})
             seeds = [seed for seed in own if seed in theirs]
-            for metric in (*METRICS, "moved") if seeds else ():
+            metrics = METRICS if key[3] == NONE else (*METRICS, *RISES, "moved")
+            for metric in metrics if seeds else ():
                 ones, others = (np.array([m[s][metric] for s in seeds]) for m in (own, theirs))
                 difference = ones - others
                 means = float(ones.mean()), float(others.mean()), float(difference.mean())
                 found.append((*key, metric, training, other, len(seeds), *means, *interval(difference)))
     return found
+
+
+def _with_rises(cells: Sequence[Row]) -> Iterator[Row]:
+    """Yield the rows with what each perturbation adds to the errors of the same forecaster without it."""
+    fields = ("dataset", "forecaster", "training", "seed", "horizon")
+    clean = {tuple(r[f] for f in fields): r for r in cells if r["perturbation"] == NONE}
+    for row in cells:
+        own = clean[tuple(row[f] for f in fields)]
+        yield row | {rise: row[metric] - own[metric] for metric, rise in zip(METRICS, RISES, strict=True)}
 
 
 def interval(values: np.ndarray[Any, Any]) -> tuple[float | None, float | None]:
@@ -86,6 +101,14 @@ def interval(values: np.ndarray[Any, Any]) -> tuple[float | None, float | None]:
         return None, None
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
     return float(values.mean()) - half, float(values.mean()) + half
+
+
+def deviation_interval(deviation: float | None, number: int) -> tuple[float | None, float | None]:
+    """Return the interval of the standard deviation of normal values, from that of a sample; (None, None) of one."""
+    if deviation is None:
+        return None, None
+    low, high = stats.chi2.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], number - 1)
+    return deviation * ((number - 1) / high) ** 0.5, deviation * ((number - 1) / low) ** 0.5
 
 
 def verdicts(cells: Sequence[Row], spread_rows: Sequence[tuple[object, ...]], when: VerdictSection) -> Iterator[str]:

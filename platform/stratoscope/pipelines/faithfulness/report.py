@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 from rich.table import Table as TerminalTable
 
-from stratoscope.pipelines.facts import number_text, run_facts
+from stratoscope.pipelines.facts import interval_text, number_text, run_facts
 from stratoscope.pipelines.faithfulness import figures
 from stratoscope.pipelines.faithfulness.cells import NONE
 from stratoscope.results import Manifest, Page, Section, Storage, Table, read_table
 
 Row = dict[str, Any]
+_WORST_OF = ("dataset", "forecaster", "training", "horizon", "condition", "norm", "goal", "radius")
 
 
 def summary_table(storage: Storage) -> TerminalTable:
@@ -116,6 +117,7 @@ def _spread_section(rows: Sequence[Row]) -> Section:
         "seeds",
         "mean",
         "sd",
+        "interval",
         "range",
         "preference, %",
     ]
@@ -129,6 +131,7 @@ def _spread_section(rows: Sequence[Row]) -> Section:
             str(r["seeds"]),
             f"{r['mean']:.4f}",
             number_text(r["deviation"], ".5f"),
+            interval_text(r["deviation_low"], r["deviation_high"], ".5f"),
             f"{r['range']:.5f}",
             number_text(r["preference"], ".1f"),
         ]
@@ -136,7 +139,7 @@ def _spread_section(rows: Sequence[Row]) -> Section:
     ]
     text = (
         "Without perturbation. Preference is the papers': 100 % where a faithful forecaster does not move with the "
-        "seed at all, 0 where it moves as the plain one does; its mean over seeds against the first."
+        "seed at all, 0 where it moves as the plain one does; its median over seeds against the first."
     )
     return Section("Spread over seeds", [text], [], [Table(header, table)])
 
@@ -169,15 +172,14 @@ def _difference_section(rows: Sequence[Row]) -> Section:
             f"{r['mean']:.4f}",
             f"{r['other_mean']:.4f}",
             f"{r['difference']:+.4f}",
-            "" if r["ci_low"] is None else f"{r['ci_low']:+.4f} to {r['ci_high']:+.4f}",
+            interval_text(r["ci_low"], r["ci_high"], "+.4f"),
         ]
         for r in rows
-        if (r["perturbation"], r["metric"]) != (NONE, "moved")
     ]
     text = (
-        "Paired by seed; Student's 95 % intervals over seeds. Moved is the mean absolute change of the forecast "
-        "itself. Faithful training is more training, too: what it is worth shows against longer plain training, where "
-        "the grid has it."
+        "Paired by seed; Student's 95 % intervals over seeds, each by itself: of twenty, one misses. Rise is what a "
+        "perturbation adds to the error without it, moved the mean absolute change of the forecast itself. Faithful "
+        "training is more training, too: what it is worth shows against longer plain training, where the grid has it."
     )
     tables = [Table(header, table, filtered="Show only rows with")]
     return Section("Trainings against each other", [text], [], tables)
@@ -187,7 +189,7 @@ def _worst_section(rows: Sequence[Row]) -> Section:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for r in rows:
         if r["value"] is not None:
-            key = tuple(r[f] for f in ("dataset", "forecaster", "training", "horizon", "condition", "norm", "radius"))
+            key = tuple(r[f] for f in _WORST_OF)
             groups.setdefault(key, []).append(r)
     header = [
         "data set",
@@ -196,6 +198,7 @@ def _worst_section(rows: Sequence[Row]) -> Section:
         "horizon",
         "condition",
         "norm",
+        "goal",
         "radius",
         "largest",
         "mean",
@@ -205,7 +208,8 @@ def _worst_section(rows: Sequence[Row]) -> Section:
         [
             *map(str, key[:5]),
             key[5] or "",
-            number_text(key[6], ".3g"),
+            key[6] or "",
+            number_text(key[7], ".3g"),
             f"{max(r['value'] for r in own):.4f}",
             f"{np.mean([r['mean'] for r in own]):.4f}",
             str(own[0]["windows"]),
@@ -215,7 +219,9 @@ def _worst_section(rows: Sequence[Row]) -> Section:
     text = (
         "What gradient ascent finds inside a ball around test windows: a lower bound of the worst case, no more. sib: "
         "how far the sieved series moves (beta of the papers); snp: how far the forecast moves (alpha 2); cps: how far "
-        "the faithful forecaster is from its teacher (alpha 1). Largest is over windows and seeds."
+        "the faithful forecaster is from its teacher (alpha 1). The goal is what ascent makes large: own, the "
+        "condition itself; conditions, both together; error, the error of the forecast. Largest is over windows and "
+        "seeds."
     )
     return Section("Worst cases found", [text], [], [Table(header, table)])
 

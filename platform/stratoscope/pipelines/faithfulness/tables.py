@@ -30,15 +30,17 @@ WORST = pa.schema(
         *KEYS,
         ("condition", pa.string()),
         ("norm", pa.string()),
+        ("goal", pa.string()),
         ("radius", pa.float64()),
         ("value", pa.float64()),
         ("mean", pa.float64()),
         ("windows", pa.int64()),
     ]
 )
-"""One row per fitted forecaster, condition and norm: the largest value over windows, and the mean over them, of what
-ascent finds (sib and snp), a lower bound of the worst case; of cps, which no perturbation enters, the value itself over
-all test windows.
+"""One row per fitted forecaster, condition, norm and goal: the largest value over windows, and the mean over them, of
+what ascent finds (sib and snp), a lower bound of the worst case; of cps, which no perturbation enters, the value itself
+over all test windows. The goal is what the ascent makes large: own, the condition itself; conditions, the sum of both,
+as in the paper; error, the error of the forecast, as in the public code.
 Null where a forecaster has no bottleneck, or no teacher."""
 FORECASTS = pa.schema(
     [
@@ -72,7 +74,9 @@ DIFFERENCES = pa.schema(
     ]
 )
 """One row per forecaster, horizon, perturbation, level, metric and pair of trainings: means over seeds, and training -
-other of equal seeds with Student's interval over seeds; null where there is one seed."""
+other of equal seeds with Student's interval over seeds; null where there is one seed. The metrics mae_rise and mse_rise
+are what the perturbation adds to the error without it: a training that has less error to begin with does not thereby
+stand perturbations better."""
 SPREADS = pa.schema(
     [
         ("dataset", pa.string()),
@@ -83,9 +87,12 @@ SPREADS = pa.schema(
         ("seeds", pa.int64()),
         ("mean", pa.float64()),
         ("deviation", pa.float64()),
+        ("deviation_low", pa.float64()),
+        ("deviation_high", pa.float64()),
         ("range", pa.float64()),
         ("preference", pa.float64()),
     ]
 )
-"""One row per forecaster, training, horizon and metric, without perturbation: mean, standard deviation and range over
-seeds, and the mean of the paper's preference over seeds, in percent; null of plain training."""
+"""One row per forecaster, training, horizon and metric, without perturbation: mean, standard deviation with its
+interval (of normal errors), and range over seeds; and the median of the paper's preference over seeds, in percent, null
+of plain training and where plain training does not move."""

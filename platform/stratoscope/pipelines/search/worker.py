@@ -2,7 +2,6 @@
 
 import json
 import math
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from stratoscope.errors import RunError
 from stratoscope.evaluation import (
     Choice,
     Estimate,
@@ -29,7 +27,7 @@ from stratoscope.execution import BrokenProcessError
 from stratoscope.models import Loading, ModelCard, export_pruned, local_folder, without_layers
 from stratoscope.pipelines.exported import Paired, Terms, answer, check_in_fresh_process
 from stratoscope.pipelines.search.store import EvaluationStore
-from stratoscope.results import Storage
+from stratoscope.results import Storage, check_reachable
 
 SPEED_SHAPE = (4, 128)
 SPEED_RUNS = 5
@@ -100,11 +98,7 @@ class SearchWorker:
     def __init__(self, settings: EvaluatorSettings) -> None:
         torch.set_num_threads(settings.num_threads)
         self.settings = settings
-        if not Storage(settings.run).exists("manifest.json"):
-            raise RunError(
-                f"the run's folder {settings.run} is not there on node {platform.node()}; on several nodes output has "
-                "to be a folder that all share, or an object store such as s3://bucket/runs"
-            )
+        check_reachable(settings.run)
         self.store = EvaluationStore(Storage(settings.run))
         self.model = settings.loading.load(head=True)
         tasks = [
