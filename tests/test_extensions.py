@@ -10,6 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from stratoscope.extensions import source_digest
+
 ROOT = Path(__file__).parents[1]
 PACKAGING = """
 [build-system]
@@ -28,6 +30,7 @@ zero = "other_house:ZERO"
 shift = "other_house:SHIFT"
 [project.entry-points."stratoscope.stages"]
 layers = "other_house.stage:LAYERS"
+width = "other_house.job:WIDTH"
 """
 CODE = """
 import numpy as np
@@ -71,6 +74,51 @@ def figures(storage, manifest):
 LAYERS = Stage("layers", ScoreJob, "model", settings, figures)
 """
 
+JOB = """
+from stratoscope.models import describe_model, resolve_source, weights_fingerprint
+from stratoscope.pipelines.audit.figures import Figure
+from stratoscope.pipelines.audit.stages import Stage
+from stratoscope.pipelines.config import JobConfig
+from stratoscope.pipelines.job import Job
+from stratoscope.pipelines.measuring.config import ModelSection
+from stratoscope.results import Page, render
+
+
+class WidthConfig(JobConfig):
+    model: ModelSection = ModelSection()
+
+
+class WidthJob(Job[WidthConfig]):
+    name = "width"
+    config_class = WidthConfig
+
+    def prepare(self):
+        self.source = resolve_source(self.config.model.source, self.config.model.revision)
+
+    def plan(self):
+        return [("model", self.config.model.source)]
+
+    def execute(self):
+        self.manifest.fingerprints = {"weights": weights_fingerprint(self.source)}
+        self.begin()  # takes an equal finished run, where there is one: what an unchanged night relies on
+        width = describe_model(self.source).hidden_size
+        self.manifest.facts = {"width": width}
+        page = Page(f"Width of {self.config.model.source}", f"{width} numbers for each token.", [])
+        self.run.storage.write("report.html", render(page))  # the audit's page links to it
+
+    def show(self, console):
+        console.print(f"{self.manifest.facts['width']} numbers for each token")
+
+
+WIDTH = Stage(
+    "width",
+    WidthJob,
+    "model",
+    lambda entry, runs: {"model": {"source": entry.source}},
+    lambda storage, manifest: [Figure("width", manifest.facts["width"])],
+)
+"""
+
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
@@ -81,6 +129,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "source" / "pyproject.toml").write_text(PACKAGING)
     (package / "__init__.py").write_text(textwrap.dedent(CODE))
     (package / "stage.py").write_text(textwrap.dedent(STAGE))
+    (package / "job.py").write_text(JOB)
     target = folder / "installed"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--target", str(target), str(folder / "source")], check=True, capture_output=True)
@@ -106,11 +155,24 @@ def test_entries_are_found_beside_ours_and_bad_ones_are_left_out_with_a_warning(
     assert "loudness" in metrics
     assert "broken" not in metrics
     assert avss == "avss"
-    assert (forecasters[-1], perturbations[-1], stages[-1]) == ("zero", "shift", "layers")
+    assert (forecasters[-1], perturbations[-1], stages[-2:]) == ("zero", "shift", ["layers", "width"])
     told = [line for line in answer.stderr.splitlines() if "other-house" in line]
     assert len(told) == 2
     assert any("'broken'" in line and "cannot be imported" in line for line in told)
     assert any("'avss'" in line and "another has that name" in line for line in told)
+
+
+def test_a_digest_of_a_package_follows_all_of_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "third_house"
+    package.mkdir()
+    (package / "__init__.py").write_text("from third_house.parts import ONE")
+    (package / "parts.py").write_text("ONE = 1")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = source_digest("third_house")
+    assert source_digest("third_house.parts") == before
+    (package / "parts.py").write_text("ONE = 2")
+    assert source_digest("third_house") != before
+    assert source_digest("nobodys_house") == ""
 
 
 @pytest.mark.slow
@@ -121,7 +183,7 @@ def test_an_audit_runs_them(
     audit = {
         "output": str(tmp_path / "runs"),
         "run_id": "night",
-        "models": [{"source": str(tiny_model_folder), "name": "tiny", "stages": ["layers"]}],
+        "models": [{"source": str(tiny_model_folder), "name": "tiny", "stages": ["layers", "width"]}],
         "forecasters": [{"forecaster": "zero"}],
         "settings": {
             "layers": {"prompts": {"source": str(prompts_file)}},
@@ -138,3 +200,10 @@ def test_an_audit_runs_them(
     assert growth == [0.0], "a forecaster that ignores its input is moved by nothing"
     scores = pq.read_table(tmp_path / "runs" / "score" / "night.tiny.layers" / "layer_scores.parquet")
     assert set(scores["metric"].to_pylist()) == {"loudness"}
+    assert [f["value"] for f in figures if f["figure"] == "width"] == [32]
+    again = run(environment, "jobs/audit.py", "--config", str(file), "--run_id", "again")
+    assert again.returncode == 0, again.stdout + again.stderr
+    models = pq.read_table(tmp_path / "runs" / "audit" / "again" / "models.parquet").to_pylist()
+    assert {row["stage"]: row["status"] for row in models} == dict.fromkeys(
+        ("layers", "width", "faithfulness"), "reused"
+    )

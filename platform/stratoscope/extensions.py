@@ -70,19 +70,25 @@ class Registry(Mapping[str, Kind]):
 
 @cache
 def added_digest() -> str:
-    """Return a digest of all that packages add here: their versions, and the files that their entries stand in."""
+    """Return a digest of all that packages add here: their versions, and the source of their packages."""
     added: dict[str, list[str]] = {}
     for group in GROUPS:
         for point in entry_points(group=f"stratoscope.{group}"):
             version = f"{point.dist.name}=={point.dist.version}" if point.dist else ""
-            added[f"{group}:{point.name}"] = [version, _file_digest(point.module)]
+            added[f"{group}:{point.name}"] = [version, source_digest(point.module)]
     return digest(added)
 
 
-def _file_digest(module: str) -> str:
+def source_digest(module: str) -> str:
+    """Return a digest of the source of the package that a module is of; nothing where there is none."""
     try:
-        spec = find_spec(module)
+        spec = find_spec(module.partition(".")[0])
     except Exception:  # it says so itself when it is imported
         return ""
-    origin = Path(spec.origin) if spec and spec.origin else None
-    return file_digest(origin) if origin and origin.is_file() else ""
+    if spec is None:
+        return ""
+    if spec.submodule_search_locations:
+        files = [file for folder in spec.submodule_search_locations for file in Path(folder).rglob("*.py")]
+    else:
+        files = [Path(spec.origin)] if spec.origin else []
+    return digest({str(file): file_digest(file) for file in sorted(files) if file.is_file()})

@@ -15,6 +15,7 @@ def start(code: str, folder: Path, seconds: float = float("inf"), **environment:
         output=folder / "out",
         errors=folder / "err",
         seconds=seconds,
+        limit="its time",
         environment=environment,
     )
 
@@ -38,7 +39,7 @@ def gone(pid: int) -> bool:
 def test_it_writes_to_files_and_its_code_is_told(tmp_path: Path) -> None:
     code = "import os, sys; print(os.environ['SAID']); print('oh', file=sys.stderr); sys.exit(3)"
     ended = wait(start(code, tmp_path, SAID="hello"))
-    assert (ended.code, ended.late) == (3, False)
+    assert (ended.code, ended.late) == (3, None)
     assert ((tmp_path / "out").read_text(), (tmp_path / "err").read_text()) == ("hello\n", "oh\n")
 
 
@@ -46,7 +47,7 @@ def test_one_that_takes_longer_than_its_time_is_asked_to_end(tmp_path: Path) -> 
     code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(5)); time.sleep(60)"
     process = start(code, tmp_path, seconds=1.5)
     ended = wait(process)
-    assert (ended.code, ended.late) == (5, True)
+    assert (ended.code, ended.late) == (5, "its time")
     assert ended.seconds < 30
 
 
@@ -64,7 +65,7 @@ def test_one_that_does_not_listen_is_killed_with_all_that_it_started(
         time.sleep(0.02)
     process.stop()
     ended = wait(process)
-    assert (ended.code, ended.late) == (-9, False)
+    assert (ended.code, ended.late) == (-9, None)
     time.sleep(0.2)
     assert gone(int((tmp_path / "out").read_text()))
 

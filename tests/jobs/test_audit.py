@@ -29,6 +29,7 @@ from tests.results.test_report import browser  # noqa: F401 - a fixture
 ROOT = Path(__file__).parents[2]
 HOSTILE = "b <img src=x onerror=alert(1)>"
 PLANTED = 2
+SECRET = "nobody-may-see-this"
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,17 @@ class Audit:
     file: Path
     output: Path
 
-    def night(self, run_id: str) -> subprocess.CompletedProcess[str]:
+    def night(self, run_id: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the audit to its end."""
-        return subprocess.run(self.command(run_id), cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+        return subprocess.run(
+            self.command(run_id),
+            cwd=ROOT,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
 
     def command(self, run_id: str) -> list[str]:
         return [sys.executable, "jobs/audit.py", "--config", str(self.file), "--run_id", run_id]
@@ -81,7 +90,10 @@ def plant(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def nights(tiny_model_folder: Path, prompts_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Audit:
-    """Two nights; in both a model has no prompts, in the first another has no time, in the second one is perturbed."""
+    """Two nights; in both a model has no prompts, in the first another has no time, in the second one is perturbed.
+
+    Nobody takes the alert of the second.
+    """
     folder = tmp_path_factory.mktemp("audit")
     nothing = {"score": {"prompts": {"source": str(folder / "no-prompts.txt")}}}
     lost = {"source": str(tiny_model_folder), "name": HOSTILE, "stages": ["score"], "overrides": nothing}
@@ -91,8 +103,11 @@ def nights(tiny_model_folder: Path, prompts_file: Path, tmp_path_factory: pytest
     assert first.returncode == 1, first.stdout + first.stderr
     assert "did not end well" in first.stdout
     plant(folder / "a")
-    audit.change(models=yaml.safe_load(audit.file.read_text())["models"][:2])
-    second = audit.night("n2")
+    destinations = {"webhook": True, "webhook_attempts": 1}
+    audit.change(models=yaml.safe_load(audit.file.read_text())["models"][:2], destinations=destinations)
+    second = audit.night("n2", STRATOSCOPE_WEBHOOK_URL=f"http://127.0.0.1:9/{SECRET}", STRATOSCOPE_WEBHOOK_TOKEN=SECRET)
+    assert "the webhook did not take the summary in 1 attempts" in second.stdout
+    assert SECRET not in second.stdout + second.stderr
     assert second.returncode == 3, second.stdout + second.stderr
     assert second.stdout.splitlines()[-1] == f"run: {audit.output}/audit/n2"
     return audit
@@ -141,6 +156,13 @@ def test_the_night_is_told_in_files(nights: Audit) -> None:
     assert (suites[HOSTILE].failures, suites[HOSTILE].errors) == (0, 1)
 
 
+def test_an_alert_that_nobody_takes_is_told_and_its_secrets_are_nowhere(nights: Audit) -> None:
+    assert nights.manifest("n2")["facts"]["untold"]
+    files = [file for file in nights.output.rglob("*") if file.is_file()]
+    assert {"log.txt", "manifest.json", "a.score.yaml", "a.score.err"} <= {file.name for file in files}
+    assert not [file for file in files if SECRET.encode() in file.read_bytes()]
+
+
 def test_the_page_shows_what_changed_first_and_leads_to_the_runs(
     nights: Audit,
     browser: webdriver.Chrome,  # noqa: F811
@@ -184,6 +206,8 @@ def test_nights_are_told_by_the_command_line(nights: Audit, capfd: pytest.Captur
         (["report", "n3"], "no run_id under"),
         (["compare", "n1.a"], "at least 2"),
         (["compare", "n1", "n1.a"], "is a run of audit and"),
+        (["compare", "n1.a", "n1.late"], "'n1.late' is running, not done"),
+        (["history", "--model", "b"], "model 'b' is in no night"),
         (["history", "--sql", "SELECT"], "cannot be answered"),
     ],
 )
@@ -198,19 +222,28 @@ def test_bad_questions_are_one_line_and_exit_code_2(
 
 @pytest.mark.slow
 def test_an_identical_night_computes_nothing_and_alerts_on_nothing(
-    tiny_model_folder: Path, prompts_file: Path, tmp_path: Path
+    tiny_model_folder: Path,
+    prompts_file: Path,
+    tmp_path: Path,
+    browser: webdriver.Chrome,  # noqa: F811
 ) -> None:
     audit = make_audit(tmp_path, tiny_model_folder, prompts_file)
     grid = {"seeds": [1, 2], "levels": [0.0, 0.2], "perturbations": ["gaussian"], "trainings": ["plain"]}
     settings = yaml.safe_load(audit.file.read_text())["settings"]
     settings["faithfulness"] = {"series": {"limit": 2000}, "grid": grid, "fit": {"epochs": 1}}
-    audit.change(settings=settings, forecasters=[{"forecaster": "last_value"}], schedule={"parallel": 2})
+    named = {"forecaster": "last_value", "name": HOSTILE}
+    audit.change(settings=settings, forecasters=[named], schedule={"parallel": 2})
     for night, status in (("n1", "done"), ("n2", "reused")):
         ended = audit.night(night)
         assert ended.returncode == 0, ended.stdout + ended.stderr
         assert [row["status"] for row in audit.rows(night)] == [status] * 2
-    assert [row["stage_run_id"] for row in audit.rows("n2")] == ["n1.a", "n1.last_value"]
+    assert [row["stage_run_id"] for row in audit.rows("n2")] == ["n1.a", "n1.b-img-src-x-onerror-alert-1"]
     assert not (audit.output / "score" / "n2.a").exists()
+    browser.get((audit.output / "audit" / "n2" / "report.html").as_uri())
+    WebDriverWait(browser, 20).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".js-plotly-plot .main-svg"))
+    assert "Trends" in [heading.text for heading in browser.find_elements(By.TAG_NAME, "h2")]
+    assert not browser.find_elements(By.CSS_SELECTOR, "body img")
+    assert browser.get_log("browser") == []
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import stratoscope
 from stratoscope.pipelines.faithfulness import FaithfulnessJob, tables
 from stratoscope.pipelines.faithfulness.outcome import deviation_interval, interval
 from stratoscope.pipelines.job import run_from_command_line
+from stratoscope.results import Manifest, RunFolder
 
 Fields = Callable[..., dict]
 KEYS = ("dataset", "forecaster", "training", "seed", "horizon")
@@ -235,6 +236,18 @@ def test_a_dry_run_says_how_much_and_how_long(
     assert told["grid"] == "12 cells, each met with 10 perturbations"
     assert told["rows"] == "132 in cells.parquet"
     assert 0 < float(told["time"].removeprefix("roughly ").split(" s ")[0].replace(",", "")) < 1000
+
+
+def test_a_start_that_was_killed_before_it_computed_anything_still_takes_an_equal_run(
+    fields: Fields, run: stratoscope.FaithfulnessRun
+) -> None:
+    asked = fields(run_id="begun", reuse=True)
+    folder = RunFolder(asked["output"], "faithfulness", "begun")
+    # What a job writes before anything else.
+    folder.write_manifest(Manifest("faithfulness", "begun", {**run.manifest.config, "run_id": "begun"}, 0))
+    found = stratoscope.faithfulness(**asked)
+    assert found.manifest.run_id == "grid"
+    assert not Path(run.path).parent.joinpath("begun").exists()
 
 
 def test_a_page_is_written(run: stratoscope.FaithfulnessRun) -> None:

@@ -84,7 +84,11 @@ def test_the_fingerprint_follows_the_weights(tiny_model_folder: Path, tmp_path: 
     with torch.no_grad():
         network.model.layers[1].mlp.up_proj.weight[0, 0] += 1e-3
     network.save_pretrained(copy)
-    assert weights_fingerprint(resolve_source(str(copy))) != same
+    other = weights_fingerprint(resolve_source(str(copy)))
+    assert other != same
+    # What a prompt is wrapped in, answers follow from, too.
+    (copy / "chat_template.jinja").write_text("{{ messages }}")
+    assert weights_fingerprint(resolve_source(str(copy))) not in (same, other)
 
 
 def test_texts_become_tokens_under_a_policy(tiny_model_folder: Path) -> None:

@@ -85,7 +85,8 @@ def test_a_webhook_that_refuses_twice_gets_the_summary_at_last(
     with receiver(500, 503, 204) as (url, seen):
         monkeypatch.setenv(alerts.WEBHOOK_URL, url)
         assert alerts.send_webhook(TOLD, destinations) is None
-    assert [content for _, content in seen] == [TOLD] * 3
+    headline = {"text": "Audit nightly: 1 of 3 stages got worse since n1."}
+    assert [content for _, content in seen] == [headline | TOLD] * 3
     assert {authorization for authorization, _ in seen} == {f"Bearer {SECRET}"}
 
 

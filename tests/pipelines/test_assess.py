@@ -91,6 +91,13 @@ def test_what_goes_wrong_with_one_step_makes_it_a_failed_one(tmp_path: Path) -> 
     assert "cannot be read" in found.end.error
 
 
+def test_the_commits_of_a_hub_model_are_named() -> None:
+    config = FaithfulnessConfig().model_dump(mode="json")
+    now, before = (Manifest("faithfulness", run_id, config, 0) for run_id in ("b", "a"))
+    now.fingerprints, before.fingerprints = ({"weights": f"hub:owner/model@{c * 40}"} for c in "21")
+    assert f"other weights ({'1' * 12} -> {'2' * 12})" in what_changed(FaithfulnessConfig, now, before).texts
+
+
 def test_a_run_of_fields_that_are_no_more_known_is_still_named() -> None:
     now = Manifest("faithfulness", "b", FaithfulnessConfig().model_dump(mode="json"), 0)
     before = Manifest("faithfulness", "a", {"gone": 1}, 0, code="x")

@@ -34,6 +34,14 @@ from stratoscope.pipelines.job import run_from_command_line
             "smollm2, stage score: field 'prompts.limt' is unknown; did you mean 'prompts.limit'",
         ),
         ({"forecasters": [{"forecaster": "timeseive"}]}, "timeseive, stage faithfulness: grid.forecasters"),
+        (
+            {"settings": {"faithfulness": {"grid": {"forecasters": ["timesieve"]}}}},
+            "field 'grid.forecasters' is the audit's own",
+        ),
+        (
+            {"models": [{"source": "smollm2", "resources": {"gpus": 1}}], "schedule": {"gpu_hours": 3}},
+            "give 'smollm2' resources.workers, too",
+        ),
         ({"destinations": {"webhook": True}}, "STRATOSCOPE_WEBHOOK_URL"),
         ({"thresholds": {"level": 2}}, "thresholds.level 2"),
         ({"name": "a/b"}, "name 'a/b'"),

@@ -14,7 +14,7 @@ from stratoscope.evaluation.retention import (
     mean_retention,
     retained,
 )
-from stratoscope.evaluation.tasks import Choice, TaskItems, choose_items, load_tasks, task_names
+from stratoscope.evaluation.tasks import Choice, TaskItems, choose_items, items_digest, load_tasks, task_names
 
 __all__ = [
     "LOWER_IS_BETTER",
@@ -36,6 +36,7 @@ __all__ = [
     "choose_items",
     "equals_one_of",
     "generate",
+    "items_digest",
     "judge",
     "load_tasks",
     "mean_gain",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratoscope.data import row_id
+from stratoscope.digest import digest
 from stratoscope.errors import InputError, first_line, suggest
 from stratoscope.evaluation.bundled import ALSO
 
@@ -99,6 +100,16 @@ def load_tasks(names: Sequence[str]) -> list["Task"]:
 def task_names() -> list[str]:
     """Return the names of the shipped tasks."""
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def items_digest(tasks: Sequence["TaskItems"]) -> str:
+    """Return a digest of the chosen items of tasks, as a model is asked them."""
+    return digest(
+        {
+            t.name: [[[str(r.args) for r in item.requests] for item in part] for part in (t.search, t.held_out)]
+            for t in tasks
+        }
+    )
 
 
 def choose_items(

@@ -20,8 +20,8 @@ class Ended:
     code: int
     """Its exit code; minus the number of the signal that killed it."""
     seconds: float
-    late: bool
-    """It was stopped because its time was over."""
+    late: str | None
+    """What was over when it was stopped for that; None where it was not."""
 
 
 class Process:
@@ -32,6 +32,7 @@ class Process:
         output: file for its stdout.
         errors: file for its stderr.
         seconds: its time; infinite sets no limit.
+        limit: what is over after that, in words.
         environment: variables besides those of this process.
     """
 
@@ -42,6 +43,7 @@ class Process:
         output: Path,
         errors: Path,
         seconds: float,
+        limit: str,
         environment: Mapping[str, str],
     ) -> None:
         with output.open("wb") as out, errors.open("wb") as err:
@@ -55,8 +57,8 @@ class Process:
                 start_new_session=True,
             )
         self._began = time.monotonic()
-        self._time = seconds
-        self._late = False
+        self._time, self._limit = seconds, limit
+        self._late: str | None = None
         self._told: float | None = None
 
     @property
@@ -75,15 +77,15 @@ class Process:
             self.kill()
             return Ended(code, self.seconds, self._late)
         if self.seconds > self._time:
-            self.expire()
+            self.expire(self._limit)
         if self._told is not None and time.monotonic() > self._told + GRACE_S:
             self.kill()
         return None
 
-    def expire(self) -> None:
-        """Say that its time is over."""
+    def expire(self, limit: str) -> None:
+        """Stop it, because something is over."""
         if self._told is None:
-            self._late = True
+            self._late = limit
             self.stop()
 
     def stop(self) -> None:

@@ -6,9 +6,12 @@ from pathlib import Path
 from stratoscope.digest import digest, file_digest
 from stratoscope.models.source import ModelSource, local_folder, pin_source
 
+KINDS = ("safetensors", "json", "model", "jinja", "txt", "py")
+"""Endings of the files of a model's folder that its answers follow from."""
+
 
 def weights_fingerprint(source: ModelSource) -> str:
-    """Return a digest of a model's weights and configuration.
+    """Return a digest of a model's weights, configuration, tokenizer, chat template and code.
 
     Of a hub name it is the commit that the revision points to, of a folder or GGUF file the content of the files.
 
@@ -21,7 +24,7 @@ def weights_fingerprint(source: ModelSource) -> str:
         # The conversion is kept under the digest of the file's content.
         return f"gguf:{Path(local_folder(source)).name}"
     folder = Path(source.location)
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.model")])
+    files = sorted(file for kind in KINDS for file in folder.glob(f"*.{kind}"))
     with ThreadPoolExecutor() as threads:
         digests = dict(zip([f.name for f in files], threads.map(file_digest, files), strict=True))
     return f"folder:{digest(digests)}"

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
-from rich.console import Console
+from pydantic import Field
 from rich.markup import escape
 from rich.table import Table
 
-from stratoscope.errors import suggest
+from stratoscope.errors import InputError, suggest
 from stratoscope.pipelines.config import Section, load_config
+from stratoscope.pipelines.terminal import answers
 from stratoscope.results import History
 
 NIGHTS = """
@@ -31,7 +32,7 @@ class HistoryConfig(Section):
     """Only this model or forecaster."""
     facts: bool = False
     """Figures, too, that have no threshold."""
-    nights: int = 7
+    nights: int = Field(7, ge=1)
     """Most nights, the latest."""
     sql: str | None = None
     """A question to the views: runs, and JOB_TABLE of every table of every job, such as score_layer_scores."""
@@ -45,7 +46,7 @@ def show_history(arguments: Sequence[str]) -> None:
     """
     config = load_config(HistoryConfig, "history", arguments)
     history = History(config.output)
-    console = Console(highlight=False)
+    console = answers()
     if config.sql is not None:
         console.print(_as_table(history.query(config.sql)))
         return
@@ -53,7 +54,6 @@ def show_history(arguments: Sequence[str]) -> None:
         console.print(f"no audits in {config.output}", soft_wrap=True)
         return
     rows = history.query(NIGHTS.format(name=config.name.replace("'", "''"))).to_pylist()
-    rows = [r for r in rows if config.model in (None, r["model"]) and (config.facts or r["kind"] != "fact")]
     if not rows:
         known = history.query(
             "SELECT DISTINCT json_extract_string(config, '$.name') AS name FROM runs WHERE job = 'audit'"
@@ -61,7 +61,14 @@ def show_history(arguments: Sequence[str]) -> None:
         names = [name for name in known["name"].to_pylist() if name]
         console.print(f"no figures of the audit {config.name!r}{suggest(config.name, names, 'audits')}", soft_wrap=True)
         return
-    console.print(_by_night(rows, config.nights))
+    models = dict.fromkeys(r["model"] for r in rows)
+    if config.model is not None and config.model not in models:
+        raise InputError(f"model {config.model!r} is in no night{suggest(config.model, models, 'models')}")
+    shown = [r for r in rows if config.model in (None, r["model"]) and (config.facts or r["kind"] != "fact")]
+    if shown:
+        console.print(_by_night(shown, config.nights))
+    else:
+        console.print("no figures with thresholds; --facts shows those without", soft_wrap=True)
 
 
 def _by_night(rows: list[dict[str, Any]], most: int) -> Table:

@@ -20,7 +20,7 @@ from stratoscope.errors import InputError, RunError
 from stratoscope.execution import root_cause
 from stratoscope.pipelines.config import JobConfig, load_config, print_error, result_settings
 from stratoscope.pipelines.finished import EqualRunFound, equal_run, identity
-from stratoscope.pipelines.terminal import Terminal, own_terminal
+from stratoscope.pipelines.terminal import Terminal, answers, own_terminal
 from stratoscope.results import Lease, Manifest, RunFolder, check_free, new_run_id
 
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_REGRESSION = 0, 1, 2, 3
@@ -128,7 +128,8 @@ class Job(ABC, Generic[Config]):
         if resumed:
             self._check_fingerprints()
         self.manifest.identity = identity(self.name, result_settings(self.config), self.manifest.fingerprints)
-        if self.config.reuse and self.earlier is None:
+        # An earlier start that came no further than this point has computed nothing.
+        if self.config.reuse and (self.earlier is None or self.earlier.identity is None):
             equal = equal_run(self.config.output, self.name, self.manifest.identity)
             if equal is not None:
                 raise EqualRunFound(equal)
@@ -310,7 +311,7 @@ def run_from_command_line(job_class: JobMaker[Config], arguments: Sequence[str] 
                 return _dry_run(job)
             with stopped_by_sigterm(job):
                 job.perform()
-        job.show(Console(highlight=False))
+        job.show(answers())
     except InputError as error:
         print_error(name, str(error))
         return EXIT_REFUSED

@@ -1,15 +1,12 @@
 """The command `stratoscope runs`: what runs there are, and how far."""
 
-import sys
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from stratoscope.pipelines.config import Section, load_config
+from stratoscope.pipelines.terminal import answers
 from stratoscope.results import RunState, list_runs
-
-WIDTH_OF_A_LOG = 240
 
 
 class RunsConfig(Section):
@@ -31,7 +28,7 @@ def show_runs(arguments: Sequence[str]) -> None:
     table = Table("job", "run_id", "state", "started", "progress", "errors", "prompts/s", "seen", box=None)
     for run in list_runs(config.output, config.job):
         table.add_row(*_row(run))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_A_LOG)
+    console = answers()
     if table.row_count:
         console.print(table)
     else:

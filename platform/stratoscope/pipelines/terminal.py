@@ -11,6 +11,12 @@ from pathlib import Path
 from rich.console import Console
 
 STDERR = 2
+WIDTH_OF_A_LOG = 240
+
+
+def answers() -> Console:
+    """Return a console for what a command answers on stdout: as wide as a terminal, or wide enough for any table."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_A_LOG)
 
 
 class Terminal:

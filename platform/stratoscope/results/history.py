@@ -63,19 +63,21 @@ class History:
         """Return the answer to a question in SQL.
 
         Raises:
-            InputError: the question is not SQL, or names what is not there.
+            InputError: the question is not SQL, names what is not there, or has no answer.
         """
         try:
             for view, files in self._files.items():
                 if view.lower() in sql.lower():
                     self._make_view(view, files)
             answer = self._connection.sql(sql)
+            # It is computed only here.
+            table = None if answer is None else answer.to_arrow_table()
         except duckdb.Error as error:
             views = ", ".join(self.views)
             raise InputError(f"the query cannot be answered: {first_line(error)}. Views: {views}") from error
-        if answer is None:
+        if table is None:
             raise InputError("the query has no answer; ask with SELECT")
-        return answer.to_arrow_table()
+        return table
 
     def _tables(self, states: Sequence[RunState]) -> dict[str, list[str]]:
         """Return the files of each view."""

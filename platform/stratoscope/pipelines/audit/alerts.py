@@ -20,6 +20,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 REFUSED_NAME = re.compile(r"[^\w\-. /:]")
 """What MLflow does not take in the name of a metric."""
 METRICS_AT_ONCE = 500
+MLFLOW_LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
+"""Unless they are set; with MLflow's own a server that does not answer would hold the night for long."""
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -149,9 +151,12 @@ def send_webhook(told: Mapping[str, Any], config: DestinationsSection) -> str | 
         retry=retry_if_exception_type((httpx2.TransportError, _AnswerError)),
     )
 
+    # Chats show this field, and ignore the others.
+    content = {"text": f"Audit {told['audit']}: {told['headline']}"} | dict(told)
+
     def post() -> None:
         # What is answered besides the code is not read, however long it is.
-        with httpx2.stream("POST", os.environ[WEBHOOK_URL], json=told, headers=headers, timeout=seconds) as answer:
+        with httpx2.stream("POST", os.environ[WEBHOOK_URL], json=content, headers=headers, timeout=seconds) as answer:
             if not answer.is_success:
                 raise _AnswerError(answer.status_code)
 
@@ -178,11 +183,13 @@ class _AnswerError(Exception):
 
 def send_mlflow(told: Mapping[str, Any], config: DestinationsSection) -> str | None:
     """Log a night's key figures as a run of MLflow; return what went wrong, or None."""
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric
-
+    for variable, value in MLFLOW_LIMITS.items():
+        os.environ.setdefault(variable, value)
     now, metrics = int(1000 * time.time()), []
     try:
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric
+
         client = MlflowClient(config.mlflow)
         experiment = client.get_experiment_by_name(config.mlflow_experiment)
         number = experiment.experiment_id if experiment else client.create_experiment(config.mlflow_experiment)

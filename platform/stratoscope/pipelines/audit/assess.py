@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from stratoscope.execution import root_cause
 from stratoscope.pipelines.audit.config import ModelEntry, ThresholdsSection
 from stratoscope.pipelines.audit.drift import Drift, drift
-from stratoscope.pipelines.audit.figures import Figure, finite_figures
+from stratoscope.pipelines.audit.figures import WITHOUT_THRESHOLD, Figure, finite_figures
 from stratoscope.pipelines.audit.nights import Earlier
 from stratoscope.pipelines.audit.steps import Lost, Step, StepEnd
 from stratoscope.pipelines.config import JobConfig, result_settings
@@ -145,7 +145,7 @@ def _assessed(
     there = {f.name for f in figures}
     for name in (name for name in known if name not in there):
         said = f"{name}: {known[name].value:.4g} -> none"
-        if asked_alike and known[name].kind != "fact":
+        if asked_alike and known[name].kind not in WITHOUT_THRESHOLD:
             regressions.append(said)
     notes = list(changed.texts)
     found: Drift | None = None
@@ -155,15 +155,21 @@ def _assessed(
             notes.append(f"layers were not compared: {layers}")
         else:
             found = layers
+            compared += tuple(Compared(figure, known.get(figure.name), None) for figure in _orders(found))
             regressions += _of_layers(found, thresholds)
     return Assessment(step, end, manifest, earlier, compared, found, tuple(notes), tuple(regressions))
 
 
 def _threshold(figure: Figure, thresholds: ThresholdsSection) -> float | None:
-    if figure.kind == "fact":
+    if figure.kind in WITHOUT_THRESHOLD:
         return None
     value: float = getattr(thresholds, figure.kind)
     return value
+
+
+def _orders(found: Drift) -> Iterator[Figure]:
+    for tap, correlation in found.rank_correlation.items():
+        yield Figure(f"rank correlation of layers with the night before, {tap}", correlation, "order")
 
 
 def _of_layers(found: Drift, thresholds: ThresholdsSection) -> Iterator[str]:
@@ -203,13 +209,20 @@ def what_changed(config_class: type[JobConfig], now: Manifest, before: Manifest)
     if len(differing) > MOST_SETTINGS:
         texts.append(f"{len(differing) - MOST_SETTINGS} more settings")
     prints = now.fingerprints.items()
-    texts += [f"other {name}" for name, value in prints if before.fingerprints.get(name, value) != value]
+    differ = [(name, before.fingerprints[name], v) for name, v in prints if before.fingerprints.get(name, v) != v]
+    texts += [f"other {name}{_commits(there, here)}" for name, there, here in differ]
     versions = now.versions.items()
     texts += [f"{name} {before.versions.get(name)} -> {v}" for name, v in versions if before.versions.get(name) != v]
     if now.code != before.code:
         texts.append("other code of stratoscope")
     asked = any(not name.startswith("model.") and name not in MAY_DIFFER for name in differing)
     return Changes(tuple(texts), asked)
+
+
+def _commits(before: str, now: str) -> str:
+    """Return the two commits of a hub's model."""
+    commits = [each.rpartition("@")[2][:12] for each in (before, now) if each.startswith("hub:")]
+    return f" ({commits[0]} -> {commits[1]})" if len(commits) == 2 else ""
 
 
 def _settings(config_class: type[JobConfig], config: dict[str, Any]) -> dict[str, Any]:

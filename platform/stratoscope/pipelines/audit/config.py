@@ -94,8 +94,8 @@ class ScheduleSection(Section):
     hours: float | None = Field(None, gt=0)
     """Most hours of a start of the night; what has not begun by then is skipped, what is running is stopped."""
     gpu_hours: float | None = Field(None, gt=0)
-    """Most GPU hours of the night, counted by resources.gpus times resources.workers; when they are used up, stages
-    that take GPUs are stopped, and no other begins."""
+    """Most GPU hours of the night, counted by resources.gpus times resources.workers, the wait for a GPU included; when
+    they are used up, stages that take GPUs are stopped, and no other begins. A forecaster counts as one worker."""
 
 
 class ThresholdsSection(Section):
@@ -131,7 +131,7 @@ class DestinationsSection(Section):
     """Send the summary as JSON to the address in STRATOSCOPE_WEBHOOK_URL, with the token in STRATOSCOPE_WEBHOOK_TOKEN
     where there is one."""
     webhook_seconds: float = Field(10.0, gt=0)
-    """How long an attempt may take."""
+    """How long an attempt waits for a connection, and for each part of an answer."""
     webhook_attempts: int = Field(4, ge=1)
     """Attempts, each after twice the pause of the one before."""
     mlflow: str | None = Field(None, pattern=r"^[^@]*$")
@@ -182,6 +182,11 @@ class AuditConfig(JobConfig):
     def _something_named_apart(self) -> Self:
         if not self.subjects:
             raise ValueError("models and forecasters are both empty; name at least one")
+        for model in self.models:
+            if self.schedule.gpu_hours is not None and model.resources.gpus and model.resources.workers is None:
+                raise ValueError(
+                    f"schedule.gpu_hours counts GPUs times workers; give {model.called!r} resources.workers, too"
+                )
         slugs: dict[str, str] = {}
         for subject in self.subjects:
             if subject.slug in slugs:

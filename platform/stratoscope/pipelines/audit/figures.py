@@ -9,8 +9,10 @@ import numpy as np
 
 from stratoscope.results import Manifest, Storage, read_table
 
-FigureKind = Literal["retention", "auroc", "hallucination_rate", "gain", "seed_spread", "error", "fact"]
-"""Each but the last has a threshold of its own name in the audit's configuration."""
+FigureKind = Literal["retention", "auroc", "hallucination_rate", "gain", "seed_spread", "error", "order", "fact"]
+"""Each but the last two has a threshold of its own name in the audit's configuration."""
+WITHOUT_THRESHOLD: frozenset[FigureKind] = frozenset({"order", "fact"})
+"""order is the layers' rank correlation with the night before, which has no night before of its own."""
 HIGH_IS_GOOD = frozenset({"retention", "auroc", "gain"})
 RELATIVE = frozenset({"seed_spread", "error"})
 """Kinds whose change is seen by the size of the earlier figure."""

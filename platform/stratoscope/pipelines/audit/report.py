@@ -37,6 +37,7 @@ NAMES: dict[FigureKind, str] = {
     "gain": "Gain by mending",
     "seed_spread": "Spread over seeds",
     "error": "Squared error of forecasters",
+    "order": "Rank correlation of layers with the night before",
 }
 MOST_LINES = 24
 """Of a plot of trends; what is regressed comes first."""
@@ -129,13 +130,14 @@ def _trends_section(found: Sequence[Assessment], trends: Sequence[dict[str, obje
             lines.setdefault((str(row["model"]), str(row["figure"])), []).append(row)
         if lines:
             shown = sorted(lines, key=lambda line: line not in regressed)[:MOST_LINES]
-            figures.append(_trend(title, {line: lines[line] for line in shown}))
+            figures.append(_trend(title, {line: lines[line] for line in shown}, nights))
             if len(shown) < len(lines):
                 paragraphs.append(f"{title}: {len(shown)} of {len(lines)} lines are shown; all are in figures.parquet.")
-    yield Section("Trends", paragraphs, figures)
+    if figures:
+        yield Section("Trends", paragraphs, figures)
 
 
-def _trend(title: str, lines: dict[tuple[str, str], list[dict[str, object]]]) -> "Figure":
+def _trend(title: str, lines: dict[tuple[str, str], list[dict[str, object]]], nights: Sequence[str]) -> "Figure":
     from plotly.graph_objects import Figure, Scatter
 
     figure = Figure()
@@ -152,7 +154,8 @@ def _trend(title: str, lines: dict[tuple[str, str], list[dict[str, object]]]) ->
         )
     style(figure, "", title, height=300 + 22 * len(lines))
     figure.update_layout(showlegend=True, legend={"orientation": "v", "y": -0.2, "yanchor": "top", "x": 0})
-    figure.update_xaxes(type="category")
+    # Otherwise nights would stand in the order in which lines have them.
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=nights)
     return figure
 
 
@@ -221,8 +224,9 @@ def _cost_section(found: Sequence[Assessment]) -> Section:
         gpu = f"{a.gpu_hours:.2f}" if a.gpu_hours else ""
         rows.append([a.subject, a.step.stage.name, a.end.status, f"{a.end.seconds:,.0f}", gpu, memory, rate])
     for subject in dict.fromkeys(a.subject for a in found):
-        total = sum(a.end.seconds for a in found if a.subject == subject)
-        rows.append([subject, "all", "", f"{total:,.0f}", "", "", ""])
+        seconds = sum(a.end.seconds for a in found if a.subject == subject)
+        gpu_hours = sum(a.gpu_hours for a in found if a.subject == subject)
+        rows.append([subject, "all", "", f"{seconds:,.0f}", f"{gpu_hours:.2f}" if gpu_hours else "", "", ""])
     header = ["model", "stage", "status", "seconds", "GPU hours", "memory of the largest worker", "tokens/s"]
     return Section("What it took", tables=[Table(header, rows)])
 

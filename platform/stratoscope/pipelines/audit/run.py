@@ -97,7 +97,7 @@ class AuditJob(Job[AuditConfig]):
         with ExitStack() as stack:
             folder = stack.enter_context(self._process_folder())
             bar = stack.enter_context(progress(meter, self.name, console))
-            running = stack.enter_context(closing(Scheduler(self.config, folder, self.stopping).run(self.steps, fine)))
+            running = stack.enter_context(closing(Scheduler(self.config, folder, self.stopping).run(self.steps, ends)))
             for step, end in running:
                 ends[step.key] = end
                 store.write(step.key, end)
@@ -142,14 +142,15 @@ class AuditJob(Job[AuditConfig]):
 
     def _tell(self, told: dict[str, Any]) -> None:
         storage, destinations = self.run.storage, self.config.destinations
+        # Whoever waits for these files is not to wait for a server.
         storage.write("summary.json", json.dumps(told, indent=2).encode())
+        storage.write("summary.md", alerts.markdown(told).encode())
+        storage.write("junit.xml", alerts.junit(told))
         troubles = [
             alerts.send_webhook(told, destinations) if destinations.webhook else None,
             alerts.send_mlflow(told, destinations) if destinations.mlflow else None,
         ]
         self.manifest.facts["untold"] = [trouble for trouble in troubles if trouble]
-        storage.write("summary.md", alerts.markdown(told).encode())
-        storage.write("junit.xml", alerts.junit(told))
 
     @contextmanager
     def _process_folder(self) -> Iterator[Path]:

@@ -53,14 +53,15 @@ class Scheduler:
 
         Args:
             steps: each after those that it waits for.
-            ended: how steps ended in earlier starts; those that ended well are not run again.
+            ended: how steps ended in earlier starts, all of whose GPU hours count; those that ended well are not run
+                again.
 
         Raises:
             RunError: the night was told to stop.
         """
         ends = {key: end for key, end in ended.items() if end.fine}
         waiting = [step for step in steps if step.key not in ends]
-        self._gpu_hours = sum(step.gpus * ends[step.key].seconds / 3600 for step in steps if step.key in ends)
+        self._gpu_hours = sum(step.gpus * ended[step.key].seconds / 3600 for step in steps if step.key in ended)
         with self._children() as running:
             while waiting or running:
                 if self._stopping.is_set():
@@ -99,9 +100,9 @@ class Scheduler:
         if lost:
             return f"it stands on {lost[0]}, which was {ends[lost[0]].status}"
         if schedule.hours is not None and self._left() <= 0:
-            return f"the night's {schedule.hours:g} hours are over"
+            return f"{self._of_hours} are over"
         if step.gpus and self._gpus_are_used_up(running):
-            return f"the night's {schedule.gpu_hours:g} GPU hours are used up"
+            return f"{self._of_gpu_hours} are used up"
         return None
 
     def _gpus_are_used_up(self, running: Sequence[_Running]) -> bool:
@@ -114,7 +115,15 @@ class Scheduler:
         if self._gpus_are_used_up(running):
             for one in running:
                 if one.step.gpus:
-                    one.process.expire()
+                    one.process.expire(self._of_gpu_hours)
+
+    @property
+    def _of_hours(self) -> str:
+        return f"the night's {self._config.schedule.hours or 0:g} hours"
+
+    @property
+    def _of_gpu_hours(self) -> str:
+        return f"the night's {self._config.schedule.gpu_hours or 0:g} GPU hours"
 
     def _left(self) -> float:
         """Return the seconds that are left of the night."""
@@ -126,16 +135,21 @@ class Scheduler:
         config = step.configuration(self._config.output, self._config.seed, runs, reuse=self._config.reuse)
         file = self._folder / f"{step.key}.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
-        module = "stratoscope.pipelines.audit.child"
+        left = self._left()
         output, errors = self._folder / f"{step.key}.out", self._folder / f"{step.key}.err"
         process = Process(
-            [sys.executable, "-m", module, str(os.getpid()), step.stage.name, "--config", str(file)],
+            self._command(step, file),
             output=output,
             errors=errors,
-            seconds=min(step.seconds, self._left()),
+            seconds=min(step.seconds, left),
+            limit=self._of_hours if left < step.seconds else f"its {step.seconds / 3600:.2g} hours",
             environment=dict.fromkeys(SECRETS, "") | self._share(),
         )
         return _Running(step, process, output, errors)
+
+    def _command(self, step: Step, file: Path) -> list[str]:
+        module = "stratoscope.pipelines.audit.child"
+        return [sys.executable, "-m", module, str(os.getpid()), step.stage.name, "--config", str(file)]
 
     def _share(self) -> dict[str, str]:
         """Return the variable that says how many of this machine's CPUs a stage may take, where it is not all."""
@@ -171,7 +185,8 @@ def _end(one: _Running, ended: Ended) -> StepEnd:
     name = one.step.stage.job.name
     error = _told(one.errors, f"{name}: ") or _last_line(one.errors) or f"its process ended with {ended.code}"
     if ended.late:
-        return StepEnd("over time", None, ended.seconds, f"it was stopped after {ended.seconds / 3600:.2g} hours")
+        said = f"it was stopped after {ended.seconds / 3600:.2g} hours: {ended.late} are over"
+        return StepEnd("over time", None, ended.seconds, said)
     if ended.code == EXIT_REFUSED:
         return StepEnd("refused", None, ended.seconds, error)
     if ended.code < 0:

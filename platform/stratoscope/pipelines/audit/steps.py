@@ -140,6 +140,8 @@ def _validated(step: Step, config: AuditConfig) -> None:
             raise InputError(f"field {taken[0]!r} is the audit's own; leave it out")
         if "source" in (given.get("model") or {}):
             raise InputError("field 'model.source' is the audit's own; add another model with its own name")
+        if "forecasters" in (given.get("grid") or {}):
+            raise InputError("field 'grid.forecasters' is the audit's own; add another forecaster")
     RunFolder(config.output, step.stage.job.name, step.run_id)
     asked = step.configuration(config.output, config.seed, {}, reuse=config.reuse)
     validate(step.stage.job.config_class, asked)

@@ -93,7 +93,14 @@ def load_material(
         used,
         tuple(datasets),
         counts,
-        digest({"questions": prints, "texts": text_print, "held_out": sorted(held_ids)}),
+        digest(
+            {
+                "questions": prints,
+                "texts": text_print,
+                "held_out": sorted(held_ids),
+                "perplexity": [text.ids for text in perplexity],
+            }
+        ),
     )
 
 

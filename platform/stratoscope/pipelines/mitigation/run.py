@@ -8,7 +8,7 @@ from rich.console import Console
 
 from stratoscope.digest import digest
 from stratoscope.errors import InputError
-from stratoscope.evaluation import load_tasks
+from stratoscope.evaluation import Choice, choose_items, items_digest, load_tasks
 from stratoscope.execution import Workers, cluster, is_local, resources
 from stratoscope.models import (
     ModelFacts,
@@ -180,6 +180,11 @@ class MitigationJob(Job[MitigationConfig]):
             write_table(storage, name, from_rows(list(rows), schema))
         self.manifest.counts = {"variants": len(variants), "failed": len(failed), "steps": len(steps)}
 
+    def _tasks_digest(self) -> str:
+        choice = Choice(self.config.evaluation.limit, 0, self.config.seed)
+        tasks = load_tasks(self.config.evaluation.tasks)
+        return items_digest([choose_items(task, choice, self.material.used, self.tokenizer) for task in tasks])
+
     def _identify(self, workers: Workers) -> None:
         config, material = self.config, self.material
         device = "cuda" if workers.gpus else "cpu"
@@ -187,6 +192,7 @@ class MitigationJob(Job[MitigationConfig]):
         self.manifest.fingerprints = {
             "weights": weights_fingerprint(self.source),
             "material": material.fingerprint,
+            "tasks": self._tasks_digest(),
             "computation": digest({"dtype": dtype, "device": device, "workers": workers.number}),
         }
         self.manifest.facts = {

@@ -9,9 +9,8 @@ from typing import ClassVar
 
 from rich.console import Console
 
-from stratoscope.digest import digest
 from stratoscope.errors import InputError
-from stratoscope.evaluation import TaskItems, choose_items, load_tasks
+from stratoscope.evaluation import TaskItems, choose_items, items_digest, load_tasks
 from stratoscope.execution import Service, cluster, is_local, largest_share, plan_pool, resources, serve
 from stratoscope.models import (
     ModelFacts,
@@ -208,14 +207,10 @@ class SearchJob(Job[SearchConfig]):
         """Note what evaluations depend on."""
         device = settings.loading.device
         dtype = dtype_name(self.config.model.dtype, device)
-        questions = {
-            t.name: [[[str(r.args) for r in item.requests] for item in part] for part in (t.search, t.held_out)]
-            for t in self.tasks
-        }
         self.manifest.fingerprints = {
             "weights": run.weights if run else weights_fingerprint(self.source),
             "statistics": run.manifest.fingerprints["activations"] if run else "none",
-            "questions": digest(questions),
+            "questions": items_digest(self.tasks),
             "number format": f"{dtype} on {device}",
         }
         self.manifest.facts = {
