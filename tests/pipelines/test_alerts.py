@@ -2,13 +2,20 @@
 
 import json
 import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from junitparser import JUnitXml
 
@@ -130,10 +137,56 @@ def test_markdown_shows_names_as_they_are_and_regressions_first() -> None:
     assert row.replace(r"\|", "").count("|") == 5
 
 
-def test_key_figures_reach_mlflow(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real server of MLflow's; yields its address."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    store = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    with (folder / "log.txt").open("wb") as log:
+        server = subprocess.Popen(
+            [*command, *store],
+            cwd=folder,
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 120
+        while not _answers(f"{address}/health"):
+            assert server.poll() is None, (folder / "log.txt").read_text()
+            assert time.monotonic() < deadline, (folder / "log.txt").read_text()
+            time.sleep(0.2)
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _answers(address: str) -> bool:
+    try:
+        return httpx2.get(address, timeout=2).is_success
+    except httpx2.TransportError:
+        return False
+
+
+def test_an_mlflow_server_that_is_not_there_is_told_of_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    told = alerts.send_mlflow(TOLD, DestinationsSection(mlflow="http://127.0.0.1:9"))
+    assert told is not None
+    assert told.startswith("MLflow did not take the key figures: ")
+
+
+@pytest.mark.parametrize("store", ["sqlite", pytest.param("server", marks=pytest.mark.slow)])
+def test_key_figures_reach_mlflow(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}" if store == "sqlite" else request.getfixturevalue("mlflow_server")
     assert alerts.send_mlflow(TOLD, DestinationsSection(mlflow=uri, mlflow_experiment="nights")) is None
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("nights")
