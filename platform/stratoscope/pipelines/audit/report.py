@@ -88,7 +88,7 @@ def headline(found: Sequence[Assessment], previous: str | None) -> str:
     since = f"since {previous}" if previous else "in the first night of this name"
     parts = [f"{worse} of {len(found)} stages got worse {since}" if previous else f"{len(found)} stages {since}"]
     parts.append(f"{lost} did not end well" if lost else "all ended well")
-    parts += [f"{same} were unchanged and not computed again"] if same else []
+    parts += [f"{same} {'was' if same == 1 else 'were'} unchanged and not computed again"] if same else []
     return "; ".join(parts) + "."
 
 
