@@ -169,7 +169,7 @@ def test_a_digest_of_a_package_follows_all_of_its_source(tmp_path: Path, monkeyp
     (package / "parts.py").write_text("ONE = 1")
     monkeypatch.syspath_prepend(str(tmp_path))
     before = source_digest("third_house")
-    assert source_digest("third_house.parts") == before
+    assert source_digest("third_house.parts") == before != ""
     (package / "parts.py").write_text("ONE = 2")
     assert source_digest("third_house") != before
     assert source_digest("nobodys_house") == ""

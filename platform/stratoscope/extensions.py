@@ -87,8 +87,9 @@ def source_digest(module: str) -> str:
         return ""
     if spec is None:
         return ""
-    if spec.submodule_search_locations:
-        files = [file for folder in spec.submodule_search_locations for file in Path(folder).rglob("*.py")]
-    else:
-        files = [Path(spec.origin)] if spec.origin else []
-    return digest({str(file): file_digest(file) for file in sorted(files) if file.is_file()})
+    if spec.submodule_search_locations is None:
+        origin = Path(spec.origin) if spec.origin else None
+        return file_digest(origin) if origin and origin.is_file() else ""
+    # Where a package is installed says nothing of what it does.
+    folders = map(Path, spec.submodule_search_locations)
+    return digest({str(f.relative_to(folder)): file_digest(f) for folder in folders for f in folder.rglob("*.py")})
