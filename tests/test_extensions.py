@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -74,50 +75,8 @@ def figures(storage, manifest):
 LAYERS = Stage("layers", ScoreJob, "model", settings, figures)
 """
 
-JOB = """
-from stratoscope.models import describe_model, resolve_source, weights_fingerprint
-from stratoscope.pipelines.audit.figures import Figure
-from stratoscope.pipelines.audit.stages import Stage
-from stratoscope.pipelines.config import JobConfig
-from stratoscope.pipelines.job import Job
-from stratoscope.pipelines.measuring.config import ModelSection
-from stratoscope.results import Page, render
-
-
-class WidthConfig(JobConfig):
-    model: ModelSection = ModelSection()
-
-
-class WidthJob(Job[WidthConfig]):
-    name = "width"
-    config_class = WidthConfig
-
-    def prepare(self):
-        self.source = resolve_source(self.config.model.source, self.config.model.revision)
-
-    def plan(self):
-        return [("model", self.config.model.source)]
-
-    def execute(self):
-        self.manifest.fingerprints = {"weights": weights_fingerprint(self.source)}
-        self.begin()  # takes an equal finished run, where there is one: what an unchanged night relies on
-        width = describe_model(self.source).hidden_size
-        self.manifest.facts = {"width": width}
-        page = Page(f"Width of {self.config.model.source}", f"{width} numbers for each token.", [])
-        self.run.storage.write("report.html", render(page))  # the audit's page links to it
-
-    def show(self, console):
-        console.print(f"{self.manifest.facts['width']} numbers for each token")
-
-
-WIDTH = Stage(
-    "width",
-    WidthJob,
-    "model",
-    lambda entry, runs: {"model": {"source": entry.source}},
-    lambda storage, manifest: [Figure("width", manifest.facts["width"])],
-)
-"""
+PAGE = (ROOT / "docs" / "extending.md").read_text()
+(JOB,) = (block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "class WidthJob" in block)
 
 
 @pytest.fixture(scope="module")

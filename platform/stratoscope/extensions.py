@@ -92,4 +92,5 @@ def source_digest(module: str) -> str:
         return file_digest(origin) if origin and origin.is_file() else ""
     # Where a package is installed says nothing of what it does.
     folders = map(Path, spec.submodule_search_locations)
-    return digest({str(f.relative_to(folder)): file_digest(f) for folder in folders for f in folder.rglob("*.py")})
+    files = [(folder, file) for folder in folders for file in folder.rglob("*.py") if file.is_file()]
+    return digest({str(file.relative_to(folder)): file_digest(file) for folder, file in files})

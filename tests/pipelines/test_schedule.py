@@ -51,5 +51,11 @@ def test_when_gpu_hours_are_used_up_only_what_takes_gpus_is_stopped(tmp_path: Pa
 def test_gpu_hours_of_earlier_starts_count_however_they_ended(tmp_path: Path) -> None:
     earlier = {"a.score": StepEnd("failed", None, 3600.0, "it broke")}
     ends = night(tmp_path, earlier, gpu_hours=0.9)
-    assert [ends[name].status for name in ("a", "b")] == ["skipped", "skipped"]
+    assert [(ends[name].status, ends[name].seconds) for name in ("a", "b")] == [("skipped", 3600.0), ("skipped", 0.0)]
     assert ends["c"].fine
+
+
+def test_a_stage_that_is_run_again_takes_what_it_took_in_all(tmp_path: Path) -> None:
+    ends = night(tmp_path, {"a.score": StepEnd("failed", None, 100.0, "it broke")})
+    assert ends["a"].fine
+    assert 101 < ends["a"].seconds < 160

@@ -205,7 +205,7 @@ def preference(faithful_base: float, faithful: float, plain_base: float, plain: 
         plain: likewise.
 
     Returns:
-        None where the plain model does not move, and nothing can be less.
+        None where the plain model does not move, and nothing can be less, or the faithful one's base has no error.
 
     Source: FTS, its 'preference' of table 2.
     """

@@ -17,7 +17,7 @@ from stratoscope.pipelines.audit.stages import STAGES
 from stratoscope.pipelines.config import Section, load_config
 from stratoscope.pipelines.facts import number_text
 from stratoscope.pipelines.finished import find_run
-from stratoscope.pipelines.terminal import answers
+from stratoscope.pipelines.terminal import stdout_console
 from stratoscope.results import Manifest, Storage
 
 Run = tuple[Storage, Manifest]
@@ -53,13 +53,13 @@ def show_comparison(arguments: Sequence[str]) -> None:
         raise InputError(
             f"{config.runs[0]!r} is a run of {jobs[0]} and {config.runs[1]!r} of {jobs[1]}; name two of one job"
         )
-    for name, (_, manifest) in zip(config.runs, (before, now), strict=True):
-        if manifest.status != "done":
-            raise InputError(f"{name!r} is {manifest.status}, not done; only finished runs can be compared")
-    console = answers()
+    console = stdout_console()
     stage = next((stage for stage in STAGES.values() if stage.job.name == jobs[0]), None)
     if stage is None:
         raise InputError(f"runs of {jobs[0]} have no key figures; compare runs of its stages")
+    for name, (_, manifest) in zip(config.runs, (before, now), strict=True):
+        if manifest.status != "done":
+            raise InputError(f"{name!r} is {manifest.status}, not done; only finished runs can be compared")
     changed = what_changed(stage.job.config_class, now[1], before[1])
     console.print(f"changed: {'; '.join(changed.texts) or 'nothing'}", soft_wrap=True, markup=False)
     figures = [{f.name: f for f in finite_figures(stage.figures(*run))} for run in (before, now)]

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from stratoscope.errors import InputError, suggest
 from stratoscope.pipelines.config import Section, load_config
-from stratoscope.pipelines.terminal import answers
+from stratoscope.pipelines.terminal import stdout_console
 from stratoscope.results import History
 
 NIGHTS = """
@@ -31,7 +31,7 @@ class HistoryConfig(Section):
     model: str | None = None
     """Only this model or forecaster."""
     facts: bool = False
-    """Figures, too, that have no threshold."""
+    """Facts, too: figures that never alert."""
     nights: int = Field(7, ge=1)
     """Most nights, the latest."""
     sql: str | None = None
@@ -46,7 +46,7 @@ def show_history(arguments: Sequence[str]) -> None:
     """
     config = load_config(HistoryConfig, "history", arguments)
     history = History(config.output)
-    console = answers()
+    console = stdout_console()
     if config.sql is not None:
         console.print(_as_table(history.query(config.sql)))
         return

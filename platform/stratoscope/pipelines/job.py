@@ -20,7 +20,7 @@ from stratoscope.errors import InputError, RunError
 from stratoscope.execution import root_cause
 from stratoscope.pipelines.config import JobConfig, load_config, print_error, result_settings
 from stratoscope.pipelines.finished import EqualRunFound, equal_run, identity
-from stratoscope.pipelines.terminal import Terminal, answers, own_terminal
+from stratoscope.pipelines.terminal import Terminal, own_terminal, stdout_console
 from stratoscope.results import Lease, Manifest, RunFolder, check_free, new_run_id
 
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_REGRESSION = 0, 1, 2, 3
@@ -311,7 +311,7 @@ def run_from_command_line(job_class: JobMaker[Config], arguments: Sequence[str] 
                 return _dry_run(job)
             with stopped_by_sigterm(job):
                 job.perform()
-        job.show(answers())
+        job.show(stdout_console())
     except InputError as error:
         print_error(name, str(error))
         return EXIT_REFUSED

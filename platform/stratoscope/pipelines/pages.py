@@ -15,7 +15,7 @@ from stratoscope.pipelines.audit.stages import STAGES
 from stratoscope.pipelines.config import Section, load_config, validate
 from stratoscope.pipelines.finished import find_run
 from stratoscope.pipelines.job import JobMaker
-from stratoscope.pipelines.terminal import answers
+from stratoscope.pipelines.terminal import stdout_console
 from stratoscope.results import Manifest, Storage, list_runs
 
 PAGE = "report.html"
@@ -55,7 +55,7 @@ def show_report(arguments: Sequence[str]) -> None:
     maker: JobMaker[Any] = next((s.job for s in STAGES.values() if s.job.name == manifest.job), AuditJob)
     job = maker(validate(maker.config_class, manifest.config))
     job.run.storage, job.manifest = storage, manifest
-    job.show(answers())
+    job.show(stdout_console())
     if config.open:
         webbrowser.open(_local(storage).as_uri())
 

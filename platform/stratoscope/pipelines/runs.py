@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from stratoscope.pipelines.config import Section, load_config
-from stratoscope.pipelines.terminal import answers
+from stratoscope.pipelines.terminal import stdout_console
 from stratoscope.results import RunState, list_runs
 
 
@@ -28,7 +28,7 @@ def show_runs(arguments: Sequence[str]) -> None:
     table = Table("job", "run_id", "state", "started", "progress", "errors", "prompts/s", "seen", box=None)
     for run in list_runs(config.output, config.job):
         table.add_row(*_row(run))
-    console = answers()
+    console = stdout_console()
     if table.row_count:
         console.print(table)
     else:

@@ -14,7 +14,7 @@ STDERR = 2
 WIDTH_OF_A_LOG = 240
 
 
-def answers() -> Console:
+def stdout_console() -> Console:
     """Return a console for what a command answers on stdout: as wide as a terminal, or wide enough for any table."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_A_LOG)
 

@@ -35,7 +35,7 @@ class Compared:
     figure: Figure
     before: Figure | None
     threshold: float | None
-    """Of its loss; None of a fact, and where the two runs were asked other things."""
+    """Of its loss; None of what has no threshold, and where the two runs were asked other things."""
 
     @property
     def loss(self) -> float | None:
@@ -155,7 +155,7 @@ def _assessed(
             notes.append(f"layers were not compared: {layers}")
         else:
             found = layers
-            compared += tuple(Compared(figure, known.get(figure.name), None) for figure in _orders(found))
+            compared += tuple(Compared(figure, None, None) for figure in finite_figures(_orders(found)))
             regressions += _of_layers(found, thresholds)
     return Assessment(step, end, manifest, earlier, compared, found, tuple(notes), tuple(regressions))
 

@@ -182,11 +182,6 @@ class AuditConfig(JobConfig):
     def _something_named_apart(self) -> Self:
         if not self.subjects:
             raise ValueError("models and forecasters are both empty; name at least one")
-        for model in self.models:
-            if self.schedule.gpu_hours is not None and model.resources.gpus and model.resources.workers is None:
-                raise ValueError(
-                    f"schedule.gpu_hours counts GPUs times workers; give {model.called!r} resources.workers, too"
-                )
         slugs: dict[str, str] = {}
         for subject in self.subjects:
             if subject.slug in slugs:

@@ -12,7 +12,7 @@ from stratoscope.results import Manifest, Storage, read_table
 FigureKind = Literal["retention", "auroc", "hallucination_rate", "gain", "seed_spread", "error", "order", "fact"]
 """Each but the last two has a threshold of its own name in the audit's configuration."""
 WITHOUT_THRESHOLD: frozenset[FigureKind] = frozenset({"order", "fact"})
-"""order is the layers' rank correlation with the night before, which has no night before of its own."""
+"""order is the layers' rank correlation with the night before: it is a comparison, and judged where layers moved."""
 HIGH_IS_GOOD = frozenset({"retention", "auroc", "gain"})
 RELATIVE = frozenset({"seed_spread", "error"})
 """Kinds whose change is seen by the size of the earlier figure."""

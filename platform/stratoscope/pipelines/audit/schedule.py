@@ -53,8 +53,7 @@ class Scheduler:
 
         Args:
             steps: each after those that it waits for.
-            ended: how steps ended in earlier starts, all of whose GPU hours count; those that ended well are not run
-                again.
+            ended: how steps ended in earlier starts, all of whose time counts; those that ended well are not run again.
 
         Raises:
             RunError: the night was told to stop.
@@ -62,6 +61,7 @@ class Scheduler:
         ends = {key: end for key, end in ended.items() if end.fine}
         waiting = [step for step in steps if step.key not in ends]
         self._gpu_hours = sum(step.gpus * ended[step.key].seconds / 3600 for step in steps if step.key in ended)
+        spent = {key: end.seconds for key, end in ended.items() if not end.fine}
         with self._children() as running:
             while waiting or running:
                 if self._stopping.is_set():
@@ -73,7 +73,7 @@ class Scheduler:
                     why_not = self._why_not(step, running, ends)
                     waiting.remove(step)
                     if why_not:
-                        ends[step.key] = StepEnd("skipped", None, 0.0, why_not)
+                        ends[step.key] = StepEnd("skipped", None, spent.get(step.key, 0.0), why_not)
                         yield step, ends[step.key]
                     else:
                         running.append(self._start(step, ends))
@@ -83,7 +83,7 @@ class Scheduler:
                     if ended_now is not None:
                         running.remove(one)
                         self._gpu_hours += one.step.gpus * ended_now.seconds / 3600
-                        ends[one.step.key] = _end(one, ended_now)
+                        ends[one.step.key] = _end(one, ended_now, spent.get(one.step.key, 0.0))
                         yield one.step, ends[one.step.key]
                 time.sleep(POLL_S)
 
@@ -142,7 +142,7 @@ class Scheduler:
             output=output,
             errors=errors,
             seconds=min(step.seconds, left),
-            limit=self._of_hours if left < step.seconds else f"its {step.seconds / 3600:.2g} hours",
+            limit=self._of_hours if left < step.seconds else f"its {step.seconds / 3600:g} hours",
             environment=dict.fromkeys(SECRETS, "") | self._share(),
         )
         return _Running(step, process, output, errors)
@@ -177,21 +177,23 @@ class Scheduler:
         running.clear()
 
 
-def _end(one: _Running, ended: Ended) -> StepEnd:
+def _end(one: _Running, ended: Ended, spent: float) -> StepEnd:
+    """Return how a step ended; `spent` are seconds of earlier starts in which it did not end well."""
+    seconds = spent + ended.seconds
     run = _told(one.output, "run: ")
     if ended.code == EXIT_DONE and run:
         reused = run.rstrip("/").rsplit("/", 1)[-1] != one.step.run_id
-        return StepEnd("reused" if reused else "done", run, ended.seconds, None)
+        return StepEnd("reused" if reused else "done", run, seconds, None)
     name = one.step.stage.job.name
     error = _told(one.errors, f"{name}: ") or _last_line(one.errors) or f"its process ended with {ended.code}"
     if ended.late:
         said = f"it was stopped after {ended.seconds / 3600:.2g} hours: {ended.late} are over"
-        return StepEnd("over time", None, ended.seconds, said)
+        return StepEnd("over time", None, seconds, said)
     if ended.code == EXIT_REFUSED:
-        return StepEnd("refused", None, ended.seconds, error)
+        return StepEnd("refused", None, seconds, error)
     if ended.code < 0:
         error = f"its process was killed by signal {-ended.code}"
-    return StepEnd("failed", None, ended.seconds, error)
+    return StepEnd("failed", None, seconds, error)
 
 
 def _told(file: Path, beginning: str) -> str | None:

@@ -77,6 +77,7 @@ class StepEnd:
     run: str | None
     """Folder of its run, where it has one."""
     seconds: float
+    """Of all starts in which it came to an end."""
     error: str | None
 
     @property
@@ -116,6 +117,11 @@ def all_steps(config: AuditConfig, run_id: str) -> list[Step]:
         )
     steps: list[Step] = []
     for subject in config.subjects:
+        counted = config.schedule.gpu_hours is not None and isinstance(subject, ModelEntry)
+        if counted and subject.resources.gpus and subject.resources.workers is None:
+            raise InputError(
+                f"schedule.gpu_hours counts GPUs times workers; give {subject.called!r} resources.workers, too"
+            )
         if isinstance(subject, ModelEntry):
             _checked(subject.called, lambda entry=subject: resolve_source(entry.source, entry.revision))
         strange = sorted(set(subject.overrides) - set(subject.stages))

@@ -11,6 +11,7 @@ from stratoscope.data import Series
 from stratoscope.forecasting import (
     ADVERSARIAL,
     FORECASTERS,
+    PARAMETER,
     AscentSettings,
     Shape,
     Windows,
@@ -19,10 +20,12 @@ from stratoscope.forecasting import (
     standing_still,
     uphill,
 )
-from stratoscope.pipelines.faithfulness.cells import Cell
+from stratoscope.pipelines.faithfulness.cells import PARAMETER_DRAWS, Cell
 from stratoscope.pipelines.faithfulness.config import FAITHFUL, FaithfulnessConfig
 from stratoscope.pipelines.machine import PROCESS_BYTES
 
+COPIES = 5
+"""Of the parameters: weights, gradients, Adam's two moments, the best so far."""
 ASCENTS_FOR_THE_WORST = 4
 """Of each norm: sib, snp, both, and the error."""
 
@@ -32,9 +35,10 @@ class _Pace:
     """Seconds that a batch takes on one thread of this machine."""
 
     learn: float
-    """Forward, backward and nothing else."""
+    """A step of learning."""
     climb: float
     """A step of an ascent."""
+    parameters: int
 
 
 def estimate(
@@ -50,6 +54,7 @@ def estimate(
             paces[kind] = _pace(config, series[cell.dataset], cell)
         seconds += _seconds(config, series[cell.dataset], cell, paces[kind])
     at_once = min(len(cells), max(1, int((os.cpu_count() or 1) / config.grid.cpus)))
+    memory = PROCESS_BYTES + COPIES * 4 * max(pace.parameters for pace in paces.values())
     return [
         *(
             (f"series {name}", f"{len(own.values):,} rows, columns {', '.join(own.columns)}")
@@ -57,7 +62,7 @@ def estimate(
         ),
         ("grid", f"{len(cells)} cells, each met with {met} perturbations"),
         ("rows", f"{len(cells) * (1 + met):,} in cells.parquet"),
-        ("memory", f"about {PROCESS_BYTES / 1e9:,.1f} GB for each of {at_once} tasks at a time"),
+        ("memory", f"about {memory / 1e9:,.1f} GB for each of {at_once} tasks at a time"),
         ("time", f"roughly {seconds / at_once:,.0f} s on all of this machine's CPUs, and some 20 s to start"),
     ]
 
@@ -68,7 +73,9 @@ def _seconds(config: FaithfulnessConfig, series: Series, cell: Cell, pace: _Pace
     levels = sum(level > 0 for level in config.grid.levels)
     attacks = levels * (ADVERSARIAL in config.grid.perturbations)
     searched = ASCENTS_FOR_THE_WORST * len(config.worst.norms) * config.worst.windows / batch
-    judging = test * levels * len(config.grid.perturbations) * pace.learn
+    others = [name for name in config.grid.perturbations if name != ADVERSARIAL]
+    passes = levels * sum(PARAMETER_DRAWS if name == PARAMETER else 1 for name in others)
+    judging = test * passes * pace.learn
     judging += (test * attacks + searched) * config.worst.steps * pace.climb
     if not FORECASTERS[cell.forecaster].trainable:
         return judging
@@ -88,10 +95,15 @@ def _pace(config: FaithfulnessConfig, series: Series, cell: Cell) -> _Pace:
     shape = Shape(lookback, cell.horizon, len(series.columns))
     model = FORECASTERS[cell.forecaster].make(shape, config.timesieve.to_settings())
 
+    weights = list(model.parameters())
+    optimiser = torch.optim.Adam(weights, fused=True) if weights else None
+
     def learn() -> None:
         loss = error_of(model(given).values, target, config.fit.error).mean()
-        if loss.requires_grad:
+        if optimiser is not None:
+            optimiser.zero_grad()
             torch.autograd.backward(loss)
+            optimiser.step()
 
     def climb(steps: int) -> None:
         how = AscentSettings(steps=steps)
@@ -102,7 +114,8 @@ def _pace(config: FaithfulnessConfig, series: Series, cell: Cell) -> _Pace:
     torch.set_num_threads(1)
     try:
         # What a step adds, without what an ascent sets up.
-        return _Pace(_time(learn), max(0.0, _time(lambda: climb(6)) - _time(lambda: climb(1))) / 5)
+        a_step = max(0.0, _time(lambda: climb(6)) - _time(lambda: climb(1))) / 5
+        return _Pace(_time(learn), a_step, sum(p.numel() for p in weights))
     finally:
         torch.set_num_threads(threads)
 
