@@ -233,8 +233,8 @@ def test_a_dry_run_says_how_much_and_how_long(
     given = ["--output", fields()["output"], "--series.source", str(series_file), "--grid.horizons", "8"]
     assert run_from_command_line(FaithfulnessJob, [*given, "--dry_run", "true"]) == 0
     told = dict(line.split(": ", 1) for line in capsys.readouterr().out.strip().splitlines())
-    assert told["grid"] == "12 cells, each met with 10 perturbations"
-    assert told["rows"] == "132 in cells.parquet"
+    assert told["grid"] == "12 cells, each met with at most 10 perturbations"
+    assert told["rows"] == "at most 132 in cells.parquet"
     assert 0 < float(told["time"].removeprefix("roughly ").split(" s ")[0].replace(",", "")) < 1000
 
 

@@ -32,13 +32,14 @@ ASCENTS_FOR_THE_WORST = 4
 
 @dataclass(frozen=True)
 class _Pace:
-    """Seconds that a batch takes on one thread of this machine."""
+    """What a forecaster takes on one thread of this machine."""
 
     learn: float
-    """A step of learning."""
+    """Seconds of a step of learning, a batch."""
     climb: float
-    """A step of an ascent."""
+    """Seconds of a step of an ascent, a batch."""
     parameters: int
+    """How many it has."""
 
 
 def estimate(
@@ -60,8 +61,8 @@ def estimate(
             (f"series {name}", f"{len(own.values):,} rows, columns {', '.join(own.columns)}")
             for name, own in series.items()
         ),
-        ("grid", f"{len(cells)} cells, each met with {met} perturbations"),
-        ("rows", f"{len(cells) * (1 + met):,} in cells.parquet"),
+        ("grid", f"{len(cells)} cells, each met with at most {met} perturbations"),
+        ("rows", f"at most {len(cells) * (1 + met):,} in cells.parquet"),
         ("memory", f"about {memory / 1e9:,.1f} GB for each of {at_once} tasks at a time"),
         ("time", f"roughly {seconds / at_once:,.0f} s on all of this machine's CPUs, and some 20 s to start"),
     ]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from stratoscope.activations import Tap
-from stratoscope.evaluation import Resampling
+from stratoscope.evaluation import Choice, Resampling
 from stratoscope.mitigation import Anchor, Method, Optimising, Sharding, Terms, Weights
 from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
 from stratoscope.pipelines.hallucination.config import PairsSection
@@ -178,6 +178,10 @@ class EvaluationSection(Section):
     """Draws of the paired bootstrap over items."""
     confidence: float = Field(0.95, gt=0, lt=1)
     """Coverage of the intervals."""
+
+    def to_choice(self, seed: int) -> Choice:
+        """Return which items of tasks are judged on; nothing is searched, so all are of one kind."""
+        return Choice(self.limit, 0, seed)
 
     def to_resampling(self, seed: int) -> Resampling:
         """Return how intervals are made."""

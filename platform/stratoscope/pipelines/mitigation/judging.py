@@ -48,12 +48,11 @@ def judges(job: "MitigationJob", workers: Workers, num_models: int) -> Iterator[
         loading=config.model.to_loading(job.source, pool.num_gpus),
         judged=job.material.held_out,
         tasks=tuple(config.evaluation.tasks),
-        limit=config.evaluation.limit,
+        choice=config.evaluation.to_choice(config.seed),
         used=job.material.used,
         batch_tokens=config.evaluation.batch_tokens,
         longest=job.longest,
         num_threads=int(pool.num_cpus),
-        seed=config.seed,
     )
     with serve("Judge", partial(make_mitigation_worker, settings), pool, job.stopping) as service:
         yield service

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from stratoscope.digest import digest
 from stratoscope.errors import InputError
-from stratoscope.evaluation import Choice, choose_items, items_digest, load_tasks
+from stratoscope.evaluation import choose_items, items_digest, load_tasks
 from stratoscope.execution import Workers, cluster, is_local, resources
 from stratoscope.models import (
     ModelFacts,
@@ -81,7 +81,7 @@ class MitigationJob(Job[MitigationConfig]):
         if config.healing:
             check_prunable(load_config(self.source, trust_remote_code=model.trust_remote_code), model.source)
             check_describable(self.source, trust_remote_code=model.trust_remote_code)
-        load_tasks(config.evaluation.tasks)
+        self.tasks = load_tasks(config.evaluation.tasks)
         self.tokenizer = load_tokenizer(self.source, trust_remote_code=model.trust_remote_code)
         self.longest = min(LONGEST, self.facts.max_positions or LONGEST)
         self.choice = LayerChoice.open(config, self.source, self.facts)
@@ -181,9 +181,8 @@ class MitigationJob(Job[MitigationConfig]):
         self.manifest.counts = {"variants": len(variants), "failed": len(failed), "steps": len(steps)}
 
     def _tasks_digest(self) -> str:
-        choice = Choice(self.config.evaluation.limit, 0, self.config.seed)
-        tasks = load_tasks(self.config.evaluation.tasks)
-        return items_digest([choose_items(task, choice, self.material.used, self.tokenizer) for task in tasks])
+        choice = self.config.evaluation.to_choice(self.config.seed)
+        return items_digest([choose_items(task, choice, self.material.used, self.tokenizer) for task in self.tasks])
 
     def _identify(self, workers: Workers) -> None:
         config, material = self.config, self.material

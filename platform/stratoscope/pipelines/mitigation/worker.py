@@ -40,14 +40,13 @@ class EvaluatorSettings:
     loading: Loading
     judged: Judged
     tasks: tuple[str, ...]
-    limit: int
-    """Items of each task."""
+    choice: Choice
+    """Of the items of each task."""
     used: frozenset[str]
     """Ids of rows that no item may be of."""
     batch_tokens: int
     longest: int
     num_threads: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -103,9 +102,9 @@ class MitigationWorker:
 
     def _make_tasks(self) -> Evaluator:
         settings = self._settings
-        choice = Choice(settings.limit, 0, settings.seed)
         items = [
-            choose_items(task, choice, settings.used, self._model.tokenizer) for task in load_tasks(settings.tasks)
+            choose_items(task, settings.choice, settings.used, self._model.tokenizer)
+            for task in load_tasks(settings.tasks)
         ]
         return Evaluator(self._model, items, max_batch_tokens=settings.batch_tokens, max_length=settings.longest)
 
