@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -142,7 +142,7 @@ class Probe:
         packed = self._run(partial(run, ids, mask), segments, careful=False)
         if not np.isfinite(packed[0]).all():
             packed = self._run(partial(run, ids, mask), segments, careful=True)
-        return self._unpack(*packed, segments.lengths.cpu().numpy())
+        return self._unpack(*packed, _to_host(segments.lengths))
 
     @torch.inference_mode()
     def _run(
@@ -155,7 +155,7 @@ class Probe:
                 self._reduce_waiting(place)
             rows = merge_tokens(gathered.sums, gathered.segments, self._bins_on(self.model.device))
             cosine = _mean_of_known(gathered.cosine, gathered.segments)
-            spans = _span_cosine(gathered.last_tokens, self.spans, len(cosine))
+            spans = _span_cosine(gathered.last_tokens, self.spans, cosine)
         finally:
             self._pass = None
         return self._transfer(rows, cosine, spans)
@@ -168,7 +168,7 @@ class Probe:
     def _transfer(self, rows: Tensor, cosine: Tensor, spans: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         num_segments, num_layers = cosine.shape
         repeated = cosine.repeat_interleave(len(self.taps), dim=1).unsqueeze(2)
-        flat = torch.cat([torch.cat([rows, repeated], dim=2).reshape(num_segments, -1), spans], dim=1).cpu().numpy()
+        flat = _to_host(torch.cat([torch.cat([rows, repeated], dim=2).reshape(num_segments, -1), spans], dim=1))
         split = flat.shape[1] - spans.shape[1]
         return flat[:, :split].reshape(num_segments, num_layers, len(self.taps), -1), flat[:, split:]
 
@@ -307,14 +307,24 @@ def _extra(model: LoadedModel, network: torch.nn.Module, attention_mask: Tensor)
     return {name: value for name, value in extra.items() if name in accepted}
 
 
+def _to_host(values: Tensor) -> NDArray[Any]:
+    """Copy a tensor to the host.
+
+    A tensor on the meta device has no values and becomes zeros. A pass on that device therefore checks, on a machine
+    without a GPU, that no step joins tensors of two devices.
+    """
+    return (torch.zeros_like(values, device="cpu") if values.is_meta else values.cpu()).numpy()
+
+
 def _mean_of_known(values: Tensor, segments: Segments) -> Tensor:
     """Average token values over each segment, leaving out those that are not finite: (L, T) becomes (B, L)."""
     known = values.isfinite()
     return (segments.sum(torch.where(known, values, 0.0)) / segments.sum(known.double())).transpose(0, 1)
 
 
-def _span_cosine(last_tokens: Sequence[Tensor], spans: Sequence[tuple[int, int]], num_prompts: int) -> Tensor:
+def _span_cosine(last_tokens: Sequence[Tensor], spans: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    """Return the cosine across each span of layers, shape (B, spans), on the device of `like`, shape (B, ...)."""
     if not spans:
-        return torch.zeros(num_prompts, 0, dtype=torch.float64)
+        return like.new_zeros(len(like), 0, dtype=torch.float64)
     pairs = [(last_tokens[start], last_tokens[start + length]) for start, length in spans]
     return torch.stack([torch.nn.functional.cosine_similarity(a, b, dim=1) for a, b in pairs], dim=1)
