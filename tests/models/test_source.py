@@ -31,7 +31,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(vocabulary)
     writer.add_tokenizer_model("gpt2")
-    tokens = ["<eos>", '!"', *(chr(33 + i) for i in range(vocabulary - 2))]
+    tokens = ["<|endoftext|>", '!"', *(chr(33 + i) for i in range(vocabulary - 2))]
     writer.add_token_list(tokens)
     writer.add_token_types([3] + [1] * (vocabulary - 1))
     writer.add_token_merges(['! "'])

@@ -8,6 +8,7 @@ import torch
 from stratoscope.errors import InputError, first_line
 from stratoscope.models.anatomy import Anatomy, find_anatomy, first_position
 from stratoscope.models.checkpoint import check_quantisation, quantisation_method
+from stratoscope.models.completeness import check_complete, check_vocabulary
 from stratoscope.models.source import ModelSource, local_folder, resolve_source
 
 if TYPE_CHECKING:
@@ -96,13 +97,15 @@ def load_model(
         spread: spread the layers over all GPUs that this process sees, as many on each as fit.
 
     Raises:
-        InputError: the source cannot be resolved or read, or its layers are not found.
+        InputError: the source cannot be resolved or read, weights are missing, or its layers are not found.
     """
     from transformers import AutoModel, AutoModelForCausalLM
 
     resolved = source if isinstance(source, ModelSource) else resolve_source(source, revision)
+    config = load_config(resolved, trust_remote_code=trust_remote_code)
     folder = local_folder(resolved)
     common: dict[str, Any] = {"revision": resolved.revision or "main", "trust_remote_code": trust_remote_code}
+    check_complete(folder, config, resolved.name, head=head, **common)
     if attention is not None:
         common["attn_implementation"] = attention
     if spread:
@@ -135,17 +138,20 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> "
     return tokenizer
 
 
-def describe_model(source: ModelSource, *, trust_remote_code: bool = False, here: bool = True) -> ModelFacts:
+def describe_model(
+    source: ModelSource, *, trust_remote_code: bool = False, here: bool = True, head: bool = False
+) -> ModelFacts:
     """Tell a model's architecture and size from its configuration alone, and see that it can be loaded and read.
 
     Args:
         source: the model.
         trust_remote_code: run code that the model's repository carries.
         here: it will be loaded on this machine, not on others of a cluster.
+        head: it will be loaded with its vocabulary head.
 
     Raises:
-        InputError: the configuration cannot be read, the layers are not found, or the checkpoint is quantised in a way
-            that cannot be loaded.
+        InputError: the configuration cannot be read, the layers are not found, weights are missing, a token has no
+            embedding, or the checkpoint is quantised in a way that cannot be loaded.
     """
     from accelerate import init_empty_weights
     from transformers import AutoModel
@@ -158,6 +164,10 @@ def describe_model(source: ModelSource, *, trust_remote_code: bool = False, here
         raise InputError(f"model.source {source.name!r} cannot be read: {first_line(error)}") from error
     check_quantisation(config, source.name, here=here)
     anatomy = find_anatomy(empty, num_layers_of(config))
+    if source.kind != "hub":  # of a hub name the actors check what they have downloaded
+        check_complete(local_folder(source), config, source.name, head=head, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+        check_vocabulary(tokenizer, empty.get_input_embeddings().weight.shape[0], source.name)
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
     return ModelFacts(

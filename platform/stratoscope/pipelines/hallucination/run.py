@@ -68,7 +68,7 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
             config.pairs.to_sources(), config.pairs.to_choice(config.seed, config.generation.shots)
         )
         self._check_questions()
-        self.open_model(config.readings.taps, "readings.taps")
+        self.open_model(config.readings.taps, "readings.taps", head=True)
         if config.generation.engine == "vllm" and not vllm_installed():
             raise InputError("generation.engine vllm needs the package vllm, which is not installed; take transformers")
         size = config.batching.shard_size or usual_size(len(self.questions), QUESTIONS_IN_A_SHARD)

@@ -54,19 +54,20 @@ class MeasuringJob(Job[Config]):
     source: ModelSource
     facts: ModelFacts
 
-    def open_model(self, taps: Sequence[Tap], field: str) -> None:
+    def open_model(self, taps: Sequence[Tap], field: str, *, head: bool = False) -> None:
         """Resolve the model, describe it, and see that all taps can be read.
 
         Args:
             taps: those that are asked for.
             field: of the configuration that names them.
+            head: the model will be loaded with its vocabulary head.
 
         Raises:
             InputError: the model or a tap cannot be read.
         """
         model = self.config.model
         self.source = pin_source(resolve_source(model.source, model.revision))
-        self.facts = describe_model(self.source, trust_remote_code=model.trust_remote_code, here=is_local())
+        self.facts = describe_model(self.source, trust_remote_code=model.trust_remote_code, here=is_local(), head=head)
         if Tap.MLP_HIDDEN in taps and not self.facts.shows_hidden:
             raise InputError(f"{field}: mlp_hidden cannot be read from {self.facts.architecture}; leave it out")
 

@@ -69,7 +69,7 @@ class MitigationJob(Job[MitigationConfig]):
         """Resolve the model and the runs that layers are taken from, and read questions and texts."""
         config, model = self.config, self.config.model
         self.source = pin_source(resolve_source(model.source, model.revision))
-        self.facts = describe_model(self.source, trust_remote_code=model.trust_remote_code, here=is_local())
+        self.facts = describe_model(self.source, trust_remote_code=model.trust_remote_code, here=is_local(), head=True)
         if self.facts.quantisation:
             raise InputError(
                 f"model.source {model.source!r} is quantised by {self.facts.quantisation}, and its layers cannot be "

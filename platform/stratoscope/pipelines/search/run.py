@@ -61,7 +61,9 @@ class SearchJob(Job[SearchConfig]):
         """Resolve the model, open the statistics, load the tasks, and see that all fits together."""
         config = self.config
         self.source = pin_source(resolve_source(config.model.source, config.model.revision))
-        self.facts = describe_model(self.source, trust_remote_code=config.model.trust_remote_code, here=is_local())
+        self.facts = describe_model(
+            self.source, trust_remote_code=config.model.trust_remote_code, here=is_local(), head=True
+        )
         check_prunable(load_config(self.source, trust_remote_code=config.model.trust_remote_code), config.model.source)
         check_describable(self.source, trust_remote_code=config.model.trust_remote_code)
         self._check_ratios()
