@@ -24,9 +24,9 @@ import torch
 from stratoscope.activations import run_backbone
 from stratoscope.execution import ActorPool, cluster, run_shards
 from stratoscope.models import LoadedModel, bucket, encode, load_model
-from stratoscope.pipelines.measuring.layout import Shards
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.score.worker import ScoreWorker, make_worker
+from stratoscope.pipelines.sharded.layout import Shards
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 

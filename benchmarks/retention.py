@@ -10,7 +10,7 @@ import argparse
 from collections import defaultdict
 from typing import Any
 
-from stratoscope.pipelines.search.figures import label, layers, percent
+from stratoscope.pipelines.search.pruning.figures import label, layers, percent
 from stratoscope.results import Storage, read_table
 
 Row = dict[str, Any]

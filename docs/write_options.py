@@ -7,10 +7,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from stratoscope.pipelines.audit import AuditConfig
-from stratoscope.pipelines.config import field_names
 from stratoscope.pipelines.faithfulness import FaithfulnessConfig
 from stratoscope.pipelines.hallucination import HallucinationConfig
 from stratoscope.pipelines.mitigation import MitigationConfig
+from stratoscope.pipelines.runtime.config import field_names
 from stratoscope.pipelines.score import ScoreConfig
 from stratoscope.pipelines.search import SearchConfig
 

@@ -4,7 +4,7 @@
 import sys
 
 from stratoscope.pipelines.hallucination import HallucinationJob
-from stratoscope.pipelines.job import run_from_command_line
+from stratoscope.pipelines.runtime.job import run_from_command_line
 
 if __name__ == "__main__":
     sys.exit(run_from_command_line(HallucinationJob))

@@ -3,8 +3,8 @@
 
 import sys
 
-from stratoscope.pipelines.job import run_from_command_line
 from stratoscope.pipelines.mitigation import MitigationJob
+from stratoscope.pipelines.runtime.job import run_from_command_line
 
 if __name__ == "__main__":
     sys.exit(run_from_command_line(MitigationJob))

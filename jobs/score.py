@@ -3,7 +3,7 @@
 
 import sys
 
-from stratoscope.pipelines.job import run_from_command_line
+from stratoscope.pipelines.runtime.job import run_from_command_line
 from stratoscope.pipelines.score import ScoreJob
 
 if __name__ == "__main__":

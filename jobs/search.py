@@ -3,8 +3,8 @@
 
 import sys
 
-from stratoscope.pipelines.job import run_from_command_line
-from stratoscope.pipelines.targets import Search
+from stratoscope.pipelines.runtime.job import run_from_command_line
+from stratoscope.pipelines.search.targets import Search
 
 if __name__ == "__main__":
     sys.exit(run_from_command_line(Search()))

@@ -6,14 +6,14 @@ from typing import Any
 import pyarrow as pa
 
 from stratoscope.pipelines.audit import AuditConfig, AuditJob
-from stratoscope.pipelines.config import validate
 from stratoscope.pipelines.faithfulness import FaithfulnessConfig, FaithfulnessJob
 from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob
-from stratoscope.pipelines.job import EXIT_REGRESSION
 from stratoscope.pipelines.mitigation import MitigationConfig, MitigationJob
+from stratoscope.pipelines.runtime.config import validate
+from stratoscope.pipelines.runtime.job import EXIT_REGRESSION
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.search import SearchConfig
-from stratoscope.pipelines.targets import Search
+from stratoscope.pipelines.search.targets import Search
 from stratoscope.results import Manifest, Storage, read_table
 
 

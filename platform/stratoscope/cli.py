@@ -4,48 +4,48 @@ import sys
 from collections.abc import Callable, Sequence
 
 from stratoscope.errors import InputError, nearest
-from stratoscope.pipelines.config import print_error
-from stratoscope.pipelines.job import EXIT_DONE, EXIT_REFUSED
+from stratoscope.pipelines.runtime.config import print_error
+from stratoscope.pipelines.runtime.job import EXIT_DONE, EXIT_REFUSED
 
 
 def _score(arguments: Sequence[str]) -> int:
-    from stratoscope.pipelines.job import run_from_command_line
+    from stratoscope.pipelines.runtime.job import run_from_command_line
     from stratoscope.pipelines.score import ScoreJob
 
     return run_from_command_line(ScoreJob, arguments)
 
 
 def _search(arguments: Sequence[str]) -> int:
-    from stratoscope.pipelines.job import run_from_command_line
-    from stratoscope.pipelines.targets import Search
+    from stratoscope.pipelines.runtime.job import run_from_command_line
+    from stratoscope.pipelines.search.targets import Search
 
     return run_from_command_line(Search(), arguments)
 
 
 def _hallucination(arguments: Sequence[str]) -> int:
     from stratoscope.pipelines.hallucination import HallucinationJob
-    from stratoscope.pipelines.job import run_from_command_line
+    from stratoscope.pipelines.runtime.job import run_from_command_line
 
     return run_from_command_line(HallucinationJob, arguments)
 
 
 def _mitigation(arguments: Sequence[str]) -> int:
-    from stratoscope.pipelines.job import run_from_command_line
     from stratoscope.pipelines.mitigation import MitigationJob
+    from stratoscope.pipelines.runtime.job import run_from_command_line
 
     return run_from_command_line(MitigationJob, arguments)
 
 
 def _faithfulness(arguments: Sequence[str]) -> int:
     from stratoscope.pipelines.faithfulness import FaithfulnessJob
-    from stratoscope.pipelines.job import run_from_command_line
+    from stratoscope.pipelines.runtime.job import run_from_command_line
 
     return run_from_command_line(FaithfulnessJob, arguments)
 
 
 def _audit(arguments: Sequence[str]) -> int:
     from stratoscope.pipelines.audit import AuditJob
-    from stratoscope.pipelines.job import run_from_command_line
+    from stratoscope.pipelines.runtime.job import run_from_command_line
 
     return run_from_command_line(AuditJob, arguments)
 
@@ -61,25 +61,25 @@ def _shown(name: str, show: Callable[[Sequence[str]], None], arguments: Sequence
 
 
 def _report(arguments: Sequence[str]) -> int:
-    from stratoscope.pipelines.pages import show_report
+    from stratoscope.pipelines.commands.report import show_report
 
     return _shown("report", show_report, arguments)
 
 
 def _compare(arguments: Sequence[str]) -> int:
-    from stratoscope.pipelines.compare import show_comparison
+    from stratoscope.pipelines.commands.compare import show_comparison
 
     return _shown("compare", show_comparison, arguments)
 
 
 def _history(arguments: Sequence[str]) -> int:
-    from stratoscope.pipelines.history import show_history
+    from stratoscope.pipelines.commands.history import show_history
 
     return _shown("history", show_history, arguments)
 
 
 def _runs(arguments: Sequence[str]) -> int:
-    from stratoscope.pipelines.runs import show_runs
+    from stratoscope.pipelines.commands.runs import show_runs
 
     return _shown("runs", show_runs, arguments)
 

@@ -92,7 +92,7 @@ def test_all_manifests_describe_the_same_cluster() -> None:
 
 def test_what_is_submitted_are_jobs_of_this_project_with_options_that_it_has() -> None:
     from stratoscope.pipelines.audit import AuditConfig
-    from stratoscope.pipelines.config import load_config
+    from stratoscope.pipelines.runtime.config import load_config
     from stratoscope.pipelines.score import ScoreConfig
 
     entrypoints = {

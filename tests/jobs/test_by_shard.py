@@ -10,10 +10,10 @@ import pytest
 
 import stratoscope
 from stratoscope.errors import InputError
-from stratoscope.pipelines.config import validate
-from stratoscope.pipelines.measuring.layout import MOST_SHARDS, Layout, Shards
+from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.score.layout import FEWEST_MERGED_SHARDS, lay_out
+from stratoscope.pipelines.sharded.layout import MOST_SHARDS, Layout, Shards
 from stratoscope.results import Manifest, ShardStore
 from tests.jobs.small import Fields
 

@@ -16,7 +16,7 @@ import pytest
 import stratoscope
 from stratoscope.pipelines.faithfulness import FaithfulnessJob, tables
 from stratoscope.pipelines.faithfulness.outcome import deviation_interval, interval
-from stratoscope.pipelines.job import run_from_command_line
+from stratoscope.pipelines.runtime.job import run_from_command_line
 from stratoscope.results import Manifest, RunFolder
 
 Fields = Callable[..., dict]

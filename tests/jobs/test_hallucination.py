@@ -17,8 +17,8 @@ from stratoscope.models import encode_text, load_model
 from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob, tables
 from stratoscope.pipelines.hallucination import run as run_module
 from stratoscope.pipelines.hallucination.worker import HallucinationWorker
-from stratoscope.pipelines.job import run_from_command_line
-from stratoscope.pipelines.measuring.layout import Shards
+from stratoscope.pipelines.runtime.job import run_from_command_line
+from stratoscope.pipelines.sharded.layout import Shards
 from stratoscope.results import from_parquet
 from tests.jobs.reacting import REACTING, pairs_file, reacting_fields, reacting_model
 

@@ -17,8 +17,8 @@ import torch
 
 import stratoscope
 from stratoscope.errors import RunError
-from stratoscope.pipelines.job import run_from_command_line
 from stratoscope.pipelines.mitigation import MitigationJob, tables
+from stratoscope.pipelines.runtime.job import run_from_command_line
 from tests.jobs.reacting import pairs_file, reacting_model
 
 __all__ = ["pairs_file", "reacting_model"]

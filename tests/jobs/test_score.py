@@ -11,12 +11,12 @@ import pytest
 import stratoscope
 from stratoscope.cli import main
 from stratoscope.errors import InputError
-from stratoscope.pipelines.config import validate
-from stratoscope.pipelines.measuring.layout import Shards
-from stratoscope.pipelines.measuring.rows import statistics_of_tap
+from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob, tables
 from stratoscope.pipelines.score.run import score_groups
 from stratoscope.pipelines.score.worker import ScoreWorker, WorkerSettings
+from stratoscope.pipelines.sharded.layout import Shards
+from stratoscope.pipelines.sharded.rows import statistics_of_tap
 from stratoscope.results import Manifest, ShardResult, ShardStore, Storage, from_parquet, write_table
 from stratoscope.statistics import spearman
 

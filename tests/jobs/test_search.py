@@ -15,8 +15,8 @@ import pytest
 import stratoscope
 from stratoscope.cli import main
 from stratoscope.evaluation import Resampling, by_task, retained
-from stratoscope.pipelines.search.store import EvaluationStore
-from stratoscope.pipelines.search.tables import EVALUATIONS, front_schema, item_scores, trials_schema
+from stratoscope.pipelines.search.pruning.store import EvaluationStore
+from stratoscope.pipelines.search.pruning.tables import EVALUATIONS, front_schema, item_scores, trials_schema
 from stratoscope.results import Storage
 from tests.conftest import tiny_network
 from tests.jobs.small import command_line

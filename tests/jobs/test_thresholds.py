@@ -7,7 +7,7 @@ import pytest
 
 import stratoscope
 from stratoscope.errors import InputError
-from stratoscope.pipelines.thresholds import tables
+from stratoscope.pipelines.search.eavss import tables
 from tests.jobs.reacting import REACTING, pairs_file, reacting_fields, reacting_model
 
 __all__ = ["pairs_file", "reacting_fields", "reacting_model"]

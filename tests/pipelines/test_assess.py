@@ -9,10 +9,10 @@ import pytest
 from stratoscope.pipelines.audit.assess import Assessment, assess, what_changed
 from stratoscope.pipelines.audit.config import AuditConfig, ThresholdsSection
 from stratoscope.pipelines.audit.figures import Figure
-from stratoscope.pipelines.audit.nights import Earlier
+from stratoscope.pipelines.audit.previous_runs import Earlier
 from stratoscope.pipelines.audit.steps import Step, StepEnd, all_steps
-from stratoscope.pipelines.config import validate
 from stratoscope.pipelines.faithfulness import FaithfulnessConfig
+from stratoscope.pipelines.runtime.config import validate
 from stratoscope.results import Manifest, RunFolder
 
 

@@ -5,9 +5,9 @@ import pytest
 from stratoscope.cli import main
 from stratoscope.errors import InputError
 from stratoscope.pipelines.audit import AuditConfig
-from stratoscope.pipelines.config import load_config, result_settings
 from stratoscope.pipelines.hallucination import HallucinationConfig
 from stratoscope.pipelines.mitigation import MitigationConfig
+from stratoscope.pipelines.runtime.config import load_config, result_settings
 from stratoscope.pipelines.score import ScoreConfig
 from stratoscope.pipelines.search import SearchConfig
 

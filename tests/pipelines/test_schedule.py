@@ -8,7 +8,7 @@ from pathlib import Path
 from stratoscope.pipelines.audit.config import AuditConfig
 from stratoscope.pipelines.audit.schedule import Scheduler
 from stratoscope.pipelines.audit.steps import Step, StepEnd, all_steps
-from stratoscope.pipelines.config import validate
+from stratoscope.pipelines.runtime.config import validate
 
 SECOND = 1 / 3600
 

@@ -8,12 +8,12 @@ import pytest
 
 from stratoscope.errors import InputError
 from stratoscope.evaluation import Estimate
-from stratoscope.pipelines.config import validate
+from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.search.config import SearchConfig, SpaceSection
-from stratoscope.pipelines.search.final import AgainstRandom, Tried, choose, pareto_front, random_sets
-from stratoscope.pipelines.search.space import Candidate, LayerScores, ScoreKey, Space
-from stratoscope.pipelines.search.trial import WORST, Goal
-from stratoscope.pipelines.search.worker import Outcome
+from stratoscope.pipelines.search.pruning.selection import AgainstRandom, Tried, choose, pareto_front, random_sets
+from stratoscope.pipelines.search.pruning.space import Candidate, LayerScores, ScoreKey, Space
+from stratoscope.pipelines.search.pruning.trial import WORST, Goal
+from stratoscope.pipelines.search.pruning.worker import Outcome
 
 SECTION = SpaceSection(
     metrics=["avss", "variance", "block_influence", "random", "last", "perplexity_drop"],

@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratoscope.activations import Tap
-from stratoscope.pipelines.measuring import rows
 from stratoscope.pipelines.score import tables
+from stratoscope.pipelines.sharded import rows
 from stratoscope.results import from_parquet, to_parquet
 from stratoscope.statistics import Statistics
 from stratoscope.statistics.histogram import NUM_BINS

@@ -3,7 +3,7 @@
 import pytest
 
 from stratoscope.pipelines.hallucination.outcome import against_random
-from stratoscope.pipelines.thresholds.trial import Outcome, objective
+from stratoscope.pipelines.search.eavss.trial import Outcome, objective
 
 
 def outcome(auroc: float, over_random: float) -> Outcome:

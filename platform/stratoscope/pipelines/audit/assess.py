@@ -12,9 +12,9 @@ from stratoscope.execution import root_cause
 from stratoscope.pipelines.audit.config import ModelEntry, ThresholdsSection
 from stratoscope.pipelines.audit.drift import Drift, drift
 from stratoscope.pipelines.audit.figures import WITHOUT_THRESHOLD, Figure, finite_figures
-from stratoscope.pipelines.audit.nights import Earlier
+from stratoscope.pipelines.audit.previous_runs import Earlier
 from stratoscope.pipelines.audit.steps import Lost, Step, StepEnd
-from stratoscope.pipelines.config import JobConfig, result_settings
+from stratoscope.pipelines.runtime.config import JobConfig, result_settings
 from stratoscope.results import Manifest, Storage
 from stratoscope.results.manifest import NAME
 

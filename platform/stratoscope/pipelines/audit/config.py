@@ -5,8 +5,8 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
-from stratoscope.pipelines.lists import DISTINCT
+from stratoscope.pipelines.runtime.config import AFFECTS_NOTHING, JobConfig, Section
+from stratoscope.pipelines.runtime.validators import DISTINCT
 
 LONGEST_SLUG = 40
 WEBHOOK_URL, WEBHOOK_TOKEN = "STRATOSCOPE_WEBHOOK_URL", "STRATOSCOPE_WEBHOOK_TOKEN"

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stratoscope.pipelines.score.observed import StatisticsTables
+from stratoscope.pipelines.score.load_statistics import StatisticsTables
 from stratoscope.results import Manifest, Storage, iter_table, read_table
 from stratoscope.scoring import sparsity
 from stratoscope.statistics import spearman

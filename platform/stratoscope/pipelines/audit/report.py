@@ -9,9 +9,9 @@ from rich.table import Table as TerminalTable
 
 from stratoscope.pipelines.audit.assess import Assessment, Verdict
 from stratoscope.pipelines.audit.figures import FigureKind
-from stratoscope.pipelines.audit.nights import MOST_NIGHTS
+from stratoscope.pipelines.audit.previous_runs import MOST_NIGHTS
 from stratoscope.pipelines.audit.steps import PROCESSES
-from stratoscope.pipelines.facts import number_text, run_facts
+from stratoscope.pipelines.reporting.formatting import number_text, run_facts
 from stratoscope.results import COLOURS, SYMBOLS, Cell, Manifest, Page, Section, Table, style
 
 if TYPE_CHECKING:

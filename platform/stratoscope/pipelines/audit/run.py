@@ -13,11 +13,11 @@ from stratoscope.execution import Meter, progress
 from stratoscope.pipelines.audit import alerts, tables
 from stratoscope.pipelines.audit.assess import SCORE, Assessment, assess, kind_of
 from stratoscope.pipelines.audit.config import AuditConfig
-from stratoscope.pipelines.audit.nights import JOB, MOST_NIGHTS, TABLE, earlier_nights, key_figures, last_found
+from stratoscope.pipelines.audit.previous_runs import JOB, MOST_NIGHTS, TABLE, earlier_nights, key_figures, last_found
 from stratoscope.pipelines.audit.report import build_page, summary_table
 from stratoscope.pipelines.audit.schedule import Scheduler
 from stratoscope.pipelines.audit.steps import PROCESSES, Step, StepEnd, StepStore, all_steps
-from stratoscope.pipelines.job import STOP_GRACE_S, Job
+from stratoscope.pipelines.runtime.job import STOP_GRACE_S, Job
 from stratoscope.results import Manifest, from_rows, read_table, render, write_table
 
 

@@ -15,7 +15,7 @@ from stratoscope.errors import RunError
 from stratoscope.execution import Ended, Process, is_local
 from stratoscope.pipelines.audit.config import SECRETS, AuditConfig
 from stratoscope.pipelines.audit.steps import Step, StepEnd
-from stratoscope.pipelines.job import EXIT_DONE, EXIT_REFUSED
+from stratoscope.pipelines.runtime.job import EXIT_DONE, EXIT_REFUSED
 
 POLL_S = 0.2
 ON_A_CLUSTER = 4
@@ -148,7 +148,7 @@ class Scheduler:
         return _Running(step, process, output, errors)
 
     def _command(self, step: Step, file: Path) -> list[str]:
-        module = "stratoscope.pipelines.audit.child"
+        module = "stratoscope.pipelines.audit.stage_process"
         return [sys.executable, "-m", module, str(os.getpid()), step.stage.name, "--config", str(file)]
 
     def _share(self) -> dict[str, str]:

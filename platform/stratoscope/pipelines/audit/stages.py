@@ -17,10 +17,10 @@ from stratoscope.pipelines.audit.figures import (
 )
 from stratoscope.pipelines.faithfulness import FaithfulnessJob
 from stratoscope.pipelines.hallucination import HallucinationJob
-from stratoscope.pipelines.job import JobMaker
 from stratoscope.pipelines.mitigation import MitigationJob
+from stratoscope.pipelines.runtime.job import JobMaker
 from stratoscope.pipelines.score import ScoreJob
-from stratoscope.pipelines.targets import Search
+from stratoscope.pipelines.search.targets import Search
 from stratoscope.results import Manifest, Storage
 
 Runs = Mapping[str, str]

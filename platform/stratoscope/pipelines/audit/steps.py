@@ -9,7 +9,7 @@ from stratoscope.errors import InputError
 from stratoscope.models import resolve_source
 from stratoscope.pipelines.audit.config import AuditConfig, ModelEntry, Settings, Subject
 from stratoscope.pipelines.audit.stages import Runs, Stage, stage_of
-from stratoscope.pipelines.config import merged, validate
+from stratoscope.pipelines.runtime.config import merged, validate
 from stratoscope.results import RunFolder, Storage
 
 FOLDER = "steps"

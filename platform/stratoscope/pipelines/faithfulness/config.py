@@ -22,8 +22,8 @@ from stratoscope.forecasting import (
     Uphill,
     make_wavelet,
 )
-from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
-from stratoscope.pipelines.lists import DISTINCT, NOT_NEGATIVE, POSITIVE, named
+from stratoscope.pipelines.runtime.config import AFFECTS_NOTHING, JobConfig, Section
+from stratoscope.pipelines.runtime.validators import DISTINCT, NOT_NEGATIVE, POSITIVE, named
 
 Training = Literal["plain", "longer", "faithful", "without_sib", "without_cps", "without_snp"]
 TRAININGS: tuple[Training, ...] = get_args(Training)

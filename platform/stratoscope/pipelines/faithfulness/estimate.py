@@ -22,7 +22,7 @@ from stratoscope.forecasting import (
 )
 from stratoscope.pipelines.faithfulness.cells import PARAMETER_DRAWS, Cell
 from stratoscope.pipelines.faithfulness.config import FAITHFUL, FaithfulnessConfig
-from stratoscope.pipelines.machine import PROCESS_BYTES
+from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES
 
 COPIES = 5
 """Of the parameters: weights, gradients, Adam's two moments, the best so far."""

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table as TerminalTable
 
-from stratoscope.pipelines.facts import interval_text, number_text, run_facts
 from stratoscope.pipelines.faithfulness import figures
 from stratoscope.pipelines.faithfulness.cells import NONE
+from stratoscope.pipelines.reporting.formatting import interval_text, number_text, run_facts
 from stratoscope.results import Manifest, Page, Section, Storage, Table, read_table
 
 Row = dict[str, Any]

@@ -16,7 +16,7 @@ from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig
 from stratoscope.pipelines.faithfulness.estimate import estimate
 from stratoscope.pipelines.faithfulness.outcome import counts, differences, failed_row, spreads, verdicts
 from stratoscope.pipelines.faithfulness.report import build_page, summary_table
-from stratoscope.pipelines.job import Job
+from stratoscope.pipelines.runtime.job import Job
 from stratoscope.results import from_rows, render, write_table
 
 GPU_SHARE = 0.25

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stratoscope.pipelines.hallucination.config import ContrastsSection, SeparationSection
-from stratoscope.pipelines.hallucination.observed import AnswerTable, Observed, View
+from stratoscope.pipelines.hallucination.load_statistics import AnswerTable, Observed, View
 from stratoscope.scoring import (
     DEFINITIONS,
     Definition,

@@ -6,9 +6,9 @@ from pydantic import Field, field_validator, model_validator
 
 from stratoscope.activations import Tap
 from stratoscope.data import AUTO, FORMATS, Answers, PairChoice, PairSource
-from stratoscope.pipelines.config import Section
-from stratoscope.pipelines.lists import DISTINCT, POSITIVE, SHARES, named
-from stratoscope.pipelines.measuring.config import MeasuringConfig
+from stratoscope.pipelines.runtime.config import Section
+from stratoscope.pipelines.runtime.validators import DISTINCT, POSITIVE, SHARES, named
+from stratoscope.pipelines.sharded.config import MeasuringConfig
 from stratoscope.scoring import DEFINITIONS, EpsilonKind, Inference, VarianceKind
 
 ReadPart = Literal["answer", "last", "question"]

@@ -6,11 +6,11 @@ import torch
 
 from stratoscope.data import QuestionSet
 from stratoscope.models import ModelFacts, ModelSource, dtype_name, load_tokenizer
-from stratoscope.pipelines.facts import model_line
 from stratoscope.pipelines.hallucination.config import HallucinationConfig
 from stratoscope.pipelines.hallucination.rows import encode_answers
-from stratoscope.pipelines.machine import PROCESS_BYTES, operations_per_second, usual_device
-from stratoscope.pipelines.measuring.layout import Layout
+from stratoscope.pipelines.reporting.formatting import model_line
+from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES, operations_per_second, usual_device
+from stratoscope.pipelines.sharded.layout import Layout
 
 SAMPLE = 64
 BYTES_PER_ROW = 187

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from stratoscope.pipelines.hallucination.analysis import Contrast, Separated
-from stratoscope.pipelines.hallucination.observed import Observed
+from stratoscope.pipelines.hallucination.load_statistics import Observed
 from stratoscope.results import Storage, read_table
 from stratoscope.scoring import Findings
 

@@ -26,12 +26,12 @@ from stratoscope.pipelines.hallucination import tables
 from stratoscope.pipelines.hallucination.analysis import Contrast, agreements, contrasts, separated
 from stratoscope.pipelines.hallucination.config import HallucinationConfig
 from stratoscope.pipelines.hallucination.estimate import estimate
-from stratoscope.pipelines.hallucination.observed import Observed, load_observed
+from stratoscope.pipelines.hallucination.load_statistics import Observed, load_observed
 from stratoscope.pipelines.hallucination.outcome import rate_rows, score_rows, separation_rows, verdicts
 from stratoscope.pipelines.hallucination.report import build_page, summary_table
 from stratoscope.pipelines.hallucination.worker import END_OF_ANSWER, WorkerSettings, make_worker
-from stratoscope.pipelines.measuring.job import MeasuringJob
-from stratoscope.pipelines.measuring.layout import Layout, usual_size
+from stratoscope.pipelines.sharded.job import MeasuringJob
+from stratoscope.pipelines.sharded.layout import Layout, usual_size
 from stratoscope.results import ShardStore, from_rows, read_table, render, write_table
 from stratoscope.scoring import FEWEST_QUESTIONS, Auroc, Labels, TooFewQuestionsError, check_enough
 

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from stratoscope.pipelines.measuring.rows import STATISTICS
+from stratoscope.pipelines.sharded.rows import STATISTICS
 
 PAIR_STATS = pa.schema(
     [

@@ -20,8 +20,8 @@ from stratoscope.models import Loading, bucket, encode_text, pad, peak_memory_by
 from stratoscope.pipelines.hallucination import tables
 from stratoscope.pipelines.hallucination.config import ReadPart
 from stratoscope.pipelines.hallucination.rows import AnswerRow, Unit, encode_answers, group_questions, read_parts
-from stratoscope.pipelines.measuring.batches import run_batches
-from stratoscope.pipelines.measuring.rows import stats_table
+from stratoscope.pipelines.sharded.batches import run_batches
+from stratoscope.pipelines.sharded.rows import stats_table
 from stratoscope.results import ShardResult, from_rows, to_parquet
 from stratoscope.statistics import Statistics
 

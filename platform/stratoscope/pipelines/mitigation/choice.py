@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from stratoscope.errors import InputError
 from stratoscope.models import ModelFacts, ModelSource, weights_fingerprint
-from stratoscope.pipelines.finished import open_finished
 from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob
 from stratoscope.pipelines.mitigation.config import EVERY, FLAGGED, RANDOM, MitigationConfig
 from stratoscope.pipelines.mitigation.variants import (
@@ -17,7 +16,8 @@ from stratoscope.pipelines.mitigation.variants import (
     mending,
     parse_layers,
 )
-from stratoscope.pipelines.search.statistics import FinishedScore
+from stratoscope.pipelines.runtime.run_lookup import open_finished
+from stratoscope.pipelines.search.pruning.statistics import FinishedScore
 from stratoscope.results import Manifest, Storage, read_table
 
 if TYPE_CHECKING:

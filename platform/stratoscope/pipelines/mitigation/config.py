@@ -7,10 +7,10 @@ from pydantic import Field, field_validator, model_validator
 from stratoscope.activations import Tap
 from stratoscope.evaluation import Choice, Resampling
 from stratoscope.mitigation import Anchor, Method, Optimising, Sharding, Terms, Weights
-from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
 from stratoscope.pipelines.hallucination.config import PairsSection
-from stratoscope.pipelines.lists import DISTINCT, NOT_NEGATIVE, POSITIVE, named
-from stratoscope.pipelines.measuring.config import ModelSection
+from stratoscope.pipelines.runtime.config import AFFECTS_NOTHING, JobConfig, Section
+from stratoscope.pipelines.runtime.validators import DISTINCT, NOT_NEGATIVE, POSITIVE, named
+from stratoscope.pipelines.sharded.config import ModelSection
 from stratoscope.scoring import METRICS
 
 FLAGGED, RANDOM, EVERY, GIVEN = "flagged", "random", "all", "given"

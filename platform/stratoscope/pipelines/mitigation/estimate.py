@@ -9,10 +9,10 @@ import torch
 
 from stratoscope.errors import InputError
 from stratoscope.models import ModelFacts, dtype_name
-from stratoscope.pipelines.facts import model_line
-from stratoscope.pipelines.machine import PROCESS_BYTES, operations_per_second, usual_device
 from stratoscope.pipelines.mitigation.config import MitigationConfig
-from stratoscope.pipelines.mitigation.material import Material
+from stratoscope.pipelines.mitigation.dataset import Material
+from stratoscope.pipelines.reporting.formatting import model_line
+from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES, operations_per_second, usual_device
 
 LOGITS = 5
 """Copies of the logits that a step holds: the model's and the frozen one's, their log-probabilities, a gradient."""

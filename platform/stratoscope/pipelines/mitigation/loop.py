@@ -9,7 +9,7 @@ from stratoscope.evaluation import QuestionEvaluator, Score
 from stratoscope.execution import WorkerHost
 from stratoscope.mitigation import Corpus, TrainingSettings, Validation, train
 from stratoscope.models import LoadedModel
-from stratoscope.pipelines.mitigation.material import Judged
+from stratoscope.pipelines.mitigation.dataset import Judged
 
 OBJECTIVE = "objective"
 """Metric that trials are judged by."""

@@ -5,8 +5,8 @@ from typing import Any
 
 from rich.table import Table as TerminalTable
 
-from stratoscope.pipelines.facts import model_facts, number_text, run_facts
 from stratoscope.pipelines.mitigation import figures
+from stratoscope.pipelines.reporting.formatting import model_facts, number_text, run_facts
 from stratoscope.results import Manifest, Page, Section, Storage, Table, read_table
 
 Row = dict[str, Any]

@@ -24,14 +24,12 @@ from stratoscope.models import (
     resolve_source,
     weights_fingerprint,
 )
-from stratoscope.pipelines.job import Job
-from stratoscope.pipelines.machine import usual_device
 from stratoscope.pipelines.mitigation import tables
 from stratoscope.pipelines.mitigation.choice import LayerChoice
 from stratoscope.pipelines.mitigation.config import MitigationConfig
+from stratoscope.pipelines.mitigation.dataset import Material, load_material
 from stratoscope.pipelines.mitigation.estimate import Need, check_memory, estimate, need
-from stratoscope.pipelines.mitigation.judging import judge_all, judges, keep
-from stratoscope.pipelines.mitigation.material import Material, load_material
+from stratoscope.pipelines.mitigation.evaluate import judge_all, judges, keep
 from stratoscope.pipelines.mitigation.outcome import (
     Outcome,
     outcome,
@@ -44,6 +42,8 @@ from stratoscope.pipelines.mitigation.report import build_page, summary_table
 from stratoscope.pipelines.mitigation.store import VariantStore
 from stratoscope.pipelines.mitigation.trainer import TRAINING, Trainer, tuned_file
 from stratoscope.pipelines.mitigation.variants import Variant
+from stratoscope.pipelines.runtime.hardware import usual_device
+from stratoscope.pipelines.runtime.job import Job
 from stratoscope.results import from_rows, render, write_table
 
 LONGEST = 1024

@@ -18,7 +18,7 @@ from stratoscope.pipelines.mitigation.store import VariantStore
 from stratoscope.pipelines.mitigation.tune import LayersOf, Space, TrainingTrial, best, plan, with_point
 from stratoscope.pipelines.mitigation.variants import Variant, random_layers
 from stratoscope.pipelines.mitigation.worker import write_patch
-from stratoscope.pipelines.trials import TUNE, tune
+from stratoscope.pipelines.runtime.trials import TUNE, tune
 
 if TYPE_CHECKING:
     from stratoscope.pipelines.mitigation.run import MitigationJob

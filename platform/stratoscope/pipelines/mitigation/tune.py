@@ -7,8 +7,8 @@ from typing import Any
 from stratoscope.execution import Trial, TrialPlan, Workers, fit_in_trial
 from stratoscope.mitigation import Corpus, TrainingSettings
 from stratoscope.pipelines.mitigation.config import TuneSection
+from stratoscope.pipelines.mitigation.dataset import Judged
 from stratoscope.pipelines.mitigation.loop import OBJECTIVE, Loop
-from stratoscope.pipelines.mitigation.material import Judged
 from stratoscope.results import Storage
 
 LayersOf = Callable[[int | None], tuple[int, ...]]

@@ -11,7 +11,7 @@ from stratoscope.errors import InputError
 from stratoscope.pipelines.hallucination.report import first_rows
 from stratoscope.pipelines.mitigation.config import EVERY, FLAGGED, GIVEN, RANDOM, DropsSection, FlagsSection
 from stratoscope.pipelines.search.config import SpaceSection
-from stratoscope.pipelines.search.statistics import FinishedScore, all_scores, check_statistics
+from stratoscope.pipelines.search.pruning.statistics import FinishedScore, all_scores, check_statistics
 from stratoscope.results import Manifest, Storage, read_table
 from stratoscope.scoring import select_layers
 

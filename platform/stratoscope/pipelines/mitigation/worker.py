@@ -24,8 +24,8 @@ from stratoscope.mitigation import (
     swapped_in,
 )
 from stratoscope.models import LoadedModel, Loading, ModelCard, export_pruned, kept_layers, without_layers
-from stratoscope.pipelines.exported import Terms, answer, check_in_fresh_process
-from stratoscope.pipelines.mitigation.material import Judged
+from stratoscope.models.verify_checkpoint import Terms, answer, check_in_fresh_process
+from stratoscope.pipelines.mitigation.dataset import Judged
 from stratoscope.results import Storage
 
 WHOLE = Slice("search", 0.0, 1.0)

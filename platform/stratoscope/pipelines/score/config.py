@@ -7,9 +7,9 @@ from pydantic import Field, model_validator
 from stratoscope.activations import Tap
 from stratoscope.data import PromptSource
 from stratoscope.models import Encoding
-from stratoscope.pipelines.config import Section
-from stratoscope.pipelines.lists import DISTINCT, POSITIVE, SHARES, named
-from stratoscope.pipelines.measuring.config import MeasuringConfig
+from stratoscope.pipelines.runtime.config import Section
+from stratoscope.pipelines.runtime.validators import DISTINCT, POSITIVE, SHARES, named
+from stratoscope.pipelines.sharded.config import MeasuringConfig
 from stratoscope.scoring import METRICS, Choices, VarianceKind
 
 

@@ -6,10 +6,10 @@ import torch
 
 from stratoscope.data import PromptSet
 from stratoscope.models import ModelFacts, ModelSource, dtype_name, encode, load_tokenizer
-from stratoscope.pipelines.facts import model_line
-from stratoscope.pipelines.machine import PROCESS_BYTES, operations_per_second, usual_device
-from stratoscope.pipelines.measuring.layout import Layout
+from stratoscope.pipelines.reporting.formatting import model_line
+from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES, operations_per_second, usual_device
 from stratoscope.pipelines.score.config import ScoreConfig
+from stratoscope.pipelines.sharded.layout import Layout
 
 SAMPLE = 256
 BYTES_PER_ROW = 187

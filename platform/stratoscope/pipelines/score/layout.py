@@ -1,8 +1,8 @@
 """How the prompts of a scoring run are cut into shards, and what is kept of them: fixed before anything is computed."""
 
 from stratoscope.errors import InputError
-from stratoscope.pipelines.measuring.layout import Layout, usual_size
 from stratoscope.pipelines.score.config import ScoreConfig
+from stratoscope.pipelines.sharded.layout import Layout, usual_size
 
 FEWEST_MERGED_SHARDS = 50
 """A bootstrap over fewer shards says little."""

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table as TerminalTable
 
-from stratoscope.pipelines.facts import model_facts, number_text, run_facts
-from stratoscope.pipelines.score.observed import StatisticsTables
-from stratoscope.pipelines.score.scored import ScoredLayers, read_scorings
+from stratoscope.pipelines.reporting.formatting import model_facts, number_text, run_facts
+from stratoscope.pipelines.score.load_statistics import StatisticsTables
+from stratoscope.pipelines.score.read_scores import ScoredLayers, read_scorings
 from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, Section, Storage, Table, style
 from stratoscope.scoring import lowest, num_dropped, sparsity
 from stratoscope.statistics import Statistics

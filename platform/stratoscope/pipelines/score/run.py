@@ -16,16 +16,16 @@ from stratoscope.execution import ActorPool, ShardWorker
 from stratoscope.models import (
     load_tokenizer,
 )
-from stratoscope.pipelines.measuring.job import MeasuringJob
 from stratoscope.pipelines.score import tables
 from stratoscope.pipelines.score.config import ScoreConfig
 from stratoscope.pipelines.score.estimate import estimate
 from stratoscope.pipelines.score.gather import Kept
 from stratoscope.pipelines.score.layout import lay_out
-from stratoscope.pipelines.score.observed import StatisticsTables, load_observations
+from stratoscope.pipelines.score.load_statistics import StatisticsTables, load_observations
 from stratoscope.pipelines.score.report import build_page, summary_table
 from stratoscope.pipelines.score.tables import ALL
 from stratoscope.pipelines.score.worker import WorkerSettings, make_worker
+from stratoscope.pipelines.sharded.job import MeasuringJob
 from stratoscope.results import ShardStore, Storage, from_rows, read_table, render, write_table
 from stratoscope.scoring import Scoring, num_dropped, score_layers
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stratoscope.activations import Tap
-from stratoscope.pipelines.measuring.rows import STATISTICS, array, stats_table
+from stratoscope.pipelines.sharded.rows import STATISTICS, array, stats_table
 from stratoscope.scoring import Scoring, SpanAngle
 from stratoscope.statistics import Statistics
 

@@ -12,9 +12,9 @@ import torch
 from stratoscope.activations import Probe, Tap
 from stratoscope.execution import FIRST_ATTEMPT, Attempt, WorkMetrics
 from stratoscope.models import Encoded, Encoding, Loading, bucket, encode, layer_parameters, pad, peak_memory_bytes
-from stratoscope.pipelines.measuring.batches import Ran, run_batches
 from stratoscope.pipelines.score import tables
 from stratoscope.pipelines.score.gather import Kept, ShardTables
+from stratoscope.pipelines.sharded.batches import Ran, run_batches
 from stratoscope.results import ShardResult, from_rows, to_parquet
 
 

@@ -6,11 +6,11 @@ from pydantic import Field, field_validator, model_validator
 
 from stratoscope.activations import Tap
 from stratoscope.evaluation import Choice, Resampling
-from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
-from stratoscope.pipelines.lists import DISTINCT, POSITIVE, SHARES, named
-from stratoscope.pipelines.measuring.config import ActorsSection, ModelSection
+from stratoscope.pipelines.runtime.config import AFFECTS_NOTHING, JobConfig, Section
+from stratoscope.pipelines.runtime.validators import DISTINCT, POSITIVE, SHARES, named
 from stratoscope.pipelines.score.config import PromptsSection
-from stratoscope.pipelines.thresholds.config import ThresholdsSection
+from stratoscope.pipelines.search.eavss.config import ThresholdsSection
+from stratoscope.pipelines.sharded.config import ActorsSection, ModelSection
 from stratoscope.scoring import METRICS, VarianceKind
 
 PERPLEXITY_DROP = "perplexity_drop"

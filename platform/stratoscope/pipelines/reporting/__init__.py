@@ -1,0 +1,1 @@
+"""What the pages and summaries of all jobs are composed of."""

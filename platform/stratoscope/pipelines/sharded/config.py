@@ -1,0 +1,91 @@
+"""The fields of every job that reads activations in shards."""
+
+from typing import Literal, Self
+
+import yaml
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator, model_validator
+
+from stratoscope.models import Loading, ModelSource
+from stratoscope.pipelines.runtime.config import AFFECTS_NOTHING, JobConfig, Section
+
+
+class ModelSection(Section):
+    """The model to read."""
+
+    source: str = "smollm2"
+    """A hub name (owner/model), a folder, a .gguf file, or 'smollm2', which needs no hub."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub name."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format; auto is bfloat16 on a GPU and float32 on a CPU."""
+    attention: str | None = None
+    """Attention implementation (sdpa, eager, ...); null leaves the choice to transformers."""
+    trust_remote_code: bool = False
+    """Run code from the model's repository."""
+
+    def to_loading(self, source: ModelSource, num_gpus: float) -> Loading:
+        """Return how an actor with so many GPUs loads it; over several its layers are spread."""
+        device = "cuda" if num_gpus else "cpu"
+        return Loading(source, device, self.dtype, self.attention, self.trust_remote_code, spread=num_gpus > 1)
+
+
+class BatchingSection(Section):
+    """How the work is cut into shards and batches. A shard is computed whole, and is what a resumed run keeps."""
+
+    shard_size: int | None = Field(None, ge=1)
+    """Prompts or questions of a shard; null is 32, or more to make 1024 shards; score may take fewer."""
+    max_tokens: int = Field(2048, ge=1)
+    """Most tokens of a batch, padding included."""
+
+
+class ActorsSection(Section):
+    """The actors that run the model; their number changes no result."""
+
+    min: int = Field(1, ge=1)
+    """Fewest actors."""
+    max: int | None = Field(None, ge=1)
+    """Most actors; null takes as many as the cluster holds."""
+    cpus: int = Field(1, ge=1)
+    """CPUs, and so CPU threads, of each actor."""
+    gpus: float | None = Field(None, ge=0)
+    """GPUs of each actor; null takes one where the cluster has any. Over several a model is spread by layers."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max ({self.max}) is less than min ({self.min})")
+        if self.gpus is not None and self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus ({self.gpus}) must be a whole number above 1")
+        return self
+
+
+class MeasuringConfig(JobConfig):
+    """What a job can be told of its model, its batches and its actors."""
+
+    model: ModelSection = ModelSection()
+    """The model to read."""
+    batching: BatchingSection = BatchingSection()
+    """How the work is cut into shards and batches."""
+    fail_on_error: StrictBool | StrictInt | StrictFloat = Field(False, json_schema_extra=AFFECTS_NOTHING)
+    """Fail when prompts or questions end among the errors: true at the first, a share or count when more."""
+    actors: ActorsSection = Field(ActorsSection(), json_schema_extra=AFFECTS_NOTHING)
+    """The actors that run the model."""
+
+    @field_validator("fail_on_error", mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        return yaml.safe_load(value) if isinstance(value, str) else value
+
+    @field_validator("fail_on_error")
+    @classmethod
+    def _allowance(cls, value: bool | float) -> bool | float:
+        if value < 0 or (isinstance(value, float) and value > 1):
+            raise ValueError("must be true or false, a fraction between 0 and 1, or a count")
+        return value
+
+    def errors_allowed(self, num_units: int) -> int:
+        """Return how many units of work may end among the errors before the run fails."""
+        limit = self.fail_on_error
+        if isinstance(limit, bool):
+            return 0 if limit else num_units
+        return int(limit * num_units) if isinstance(limit, float) else limit
