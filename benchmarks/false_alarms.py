@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 
 import stratoscope
 from stratoscope.execution import cluster
-from stratoscope.pipelines.audit.config import ThresholdsSection
+from stratoscope.pipelines.audit.config import RegressionThresholdsSection
 from stratoscope.pipelines.audit.drift import Drift, Run, drift
 from stratoscope.results import Storage
 
@@ -33,7 +33,7 @@ def night(seed: int, prompts: int, output: str) -> stratoscope.ScoreRun:
 
 
 def compared(pairs: list[tuple[Run, Run]]) -> list[Drift]:
-    thresholds = ThresholdsSection()
+    thresholds = RegressionThresholdsSection()
     found = [
         drift(now, before, level=thresholds.level, least=thresholds.layer_shift, seed=index)
         for index, (before, now) in enumerate(pairs)
@@ -52,7 +52,7 @@ def main() -> None:
         opened = [(Storage(run.path), run.manifest) for run in runs]
         pairs = compared(list(zip(opened[::2], opened[1::2], strict=True)))
         every = compared(list(combinations(opened, 2)))
-    level = ThresholdsSection().level
+    level = RegressionThresholdsSection().level
     moved = sum(bool(d.moved) for d in pairs)
     interval = binomtest(moved, len(pairs)).proportion_ci()
     print(f"{len(pairs)} pairs of nights, {pairs[0].design}, {given.prompts} prompts each, level {level:g}")

@@ -59,7 +59,7 @@ ZERO = Forecaster(lambda shape, settings: Zero(shape), trainable=False)
 SHIFT = Perturbation(lambda windows, level, generator: windows + level)
 """
 STAGE = """
-from stratoscope.pipelines.audit.figures import Figure
+from stratoscope.pipelines.audit.key_metrics import Figure
 from stratoscope.pipelines.audit.stages import Stage
 from stratoscope.pipelines.score import ScoreJob
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stratoscope.data import PairChoice, PairSource, Question, load_pairs
-from stratoscope.data.donors import answer_type, donated
+from stratoscope.data.donors import answer_type, sample_wrong_answers
 from stratoscope.errors import InputError
 
 WIKIQA = """QuestionID\tQuestion\tDocumentID\tDocumentTitle\tSentenceID\tSentence\tLabel
@@ -120,14 +120,14 @@ def test_donors_answer_another_question_of_the_same_type() -> None:
     assert answer_type("how many are there", "3 or 4") == ("how many", "number", 3)
     questions = [f"who is {i}" for i in range(10)] + [f"what year is {i}" for i in range(10)]
     gold = [[f"Name N{i}"] for i in range(10)] + [[str(1900 + i)] for i in range(10)]
-    found = donated(questions, gold, 0)
+    found = sample_wrong_answers(questions, gold, 0)
     for index, answer in enumerate(found):
         assert answer != gold[index][0]
         assert answer in [g[0] for g in (gold[:10] if index < 10 else gold[10:])]
     order = list(reversed(range(20)))
-    again = donated([questions[i] for i in order], [gold[i] for i in order], 0)
+    again = sample_wrong_answers([questions[i] for i in order], [gold[i] for i in order], 0)
     assert [again[order.index(i)] for i in range(20)] == found
-    assert donated(["who"], [["A"]], 0) == [None]
+    assert sample_wrong_answers(["who"], [["A"]], 0) == [None]
 
 
 @pytest.mark.parametrize(

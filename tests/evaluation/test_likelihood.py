@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stratoscope.evaluation.generation import Prompt, generate
+from stratoscope.evaluation.generation import GenerationPrompt, generate
 from stratoscope.evaluation.likelihood import Scorer
 from stratoscope.evaluation.rows import Request, lay_out, make_batches
 from stratoscope.models import LoadedModel, without_layers
@@ -124,7 +124,11 @@ def test_every_target_token_is_predicted_once_from_the_place_before_it(
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
 def test_answers_are_those_of_generate_whatever_the_batch(name: str, tiny_model_folder: Path) -> None:
     model = load_tiny(name, tiny_model_folder)
-    prompts = [Prompt((5, 9, 33), (), 6), Prompt((7, 21, 60, 11, 4, 4, 8), (), 6), Prompt((4,), ("w8",), 6)]
+    prompts = [
+        GenerationPrompt((5, 9, 33), (), 6),
+        GenerationPrompt((7, 21, 60, 11, 4, 4, 8), (), 6),
+        GenerationPrompt((4,), ("w8",), 6),
+    ]
     found = generate(model, prompts, (1,), 64)
     with without_layers(model, (1,)) as pruned:
         for prompt, text in zip(prompts, found, strict=True):

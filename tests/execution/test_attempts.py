@@ -7,11 +7,11 @@ from stratoscope.execution.attempts import (
     CRASHES_OF_A_UNIT,
     CRASHES_OF_A_WHOLE_BATCH,
     CRASHES_OUTSIDE_A_BATCH,
-    Ledger,
+    AttemptTracker,
 )
 
 
-def run_shard(ledger: Ledger, batches: list[list[int]], killers: set[int]) -> tuple[list[int], list[int], int]:
+def run_shard(ledger: AttemptTracker, batches: list[list[int]], killers: set[int]) -> tuple[list[int], list[int], int]:
     """Attempt a shard until it goes through; a batch that holds a killer ends the attempt."""
     for crashes in range(1000):
         begun = ledger.begin(7)
@@ -33,7 +33,7 @@ def test_just_the_killers_are_given_up_after_a_bounded_number_of_crashes(sizes: 
     units = iter(range(sum(sizes)))
     batches = [[next(units) for _ in range(size)] for size in sizes]
     killers = data.draw(st.sets(st.integers(0, sum(sizes) - 1), max_size=3))
-    done, given_up, crashes = run_shard(Ledger(), batches, killers)
+    done, given_up, crashes = run_shard(AttemptTracker(), batches, killers)
     assert sorted(given_up) == sorted(killers)
     assert sorted(done + given_up) == list(range(sum(sizes)))
     per_killer = CRASHES_OF_A_WHOLE_BATCH + max(sizes).bit_length() + CRASHES_OF_A_UNIT
@@ -48,7 +48,7 @@ def test_one_crash_changes_no_batch() -> None:
 
 
 def test_a_shard_that_is_lost_after_it_went_through_has_not_crashed() -> None:
-    ledger = Ledger()
+    ledger = AttemptTracker()
     assert ledger.begin(1) == (1, {})
     ledger.note(1, [0])
     ledger.finish(1)
@@ -56,7 +56,7 @@ def test_a_shard_that_is_lost_after_it_went_through_has_not_crashed() -> None:
 
 
 def test_a_shard_that_loses_its_process_without_a_batch_ends_the_run() -> None:
-    ledger = Ledger()
+    ledger = AttemptTracker()
     for _ in range(CRASHES_OUTSIDE_A_BATCH + 1):
         ledger.begin(3)
     with pytest.raises(RuntimeError, match="shard 3 lost its process 21 times before it ran a batch"):
@@ -64,7 +64,7 @@ def test_a_shard_that_loses_its_process_without_a_batch_ends_the_run() -> None:
 
 
 def test_stopping_lets_started_shards_end_and_starts_no_other() -> None:
-    ledger = Ledger()
+    ledger = AttemptTracker()
     ledger.begin(1)
     assert ledger.note(1, [0])
     ledger.begin(2)
@@ -75,7 +75,7 @@ def test_stopping_lets_started_shards_end_and_starts_no_other() -> None:
 
 
 def test_deaths_while_loading_are_counted_by_actor_and_forgotten_when_it_is_ready() -> None:
-    ledger = Ledger()
+    ledger = AttemptTracker()
     assert [ledger.load("a"), ledger.load("b"), ledger.load("a")] == [0, 0, 1]
     ledger.ready("a")
     assert ledger.load("a") == 0

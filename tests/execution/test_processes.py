@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stratoscope.execution import Ended, Process, processes
+from stratoscope.execution import Process, ProcessResult, processes
 
 
 def start(code: str, folder: Path, seconds: float = float("inf"), **environment: str) -> Process:
@@ -20,7 +20,7 @@ def start(code: str, folder: Path, seconds: float = float("inf"), **environment:
     )
 
 
-def wait(process: Process) -> Ended:
+def wait(process: Process) -> ProcessResult:
     deadline = time.monotonic() + 60
     while (ended := process.poll()) is None:
         assert time.monotonic() < deadline

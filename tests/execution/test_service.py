@@ -52,7 +52,7 @@ def test_calls_are_answered_failures_told_and_broken_processes_replaced(tmp_path
         with pytest.raises(RayTaskError, match="mine"):
             service.call("fail")
         assert service.call("break_once").startswith("mended")
-        service.tell_all("tell", 7)
+        service.broadcast("tell", 7)
         assert service.call("heard") == [7]
 
 

@@ -13,13 +13,13 @@ from torch import nn
 from stratoscope.forecasting import (
     FORECASTERS,
     AscentSettings,
+    AttackGoal,
     Data,
     DivergedError,
     FaithfulLoss,
     FaithfulWeights,
     FitSettings,
     Forecast,
-    Goal,
     Shape,
     TimeSieveSettings,
     Windows,
@@ -33,7 +33,7 @@ from stratoscope.forecasting import (
     preference,
     worst_case,
 )
-from stratoscope.forecasting.faithful import made_once, standing_still
+from stratoscope.forecasting.faithful import cached_weights, frozen
 from stratoscope.pipelines.faithfulness.cells import REACH
 from stratoscope.pipelines.faithfulness.config import WorstSection
 
@@ -126,7 +126,7 @@ class Constant(nn.Module):
 @pytest.mark.parametrize("looks", [True, False])
 def test_a_constant_forecaster_is_perfectly_faithful(*, looks: bool) -> None:
     batch = data().train.batch(torch.arange(4))
-    for goal in get_args(Goal):
+    for goal in get_args(AttackGoal):
         found = worst_case(Constant(looks=looks), batch, goal, AscentSettings(), generator())
         assert torch.all(found.snp == 0)
     assert preference(0.5, 0.5, 0.5, 0.6) == 100
@@ -137,7 +137,7 @@ def test_what_is_sought_itself_is_found_nearly_as_large_as_by_any_other_goal() -
     fit(model, data(), FitSettings(epochs=3, learning_rate=1e-3), seed=0)
     model.eval()
     batch = data().train.batch(torch.arange(8))
-    found = {g: worst_case(model, batch, g, AscentSettings(0.2, 0.05, 10), generator()) for g in get_args(Goal)}
+    found = {g: worst_case(model, batch, g, AscentSettings(0.2, 0.05, 10), generator()) for g in get_args(AttackGoal)}
     for goal in ("conditions", "error"):
         assert 0 < found[goal].snp.mean() <= 1.05 * found["own"].snp.mean()
         assert 0 < found[goal].sib.mean() <= 1.05 * found["own"].sib.mean()
@@ -159,7 +159,7 @@ def test_weights_that_stand_still_take_no_gradient_and_are_free_afterwards() -> 
     model = model_of("timesieve").eval()
     windows, _ = data().train.batch(torch.arange(4))
     before = model(windows).values
-    with standing_still(model):
+    with frozen(model):
         given_windows = windows.clone().requires_grad_(True)
         still = model(given_windows).values
         still.sum().backward()
@@ -195,8 +195,8 @@ def test_what_is_made_once_changes_no_gradient() -> None:
         return list(torch.autograd.grad(passes, list(model.predictor.parameters())))
 
     apart = gradients()
-    with made_once(model):
-        with standing_still(model):
+    with cached_weights(model):
+        with frozen(model):
             assert not model(windows).values.requires_grad
         together = gradients()
     for one, other in zip(apart, together, strict=True):
@@ -223,7 +223,7 @@ def test_running_means_stand_still_while_a_perturbation_is_sought() -> None:
         key: value.clone() for key, value in model.named_buffers() if key.endswith(("running_mean", "running_var"))
     }
     assert before
-    with standing_still(model):
+    with frozen(model):
         ascend(lambda x: distance(model(x).values, target), windows, AscentSettings(steps=3), generator())
     after = dict(model.named_buffers())
     assert all(torch.equal(value, after[key]) for key, value in before.items())

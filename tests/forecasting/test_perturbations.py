@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stratoscope.forecasting import FORECASTERS, PERTURBATIONS, Shape, TimeSieveSettings, shaken
+from stratoscope.forecasting import FORECASTERS, PERTURBATIONS, Shape, TimeSieveSettings, perturbed_parameters
 
 INPUT_PERTURBATIONS = {name: found.disturb for name, found in PERTURBATIONS.items() if found.disturb}
 
@@ -44,7 +44,7 @@ def test_parameters_are_shaken_and_put_back_to_the_bit() -> None:
     torch.manual_seed(0)
     model = FORECASTERS["timesieve"].make(Shape(60, 30, 3), TimeSieveSettings()).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with shaken(model, 0.2, generator()):
+    with perturbed_parameters(model, 0.2, generator()):
         moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {name for name in before if name.startswith(("approximation", "detail"))}
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

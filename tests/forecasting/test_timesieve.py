@@ -45,7 +45,7 @@ def test_a_chain_of_maps_is_the_maps_one_behind_another_and_so_are_its_gradients
         strict=True,
     ):
         torch.testing.assert_close(one, other)
-    with chain.standing_still():
+    with chain.frozen():
         torch.testing.assert_close(chain(given), wanted)
         assert not torch.autograd.grad(chain(given).sum(), list(chain.parameters()), allow_unused=True)[0]
 
@@ -64,7 +64,7 @@ def test_a_model_that_stands_still_forecasts_what_it_does_otherwise(training: bo
         return [found.values, found.latent, *uphill]
 
     moving = passed()
-    with model.standing_still():
+    with model.frozen():
         standing = passed()
     for one, other in zip(standing, moving, strict=True):
         torch.testing.assert_close(one, other)

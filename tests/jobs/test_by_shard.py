@@ -13,7 +13,7 @@ from stratoscope.errors import InputError
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.score.layout import FEWEST_MERGED_SHARDS, lay_out
-from stratoscope.pipelines.sharded.layout import MOST_SHARDS, Layout, Shards
+from stratoscope.pipelines.sharded.layout import MOST_SHARDS, ShardLayout, Shards
 from stratoscope.results import Manifest, ShardStore
 from tests.jobs.small import Fields
 
@@ -122,15 +122,15 @@ def test_a_run_by_shard_goes_on_where_it_stopped_to_the_bit(
         assert resumed.table(name).equals(runs["shard"].table(name)), name
 
 
-def layout(num_prompts: int, rows: int = 60, **fields: object) -> Layout:
+def layout(num_prompts: int, rows: int = 60, **fields: object) -> ShardLayout:
     return lay_out(validate(ScoreConfig, fields), num_prompts, rows)
 
 
 def test_runs_are_laid_out_by_their_size() -> None:
-    assert layout(256) == Layout(256, 32, by_shard=False)
+    assert layout(256) == ShardLayout(256, 32, by_shard=False)
     assert not layout(16_666).by_shard
     assert layout(16_667).by_shard
-    assert layout(16_667, statistics={"keep": "prompt"}) == Layout(16_667, 32, by_shard=False)
+    assert layout(16_667, statistics={"keep": "prompt"}) == ShardLayout(16_667, 32, by_shard=False)
     million = layout(1_000_000)
     assert (million.num_shards, million.by_shard) == (1024, True)
     assert layout(10_000_000, 160).num_shards == MOST_SHARDS
@@ -149,7 +149,7 @@ def test_too_few_shards_are_refused() -> None:
 
 def test_every_prompt_is_in_one_shard() -> None:
     table = pa.table({name: [f"{name}{i}" for i in range(103)] for name in ("prompt_id", "group", "text")})
-    cut = Layout(103, 10, by_shard=False)
+    cut = ShardLayout(103, 10, by_shard=False)
     rows = [row for part in Shards(cut, table, range(cut.num_shards)) for row in part.to_pylist()]
     assert [row["start"] for row in rows] == list(range(0, 103, 10))
     assert [text for row in rows for text in row["text"]] == table["text"].to_pylist()

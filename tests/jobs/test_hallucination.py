@@ -12,7 +12,7 @@ import torch
 import stratoscope
 from stratoscope.data import PairChoice, PairSource, load_pairs
 from stratoscope.errors import InputError, RunError
-from stratoscope.evaluation import Prompt, generate
+from stratoscope.evaluation import GenerationPrompt, generate
 from stratoscope.models import encode_text, load_model
 from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob, tables
 from stratoscope.pipelines.hallucination import run as run_module
@@ -149,7 +149,9 @@ def test_own_answers_are_graded_and_compared(
     """Of half the questions what the model writes is the right answer."""
     model = load_model(str(reacting_model), head=True)
     questions = [f"w{i} w{(i * 3) % 50} w{i % 11}" for i in range(60)]
-    prompts = [Prompt(tuple(encode_text(model.tokenizer, f"Question: {q}?\nAnswer:")), ("\n",), 4) for q in questions]
+    prompts = [
+        GenerationPrompt(tuple(encode_text(model.tokenizer, f"Question: {q}?\nAnswer:")), ("\n",), 4) for q in questions
+    ]
     written = generate(model, prompts, (), 512)
     rows = [
         {"question": q, "right": [w.upper() if i % 2 else "w3"]}

@@ -14,7 +14,7 @@ from stratoscope.errors import InputError
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob, tables
 from stratoscope.pipelines.score.run import score_groups
-from stratoscope.pipelines.score.worker import ScoreWorker, WorkerSettings
+from stratoscope.pipelines.score.worker import ScoreWorker, ScoreWorkerSettings
 from stratoscope.pipelines.sharded.layout import Shards
 from stratoscope.pipelines.sharded.rows import statistics_of_tap
 from stratoscope.results import Manifest, ShardResult, ShardStore, Storage, from_parquet, write_table
@@ -52,7 +52,7 @@ def run(fields: Fields) -> stratoscope.ScoreRun:
     return stratoscope.score(**fields(run_id="one-actor"))
 
 
-def settings_of(config: ScoreConfig) -> tuple[ScoreJob, WorkerSettings]:
+def settings_of(config: ScoreConfig) -> tuple[ScoreJob, ScoreWorkerSettings]:
     """The job of a configuration, prepared, and what its actors would be told."""
     from stratoscope.execution import ActorPool
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratoscope.mitigation import Optimising, Plan, QuestionExample
+from stratoscope.mitigation import OptimizerSettings, Plan, QuestionExample
 from stratoscope.mitigation.examples import answer_rows, text_rows
 
 
@@ -44,7 +44,7 @@ def test_the_first_token_of_a_text_is_not_predicted() -> None:
 
 @given(st.integers(1, 60), st.floats(0, 0.9))
 def test_the_learning_rate_rises_then_falls_and_no_step_is_without_one(steps: int, warmup: float) -> None:
-    optimising = Optimising(1e-3, warmup, 0.0, 1.0, steps)
+    optimising = OptimizerSettings(1e-3, warmup, 0.0, 1.0, steps)
     shares = [optimising.share(step) for step in range(steps)]
     assert all(0 < share <= 1 for share in shares)
     rising = round(warmup * steps)

@@ -7,9 +7,9 @@ import torch
 
 from stratoscope.mitigation import (
     Anchor,
-    Reference,
-    Terms,
-    Trained,
+    LossTerms,
+    ReferenceStates,
+    TrainableSpec,
     Weights,
     answer_rows,
     cuts_of,
@@ -17,7 +17,7 @@ from stratoscope.mitigation import (
     open_parameters,
     separation,
 )
-from stratoscope.mitigation.objective import Counts, Micro, Objective
+from stratoscope.mitigation.objective import Counts, MicroBatch, Objective
 from stratoscope.models import LoadedModel, kept_layers, load_model, without_layers
 from tests.conftest import load_tiny
 from tests.mitigation.spawned import corpus
@@ -34,15 +34,15 @@ def wide_model(folder: Path) -> LoadedModel:
 
 
 def objective(
-    model: LoadedModel, frozen: LoadedModel, terms: Terms, dropped: tuple[int, ...] = (), max_padding: float = 0.1
+    model: LoadedModel, frozen: LoadedModel, terms: LossTerms, dropped: tuple[int, ...] = (), max_padding: float = 0.1
 ) -> Objective:
     layer_of = kept_layers(len(frozen.anatomy), dropped)
     reference = measured(
-        Reference(frozen, layer_of), range(len(frozen.anatomy)), answer_rows(CORPUS.questions, filler=0)
+        ReferenceStates(frozen, layer_of), range(len(frozen.anatomy)), answer_rows(CORPUS.questions, filler=0)
     )
     layers = [1, 2] if dropped else [1, 3]
     return Objective(
-        open_parameters(model, Trained(tuple(layers)), seed=0),
+        open_parameters(model, TrainableSpec(tuple(layers)), seed=0),
         model.anatomy,
         layers=layers,
         cuts=cuts_of(len(frozen.anatomy), dropped),
@@ -54,22 +54,22 @@ def objective(
     )
 
 
-def micro() -> Micro:
+def micro() -> MicroBatch:
     wrong = sum(len(CORPUS.questions[i].wrong) for i in QUESTIONS)
-    return Micro(QUESTIONS, TEXTS, [wrong], Counts.of(CORPUS, QUESTIONS, TEXTS))
+    return MicroBatch(QUESTIONS, TEXTS, [wrong], Counts.of(CORPUS, QUESTIONS, TEXTS))
 
 
 @pytest.mark.parametrize(
     ("terms", "dropped"),
     [
-        (Terms(Weights(1.0, 0.5, 0.7, 0.9, 0.0, 0.3), temperature=0.3), ()),
-        (Terms(Weights(contrastive=1.0), temperature=0.3, anchor="frozen"), ()),
-        (Terms(Weights(forgetting=1.0, hidden=0.5, text=0.3), softening=2.0), (2,)),
+        (LossTerms(Weights(1.0, 0.5, 0.7, 0.9, 0.0, 0.3), temperature=0.3), ()),
+        (LossTerms(Weights(contrastive=1.0), temperature=0.3, anchor="frozen"), ()),
+        (LossTerms(Weights(forgetting=1.0, hidden=0.5, text=0.3), softening=2.0), (2,)),
     ],
     ids=["mending", "anchored on the frozen model", "healing"],
 )
 def test_gradients_are_what_differences_of_the_loss_say(
-    terms: Terms, dropped: tuple[int, ...], tiny_model_folder: Path
+    terms: LossTerms, dropped: tuple[int, ...], tiny_model_folder: Path
 ) -> None:
     frozen, model = wide_model(tiny_model_folder), wide_model(tiny_model_folder)
     generator = torch.Generator().manual_seed(0)
@@ -100,7 +100,7 @@ def test_gradients_are_what_differences_of_the_loss_say(
 
 @pytest.mark.parametrize("anchor", ["question", "frozen"])
 def test_the_loss_is_the_same_however_rows_are_grouped(anchor: Anchor, tiny_model_folder: Path) -> None:
-    terms = Terms(Weights(1.0, 0.5, 0.7, 0.9, 0.0, 0.3), anchor=anchor)
+    terms = LossTerms(Weights(1.0, 0.5, 0.7, 0.9, 0.0, 0.3), anchor=anchor)
     found = []
     for max_padding in (1.0, 0.25, 0.0):
         frozen, model = wide_model(tiny_model_folder), wide_model(tiny_model_folder)
@@ -114,7 +114,7 @@ def test_the_loss_is_the_same_however_rows_are_grouped(anchor: Anchor, tiny_mode
 def test_separation_is_that_of_every_question_alone(tiny_model_folder: Path) -> None:
     model = load_model(str(tiny_model_folder), head=True)
     layers = tuple(range(len(model.anatomy)))
-    reference = measured(Reference(model, layers), layers, answer_rows(CORPUS.questions, filler=0))
+    reference = measured(ReferenceStates(model, layers), layers, answer_rows(CORPUS.questions, filler=0))
     together = separation(model, CORPUS.questions, reference, layers)
     assert together.gap.shape == together.closer.shape == (len(CORPUS.questions), len(layers))
     alone = separation(model, CORPUS.questions[5:6], reference, layers)
@@ -136,7 +136,7 @@ def test_separation_is_that_of_every_question_alone(tiny_model_folder: Path) -> 
 def test_without_a_layer_the_layers_behind_it_are_numbered_as_in_the_whole_model(tiny_model_folder: Path) -> None:
     model = load_model(str(tiny_model_folder), head=True)
     layers = tuple(range(len(model.anatomy)))
-    reference = measured(Reference(model, layers), layers, answer_rows(CORPUS.questions, filler=0))
+    reference = measured(ReferenceStates(model, layers), layers, answer_rows(CORPUS.questions, filler=0))
     whole = separation(model, CORPUS.questions, reference, layers)
     with without_layers(model, (3,)) as cut:
         found = separation(cut, CORPUS.questions, reference, (0, 1, 2))

@@ -8,15 +8,15 @@ import torch
 
 from stratoscope.errors import RunError
 from stratoscope.mitigation import (
-    Optimising,
+    LossTerms,
+    OptimizerSettings,
     Sharding,
-    Terms,
-    Trained,
+    TrainableSpec,
     TrainingSettings,
     Weights,
     check_frozen,
     make_patch,
-    swapped_in,
+    patched_weights,
 )
 from stratoscope.models import ModelCard, export_pruned, load_model
 from tests.mitigation.spawned import settings, trained
@@ -59,7 +59,9 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
 @pytest.mark.slow
 def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(tiny_model_folder: Path, tmp_path: Path) -> None:
     # The first step leads far off, from where no loss can be computed.
-    wild = settings(tiny_model_folder, optimising=Optimising(1e30, 0.0, 0.0, clip=1.0, steps=6), checkpoint_every=1)
+    wild = settings(
+        tiny_model_folder, optimising=OptimizerSettings(1e30, 0.0, 0.0, clip=1.0, steps=6), checkpoint_every=1
+    )
     rows = trained(2, wild, tmp_path)
     assert [row["step"] for row in rows] == [1]
     assert rows[0]["loss"] < 100
@@ -73,7 +75,7 @@ def test_only_the_trained_layers_change(
     before = model.network(ids).logits
     patch = make_patch(alone[1], settings(tiny_model_folder))
     assert {name.split(".")[2] for name in patch} == {"1", "3"}
-    with swapped_in(model, patch):
+    with patched_weights(model, patch):
         assert not torch.equal(model.network(ids).logits, before)
         export_pruned(model, (), tmp_path / "mended", CARD)
     assert torch.equal(model.network(ids).logits, before)
@@ -83,7 +85,7 @@ def test_only_the_trained_layers_change(
     )
     with pytest.raises(RunError, match="was to be frozen"):
         check_frozen(model, tmp_path / "mended", (1,), ())
-    with pytest.raises(RunError, match="does not fit"), swapped_in(model, {"model.norm.weight": torch.ones(3)}):
+    with pytest.raises(RunError, match="does not fit"), patched_weights(model, {"model.norm.weight": torch.ones(3)}):
         pass
 
 
@@ -113,7 +115,7 @@ def test_what_is_dealt_out_or_recomputed_changes_no_loss_and_no_weight(
 @pytest.mark.slow
 def test_accumulated_gradients_are_those_of_the_whole_step(tiny_model_folder: Path, tmp_path: Path) -> None:
     # Without the contrast, whose wrong answers are those of a micro-batch.
-    terms = Terms(Weights(likelihood=1.0, margin=0.5, forgetting=1.0, text=0.3))
+    terms = LossTerms(Weights(likelihood=1.0, margin=0.5, forgetting=1.0, text=0.3))
     whole = trained(1, settings(tiny_model_folder, terms=terms), tmp_path / "whole")
     parts = trained(2, settings(tiny_model_folder, terms=terms, micro_batches=2), tmp_path / "parts")
     assert losses(parts) == pytest.approx(losses(whole), abs=1e-4)
@@ -121,7 +123,7 @@ def test_accumulated_gradients_are_those_of_the_whole_step(tiny_model_folder: Pa
 
 @pytest.mark.slow
 def test_adapters_are_merged_into_the_layers_that_they_are_on(tiny_model_folder: Path, tmp_path: Path) -> None:
-    wanted = settings(tiny_model_folder, trained=Trained((1, 3), "lora", rank=4))
+    wanted = settings(tiny_model_folder, trained=TrainableSpec((1, 3), "lora", rank=4))
     one, two = trained(1, wanted, tmp_path / "one"), trained(2, wanted, tmp_path / "two")
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
     model = load_model(str(tiny_model_folder), head=True)
@@ -142,7 +144,7 @@ def test_a_pruned_model_is_healed_towards_the_whole_one(dtype: str, tiny_model_f
     patch = make_patch(tmp_path / "run", wanted)
     assert {name.split(".")[2] for name in patch} == {"0", "1", "3"}
     model = load_model(str(tiny_model_folder), dtype=dtype, head=True)
-    with swapped_in(model, patch):
+    with patched_weights(model, patch):
         export_pruned(model, (2,), tmp_path / "healed", CARD)
     assert check_frozen(model, tmp_path / "healed", (0, 1, 3), (2,)) > 0
     assert load_model(str(tmp_path / "healed"), head=True).network.config.num_hidden_layers == 3
@@ -155,8 +157,8 @@ def healing_settings(folder: Path, dtype: str) -> TrainingSettings:
         folder,
         loading=type(base.loading)(base.loading.source, "cpu", dtype, None, False, False),
         dropped=(2,),
-        trained=Trained((0, 1, 3)),
+        trained=TrainableSpec((0, 1, 3)),
         # All of them in each step, so that steps can be compared.
         texts_per_step=10,
-        terms=Terms(Weights(forgetting=1.0, hidden=0.5, text=0.3)),
+        terms=LossTerms(Weights(forgetting=1.0, hidden=0.5, text=0.3)),
     )

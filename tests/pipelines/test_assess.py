@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from stratoscope.pipelines.audit.assess import Assessment, assess, what_changed
-from stratoscope.pipelines.audit.config import AuditConfig, ThresholdsSection
-from stratoscope.pipelines.audit.figures import Figure
-from stratoscope.pipelines.audit.previous_runs import Earlier
+from stratoscope.pipelines.audit.config import AuditConfig, RegressionThresholdsSection
+from stratoscope.pipelines.audit.key_metrics import KeyMetric
+from stratoscope.pipelines.audit.previous_runs import PreviousResult
 from stratoscope.pipelines.audit.steps import Step, StepEnd, all_steps
 from stratoscope.pipelines.faithfulness import FaithfulnessConfig
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.results import Manifest, RunFolder
 
 
-def step(figures: Sequence[Figure]) -> Step:
+def step(figures: Sequence[KeyMetric]) -> Step:
     """A step whose run has given figures."""
     config = validate(AuditConfig, {"models": [], "forecasters": [{"forecaster": "linear"}]})
     (only,) = all_steps(config, "night")
@@ -30,13 +30,13 @@ def write_run(output: str, run_id: str, **config: object) -> RunFolder:
     return folder
 
 
-def night(output: Path, now: Sequence[Figure], before: Sequence[Figure], **config: object) -> Assessment:
+def night(output: Path, now: Sequence[KeyMetric], before: Sequence[KeyMetric], **config: object) -> Assessment:
     """Assess a run beside an earlier one of usual settings."""
     write_run(str(output), "n1.linear")
     run = write_run(str(output), "n2.linear", **config)
-    earlier = Earlier("n1", "faithfulness", "n1.linear", {figure.name: figure for figure in before})
+    earlier = PreviousResult("n1", "faithfulness", "n1.linear", {figure.name: figure for figure in before})
     end = StepEnd("done", run.url, 1.0, None)
-    return assess(step(now), end, earlier, output=str(output), thresholds=ThresholdsSection(), seed=0)
+    return assess(step(now), end, earlier, output=str(output), thresholds=RegressionThresholdsSection(), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -56,24 +56,26 @@ def night(output: Path, now: Sequence[Figure], before: Sequence[Figure], **confi
 def test_a_figure_that_got_worse_beyond_its_threshold_is_a_regression(
     kind: str, before: float, now: float, verdict: str, tmp_path: Path
 ) -> None:
-    found = night(tmp_path, [Figure("it", now, kind)], [Figure("it", before, kind)])  # type: ignore[arg-type]
+    found = night(tmp_path, [KeyMetric("it", now, kind)], [KeyMetric("it", before, kind)])  # type: ignore[arg-type]
     assert found.verdict == verdict
 
 
 def test_a_change_that_the_intervals_allow_for_is_none(tmp_path: Path) -> None:
-    before = Figure("rate", 0.5, "hallucination_rate", 0.4, 0.6)
-    assert night(tmp_path, [Figure("rate", 0.62, "hallucination_rate", 0.52, 0.72)], [before]).verdict == "steady"
-    assert night(tmp_path, [Figure("rate", 0.66, "hallucination_rate", 0.56, 0.76)], [before]).verdict == "regression"
+    before = KeyMetric("rate", 0.5, "hallucination_rate", 0.4, 0.6)
+    assert night(tmp_path, [KeyMetric("rate", 0.62, "hallucination_rate", 0.52, 0.72)], [before]).verdict == "steady"
+    assert (
+        night(tmp_path, [KeyMetric("rate", 0.66, "hallucination_rate", 0.56, 0.76)], [before]).verdict == "regression"
+    )
 
 
-@pytest.mark.parametrize("now", [[], [Figure("loss", float("nan"), "error")], [Figure("loss", None, "error")]])  # type: ignore[arg-type]
-def test_a_figure_that_is_gone_or_no_number_is_a_regression(now: list[Figure], tmp_path: Path) -> None:
-    found = night(tmp_path, now, [Figure("loss", 1.0, "error"), Figure("note", 1.0)])
+@pytest.mark.parametrize("now", [[], [KeyMetric("loss", float("nan"), "error")], [KeyMetric("loss", None, "error")]])  # type: ignore[arg-type]
+def test_a_figure_that_is_gone_or_no_number_is_a_regression(now: list[KeyMetric], tmp_path: Path) -> None:
+    found = night(tmp_path, now, [KeyMetric("loss", 1.0, "error"), KeyMetric("note", 1.0)])
     assert found.regressions == ("loss: 1 -> none",)
 
 
 def test_runs_that_were_asked_other_things_are_not_compared(tmp_path: Path) -> None:
-    now, before = [Figure("loss", 9.0, "error")], [Figure("loss", 1.0, "error")]
+    now, before = [KeyMetric("loss", 9.0, "error")], [KeyMetric("loss", 1.0, "error")]
     found = night(tmp_path, now, before, fit={"epochs": 3})
     assert found.verdict == "steady"
     assert found.changed == ("fit.epochs 10 -> 3",)
@@ -85,7 +87,7 @@ def test_runs_that_were_asked_other_things_are_not_compared(tmp_path: Path) -> N
 
 def test_what_goes_wrong_with_one_step_makes_it_a_failed_one(tmp_path: Path) -> None:
     end = StepEnd("done", str(tmp_path / "nowhere"), 1.0, None)
-    found = assess(step([]), end, None, output=str(tmp_path), thresholds=ThresholdsSection(), seed=0)
+    found = assess(step([]), end, None, output=str(tmp_path), thresholds=RegressionThresholdsSection(), seed=0)
     assert found.verdict == "failed"
     assert found.end.error is not None
     assert "cannot be read" in found.end.error

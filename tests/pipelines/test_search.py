@@ -10,10 +10,10 @@ from stratoscope.errors import InputError
 from stratoscope.evaluation import Estimate
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.search.config import SearchConfig, SpaceSection
-from stratoscope.pipelines.search.pruning.selection import AgainstRandom, Tried, choose, pareto_front, random_sets
-from stratoscope.pipelines.search.pruning.space import Candidate, LayerScores, ScoreKey, Space
-from stratoscope.pipelines.search.pruning.trial import WORST, Goal
-from stratoscope.pipelines.search.pruning.worker import Outcome
+from stratoscope.pipelines.search.pruning.selection import AgainstRandom, TrialResult, choose, pareto_front, random_sets
+from stratoscope.pipelines.search.pruning.space import LayerScores, PruningCandidate, PruningSpace, ScoreKey
+from stratoscope.pipelines.search.pruning.trial import WORST, ObjectiveFunction
+from stratoscope.pipelines.search.pruning.worker import Evaluation
 
 SECTION = SpaceSection(
     metrics=["avss", "variance", "block_influence", "random", "last", "perplexity_drop"],
@@ -27,16 +27,16 @@ SECTION = SpaceSection(
 )
 
 
-def outcome(raw: float, dropped: tuple[int, ...] = (), above: float = math.nan, bits: float = math.nan) -> Outcome:
-    return Outcome(dropped, {}, Estimate(raw, raw, raw), Estimate(above, above, above), bits, 0.0)
+def outcome(raw: float, dropped: tuple[int, ...] = (), above: float = math.nan, bits: float = math.nan) -> Evaluation:
+    return Evaluation(dropped, {}, Estimate(raw, raw, raw), Estimate(above, above, above), bits, 0.0)
 
 
-def tried(trial_id: str, dropped: tuple[int, ...], raw: float, status: str = "done") -> Tried:
-    return Tried(trial_id, "grid", None, dropped, outcome(raw, dropped), raw, raw, 1.0, status)
+def tried(trial_id: str, dropped: tuple[int, ...], raw: float, status: str = "done") -> TrialResult:
+    return TrialResult(trial_id, "grid", None, dropped, outcome(raw, dropped), raw, raw, 1.0, status)
 
 
 def test_the_grid_holds_every_combination_once() -> None:
-    candidates = list(Space(SECTION).grid())
+    candidates = list(PruningSpace(SECTION).grid())
     assert len(candidates) == len(set(candidates))
     of_avss = [c for c in candidates if c.metric == "avss"]
     assert len(of_avss) == 2 * 2 * 3 * 2 * 2
@@ -45,16 +45,16 @@ def test_the_grid_holds_every_combination_once() -> None:
 
 
 def test_candidates_and_suggestions_mean_each_other() -> None:
-    space = Space(SECTION)
+    space = PruningSpace(SECTION)
     for candidate in space.grid():
         assert space.candidate(space.config(candidate)) == candidate
-    narrow = Space(SpaceSection(metrics=["avss", "random"], ratios=[0.25], epsilons=[0.01], draws=1))
+    narrow = PruningSpace(SpaceSection(metrics=["avss", "random"], ratios=[0.25], epsilons=[0.01], draws=1))
     for candidate in narrow.grid():
         assert narrow.candidate(narrow.config(candidate)) == candidate
 
 
 def test_what_optuna_suggests_is_in_the_grid() -> None:
-    space = Space(SECTION)
+    space = PruningSpace(SECTION)
     candidates = set(space.grid())
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     found = set()
@@ -67,10 +67,10 @@ def test_what_optuna_suggests_is_in_the_grid() -> None:
 
 
 def test_starting_points_are_one_a_metric_and_ratio() -> None:
-    points = Space(SECTION).starting_points()
+    points = PruningSpace(SECTION).starting_points()
     assert [(p.metric, p.ratio) for p in points[:2]] == [("avss", 0.1), ("variance", 0.1)]
     assert len(points) == 6 * 2
-    assert points[0] == Candidate("avss", "update", "elementwise", "absolute", 0.01, None, 0.1, False)
+    assert points[0] == PruningCandidate("avss", "update", "elementwise", "absolute", 0.01, None, 0.1, False)
 
 
 def test_a_candidate_drops_what_its_scores_say() -> None:
@@ -79,10 +79,10 @@ def test_a_candidate_drops_what_its_scores_say() -> None:
         ScoreKey("angular_distance", span=2): LayerScores(np.array([0.1, 0.1, 0.5, 0.6])),
         ScoreKey("sparsity", "update", None, "absolute", 0.01): LayerScores(np.array([0.1, 0.9, 0.2, 0.8]), False),
     }
-    avss = Candidate("avss", "update", "elementwise", "absolute", 0.01, None, 0.5, False)
+    avss = PruningCandidate("avss", "update", "elementwise", "absolute", 0.01, None, 0.5, False)
     assert avss.dropped(scores, 4) == (1, 2)
-    assert Candidate("angular_distance", None, None, None, None, None, 0.5, False).dropped(scores, 4) == (0, 1)
-    assert Candidate("sparsity", "update", None, "absolute", 0.01, None, 0.5, False).dropped(scores, 4) == (1, 3)
+    assert PruningCandidate("angular_distance", None, None, None, None, None, 0.5, False).dropped(scores, 4) == (0, 1)
+    assert PruningCandidate("sparsity", "update", None, "absolute", 0.01, None, 0.5, False).dropped(scores, 4) == (1, 3)
 
 
 def test_the_front_holds_what_no_other_beats() -> None:
@@ -122,13 +122,13 @@ def test_the_verdict_against_random_sets_says_so_where_they_win() -> None:
 
 
 def test_one_number_for_retention_and_size() -> None:
-    goal = Goal("retention_raw", 0.9)
+    goal = ObjectiveFunction("retention_raw", 0.9)
     keeps, loses = goal.of(outcome(0.92), 0.25), goal.of(outcome(0.89), 0.4)
     assert keeps == 0.25
     assert loses == pytest.approx(-0.01)
-    assert Goal("retention_raw", None).of(outcome(0.89), 0.4) == 0.89
-    assert Goal("retention_above_chance", None).of(outcome(0.89), 0.4) == WORST
-    assert Goal("bits_per_byte", None).of(outcome(0.89, bits=1.5), 0.4) == -1.5
+    assert ObjectiveFunction("retention_raw", None).of(outcome(0.89), 0.4) == 0.89
+    assert ObjectiveFunction("retention_above_chance", None).of(outcome(0.89), 0.4) == WORST
+    assert ObjectiveFunction("bits_per_byte", None).of(outcome(0.89, bits=1.5), 0.4) == -1.5
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@
 import pytest
 
 from stratoscope.pipelines.hallucination.outcome import against_random
-from stratoscope.pipelines.search.eavss.trial import Outcome, objective
+from stratoscope.pipelines.search.eavss.trial import DefinitionOutcome, objective
 
 
-def outcome(auroc: float, over_random: float) -> Outcome:
-    return Outcome(
+def outcome(auroc: float, over_random: float) -> DefinitionOutcome:
+    return DefinitionOutcome(
         dataset="d",
         auroc=auroc,
         ci_low=auroc - 0.02,

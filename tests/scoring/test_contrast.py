@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from stratoscope.scoring import DEFINITIONS, Findings, Inference, Labels, Readings, find_layers
+from stratoscope.scoring import DEFINITIONS, Inference, Labels, LayerTestResult, Readings, find_layers
 
 FAST = Inference(draws=199)
 
@@ -28,7 +28,9 @@ def readings(labels: Labels, num_layers: int, seed: int) -> Readings:
     return Readings(np.exp(layers + shared + 0.3 * noise), sparse)
 
 
-def find(definition: str, taps: dict[str, Readings], labels: Labels, inference: Inference = FAST) -> list[Findings]:
+def find(
+    definition: str, taps: dict[str, Readings], labels: Labels, inference: Inference = FAST
+) -> list[LayerTestResult]:
     return find_layers(DEFINITIONS[definition], taps, labels, inference)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from stratoscope.activations.reduce import Bins, Layout, TokenSums, merge_tokens, reduce_tokens, token_cosine
+from stratoscope.activations.reduce import Bins, RowLayout, TokenSums, merge_tokens, reduce_tokens, token_cosine
 from stratoscope.activations.segments import Segments, Span
 from stratoscope.activations.taps import Tap, on_experts, on_input, on_output
 from stratoscope.errors import InputError
@@ -86,7 +86,7 @@ class Probe:
     ) -> None:
         self.model, self.taps, self.epsilons, self.spans = model, tuple(taps), epsilons, tuple(spans)
         self._bins = {model.device: Bins.build(epsilons, model.device)}
-        self._layout = Layout(len(epsilons))
+        self._layout = RowLayout(len(epsilons))
         self._handles: list[RemovableHandle] = []
         self._pass: _Pass | None = None
 
@@ -176,7 +176,7 @@ class Probe:
         gathered = self._gathering()
         if gathered.source is hidden:
             return
-        self._stand_at(hidden)
+        self._record_residual(hidden)
         if self.spans and not gathered.last_tokens:
             self._keep_last_token()
 
@@ -185,7 +185,7 @@ class Probe:
         before, norm_before = gathered.entering, gathered.entering_norm
         assert before is not None
         assert norm_before is not None
-        self._stand_at(hidden)
+        self._record_residual(hidden)
         after, norm_after = gathered.entering, gathered.entering_norm
         assert after is not None
         assert norm_after is not None
@@ -222,7 +222,7 @@ class Probe:
             self._bins[device] = Bins.build(self.epsilons, device)
         return self._bins[device]
 
-    def _stand_at(self, hidden: Tensor) -> None:
+    def _record_residual(self, hidden: Tensor) -> None:
         """Remember the residual stream at this point: its real tokens in float, and their norms."""
         gathered = self._gathering()
         x = gathered.segments_on(hidden.device).take(hidden)

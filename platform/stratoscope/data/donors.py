@@ -24,7 +24,7 @@ def answer_type(question: str, answer: str) -> tuple[str, str, int]:
     return asked, kind, min(4, len(answer.split()))
 
 
-def donated(questions: Sequence[str], gold: Sequence[Sequence[str]], seed: int) -> list[str | None]:
+def sample_wrong_answers(questions: Sequence[str], gold: Sequence[Sequence[str]], seed: int) -> list[str | None]:
     """Return for each question the first right answer to another question of the same type.
 
     Of the type are the word that asks, the kind of thing that answers, and its number of words; where fewer than

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from stratoscope.data.donors import donated
+from stratoscope.data.donors import sample_wrong_answers
 from stratoscope.data.order import OrderedPrompts, Prompt, order_prompts
 from stratoscope.data.prompts import PromptSource, read_rows, row_id
 from stratoscope.data.qa import AUTO, FORMATS, Answer, Question, RawQuestion, ask, distinct, find_format
@@ -185,7 +185,7 @@ def _set_apart(raw: Sequence[RawQuestion], choice: PairChoice) -> tuple[str, Seq
 
 def _with_donors(raw: Sequence[RawQuestion], seed: int) -> list[RawQuestion]:
     able = [r for r in raw if any(r.right)]
-    wrong = donated([r.question for r in able], [r.right for r in able], seed)
+    wrong = sample_wrong_answers([r.question for r in able], [r.right for r in able], seed)
     return [
         replace(r, wrong=(text,) if text else (), wrong_origin="other") for r, text in zip(able, wrong, strict=True)
     ]

@@ -1,7 +1,7 @@
 """Evaluation: what a model can do, through the tasks of lm-evaluation-harness, and what is retained of it."""
 
 from stratoscope.evaluation.evaluator import Evaluator, ItemScore, Slice
-from stratoscope.evaluation.generation import Prompt, generate
+from stratoscope.evaluation.generation import GenerationPrompt, generate
 from stratoscope.evaluation.grading import equals_one_of
 from stratoscope.evaluation.questions import LOWER_IS_BETTER, QuestionEvaluator, Score, Text, aggregate, judge
 from stratoscope.evaluation.retention import (
@@ -14,15 +14,15 @@ from stratoscope.evaluation.retention import (
     mean_retention,
     retained,
 )
-from stratoscope.evaluation.tasks import Choice, TaskItems, choose_items, items_digest, load_tasks, task_names
+from stratoscope.evaluation.tasks import ItemSampling, TaskItems, choose_items, items_digest, load_tasks, task_names
 
 __all__ = [
     "LOWER_IS_BETTER",
-    "Choice",
     "Estimate",
     "Evaluator",
+    "GenerationPrompt",
+    "ItemSampling",
     "ItemScore",
-    "Prompt",
     "QuestionEvaluator",
     "Resampling",
     "Retention",

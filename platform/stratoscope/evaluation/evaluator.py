@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from stratoscope.errors import RunError
-from stratoscope.evaluation.generation import Prompt, generate
+from stratoscope.evaluation.generation import GenerationPrompt, generate
 from stratoscope.evaluation.likelihood import Likelihood, Scorer
 from stratoscope.evaluation.rows import Batch, Request
 from stratoscope.evaluation.tasks import Item, TaskItems
@@ -68,7 +68,7 @@ class _Asked:
     batches: tuple[Batch, ...]
     parts: dict[tuple[int, int], list[int]]
     """Requests whose likelihoods make up that of an item's instance."""
-    prompts: dict[tuple[int, int], Prompt]
+    prompts: dict[tuple[int, int], GenerationPrompt]
 
     @property
     def num_tokens(self) -> int:
@@ -132,7 +132,7 @@ class Evaluator:
         chosen = tuple((task, item) for task in self.tasks for item in items.of(task))
         requests: list[Request] = []
         parts: dict[tuple[int, int], list[int]] = {}
-        prompts: dict[tuple[int, int], Prompt] = {}
+        prompts: dict[tuple[int, int], GenerationPrompt] = {}
         for index, (_, item) in enumerate(chosen):
             for number, instance in enumerate(item.requests):
                 if instance.request_type == "generate_until":
@@ -178,12 +178,12 @@ class Evaluator:
             return ([self._prefix], ids) if ids[0] != self._prefix else (ids[:1], ids[1:])
         return encode_pair(self.model.tokenizer, context, target)
 
-    def _prompt(self, instance: "Instance") -> Prompt:
+    def _prompt(self, instance: "Instance") -> GenerationPrompt:
         text, given = instance.args[0], dict(instance.args[1])
         until = given.get("until") or []
         longest = int(given.get("max_gen_toks") or given.get("max_new_tokens") or DEFAULT_ANSWER)
         ids = self._encode(text)[-max(1, self._max_length - longest) :]
-        return Prompt(tuple(ids), tuple([until] if isinstance(until, str) else until), longest)
+        return GenerationPrompt(tuple(ids), tuple([until] if isinstance(until, str) else until), longest)
 
     def _encode(self, text: str) -> list[int]:
         return encode_text(self.model.tokenizer, text)

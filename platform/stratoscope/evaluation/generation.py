@@ -11,7 +11,7 @@ from stratoscope.models import LoadedModel, bucket, pad, without_layers
 
 
 @dataclass(frozen=True)
-class Prompt:
+class GenerationPrompt:
     """What an answer is generated for."""
 
     ids: tuple[int, ...]
@@ -21,7 +21,9 @@ class Prompt:
     """Longest answer."""
 
 
-def generate(model: LoadedModel, prompts: Sequence[Prompt], dropped: Sequence[int], max_batch_tokens: int) -> list[str]:
+def generate(
+    model: LoadedModel, prompts: Sequence[GenerationPrompt], dropped: Sequence[int], max_batch_tokens: int
+) -> list[str]:
     """Return the greedy answer to each prompt, in order, from a model without some of its layers.
 
     Args:

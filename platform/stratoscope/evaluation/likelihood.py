@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from stratoscope.evaluation.prefix import PrefixCache
-from stratoscope.evaluation.rows import Batch, Request, Row, lay_out, make_batches
+from stratoscope.evaluation.rows import Batch, Request, TokenRow, lay_out, make_batches
 from stratoscope.models import LoadedModel
 
 SAME = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
@@ -102,7 +102,7 @@ class Scorer:
         window = getattr(self.model.network.config.get_text_config(), "sliding_window", None)
         return int(window) if window else None
 
-    def _contexts_can_be_shared(self, requests: Sequence[Request], rows: Sequence[Row]) -> bool:
+    def _contexts_can_be_shared(self, requests: Sequence[Request], rows: Sequence[TokenRow]) -> bool:
         """Try on the model itself whether targets beside each other score as they do alone."""
         branched = [row for row in rows if row.branched]
         members = sorted({pick.request for row in branched[:2] for pick in row.picks})[:TRIED]

@@ -20,7 +20,7 @@ Step = Callable[[int], AbstractContextManager[None]]
 
 
 @dataclass
-class Reference:
+class CachedPrefix:
     """What is kept of one set of dropped layers."""
 
     dropped: tuple[int, ...]
@@ -47,7 +47,7 @@ class PrefixCache:
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
-        self._references: dict[str, list[Reference]] = {}
+        self._references: dict[str, list[CachedPrefix]] = {}
         self.layers_run = 0
         """Layers computed, counted once a batch."""
 
@@ -83,7 +83,7 @@ class PrefixCache:
 
     def _new_reference(
         self, key: str, dropped: tuple[int, ...], batches: Sequence[Batch], keep_bytes: int
-    ) -> Reference:
+    ) -> CachedPrefix:
         """Make room for a reference, and lay down behind which layers it holds states."""
         references = self._references.setdefault(key, [])
         references[:] = [r for r in references if not r.dropped and r.dropped != dropped]
@@ -94,12 +94,12 @@ class PrefixCache:
         kept = [i for i in range(len(self._model.anatomy)) if i not in dropped]
         num = min(room, len(kept))
         layers = tuple(kept[(i + 1) * len(kept) // num - 1] for i in range(num)) if num else ()
-        reference = Reference(dropped, layers)
+        reference = CachedPrefix(dropped, layers)
         references.append(reference)
         return reference
 
     @contextmanager
-    def _keeping(self, reference: Reference) -> Iterator[Step]:
+    def _keeping(self, reference: CachedPrefix) -> Iterator[Step]:
         current: list[int] = [0]
 
         def keep(layer: int) -> Callable[[nn.Module, Any, Any], None]:
@@ -127,7 +127,7 @@ class PrefixCache:
                 handle.remove()
 
     @contextmanager
-    def _starting(self, reference: Reference, start: int, dropped: tuple[int, ...]) -> Iterator[Step]:
+    def _starting(self, reference: CachedPrefix, start: int, dropped: tuple[int, ...]) -> Iterator[Step]:
         replay = Replay(self._model.anatomy.blocks[start].module, reference.tuples.get(start))
 
         @contextmanager

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from stratoscope.data import Question
-from stratoscope.evaluation.generation import Prompt, generate
+from stratoscope.evaluation.generation import GenerationPrompt, generate
 from stratoscope.evaluation.grading import equals_one_of
 from stratoscope.evaluation.likelihood import Likelihood, Scorer
 from stratoscope.evaluation.rows import Batch, Request
@@ -89,7 +89,8 @@ class QuestionEvaluator:
     def _exact_matches(self, dropped: Sequence[int]) -> Iterator[Score]:
         asked = [q for q in self._questions if q.dataset in self._answered]
         prompts = [
-            Prompt(tuple(encode_text(self._model.tokenizer, q.prompt)), (END_OF_ANSWER,), ANSWER_TOKENS) for q in asked
+            GenerationPrompt(tuple(encode_text(self._model.tokenizer, q.prompt)), (END_OF_ANSWER,), ANSWER_TOKENS)
+            for q in asked
         ]
         for question, text in zip(
             asked, generate(self._model, prompts, dropped, self._max_batch_tokens) if prompts else [], strict=True

@@ -26,7 +26,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Pick:
+class TargetPosition:
     """One prediction that is looked at."""
 
     place: int
@@ -36,7 +36,7 @@ class Pick:
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenRow:
     """Tokens that are computed together."""
 
     ids: tuple[int, ...]
@@ -44,7 +44,7 @@ class Row:
     """How many of them all targets see."""
     branches: tuple[int, ...]
     """Length of each target's part, in order; one or none leaves the causal mask as it is."""
-    picks: tuple[Pick, ...]
+    picks: tuple[TargetPosition, ...]
 
     @property
     def branched(self) -> bool:
@@ -77,7 +77,7 @@ class Batch:
         return self.ids.numel()
 
 
-def lay_out(requests: Sequence[Request], *, share_contexts: bool, longest_shared: int | None = None) -> list[Row]:
+def lay_out(requests: Sequence[Request], *, share_contexts: bool, longest_shared: int | None = None) -> list[TokenRow]:
     """Lay requests out as rows.
 
     Args:
@@ -88,7 +88,7 @@ def lay_out(requests: Sequence[Request], *, share_contexts: bool, longest_shared
     by_context: dict[tuple[int, ...], list[int]] = {}
     for index, request in enumerate(requests):
         by_context.setdefault(request.context, []).append(index)
-    rows: list[Row] = []
+    rows: list[TokenRow] = []
     for context, members in by_context.items():
         most = MOST_BRANCHES * len(context) if share_contexts else 0
         if longest_shared is not None:
@@ -111,19 +111,19 @@ def _groups(members: Sequence[int], lengths: Sequence[int], most: int) -> list[l
     return groups
 
 
-def _row(context: tuple[int, ...], members: Sequence[int], requests: Sequence[Request]) -> Row:
+def _row(context: tuple[int, ...], members: Sequence[int], requests: Sequence[Request]) -> TokenRow:
     ids, branches, picks = list(context), [], []
     for index in members:
         target = requests[index].target
-        picks.append(Pick(len(context) - 1, target[0], index))
-        picks += [Pick(len(ids) + step, token, index) for step, token in enumerate(target[1:])]
+        picks.append(TargetPosition(len(context) - 1, target[0], index))
+        picks += [TargetPosition(len(ids) + step, token, index) for step, token in enumerate(target[1:])]
         ids += target[:-1]
         if len(target) > 1:
             branches.append(len(target) - 1)
-    return Row(tuple(ids), len(context), tuple(branches), tuple(sorted(picks, key=lambda p: p.place)))
+    return TokenRow(tuple(ids), len(context), tuple(branches), tuple(sorted(picks, key=lambda p: p.place)))
 
 
-def make_batches(rows: Sequence[Row], max_tokens: int, filler: int) -> list[Batch]:
+def make_batches(rows: Sequence[TokenRow], max_tokens: int, filler: int) -> list[Batch]:
     """Group rows of like length into batches; branched rows and plain ones stay apart.
 
     Args:
@@ -139,7 +139,7 @@ def make_batches(rows: Sequence[Row], max_tokens: int, filler: int) -> list[Batc
     return batches
 
 
-def _batch(rows: Sequence[Row], filler: int) -> Batch:
+def _batch(rows: Sequence[TokenRow], filler: int) -> Batch:
     ids, mask = pad([row.ids for row in rows], filler)
     keep = torch.zeros_like(mask, dtype=torch.bool)
     kept, picks, number = [], [], -1
@@ -163,7 +163,7 @@ def _batch(rows: Sequence[Row], filler: int) -> Batch:
     )
 
 
-def _positions(rows: Sequence[Row], longest: int) -> torch.Tensor:
+def _positions(rows: Sequence[TokenRow], longest: int) -> torch.Tensor:
     positions = torch.zeros(len(rows), longest, dtype=torch.long)
     for index, row in enumerate(rows):
         counts = [*range(row.context), *(row.context + step for length in row.branches for step in range(length))]
@@ -171,7 +171,7 @@ def _positions(rows: Sequence[Row], longest: int) -> torch.Tensor:
     return positions
 
 
-def _visible(rows: Sequence[Row], longest: int) -> torch.Tensor:
+def _visible(rows: Sequence[TokenRow], longest: int) -> torch.Tensor:
     # The context is group 0, each target a group of its own; padding sees itself, for a softmax needs something.
     group = torch.full((len(rows), longest), -1)
     for index, row in enumerate(rows):

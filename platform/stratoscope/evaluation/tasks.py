@@ -64,7 +64,7 @@ class TaskItems:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ItemSampling:
     """Which documents of each task to take."""
 
     search: int
@@ -113,7 +113,7 @@ def items_digest(tasks: Sequence["TaskItems"]) -> str:
 
 
 def choose_items(
-    task: "Task", choice: Choice, calibrated: Collection[str], tokenizer: "PreTrainedTokenizerBase"
+    task: "Task", choice: ItemSampling, calibrated: Collection[str], tokenizer: "PreTrainedTokenizerBase"
 ) -> TaskItems:
     """Choose documents of a task and let the harness phrase them.
 
@@ -226,7 +226,7 @@ def _raw_rows(task: "Task") -> Any:
     return rows if len(rows) == len(task.eval_docs) else None
 
 
-def _shares(available: int, choice: Choice) -> tuple[int, int]:
+def _shares(available: int, choice: ItemSampling) -> tuple[int, int]:
     wanted = choice.search + choice.held_out
     if available >= wanted:
         return choice.search, choice.held_out

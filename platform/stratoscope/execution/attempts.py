@@ -71,7 +71,7 @@ class Attempt:
 FIRST_ATTEMPT = Attempt()
 
 
-class Ledger:
+class AttemptTracker:
     """Remembers the attempts at all shards of a run. It lives in an actor of its own, beside the driver."""
 
     def __init__(self) -> None:

@@ -65,7 +65,7 @@ def node_resources() -> list[dict[str, float]]:
     return [node["Resources"] for node in nodes if node["Alive"]]
 
 
-def largest_share() -> int:
+def cpus_per_worker() -> int:
     """Return the CPUs that a worker may take for one to fit on every node that has any, or beside every GPU."""
     held = [resources for resources in node_resources() if resources.get("CPU", 0) >= 1]
     with_gpus = [resources for resources in held if resources.get("GPU", 0) > 0]

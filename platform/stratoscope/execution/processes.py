@@ -14,7 +14,7 @@ GRACE_S = 120.0
 
 
 @dataclass(frozen=True)
-class Ended:
+class ProcessResult:
     """How a process ended."""
 
     code: int
@@ -66,7 +66,7 @@ class Process:
         """How long it has been running."""
         return time.monotonic() - self._began
 
-    def poll(self) -> Ended | None:
+    def poll(self) -> ProcessResult | None:
         """Return how it ended, or None while it runs.
 
         Where its time is over it is stopped, and where it does not listen it is killed after `GRACE_S`.
@@ -75,7 +75,7 @@ class Process:
         if code is not None:
             # One that was killed leaves behind what it has started; after another there is nothing to end.
             self.kill()
-            return Ended(code, self.seconds, self._late)
+            return ProcessResult(code, self.seconds, self._late)
         if self.seconds > self._time:
             self.expire(self._limit)
         if self._told is not None and time.monotonic() > self._told + GRACE_S:

@@ -42,7 +42,7 @@ class _Worker:
         """Return once the worker is made."""
 
 
-class _Desk:
+class _Dispatcher:
     """Hands calls to workers that are free. A worker joins when it is ready, and leaves when it is dead for good."""
 
     def __init__(self, workers: Sequence[Any]) -> None:
@@ -99,7 +99,7 @@ class _Desk:
             except TimeoutError:
                 continue
 
-    async def tell_all(self, method: str, args: Sequence[Any]) -> None:
+    async def broadcast(self, method: str, args: Sequence[Any]) -> None:
         """Make the same call to every worker that is ready."""
         await asyncio.gather(*(worker.call.remote(method, args) for worker in self._ready))
 
@@ -152,9 +152,9 @@ class Service:
                 answers.append(RunError(root_cause(error)))
         return answers
 
-    def tell_all(self, method: str, *args: Any) -> None:
+    def broadcast(self, method: str, *args: Any) -> None:
         """Make the same call to every worker that is ready."""
-        self._answers([self._desk.tell_all.remote(method, args)])
+        self._answers([self._desk.broadcast.remote(method, args)])
 
     def _answers(self, calls: Sequence[Any]) -> list[Any]:
         waiting = list(calls)
@@ -195,7 +195,7 @@ def serve(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     unique = f"{name}-{uuid.uuid4().hex[:8]}"
     desk: Any = (
-        ray.remote(_Desk)
+        ray.remote(_Dispatcher)
         .options(name=unique, num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
         .remote(workers)
     )

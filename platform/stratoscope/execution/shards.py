@@ -12,7 +12,13 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from stratoscope.execution.attempts import DEATHS_WHILE_LOADING, Attempt, BrokenProcessError, Ledger, StoppedError
+from stratoscope.execution.attempts import (
+    DEATHS_WHILE_LOADING,
+    Attempt,
+    AttemptTracker,
+    BrokenProcessError,
+    StoppedError,
+)
 from stratoscope.execution.pool import ActorPool
 from stratoscope.results import ShardResult
 
@@ -111,7 +117,7 @@ def run_shards(
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     # Here, not on a node that may be taken away.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    ledger = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote()
+    ledger = ray.remote(AttemptTracker).options(num_cpus=0, scheduling_strategy=here).remote()
     # from_blocks looks at each table here; from_arrow would send a task for it, and wait for a CPU of the cluster.
     dataset = ray.data.from_blocks(shards).map_batches(  # type: ignore[arg-type]
         type(name, (_ShardActor,), {}),

@@ -15,7 +15,7 @@ Key = TypeVar("Key", bound=Hashable)
 RETRIES = 2
 """Of a task whose process or node died; an error of the task itself is told at once."""
 POLL_S = 0.5
-BEYOND = 4
+QUEUE_AHEAD = 4
 """Tasks that wait for room on a cluster, so that it sees a reason to grow."""
 
 
@@ -29,7 +29,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Done:
+class TaskResult:
     """How a task ended."""
 
     result: Any = None
@@ -44,7 +44,7 @@ def run_tasks(
     num_cpus: float,
     num_gpus: float,
     stopping: threading.Event,
-) -> Iterator[tuple[Key, Done]]:
+) -> Iterator[tuple[Key, TaskResult]]:
     """Call a function for every task, as many at once as there is room for, and yield how each ended.
 
     No more are handed to Ray than have room, or a few more where a cluster may grow: what it has been handed cannot be
@@ -77,7 +77,7 @@ def run_tasks(
                 task = waiting.pop(key)
                 if task.after in failed:
                     failed[key] = f"what it begins with failed: {failed[task.after]}"
-                    yield key, Done(error=failed[key])
+                    yield key, TaskResult(error=failed[key])
                 else:
                     running[remote.remote(common, *task.arguments)] = key
         elif not running:
@@ -85,10 +85,10 @@ def run_tasks(
         for reference in ray.wait(list(running), timeout=POLL_S)[0] if running else ():
             key = running.pop(reference)
             try:
-                yield key, Done(ray.get(reference))
+                yield key, TaskResult(ray.get(reference))
             except Exception as error:
                 failed[key] = root_cause(error)
-                yield key, Done(error=failed[key])
+                yield key, TaskResult(error=failed[key])
 
 
 def _room(num_cpus: float, num_gpus: float) -> int:
@@ -97,7 +97,7 @@ def _room(num_cpus: float, num_gpus: float) -> int:
     # A task stands on one node.
     room = sum(min(int(node.get(name, 0) / each) for name, each in needed.items()) for node in node_resources())
     if not is_local():
-        return room + BEYOND
+        return room + QUEUE_AHEAD
     if not room:
         asked = ", ".join(f"{each:g} {name}" for name, each in needed.items())
         raise InputError(f"a task takes {asked}, and this machine has not so many; take less for each task")

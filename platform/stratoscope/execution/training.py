@@ -28,7 +28,7 @@ RESTARTS = 3
 
 
 @dataclass(frozen=True)
-class Workers:
+class WorkerResources:
     """Who trains."""
 
     number: int
@@ -36,8 +36,8 @@ class Workers:
     gpus: float
 
 
-Row = dict[str, float]
-Noted = Callable[[Row], None]
+StepMetrics = dict[str, float]
+StepCallback = Callable[[StepMetrics], None]
 """Is told of a step that was made."""
 
 
@@ -63,7 +63,7 @@ class WorkerHost:
         """Tell metrics and keep a checkpoint; waits for all workers."""
         ray.train.report(metrics, checkpoint=None if folder is None else Checkpoint.from_directory(folder))
 
-    def note(self, row: Row) -> None:
+    def note(self, row: StepMetrics) -> None:
         """Tell of a step that was made."""
         if self._board is not None:
             self._board.note.remote(row)
@@ -79,17 +79,17 @@ class WorkerHost:
         return stop
 
 
-class _Board:
+class _ProgressRelay:
     """Carries notes from the workers to the driver, and the wish to stop back."""
 
     def __init__(self) -> None:
-        self._notes: list[Row] = []
+        self._notes: list[StepMetrics] = []
         self._stop = False
 
-    def note(self, row: Row) -> None:
+    def note(self, row: StepMetrics) -> None:
         self._notes.append(row)
 
-    def drain(self, stop: bool) -> list[Row]:
+    def drain(self, stop: bool) -> list[StepMetrics]:
         self._stop = self._stop or stop
         notes, self._notes = self._notes, []
         return notes
@@ -98,13 +98,13 @@ class _Board:
         return self._stop
 
 
-def trained(
+def fit(
     work: Callable[[WorkerHost], None],
-    workers: Workers,
+    workers: WorkerResources,
     storage: Storage,
     name: str,
     *,
-    noted: Noted = lambda _row: None,
+    on_step: StepCallback = lambda _row: None,
     stopping: threading.Event | None = None,
 ) -> Checkpoint | None:
     """Train, or go on from the last checkpoint of the same name, and return the last checkpoint, if one was kept.
@@ -114,16 +114,16 @@ def trained(
         workers: how many, and with what.
         storage: where checkpoints are kept.
         name: of this training in it.
-        noted: is told of every step, in a thread of its own.
+        on_step: is told of every step, in a thread of its own.
         stopping: once it is set, a checkpoint is written and training ends.
 
     Raises:
         RunError: the run is to stop, or the workers failed more often than `RESTARTS`.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board: Any = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    board: Any = ray.remote(_ProgressRelay).options(num_cpus=0, scheduling_strategy=here).remote()
     try:
-        with _following(board, noted, stopping):
+        with _relay_progress(board, on_step, stopping):
             result = _trainer(work, workers, storage, name, board=board).fit()
     except Exception as error:
         raise RunError(f"training {name} failed: {root_cause(error)}") from error
@@ -134,7 +134,7 @@ def trained(
     return result.checkpoint
 
 
-class Rooms:
+class PlacementGroupTracker:
     """Where the workers of trials stand, so that this is free again when a trial is stopped.
 
     Tune stops a trial by killing it, and what it had reserved for its workers stays reserved: the helper of Ray Train
@@ -142,7 +142,7 @@ class Rooms:
     """
 
     def __init__(self) -> None:
-        self.register: Any = ray.remote(_Rooms).options(num_cpus=0).remote()
+        self.register: Any = ray.remote(_PlacementGroups).options(num_cpus=0).remote()
 
     def free(self, trial_id: str) -> None:
         """Free what the workers of a trial that has ended stood in, if it is not free yet."""
@@ -150,7 +150,7 @@ class Rooms:
             remove_placement_group(group)
 
 
-class _Rooms:
+class _PlacementGroups:
     def __init__(self) -> None:
         self._groups: dict[str, list[PlacementGroup]] = {}
 
@@ -162,7 +162,7 @@ class _Rooms:
 
 
 def fit_in_trial(
-    work: Callable[[WorkerHost], None], workers: Workers, storage: Storage, name: str, register: Any
+    work: Callable[[WorkerHost], None], workers: WorkerResources, storage: Storage, name: str, register: Any
 ) -> None:
     """Train inside a trial of Ray Tune, which is told of every report.
 
@@ -171,7 +171,7 @@ def fit_in_trial(
         workers: how many, and with what.
         storage: where checkpoints are kept.
         name: of the trial's point.
-        register: of the `Rooms`.
+        register: of the `PlacementGroupTracker`.
     """
     from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -190,7 +190,7 @@ def fit_in_trial(
 
 def _trainer(
     work: Callable[[WorkerHost], None],
-    workers: Workers,
+    workers: WorkerResources,
     storage: Storage,
     name: str,
     *,
@@ -218,7 +218,7 @@ def _trainer(
 
 
 @contextmanager
-def _following(board: Any, noted: Noted, stopping: threading.Event | None) -> Iterator[None]:
+def _relay_progress(board: Any, on_step: StepCallback, stopping: threading.Event | None) -> Iterator[None]:
     """Pass notes on and tell the board to stop, while the block runs."""
     ended = threading.Event()
 
@@ -227,7 +227,7 @@ def _following(board: Any, noted: Noted, stopping: threading.Event | None) -> It
             last = ended.wait(POLL_S)
             for note in ray.get(board.drain.remote(stopping is not None and stopping.is_set())):
                 try:
-                    noted(note)
+                    on_step(note)
                 except Exception:
                     # The wish to stop has to be passed on whatever becomes of a note.
                     logger.exception("a note of step %s was lost", note.get("step"))
@@ -243,7 +243,7 @@ def _following(board: Any, noted: Noted, stopping: threading.Event | None) -> It
         thread.join()
 
 
-def apart(function: Callable[..., Any], *args: Any, cpus: int = 1) -> Any:
+def run_remote(function: Callable[..., Any], *args: Any, cpus: int = 1) -> Any:
     """Call a function in a process of its own somewhere in the cluster and return what it returns.
 
     Raises:

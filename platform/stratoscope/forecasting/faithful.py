@@ -20,8 +20,8 @@ from stratoscope.forecasting.linear import AffineChain
 from stratoscope.forecasting.timesieve import Forecast, TimeSieve
 
 Tensor = torch.Tensor
-Uphill = Literal["error", "conditions"]
-Goal = Literal["own", "conditions", "error"]
+Attack = Literal["error", "conditions"]
+AttackGoal = Literal["own", "conditions", "error"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class FaithfulLoss:
 
     weights: FaithfulWeights = field(default_factory=FaithfulWeights)
     ascent: AscentSettings = field(default_factory=AscentSettings)
-    uphill: Uphill = "error"
+    attack: Attack = "error"
     """What the ascent makes large."""
     error: Error = "mae"
     """Error of the forecast that is made small, beside the conditions."""
@@ -59,24 +59,24 @@ def error_of(values: Tensor, target: Tensor, error: Error) -> Tensor:
 
 
 @contextmanager
-def made_once(model: nn.Module) -> Iterator[None]:
+def cached_weights(model: nn.Module) -> Iterator[None]:
     """Let what is made of a model's weights alone be made once, while the block runs and does not change them."""
     with ExitStack() as stack:
         for module in model.modules():
             if isinstance(module, AffineChain):
-                stack.enter_context(module.made_once())
+                stack.enter_context(module.cached_weights())
         yield
 
 
 @contextmanager
-def standing_still(model: nn.Module) -> Iterator[None]:
+def frozen(model: nn.Module) -> Iterator[None]:
     """Keep a model as it is while the block runs, with affine maps multiplied out: no gradient, no running mean."""
     trained = [p for p in model.parameters() if p.requires_grad]
     running = [(m, m.momentum) for m in model.modules() if isinstance(m, _BatchNorm)]
     with ExitStack() as stack:
         for module in model.modules():
             if isinstance(module, (AffineChain, TimeSieve)):
-                stack.enter_context(module.standing_still())
+                stack.enter_context(module.frozen())
         for parameter in trained:
             parameter.requires_grad_(False)
         for norm, _ in running:
@@ -90,7 +90,7 @@ def standing_still(model: nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(True)
 
 
-def uphill(model: nn.Module, windows: Tensor, target: Tensor, how: Uphill) -> Callable[[Tensor], Tensor]:
+def attack_objective(model: nn.Module, windows: Tensor, target: Tensor, how: Attack) -> Callable[[Tensor], Tensor]:
     """Return what a perturbation is to make large.
 
     Args:
@@ -132,9 +132,11 @@ def faithful_loss(
     """
     windows, target, taught = batch
     weights = settings.weights
-    with made_once(model):
-        with standing_still(model):
-            delta = ascend(uphill(model, windows, target, settings.uphill), windows, settings.ascent, generator)
+    with cached_weights(model):
+        with frozen(model):
+            delta = ascend(
+                attack_objective(model, windows, target, settings.attack), windows, settings.ascent, generator
+            )
         both: Forecast = model(torch.cat([windows, windows + delta]))
     clean, moved = both.values.chunk(2)
     loss = error_of(moved, target, settings.error).mean()
@@ -158,7 +160,11 @@ class WorstCase:
 
 
 def worst_case(
-    model: nn.Module, batch: tuple[Tensor, Tensor], goal: Goal, settings: AscentSettings, generator: torch.Generator
+    model: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    goal: AttackGoal,
+    settings: AscentSettings,
+    generator: torch.Generator,
 ) -> WorstCase:
     """Search each window's ball, and say how far the bottleneck and the forecast move there.
 
@@ -172,7 +178,7 @@ def worst_case(
     Source: FTS, section 3, its conditions 1 and 3; conditions as in the paper, error as in the public code, own: ours.
     """
     windows, target = batch
-    with standing_still(model):
+    with frozen(model):
         with torch.no_grad():
             there = model(windows)
 
@@ -189,7 +195,7 @@ def worst_case(
             return found
 
         if goal != "own":
-            found = reached(uphill(model, windows, target, goal))
+            found = reached(attack_objective(model, windows, target, goal))
             return WorstCase(None if there.latent is None else sieved(found), moved(found))
         sib = None if there.latent is None else sieved(reached(lambda perturbed: sieved(model(perturbed))))
         return WorstCase(sib, moved(reached(lambda perturbed: moved(model(perturbed)))))

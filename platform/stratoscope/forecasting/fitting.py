@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from stratoscope.forecasting.faithful import Error, FaithfulLoss, error_of, faithful_loss, made_once
+from stratoscope.forecasting.faithful import Error, FaithfulLoss, cached_weights, error_of, faithful_loss
 from stratoscope.forecasting.timesieve import Forecast
 
 Tensor = torch.Tensor
@@ -184,7 +184,7 @@ def _descend(
 def predict(model: nn.Module, windows: Windows) -> Tensor:
     """Return what a forecaster makes of windows, in order, shape (W, H, C)."""
     model.eval()
-    with torch.no_grad(), made_once(model):
+    with torch.no_grad(), cached_weights(model):
         return torch.cat([model(given).values for given, _ in windows.batches(JUDGED_AT_ONCE)])
 
 

@@ -39,8 +39,8 @@ class AffineChain(nn.Module):
     """Affine maps one behind another, without activation.
 
     A batch is not pushed through them: the matrices are multiplied, from the narrow end, and the product is applied
-    to the batch. The result is the same but for rounding, and so are the gradients. Within `made_once` and
-    `standing_still` even the product is computed once.
+    to the batch. The result is the same but for rounding, and so are the gradients. Within `cached_weights` and
+    `frozen` even the product is computed once.
 
     Args:
         widths: of the input, of every map's output, and so of the output.
@@ -61,7 +61,7 @@ class AffineChain(nn.Module):
         return compose([parameters_of(each) for each in self.maps])
 
     @contextmanager
-    def made_once(self) -> Iterator[None]:
+    def cached_weights(self) -> Iterator[None]:
         """Compute the one map once for all passes of the block, in which the weights do not change."""
         self._collapsed = self.collapsed()
         try:
@@ -70,7 +70,7 @@ class AffineChain(nn.Module):
             self._collapsed = None
 
     @contextmanager
-    def standing_still(self) -> Iterator[None]:
+    def frozen(self) -> Iterator[None]:
         """Let no gradient reach the weights while the block runs; the one map is computed once, or was already."""
         made = self._collapsed
         with torch.no_grad():

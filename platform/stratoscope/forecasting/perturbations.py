@@ -63,7 +63,7 @@ PERTURBATIONS = Registry(_OWN, "stratoscope.perturbations", Perturbation)
 
 
 @contextmanager
-def shaken(model: nn.Module, level: float, generator: torch.Generator) -> Iterator[None]:
+def perturbed_parameters(model: nn.Module, level: float, generator: torch.Generator) -> Iterator[None]:
     """Put noise on the parameters of a model's bottlenecks while the block runs.
 
     Args:

@@ -226,7 +226,7 @@ class TimeSieve(nn.Module):
         return self._wavelet.reconstruct(*outputs, self._lookback), sieved[0].loss + sieved[1].loss
 
     @contextmanager
-    def standing_still(self) -> Iterator[None]:
+    def frozen(self) -> Iterator[None]:
         """Multiply out what the weights allow while the block runs, in which they neither change nor learn."""
         with torch.no_grad():
             blocks = self.approximation, self.detail

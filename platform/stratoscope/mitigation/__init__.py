@@ -1,14 +1,14 @@
 """Mitigation: training some layers of a model, by contrast of right and wrong answers or by distillation."""
 
 from stratoscope.mitigation.examples import Corpus, Plan, QuestionExample, answer_rows
-from stratoscope.mitigation.objective import TERMS, Anchor, Terms, Weights
-from stratoscope.mitigation.parameters import Method, Trained, open_parameters, tensor_digests
-from stratoscope.mitigation.patch import Patch, check_frozen, make_patch, swapped_in
-from stratoscope.mitigation.states import Reference, Separation, measured, sample, separation
+from stratoscope.mitigation.objective import TERMS, Anchor, LossTerms, Weights
+from stratoscope.mitigation.parameters import Method, TrainableSpec, open_parameters, tensor_digests
+from stratoscope.mitigation.patch import Patch, check_frozen, make_patch, patched_weights
+from stratoscope.mitigation.states import ReferenceStates, Separation, measured, sample, separation
 from stratoscope.mitigation.training import (
     STEPS,
     Host,
-    Optimising,
+    OptimizerSettings,
     Sharding,
     TrainingSettings,
     Validation,
@@ -22,16 +22,16 @@ __all__ = [
     "Anchor",
     "Corpus",
     "Host",
+    "LossTerms",
     "Method",
-    "Optimising",
+    "OptimizerSettings",
     "Patch",
     "Plan",
     "QuestionExample",
-    "Reference",
+    "ReferenceStates",
     "Separation",
     "Sharding",
-    "Terms",
-    "Trained",
+    "TrainableSpec",
     "TrainingSettings",
     "Validation",
     "Weights",
@@ -41,9 +41,9 @@ __all__ = [
     "make_patch",
     "measured",
     "open_parameters",
+    "patched_weights",
     "sample",
     "separation",
-    "swapped_in",
     "tensor_digests",
     "train",
 ]

@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from stratoscope.models import Anatomy
+from stratoscope.models import LayerLayout
 
 States = dict[int, torch.Tensor]
 """Output of each layer, by its number, shape (rows, longest, D)."""
 
 
 @contextmanager
-def captured(anatomy: Anatomy, layers: Sequence[int]) -> Iterator[States]:
+def captured(anatomy: LayerLayout, layers: Sequence[int]) -> Iterator[States]:
     """Collect what some layers put out while the block runs.
 
     It has to end before the backward pass begins, in which checkpointed layers run once more.

@@ -11,8 +11,8 @@ from stratoscope.mitigation import objectives
 from stratoscope.mitigation.capture import captured
 from stratoscope.mitigation.examples import Corpus, Rows, answer_rows, text_rows
 from stratoscope.mitigation.gather import gather_rows
-from stratoscope.mitigation.states import Reference, answer_means, question_ends
-from stratoscope.models import Anatomy
+from stratoscope.mitigation.states import ReferenceStates, answer_means, question_ends
+from stratoscope.models import LayerLayout
 
 Tensor = torch.Tensor
 Anchor = Literal["question", "frozen"]
@@ -52,7 +52,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Terms:
+class LossTerms:
     """The terms and what they need to know."""
 
     weights: Weights
@@ -67,7 +67,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Cut:
+class DroppedSpan:
     """A place where layers were dropped."""
 
     layer: int
@@ -98,7 +98,7 @@ class Counts:
 
 
 @dataclass(frozen=True, eq=False)
-class Micro:
+class MicroBatch:
     """What one worker sees in one micro-batch."""
 
     questions: tuple[int, ...]
@@ -127,13 +127,13 @@ class Objective(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        anatomy: Anatomy,
+        anatomy: LayerLayout,
         *,
         layers: Sequence[int],
-        cuts: Sequence[Cut],
-        terms: Terms,
+        cuts: Sequence[DroppedSpan],
+        terms: LossTerms,
         corpus: Corpus,
-        reference: Reference,
+        reference: ReferenceStates,
         filler: int,
         max_padding: float,
     ) -> None:
@@ -146,11 +146,11 @@ class Objective(nn.Module):
         self._reference = [reference]
 
     @property
-    def reference(self) -> Reference:
+    def reference(self) -> ReferenceStates:
         """The frozen model."""
         return self._reference[0]
 
-    def forward(self, micro: Micro) -> dict[str, Tensor]:
+    def forward(self, micro: MicroBatch) -> dict[str, Tensor]:
         """Return this worker's part of each term, divided by the counts of the step; their sum over workers counts."""
         parts: dict[str, Tensor] = {}
         weights = self._terms.weights
@@ -160,7 +160,7 @@ class Objective(nn.Module):
             parts |= self._of_texts(micro)
         return parts
 
-    def _of_questions(self, micro: Micro) -> dict[str, Tensor]:
+    def _of_questions(self, micro: MicroBatch) -> dict[str, Tensor]:
         weights, counts = self._terms.weights, micro.counts
         examples = [self._corpus.questions[i] for i in micro.questions]
         rows = answer_rows(examples, self._filler).to(self._device)
@@ -216,7 +216,7 @@ class Objective(nn.Module):
             self.reference.model.backbone(right.ids, attention_mask=right.mask, use_cache=False)
         return answer_means(frozen, right, [(o, o) for o in originals], self.reference)
 
-    def _of_texts(self, micro: Micro) -> dict[str, Tensor]:
+    def _of_texts(self, micro: MicroBatch) -> dict[str, Tensor]:
         rows = text_rows([self._corpus.texts[i] for i in micro.texts], self._filler).to(self._device)
         sums: dict[str, Tensor] = {}
         for _, part in rows.parts(self._max_padding):

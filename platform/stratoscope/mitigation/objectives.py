@@ -11,7 +11,7 @@ from torch.nn import functional
 Tensor = torch.Tensor
 
 
-def wide(values: Tensor) -> Tensor:
+def upcast(values: Tensor) -> Tensor:
     """Return values of half precision in single; others as they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
@@ -30,7 +30,7 @@ def info_nce(anchor: Tensor, right: Tensor, wrong: Tensor, temperature: float) -
 
     Source: van den Oord et al., 'Representation learning with contrastive predictive coding', 2018; its use here: ours.
     """
-    anchor, right, wrong = (functional.normalize(wide(v), dim=-1) for v in (anchor, right, wrong))
+    anchor, right, wrong = (functional.normalize(upcast(v), dim=-1) for v in (anchor, right, wrong))
     positive = (anchor * right).sum(dim=-1) / temperature
     negative = torch.einsum("qld,nld->qln", anchor, wrong) / temperature
     everything = torch.cat([positive[..., None], negative], dim=-1)
@@ -58,7 +58,7 @@ def token_log_likelihood(logits: Tensor, tokens: Tensor) -> Tensor:
         logits: shape (T, V).
         tokens: shape (T,).
     """
-    return -functional.cross_entropy(wide(logits), tokens, reduction="none")
+    return -functional.cross_entropy(upcast(logits), tokens, reduction="none")
 
 
 def divergence(reference: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -71,8 +71,8 @@ def divergence(reference: Tensor, logits: Tensor, temperature: float = 1.0) -> T
 
     Source: Hinton et al., 'Distilling the knowledge in a neural network', 2015.
     """
-    there = functional.log_softmax(wide(reference) / temperature, dim=-1)
-    here = functional.log_softmax(wide(logits) / temperature, dim=-1)
+    there = functional.log_softmax(upcast(reference) / temperature, dim=-1)
+    here = functional.log_softmax(upcast(logits) / temperature, dim=-1)
     return functional.kl_div(here, there, reduction="sum", log_target=True) * temperature**2
 
 
@@ -85,7 +85,7 @@ def mismatch(reference: Tensor, hidden: Tensor) -> Tensor:
 
     Source: ours, after Romero et al., 'FitNets', 2015.
     """
-    return (wide(hidden) - wide(reference)).square().mean(dim=-1).sum()
+    return (upcast(hidden) - upcast(reference)).square().mean(dim=-1).sum()
 
 
 def segment_mean(states: Tensor, segment: Tensor, num: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from stratoscope.errors import InputError
-from stratoscope.models import Anatomy, LoadedModel
+from stratoscope.models import LayerLayout, LoadedModel
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -19,7 +19,7 @@ Method = Literal["whole", "lora"]
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainableSpec:
     """Which parameters are trained."""
 
     layers: tuple[int, ...]
@@ -30,7 +30,7 @@ class Trained:
     dropout: float = 0.0
 
 
-def open_parameters(model: LoadedModel, trained: Trained, seed: int) -> "nn.Module":
+def open_parameters(model: LoadedModel, trained: TrainableSpec, seed: int) -> "nn.Module":
     """Freeze a model but for what is to be trained.
 
     Args:
@@ -57,7 +57,7 @@ def open_parameters(model: LoadedModel, trained: Trained, seed: int) -> "nn.Modu
     return network
 
 
-def linear_names(anatomy: Anatomy, layers: Sequence[int]) -> list[str]:
+def linear_names(anatomy: LayerLayout, layers: Sequence[int]) -> list[str]:
     """Return the names of all linear maps inside some layers, as peft's target_modules takes them."""
     found = {
         name.rpartition(".")[2]
@@ -68,7 +68,7 @@ def linear_names(anatomy: Anatomy, layers: Sequence[int]) -> list[str]:
     return sorted(found)
 
 
-def _with_adapters(model: LoadedModel, trained: Trained, seed: int) -> "PeftModel":
+def _with_adapters(model: LoadedModel, trained: TrainableSpec, seed: int) -> "PeftModel":
     from peft import LoraConfig, get_peft_model
 
     targets = linear_names(model.anatomy, trained.layers)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from stratoscope.errors import RunError
-from stratoscope.mitigation.parameters import Trained, open_parameters, tensor_digests
+from stratoscope.mitigation.parameters import TrainableSpec, open_parameters, tensor_digests
 from stratoscope.mitigation.training import TAG, TrainingSettings
 from stratoscope.models import LoadedModel, kept_layers, without_layers
 
@@ -38,7 +38,9 @@ def make_patch(folder: Path, settings: TrainingSettings) -> Patch:
     renumbered = {old: new for new, old in enumerate(kept)}
     layers = tuple(renumbered[layer] for layer in settings.trained.layers)
     with without_layers(model, settings.dropped) as student:
-        network = open_parameters(student, Trained(**{**asdict(settings.trained), "layers": layers}), settings.seed)
+        network = open_parameters(
+            student, TrainableSpec(**{**asdict(settings.trained), "layers": layers}), settings.seed
+        )
         wanted = {name for name, p in network.named_parameters() if p.requires_grad}
         if wanted - state.keys():
             raise RunError(
@@ -57,7 +59,7 @@ def make_patch(folder: Path, settings: TrainingSettings) -> Patch:
 
 
 @contextmanager
-def swapped_in(model: LoadedModel, patch: Mapping[str, torch.Tensor]) -> Iterator[LoadedModel]:
+def patched_weights(model: LoadedModel, patch: Mapping[str, torch.Tensor]) -> Iterator[LoadedModel]:
     """Put trained tensors in the place of a model's own while the block runs.
 
     Raises:

@@ -23,7 +23,7 @@ Example = TypeVar("Example")
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class ReferenceStates:
     """The frozen model, and by what hidden states are standardised: its own, over a fixed sample."""
 
     model: LoadedModel
@@ -35,7 +35,7 @@ class Reference:
 
     def standard(self, states: Tensor, layer: int) -> Tensor:
         """Standardise a layer's states, as the reference numbers it: a few huge dimensions would hide all others."""
-        return (objectives.wide(states) - self.mean[layer]) / self.deviation[layer]
+        return (objectives.upcast(states) - self.mean[layer]) / self.deviation[layer]
 
 
 def sample(examples: Sequence[Example]) -> list[Example]:
@@ -44,7 +44,7 @@ def sample(examples: Sequence[Example]) -> list[Example]:
     return [examples[i * len(examples) // number] for i in range(number)]
 
 
-def measured(reference: Reference, layers: Sequence[int], rows: Rows) -> Reference:
+def measured(reference: ReferenceStates, layers: Sequence[int], rows: Rows) -> ReferenceStates:
     """Measure mean and standard deviation of the reference's hidden states over the segments of some rows."""
     model = reference.model
     sums: dict[int, Tensor] = {}
@@ -62,8 +62,8 @@ def measured(reference: Reference, layers: Sequence[int], rows: Rows) -> Referen
             squares[layer] = values.square().sum(dim=0) + squares.get(layer, 0.0)
     means = {layer: total / count for layer, total in sums.items()}
     deviations = {layer: (squares[layer] / count - means[layer].square()).clamp_min(1e-12).sqrt() for layer in layers}
-    like = objectives.wide(torch.empty(0, dtype=model.network.dtype)).dtype
-    return Reference(
+    like = objectives.upcast(torch.empty(0, dtype=model.network.dtype)).dtype
+    return ReferenceStates(
         model,
         reference.layer_of,
         reference.mean | {layer: mean.to(like) for layer, mean in means.items()},
@@ -71,7 +71,7 @@ def measured(reference: Reference, layers: Sequence[int], rows: Rows) -> Referen
     )
 
 
-def answer_means(states: States, rows: Rows, numbers: Sequence[tuple[int, int]], reference: Reference) -> Tensor:
+def answer_means(states: States, rows: Rows, numbers: Sequence[tuple[int, int]], reference: ReferenceStates) -> Tensor:
     """Return the mean standardised state of each segment, shape (segments, L, D).
 
     Args:
@@ -89,7 +89,7 @@ def answer_means(states: States, rows: Rows, numbers: Sequence[tuple[int, int]],
 
 
 def question_ends(
-    states: States, rows: Rows, num: int, numbers: Sequence[tuple[int, int]], reference: Reference
+    states: States, rows: Rows, num: int, numbers: Sequence[tuple[int, int]], reference: ReferenceStates
 ) -> Tensor:
     """Return the standardised state of the last token before each of the first segments, shape (num, L, D)."""
     first = rows.segment[:num].int().argmax(dim=1)
@@ -109,7 +109,7 @@ class Separation:
 
 
 def separation(
-    model: LoadedModel, examples: Sequence[QuestionExample], reference: Reference, layer_of: Sequence[int]
+    model: LoadedModel, examples: Sequence[QuestionExample], reference: ReferenceStates, layer_of: Sequence[int]
 ) -> Separation:
     """Measure how each layer of a model separates right answers from wrong ones.
 

@@ -15,10 +15,10 @@ import torch
 from stratoscope.errors import InputError, RunError
 from stratoscope.mitigation.examples import Corpus, Plan, answer_rows, text_rows
 from stratoscope.mitigation.gather import largest, summed, world_size
-from stratoscope.mitigation.objective import Counts, Cut, Micro, Objective, Terms
-from stratoscope.mitigation.parameters import Trained, open_parameters
-from stratoscope.mitigation.states import Reference, measured, sample
-from stratoscope.models import LoadedModel, Loading, kept_layers, peak_memory_bytes, without_layers
+from stratoscope.mitigation.objective import Counts, DroppedSpan, LossTerms, MicroBatch, Objective
+from stratoscope.mitigation.parameters import TrainableSpec, open_parameters
+from stratoscope.mitigation.states import ReferenceStates, measured, sample
+from stratoscope.models import LoadedModel, LoadSpec, kept_layers, peak_memory_bytes, without_layers
 
 STEPS = "steps.json"
 """In a checkpoint: what was logged of the steps before it."""
@@ -28,7 +28,7 @@ MAX_PADDING = 0.25
 
 
 @dataclass(frozen=True)
-class Optimising:
+class OptimizerSettings:
     """How parameters are changed."""
 
     learning_rate: float
@@ -63,13 +63,13 @@ class Sharding:
 class TrainingSettings:
     """Everything that a worker has to know."""
 
-    loading: Loading
+    loading: LoadSpec
     dropped: tuple[int, ...]
     """Layers that the trained model lacks; the reference has them."""
-    trained: Trained
+    trained: TrainableSpec
     """Numbered as the whole model numbers its layers."""
-    terms: Terms
-    optimising: Optimising
+    terms: LossTerms
+    optimising: OptimizerSettings
     sharding: Sharding
     questions_per_step: int
     texts_per_step: int
@@ -208,17 +208,17 @@ class _Trainer:
             "peak_memory_bytes": float(largest(self._scalar(peak_memory_bytes()))),
         }
 
-    def _micro(self, questions: Sequence[int], texts: Sequence[int], counts: Counts) -> Micro:
+    def _micro(self, questions: Sequence[int], texts: Sequence[int], counts: Counts) -> MicroBatch:
         workers, rank = world_size(), self._host.rank
         shares = [Plan.share(questions, r, workers) for r in range(workers)]
-        return Micro(
+        return MicroBatch(
             tuple(shares[rank]),
             tuple(Plan.share(texts, rank, workers)),
             [sum(len(self._corpus.questions[i].wrong) for i in share) for share in shares],
             counts,
         )
 
-    def _num_tokens(self, micro: Micro) -> int:
+    def _num_tokens(self, micro: MicroBatch) -> int:
         chosen = [self._corpus.questions[i] for i in micro.questions]
         answers = sum(len(q.question) * (1 + len(q.wrong)) + len(q.right) + sum(map(len, q.wrong)) for q in chosen)
         return answers + sum(len(self._corpus.texts[i]) for i in micro.texts)
@@ -255,11 +255,11 @@ class _Trainer:
             return len(self._rows)
 
 
-def cuts_of(num_layers: int, dropped: Sequence[int]) -> list[Cut]:
+def cuts_of(num_layers: int, dropped: Sequence[int]) -> list[DroppedSpan]:
     """Return the places behind which layers were dropped; where the first ones were there is no layer before."""
     kept = kept_layers(num_layers, dropped)
     ends = [*kept[1:], num_layers]
-    return [Cut(new, end - 1) for new, (old, end) in enumerate(zip(kept, ends, strict=True)) if end > old + 1]
+    return [DroppedSpan(new, end - 1) for new, (old, end) in enumerate(zip(kept, ends, strict=True)) if end > old + 1]
 
 
 def _make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedModel) -> Objective:
@@ -271,7 +271,7 @@ def _make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedMod
     layers = tuple(renumbered[layer] for layer in settings.trained.layers)
     cuts = cuts_of(num_layers, settings.dropped)
     filler = int(model.tokenizer.pad_token_id or 0)
-    reference = Reference(frozen, layer_of)
+    reference = ReferenceStates(frozen, layer_of)
     weights = settings.terms.weights
     if weights.contrastive:
         rows = answer_rows(sample(corpus.questions), filler)
@@ -280,7 +280,7 @@ def _make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedMod
         reference = measured(reference, [c.reference for c in cuts], text_rows(sample(corpus.texts), filler))
     if set(weights.used()) == {"hidden"} and not cuts:
         raise InputError("objective.hidden: no layer is left before the dropped ones, so there is nothing to match")
-    network = open_parameters(model, Trained(**{**asdict(settings.trained), "layers": layers}), settings.seed)
+    network = open_parameters(model, TrainableSpec(**{**asdict(settings.trained), "layers": layers}), settings.seed)
     if settings.sharding.gradient_checkpointing:
         model.network.gradient_checkpointing_enable({"use_reentrant": False})
     network.train()

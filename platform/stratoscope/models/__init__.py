@@ -1,12 +1,12 @@
 """Models: loading from hub, folder or GGUF, where their layers are, dropping some of them, and their fingerprint."""
 
-from stratoscope.models.anatomy import Anatomy, Block, find_anatomy, first_position, layer_parameters
+from stratoscope.models.anatomy import Block, LayerLayout, find_anatomy, first_position, layer_parameters
 from stratoscope.models.batching import bucket, pad
 from stratoscope.models.export import ModelCard, check_describable, export_pruned, runs_of, slices_yaml
 from stratoscope.models.fingerprint import weights_fingerprint
 from stratoscope.models.load import (
     LoadedModel,
-    Loading,
+    LoadSpec,
     ModelFacts,
     describe_model,
     dtype_name,
@@ -23,12 +23,12 @@ from stratoscope.models.tokens import Encoded, Encoding, encode, encode_pair, en
 
 __all__ = [
     "BUNDLED_MODELS",
-    "Anatomy",
     "Block",
     "Encoded",
     "Encoding",
+    "LayerLayout",
+    "LoadSpec",
     "LoadedModel",
-    "Loading",
     "ModelCard",
     "ModelFacts",
     "ModelSource",

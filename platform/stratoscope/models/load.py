@@ -1,4 +1,4 @@
-"""Loading a model and its tokenizer, and describing one without loading its weights."""
+"""LoadSpec a model and its tokenizer, and describing one without loading its weights."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stratoscope.errors import InputError, first_line
-from stratoscope.models.anatomy import Anatomy, find_anatomy, first_position
+from stratoscope.models.anatomy import LayerLayout, find_anatomy, first_position
 from stratoscope.models.checkpoint import check_quantisation, quantisation_method
 from stratoscope.models.completeness import check_complete, check_vocabulary
 from stratoscope.models.source import ModelSource, local_folder, resolve_source
@@ -23,7 +23,7 @@ class LoadedModel:
 
     network: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
-    anatomy: Anatomy
+    anatomy: LayerLayout
     device: torch.device
 
     @property
@@ -50,7 +50,7 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
-class Loading:
+class LoadSpec:
     """How a process is to load a model; all but the source are those of `load_model`."""
 
     source: ModelSource

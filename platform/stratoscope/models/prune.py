@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from stratoscope.errors import InputError
-from stratoscope.models.anatomy import Anatomy
+from stratoscope.models.anatomy import LayerLayout
 from stratoscope.models.load import LoadedModel
 
 LAYER_NUMBERS = ("layer_idx", "layer_id")
@@ -64,7 +64,7 @@ def without_layers(model: LoadedModel, dropped: Sequence[int]) -> Iterator[Loade
         for module, name, number in numbered:
             setattr(module, name, renumber[number])
         _apply(changes)
-        yield replace(model, anatomy=Anatomy(model.anatomy.path, blocks))
+        yield replace(model, anatomy=LayerLayout(model.anatomy.path, blocks))
     finally:
         set_layers(model, layers)
         for module, name, number in numbered:

@@ -24,7 +24,7 @@ PAIRS = 5
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProbeOutput:
     """What a model answers to a fixed probe."""
 
     logits: Any
@@ -48,7 +48,7 @@ class Paired:
 
 
 @dataclass(frozen=True)
-class Terms:
+class ReferenceSpec:
     """On which terms the checkpoint and the original are compared: those on which the original was loaded."""
 
     original: str | None
@@ -62,7 +62,7 @@ class Terms:
     num_threads: int
 
 
-def answer(network: Any) -> Answer:
+def answer(network: Any) -> ProbeOutput:
     """Ask a causal model the probe: seeded random tokens, and a greedy continuation of them."""
     generator = torch.Generator().manual_seed(0)
     vocabulary = network.config.get_text_config().vocab_size
@@ -72,10 +72,10 @@ def answer(network: Any) -> Answer:
         generated = network.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False, use_cache=True
         )
-    return Answer(logits, generated.cpu().numpy())
+    return ProbeOutput(logits, generated.cpu().numpy())
 
 
-def check_in_fresh_process(folder: Path, expected: Answer, terms: Terms) -> list[Paired]:
+def check_in_fresh_process(folder: Path, expected: ProbeOutput, terms: ReferenceSpec) -> list[Paired]:
     """Load a checkpoint in a fresh process by transformers alone, compare its answers, and time it.
 
     Args:
@@ -102,7 +102,7 @@ def check_in_fresh_process(folder: Path, expected: Answer, terms: Terms) -> list
 
 def _main(arguments: Sequence[str]) -> None:
     folder, file, result, how = arguments
-    terms = Terms(**json.loads(how))
+    terms = ReferenceSpec(**json.loads(how))
     torch.set_num_threads(terms.num_threads)
     exported = _load(folder, terms)
     found, expected = answer(exported), np.load(file)
@@ -121,7 +121,7 @@ def _main(arguments: Sequence[str]) -> None:
     Path(result).write_text(json.dumps([asdict(pair) for pair in race]))
 
 
-def _load(name: str, terms: Terms, **more: Any) -> Any:
+def _load(name: str, terms: ReferenceSpec, **more: Any) -> Any:
     if terms.attention:
         more["attn_implementation"] = terms.attention
     network = AutoModelForCausalLM.from_pretrained(

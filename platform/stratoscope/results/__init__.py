@@ -5,7 +5,7 @@ from stratoscope.results.history import History
 from stratoscope.results.lease import Holder, Lease, LeaseLostError, check_free, read_holder
 from stratoscope.results.listing import RunState, list_runs
 from stratoscope.results.manifest import Manifest, package_versions
-from stratoscope.results.report import Cell, Page, Section, Table, render
+from stratoscope.results.report import Page, PageSection, Table, TableCell, render
 from stratoscope.results.run_folder import RunFolder, check_reachable, new_run_id
 from stratoscope.results.shards import ShardResult, ShardStore
 from stratoscope.results.storage import Storage
@@ -22,20 +22,20 @@ from stratoscope.results.tables import (
 __all__ = [
     "COLOURS",
     "SYMBOLS",
-    "Cell",
     "History",
     "Holder",
     "Lease",
     "LeaseLostError",
     "Manifest",
     "Page",
+    "PageSection",
     "RunFolder",
     "RunState",
-    "Section",
     "ShardResult",
     "ShardStore",
     "Storage",
     "Table",
+    "TableCell",
     "check_free",
     "check_reachable",
     "from_parquet",

@@ -16,7 +16,7 @@ Tone = Literal["good", "bad", "warn", "soft"]
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A cell of a table with more to it than its text."""
 
     text: str
@@ -31,13 +31,13 @@ class Table:
     """A table of text cells."""
 
     header: Sequence[str]
-    rows: Sequence[Sequence[str | Cell]]
+    rows: Sequence[Sequence[str | TableCell]]
     filtered: str | None = None
     """Label of a field above the table that leaves only the rows which hold what is typed; None has no field."""
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A part of a page: a heading, paragraphs, then figures and tables."""
 
     heading: str
@@ -52,7 +52,7 @@ class Page:
 
     title: str
     summary: str
-    sections: Sequence[Section]
+    sections: Sequence[PageSection]
     facts: Sequence[tuple[str, str]] = field(default=())
 
 

@@ -2,9 +2,9 @@
 
 from stratoscope.scoring.contrast import (
     FEWEST_QUESTIONS,
-    Findings,
     Inference,
     Labels,
+    LayerTestResult,
     TooFewQuestionsError,
     check_enough,
     find_layers,
@@ -22,7 +22,7 @@ from stratoscope.scoring.observations import (
     place_thresholds,
 )
 from stratoscope.scoring.ranking import Ranking, lowest, num_dropped, rank_layers
-from stratoscope.scoring.score import Choices, Scoring, score_layers
+from stratoscope.scoring.score import Scoring, ScoringSettings, score_layers
 from stratoscope.scoring.selection import select_layers
 from stratoscope.scoring.separation import Auroc
 
@@ -31,18 +31,18 @@ __all__ = [
     "FEWEST_QUESTIONS",
     "METRICS",
     "Auroc",
-    "Choices",
     "Definition",
     "EpsilonKind",
-    "Findings",
     "Inference",
     "Labels",
+    "LayerTestResult",
     "Measures",
     "Metric",
     "Observations",
     "Ranking",
     "Readings",
     "Scoring",
+    "ScoringSettings",
     "SpanAngle",
     "TapUnits",
     "Threshold",

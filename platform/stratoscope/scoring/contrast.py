@@ -65,7 +65,7 @@ class Inference:
 
 
 @dataclass(frozen=True, eq=False)
-class Findings:
+class LayerTestResult:
     """What a definition finds at a tap, by layer; all arrays have shape (L,)."""
 
     tap: str
@@ -133,7 +133,7 @@ def length_covariates(labels: Labels) -> Array:
 
 def find_layers(
     definition: Definition, readings: dict[str, Readings], labels: Labels, inference: Inference
-) -> list[Findings]:
+) -> list[LayerTestResult]:
     """Contrast wrong and right answers at every layer, and flag the layers where the contrast cannot be chance.
 
     Questions are the unit: all answers to one move together. In the paired design the signs of their contrasts are
@@ -224,7 +224,7 @@ class _Tested:
     threshold: float
     num_questions: int
 
-    def findings(self, tap: str, parts: Parts, labels: Labels, layers: slice) -> Findings:
+    def findings(self, tap: str, parts: Parts, labels: Labels, layers: slice) -> LayerTestResult:
         """Return what was found at a tap, whose layers stand in `layers` of the tests."""
         variance, sparse = parts
         hsav, hss, spread = _effect(variance, labels), -_effect(sparse, labels), (variance - sparse).std(axis=0)
@@ -241,7 +241,7 @@ class _Tested:
         propensity = multiples(report(plain.effect[layers]))
         p_adjusted = adjusted.p_value[layers]
         survives = p_adjusted <= adjusted.level
-        return Findings(
+        return LayerTestResult(
             tap=tap,
             hsav=report(hsav),
             hss=report(hss),
@@ -258,13 +258,13 @@ class _Tested:
         )
 
 
-def _alone(tap: str, parts: Parts, labels: Labels, threshold: float) -> Findings:
+def _alone(tap: str, parts: Parts, labels: Labels, threshold: float) -> LayerTestResult:
     """Describe wrong answers without right ones."""
     variance, sparse = (part[labels.wrong].mean(axis=0) for part in parts)
     hsav, hss = variance - variance.mean(), sparse.mean() - sparse
     nothing = np.full(len(hsav), np.nan)
     propensity = multiples(hsav + hss)
-    return Findings(
+    return LayerTestResult(
         tap,
         hsav,
         hss,

@@ -21,7 +21,7 @@ from stratoscope.statistics import (
 
 
 @dataclass(frozen=True)
-class Choices:
+class ScoringSettings:
     """Which scores to compute; every combination that a metric can use becomes one scoring."""
 
     metrics: tuple[str, ...]
@@ -66,7 +66,7 @@ class _View:
     """Activations under the threshold, shape (units, layers)."""
 
 
-def score_layers(observations: Observations, weight_norm: Scores, choices: Choices) -> Iterator[Scoring]:
+def score_layers(observations: Observations, weight_norm: Scores, choices: ScoringSettings) -> Iterator[Scoring]:
     """Compute every scoring that is asked for.
 
     Args:
@@ -87,7 +87,9 @@ def score_layers(observations: Observations, weight_norm: Scores, choices: Choic
                     )
 
 
-def _score(metric: Metric, tap: str, view: _View, *, angles: Spans, weight_norm: Scores, choices: Choices) -> Scoring:
+def _score(
+    metric: Metric, tap: str, view: _View, *, angles: Spans, weight_norm: Scores, choices: ScoringSettings
+) -> Scoring:
     def compute(weights: NDArray[np.float64]) -> Scores:
         return metric.compute(_measures(view, angles, weight_norm, weights, choices.seed))
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from stratoscope.execution import root_cause
-from stratoscope.pipelines.audit.config import ModelEntry, ThresholdsSection
+from stratoscope.pipelines.audit.config import ModelEntry, RegressionThresholdsSection
 from stratoscope.pipelines.audit.drift import Drift, drift
-from stratoscope.pipelines.audit.figures import WITHOUT_THRESHOLD, Figure, finite_figures
-from stratoscope.pipelines.audit.previous_runs import Earlier
+from stratoscope.pipelines.audit.key_metrics import WITHOUT_THRESHOLD, KeyMetric, finite_figures
+from stratoscope.pipelines.audit.previous_runs import PreviousResult
 from stratoscope.pipelines.audit.steps import Lost, Step, StepEnd
 from stratoscope.pipelines.runtime.config import JobConfig, result_settings
 from stratoscope.results import Manifest, Storage
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Compared:
+class StageComparison:
     """A key figure beside that of the night before."""
 
-    figure: Figure
-    before: Figure | None
+    figure: KeyMetric
+    before: KeyMetric | None
     threshold: float | None
     """Of its loss; None of what has no threshold, and where the two runs were asked other things."""
 
@@ -66,8 +66,8 @@ class Assessment:
     end: StepEnd
     manifest: Manifest | None
     """Of its run, where it ended well."""
-    earlier: Earlier | None
-    compared: tuple[Compared, ...] = ()
+    earlier: PreviousResult | None
+    compared: tuple[StageComparison, ...] = ()
     drift: Drift | None = None
     changed: tuple[str, ...] = ()
     """What is other than in the night before."""
@@ -97,7 +97,13 @@ class Assessment:
 
 
 def assess(
-    step: Step, end: StepEnd, earlier: Earlier | None, *, output: str, thresholds: ThresholdsSection, seed: int
+    step: Step,
+    end: StepEnd,
+    earlier: PreviousResult | None,
+    *,
+    output: str,
+    thresholds: RegressionThresholdsSection,
+    seed: int,
 ) -> Assessment:
     """Compare a step's run with the last one of the nights before.
 
@@ -122,14 +128,20 @@ def assess(
 
 
 def _assessed(
-    step: Step, end: StepEnd, earlier: Earlier | None, *, output: str, thresholds: ThresholdsSection, seed: int
+    step: Step,
+    end: StepEnd,
+    earlier: PreviousResult | None,
+    *,
+    output: str,
+    thresholds: RegressionThresholdsSection,
+    seed: int,
 ) -> Assessment:
     storage = Storage(str(end.run))
     manifest = Manifest.from_json(storage.read(NAME))
     figures = list(finite_figures(step.stage.figures(storage, manifest)))
     known = earlier.figures if earlier else {}
     if earlier is None or manifest.run_id == earlier.run_id:
-        same = tuple(Compared(f, known.get(f.name), _threshold(f, thresholds)) for f in figures)
+        same = tuple(StageComparison(f, known.get(f.name), _threshold(f, thresholds)) for f in figures)
         return Assessment(step, end, manifest, earlier, same)
     before = earlier.open(output)
     changed = (
@@ -139,7 +151,7 @@ def _assessed(
     )
     asked_alike = not changed.asked
     compared = tuple(
-        Compared(f, known.get(f.name), _threshold(f, thresholds) if asked_alike else None) for f in figures
+        StageComparison(f, known.get(f.name), _threshold(f, thresholds) if asked_alike else None) for f in figures
     )
     regressions = [c.text for c in compared if c.regressed]
     there = {f.name for f in figures}
@@ -155,24 +167,24 @@ def _assessed(
             notes.append(f"layers were not compared: {layers}")
         else:
             found = layers
-            compared += tuple(Compared(figure, None, None) for figure in finite_figures(_orders(found)))
+            compared += tuple(StageComparison(figure, None, None) for figure in finite_figures(_orders(found)))
             regressions += _of_layers(found, thresholds)
     return Assessment(step, end, manifest, earlier, compared, found, tuple(notes), tuple(regressions))
 
 
-def _threshold(figure: Figure, thresholds: ThresholdsSection) -> float | None:
+def _threshold(figure: KeyMetric, thresholds: RegressionThresholdsSection) -> float | None:
     if figure.kind in WITHOUT_THRESHOLD:
         return None
     value: float = getattr(thresholds, figure.kind)
     return value
 
 
-def _orders(found: Drift) -> Iterator[Figure]:
+def _orders(found: Drift) -> Iterator[KeyMetric]:
     for tap, correlation in found.rank_correlation.items():
-        yield Figure(f"rank correlation of layers with the night before, {tap}", correlation, "order")
+        yield KeyMetric(f"rank correlation of layers with the night before, {tap}", correlation, "order")
 
 
-def _of_layers(found: Drift, thresholds: ThresholdsSection) -> Iterator[str]:
+def _of_layers(found: Drift, thresholds: RegressionThresholdsSection) -> Iterator[str]:
     """Say which layers moved, and whether their order is another."""
     if not found.moved:
         return

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from stratoscope.pipelines.runtime.config import AFFECTS_NOTHING, JobConfig, Section
+from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
 from stratoscope.pipelines.runtime.validators import DISTINCT
 
 LONGEST_SLUG = 40
@@ -15,7 +15,7 @@ SECRETS = (WEBHOOK_URL, WEBHOOK_TOKEN)
 Settings = dict[str, Any]
 
 
-class ResourcesSection(Section):
+class ResourcesSection(ConfigSection):
     """What a model's stages may take; null leaves it to each job."""
 
     cpus: int | None = Field(None, ge=1)
@@ -26,7 +26,7 @@ class ResourcesSection(Section):
     """Most workers."""
 
 
-class Subject(Section):
+class Subject(ConfigSection):
     """What stages are run on."""
 
     named_by: ClassVar[str]
@@ -37,9 +37,9 @@ class Subject(Section):
     """Stages, in any order; one that stands on another waits for it."""
     overrides: dict[str, Settings] = {}
     """Settings by stage, over those of `settings`."""
-    resources: ResourcesSection = Field(ResourcesSection(), json_schema_extra=AFFECTS_NOTHING)
+    resources: ResourcesSection = Field(ResourcesSection(), json_schema_extra=NOT_IN_IDENTITY)
     """What its stages may take."""
-    hours: float | None = Field(None, gt=0, json_schema_extra=AFFECTS_NOTHING)
+    hours: float | None = Field(None, gt=0, json_schema_extra=NOT_IN_IDENTITY)
     """Most hours of each of its stages; null is schedule.stage_hours."""
 
     @property
@@ -84,7 +84,7 @@ class ForecasterEntry(Subject):
         return self
 
 
-class ScheduleSection(Section):
+class ScheduleSection(ConfigSection):
     """How much runs at a time, and for how long."""
 
     parallel: int | None = Field(None, ge=1)
@@ -98,7 +98,7 @@ class ScheduleSection(Section):
     they are used up, stages that take GPUs are stopped, and no other begins. A forecaster counts as one worker."""
 
 
-class ThresholdsSection(Section):
+class RegressionThresholdsSection(ConfigSection):
     """From when on a change is a regression, which makes the audit exit 3.
 
     Where a figure has intervals, the change has to lie outside them, too.
@@ -124,7 +124,7 @@ class ThresholdsSection(Section):
     """Growth of a forecaster's error, by its size."""
 
 
-class DestinationsSection(Section):
+class DestinationsSection(ConfigSection):
     """Where alerts go besides the run folder."""
 
     webhook: bool = False
@@ -164,13 +164,13 @@ class AuditConfig(JobConfig):
     """Forecasters."""
     settings: dict[str, Settings] = {}
     """Settings of each stage, those of its job: {score: {prompts: {limit: 64}}}."""
-    schedule: ScheduleSection = Field(ScheduleSection(), json_schema_extra=AFFECTS_NOTHING)
+    schedule: ScheduleSection = Field(ScheduleSection(), json_schema_extra=NOT_IN_IDENTITY)
     """How much runs at a time, and for how long."""
-    thresholds: ThresholdsSection = ThresholdsSection()
+    thresholds: RegressionThresholdsSection = RegressionThresholdsSection()
     """From when on a change is a regression."""
-    destinations: DestinationsSection = Field(DestinationsSection(), json_schema_extra=AFFECTS_NOTHING)
+    destinations: DestinationsSection = Field(DestinationsSection(), json_schema_extra=NOT_IN_IDENTITY)
     """Where alerts go besides the run folder."""
-    reuse: bool = Field(True, json_schema_extra=AFFECTS_NOTHING)
+    reuse: bool = Field(True, json_schema_extra=NOT_IN_IDENTITY)
     """Take a stage's finished run of the same model, data, settings and code in its place."""
 
     @property

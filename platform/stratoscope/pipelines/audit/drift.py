@@ -62,7 +62,7 @@ class Drift:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _PairedScores:
     """Log AVSS by prompt."""
 
     prompts: list[str]
@@ -115,7 +115,7 @@ def drift(now: Run, before: Run, *, level: float, least: float, seed: int) -> Dr
     )
 
 
-def _seen(storage: Storage, manifest: Manifest) -> _Seen:
+def _seen(storage: Storage, manifest: Manifest) -> _PairedScores:
     """Return what a run keeps by prompt; of a large one, that is a sample of its prompts."""
     epsilons = tuple(manifest.facts["epsilons"])
     tables = StatisticsTables(storage, False, tuple(manifest.config["activations"]["taps"]), epsilons)
@@ -133,21 +133,23 @@ def _seen(storage: Storage, manifest: Manifest) -> _Seen:
     prompts = [prompt for part in parts_of for prompt in part["prompt_id"].to_pylist()]
     whole = np.all([np.isfinite(v).all(axis=1) for v in values.values()], axis=0)
     kept = np.flatnonzero(whole)
-    return _Seen([prompts[i] for i in kept], {tap: v[kept] for tap, v in values.items()})
+    return _PairedScores([prompts[i] for i in kept], {tap: v[kept] for tap, v in values.items()})
 
 
-def _paired(later: _Seen, earlier: _Seen, common: Sequence[str], taps: Sequence[str]) -> tuple[Array, Array]:
+def _paired(
+    later: _PairedScores, earlier: _PairedScores, common: Sequence[str], taps: Sequence[str]
+) -> tuple[Array, Array]:
     rows = [[place[name] for name in common] for place in (_places(later), _places(earlier))]
     y = np.hstack([later.values[tap][rows[0]] - earlier.values[tap][rows[1]] for tap in taps])
     return y, np.ones(len(y))
 
 
-def _grouped(later: _Seen, earlier: _Seen, taps: Sequence[str]) -> tuple[Array, Array]:
+def _grouped(later: _PairedScores, earlier: _PairedScores, taps: Sequence[str]) -> tuple[Array, Array]:
     y = np.vstack([np.hstack([seen.values[tap] for tap in taps]) for seen in (later, earlier)])
     return y, np.repeat([1.0, 0.0], [len(later.prompts), len(earlier.prompts)])
 
 
-def _places(seen: _Seen) -> dict[str, int]:
+def _places(seen: _PairedScores) -> dict[str, int]:
     return {prompt: index for index, prompt in enumerate(seen.prompts)}
 
 

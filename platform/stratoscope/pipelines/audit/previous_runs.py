@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from stratoscope.pipelines.audit.figures import Figure
+from stratoscope.pipelines.audit.key_metrics import KeyMetric
 from stratoscope.pipelines.audit.steps import FINE
 from stratoscope.results import Manifest, RunFolder, Storage, list_runs, read_table
 
@@ -13,14 +13,14 @@ MOST_NIGHTS = 60
 
 
 @dataclass(frozen=True)
-class Earlier:
+class PreviousResult:
     """What the last night that has it found of a subject's stage."""
 
     night: str
     """Its run_id."""
     job: str
     run_id: str
-    figures: dict[str, Figure]
+    figures: dict[str, KeyMetric]
 
     def open(self, output: str) -> tuple[Storage, Manifest] | None:
         """Return the folder and manifest of the stage's run, or None where it was removed since."""
@@ -49,23 +49,23 @@ def earlier_nights(output: str, name: str, before: str, run_id: str) -> list[Man
     return sorted(nights, key=lambda night: night.started, reverse=True)
 
 
-def last_found(output: str, nights: list[Manifest]) -> dict[tuple[str, str], Earlier]:
+def last_found(output: str, nights: list[Manifest]) -> dict[tuple[str, str], PreviousResult]:
     """Return what was found last of each subject and stage."""
-    found: dict[tuple[str, str], Earlier] = {}
+    found: dict[tuple[str, str], PreviousResult] = {}
     for night in nights[:MOST_NIGHTS]:
         rows = read_table(_folder(output, night), TABLE).to_pylist()
         fresh = [r for r in rows if r["status"] in FINE and (r["model"], r["stage"]) not in found]
         figures = _by_stage(key_figures(output, night)) if fresh else {}
         for row in fresh:
             key = (row["model"], row["stage"])
-            found[key] = Earlier(night.run_id, row["job"], row["stage_run_id"], figures.get(key, {}))
+            found[key] = PreviousResult(night.run_id, row["job"], row["stage_run_id"], figures.get(key, {}))
     return found
 
 
-def _by_stage(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Figure]]:
-    found: dict[tuple[str, str], dict[str, Figure]] = {}
+def _by_stage(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, KeyMetric]]:
+    found: dict[tuple[str, str], dict[str, KeyMetric]] = {}
     for row in rows:
-        figure = Figure(row["figure"], row["value"], row["kind"], row["ci_low"], row["ci_high"])
+        figure = KeyMetric(row["figure"], row["value"], row["kind"], row["ci_low"], row["ci_high"])
         found.setdefault((row["model"], row["stage"]), {})[row["figure"]] = figure
     return found
 

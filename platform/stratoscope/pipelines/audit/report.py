@@ -8,11 +8,11 @@ from rich.markup import escape
 from rich.table import Table as TerminalTable
 
 from stratoscope.pipelines.audit.assess import Assessment, Verdict
-from stratoscope.pipelines.audit.figures import FigureKind
+from stratoscope.pipelines.audit.key_metrics import FigureKind
 from stratoscope.pipelines.audit.previous_runs import MOST_NIGHTS
 from stratoscope.pipelines.audit.steps import PROCESSES
 from stratoscope.pipelines.reporting.formatting import number_text, run_facts
-from stratoscope.results import COLOURS, SYMBOLS, Cell, Manifest, Page, Section, Table, style
+from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, PageSection, Table, TableCell, style
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -92,31 +92,31 @@ def headline(found: Sequence[Assessment], previous: str | None) -> str:
     return "; ".join(parts) + "."
 
 
-def _changes_section(found: Sequence[Assessment], previous: str | None) -> Section:
+def _changes_section(found: Sequence[Assessment], previous: str | None) -> PageSection:
     worse = [[*_where(a), _sign(a), text] for a in found for text in a.regressions]
     lost = [[*_where(a), _sign(a), a.end.error] for a in found if a.end.error]
-    other = [[*_where(a), Cell("changed", tone="soft"), "; ".join(a.changed)] for a in found if a.changed]
+    other = [[*_where(a), TableCell("changed", tone="soft"), "; ".join(a.changed)] for a in found if a.changed]
     rows = [*worse, *lost, *other]
     if not rows:
-        return Section("What changed", ["Nothing."] if previous else ["There is no night before this one."])
-    return Section("What changed", tables=[Table(["model", "stage", "", "what"], rows)])
+        return PageSection("What changed", ["Nothing."] if previous else ["There is no night before this one."])
+    return PageSection("What changed", tables=[Table(["model", "stage", "", "what"], rows)])
 
 
-def _grid_section(found: Sequence[Assessment]) -> Section:
+def _grid_section(found: Sequence[Assessment]) -> PageSection:
     stages = list(dict.fromkeys(a.step.stage.name for a in found))
-    rows: list[list[str | Cell]] = []
+    rows: list[list[str | TableCell]] = []
     for subject in dict.fromkeys(a.subject for a in found):
         own = {a.step.stage.name: a for a in found if a.subject == subject}
         rows.append([subject, *(_sign(own[stage], link=True) if stage in own else "" for stage in stages)])
     table = Table(["model", *stages], rows, filtered="Show only models and verdicts with")
-    return Section(
+    return PageSection(
         "Models and stages",
         ["A click leads to the stage's own report, or to what its process had to say."],
         tables=[table],
     )
 
 
-def _trends_section(found: Sequence[Assessment], trends: Sequence[dict[str, object]]) -> Iterator[Section]:
+def _trends_section(found: Sequence[Assessment], trends: Sequence[dict[str, object]]) -> Iterator[PageSection]:
     nights = list(dict.fromkeys(str(row["night"]) for row in trends))[-MOST_NIGHTS:]
     if len(nights) < 2:
         return
@@ -134,7 +134,7 @@ def _trends_section(found: Sequence[Assessment], trends: Sequence[dict[str, obje
             if len(shown) < len(lines):
                 paragraphs.append(f"{title}: {len(shown)} of {len(lines)} lines are shown; all are in figures.parquet.")
     if figures:
-        yield Section("Trends", paragraphs, figures)
+        yield PageSection("Trends", paragraphs, figures)
 
 
 def _trend(title: str, lines: dict[tuple[str, str], list[dict[str, object]]], nights: Sequence[str]) -> "Figure":
@@ -159,7 +159,7 @@ def _trend(title: str, lines: dict[tuple[str, str], list[dict[str, object]]], ni
     return figure
 
 
-def _layers_section(found: Sequence[Assessment]) -> Iterator[Section]:
+def _layers_section(found: Sequence[Assessment]) -> Iterator[PageSection]:
     from plotly.graph_objects import Figure, Heatmap
 
     compared = [a for a in found if a.drift]
@@ -197,14 +197,14 @@ def _layers_section(found: Sequence[Assessment]) -> Iterator[Section]:
         "together."
     )
     tables = [Table(["model", "tap", "layer", "shift", "interval", "p"], rows)] if rows else []
-    yield Section("Layers that moved", [said] if rows else [said, "None moved."], figures, tables)
+    yield PageSection("Layers that moved", [said] if rows else [said, "None moved."], figures, tables)
 
 
-def _figures_section(found: Sequence[Assessment]) -> Section:
-    rows: list[list[str | Cell]] = []
+def _figures_section(found: Sequence[Assessment]) -> PageSection:
+    rows: list[list[str | TableCell]] = []
     for a in found:
         for c in a.compared:
-            sign: str | Cell = Cell("✗ regression", tone="bad") if c.regressed else ""
+            sign: str | TableCell = TableCell("✗ regression", tone="bad") if c.regressed else ""
             limit = "" if c.threshold is None else f"{c.threshold:g}"
             before = number_text(c.before.value if c.before else None, ".4g")
             loss = number_text(c.loss, "+.4f")
@@ -212,10 +212,10 @@ def _figures_section(found: Sequence[Assessment]) -> Section:
                 [a.subject, a.step.stage.name, c.figure.name, before, f"{c.figure.value:.4g}", loss, limit, sign]
             )
     header = ["model", "stage", "figure", "before", "now", "loss", "threshold", ""]
-    return Section("Key figures", tables=[Table(header, rows, filtered="Show only rows with")])
+    return PageSection("Key figures", tables=[Table(header, rows, filtered="Show only rows with")])
 
 
-def _cost_section(found: Sequence[Assessment]) -> Section:
+def _cost_section(found: Sequence[Assessment]) -> PageSection:
     rows = []
     for a in found:
         m = a.manifest
@@ -228,7 +228,7 @@ def _cost_section(found: Sequence[Assessment]) -> Section:
         gpu_hours = sum(a.gpu_hours for a in found if a.subject == subject)
         rows.append([subject, "all", "", f"{seconds:,.0f}", f"{gpu_hours:.2f}" if gpu_hours else "", "", ""])
     header = ["model", "stage", "status", "seconds", "GPU hours", "memory of the largest worker", "tokens/s"]
-    return Section("What it took", tables=[Table(header, rows)])
+    return PageSection("What it took", tables=[Table(header, rows)])
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -237,9 +237,9 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield from run_facts(manifest)
 
 
-def _sign(a: Assessment, *, link: bool = False) -> Cell:
+def _sign(a: Assessment, *, link: bool = False) -> TableCell:
     text, tone = SIGNS[a.verdict]
-    return Cell(text, _link(a) if link else None, tone)
+    return TableCell(text, _link(a) if link else None, tone)
 
 
 def _link(a: Assessment) -> str | None:
@@ -249,5 +249,5 @@ def _link(a: Assessment) -> str | None:
     return f"{PROCESSES}/{a.step.key}.err" if a.end.status != "skipped" else None
 
 
-def _where(a: Assessment) -> list[str | Cell]:
-    return [a.subject, Cell(a.step.stage.name, _link(a))]
+def _where(a: Assessment) -> list[str | TableCell]:
+    return [a.subject, TableCell(a.step.stage.name, _link(a))]

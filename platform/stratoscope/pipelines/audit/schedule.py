@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from stratoscope.errors import RunError
-from stratoscope.execution import Ended, Process, is_local
+from stratoscope.execution import Process, ProcessResult, is_local
 from stratoscope.pipelines.audit.config import SECRETS, AuditConfig
 from stratoscope.pipelines.audit.steps import Step, StepEnd
 from stratoscope.pipelines.runtime.job import EXIT_DONE, EXIT_REFUSED
@@ -177,7 +177,7 @@ class Scheduler:
         running.clear()
 
 
-def _end(one: _Running, ended: Ended, spent: float) -> StepEnd:
+def _end(one: _Running, ended: ProcessResult, spent: float) -> StepEnd:
     """Return how a step ended; `spent` are seconds of earlier starts in which it did not end well."""
     seconds = spent + ended.seconds
     run = _told(one.output, "run: ")

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from stratoscope.errors import InputError, suggest
 from stratoscope.extensions import Registry
 from stratoscope.pipelines.audit.config import ForecasterEntry, ModelEntry, ResourcesSection, Settings, Subject
-from stratoscope.pipelines.audit.figures import (
-    Figure,
+from stratoscope.pipelines.audit.key_metrics import (
+    KeyMetric,
     faithfulness_figures,
     hallucination_figures,
     mitigation_figures,
@@ -37,7 +37,7 @@ class Stage:
     of: Literal["model", "forecaster"]
     settings: Callable[[Any, Runs], Settings]
     """What of its job's configuration follows from the subject and from the stages that it stands on."""
-    figures: Callable[[Storage, Manifest], Iterable[Figure]]
+    figures: Callable[[Storage, Manifest], Iterable[KeyMetric]]
     """Key figures of a finished run."""
     after: tuple[str, ...] = ()
     """Stages whose runs it stands on, where the subject has them."""

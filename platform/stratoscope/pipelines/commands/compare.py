@@ -10,12 +10,12 @@ from rich.table import Table
 
 from stratoscope.errors import InputError
 from stratoscope.pipelines.audit.assess import what_changed
-from stratoscope.pipelines.audit.config import ThresholdsSection
+from stratoscope.pipelines.audit.config import RegressionThresholdsSection
 from stratoscope.pipelines.audit.drift import Drift, drift
-from stratoscope.pipelines.audit.figures import finite_figures
+from stratoscope.pipelines.audit.key_metrics import finite_figures
 from stratoscope.pipelines.audit.stages import STAGES
 from stratoscope.pipelines.reporting.formatting import number_text
-from stratoscope.pipelines.runtime.config import Section, load_config
+from stratoscope.pipelines.runtime.config import ConfigSection, load_config
 from stratoscope.pipelines.runtime.run_lookup import find_run
 from stratoscope.pipelines.runtime.terminal import stdout_console
 from stratoscope.results import Manifest, Storage
@@ -23,7 +23,7 @@ from stratoscope.results import Manifest, Storage
 Run = tuple[Storage, Manifest]
 
 
-class CompareConfig(Section):
+class CompareConfig(ConfigSection):
     """Show what differs between two runs of a job: settings, key figures, and of score runs the layers."""
 
     runs: CliPositionalArg[list[str]] = Field(min_length=2, max_length=2)
@@ -32,9 +32,9 @@ class CompareConfig(Section):
     """Folder or fsspec URL (s3://...) that holds all runs."""
     job: str | None = None
     """Only runs of this job."""
-    level: float = Field(ThresholdsSection().level, gt=0, lt=1)
+    level: float = Field(RegressionThresholdsSection().level, gt=0, lt=1)
     """Of the test of layers, all together."""
-    layer_shift: float = Field(ThresholdsSection().layer_shift, ge=0)
+    layer_shift: float = Field(RegressionThresholdsSection().layer_shift, ge=0)
     """Smallest change of a layer's log AVSS that matters."""
     seed: int = 0
     """Of the randomisation."""

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from stratoscope.errors import InputError, suggest
-from stratoscope.pipelines.runtime.config import Section, load_config
+from stratoscope.pipelines.runtime.config import ConfigSection, load_config
 from stratoscope.pipelines.runtime.terminal import stdout_console
 from stratoscope.results import History
 
@@ -21,7 +21,7 @@ NIGHTS = """
 """
 
 
-class HistoryConfig(Section):
+class HistoryConfig(ConfigSection):
     """Show key figures over the nights of an audit, or answer a question in SQL."""
 
     output: str = "runs"

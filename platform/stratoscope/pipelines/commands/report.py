@@ -12,7 +12,7 @@ from pydantic_settings import CliPositionalArg
 from stratoscope.errors import InputError
 from stratoscope.pipelines.audit import AuditJob
 from stratoscope.pipelines.audit.stages import STAGES
-from stratoscope.pipelines.runtime.config import Section, load_config, validate
+from stratoscope.pipelines.runtime.config import ConfigSection, load_config, validate
 from stratoscope.pipelines.runtime.job import JobMaker
 from stratoscope.pipelines.runtime.run_lookup import find_run
 from stratoscope.pipelines.runtime.terminal import stdout_console
@@ -21,7 +21,7 @@ from stratoscope.results import Manifest, Storage, list_runs
 PAGE = "report.html"
 
 
-class ReportConfig(Section):
+class ReportConfig(ConfigSection):
     """Show what a finished run found, and where its page is."""
 
     run: CliPositionalArg[str | None] = None

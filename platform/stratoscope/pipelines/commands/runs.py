@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from stratoscope.pipelines.runtime.config import Section, load_config
+from stratoscope.pipelines.runtime.config import ConfigSection, load_config
 from stratoscope.pipelines.runtime.terminal import stdout_console
 from stratoscope.results import RunState, list_runs
 
 
-class RunsConfig(Section):
+class RunsConfig(ConfigSection):
     """List runs, with the progress of those that somebody works on."""
 
     output: str = "runs"

@@ -17,23 +17,23 @@ from stratoscope.forecasting import (
     PARAMETER,
     PERTURBATIONS,
     AscentSettings,
+    AttackGoal,
     Data,
     Epoch,
     Forecast,
-    Goal,
     Shape,
     Windows,
     ascend,
+    attack_objective,
+    cached_weights,
     distance,
     errors,
     fit,
     fit_faithfully,
+    frozen,
     has_bottleneck,
-    made_once,
+    perturbed_parameters,
     predict,
-    shaken,
-    standing_still,
-    uphill,
     worst_case,
 )
 from stratoscope.pipelines.faithfulness import tables
@@ -55,7 +55,7 @@ Tensor = torch.Tensor
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """A forecaster that is fitted."""
 
     dataset: str
@@ -75,7 +75,7 @@ class Cell:
         return self.dataset, self.forecaster, self.training, self.seed, self.horizon
 
     @property
-    def plain(self) -> "Cell":
+    def plain(self) -> "GridCell":
         """The same with plain training."""
         return replace(self, training="plain")
 
@@ -91,11 +91,11 @@ class Shared:
     device: str
 
 
-def grid(config: FaithfulnessConfig, datasets: Sequence[str]) -> list[Cell]:
+def grid(config: FaithfulnessConfig, datasets: Sequence[str]) -> list[GridCell]:
     """Return all cells, those that others begin with before these; what has no weights cannot be made faithful."""
     section = config.grid
     return [
-        Cell(dataset, forecaster, training, seed, horizon)
+        GridCell(dataset, forecaster, training, seed, horizon)
         for training in sorted(section.trainings, key=TRAININGS.index)
         for horizon in section.horizons
         for dataset in datasets
@@ -105,7 +105,7 @@ def grid(config: FaithfulnessConfig, datasets: Sequence[str]) -> list[Cell]:
     ]
 
 
-def run_cell(shared: Shared, cell: Cell) -> None:
+def run_cell(shared: Shared, cell: GridCell) -> None:
     """Fit a forecaster, meet it with every perturbation, and keep what was found; the last file says that it is whole.
 
     Raises:
@@ -120,7 +120,7 @@ def run_cell(shared: Shared, cell: Cell) -> None:
 
 
 class _Run:
-    def __init__(self, shared: Shared, cell: Cell) -> None:
+    def __init__(self, shared: Shared, cell: GridCell) -> None:
         self._config, self._cell, self._device = shared.config, cell, shared.device
         self._series = shared.series[cell.dataset]
         self._storage = Storage(shared.run).child(FOLDER)
@@ -205,14 +205,14 @@ class _Run:
             yield self._disturbed(name, level, generator)
             return
         for _ in range(PARAMETER_DRAWS):
-            with shaken(self._model, level, generator):
+            with perturbed_parameters(self._model, level, generator):
                 torch.manual_seed(self._cell.seed)
                 yield predict(self._model, self._test)
 
     def _disturbed(self, name: str, level: float, generator: torch.Generator) -> Tensor:
         found = []
         disturb = PERTURBATIONS[name].disturb
-        with made_once(self._model):
+        with cached_weights(self._model):
             for windows, target in self._test.batches(AT_ONCE):
                 if disturb is None:
                     disturbed = windows + self._attack(windows, target, level, generator)
@@ -227,8 +227,8 @@ class _Run:
         model = self._steady
         # What the model draws while it is attacked is not to be missing afterwards.
         devices = [windows.device] if windows.is_cuda else []
-        with standing_still(model), torch.random.fork_rng(devices=devices):
-            return ascend(uphill(model, windows, target, "error"), windows, how, generator, keep_best=True)
+        with frozen(model), torch.random.fork_rng(devices=devices):
+            return ascend(attack_objective(model, windows, target, "error"), windows, how, generator, keep_best=True)
 
     def _step(self, radius: float) -> float:
         return REACH * radius / self._config.worst.steps
@@ -242,7 +242,7 @@ class _Run:
         for norm in section.norms:
             radius = ball(norm, elements) * section.radius
             how = AscentSettings(radius, self._step(radius), section.steps, norm)
-            for goal in get_args(Goal):
+            for goal in get_args(AttackGoal):
                 found = worst_case(self._steady, batch, goal, how, self._generator(norm, radius))
                 for condition, values in (("sib", found.sib), ("snp", found.snp)):
                     yield (*self._cell.values, condition, norm, goal, radius, *_most(values), number)
@@ -300,12 +300,12 @@ class CellStore:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
-    def missing(self, cells: Sequence[Cell]) -> list[Cell]:
+    def missing(self, cells: Sequence[GridCell]) -> list[GridCell]:
         """Return the cells that are not finished."""
         there = set(self._storage.names(FOLDER))
         return [cell for cell in cells if f"{cell.key}.cells.parquet" not in there]
 
-    def table(self, name: str, cells: Sequence[Cell]) -> pa.Table:
+    def table(self, name: str, cells: Sequence[GridCell]) -> pa.Table:
         """Return the finished cells' parts of a table, in the order of the grid."""
         names = [f"{FOLDER}/{cell.key}.{name}.parquet" for cell in cells]
         found = self._storage.read_all(names)

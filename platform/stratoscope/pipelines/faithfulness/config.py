@@ -12,6 +12,7 @@ from stratoscope.forecasting import (
     FORECASTERS,
     PERTURBATIONS,
     AscentSettings,
+    Attack,
     Error,
     FaithfulLoss,
     FaithfulWeights,
@@ -19,10 +20,9 @@ from stratoscope.forecasting import (
     Norm,
     Preset,
     TimeSieveSettings,
-    Uphill,
     make_wavelet,
 )
-from stratoscope.pipelines.runtime.config import AFFECTS_NOTHING, JobConfig, Section
+from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
 from stratoscope.pipelines.runtime.validators import DISTINCT, NOT_NEGATIVE, POSITIVE, named
 
 Training = Literal["plain", "longer", "faithful", "without_sib", "without_cps", "without_snp"]
@@ -34,7 +34,7 @@ FAITHFUL: tuple[Training, ...] = ("faithful", *LEFT_OUT)
 TENTH = 0.1
 
 
-class SeriesSection(Section):
+class SeriesSection(ConfigSection):
     """The series."""
 
     source: Annotated[list[str], DISTINCT] = Field(["epf_fr"], min_length=1)
@@ -51,7 +51,7 @@ class SeriesSection(Section):
         return [SeriesSource(source, tuple(self.columns), self.split, self.limit) for source in self.source]
 
 
-class GridSection(Section):
+class GridSection(ConfigSection):
     """What is fitted, and what it is met with."""
 
     forecasters: Annotated[list[str], DISTINCT, named(FORECASTERS, "forecaster")] = Field(
@@ -72,13 +72,13 @@ class GridSection(Section):
     """How strong; 0 is none, and always computed. A standard deviation in standard units (gaussian), of the window's
     residual (residual) or of each parameter (parameter), a share of values (missing), the most a value is changed
     (adversarial)."""
-    cpus: float = Field(1, gt=0, json_schema_extra=AFFECTS_NOTHING)
+    cpus: float = Field(1, gt=0, json_schema_extra=NOT_IN_IDENTITY)
     """CPUs of a task; it computes with one thread, so that numbers do not depend on the machine's cores."""
     gpus: float | None = Field(None, ge=0)
     """GPUs of a task, or a share of one; null takes a quarter where the cluster has any."""
 
 
-class FitSection(Section):
+class FitSection(ConfigSection):
     """How forecasters are fitted."""
 
     epochs: int = Field(10, ge=1)
@@ -112,7 +112,7 @@ class FitSection(Section):
         )
 
 
-class TimeSieveSection(Section):
+class TimeSieveSection(ConfigSection):
     """How a TimeSieve is built."""
 
     preset: Preset = "reference"
@@ -127,7 +127,7 @@ class TimeSieveSection(Section):
         return replace(TimeSieveSettings.of(self.preset), wavelet=self.wavelet, samples_at_test=self.samples_at_test)
 
 
-class FaithfulSection(Section):
+class FaithfulSection(ConfigSection):
     """The loss of faithful training."""
 
     sib: float = Field(0.05, ge=0)
@@ -136,7 +136,7 @@ class FaithfulSection(Section):
     """Weight of consistency with the plain forecaster."""
     snp: float = Field(0.05, ge=0)
     """Weight of stability under noise."""
-    uphill: Uphill = "error"
+    uphill: Attack = "error"
     """What perturbations make large: error, as the public code does, or conditions, as the paper says."""
     radius: float = Field(0.15, gt=0)
     """Of the linf ball of perturbations, in standard units; the l2 ball is as large as that of a window all of whose
@@ -163,7 +163,7 @@ def ball(norm: Norm, elements: int) -> float:
     return 1.0 if norm == "linf" else TENTH * elements**0.5
 
 
-class WorstSection(Section):
+class WorstSection(ConfigSection):
     """The search for the worst perturbation of fitted forecasters."""
 
     windows: int = Field(128, ge=1)
@@ -177,7 +177,7 @@ class WorstSection(Section):
     """Of an ascent."""
 
 
-class VerdictSection(Section):
+class VerdictSection(ConfigSection):
     """From when on a forecaster is said not to survive."""
 
     spread: float = Field(0.05, gt=0)

@@ -16,11 +16,11 @@ from stratoscope.forecasting import (
     Shape,
     Windows,
     ascend,
+    attack_objective,
     error_of,
-    standing_still,
-    uphill,
+    frozen,
 )
-from stratoscope.pipelines.faithfulness.cells import PARAMETER_DRAWS, Cell
+from stratoscope.pipelines.faithfulness.cells import PARAMETER_DRAWS, GridCell
 from stratoscope.pipelines.faithfulness.config import FAITHFUL, FaithfulnessConfig
 from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES
 
@@ -43,7 +43,7 @@ class _Pace:
 
 
 def estimate(
-    config: FaithfulnessConfig, series: Mapping[str, Series], cells: Sequence[Cell]
+    config: FaithfulnessConfig, series: Mapping[str, Series], cells: Sequence[GridCell]
 ) -> Sequence[tuple[str, str]]:
     """Return pairs of a name and a text: the series, the grid, and the size, memory and time of the run."""
     met = len(config.grid.perturbations) * sum(level > 0 for level in config.grid.levels)
@@ -68,7 +68,7 @@ def estimate(
     ]
 
 
-def _seconds(config: FaithfulnessConfig, series: Series, cell: Cell, pace: _Pace) -> float:
+def _seconds(config: FaithfulnessConfig, series: Series, cell: GridCell, pace: _Pace) -> float:
     lookback, batch = config.lookback(cell.horizon), config.fit.batch
     train, test = (len(series.starts(part, lookback, cell.horizon)) / batch for part in ("train", "test"))
     levels = sum(level > 0 for level in config.grid.levels)
@@ -86,7 +86,7 @@ def _seconds(config: FaithfulnessConfig, series: Series, cell: Cell, pace: _Pace
     return judging + epochs * train * step
 
 
-def _pace(config: FaithfulnessConfig, series: Series, cell: Cell) -> _Pace:
+def _pace(config: FaithfulnessConfig, series: Series, cell: GridCell) -> _Pace:
     """Time a forecaster with random weights."""
     lookback = config.lookback(cell.horizon)
     starts = torch.from_numpy(series.starts("train", lookback, cell.horizon)[: config.fit.batch])
@@ -108,8 +108,8 @@ def _pace(config: FaithfulnessConfig, series: Series, cell: Cell) -> _Pace:
 
     def climb(steps: int) -> None:
         how = AscentSettings(steps=steps)
-        with standing_still(model):
-            ascend(uphill(model, given, target, "error"), given, how, torch.Generator().manual_seed(0))
+        with frozen(model):
+            ascend(attack_objective(model, given, target, "error"), given, how, torch.Generator().manual_seed(0))
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -9,7 +9,7 @@ from rich.table import Table as TerminalTable
 from stratoscope.pipelines.faithfulness import figures
 from stratoscope.pipelines.faithfulness.cells import NONE
 from stratoscope.pipelines.reporting.formatting import interval_text, number_text, run_facts
-from stratoscope.results import Manifest, Page, Section, Storage, Table, read_table
+from stratoscope.results import Manifest, Page, PageSection, Storage, Table, read_table
 
 Row = dict[str, Any]
 _WORST_OF = ("dataset", "forecaster", "training", "horizon", "condition", "norm", "goal", "radius")
@@ -58,7 +58,7 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
     cells = [row for row in every if row["status"] == "done"]
     failed = [row for row in every if row["status"] == "failed"]
     forecasts = read_table(storage, "forecasts").to_pylist()
-    sections = [Section("Verdict", list(manifest.facts["verdicts"]))]
+    sections = [PageSection("Verdict", list(manifest.facts["verdicts"]))]
     for dataset, horizon in dict.fromkeys((r["dataset"], r["horizon"]) for r in cells):
         own = [r for r in cells if (r["dataset"], r["horizon"]) == (dataset, horizon)]
         drawn = [r for r in forecasts if (r["dataset"], r["horizon"]) == (dataset, horizon)]
@@ -73,7 +73,7 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
             [*(str(r[f]) for f in ("dataset", "forecaster", "training", "seed", "horizon")), r["error"]] for r in failed
         ]
         header = ["data set", "forecaster", "training", "seed", "horizon", "error"]
-        sections.append(Section("What failed", [], [], [Table(header, rows)]))
+        sections.append(PageSection("What failed", [], [], [Table(header, rows)]))
     return Page(
         title="Do forecasts survive another seed and a little noise?",
         summary=(
@@ -85,29 +85,31 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
     )
 
 
-def _sections_of(name: str, cells: Sequence[Row], forecasts: Sequence[Row]) -> Iterator[Section]:
+def _sections_of(name: str, cells: Sequence[Row], forecasts: Sequence[Row]) -> Iterator[PageSection]:
     shown = [
         figures.forecasts(forecasts, forecaster, forecasts[0]["channel"])
         for forecaster in dict.fromkeys(r["forecaster"] for r in forecasts)
     ]
     titles = ", then ".join(dict.fromkeys(r["forecaster"] for r in forecasts))
-    yield Section(f"One window under all seeds: {name}", [f"The window in the middle of the test, by {titles}."], shown)
-    yield Section(f"Spread over seeds: {name}", ["Each point is a seed."], [figures.seeds(cells, "mse")])
+    yield PageSection(
+        f"One window under all seeds: {name}", [f"The window in the middle of the test, by {titles}."], shown
+    )
+    yield PageSection(f"Spread over seeds: {name}", ["Each point is a seed."], [figures.seeds(cells, "mse")])
     perturbations = [n for n in dict.fromkeys(r["perturbation"] for r in cells) if n != NONE]
     if perturbations:
-        yield Section(
+        yield PageSection(
             f"Error under perturbations: {name}",
             ["Means over seeds; bands reach from the smallest to the largest."],
             [figures.degradation(cells, perturbation, "mae") for perturbation in perturbations],
         )
-        yield Section(
+        yield PageSection(
             f"What perturbations cost: {name}",
             ["Growth of the absolute error over that without perturbation, in percent, of means over seeds."],
             [figures.heat(cells, "mae")],
         )
 
 
-def _spread_section(rows: Sequence[Row]) -> Section:
+def _spread_section(rows: Sequence[Row]) -> PageSection:
     header = [
         "data set",
         "forecaster",
@@ -141,10 +143,10 @@ def _spread_section(rows: Sequence[Row]) -> Section:
         "Without perturbation. Preference is the papers': 100 % where a faithful forecaster does not move with the "
         "seed at all, 0 where it moves as the plain one does; its median over seeds against the first."
     )
-    return Section("Spread over seeds", [text], [], [Table(header, table)])
+    return PageSection("Spread over seeds", [text], [], [Table(header, table)])
 
 
-def _difference_section(rows: Sequence[Row]) -> Section:
+def _difference_section(rows: Sequence[Row]) -> PageSection:
     header = [
         "data set",
         "forecaster",
@@ -182,10 +184,10 @@ def _difference_section(rows: Sequence[Row]) -> Section:
         "training is more training, too: what it is worth shows against longer plain training, where the grid has it."
     )
     tables = [Table(header, table, filtered="Show only rows with")]
-    return Section("Trainings against each other", [text], [], tables)
+    return PageSection("Trainings against each other", [text], [], tables)
 
 
-def _worst_section(rows: Sequence[Row]) -> Section:
+def _worst_section(rows: Sequence[Row]) -> PageSection:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for r in rows:
         if r["value"] is not None:
@@ -223,7 +225,7 @@ def _worst_section(rows: Sequence[Row]) -> Section:
         "condition itself; conditions, both together; error, the error of the forecast. Largest is over windows and "
         "seeds."
     )
-    return Section("Worst cases found", [text], [], [Table(header, table)])
+    return PageSection("Worst cases found", [text], [], [Table(header, table)])
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:

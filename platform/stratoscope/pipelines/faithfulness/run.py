@@ -11,7 +11,7 @@ from stratoscope.digest import digest
 from stratoscope.errors import InputError, RunError
 from stratoscope.execution import Meter, Task, cluster, progress, resources, run_tasks
 from stratoscope.pipelines.faithfulness import tables
-from stratoscope.pipelines.faithfulness.cells import PARTS, Cell, CellStore, Shared, grid, run_cell
+from stratoscope.pipelines.faithfulness.cells import PARTS, CellStore, GridCell, Shared, grid, run_cell
 from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig
 from stratoscope.pipelines.faithfulness.estimate import estimate
 from stratoscope.pipelines.faithfulness.outcome import counts, differences, failed_row, spreads, verdicts
@@ -57,7 +57,7 @@ class FaithfulnessJob(Job[FaithfulnessConfig]):
                 gpus = GPU_SHARE if resources().get("GPU", 0) else 0.0
             device = "cuda" if gpus else "cpu"
             self._identify(device)
-            self.begin()
+            self.register()
             store = CellStore(self.run.storage)
             with self.stage("cells"):
                 failed = self._run(store, Shared(self.run.url, self.config, self.series, device), gpus)
@@ -76,12 +76,12 @@ class FaithfulnessJob(Job[FaithfulnessConfig]):
             console.print(line, soft_wrap=True)
         console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
 
-    def _run(self, store: CellStore, shared: Shared, gpus: float) -> dict[Cell, str]:
+    def _run(self, store: CellStore, shared: Shared, gpus: float) -> dict[GridCell, str]:
         """Run the cells that are missing; return what went wrong with those that failed."""
         missing = store.missing(self.cells)
         tasks = {cell: Task((cell,), None if cell.training == "plain" else cell.plain) for cell in missing}
         meter = Meter(len(self.cells), len(self.cells) - len(missing), "cells", "cells")
-        failed: dict[Cell, str] = {}
+        failed: dict[GridCell, str] = {}
         with progress(meter, "faithfulness", self.terminal.console) as bar:
             for key, ended in run_tasks(
                 run_cell,
@@ -97,7 +97,7 @@ class FaithfulnessJob(Job[FaithfulnessConfig]):
                 self.lease.tell(done=meter.done, total=meter.total, errors=len(failed), rate=meter.units_per_second)
         return failed
 
-    def _write(self, store: CellStore, done: Sequence[Cell], failed: dict[Cell, str]) -> None:
+    def _write(self, store: CellStore, done: Sequence[GridCell], failed: dict[GridCell, str]) -> None:
         storage = self.run.storage
         found = {name: store.table(name, done) for name in PARTS}
         rows = found["cells"].to_pylist()

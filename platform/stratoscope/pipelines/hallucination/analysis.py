@@ -12,9 +12,9 @@ from stratoscope.pipelines.hallucination.load_statistics import AnswerTable, Obs
 from stratoscope.scoring import (
     DEFINITIONS,
     Definition,
-    Findings,
     Inference,
     Labels,
+    LayerTestResult,
     Readings,
     TooFewQuestionsError,
     find_layers,
@@ -43,7 +43,7 @@ class Contrast:
     view: View
     definition: str
     num_questions: int
-    findings: tuple[Findings, ...]
+    findings: tuple[LayerTestResult, ...]
     """By tap."""
 
 
@@ -155,11 +155,13 @@ class Separator:
             self._random[known] = list(self.learner.predict_many(table, self.labels.wrong, test, draws))
         return self._random[known]
 
-    def compared(self, key: tuple[object, ...], table: NDArray[np.float64], sets: Sequence[Layers]) -> "Compared":
+    def compared(
+        self, key: tuple[object, ...], table: NDArray[np.float64], sets: Sequence[Layers]
+    ) -> "DefinitionComparison":
         """Compare sets, one per fold, with random ones of the same sizes."""
         own = self.of_sets(table, sets)
         random = self.of_random(key, table, [len(s) for s in sets])
-        return Compared(own, random)
+        return DefinitionComparison(own, random)
 
     def baselines(self) -> Iterator[Separated]:
         """Yield what can be told without activations: from the length of answers, and from their likelihood."""
@@ -198,7 +200,7 @@ class Separator:
 
 
 @dataclass(frozen=True, eq=False)
-class Compared:
+class DefinitionComparison:
     """Sets of layers beside random ones of the same sizes."""
 
     own: Auroc

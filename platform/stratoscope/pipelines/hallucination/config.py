@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stratoscope.activations import Tap
 from stratoscope.data import AUTO, FORMATS, Answers, PairChoice, PairSource
-from stratoscope.pipelines.runtime.config import Section
+from stratoscope.pipelines.runtime.config import ConfigSection
 from stratoscope.pipelines.runtime.validators import DISTINCT, POSITIVE, SHARES, named
 from stratoscope.pipelines.sharded.config import MeasuringConfig
 from stratoscope.scoring import DEFINITIONS, EpsilonKind, Inference, VarianceKind
@@ -17,7 +17,7 @@ Part = Literal["answer", "last", "change"]
 """What is contrasted: an answer, its last token, or an answer relative to its question."""
 
 
-class PairsSection(Section):
+class PairsSection(ConfigSection):
     """The questions, and whose answers to them are read."""
 
     source: Annotated[list[str], DISTINCT] = Field(["sciq"], min_length=1)
@@ -59,7 +59,7 @@ class PairsSection(Section):
         return PairChoice(self.answers, self.limit, self.answers_per_question, seed, shown)
 
 
-class GenerationSection(Section):
+class GenerationSection(ConfigSection):
     """How the model answers, where its own answers are read: greedily, up to the end of the line."""
 
     max_tokens: int = Field(16, ge=1)
@@ -70,7 +70,7 @@ class GenerationSection(Section):
     """transformers, inside the actors; or vllm, through ray.data.llm, on GPUs, where vllm is installed."""
 
 
-class ReadingsSection(Section):
+class ReadingsSection(ConfigSection):
     """What is read of the activations."""
 
     taps: Annotated[list[Tap], DISTINCT] = Field([Tap.BLOCK, Tap.UPDATE], min_length=1)
@@ -88,7 +88,7 @@ class ReadingsSection(Section):
         return values
 
 
-class ContrastsSection(Section):
+class ContrastsSection(ConfigSection):
     """What is computed from the statistics, without the model. The first of each is what layers are flagged by."""
 
     definitions: Annotated[list[str], DISTINCT, named(DEFINITIONS, "definition")] = Field(["eavss"], min_length=1)
@@ -124,7 +124,7 @@ class ContrastsSection(Section):
         return Inference(self.draws, self.level, self.threshold, seed)
 
 
-class SeparationSection(Section):
+class SeparationSection(ConfigSection):
     """How well statistics of layers tell wrong answers from right ones, on held-out questions."""
 
     folds: int = Field(5, ge=2)

@@ -10,7 +10,7 @@ from stratoscope.pipelines.hallucination.config import HallucinationConfig
 from stratoscope.pipelines.hallucination.rows import encode_answers
 from stratoscope.pipelines.reporting.formatting import model_line
 from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES, operations_per_second, usual_device
-from stratoscope.pipelines.sharded.layout import Layout
+from stratoscope.pipelines.sharded.layout import ShardLayout
 
 SAMPLE = 64
 BYTES_PER_ROW = 187
@@ -20,7 +20,7 @@ ANALYSIS_S = 20
 
 
 def estimate(
-    config: HallucinationConfig, source: ModelSource, facts: ModelFacts, questions: QuestionSet, layout: Layout
+    config: HallucinationConfig, source: ModelSource, facts: ModelFacts, questions: QuestionSet, layout: ShardLayout
 ) -> Sequence[tuple[str, str]]:
     """Return pairs of a name and a text: the model, the questions, and the size, memory and time of the run."""
     device = usual_device()

@@ -44,7 +44,7 @@ class AnswerTable:
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class _SeenAnswers:
     """Numbers per answer and layer, shape (N, L), of one data set, tap and part."""
 
     elementwise: NDArray[np.float64]
@@ -61,7 +61,7 @@ class Observed:
     """By data set."""
     thresholds: dict[str, tuple[Threshold, ...]]
     """As applied, by tap."""
-    _seen: dict[tuple[str, str, str], _Seen]
+    _seen: dict[tuple[str, str, str], _SeenAnswers]
     """By data set, tap and part read."""
 
     @property
@@ -88,7 +88,7 @@ class Observed:
         )
 
 
-def _choose(seen: _Seen, view: View) -> Readings:
+def _choose(seen: _SeenAnswers, view: View) -> Readings:
     variance = seen.elementwise if view.variance == "elementwise" else seen.pooled
     return Readings(np.maximum(variance, TINY), seen.sparsity[..., view.threshold])
 
@@ -103,14 +103,16 @@ def load_observed(storage: Storage, taps: Sequence[str], counted: tuple[float, .
         epsilons: kind and value of the thresholds that are asked for.
     """
     thresholds = _place(storage, taps, counted, epsilons)
-    gathered: dict[tuple[str, str, str], list[_Seen]] = defaultdict(list)
+    gathered: dict[tuple[str, str, str], list[_SeenAnswers]] = defaultdict(list)
     for tap in taps:
         for dataset, part, statistics in _read(storage, tap, counted):
             below = np.stack([t.below(statistics) for t in thresholds[tap]], axis=-1)
-            seen = _Seen(statistics.variance, statistics.pooled_variance, sparsity(below, statistics.count[..., None]))
+            seen = _SeenAnswers(
+                statistics.variance, statistics.pooled_variance, sparsity(below, statistics.count[..., None])
+            )
             gathered[dataset, tap, part].append(seen)
     joined = {
-        key: _Seen(
+        key: _SeenAnswers(
             *(np.concatenate([getattr(p, name) for p in parts]) for name in ("elementwise", "pooled", "sparsity"))
         )
         for key, parts in gathered.items()

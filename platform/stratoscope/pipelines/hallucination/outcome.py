@@ -7,7 +7,7 @@ import numpy as np
 from stratoscope.pipelines.hallucination.analysis import Contrast, Separated
 from stratoscope.pipelines.hallucination.load_statistics import Observed
 from stratoscope.results import Storage, read_table
-from stratoscope.scoring import Findings
+from stratoscope.scoring import LayerTestResult
 
 Rows = Iterator[tuple[object, ...]]
 
@@ -114,7 +114,7 @@ def against_random(low: float, high: float, detectable: float) -> str:
     return f"no better than random sets of as many layers; this data could show {detectable:.3f}"
 
 
-def _why_none(found: Findings) -> str:
+def _why_none(found: LayerTestResult) -> str:
     if not found.survives.any():
         return "no contrast survives the adjustment for the length of answers"
     most = found.propensity[found.survives].max()

@@ -7,7 +7,7 @@ from rich.table import Table as TerminalTable
 
 from stratoscope.pipelines.hallucination import figures
 from stratoscope.pipelines.reporting.formatting import model_facts, number_text, run_facts
-from stratoscope.results import Manifest, Page, Section, Storage, Table, read_table
+from stratoscope.results import Manifest, Page, PageSection, Storage, Table, read_table
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -55,7 +55,7 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
     datasets = [dataset["name"] for dataset in manifest.facts["datasets"]]
     model, counts = manifest.config["model"]["source"], manifest.counts
     sections = [
-        Section("Verdict", [*manifest.facts["verdicts"], OURS]),
+        PageSection("Verdict", [*manifest.facts["verdicts"], OURS]),
         _propensity_section(rows, manifest),
         _heat_section(rows),
         _separation_section(rows, separation, random, manifest),
@@ -76,13 +76,13 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
     )
 
 
-def _propensity_section(rows: list[Row], manifest: Manifest) -> Section:
+def _propensity_section(rows: list[Row], manifest: Manifest) -> PageSection:
     contrasts = manifest.config["contrasts"]
     drawn: list[Figure] = []
     for dataset, tap in dict.fromkeys((row["dataset"], row["tap"]) for row in rows):
         own = [row for row in rows if (row["dataset"], row["tap"]) == (dataset, tap)]
         drawn.append(figures.propensity(own, f"{dataset}, {tap}: {contrasts['definitions'][0]}"))
-    return Section(
+    return PageSection(
         "Layers",
         [
             f"EAVSS by layer with simultaneous {1 - contrasts['level']:.0%} intervals over all layers and taps of a "
@@ -95,16 +95,16 @@ def _propensity_section(rows: list[Row], manifest: Manifest) -> Section:
     )
 
 
-def _heat_section(rows: list[Row]) -> Section:
+def _heat_section(rows: list[Row]) -> PageSection:
     taps = list(dict.fromkeys(row["tap"] for row in rows))
-    return Section(
+    return PageSection(
         "Layers by data sets",
         ["EAVSS with its sign, in multiples of its mean size over layers. A point marks a flagged layer."],
         [figures.heat_map([row for row in rows if row["tap"] == tap], tap) for tap in taps],
     )
 
 
-def _separation_section(rows: list[Row], separation: list[Row], random: list[Row], manifest: Manifest) -> Section:
+def _separation_section(rows: list[Row], separation: list[Row], random: list[Row], manifest: Manifest) -> PageSection:
     section = manifest.config["separation"]
     drawn: list[Figure] = []
     for dataset, tap in dict.fromkeys((row["dataset"], row["tap"]) for row in rows):
@@ -127,7 +127,7 @@ def _separation_section(rows: list[Row], separation: list[Row], random: list[Row
         for r in separation
         if r["features"] != "layer"
     ]
-    return Section(
+    return PageSection(
         "Telling wrong answers from right ones",
         [
             "Area under the ROC curve of a regularised logistic regression on log variance and log sparsity, on "
@@ -141,7 +141,7 @@ def _separation_section(rows: list[Row], separation: list[Row], random: list[Row
     )
 
 
-def _agreement_section(agreement: list[Row]) -> Section:
+def _agreement_section(agreement: list[Row]) -> PageSection:
     header = ["tap", "data set", "and", "rank correlation of EAVSS", "same sign", "flagged by both"]
     rows = [
         [
@@ -154,10 +154,10 @@ def _agreement_section(agreement: list[Row]) -> Section:
         ]
         for r in agreement
     ]
-    return Section("Do data sets agree?", ["Over layers, for each pair of data sets."], [], [Table(header, rows)])
+    return PageSection("Do data sets agree?", ["Over layers, for each pair of data sets."], [], [Table(header, rows)])
 
 
-def _rate_section(rates: list[Row], manifest: Manifest) -> Section:
+def _rate_section(rates: list[Row], manifest: Manifest) -> PageSection:
     confidence = manifest.config["separation"]["confidence"]
     rows = [
         [
@@ -169,7 +169,7 @@ def _rate_section(rates: list[Row], manifest: Manifest) -> Section:
         ]
         for r in rates
     ]
-    return Section(
+    return PageSection(
         "Hallucination rate",
         [
             "How often the model's own greedy answer equals none of the right ones, leaving out case, punctuation and "
@@ -180,7 +180,7 @@ def _rate_section(rates: list[Row], manifest: Manifest) -> Section:
     )
 
 
-def _all_section(storage: Storage) -> Section:
+def _all_section(storage: Storage) -> PageSection:
     rows = read_table(storage, "hallucination_scores").to_pylist()
     names = ("dataset", "tap", "part", "definition", "variance", "epsilon_kind", "epsilon")
     flagged: dict[tuple[Any, ...], list[str]] = {}
@@ -190,7 +190,7 @@ def _all_section(storage: Storage) -> Section:
             layers.append(str(row["layer"]))
     header = ["data set", "tap", "part", "definition", "variance", "threshold", "epsilon", "flagged layers"]
     table = [[*map(str, key[:-1]), f"{key[-1]:.3g}", " ".join(layers) or "none"] for key, layers in flagged.items()]
-    return Section("All definitions", [], [], [Table(header, table)])
+    return PageSection("All definitions", [], [], [Table(header, table)])
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:

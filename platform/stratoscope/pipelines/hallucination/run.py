@@ -29,9 +29,9 @@ from stratoscope.pipelines.hallucination.estimate import estimate
 from stratoscope.pipelines.hallucination.load_statistics import Observed, load_observed
 from stratoscope.pipelines.hallucination.outcome import rate_rows, score_rows, separation_rows, verdicts
 from stratoscope.pipelines.hallucination.report import build_page, summary_table
-from stratoscope.pipelines.hallucination.worker import END_OF_ANSWER, WorkerSettings, make_worker
+from stratoscope.pipelines.hallucination.worker import END_OF_ANSWER, HallucinationWorkerSettings, make_worker
 from stratoscope.pipelines.sharded.job import MeasuringJob
-from stratoscope.pipelines.sharded.layout import Layout, usual_size
+from stratoscope.pipelines.sharded.layout import ShardLayout, usual_size
 from stratoscope.results import ShardStore, from_rows, read_table, render, write_table
 from stratoscope.scoring import FEWEST_QUESTIONS, Auroc, Labels, TooFewQuestionsError, check_enough
 
@@ -72,7 +72,7 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
         if config.generation.engine == "vllm" and not vllm_installed():
             raise InputError("generation.engine vllm needs the package vllm, which is not installed; take transformers")
         size = config.batching.shard_size or usual_size(len(self.questions), QUESTIONS_IN_A_SHARD)
-        self.layout = Layout(len(self.questions), size)
+        self.layout = ShardLayout(len(self.questions), size)
 
     def plan(self) -> Sequence[tuple[str, str]]:
         """Return what the run would do, and estimates of what it takes."""
@@ -116,7 +116,7 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
     def worker(self, pool: ActorPool) -> Callable[[], ShardWorker]:
         """Return what makes a worker, and note what its results depend on."""
         config = self.config
-        settings = WorkerSettings(
+        settings = HallucinationWorkerSettings(
             loading=config.model.to_loading(self.source, pool.num_gpus),
             answers=config.pairs.answers,
             answer_tokens=config.generation.max_tokens,
@@ -149,8 +149,8 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
         texts = zip(table["question_id"].to_pylist(), table["text"].to_pylist(), strict=True)
         self.questions = self.questions.with_written(dict(texts))
 
-    def _identify(self, settings: WorkerSettings, pool: ActorPool) -> None:
-        self.identify(
+    def _identify(self, settings: HallucinationWorkerSettings, pool: ActorPool) -> None:
+        self.record_fingerprints(
             settings.loading,
             pool,
             ("questions", self.questions.fingerprint),

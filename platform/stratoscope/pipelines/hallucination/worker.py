@@ -14,9 +14,9 @@ from torch import Tensor
 
 from stratoscope.activations import Probe, Tap, run_head
 from stratoscope.data import Answer, Answers, Question, decode
-from stratoscope.evaluation import Prompt, equals_one_of, generate
+from stratoscope.evaluation import GenerationPrompt, equals_one_of, generate
 from stratoscope.execution import FIRST_ATTEMPT, Attempt, WorkMetrics
-from stratoscope.models import Loading, bucket, encode_text, pad, peak_memory_bytes
+from stratoscope.models import LoadSpec, bucket, encode_text, pad, peak_memory_bytes
 from stratoscope.pipelines.hallucination import tables
 from stratoscope.pipelines.hallucination.config import ReadPart
 from stratoscope.pipelines.hallucination.rows import AnswerRow, Unit, encode_answers, group_questions, read_parts
@@ -29,10 +29,10 @@ END_OF_ANSWER = ("\n",)
 
 
 @dataclass(frozen=True)
-class WorkerSettings:
+class HallucinationWorkerSettings:
     """All that a worker has to know; equal settings and an equal shard give an equal result, to the bit."""
 
-    loading: Loading
+    loading: LoadSpec
     answers: Answers
     answer_tokens: int
     """Longest answer that the model writes."""
@@ -72,7 +72,7 @@ class HallucinationWorker:
     Two threads may call it at once: one runs the model while the other writes its tables.
     """
 
-    def __init__(self, settings: WorkerSettings, metrics: WorkMetrics | None = None) -> None:
+    def __init__(self, settings: HallucinationWorkerSettings, metrics: WorkMetrics | None = None) -> None:
         torch.set_num_threads(settings.num_threads)
         self.settings, self._metrics = settings, metrics
         self._model_in_use = threading.Lock()
@@ -123,7 +123,7 @@ class HallucinationWorker:
         """Let the model answer all questions, and add what it wrote to their answers."""
         settings = self.settings
         prompts = [
-            Prompt(tuple(encode_text(self.model.tokenizer, q.prompt)), END_OF_ANSWER, settings.answer_tokens)
+            GenerationPrompt(tuple(encode_text(self.model.tokenizer, q.prompt)), END_OF_ANSWER, settings.answer_tokens)
             for q in work.questions
         ]
         todo = [i for i, question in enumerate(work.questions) if question.written is None]
@@ -258,6 +258,6 @@ def _answer_rows(work: _Shard, index: int) -> list[tuple[object, ...]]:
     ]
 
 
-def make_worker(settings: WorkerSettings) -> HallucinationWorker:
+def make_worker(settings: HallucinationWorkerSettings) -> HallucinationWorker:
     """Make the worker of an actor, which tells Prometheus what it does."""
     return HallucinationWorker(settings, WorkMetrics("hallucination", settings.loading.source.name))

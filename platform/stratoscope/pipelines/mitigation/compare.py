@@ -38,7 +38,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Versus:
+class PairwiseComparison:
     """A variant against another, or against the base, each by the mean over its seeds."""
 
     variant: str
@@ -98,14 +98,14 @@ Models = Sequence[Mapping[Key, Measured]]
 """One variant's, each trained with another seed."""
 
 
-def compare(variants: Mapping[str, Models], how: Resampling) -> list[Versus]:
+def compare(variants: Mapping[str, Models], how: Resampling) -> list[PairwiseComparison]:
     """Compare each variant with every later one, on each data set and on their mean, metric by metric.
 
     Args:
         variants: by name; all were judged on the same items.
         how: intervals and p-values are made.
     """
-    found: list[Versus] = []
+    found: list[PairwiseComparison] = []
     for (name, ones), (other, others) in combinations(variants.items(), 2):
         for metric in dict.fromkeys(metric for _, metric in ones[0]):
             keys = [key for key in ones[0] if key[1] == metric]
@@ -131,13 +131,13 @@ def _drawn(models: Models, key: Key, how: Resampling) -> Array:
 
 def _versus(
     names: tuple[str, str], key: tuple[str | None, str], n: int, drawn: tuple[Array, Array], how: Resampling
-) -> Versus:
+) -> PairwiseComparison:
     one, another = drawn
     difference = one.mean(axis=0) - another.mean(axis=0)
     p_value = bootstrap_p_value(difference[1:])
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = difference / another.mean(axis=0)
-    return Versus(
+    return PairwiseComparison(
         *names,
         *key,
         n=n,

@@ -5,19 +5,19 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from stratoscope.activations import Tap
-from stratoscope.evaluation import Choice, Resampling
-from stratoscope.mitigation import Anchor, Method, Optimising, Sharding, Terms, Weights
+from stratoscope.evaluation import ItemSampling, Resampling
+from stratoscope.mitigation import Anchor, LossTerms, Method, OptimizerSettings, Sharding, Weights
 from stratoscope.pipelines.hallucination.config import PairsSection
-from stratoscope.pipelines.runtime.config import AFFECTS_NOTHING, JobConfig, Section
+from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
 from stratoscope.pipelines.runtime.validators import DISTINCT, NOT_NEGATIVE, POSITIVE, named
 from stratoscope.pipelines.sharded.config import ModelSection
 from stratoscope.scoring import METRICS
 
 FLAGGED, RANDOM, EVERY, GIVEN = "flagged", "random", "all", "given"
-Compared = Literal["flagged", "random", "all"]
+LayerGroup = Literal["flagged", "random", "all"]
 
 
-class FlagsSection(Section):
+class FlagsSection(ConfigSection):
     """Which layers a hallucination run names."""
 
     num_layers: int | None = Field(6, ge=1)
@@ -30,7 +30,7 @@ class FlagsSection(Section):
     """Data sets that count; none stands for all of the run."""
 
 
-class DropsSection(Section):
+class DropsSection(ConfigSection):
     """Which layers a score run names, where layers are dropped and the loss is healed."""
 
     metrics: Annotated[list[str], DISTINCT, named(METRICS, "metric")] = Field(["avss"], min_length=1)
@@ -43,7 +43,7 @@ class DropsSection(Section):
     """Share of layers to drop."""
 
 
-class ParametersSection(Section):
+class ParametersSection(ConfigSection):
     """What of the layers is trained."""
 
     method: Method = "whole"
@@ -56,7 +56,7 @@ class ParametersSection(Section):
     """Of the adapters' input."""
 
 
-class ObjectiveSection(Section):
+class ObjectiveSection(ConfigSection):
     """The terms of the loss; null is the usual weight, of mending or of healing, and zero switches a term off."""
 
     contrastive: float | None = Field(None, ge=0)
@@ -80,16 +80,16 @@ class ObjectiveSection(Section):
     softening: float = Field(1.0, gt=0)
     """Temperature of the divergence."""
 
-    def to_terms(self, *, healing: bool) -> Terms:
+    def to_terms(self, *, healing: bool) -> LossTerms:
         """Return the terms."""
         usual = Weights(forgetting=1.0, text=0.3) if healing else Weights(0.1, 0.5, 1.0, forgetting=1.0)
         names = ("contrastive", "likelihood", "margin", "forgetting", "hidden", "text")
         given = {name: getattr(self, name) for name in names}
         chosen = {name: getattr(usual, name) if value is None else value for name, value in given.items()}
-        return Terms(Weights(**chosen), self.temperature, self.anchor, self.wanted_margin, self.softening)
+        return LossTerms(Weights(**chosen), self.temperature, self.anchor, self.wanted_margin, self.softening)
 
 
-class TextsSection(Section):
+class TextsSection(ConfigSection):
     """General texts: for what is not to be forgotten, or is to be learnt again."""
 
     source: Annotated[list[str], DISTINCT] = Field(["boolq"], min_length=1)
@@ -112,7 +112,7 @@ class TextsSection(Section):
         return self
 
 
-class TrainSection(Section):
+class TrainSection(ConfigSection):
     """How it is trained."""
 
     max_steps: int = Field(20, ge=1)
@@ -143,23 +143,23 @@ class TrainSection(Section):
     """Compute activations again in the backward pass instead of keeping them."""
     num_workers: int | None = Field(None, ge=1)
     """Workers; null is one for each GPU, or one for each CPU, at most two."""
-    cpus: int = Field(1, ge=1, json_schema_extra=AFFECTS_NOTHING)
+    cpus: int = Field(1, ge=1, json_schema_extra=NOT_IN_IDENTITY)
     """CPUs, and so CPU threads, of each worker."""
     gpus: float | None = Field(None, ge=0)
     """GPUs of each worker; null takes one where the cluster has any."""
-    checkpoint_every: int = Field(10, ge=1, json_schema_extra=AFFECTS_NOTHING)
+    checkpoint_every: int = Field(10, ge=1, json_schema_extra=NOT_IN_IDENTITY)
     """Steps between two checkpoints, from which a killed run goes on."""
 
-    def to_optimising(self) -> Optimising:
+    def to_optimising(self) -> OptimizerSettings:
         """Return how parameters are changed."""
-        return Optimising(self.learning_rate, self.warmup, self.weight_decay, self.clip, self.max_steps)
+        return OptimizerSettings(self.learning_rate, self.warmup, self.weight_decay, self.clip, self.max_steps)
 
     def to_sharding(self) -> Sharding:
         """Return what DeepSpeed deals out."""
         return Sharding(self.zero, self.offload, self.gradient_checkpointing)
 
 
-class EvaluationSection(Section):
+class HeldOutSection(ConfigSection):
     """What the model is worth before and after, on what it was not trained on."""
 
     limit: int = Field(60, ge=4)
@@ -179,16 +179,16 @@ class EvaluationSection(Section):
     confidence: float = Field(0.95, gt=0, lt=1)
     """Coverage of the intervals."""
 
-    def to_choice(self, seed: int) -> Choice:
+    def to_choice(self, seed: int) -> ItemSampling:
         """Return which items of tasks are judged on; nothing is searched, so all are of one kind."""
-        return Choice(self.limit, 0, seed)
+        return ItemSampling(self.limit, 0, seed)
 
     def to_resampling(self, seed: int) -> Resampling:
         """Return how intervals are made."""
         return Resampling(self.bootstrap, self.confidence, seed)
 
 
-class TuneSection(Section):
+class TuneSection(ConfigSection):
     """A search by Ray Tune before the training; each variant gets one of its own, of equal size."""
 
     num_samples: int = Field(0, ge=0)
@@ -209,7 +209,7 @@ class TuneSection(Section):
     """Questions of each trained data set, apart from all others, or texts, that trials are judged on."""
 
 
-class KeepSection(Section):
+class KeepSection(ConfigSection):
     """Which trained models are written as checkpoints."""
 
     models: Literal["first", "all", "none"] = "first"
@@ -226,7 +226,7 @@ class MitigationConfig(JobConfig):
     else makes a hallucination run of the pairs first."""
     drop: str | None = None
     """Layers to drop first, whose loss is then healed: a finished score run, or numbers (3,5,7); null drops none."""
-    compare: Annotated[list[Compared], DISTINCT] = Field(["flagged"], min_length=1)
+    compare: Annotated[list[LayerGroup], DISTINCT] = Field(["flagged"], min_length=1)
     """flagged (those of layers), random (as many others, drawn anew with each seed), all; of healing, drops.metrics
     says what is compared."""
     flags: FlagsSection = FlagsSection()
@@ -243,7 +243,7 @@ class MitigationConfig(JobConfig):
     """General texts."""
     train: TrainSection = TrainSection()
     """How it is trained."""
-    evaluation: EvaluationSection = EvaluationSection()
+    evaluation: HeldOutSection = HeldOutSection()
     """What the model is worth before and after."""
     tune: TuneSection = TuneSection()
     """A search before the training."""
@@ -292,6 +292,6 @@ class MitigationConfig(JobConfig):
         return self.drop is not None
 
     @property
-    def terms(self) -> Terms:
+    def terms(self) -> LossTerms:
         """The terms of the loss."""
         return self.objective.to_terms(healing=self.healing)

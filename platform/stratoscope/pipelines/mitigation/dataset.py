@@ -20,7 +20,7 @@ SEPARATED = 40
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class EvaluationSet:
     """Questions and texts that a model is judged on."""
 
     questions: tuple[Question, ...]
@@ -36,8 +36,8 @@ class Material:
     """All that a run reads."""
 
     corpus: Corpus
-    validation: Judged
-    held_out: Judged
+    validation: EvaluationSet
+    held_out: EvaluationSet
     used: frozenset[str]
     """Ids of the rows that are trained on, validated on, or were used to choose layers."""
     datasets: tuple[DataSet, ...]
@@ -80,8 +80,8 @@ def load_material(
     }
     return Material(
         Corpus(examples, tuple(texts)),
-        Judged(tuple(validate), tuple(checked)),
-        Judged(
+        EvaluationSet(tuple(validate), tuple(checked)),
+        EvaluationSet(
             tuple(held),
             tuple(perplexity),
             frozenset(short) if config.evaluation.generate else frozenset(),

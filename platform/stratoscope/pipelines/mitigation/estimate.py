@@ -23,7 +23,7 @@ START_S = 40
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryEstimate:
     """The least memory that training takes; the real peak is above it."""
 
     worker: float
@@ -38,7 +38,9 @@ class Need:
         return self.shared + self.workers * self.worker
 
 
-def need(config: MitigationConfig, facts: ModelFacts, material: Material, trained_layers: int, vocabulary: int) -> Need:
+def need(
+    config: MitigationConfig, facts: ModelFacts, material: Material, trained_layers: int, vocabulary: int
+) -> MemoryEstimate:
     """Estimate what memory a training needs at least.
 
     Args:
@@ -61,10 +63,10 @@ def need(config: MitigationConfig, facts: ModelFacts, material: Material, traine
     share = 1 / (workers * train.micro_batches)
     logits = LOGITS * 4 * vocabulary * tokens.predicted * share
     states = facts.num_layers * facts.hidden_size * bytes_each * tokens.all * share
-    return Need(own + logits + states + PROCESS_BYTES, workers, facts.num_parameters * bytes_each)
+    return MemoryEstimate(own + logits + states + PROCESS_BYTES, workers, facts.num_parameters * bytes_each)
 
 
-def check_memory(need: Need) -> None:
+def check_memory(need: MemoryEstimate) -> None:
     """See that this machine has the memory that training needs at least.
 
     Raises:
@@ -82,7 +84,9 @@ def check_memory(need: Need) -> None:
         )
 
 
-def estimate(config: MitigationConfig, facts: ModelFacts, material: Material, need: Need) -> Sequence[tuple[str, str]]:
+def estimate(
+    config: MitigationConfig, facts: ModelFacts, material: Material, need: MemoryEstimate
+) -> Sequence[tuple[str, str]]:
     """Return pairs of a name and a text: the model, what is trained on and held out, and what the run takes."""
     device = usual_device()
     dtype = dtype_name(config.model.dtype, device)

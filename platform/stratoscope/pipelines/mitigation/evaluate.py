@@ -10,13 +10,13 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from stratoscope.errors import RunError
-from stratoscope.execution import Meter, Service, Workers, plan_pool, progress, resources, serve
+from stratoscope.execution import Meter, Service, WorkerResources, plan_pool, progress, resources, serve
 from stratoscope.models import ModelCard
 from stratoscope.pipelines.mitigation.config import EVERY, FLAGGED, RANDOM
-from stratoscope.pipelines.mitigation.outcome import BASE, Outcome, card_rows
+from stratoscope.pipelines.mitigation.outcome import BASE, MitigationOutcome, card_rows
 from stratoscope.pipelines.mitigation.store import VariantStore
 from stratoscope.pipelines.mitigation.variants import Variant
-from stratoscope.pipelines.mitigation.worker import EvaluatorSettings, make_mitigation_worker
+from stratoscope.pipelines.mitigation.worker import VariantEvaluatorSettings, make_mitigation_worker
 
 if TYPE_CHECKING:
     from stratoscope.pipelines.mitigation.run import MitigationJob
@@ -32,7 +32,7 @@ class _Model:
 
 
 @contextmanager
-def judges(job: "MitigationJob", workers: Workers, num_models: int) -> Iterator[Service]:
+def judges(job: "MitigationJob", workers: WorkerResources, num_models: int) -> Iterator[Service]:
     """Run evaluators while the block runs."""
     config = job.config
     pool = plan_pool(
@@ -43,7 +43,7 @@ def judges(job: "MitigationJob", workers: Workers, num_models: int) -> Iterator[
         resources=resources(),
         work=num_models,
     )
-    settings = EvaluatorSettings(
+    settings = VariantEvaluatorSettings(
         run=job.run.url,
         loading=config.model.to_loading(job.source, pool.num_gpus),
         judged=job.material.held_out,
@@ -100,7 +100,7 @@ def _models(variants: Sequence[Variant], store: VariantStore) -> Iterator[_Model
 
 
 @dataclass(frozen=True)
-class Kept:
+class SavedCheckpoints:
     """The checkpoints that were written."""
 
     urls: tuple[str, ...]
@@ -109,8 +109,8 @@ class Kept:
 
 
 def keep(
-    job: "MitigationJob", variants: Sequence[Variant], found: Outcome, service: Service, store: VariantStore
-) -> Kept:
+    job: "MitigationJob", variants: Sequence[Variant], found: MitigationOutcome, service: Service, store: VariantStore
+) -> SavedCheckpoints:
     """Write the checkpoints that are wanted, each with its card."""
     kept = {"none": [], "first": variants[:1], "all": variants}[job.config.keep.models]
     base = PurePosixPath(job.config.model.source).name.removesuffix(".gguf")
@@ -126,7 +126,7 @@ def keep(
         card = ModelCard(job.config.model.source, _chosen_by(job, v), card_rows(found, v), _command_line(), trained)
         same = service.call("export", store.patch(v), layers, v.dropped, url, card)
         urls.append(url)
-    return Kept(tuple(urls), same)
+    return SavedCheckpoints(tuple(urls), same)
 
 
 def _chosen_by(job: "MitigationJob", v: Variant) -> str:

@@ -9,7 +9,7 @@ from stratoscope.evaluation import QuestionEvaluator, Score
 from stratoscope.execution import WorkerHost
 from stratoscope.mitigation import Corpus, TrainingSettings, Validation, train
 from stratoscope.models import LoadedModel
-from stratoscope.pipelines.mitigation.dataset import Judged
+from stratoscope.pipelines.mitigation.dataset import EvaluationSet
 
 OBJECTIVE = "objective"
 """Metric that trials are judged by."""
@@ -21,7 +21,7 @@ class Loop:
 
     settings: TrainingSettings
     corpus: Corpus
-    judged: Judged | None
+    judged: EvaluationSet | None
     """What the model is judged on now and then; None for never."""
     batch_tokens: int
     """Most tokens of a batch there."""
@@ -32,7 +32,7 @@ class Loop:
         """Train."""
         train(self.settings, self.corpus, host, None if self.judged is None else self._validation(self.judged))
 
-    def _validation(self, judged: Judged) -> Validation:
+    def _validation(self, judged: EvaluationSet) -> Validation:
         made: list[QuestionEvaluator] = []
 
         def validate(model: LoadedModel) -> dict[str, float]:

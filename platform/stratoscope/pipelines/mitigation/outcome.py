@@ -8,7 +8,7 @@ import numpy as np
 
 from stratoscope.evaluation import LOWER_IS_BETTER, Resampling
 from stratoscope.mitigation import TERMS
-from stratoscope.pipelines.mitigation.compare import Change, Key, Versus, change, compare, gather
+from stratoscope.pipelines.mitigation.compare import Change, Key, PairwiseComparison, change, compare, gather
 from stratoscope.pipelines.mitigation.store import VariantStore
 from stratoscope.pipelines.mitigation.tables import NOT_HEALED
 from stratoscope.pipelines.mitigation.variants import Variant
@@ -21,7 +21,7 @@ SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class MitigationOutcome:
     """All that a run has found."""
 
     evaluation: list[Row]
@@ -32,7 +32,7 @@ class Outcome:
     """By a variant's key, data set and metric."""
 
 
-def outcome(variants: Sequence[Variant], store: VariantStore, how: Resampling) -> Outcome:
+def outcome(variants: Sequence[Variant], store: VariantStore, how: Resampling) -> MitigationOutcome:
     """Compare every model with the base, and variants with each other."""
     base = gather(store.scores(BASE))
     judged = {v.key: gather(store.scores(v.key)) for v in variants}
@@ -53,10 +53,12 @@ def outcome(variants: Sequence[Variant], store: VariantStore, how: Resampling) -
         *_against_base([v for v in compared if v.other == BASE], healing=bool(cut)),
         *_better([v for v in compared if v.other != BASE and v.dataset is None]),
     ]
-    return Outcome(evaluation, [_comparison_row(v) for v in compared], list(_items(variants, store)), verdicts, changes)
+    return MitigationOutcome(
+        evaluation, [_comparison_row(v) for v in compared], list(_items(variants, store)), verdicts, changes
+    )
 
 
-def _against_base(compared: Sequence[Versus], *, healing: bool) -> Iterator[str]:
+def _against_base(compared: Sequence[PairwiseComparison], *, healing: bool) -> Iterator[str]:
     """Say what each variant came to on every data set, one line for each metric that people ask for."""
     for name, metric in dict.fromkeys((v.variant, v.metric) for v in compared if v.dataset is not None):
         if not healing and metric not in TOLD:
@@ -66,19 +68,19 @@ def _against_base(compared: Sequence[Versus], *, healing: bool) -> Iterator[str]
         yield f"{name}, {metric}{seeds}: {'; '.join(_kept(v) if healing else _gained(v) for v in own)}."
 
 
-def _kept(v: Versus) -> str:
+def _kept(v: PairwiseComparison) -> str:
     share, low, high = (1 + x for x in (v.relative.value, v.relative.low, v.relative.high))
     return f"{v.dataset} {v.other_mean:.3f} -> {v.mean:.3f} ({share:.1%}, {low:.1%} to {high:.1%})"
 
 
-def _gained(v: Versus) -> str:
+def _gained(v: PairwiseComparison) -> str:
     noise = f", p {v.p_holm:.2g}" if v.p_holm <= SIGNIFICANT else ", within noise"
     # Of a base that gets nothing right there is no share.
     gain = f"{v.relative.value:+.1%}" if v.other_mean else f"{v.difference.value:+.3f}"
     return f"{v.dataset} {v.other_mean:.3f} -> {v.mean:.3f} ({gain}{noise})"
 
 
-def _better(means: Sequence[Versus]) -> Iterator[str]:
+def _better(means: Sequence[PairwiseComparison]) -> Iterator[str]:
     for v in means:
         sign = -1 if v.metric in LOWER_IS_BETTER else 1
         low, high = sorted((sign * v.difference.low, sign * v.difference.high))
@@ -107,7 +109,7 @@ def _row(name: str, seed: int | None, key: Key, c: Change) -> Row:
     )
 
 
-def _comparison_row(v: Versus) -> Row:
+def _comparison_row(v: PairwiseComparison) -> Row:
     return (
         v.variant,
         v.other,
@@ -167,7 +169,7 @@ def training_rows(variants: Sequence[Variant], store: VariantStore) -> Iterator[
             )
 
 
-def card_rows(found: Outcome, variant: Variant) -> list[list[str]]:
+def card_rows(found: MitigationOutcome, variant: Variant) -> list[list[str]]:
     """Return the table of a model's card."""
     return [
         [dataset, metric, f"{c.before:.3f}", f"{c.after:.3f}", _card_text(c), str(c.n)]

@@ -7,7 +7,7 @@ from rich.table import Table as TerminalTable
 
 from stratoscope.pipelines.mitigation import figures
 from stratoscope.pipelines.reporting.formatting import model_facts, number_text, run_facts
-from stratoscope.results import Manifest, Page, Section, Storage, Table, read_table
+from stratoscope.results import Manifest, Page, PageSection, Storage, Table, read_table
 
 Row = dict[str, Any]
 
@@ -34,7 +34,7 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
     facts, model = manifest.facts, manifest.config["model"]["source"]
     variants = read_table(storage, "variants").to_pylist()
     sections = [
-        Section("Verdict", list(facts["verdicts"])),
+        PageSection("Verdict", list(facts["verdicts"])),
         _change_section(evaluation, manifest.config["evaluation"]["confidence"], healing=facts["healing"]),
         _variant_section(variants),
     ]
@@ -61,15 +61,15 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
     )
 
 
-def _change_section(rows: list[Row], confidence: float, *, healing: bool) -> Section:
+def _change_section(rows: list[Row], confidence: float, *, healing: bool) -> PageSection:
     metrics = dict.fromkeys(row["metric"] for row in rows)
     drawn = [figures.changes([row for row in rows if row["metric"] == m], m, retention=healing) for m in metrics]
     what = "What is kept of the whole model, after / before" if healing else "What changed, after less before"
     text = f"{what}: one point for each seed, with paired {confidence:.0%} intervals over items."
-    return Section("Before and after", [text], drawn)
+    return PageSection("Before and after", [text], drawn)
 
 
-def _variant_section(variants: list[Row]) -> Section:
+def _variant_section(variants: list[Row]) -> PageSection:
     header = [
         "variant",
         "seed",
@@ -95,10 +95,10 @@ def _variant_section(variants: list[Row]) -> Section:
         ]
         for v in variants
     ]
-    return Section("What was trained", [], [], [Table(header, rows)])
+    return PageSection("What was trained", [], [], [Table(header, rows)])
 
 
-def _comparison_section(comparison: list[Row]) -> Section:
+def _comparison_section(comparison: list[Row]) -> PageSection:
     header = [
         "variant",
         "other",
@@ -134,7 +134,7 @@ def _comparison_section(comparison: list[Row]) -> Section:
         ]
         for c in comparison
     ]
-    return Section(
+    return PageSection(
         "Variants against the base and each other",
         [
             "Each variant is the mean over its seeds; sd is the standard deviation over them. Intervals and p-values "
@@ -146,8 +146,8 @@ def _comparison_section(comparison: list[Row]) -> Section:
     )
 
 
-def _separation_section(rows: list[Row]) -> Section:
-    return Section(
+def _separation_section(rows: list[Row]) -> PageSection:
+    return PageSection(
         "Right and wrong answers inside the model",
         [
             "How much closer, by the cosine, the end of a question is to its right answer than to its wrong ones, in "
@@ -158,15 +158,15 @@ def _separation_section(rows: list[Row]) -> Section:
     )
 
 
-def _training_section(rows: list[Row]) -> Section:
-    return Section(
+def _training_section(rows: list[Row]) -> PageSection:
+    return PageSection(
         "Training",
         ["The loss and its terms by step, one line for each training."],
         [figures.training(rows)],
     )
 
 
-def _tuning_section(rows: list[Row]) -> Section:
+def _tuning_section(rows: list[Row]) -> PageSection:
     names = [
         n
         for n in ("learning_rate", "temperature", "contrastive", "forgetting", "num_layers")
@@ -185,7 +185,7 @@ def _tuning_section(rows: list[Row]) -> Section:
         ]
         for r in rows
     ]
-    return Section(
+    return PageSection(
         "Search",
         ["Judged on questions or texts apart from all others. Fewer reports mean that ASHA stopped the trial."],
         [],
@@ -193,7 +193,7 @@ def _tuning_section(rows: list[Row]) -> Section:
     )
 
 
-def _table_section(rows: list[Row]) -> Section:
+def _table_section(rows: list[Row]) -> PageSection:
     header = [
         "variant",
         "seed",
@@ -221,7 +221,7 @@ def _table_section(rows: list[Row]) -> Section:
         ]
         for r in rows
     ]
-    return Section("All numbers", [], [], [Table(header, table)])
+    return PageSection("All numbers", [], [], [Table(header, table)])
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from stratoscope.digest import digest
 from stratoscope.errors import InputError
 from stratoscope.evaluation import choose_items, items_digest, load_tasks
-from stratoscope.execution import Workers, cluster, is_local, resources
+from stratoscope.execution import WorkerResources, cluster, is_local, resources
 from stratoscope.models import (
     ModelFacts,
     ModelSource,
@@ -28,10 +28,10 @@ from stratoscope.pipelines.mitigation import tables
 from stratoscope.pipelines.mitigation.choice import LayerChoice
 from stratoscope.pipelines.mitigation.config import MitigationConfig
 from stratoscope.pipelines.mitigation.dataset import Material, load_material
-from stratoscope.pipelines.mitigation.estimate import Need, check_memory, estimate, need
+from stratoscope.pipelines.mitigation.estimate import MemoryEstimate, check_memory, estimate, need
 from stratoscope.pipelines.mitigation.evaluate import judge_all, judges, keep
 from stratoscope.pipelines.mitigation.outcome import (
-    Outcome,
+    MitigationOutcome,
     outcome,
     separation_rows,
     training_rows,
@@ -63,7 +63,7 @@ class MitigationJob(Job[MitigationConfig]):
     choice: LayerChoice
     material: Material
     longest: int
-    need: Need
+    need: MemoryEstimate
 
     def prepare(self) -> None:
         """Resolve the model and the runs that layers are taken from, and read questions and texts."""
@@ -103,7 +103,7 @@ class MitigationJob(Job[MitigationConfig]):
                 self.material = load_material(self.config, self.tokenizer, self.choice.seen(), self.longest)
             workers = self._workers()
             self._identify(workers)
-            self.begin()
+            self.register()
             store = VariantStore(self.run.storage)
             variants, failed = Trainer(self, workers, store).train_all(self.choice.variants())
             with self.stage("evaluate"), judges(self, workers, 2 * len(variants)) as service:
@@ -131,13 +131,13 @@ class MitigationJob(Job[MitigationConfig]):
             console.print(f"model: {url}", soft_wrap=True)
         console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
 
-    def _workers(self) -> Workers:
+    def _workers(self) -> WorkerResources:
         train, there = self.config.train, resources()
         gpus = train.gpus if train.gpus is not None else float(there.get("GPU", 0) > 0)
         usual = (
             int(there.get("GPU", 0) // gpus) if gpus else min(MOST_CPU_WORKERS, int(there.get("CPU", 1)) // train.cpus)
         )
-        workers = Workers(train.num_workers or max(1, min(usual, self.config.most_workers)), train.cpus, gpus)
+        workers = WorkerResources(train.num_workers or max(1, min(usual, self.config.most_workers)), train.cpus, gpus)
         for name, each in (("CPU", workers.cpus), ("GPU", workers.gpus)):
             if is_local() and workers.number * each > there.get(name, 0):
                 raise InputError(
@@ -159,7 +159,7 @@ class MitigationJob(Job[MitigationConfig]):
             yield f"{v.key} failed, and is in no comparison: {error}."
 
     def _write(
-        self, variants: Sequence[Variant], failed: Mapping[Variant, str], store: VariantStore, found: Outcome
+        self, variants: Sequence[Variant], failed: Mapping[Variant, str], store: VariantStore, found: MitigationOutcome
     ) -> None:
         steps = list(training_rows(variants, store))
         written: list[tuple[str, Any, Iterator[Any]]] = [
@@ -184,7 +184,7 @@ class MitigationJob(Job[MitigationConfig]):
         choice = self.config.evaluation.to_choice(self.config.seed)
         return items_digest([choose_items(task, choice, self.material.used, self.tokenizer) for task in self.tasks])
 
-    def _identify(self, workers: Workers) -> None:
+    def _identify(self, workers: WorkerResources) -> None:
         config, material = self.config, self.material
         device = "cuda" if workers.gpus else "cpu"
         dtype = dtype_name(config.model.dtype, device)

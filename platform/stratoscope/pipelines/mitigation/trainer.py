@@ -9,13 +9,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stratoscope.errors import RunError, first_line
-from stratoscope.execution import Meter, Rooms, Trial, Workers, apart, progress, resources, trained
-from stratoscope.mitigation import Trained, TrainingSettings
+from stratoscope.execution import (
+    Meter,
+    PlacementGroupTracker,
+    Trial,
+    WorkerResources,
+    fit,
+    progress,
+    resources,
+    run_remote,
+)
+from stratoscope.mitigation import TrainableSpec, TrainingSettings
 from stratoscope.pipelines.mitigation.config import FLAGGED, RANDOM
 from stratoscope.pipelines.mitigation.curves import curves
 from stratoscope.pipelines.mitigation.loop import OBJECTIVE, Loop
 from stratoscope.pipelines.mitigation.store import VariantStore
-from stratoscope.pipelines.mitigation.tune import LayersOf, Space, TrainingTrial, best, plan, with_point
+from stratoscope.pipelines.mitigation.tune import LayersOf, TrainingTrial, TuningSpace, best, plan, with_point
 from stratoscope.pipelines.mitigation.variants import Variant, random_layers
 from stratoscope.pipelines.mitigation.worker import write_patch
 from stratoscope.pipelines.runtime.trials import TUNE, tune
@@ -39,7 +48,7 @@ class Trainer:
         store: where what is finished is kept.
     """
 
-    def __init__(self, job: "MitigationJob", workers: Workers, store: VariantStore) -> None:
+    def __init__(self, job: "MitigationJob", workers: WorkerResources, store: VariantStore) -> None:
         self._job, self._workers, self._store = job, workers, store
         self._config, self._storage = job.config, job.run.storage
 
@@ -79,7 +88,9 @@ class Trainer:
         return TrainingSettings(
             loading=config.model.to_loading(self._job.source, min(1.0, self._workers.gpus)),
             dropped=variant.dropped,
-            trained=Trained(variant.layers, parameters.method, parameters.rank, parameters.alpha, parameters.dropout),
+            trained=TrainableSpec(
+                variant.layers, parameters.method, parameters.rank, parameters.alpha, parameters.dropout
+            ),
             terms=config.terms,
             optimising=train.to_optimising(),
             sharding=train.to_sharding(),
@@ -103,19 +114,19 @@ class Trainer:
             curves(self._storage, variant.key) as draw,
         ):
 
-            def noted(row: Mapping[str, float]) -> None:
+            def on_step(row: Mapping[str, float]) -> None:
                 draw(row)
                 bar.add(max(0, int(row["step"]) - meter.done), int(row["tokens"]))
                 job.lease.tell(done=meter.done, total=steps, errors=0, rate=meter.units_per_second)
 
-            checkpoint = trained(loop, self._workers, storage, variant.key, noted=noted, stopping=job.stopping)
+            checkpoint = fit(loop, self._workers, storage, variant.key, on_step=on_step, stopping=job.stopping)
         if checkpoint is None:
             raise RunError(DIVERGED)
         patch = self._store.patch(variant)
         # On the CPU, for the task that does it has no GPU.
         loading = replace(settings.loading, device="cpu", dtype=job.manifest.facts["dtype"], spread=False)
         on_cpu = replace(settings, loading=loading)
-        found = apart(write_patch, job.run.url, patch, checkpoint, on_cpu, cpus=self._workers.cpus)
+        found = run_remote(write_patch, job.run.url, patch, checkpoint, on_cpu, cpus=self._workers.cpus)
         self._store.write_trained(
             variant,
             {
@@ -143,7 +154,7 @@ class Trainer:
         flags = variant.name in (FLAGGED, RANDOM) and job.choice.flags is not None
         per_trial = workers.number * (workers.gpus or workers.cpus)
         there = resources().get("GPU" if workers.gpus else "CPU", 1)
-        rooms = Rooms()
+        rooms = PlacementGroupTracker()
         trials = TrainingTrial(
             self._settings(variant),
             self._layers_of(variant),
@@ -157,7 +168,7 @@ class Trainer:
             rooms.register,
         )
         asked = plan(
-            Space.of(config.tune, with_layers=flags), config.tune, max(1, int(there // per_trial)), config.seed
+            TuningSpace.of(config.tune, with_layers=flags), config.tune, max(1, int(there // per_trial)), config.seed
         )
         title = f"tune {variant.name}"
         found = tune(job, trials, asked, folder=f"{TUNE}-{variant.name}", title=title, on_end=rooms.free)

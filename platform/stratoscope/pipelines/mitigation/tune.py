@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stratoscope.execution import Trial, TrialPlan, Workers, fit_in_trial
+from stratoscope.execution import Trial, TrialPlan, WorkerResources, fit_in_trial
 from stratoscope.mitigation import Corpus, TrainingSettings
 from stratoscope.pipelines.mitigation.config import TuneSection
-from stratoscope.pipelines.mitigation.dataset import Judged
+from stratoscope.pipelines.mitigation.dataset import EvaluationSet
 from stratoscope.pipelines.mitigation.loop import OBJECTIVE, Loop
 from stratoscope.results import Storage
 
@@ -16,13 +16,13 @@ LayersOf = Callable[[int | None], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Space:
+class TuningSpace:
     """What trials choose from; a field of no choices is left as it is."""
 
     choices: tuple[tuple[str, tuple[float, ...]], ...]
 
     @classmethod
-    def of(cls, section: TuneSection, *, with_layers: bool) -> "Space":
+    def of(cls, section: TuneSection, *, with_layers: bool) -> "TuningSpace":
         """Return the space of a variant, with the number of its layers where that can be chosen."""
         fields: dict[str, Sequence[float]] = {
             "learning_rate": section.learning_rates,
@@ -80,10 +80,10 @@ class TrainingTrial:
     settings: TrainingSettings
     layers_of: LayersOf
     corpus: Corpus
-    judged: Judged
+    judged: EvaluationSet
     batch_tokens: int
     longest: int
-    workers: Workers
+    workers: WorkerResources
     rungs: int
     storage: Storage
     register: Any
@@ -103,7 +103,7 @@ class TrainingTrial:
         yield from ()
 
 
-def plan(space: Space, section: TuneSection, concurrency: int, seed: int) -> TrialPlan:
+def plan(space: TuningSpace, section: TuneSection, concurrency: int, seed: int) -> TrialPlan:
     """Return how trials are chosen: all points where they are few enough, otherwise by TPE."""
     grid = space.size <= section.num_samples
     return TrialPlan(

@@ -9,38 +9,38 @@ from typing import Any
 import torch
 from ray.train import Checkpoint
 
-from stratoscope.evaluation import Choice, Evaluator, QuestionEvaluator, Score, Slice, choose_items, load_tasks
+from stratoscope.evaluation import Evaluator, ItemSampling, QuestionEvaluator, Score, Slice, choose_items, load_tasks
 from stratoscope.mitigation import (
     STEPS,
     Patch,
-    Reference,
+    ReferenceStates,
     TrainingSettings,
     answer_rows,
     check_frozen,
     make_patch,
     measured,
+    patched_weights,
     sample,
     separation,
-    swapped_in,
 )
-from stratoscope.models import LoadedModel, Loading, ModelCard, export_pruned, kept_layers, without_layers
-from stratoscope.models.verify_checkpoint import Terms, answer, check_in_fresh_process
-from stratoscope.pipelines.mitigation.dataset import Judged
+from stratoscope.models import LoadedModel, LoadSpec, ModelCard, export_pruned, kept_layers, without_layers
+from stratoscope.models.verify_checkpoint import ReferenceSpec, answer, check_in_fresh_process
+from stratoscope.pipelines.mitigation.dataset import EvaluationSet
 from stratoscope.results import Storage
 
 WHOLE = Slice("search", 0.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
-class EvaluatorSettings:
+class VariantEvaluatorSettings:
     """Everything that an evaluator has to know."""
 
     run: str
     """URL of the run's folder."""
-    loading: Loading
-    judged: Judged
+    loading: LoadSpec
+    judged: EvaluationSet
     tasks: tuple[str, ...]
-    choice: Choice
+    choice: ItemSampling
     """Of the items of each task."""
     used: frozenset[str]
     """Ids of rows that no item may be of."""
@@ -76,7 +76,7 @@ class MitigationWorker:
         settings: of the evaluator.
     """
 
-    def __init__(self, settings: EvaluatorSettings) -> None:
+    def __init__(self, settings: VariantEvaluatorSettings) -> None:
         if settings.loading.device == "cpu":
             torch.set_num_threads(settings.num_threads)
         self._settings = settings
@@ -93,12 +93,12 @@ class MitigationWorker:
         self._tasks = self._make_tasks() if settings.tasks else None
         self._reference = self._measure() if any(settings.judged.separated.values()) else None
 
-    def _measure(self) -> Reference:
+    def _measure(self) -> ReferenceStates:
         """Measure the base's hidden states, by which those of all models are standardised."""
         examples = [e for own in self._settings.judged.separated.values() for e in own]
         layers = tuple(range(len(self._model.anatomy)))
         rows = answer_rows(sample(examples), int(self._model.tokenizer.pad_token_id or 0))
-        return measured(Reference(self._model, layers), layers, rows)
+        return measured(ReferenceStates(self._model, layers), layers, rows)
 
     def _make_tasks(self) -> Evaluator:
         settings = self._settings
@@ -116,7 +116,7 @@ class MitigationWorker:
             dropped: layers to leave out.
         """
         tensors = {} if patch is None else read_patch(self._storage, patch)
-        with swapped_in(self._model, tensors):
+        with patched_weights(self._model, tensors):
             scores = self._questions.evaluate(dropped)
             if self._tasks is not None:
                 metrics = {task.name: task.metric for task in self._tasks.tasks}
@@ -156,7 +156,7 @@ class MitigationWorker:
             RunError: a frozen tensor was changed, or a fresh process finds another model in the checkpoint.
         """
         with Storage(url).writing_folder() as folder:
-            with swapped_in(self._model, read_patch(self._storage, patch)):
+            with patched_weights(self._model, read_patch(self._storage, patch)):
                 export_pruned(self._model, dropped, folder, card)
                 with without_layers(self._model, dropped) as left:
                     expected = answer(left.network)
@@ -164,9 +164,9 @@ class MitigationWorker:
             check_in_fresh_process(folder, expected, self._terms(self._model))
         return same
 
-    def _terms(self, model: LoadedModel) -> Terms:
+    def _terms(self, model: LoadedModel) -> ReferenceSpec:
         loading = self._settings.loading
-        return Terms(
+        return ReferenceSpec(
             original=None,
             revision=loading.source.revision,
             device="auto" if loading.spread else loading.device,
@@ -177,7 +177,7 @@ class MitigationWorker:
         )
 
 
-def make_mitigation_worker(settings: EvaluatorSettings) -> MitigationWorker:
+def make_mitigation_worker(settings: VariantEvaluatorSettings) -> MitigationWorker:
     """Make the worker of an evaluator."""
     return MitigationWorker(settings)
 

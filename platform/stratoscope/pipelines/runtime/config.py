@@ -16,31 +16,31 @@ from stratoscope.errors import InputError, first_line, nearest
 BARE_POINT = re.compile(r"(?<![\d.])\.(?=\d)")
 """The point of a number that has no digit before it."""
 NUMBERS = re.compile(r"\[?[-+\d.eE, ]+\]?")
-AFFECTS_NOTHING: JsonDict = {"affects_result": False}
+NOT_IN_IDENTITY: JsonDict = {"affects_result": False}
 
 
-class Section(BaseModel):
+class ConfigSection(BaseModel):
     """A part of a configuration; unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
 
 
-class JobConfig(Section):
+class JobConfig(ConfigSection):
     """What every job can be told."""
 
-    output: str = Field("runs", json_schema_extra=AFFECTS_NOTHING)
+    output: str = Field("runs", json_schema_extra=NOT_IN_IDENTITY)
     """Folder or fsspec URL (s3://...) that holds all runs."""
-    run_id: str | None = Field(None, json_schema_extra=AFFECTS_NOTHING)
+    run_id: str | None = Field(None, json_schema_extra=NOT_IN_IDENTITY)
     """Name of the run; reusing one resumes it. None makes a new one."""
     seed: int = 0
     """Of the order of prompts, of resampling and of random baselines."""
-    reuse: bool = Field(False, json_schema_extra=AFFECTS_NOTHING)
+    reuse: bool = Field(False, json_schema_extra=NOT_IN_IDENTITY)
     """Take a finished run of the same model, data, settings and code in its place, where there is one."""
-    dry_run: bool = Field(False, json_schema_extra=AFFECTS_NOTHING)
+    dry_run: bool = Field(False, json_schema_extra=NOT_IN_IDENTITY)
     """Say what would be done and how much it takes, and do nothing."""
 
 
-Config = TypeVar("Config", bound=Section)
+Config = TypeVar("Config", bound=ConfigSection)
 
 
 def load_config(config_class: type[Config], job: str, arguments: Sequence[str]) -> Config:

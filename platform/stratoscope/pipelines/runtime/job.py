@@ -115,7 +115,7 @@ class Job(ABC, Generic[Config]):
             return True
         return False
 
-    def begin(self, *, resumed: bool = True) -> None:
+    def register(self, *, resumed: bool = True) -> None:
         """Note what the run is of, once its fingerprints stand in the manifest, and before anything is computed.
 
         Args:
@@ -218,7 +218,7 @@ class Job(ABC, Generic[Config]):
 
     @contextmanager
     def _logging_to(self, path: Path) -> Iterator[None]:
-        self.terminal.send_chatter_to(path)
+        self.terminal.redirect_stderr(path)
         root = logging.getLogger()
         handler = logging.FileHandler(path)
         handler.setLevel(logging.INFO)

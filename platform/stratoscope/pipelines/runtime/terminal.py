@@ -31,7 +31,7 @@ class Terminal:
         self.console = console
         self._aside = aside
 
-    def send_chatter_to(self, log: Path) -> None:
+    def redirect_stderr(self, log: Path) -> None:
         """Append to a log what was written so far, and let all that follows go there."""
         if self._aside is None:
             return

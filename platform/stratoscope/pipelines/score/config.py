@@ -7,13 +7,13 @@ from pydantic import Field, model_validator
 from stratoscope.activations import Tap
 from stratoscope.data import PromptSource
 from stratoscope.models import Encoding
-from stratoscope.pipelines.runtime.config import Section
+from stratoscope.pipelines.runtime.config import ConfigSection
 from stratoscope.pipelines.runtime.validators import DISTINCT, POSITIVE, SHARES, named
 from stratoscope.pipelines.sharded.config import MeasuringConfig
-from stratoscope.scoring import METRICS, Choices, VarianceKind
+from stratoscope.scoring import METRICS, ScoringSettings, VarianceKind
 
 
-class PromptsSection(Section):
+class PromptsSection(ConfigSection):
     """The prompts to run through it."""
 
     source: str = "sciq"
@@ -48,7 +48,7 @@ class PromptsSection(Section):
         return Encoding(self.chat, self.bos, max_tokens, self.too_long)
 
 
-class ActivationsSection(Section):
+class ActivationsSection(ConfigSection):
     """What is read of the activations."""
 
     taps: Annotated[list[Tap], DISTINCT] = Field([Tap.BLOCK, Tap.UPDATE], min_length=1)
@@ -59,7 +59,7 @@ class ActivationsSection(Section):
     """Lengths of the spans of layers whose angular distance is measured, for every start."""
 
 
-class ScoresSection(Section):
+class ScoresSection(ConfigSection):
     """What is computed from the statistics; none of it runs the model again."""
 
     metrics: Annotated[list[str], named(METRICS, "metric")] = [
@@ -93,10 +93,10 @@ class ScoresSection(Section):
             raise ValueError("give at least one of epsilon and quantile")
         return self
 
-    def to_choices(self, seed: int) -> Choices:
+    def to_choices(self, seed: int) -> ScoringSettings:
         """Return which scores to compute."""
         thresholds = [("absolute", e) for e in self.epsilon] + [("quantile", q) for q in self.quantile]
-        return Choices(
+        return ScoringSettings(
             metrics=tuple(self.metrics),
             variances=tuple(self.variance),
             epsilons=tuple(thresholds),  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ class ScoresSection(Section):
         )
 
 
-class StatisticsSection(Section):
+class StatisticsSection(ConfigSection):
     """What is kept of the statistics."""
 
     keep: Literal["prompt", "shard", "auto"] = "auto"

@@ -9,7 +9,7 @@ from stratoscope.models import ModelFacts, ModelSource, dtype_name, encode, load
 from stratoscope.pipelines.reporting.formatting import model_line
 from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES, operations_per_second, usual_device
 from stratoscope.pipelines.score.config import ScoreConfig
-from stratoscope.pipelines.sharded.layout import Layout
+from stratoscope.pipelines.sharded.layout import ShardLayout
 
 SAMPLE = 256
 BYTES_PER_ROW = 187
@@ -17,7 +17,13 @@ BYTES_PER_ROW = 187
 
 
 def estimate(
-    config: ScoreConfig, source: ModelSource, facts: ModelFacts, prompts: PromptSet, *, layout: Layout, max_tokens: int
+    config: ScoreConfig,
+    source: ModelSource,
+    facts: ModelFacts,
+    prompts: PromptSet,
+    *,
+    layout: ShardLayout,
+    max_tokens: int,
 ) -> Sequence[tuple[str, str]]:
     """Return pairs of a name and a text: the model, the prompts, and the size, memory and time of the run."""
     device = usual_device()

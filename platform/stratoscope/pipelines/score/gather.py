@@ -15,7 +15,7 @@ from stratoscope.statistics import Statistics, merge, merge_all, stack
 
 
 @dataclass(frozen=True)
-class Kept:
+class RetentionPolicy:
     """What is kept of a shard."""
 
     by_shard: bool
@@ -38,7 +38,7 @@ class ShardTables:
     """
 
     def __init__(
-        self, shard: dict[str, Any], kept: Kept, taps: Sequence[Tap], spans: Sequence[tuple[int, int]]
+        self, shard: dict[str, Any], kept: RetentionPolicy, taps: Sequence[Tap], spans: Sequence[tuple[int, int]]
     ) -> None:
         self._shard, self._kept, self._taps, self._spans = shard, kept, taps, spans
         self._rows: dict[int, pa.Table] = {}

@@ -2,13 +2,13 @@
 
 from stratoscope.errors import InputError
 from stratoscope.pipelines.score.config import ScoreConfig
-from stratoscope.pipelines.sharded.layout import Layout, usual_size
+from stratoscope.pipelines.sharded.layout import ShardLayout, usual_size
 
 FEWEST_MERGED_SHARDS = 50
 """A bootstrap over fewer shards says little."""
 
 
-def lay_out(config: ScoreConfig, num_prompts: int, rows_per_prompt: int) -> Layout:
+def lay_out(config: ScoreConfig, num_prompts: int, rows_per_prompt: int) -> ShardLayout:
     """Lay out a run.
 
     Args:
@@ -23,7 +23,7 @@ def lay_out(config: ScoreConfig, num_prompts: int, rows_per_prompt: int) -> Layo
     by_shard = keep == "shard" or (keep == "auto" and num_prompts * rows_per_prompt > config.statistics.max_rows)
     size = given or usual_size(num_prompts)
     if not by_shard:
-        return Layout(num_prompts, size)
+        return ShardLayout(num_prompts, size)
     largest = num_prompts // FEWEST_MERGED_SHARDS
     if largest == 0:
         raise InputError(
@@ -34,4 +34,4 @@ def lay_out(config: ScoreConfig, num_prompts: int, rows_per_prompt: int) -> Layo
             f"batching.shard_size {given} makes fewer than {FEWEST_MERGED_SHARDS} shards of {num_prompts} prompts, "
             f"too few for intervals over shards; give at most {largest}"
         )
-    return Layout(num_prompts, given or min(size, largest), by_shard=True)
+    return ShardLayout(num_prompts, given or min(size, largest), by_shard=True)

@@ -13,7 +13,15 @@ from stratoscope.pipelines.score import tables
 from stratoscope.pipelines.score.tables import ALL
 from stratoscope.pipelines.sharded.rows import statistics_of_tap
 from stratoscope.results import Storage, iter_table, read_table
-from stratoscope.scoring import Choices, Observations, SpanAngle, TapUnits, count_units, join_units, place_thresholds
+from stratoscope.scoring import (
+    Observations,
+    ScoringSettings,
+    SpanAngle,
+    TapUnits,
+    count_units,
+    join_units,
+    place_thresholds,
+)
 from stratoscope.statistics import Statistics, merge, merge_all
 from stratoscope.statistics.histogram import NUM_BINS
 
@@ -74,7 +82,7 @@ class StatisticsTables:
             yield ALL if name is None else name, table.filter(same)
 
 
-def load_observations(source: StatisticsTables, choices: Choices) -> dict[str, Observations]:
+def load_observations(source: StatisticsTables, choices: ScoringSettings) -> dict[str, Observations]:
     """Return what was seen of all prompts, under `ALL`, and of each group where there are several.
 
     What is held are a few numbers per unit, layer and tap; histograms are let go as soon as they are counted.
@@ -106,7 +114,7 @@ def _split(everything: Observations, groups: Sequence[str]) -> Iterator[tuple[st
         yield name, everything[np.flatnonzero(np.asarray(groups) == name)]
 
 
-def _pooled_histograms(source: StatisticsTables, choices: Choices) -> dict[str, NDArray[np.int64]]:
+def _pooled_histograms(source: StatisticsTables, choices: ScoringSettings) -> dict[str, NDArray[np.int64]]:
     """Return each tap's histogram over all prompts and layers, or zeros where no quantile asks for it."""
     pooled = {tap: np.zeros(NUM_BINS, np.int64) for tap in source.taps}
     if any(kind == "quantile" for kind, _ in choices.epsilons):

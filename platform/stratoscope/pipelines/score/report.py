@@ -10,7 +10,7 @@ from rich.table import Table as TerminalTable
 from stratoscope.pipelines.reporting.formatting import model_facts, number_text, run_facts
 from stratoscope.pipelines.score.load_statistics import StatisticsTables
 from stratoscope.pipelines.score.read_scores import ScoredLayers, read_scorings
-from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, Section, Storage, Table, style
+from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, PageSection, Storage, Table, style
 from stratoscope.scoring import lowest, num_dropped, sparsity
 from stratoscope.statistics import Statistics
 from stratoscope.statistics.histogram import FIRST_REGULAR, NUM_REGULAR, OVERFLOW, lower_edges
@@ -55,7 +55,7 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
     )
 
 
-def _lowest_section(scorings: list[ScoredLayers], ratio: float) -> Section:
+def _lowest_section(scorings: list[ScoredLayers], ratio: float) -> PageSection:
     from plotly.graph_objects import Figure, Heatmap
 
     num_layers = len(scorings[0].rank)
@@ -86,7 +86,7 @@ def _lowest_section(scorings: list[ScoredLayers], ratio: float) -> Section:
         ]
         for scoring in scorings
     ]
-    return Section(
+    return PageSection(
         f"The lowest {ratio:.0%}",
         [
             f"For each score, the {count} least important of {num_layers} layers. A score says what it measures, not "
@@ -99,7 +99,7 @@ def _lowest_section(scorings: list[ScoredLayers], ratio: float) -> Section:
     )
 
 
-def _score_section(scorings: list[ScoredLayers], ratio: float, manifest: Manifest) -> Section:
+def _score_section(scorings: list[ScoredLayers], ratio: float, manifest: Manifest) -> PageSection:
     shown = [s for s in scorings if s.metric in ("avss", "block_influence", "angular_distance")] or scorings
     confidence = manifest.config["scores"]["confidence"]
     paragraphs = [
@@ -112,7 +112,7 @@ def _score_section(scorings: list[ScoredLayers], ratio: float, manifest: Manifes
             f"Up to {never} layers of a tap have no activation at all under epsilon. Their sparsity is the half count "
             "that smooths it, so their AVSS follows variance alone."
         )
-    return Section("Scores", paragraphs, [_score_figure(s, ratio) for s in shown])
+    return PageSection("Scores", paragraphs, [_score_figure(s, ratio) for s in shown])
 
 
 def _score_figure(scoring: ScoredLayers, ratio: float) -> "Figure":
@@ -147,7 +147,7 @@ def _score_figure(scoring: ScoredLayers, ratio: float) -> "Figure":
     return figure
 
 
-def _statistics_section(merged: dict[str, Statistics]) -> Section:
+def _statistics_section(merged: dict[str, Statistics]) -> PageSection:
     variance = {tap: s.variance for tap, s in merged.items()}
     sparse = {
         f"{tap}, epsilon {epsilon:.3g}": sparsity(s.below[:, index], s.count)
@@ -155,7 +155,7 @@ def _statistics_section(merged: dict[str, Statistics]) -> Section:
         for index, epsilon in enumerate(s.epsilons)
     }
     cosine = {"input to output": next(iter(merged.values())).cosine}
-    return Section(
+    return PageSection(
         "Statistics",
         [
             "Variance of all activations, their sparsity under each epsilon that was counted, and the cosine between a "
@@ -191,8 +191,8 @@ def _lines(series: dict[str, NDArray[np.float64]], title: str, *, logarithmic: b
     return figure
 
 
-def _histogram_section(merged: dict[str, Statistics]) -> Section:
-    return Section(
+def _histogram_section(merged: dict[str, Statistics]) -> PageSection:
+    return PageSection(
         "Magnitudes",
         [
             "How activations are spread over magnitudes, layer by layer: each column is a layer, its colour the share "

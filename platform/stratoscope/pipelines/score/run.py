@@ -19,12 +19,12 @@ from stratoscope.models import (
 from stratoscope.pipelines.score import tables
 from stratoscope.pipelines.score.config import ScoreConfig
 from stratoscope.pipelines.score.estimate import estimate
-from stratoscope.pipelines.score.gather import Kept
+from stratoscope.pipelines.score.gather import RetentionPolicy
 from stratoscope.pipelines.score.layout import lay_out
 from stratoscope.pipelines.score.load_statistics import StatisticsTables, load_observations
 from stratoscope.pipelines.score.report import build_page, summary_table
 from stratoscope.pipelines.score.tables import ALL
-from stratoscope.pipelines.score.worker import WorkerSettings, make_worker
+from stratoscope.pipelines.score.worker import ScoreWorkerSettings, make_worker
 from stratoscope.pipelines.sharded.job import MeasuringJob
 from stratoscope.results import ShardStore, Storage, from_rows, read_table, render, write_table
 from stratoscope.scoring import Scoring, num_dropped, score_layers
@@ -128,15 +128,15 @@ class ScoreJob(MeasuringJob[ScoreConfig]):
         self._identify(settings, pool)
         return partial(make_worker, settings)
 
-    def _worker_settings(self, pool: ActorPool) -> WorkerSettings:
+    def _worker_settings(self, pool: ActorPool) -> ScoreWorkerSettings:
         config = self.config
-        return WorkerSettings(
+        return ScoreWorkerSettings(
             loading=config.model.to_loading(self.source, pool.num_gpus),
             encoding=config.prompts.to_encoding(self._max_tokens),
             taps=tuple(config.activations.taps),
             epsilons=tuple(sorted(config.activations.epsilons)),
             spans=self._spans,
-            kept=Kept(
+            kept=RetentionPolicy(
                 self.layout.by_shard,
                 config.statistics.reservoir,
                 grouped=pc.count_distinct(self.prompts.table["group"]).as_py() > 1,
@@ -145,9 +145,9 @@ class ScoreJob(MeasuringJob[ScoreConfig]):
             num_threads=int(pool.num_cpus),
         )
 
-    def _identify(self, settings: WorkerSettings, pool: ActorPool) -> None:
+    def _identify(self, settings: ScoreWorkerSettings, pool: ActorPool) -> None:
         prompts = self.prompts.ordered
-        self.identify(
+        self.record_fingerprints(
             settings.loading,
             pool,
             ("prompts", prompts.fingerprint),

@@ -11,23 +11,23 @@ import torch
 
 from stratoscope.activations import Probe, Tap
 from stratoscope.execution import FIRST_ATTEMPT, Attempt, WorkMetrics
-from stratoscope.models import Encoded, Encoding, Loading, bucket, encode, layer_parameters, pad, peak_memory_bytes
+from stratoscope.models import Encoded, Encoding, LoadSpec, bucket, encode, layer_parameters, pad, peak_memory_bytes
 from stratoscope.pipelines.score import tables
-from stratoscope.pipelines.score.gather import Kept, ShardTables
-from stratoscope.pipelines.sharded.batches import Ran, run_batches
+from stratoscope.pipelines.score.gather import RetentionPolicy, ShardTables
+from stratoscope.pipelines.sharded.batches import BatchOutcome, run_batches
 from stratoscope.results import ShardResult, from_rows, to_parquet
 
 
 @dataclass(frozen=True)
-class WorkerSettings:
+class ScoreWorkerSettings:
     """All that a worker has to know; equal settings and an equal shard give an equal result, to the bit."""
 
-    loading: Loading
+    loading: LoadSpec
     encoding: Encoding
     taps: tuple[Tap, ...]
     epsilons: tuple[float, ...]
     spans: tuple[tuple[int, int], ...]
-    kept: Kept
+    kept: RetentionPolicy
     batch_tokens: int
     num_threads: int
 
@@ -38,7 +38,7 @@ class ScoreWorker:
     Two threads may call it at once: one runs the model while the other encodes its prompts or writes its tables.
     """
 
-    def __init__(self, settings: WorkerSettings, metrics: WorkMetrics | None = None) -> None:
+    def __init__(self, settings: ScoreWorkerSettings, metrics: WorkMetrics | None = None) -> None:
         torch.set_num_threads(settings.num_threads)
         self.settings, self._metrics = settings, metrics
         self._model_in_use = threading.Lock()
@@ -87,7 +87,7 @@ class ScoreWorker:
             },
         )
 
-    def _run(self, encoded: Sequence[Encoded], gathered: ShardTables, attempt: Attempt) -> Ran:
+    def _run(self, encoded: Sequence[Encoded], gathered: ShardTables, attempt: Attempt) -> BatchOutcome:
         torch.set_num_threads(self.settings.num_threads)  # it holds for the calling thread alone
         readable = [i for i, e in enumerate(encoded) if e.error is None]
         lengths = [len(encoded[i].ids) for i in readable]
@@ -109,6 +109,6 @@ class ScoreWorker:
         return to_parquet(from_rows([(i, n, norm) for i, (n, norm) in layers], tables.LAYERS))
 
 
-def make_worker(settings: WorkerSettings) -> ScoreWorker:
+def make_worker(settings: ScoreWorkerSettings) -> ScoreWorker:
     """Make the worker of an actor, which tells Prometheus what it does."""
     return ScoreWorker(settings, WorkMetrics("score", settings.loading.source.name))

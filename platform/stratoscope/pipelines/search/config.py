@@ -5,11 +5,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from stratoscope.activations import Tap
-from stratoscope.evaluation import Choice, Resampling
-from stratoscope.pipelines.runtime.config import AFFECTS_NOTHING, JobConfig, Section
+from stratoscope.evaluation import ItemSampling, Resampling
+from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
 from stratoscope.pipelines.runtime.validators import DISTINCT, POSITIVE, SHARES, named
 from stratoscope.pipelines.score.config import PromptsSection
-from stratoscope.pipelines.search.eavss.config import ThresholdsSection
+from stratoscope.pipelines.search.eavss.config import DefinitionSearchSection
 from stratoscope.pipelines.sharded.config import ActorsSection, ModelSection
 from stratoscope.scoring import METRICS, VarianceKind
 
@@ -19,7 +19,7 @@ SEARCHED = (*METRICS, PERPLEXITY_DROP)
 Objective = Literal["retention_raw", "retention_above_chance", "bits_per_byte"]
 
 
-class SpaceSection(Section):
+class SpaceSection(ConfigSection):
     """What the search chooses from. A metric takes what it needs of it."""
 
     metrics: Annotated[list[str], DISTINCT, named(SEARCHED, "metric")] = Field(
@@ -49,7 +49,7 @@ class SpaceSection(Section):
         return self
 
 
-class EvaluationSection(Section):
+class TasksSection(ConfigSection):
     """What every candidate is evaluated on."""
 
     tasks: Annotated[list[str], DISTINCT] = Field(["sciq", "sst2", "passages"], min_length=1)
@@ -67,16 +67,16 @@ class EvaluationSection(Section):
     confidence: float = Field(0.95, gt=0, lt=1)
     """Coverage of the intervals."""
 
-    def to_choice(self, seed: int) -> Choice:
+    def to_choice(self, seed: int) -> ItemSampling:
         """Return how many items to take for what."""
-        return Choice(self.limit, self.held_out, seed, self.chat)
+        return ItemSampling(self.limit, self.held_out, seed, self.chat)
 
     def to_resampling(self, seed: int) -> Resampling:
         """Return how intervals are made."""
         return Resampling(self.bootstrap, self.confidence, seed)
 
 
-class SearchSection(Section):
+class SearchSection(ConfigSection):
     """How the space is searched."""
 
     algorithm: Literal["tpe", "nsga2", "grid", "greedy"] = "nsga2"
@@ -95,7 +95,7 @@ class SearchSection(Section):
     """Swaps of a dropped layer for a kept one that are tried on the best set, in a seeded order."""
     concurrency: int | None = Field(None, ge=1)
     """Trials at once; null is one for each evaluator. At one the search is deterministic."""
-    cache_gb: float = Field(2.0, ge=0, json_schema_extra=AFFECTS_NOTHING)
+    cache_gb: float = Field(2.0, ge=0, json_schema_extra=NOT_IN_IDENTITY)
     """Memory of an evaluator for hidden states that candidates start from."""
 
     @field_validator("rungs")
@@ -106,7 +106,7 @@ class SearchSection(Section):
         return values
 
 
-class FinalSection(Section):
+class FinalSection(ConfigSection):
     """What is done with the front."""
 
     random_sets: int = Field(20, ge=0)
@@ -117,7 +117,7 @@ class FinalSection(Section):
     """Folder for the checkpoint; null is models/ in the run."""
 
 
-class EvaluatorsSection(Section):
+class EvaluatorsSection(ConfigSection):
     """The actors that evaluate; each holds the model once, for all trials."""
 
     max: int | None = Field(None, ge=1)
@@ -128,7 +128,7 @@ class EvaluatorsSection(Section):
     """GPUs of each; null takes one where the cluster has any."""
 
 
-class TrackingSection(Section):
+class TrackingSection(ConfigSection):
     """Where trials are logged besides the run folder; TensorBoard's files are always in its tune/."""
 
     mlflow: str | None = None
@@ -150,19 +150,19 @@ class SearchConfig(JobConfig):
     """What statistics are computed from where none are given; items of tasks that are among them are left out."""
     space: SpaceSection = SpaceSection()
     """What the search chooses from."""
-    evaluation: EvaluationSection = EvaluationSection()
+    evaluation: TasksSection = TasksSection()
     """What every candidate is evaluated on."""
     search: SearchSection = SearchSection()
     """How the space is searched."""
     final: FinalSection = FinalSection()
     """What is done with the front."""
-    thresholds: ThresholdsSection = ThresholdsSection()
+    thresholds: DefinitionSearchSection = DefinitionSearchSection()
     """Of target eavss: what the search chooses from."""
-    evaluators: EvaluatorsSection = Field(EvaluatorsSection(), json_schema_extra=AFFECTS_NOTHING)
+    evaluators: EvaluatorsSection = Field(EvaluatorsSection(), json_schema_extra=NOT_IN_IDENTITY)
     """The actors that evaluate."""
-    actors: ActorsSection = Field(ActorsSection(), json_schema_extra=AFFECTS_NOTHING)
+    actors: ActorsSection = Field(ActorsSection(), json_schema_extra=NOT_IN_IDENTITY)
     """The actors that compute statistics where none are given."""
-    tracking: TrackingSection = Field(TrackingSection(), json_schema_extra=AFFECTS_NOTHING)
+    tracking: TrackingSection = Field(TrackingSection(), json_schema_extra=NOT_IN_IDENTITY)
     """Where trials are logged besides."""
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ Measure = Callable[[Sequence[int]], tuple[int, int]]
 
 
 @dataclass
-class Ran:
+class BatchOutcome:
     """How the batches of a shard went."""
 
     errors: dict[int, str] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class Ran:
 
 def run_batches(
     batches: Sequence[Sequence[int]], measure: Measure, attempt: Attempt, metrics: WorkMetrics | None = None
-) -> Ran:
+) -> BatchOutcome:
     """Run batches; of one that fails run the halves, so that only the culprit is lost.
 
     Args:
@@ -40,7 +40,7 @@ def run_batches(
     Raises:
         BrokenProcessError: the device is in a state that only a new process mends.
     """
-    ran = Ran()
+    ran = BatchOutcome()
     runnable, given_up = attempt.divide(batches)
     ran.errors = dict.fromkeys(given_up, CRASHED)
     for batch in runnable:
@@ -48,7 +48,9 @@ def run_batches(
     return ran
 
 
-def _run(batch: Sequence[int], measure: Measure, attempt: Attempt, metrics: WorkMetrics | None, ran: Ran) -> None:
+def _run(
+    batch: Sequence[int], measure: Measure, attempt: Attempt, metrics: WorkMetrics | None, ran: BatchOutcome
+) -> None:
     error = _pass(batch, measure, attempt, metrics, ran)
     if error is None:
         return
@@ -62,7 +64,7 @@ def _run(batch: Sequence[int], measure: Measure, attempt: Attempt, metrics: Work
 
 
 def _pass(
-    batch: Sequence[int], measure: Measure, attempt: Attempt, metrics: WorkMetrics | None, ran: Ran
+    batch: Sequence[int], measure: Measure, attempt: Attempt, metrics: WorkMetrics | None, ran: BatchOutcome
 ) -> str | None:
     """Run one batch and return what went wrong, if anything: by then the memory it took is free again."""
     attempt.note(batch)

@@ -5,11 +5,11 @@ from typing import Literal, Self
 import yaml
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator, model_validator
 
-from stratoscope.models import Loading, ModelSource
-from stratoscope.pipelines.runtime.config import AFFECTS_NOTHING, JobConfig, Section
+from stratoscope.models import LoadSpec, ModelSource
+from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
 
 
-class ModelSection(Section):
+class ModelSection(ConfigSection):
     """The model to read."""
 
     source: str = "smollm2"
@@ -23,13 +23,13 @@ class ModelSection(Section):
     trust_remote_code: bool = False
     """Run code from the model's repository."""
 
-    def to_loading(self, source: ModelSource, num_gpus: float) -> Loading:
+    def to_loading(self, source: ModelSource, num_gpus: float) -> LoadSpec:
         """Return how an actor with so many GPUs loads it; over several its layers are spread."""
         device = "cuda" if num_gpus else "cpu"
-        return Loading(source, device, self.dtype, self.attention, self.trust_remote_code, spread=num_gpus > 1)
+        return LoadSpec(source, device, self.dtype, self.attention, self.trust_remote_code, spread=num_gpus > 1)
 
 
-class BatchingSection(Section):
+class BatchingSection(ConfigSection):
     """How the work is cut into shards and batches. A shard is computed whole, and is what a resumed run keeps."""
 
     shard_size: int | None = Field(None, ge=1)
@@ -38,7 +38,7 @@ class BatchingSection(Section):
     """Most tokens of a batch, padding included."""
 
 
-class ActorsSection(Section):
+class ActorsSection(ConfigSection):
     """The actors that run the model; their number changes no result."""
 
     min: int = Field(1, ge=1)
@@ -66,9 +66,9 @@ class MeasuringConfig(JobConfig):
     """The model to read."""
     batching: BatchingSection = BatchingSection()
     """How the work is cut into shards and batches."""
-    fail_on_error: StrictBool | StrictInt | StrictFloat = Field(False, json_schema_extra=AFFECTS_NOTHING)
+    fail_on_error: StrictBool | StrictInt | StrictFloat = Field(False, json_schema_extra=NOT_IN_IDENTITY)
     """Fail when prompts or questions end among the errors: true at the first, a share or count when more."""
-    actors: ActorsSection = Field(ActorsSection(), json_schema_extra=AFFECTS_NOTHING)
+    actors: ActorsSection = Field(ActorsSection(), json_schema_extra=NOT_IN_IDENTITY)
     """The actors that run the model."""
 
     @field_validator("fail_on_error", mode="before")

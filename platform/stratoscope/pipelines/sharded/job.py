@@ -22,7 +22,7 @@ from stratoscope.execution import (
     run_shards,
 )
 from stratoscope.models import (
-    Loading,
+    LoadSpec,
     ModelFacts,
     ModelSource,
     describe_model,
@@ -33,7 +33,7 @@ from stratoscope.models import (
 )
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.sharded.config import MeasuringConfig
-from stratoscope.pipelines.sharded.layout import Layout, Shards
+from stratoscope.pipelines.sharded.layout import ShardLayout, Shards
 from stratoscope.results import ShardResult, ShardStore, table_writer
 
 Config = TypeVar("Config", bound=MeasuringConfig)
@@ -50,7 +50,7 @@ class MeasuringJob(Job[Config]):
     """Tables that are written even where they are empty."""
     counted: ClassVar[tuple[str, ...]]
     """Counts of shards that add up in the manifest."""
-    layout: Layout
+    layout: ShardLayout
     source: ModelSource
     facts: ModelFacts
 
@@ -71,8 +71,8 @@ class MeasuringJob(Job[Config]):
         if Tap.MLP_HIDDEN in taps and not self.facts.shows_hidden:
             raise InputError(f"{field}: mlp_hidden cannot be read from {self.facts.architecture}; leave it out")
 
-    def identify(
-        self, loading: Loading, pool: ActorPool, units: tuple[str, str], activations: Mapping[str, Any]
+    def record_fingerprints(
+        self, loading: LoadSpec, pool: ActorPool, units: tuple[str, str], activations: Mapping[str, Any]
     ) -> None:
         """Note what activations depend on, and the facts of the model and the pool.
 
@@ -128,7 +128,7 @@ class MeasuringJob(Job[Config]):
                 work=len(todo),
             )
             make_worker = self.worker(pool)
-            self.begin(resumed=bool(counts))
+            self.register(resumed=bool(counts))
             if todo:
                 counts |= self._run_shards(store, todo, make_worker, pool, list(counts.values()))
         self._count(list(counts.values()), computed=len(todo))

@@ -12,7 +12,7 @@ MOST_SHARDS = 1024
 
 
 @dataclass(frozen=True)
-class Layout:
+class ShardLayout:
     """The cut of a run's units, in their seeded order, into shards of equal size but for the last."""
 
     num_units: int
@@ -42,7 +42,7 @@ class Shards(Sequence[pa.Table]):
         chosen: numbers of the shards.
     """
 
-    def __init__(self, layout: Layout, units: pa.Table, chosen: Sequence[int]) -> None:
+    def __init__(self, layout: ShardLayout, units: pa.Table, chosen: Sequence[int]) -> None:
         self._layout, self._units, self._chosen = layout, units, chosen
 
     def __len__(self) -> int:

@@ -6,12 +6,12 @@ from pydantic import Field, field_validator
 
 from stratoscope.activations import Tap
 from stratoscope.pipelines.hallucination.config import Part, SeparationSection
-from stratoscope.pipelines.runtime.config import Section
+from stratoscope.pipelines.runtime.config import ConfigSection
 from stratoscope.pipelines.runtime.validators import DISTINCT, POSITIVE, SHARES, named
 from stratoscope.scoring import DEFINITIONS, VarianceKind
 
 
-class ThresholdsSection(Section):
+class DefinitionSearchSection(ConfigSection):
     """What the search with target eavss chooses from; all of it is computed from a hallucination run's statistics."""
 
     definitions: Annotated[list[str], DISTINCT, named(DEFINITIONS, "definition")] = Field([*DEFINITIONS], min_length=1)

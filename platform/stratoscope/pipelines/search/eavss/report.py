@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table as TerminalTable
 
 from stratoscope.pipelines.reporting.formatting import run_facts
-from stratoscope.results import COLOURS, Manifest, Page, Section, Storage, Table, read_table, style
+from stratoscope.results import COLOURS, Manifest, Page, PageSection, Storage, Table, read_table, style
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -60,8 +60,8 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
             "stored statistics. The definitions of EAVSS are ours, for its paper's could not be recovered."
         ),
         sections=[
-            Section("Verdict", facts["verdicts"], [], [_outcome_table(outcomes, facts["best"])]),
-            Section(
+            PageSection("Verdict", facts["verdicts"], [], [_outcome_table(outcomes, facts["best"])]),
+            PageSection(
                 "Flagged layers against random ones",
                 [
                     "Each trial: the area under the ROC curve of its flagged layers on held-out questions, against the "
@@ -69,7 +69,7 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
                 ],
                 [_scatter(done)],
             ),
-            Section("Trials", [], [], [Table(header, rows)]),
+            PageSection("Trials", [], [], [Table(header, rows)]),
         ],
         facts=list(_facts(manifest)),
     )

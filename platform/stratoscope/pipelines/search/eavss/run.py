@@ -18,22 +18,22 @@ from stratoscope.pipelines.runtime.trials import tune
 from stratoscope.pipelines.search.config import SearchConfig
 from stratoscope.pipelines.search.eavss import tables
 from stratoscope.pipelines.search.eavss.report import build_page, summary_table
-from stratoscope.pipelines.search.eavss.space import Candidate, Space
-from stratoscope.pipelines.search.eavss.trial import Judge, Outcome, TrialRunner, read_outcomes
+from stratoscope.pipelines.search.eavss.space import DefinitionCandidate, DefinitionSpace
+from stratoscope.pipelines.search.eavss.trial import DefinitionOutcome, DefinitionTrial, Judge, read_outcomes
 from stratoscope.results import Manifest, Storage, from_rows, read_table, render, write_table
 
 CHOSEN, CONFIRMED = "chosen_on", "confirmed_on"
 
 
 @dataclass(frozen=True)
-class Tried:
+class DefinitionResult:
     """A trial and how it ended."""
 
     trial_id: str
     origin: str
-    candidate: Candidate
+    candidate: DefinitionCandidate
     trial: Trial
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[DefinitionOutcome, ...]
     """On the data sets that trials are judged on; none where it failed."""
 
     @property
@@ -80,7 +80,7 @@ class ThresholdSearch(Job[SearchConfig]):
             )
         self._choose_datasets([d["name"] for d in self.measured.facts["datasets"]])
         counted = tuple(self.measured.facts["epsilons"])
-        self.judge = Judge(self.source.url(), Space(section, taps), counted, config.seed)
+        self.judge = Judge(self.source.url(), DefinitionSpace(section, taps), counted, config.seed)
 
     def plan(self) -> Sequence[tuple[str, str]]:
         """Return what the run would do."""
@@ -95,7 +95,7 @@ class ThresholdSearch(Job[SearchConfig]):
     def execute(self) -> None:
         """Run the trials, confirm the best, and report."""
         self._identify()
-        self.begin()
+        self.register()
         with cluster(), self.stage("search"):
             tried = self._search()
         best = max(tried, key=lambda t: t.objective)
@@ -147,7 +147,7 @@ class ThresholdSearch(Job[SearchConfig]):
             "confirm_on": list(self.confirm_on),
         }
 
-    def _search(self) -> list[Tried]:
+    def _search(self) -> list[DefinitionResult]:
         search, space = self.config.search, self.judge.space
         starts = [space.config(c) for c in space.starting_points()] if search.starting_points else []
         grid = search.algorithm == "grid"
@@ -162,18 +162,20 @@ class ThresholdSearch(Job[SearchConfig]):
             concurrency=search.concurrency or max(1, int(resources().get("CPU", 1))),
             seed=self.config.seed,
         )
-        found = tune(self, TrialRunner(self.judge, self.choose_on), plan, tracking=self.config.tracking)
+        found = tune(self, DefinitionTrial(self.judge, self.choose_on), plan, tracking=self.config.tracking)
         self.manifest.counts = {"trials": len(found)}
         return [self._tried(index, trial, len(starts)) for index, trial in enumerate(found)]
 
-    def _tried(self, index: int, trial: Trial, num_starts: int) -> Tried:
+    def _tried(self, index: int, trial: Trial, num_starts: int) -> DefinitionResult:
         algorithm = self.config.search.algorithm
         origin = "starting point" if index < num_starts and algorithm != "grid" else algorithm
         reported = trial.metrics.get("outcomes") if trial.error is None else None
         outcomes = tuple(read_outcomes(reported)) if reported else ()
-        return Tried(f"{index:04d}", origin, self.judge.space.candidate(trial.config), trial, outcomes)
+        return DefinitionResult(f"{index:04d}", origin, self.judge.space.candidate(trial.config), trial, outcomes)
 
-    def _write(self, tried: Sequence[Tried], best: Tried, confirmed: Sequence[Outcome]) -> None:
+    def _write(
+        self, tried: Sequence[DefinitionResult], best: DefinitionResult, confirmed: Sequence[DefinitionOutcome]
+    ) -> None:
         storage = self.run.storage
         write_table(storage, "trials", from_rows([self._row(t) for t in tried], tables.TRIALS))
         rows = [_outcome_row(t.trial_id, CHOSEN, o) for t in tried for o in t.outcomes]
@@ -184,7 +186,7 @@ class ThresholdSearch(Job[SearchConfig]):
         write_table(storage, "front", trials.filter([name in front for name in trials["trial_id"].to_pylist()]))
         self.manifest.facts |= {"best": best.trial_id, "verdicts": list(_verdicts(best, confirmed))}
 
-    def _row(self, tried: Tried) -> tuple[object, ...]:
+    def _row(self, tried: DefinitionResult) -> tuple[object, ...]:
         c, failed = tried.candidate, not tried.outcomes
         kind, asked = self.judge.space.epsilons[c.threshold]
         return (
@@ -210,7 +212,7 @@ class ThresholdSearch(Job[SearchConfig]):
         )
 
 
-def _outcome_row(trial_id: str, role: str, o: Outcome) -> tuple[object, ...]:
+def _outcome_row(trial_id: str, role: str, o: DefinitionOutcome) -> tuple[object, ...]:
     return (
         trial_id,
         role,
@@ -229,7 +231,7 @@ def _outcome_row(trial_id: str, role: str, o: Outcome) -> tuple[object, ...]:
     )
 
 
-def _front(tried: Sequence[Tried]) -> Iterator[Tried]:
+def _front(tried: Sequence[DefinitionResult]) -> Iterator[DefinitionResult]:
     """Yield the trials that no other beats with at most as many layers."""
     done = [t for t in tried if t.outcomes]
     for t in done:
@@ -239,7 +241,7 @@ def _front(tried: Sequence[Tried]) -> Iterator[Tried]:
             yield t
 
 
-def _verdicts(best: Tried, confirmed: Sequence[Outcome]) -> Iterator[str]:
+def _verdicts(best: DefinitionResult, confirmed: Sequence[DefinitionOutcome]) -> Iterator[str]:
     c = best.candidate
     yield (
         f"Best of the trials: {c.definition} on tap {c.tap}, part {c.part}, variance {c.variance}, propensity above "

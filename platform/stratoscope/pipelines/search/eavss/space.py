@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stratoscope.pipelines.hallucination.config import Part
 from stratoscope.pipelines.hallucination.load_statistics import View
-from stratoscope.pipelines.search.eavss.config import ThresholdsSection
+from stratoscope.pipelines.search.eavss.config import DefinitionSearchSection
 from stratoscope.scoring import EpsilonKind, VarianceKind
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class DefinitionCandidate:
     """One way to flag layers."""
 
     definition: str
@@ -34,10 +34,10 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Space:
+class DefinitionSpace:
     """All candidates. An instance is what Optuna's define-by-run search calls."""
 
-    section: ThresholdsSection
+    section: DefinitionSearchSection
     taps: tuple[str, ...]
 
     def __call__(self, trial: "Trial") -> None:
@@ -45,22 +45,22 @@ class Space:
         for name, values in self._choices().items():
             trial.suggest_categorical(name, values)
 
-    def candidate(self, config: Mapping[str, Any]) -> Candidate:
+    def candidate(self, config: Mapping[str, Any]) -> DefinitionCandidate:
         """Return the candidate of a suggestion."""
-        return Candidate(**{name: config[name] for name in self._choices()})
+        return DefinitionCandidate(**{name: config[name] for name in self._choices()})
 
-    def grid(self) -> Iterator[Candidate]:
+    def grid(self) -> Iterator[DefinitionCandidate]:
         """Yield every candidate once."""
         for values in product(*self._choices().values()):
-            yield Candidate(*values)
+            yield DefinitionCandidate(*values)
 
-    def config(self, candidate: Candidate) -> dict[str, Any]:
+    def config(self, candidate: DefinitionCandidate) -> dict[str, Any]:
         """Return the suggestion that means a candidate."""
         return {name: getattr(candidate, name) for name in self._choices()}
 
-    def starting_points(self) -> list[Candidate]:
+    def starting_points(self) -> list[DefinitionCandidate]:
         """Return each definition's first choice at each tap."""
-        first: dict[tuple[str, str], Candidate] = {}
+        first: dict[tuple[str, str], DefinitionCandidate] = {}
         for candidate in self.grid():
             first.setdefault((candidate.definition, candidate.tap), candidate)
         return list(first.values())

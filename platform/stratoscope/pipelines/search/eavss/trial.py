@@ -11,7 +11,7 @@ import numpy as np
 from stratoscope.pipelines.hallucination.analysis import Separator
 from stratoscope.pipelines.hallucination.config import SeparationSection
 from stratoscope.pipelines.hallucination.load_statistics import Observed, load_observed
-from stratoscope.pipelines.search.eavss.space import Candidate, Space
+from stratoscope.pipelines.search.eavss.space import DefinitionCandidate, DefinitionSpace
 from stratoscope.results import Storage
 from stratoscope.scoring import DEFINITIONS, EpsilonKind, Inference, find_layers
 from stratoscope.scoring.separation import features
@@ -20,7 +20,7 @@ Epsilons = tuple[tuple[EpsilonKind, float], ...]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DefinitionOutcome:
     """How a candidate does on one data set."""
 
     dataset: str
@@ -49,12 +49,12 @@ class Judge:
 
     run: str
     """URL of the run."""
-    space: Space
+    space: DefinitionSpace
     counted: tuple[float, ...]
     """Thresholds that the run counted exactly."""
     seed: int
 
-    def outcome(self, candidate: Candidate, dataset: str) -> Outcome:
+    def outcome(self, candidate: DefinitionCandidate, dataset: str) -> DefinitionOutcome:
         """Return how a candidate does on a data set."""
         observed = _observed(self.run, self.space.taps, self.counted, tuple(self.space.epsilons))
         separator = _separator(observed, dataset, self.space.section.separation, self.seed)
@@ -69,7 +69,7 @@ class Judge:
         low, high = compared.own.interval(confidence)
         over = compared.difference
         over_low, over_high = over.interval(confidence)
-        return Outcome(
+        return DefinitionOutcome(
             dataset=dataset,
             auroc=compared.own.value,
             ci_low=low,
@@ -87,7 +87,7 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class TrialRunner:
+class DefinitionTrial:
     """Runs trials in processes of their own, each of which reads the statistics once."""
 
     judge: Judge
@@ -104,16 +104,16 @@ class TrialRunner:
         }
 
 
-def objective(outcomes: Sequence[Outcome], name: str) -> float:
+def objective(outcomes: Sequence[DefinitionOutcome], name: str) -> float:
     """Return what is to be large, over data sets."""
     if name == "least_over_random":
         return min(o.over_random for o in outcomes)
     return float(np.mean([getattr(o, name) for o in outcomes]))
 
 
-def read_outcomes(text: str) -> list[Outcome]:
+def read_outcomes(text: str) -> list[DefinitionOutcome]:
     """Return what a trial reported."""
-    return [Outcome(**{**o, "flagged": tuple(o["flagged"])}) for o in json.loads(text)]
+    return [DefinitionOutcome(**{**o, "flagged": tuple(o["flagged"])}) for o in json.loads(text)]
 
 
 @lru_cache(maxsize=1)

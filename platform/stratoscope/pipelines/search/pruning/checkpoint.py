@@ -9,13 +9,13 @@ from stratoscope.execution import Service
 from stratoscope.models import ModelCard
 from stratoscope.models.verify_checkpoint import Paired
 from stratoscope.pipelines.search.config import SearchConfig
-from stratoscope.pipelines.search.pruning.selection import Compared, Tried, interval_text
+from stratoscope.pipelines.search.pruning.selection import TaskComparison, TrialResult, estimate_text
 from stratoscope.pipelines.search.pruning.worker import read_mark
 from stratoscope.results import RunFolder, Storage
 
 
 def export_chosen(
-    service: Service, config: SearchConfig, run: RunFolder, chosen: Tried, compared: Sequence[Compared]
+    service: Service, config: SearchConfig, run: RunFolder, chosen: TrialResult, compared: Sequence[TaskComparison]
 ) -> tuple[str, list[Paired]]:
     """Write the chosen model as a checkpoint, unless a start before has done so.
 
@@ -46,7 +46,7 @@ def export_chosen(
     return url, pairs
 
 
-def describe(trial: Tried) -> str:
+def describe(trial: TrialResult) -> str:
     """Say in words how a trial's layers were chosen."""
     c = trial.candidate
     if c is None:
@@ -62,9 +62,9 @@ def describe(trial: Tried) -> str:
     return " ".join(parts)
 
 
-def _card_row(c: Compared) -> list[str]:
+def _card_row(c: TaskComparison) -> list[str]:
     r = c.retention
-    kept = "unknown" if r.raw.missing else f"{r.raw.value:.1%} ({interval_text(r.raw)})"
+    kept = "unknown" if r.raw.missing else f"{r.raw.value:.1%} ({estimate_text(r.raw)})"
     noise = ", within noise" if r.within_noise else ""
     return [c.task, c.metric, f"{r.before.value:.3f}", f"{r.after.value:.3f}", kept + noise, str(c.items)]
 

@@ -13,11 +13,11 @@ from stratoscope.pipelines.runtime.trials import tune
 from stratoscope.pipelines.search.config import PERPLEXITY_DROP
 from stratoscope.pipelines.search.pruning import statistics
 from stratoscope.pipelines.search.pruning.greedy import greedy_sets, swap_layers
-from stratoscope.pipelines.search.pruning.selection import Tried, choose, pareto_front
-from stratoscope.pipelines.search.pruning.space import Candidate, LayerScores, ScoreKey, Space
+from stratoscope.pipelines.search.pruning.selection import TrialResult, choose, pareto_front
+from stratoscope.pipelines.search.pruning.space import LayerScores, PruningCandidate, PruningSpace, ScoreKey
 from stratoscope.pipelines.search.pruning.statistics import FinishedScore
-from stratoscope.pipelines.search.pruning.trial import WORST, Goal, TrialRunner
-from stratoscope.pipelines.search.pruning.worker import EvaluatorSettings, Outcome
+from stratoscope.pipelines.search.pruning.trial import WORST, ObjectiveFunction, PruningTrial
+from stratoscope.pipelines.search.pruning.worker import Evaluation, PruningEvaluatorSettings
 from stratoscope.scoring import num_dropped
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ class Explorer:
         num_layers: of the model.
     """
 
-    def __init__(self, job: "SearchJob", service: Service, settings: EvaluatorSettings, num_layers: int) -> None:
+    def __init__(self, job: "SearchJob", service: Service, settings: PruningEvaluatorSettings, num_layers: int) -> None:
         self._job, self._service, self._settings, self._num_layers = job, service, settings, num_layers
         self.config = job.config
-        self.space = Space(job.config.space)
-        self.goal = Goal(job.config.search.objective, self._keep)
-        self.quality = Goal(job.config.search.objective, None)
+        self.space = PruningSpace(job.config.space)
+        self.goal = ObjectiveFunction(job.config.search.objective, self._keep)
+        self.quality = ObjectiveFunction(job.config.search.objective, None)
         """Of sets of one size."""
         self.counts: dict[str, int] = {}
 
@@ -49,7 +49,7 @@ class Explorer:
         search = self.config.search
         return search.keep if search.algorithm == "tpe" and len(self.config.space.ratios) > 1 else None
 
-    def explore(self, run: FinishedScore | None) -> list[Tried]:
+    def explore(self, run: FinishedScore | None) -> list[TrialResult]:
         """Run all trials that the configuration asks for, and return them in order.
 
         Args:
@@ -59,7 +59,7 @@ class Explorer:
             InputError: the objective cannot be computed.
             RunError: no trial was finished, or the run is to stop.
         """
-        base: Outcome = self._service.call("evaluate", (), "search")
+        base: Evaluation = self._service.call("evaluate", (), "search")
         if self.goal.of(base, 0.0) <= WORST:
             raise InputError(
                 f"search.objective {self.goal.objective} cannot be computed: no task is one on which the whole model "
@@ -74,17 +74,17 @@ class Explorer:
     def _scores(self, run: FinishedScore) -> dict[ScoreKey, LayerScores]:
         scores = statistics.all_scores(run, self.config.space, self.config.seed)
         if PERPLEXITY_DROP in self.config.space.metrics:
-            whole: Outcome = self._service.call("evaluate", (), "text")
+            whole: Evaluation = self._service.call("evaluate", (), "text")
             alone = self._service.map("evaluate", [((layer,), "text") for layer in range(self._num_layers)])
             # How many times the perplexity per byte is that of the whole model.
             ratio = 2 ** (np.array([outcome.bits_per_byte for outcome in alone]) - whole.bits_per_byte)
             scores[ScoreKey(PERPLEXITY_DROP)] = LayerScores(ratio)
         return scores
 
-    def _tune(self, scores: Mapping[ScoreKey, LayerScores]) -> list[Tried]:
+    def _tune(self, scores: Mapping[ScoreKey, LayerScores]) -> list[TrialResult]:
         search, rungs = self.config.search, len(self._settings.rungs)
         stops_early = search.algorithm == "tpe" and rungs > 1
-        runner = TrialRunner(self._service.name, self.space, scores, self._num_layers, rungs, stops_early, self.goal)
+        runner = PruningTrial(self._service.name, self.space, scores, self._num_layers, rungs, stops_early, self.goal)
         starts = [self.space.config(c) for c in self.space.starting_points()] if search.starting_points else []
         points = [self.space.config(c) for c in self.space.grid()] if search.algorithm == "grid" else starts
         plan = TrialPlan(
@@ -107,7 +107,7 @@ class Explorer:
         trial: Trial,
         scores: Mapping[ScoreKey, LayerScores],
         starts: Sequence[Mapping[str, Any]],
-    ) -> Tried:
+    ) -> TrialResult:
         candidate = self.space.candidate(trial.config)
         applied = scores[candidate.key(self._num_layers)].epsilon
         dropped = candidate.dropped(scores, self._num_layers)
@@ -116,20 +116,20 @@ class Explorer:
         return self._row(f"{index:04d}", origin, _applied(candidate, applied), dropped, trial)
 
     def _row(
-        self, trial_id: str, origin: str, candidate: Candidate | None, dropped: tuple[int, ...], trial: Trial
-    ) -> Tried:
+        self, trial_id: str, origin: str, candidate: PruningCandidate | None, dropped: tuple[int, ...], trial: Trial
+    ) -> TrialResult:
         rung = trial.metrics.get("rung")
         if trial.error is not None or rung is None:
             message = first_line(RuntimeError((trial.error or "it reported nothing").strip().splitlines()[-1]))
-            return Tried(trial_id, origin, candidate, dropped, None, math.nan, None, 0.0, "error", message)
-        outcome: Outcome = self._service.call("evaluate", dropped, "search", rung)
+            return TrialResult(trial_id, origin, candidate, dropped, None, math.nan, None, 0.0, "error", message)
+        outcome: Evaluation = self._service.call("evaluate", dropped, "search", rung)
         # By now it was only read; what it took is the trial's.
         outcome = replace(outcome, seconds=trial.metrics.get("time_total_s", outcome.seconds))
         above = self.config.search.objective == "retention_above_chance"
         kept = (outcome.above_chance if above else outcome.raw).value
         rungs = self._settings.rungs
         status = "done" if rung == len(rungs) else "stopped"
-        return Tried(
+        return TrialResult(
             trial_id,
             origin,
             candidate,
@@ -141,7 +141,7 @@ class Explorer:
             status,
         )
 
-    def _greedy(self) -> list[Tried]:
+    def _greedy(self) -> list[TrialResult]:
         most = max(num_dropped(ratio, self._num_layers) for ratio in self.config.space.ratios)
         tries = sum(self._num_layers - done for done in range(most))
         meter = Meter(tries, 0, "sets", "sets")
@@ -152,12 +152,12 @@ class Explorer:
                 most=most,
                 judge=self._judge,
                 num_slices=1,
-                told=lambda count: bar.add(count, count),
+                on_progress=lambda count: bar.add(count, count),
             )
         self.counts["greedy_tries"] = tries
         return self._walked(sets, "greedy", 0)
 
-    def _swaps(self, trials: Sequence[Tried]) -> list[Tried]:
+    def _swaps(self, trials: Sequence[TrialResult]) -> list[TrialResult]:
         budget = self.config.search.swaps
         best = choose(pareto_front(trials), self.config.search.keep)
         if not budget or best is None:
@@ -171,24 +171,24 @@ class Explorer:
                 budget=budget,
                 judge=self._judge,
                 seed=self.config.seed,
-                told=lambda count: bar.add(count, count),
+                on_progress=lambda count: bar.add(count, count),
             )
         self.counts |= {"swaps_tried": meter.done, "swaps_taken": len(sets)}
         return self._walked(sets, "swap", len(trials))
 
-    def _walked(self, sets: Sequence[tuple[int, ...]], origin: str, first: int) -> list[Tried]:
+    def _walked(self, sets: Sequence[tuple[int, ...]], origin: str, first: int) -> list[TrialResult]:
         rows = []
         for index, dropped in enumerate(sets):
-            outcome: Outcome = self._service.call("evaluate", dropped, "search")
+            outcome: Evaluation = self._service.call("evaluate", dropped, "search")
             objective = self.goal.of(outcome, len(dropped) / self._num_layers)
             ended = Trial({}, {"rung": len(self._settings.rungs), "objective": objective}, None)
             rows.append(self._row(f"{first + index:04d}", origin, None, dropped, ended))
         return rows
 
-    def _judge(self, outcome: Outcome) -> float:
+    def _judge(self, outcome: Evaluation) -> float:
         return self.quality.of(outcome, len(outcome.dropped) / self._num_layers)
 
 
-def _applied(candidate: Candidate, epsilon: float | None) -> Candidate:
+def _applied(candidate: PruningCandidate, epsilon: float | None) -> PruningCandidate:
     """Return the candidate with the threshold as it was applied."""
     return candidate if epsilon is None else replace(candidate, epsilon=epsilon)

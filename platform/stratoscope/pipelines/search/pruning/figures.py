@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stratoscope.results import COLOURS, SYMBOLS, Section, style
+from stratoscope.results import COLOURS, SYMBOLS, PageSection, style
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -101,7 +101,7 @@ def _is_baseline(line: str) -> bool:
     return name in FEW_BASELINES and (not rest or rest[0] == "update")
 
 
-def curve_section(done: list[Row], compared: list[Row]) -> Section:
+def curve_section(done: list[Row], compared: list[Row]) -> PageSection:
     """Return the section that shows retention by ratio, a line for each score: the mean over tasks, then each task."""
     of_task: dict[str, dict[tuple[int, ...], Row]] = {}
     for row in compared:
@@ -110,7 +110,7 @@ def curve_section(done: list[Row], compared: list[Row]) -> Section:
     figures = [_curves(_lines(done, _mean_point), "raw retention, mean over tasks")]
     for task, rows in of_task.items():
         figures.append(_curves(_lines(done, partial(_task_point, rows)), f"raw retention, {task}"))
-    return Section(
+    return PageSection(
         "Retention by ratio",
         [
             "What is kept of the whole model when each score drops its lowest layers, on the items of the search: raw "
@@ -194,7 +194,7 @@ def _curves(lines: dict[str, list[_Point]], title: str) -> "Figure":
     return figure
 
 
-def raster_section(done: list[Row], num_layers: int) -> Section:
+def raster_section(done: list[Row], num_layers: int) -> PageSection:
     """Return the section that shows which layers each set drops."""
     from plotly.graph_objects import Figure, Heatmap
 
@@ -204,7 +204,7 @@ def raster_section(done: list[Row], num_layers: int) -> Section:
     rows = sorted(seen.values(), key=lambda r: (len(r["dropped_layers"]), r["retention_raw"]))
     paragraph = "Each row is a set of layers that was tried, those that keep most at the top of their size."
     if not rows:
-        return Section("Dropped layers", [paragraph])
+        return PageSection("Dropped layers", [paragraph])
     shade = np.zeros((len(rows), num_layers))
     for index, row in enumerate(rows):
         shade[index, row["dropped_layers"]] = max(0.15, min(1.0, row["retention_raw"]))
@@ -224,10 +224,10 @@ def raster_section(done: list[Row], num_layers: int) -> Section:
     )
     style(figure, "layer", "", height=120 + 18 * len(rows), by_layer=True)
     figure.update_yaxes(tickfont={"size": 10}, dtick=1)
-    return Section("Dropped layers", [paragraph + " A coloured cell is a layer dropped."], [figure])
+    return PageSection("Dropped layers", [paragraph + " A coloured cell is a layer dropped."], [figure])
 
 
-def random_section(against: dict[str, Any]) -> Section:
+def random_section(against: dict[str, Any]) -> PageSection:
     """Return the section that shows the chosen set among random ones."""
     from plotly.graph_objects import Box, Figure
 
@@ -246,7 +246,7 @@ def random_section(against: dict[str, Any]) -> Section:
     figure.add_vline(x=against["chosen"], line_color=COLOURS[1], line_width=3, annotation_text="chosen")
     style(figure, "raw retention on held-out items", "", height=220)
     figure.update_xaxes(tickformat=".0%")
-    return Section(
+    return PageSection(
         "Against random sets",
         [f"Random sets of the chosen size on items that the search never saw; p = {against['p']:.3f}."],
         [figure],

@@ -8,9 +8,9 @@ import random
 from collections.abc import Callable, Sequence
 
 from stratoscope.execution import Service
-from stratoscope.pipelines.search.pruning.worker import Outcome
+from stratoscope.pipelines.search.pruning.worker import Evaluation
 
-Judge = Callable[[Outcome], float]
+Judge = Callable[[Evaluation], float]
 
 
 def greedy_sets(
@@ -20,7 +20,7 @@ def greedy_sets(
     most: int,
     judge: Judge,
     num_slices: int | None,
-    told: Callable[[int], None],
+    on_progress: Callable[[int], None],
 ) -> list[tuple[int, ...]]:
     """Return the sets of 1 to `most` layers that dropping the best layer next, one after the other, finds.
 
@@ -30,7 +30,7 @@ def greedy_sets(
         most: size of the last set.
         judge: what is to be large.
         num_slices: slices of the search's items to judge by.
-        told: called with the number of tries after each step.
+        on_progress: called with the number of tries after each step.
 
     Source: the loop of SLEB (arXiv 2402.09025), with any objective.
     """
@@ -40,7 +40,7 @@ def greedy_sets(
         tries = [tuple(sorted((*current, layer))) for layer in range(num_layers) if layer not in current]
         current, _ = _best(service, current, tries, judge, num_slices)
         found.append(current)
-        told(len(tries))
+        on_progress(len(tries))
     return found
 
 
@@ -52,7 +52,7 @@ def swap_layers(
     budget: int,
     judge: Judge,
     seed: int,
-    told: Callable[[int], None],
+    on_progress: Callable[[int], None],
 ) -> list[tuple[int, ...]]:
     """Return the sets that swapping a dropped layer for a kept one leads to, each better than the one before.
 
@@ -66,7 +66,7 @@ def swap_layers(
         budget: most tries.
         judge: what is to be large, on all the search's items.
         seed: of the order.
-        told: called with the number of tries after each round.
+        on_progress: called with the number of tries after each round.
 
     Source: ours.
     """
@@ -74,7 +74,7 @@ def swap_layers(
     current, best = start, judge(service.call("evaluate", start, "search"))
     found: list[tuple[int, ...]] = []
     while budget > 0:
-        service.tell_all("remember", current)
+        service.broadcast("remember", current)
         kept = [layer for layer in range(num_layers) if layer not in current]
         swaps = [(out, into) for out in current for into in kept]
         order.shuffle(swaps)
@@ -83,7 +83,7 @@ def swap_layers(
             tries = [_swapped(current, *swap) for swap in swaps[first : first + service.size]]
             values = _judged(service, tries, judge, None)
             budget -= len(tries)
-            told(len(tries))
+            on_progress(len(tries))
             value, index = max((v, -i) for i, v in enumerate(values))
             if value > best:
                 better, best = tries[-index], value
@@ -104,7 +104,7 @@ def _best(
     judge: Judge,
     num_slices: int | None,
 ) -> tuple[tuple[int, ...], float]:
-    service.tell_all("remember", current, num_slices)
+    service.broadcast("remember", current, num_slices)
     values = _judged(service, tries, judge, num_slices)
     value, index = max((value, -index) for index, value in enumerate(values))
     return tries[-index], value

@@ -17,7 +17,7 @@ from stratoscope.pipelines.search.pruning.figures import (
     random_section,
     raster_section,
 )
-from stratoscope.results import Manifest, Page, Section, Storage, Table, read_table
+from stratoscope.results import Manifest, Page, PageSection, Storage, Table, read_table
 
 
 def summary_table(storage: Storage, manifest: Manifest) -> TerminalTable:
@@ -46,7 +46,7 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
     done = [row for row in trials if row["status"] == "done" and row["retention_raw"] is not None]
     model, facts = manifest.config["model"]["source"], manifest.facts
     sections = [
-        Section("Verdict", facts["verdicts"], [], [_front_table(front)]),
+        PageSection("Verdict", facts["verdicts"], [], [_front_table(front)]),
         curve_section(done, compared),
         *_size_sections(done, front, facts),
         raster_section(done, facts["num_layers"]),
@@ -55,7 +55,7 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
     if "against_random" in facts:
         sections.append(random_section(facts["against_random"]))
     if facts["against_variance"]:
-        sections.insert(2, Section("Does sparsity add anything to variance?", facts["against_variance"]))
+        sections.insert(2, PageSection("Does sparsity add anything to variance?", facts["against_variance"]))
     if storage.exists("speed.parquet"):
         sections.append(_speed_section(read_table(storage, "speed").to_pylist(), facts))
     sections.append(_trials_section(trials))
@@ -87,10 +87,10 @@ def _front_table(front: list[Row]) -> Table:
     return Table(header, rows)
 
 
-def _size_sections(done: list[Row], front: list[Row], facts: dict[str, Any]) -> Iterator[Section]:
+def _size_sections(done: list[Row], front: list[Row], facts: dict[str, Any]) -> Iterator[PageSection]:
     if not done:
         return
-    yield Section(
+    yield PageSection(
         "Retention against speed and size",
         [
             "Every finished trial, and the front. Speed is that of a forward pass over a batch without the vocabulary "
@@ -103,7 +103,7 @@ def _size_sections(done: list[Row], front: list[Row], facts: dict[str, Any]) -> 
     )
 
 
-def _task_section(compared: list[Row]) -> Section:
+def _task_section(compared: list[Row]) -> PageSection:
     header = ["task", "measure", "items", "chance", "before", "after", "raw", "above chance", "difference"]
     tables = []
     for part in ("held_out", "search"):
@@ -127,7 +127,7 @@ def _task_section(compared: list[Row]) -> Section:
                 ],
             )
         )
-    return Section(
+    return PageSection(
         "The chosen set, task by task",
         [
             "Raw retention is after / before; above chance it is counted from what guessing gets right, and left out "
@@ -139,7 +139,7 @@ def _task_section(compared: list[Row]) -> Section:
     )
 
 
-def _speed_section(pairs: list[Row], facts: dict[str, Any]) -> Section:
+def _speed_section(pairs: list[Row], facts: dict[str, Any]) -> PageSection:
     rows = [
         [
             row["what"],
@@ -149,7 +149,7 @@ def _speed_section(pairs: list[Row], facts: dict[str, Any]) -> Section:
         ]
         for row in pairs
     ]
-    return Section(
+    return PageSection(
         "The exported checkpoint",
         [
             f"{facts.get('exported', '')} was loaded in a fresh process by plain transformers: its logits, and what it "
@@ -161,7 +161,7 @@ def _speed_section(pairs: list[Row], facts: dict[str, Any]) -> Section:
     )
 
 
-def _trials_section(trials: list[Row]) -> Section:
+def _trials_section(trials: list[Row]) -> PageSection:
     rows = [
         [
             row["trial_id"],
@@ -176,7 +176,7 @@ def _trials_section(trials: list[Row]) -> Section:
         for row in trials
     ]
     header = ["trial", "origin", "score", "layers dropped", "retention", "interval", "of the items", "status"]
-    return Section("All trials", [], [], [Table(header, rows)])
+    return PageSection("All trials", [], [], [Table(header, rows)])
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stratoscope.evaluation import Estimate
-from stratoscope.pipelines.search.pruning.selection import Compared, Tried
+from stratoscope.pipelines.search.pruning.selection import TaskComparison, TrialResult
 from stratoscope.pipelines.search.pruning.worker import ModelSize
 
 
 def trial_row(
-    trial: Tried, tasks: Sequence[str], target: str, size: ModelSize, speeds: Mapping[int, float]
+    trial: TrialResult, tasks: Sequence[str], target: str, size: ModelSize, speeds: Mapping[int, float]
 ) -> list[Any]:
     """Return a trial as a row of `trials`.
 
@@ -51,7 +51,7 @@ def trial_row(
     ]
 
 
-def compared_row(c: Compared) -> list[Any]:
+def compared_row(c: TaskComparison) -> list[Any]:
     """Return a comparison as a row of `comparison`."""
     r = c.retention
     return [

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from stratoscope.errors import InputError
 from stratoscope.evaluation import TaskItems, choose_items, items_digest, load_tasks
-from stratoscope.execution import Service, cluster, is_local, largest_share, plan_pool, resources, serve
+from stratoscope.execution import Service, cluster, cpus_per_worker, is_local, plan_pool, resources, serve
 from stratoscope.models import (
     ModelFacts,
     ModelSource,
@@ -37,8 +37,8 @@ from stratoscope.pipelines.search.pruning.report import build_page, summary_tabl
 from stratoscope.pipelines.search.pruning.statistics import FinishedScore
 from stratoscope.pipelines.search.pruning.store import EvaluationStore
 from stratoscope.pipelines.search.pruning.tables import EVALUATIONS
-from stratoscope.pipelines.search.pruning.validation import Prover
-from stratoscope.pipelines.search.pruning.worker import EvaluatorSettings, make_search_worker, read_mark
+from stratoscope.pipelines.search.pruning.validation import Validator
+from stratoscope.pipelines.search.pruning.worker import PruningEvaluatorSettings, make_search_worker, read_mark
 from stratoscope.results import Storage, render, table_writer
 from stratoscope.scoring import num_dropped
 
@@ -97,14 +97,14 @@ class SearchJob(Job[SearchConfig]):
             pool = plan_pool(
                 minimum=1,
                 maximum=config.evaluators.max,
-                num_cpus=config.evaluators.cpus or largest_share(),
+                num_cpus=config.evaluators.cpus or cpus_per_worker(),
                 num_gpus=config.evaluators.gpus,
                 resources=resources(),
                 work=config.search.concurrency or config.search.num_samples,
             )
             settings = self._settings(run, pool.num_cpus, pool.num_gpus)
             self._identify(run, settings)
-            self.begin()
+            self.register()
             with ExitStack() as stack:
                 with self.stage("load"):
                     make = partial(make_search_worker, settings)
@@ -127,12 +127,12 @@ class SearchJob(Job[SearchConfig]):
             console.print(f"model: {exported}", soft_wrap=True)
         console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
 
-    def _search(self, run: FinishedScore | None, settings: EvaluatorSettings, service: Service) -> None:
+    def _search(self, run: FinishedScore | None, settings: PruningEvaluatorSettings, service: Service) -> None:
         explorer = Explorer(self, service, settings, self.facts.num_layers)
         with self.stage("search"):
             trials = explorer.explore(run)
         with self.stage("prove"):
-            Prover(self, service, settings, self.tasks).prove(trials)
+            Validator(self, service, settings, self.tasks).prove(trials)
         store = EvaluationStore(self.run.storage)
         self.manifest.counts |= {"trials": len(trials), "evaluations": len(store)} | explorer.counts
 
@@ -205,7 +205,7 @@ class SearchJob(Job[SearchConfig]):
         choice, calibrated = self.config.evaluation.to_choice(self.config.seed), run.calibrated
         self.tasks = [choose_items(task.task, choice, calibrated, tokenizer) for task in self.tasks]
 
-    def _identify(self, run: FinishedScore | None, settings: EvaluatorSettings) -> None:
+    def _identify(self, run: FinishedScore | None, settings: PruningEvaluatorSettings) -> None:
         """Note what evaluations depend on."""
         device = settings.loading.device
         dtype = dtype_name(self.config.model.dtype, device)
@@ -233,9 +233,9 @@ class SearchJob(Job[SearchConfig]):
             },
         }
 
-    def _settings(self, run: FinishedScore | None, num_cpus: float, num_gpus: float) -> EvaluatorSettings:
+    def _settings(self, run: FinishedScore | None, num_cpus: float, num_gpus: float) -> PruningEvaluatorSettings:
         config = self.config
-        return EvaluatorSettings(
+        return PruningEvaluatorSettings(
             loading=config.model.to_loading(self.source, num_gpus),
             tasks=tuple(config.evaluation.tasks),
             choice=config.evaluation.to_choice(config.seed),

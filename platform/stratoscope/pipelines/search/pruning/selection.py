@@ -7,21 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from stratoscope.evaluation import Estimate, Resampling, Retention, TaskScores, retained
-from stratoscope.pipelines.search.pruning.space import Candidate
-from stratoscope.pipelines.search.pruning.worker import Outcome
+from stratoscope.pipelines.search.pruning.space import PruningCandidate
+from stratoscope.pipelines.search.pruning.worker import Evaluation
 
 
 @dataclass(frozen=True)
-class Tried:
+class TrialResult:
     """One trial and how it went."""
 
     trial_id: str
     origin: str
     """starting point, tpe, nsga2, grid, greedy or swap."""
-    candidate: Candidate | None
+    candidate: PruningCandidate | None
     """None where no score chose the layers."""
     dropped: tuple[int, ...]
-    outcome: Outcome | None
+    outcome: Evaluation | None
     """None where it failed."""
     kept: float
     """The retention that the search is about; NaN where there is none."""
@@ -33,26 +33,26 @@ class Tried:
     error: str | None = None
 
 
-def pareto_front(trials: Iterable[Tried]) -> list[Tried]:
+def pareto_front(trials: Iterable[TrialResult]) -> list[TrialResult]:
     """Return the finished trials that no other beats: fewer layers kept at no less retention; the smallest set first.
 
     Of equal sets, and of sets of equal size, the best and first stands for all.
     """
-    best: dict[int, Tried] = {}
+    best: dict[int, TrialResult] = {}
     for trial in trials:
         if trial.status != "done" or math.isnan(trial.kept):
             continue
         size = len(trial.dropped)
         if size not in best or trial.kept > best[size].kept:
             best[size] = trial
-    front: list[Tried] = []
+    front: list[TrialResult] = []
     for size in sorted(best, reverse=True):
         if not front or best[size].kept > front[-1].kept:
             front.append(best[size])
     return front[::-1]
 
 
-def choose(front: Sequence[Tried], keep: float) -> Tried | None:
+def choose(front: Sequence[TrialResult], keep: float) -> TrialResult | None:
     """Return the largest set of the front that keeps enough, or the one that keeps most; None where there is no front.
 
     The sets of the front that drop nothing do not count.
@@ -81,7 +81,7 @@ def random_sets(num_layers: int, size: int, count: int, seed: int, other_than: S
 
 
 @dataclass(frozen=True)
-class Compared:
+class TaskComparison:
     """A set against the whole model on one task."""
 
     kind: str
@@ -103,7 +103,7 @@ def compare(
     chance: Mapping[str, float],
     metrics: Mapping[str, str],
     how: Resampling,
-) -> list[Compared]:
+) -> list[TaskComparison]:
     """Compare a set with the whole model, task by task.
 
     Args:
@@ -115,7 +115,7 @@ def compare(
     """
     before, after = scores
     return [
-        Compared(
+        TaskComparison(
             *looked_at,
             task,
             metrics[task],
@@ -160,6 +160,6 @@ class AgainstRandom:
         return f"It does not beat all random sets of its size, but {self.beaten} of {total}: {numbers}."
 
 
-def interval_text(estimate: Estimate) -> str:
+def estimate_text(estimate: Estimate) -> str:
     """Return the interval of a share as text."""
     return f"{estimate.low:.1%} to {estimate.high:.1%}"

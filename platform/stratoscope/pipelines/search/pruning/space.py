@@ -45,7 +45,7 @@ class LayerScores:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class PruningCandidate:
     """One point of the space."""
 
     metric: str
@@ -71,7 +71,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Space:
+class PruningSpace:
     """All candidates. An instance is what Optuna's define-by-run search calls."""
 
     section: SpaceSection
@@ -94,7 +94,7 @@ class Space:
         if metric != "random" and len(section.contiguous) > 1:
             trial.suggest_categorical("contiguous", list(section.contiguous))
 
-    def candidate(self, config: Mapping[str, Any]) -> Candidate:
+    def candidate(self, config: Mapping[str, Any]) -> PruningCandidate:
         """Return the candidate of a suggestion; what it does not hold has one choice, or is not used."""
         section = self.section
         metric = config["metric"]
@@ -102,7 +102,7 @@ class Space:
         named = {_name(threshold): threshold for threshold in self._thresholds}
         threshold = named[config["threshold"]] if "threshold" in config else next(iter(self._thresholds), None)
         epsilon = threshold if needs.threshold else None
-        return Candidate(
+        return PruningCandidate(
             metric=metric,
             tap=config.get("tap", str(section.taps[0])) if needs.tap else None,
             variance=config.get("variance", section.variance[0]) if needs.variance else None,
@@ -113,7 +113,7 @@ class Space:
             contiguous=bool(config.get("contiguous", metric != "random" and section.contiguous[0])),
         )
 
-    def config(self, candidate: Candidate) -> dict[str, Any]:
+    def config(self, candidate: PruningCandidate) -> dict[str, Any]:
         """Return the suggestion that means a candidate."""
         section = self.section
         values = {f.name: getattr(candidate, f.name) for f in fields(candidate)}
@@ -128,7 +128,7 @@ class Space:
         }
         return {name: value for name, value in values.items() if value is not None and not single.get(name)}
 
-    def grid(self) -> Iterator[Candidate]:
+    def grid(self) -> Iterator[PruningCandidate]:
         """Yield every candidate once."""
         section = self.section
         for ratio, metric in product(section.ratios, section.metrics):
@@ -140,13 +140,13 @@ class Space:
                 range(section.draws) if metric == "random" else [None],
                 section.contiguous if metric != "random" else [False],
             ):
-                yield Candidate(metric, tap, variance, *threshold, draw, ratio, contiguous)
+                yield PruningCandidate(metric, tap, variance, *threshold, draw, ratio, contiguous)
 
-    def starting_points(self) -> list[Candidate]:
+    def starting_points(self) -> list[PruningCandidate]:
         """Return each metric's usual choice at each ratio: the tap update if it is searched, else the first of all."""
         taps = [str(tap) for tap in self.section.taps]
         usual = "update" if "update" in taps else taps[0]
-        first: dict[tuple[str, float], Candidate] = {}
+        first: dict[tuple[str, float], PruningCandidate] = {}
         for candidate in self.grid():
             if candidate.tap in (None, usual):
                 first.setdefault((candidate.metric, candidate.ratio), candidate)

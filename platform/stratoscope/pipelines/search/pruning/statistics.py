@@ -16,7 +16,7 @@ from stratoscope.pipelines.score.tables import ALL
 from stratoscope.pipelines.search.config import PERPLEXITY_DROP, SpaceSection
 from stratoscope.pipelines.search.pruning.space import LayerScores, ScoreKey, thresholds
 from stratoscope.results import Manifest, Storage, read_table
-from stratoscope.scoring import METRICS, Choices, Observations, num_dropped, random_scores, score_layers
+from stratoscope.scoring import METRICS, Observations, ScoringSettings, num_dropped, random_scores, score_layers
 
 LEAST_DRAWS = 2
 """Of the bootstrap that the search has no use for."""
@@ -97,7 +97,7 @@ def all_scores(run: FinishedScore, space: SpaceSection, seed: int) -> dict[Score
     weight_norm = read_table(run.storage, "layers")["weight_norm"].to_numpy(zero_copy_only=False)
     if "magnitude" in metrics and np.isnan(weight_norm).any():
         raise InputError("space.metrics magnitude: weights that are stored as integers have no norm; leave it out")
-    choices = Choices(
+    choices = ScoringSettings(
         metrics=metrics,
         variances=tuple(space.variance),
         epsilons=tuple(thresholds(space) or [("absolute", 0.01)]),
@@ -126,7 +126,7 @@ def all_scores(run: FinishedScore, space: SpaceSection, seed: int) -> dict[Score
     return found
 
 
-def _asked(name: str, space: SpaceSection, choices: Choices) -> list[ScoreKey]:
+def _asked(name: str, space: SpaceSection, choices: ScoringSettings) -> list[ScoreKey]:
     """Return the keys of a metric in the order in which `score_layers` yields its scorings."""
     metric = METRICS[name]
     return [
@@ -137,7 +137,9 @@ def _asked(name: str, space: SpaceSection, choices: Choices) -> list[ScoreKey]:
     ]
 
 
-def _angles(seen: Observations, weight_norm: NDArray[np.float64], length: int, choices: Choices) -> NDArray[np.float64]:
+def _angles(
+    seen: Observations, weight_norm: NDArray[np.float64], length: int, choices: ScoringSettings
+) -> NDArray[np.float64]:
     of_length = {span: angle for span, angle in seen.angles.items() if span[1] == length}
     only = replace(choices, metrics=("angular_distance",))
     scoring = next(score_layers(replace(seen, angles=of_length), weight_norm, only))

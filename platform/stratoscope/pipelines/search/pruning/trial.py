@@ -7,22 +7,22 @@ from typing import Any
 
 from stratoscope.execution import Service
 from stratoscope.pipelines.search.config import Objective
-from stratoscope.pipelines.search.pruning.space import LayerScores, ScoreKey, Space
-from stratoscope.pipelines.search.pruning.worker import Outcome
+from stratoscope.pipelines.search.pruning.space import LayerScores, PruningSpace, ScoreKey
+from stratoscope.pipelines.search.pruning.worker import Evaluation
 
 WORST = -1e9
 """Of a set that has no objective."""
 
 
 @dataclass(frozen=True)
-class Goal:
+class ObjectiveFunction:
     """What is to be improved."""
 
     objective: Objective
     keep: float | None
     """Where size counts too, in one number: how much is to be kept."""
 
-    def of(self, outcome: Outcome, share_dropped: float) -> float:
+    def of(self, outcome: Evaluation, share_dropped: float) -> float:
         """Return what is to be large: the objective or, of sets that keep enough, the share that they drop."""
         value = {
             "retention_raw": outcome.raw.value,
@@ -37,23 +37,23 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class TrialRunner:
+class PruningTrial:
     """Runs trials in processes of their own; the model is elsewhere."""
 
     service: str
-    space: Space
+    space: PruningSpace
     scores: Mapping[ScoreKey, LayerScores]
     num_layers: int
     num_rungs: int
     stops_early: bool
     """Report after each rung; otherwise once, after the last."""
-    goal: Goal
+    goal: ObjectiveFunction
 
     def __call__(self, config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         """Yield what a trial reports."""
         dropped = self.space.candidate(config).dropped(self.scores, self.num_layers)
         service = Service(self.service)
         for rung in range(1, self.num_rungs + 1) if self.stops_early else [self.num_rungs]:
-            outcome: Outcome = service.call("evaluate", dropped, "search", rung)
+            outcome: Evaluation = service.call("evaluate", dropped, "search", rung)
             share = len(dropped) / self.num_layers
             yield {"objective": self.goal.of(outcome, share), "kept": 1 - share, "rung": rung}

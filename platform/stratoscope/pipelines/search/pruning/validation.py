@@ -11,16 +11,16 @@ from stratoscope.pipelines.search.pruning.checkpoint import export_chosen
 from stratoscope.pipelines.search.pruning.rows import compared_row, interval_columns, trial_row
 from stratoscope.pipelines.search.pruning.selection import (
     AgainstRandom,
-    Compared,
-    Tried,
+    TaskComparison,
+    TrialResult,
     choose,
     compare,
-    interval_text,
+    estimate_text,
     pareto_front,
     random_sets,
 )
 from stratoscope.pipelines.search.pruning.store import EvaluationStore
-from stratoscope.pipelines.search.pruning.worker import EvaluatorSettings, ModelSize, Outcome
+from stratoscope.pipelines.search.pruning.worker import Evaluation, ModelSize, PruningEvaluatorSettings
 from stratoscope.results import from_rows, write_table
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ SEARCH, HELD_OUT = "search", "held_out"
 Layers = tuple[int, ...]
 
 
-class Prover:
+class Validator:
     """Proves what a search has found.
 
     Args:
@@ -41,14 +41,14 @@ class Prover:
     """
 
     def __init__(
-        self, job: "SearchJob", service: Service, settings: EvaluatorSettings, tasks: Sequence[TaskItems]
+        self, job: "SearchJob", service: Service, settings: PruningEvaluatorSettings, tasks: Sequence[TaskItems]
     ) -> None:
         self._job, self._service, self._settings = job, service, settings
         self._config, self._storage = job.config, job.run.storage
         self._metrics = {task.name: task.metric for task in tasks}
         self._store = EvaluationStore(self._storage)
 
-    def prove(self, trials: Sequence[Tried]) -> None:
+    def prove(self, trials: Sequence[TrialResult]) -> None:
         """Evaluate, compare, export, and write the tables."""
         front = pareto_front(trials)
         chosen = choose(front, self._config.search.keep)
@@ -87,18 +87,18 @@ class Prover:
         facts["against_variance"] = self._against_variance(trials)
         self._job.manifest.facts |= facts
 
-    def _held_out(self, trials: Sequence[Tried]) -> dict[Layers, Outcome]:
+    def _held_out(self, trials: Sequence[TrialResult]) -> dict[Layers, Evaluation]:
         sets = list(dict.fromkeys(trial.dropped for trial in trials))
         outcomes = self._service.map("evaluate", [(dropped, HELD_OUT) for dropped in sets])
         return dict(zip(sets, outcomes, strict=True))
 
-    def _speeds(self, trials: Sequence[Tried], size: ModelSize) -> dict[int, float]:
+    def _speeds(self, trials: Sequence[TrialResult], size: ModelSize) -> dict[int, float]:
         """Return tokens per second by parameters left: sets that leave as many are as fast as each other."""
         sets: dict[int, Layers] = {size.without(d): d for d in [(), *(trial.dropped for trial in trials)]}
         # One after the other, for two at once on a machine would slow each other down.
         return {left: self._service.call("speed", dropped) for left, dropped in sets.items()}
 
-    def _reference(self, trials: Sequence[Tried], chosen: Tried | None) -> Tried | None:
+    def _reference(self, trials: Sequence[TrialResult], chosen: TrialResult | None) -> TrialResult | None:
         """Return the plain choice that the chosen set is held against: AVSS at the first settings, of the same size."""
         if chosen is None:
             return None
@@ -109,13 +109,17 @@ class Prover:
         items = self._settings.slices(part)
         return by_task([score for s in items for score in self._store.read(dropped, s) or []])
 
-    def _compare(self, kind: str, dropped: Layers, part: str, chance: Mapping[str, float]) -> list[Compared]:
+    def _compare(self, kind: str, dropped: Layers, part: str, chance: Mapping[str, float]) -> list[TaskComparison]:
         scores = self._scores((), part), self._scores(dropped, part)
         return compare((kind, dropped, part), scores, chance, self._metrics, self._settings.resampling)
 
     def _compare_all(
-        self, trials: Sequence[Tried], front: Sequence[Tried], chosen: Tried | None, reference: Tried | None
-    ) -> list[Compared]:
+        self,
+        trials: Sequence[TrialResult],
+        front: Sequence[TrialResult],
+        chosen: TrialResult | None,
+        reference: TrialResult | None,
+    ) -> list[TaskComparison]:
         """Compare every finished trial on the items of the search, and those that matter on held-out ones too."""
         kinds: dict[Layers, str] = {trial.dropped: "front" for trial in front}
         if reference:
@@ -131,8 +135,8 @@ class Prover:
         return rows
 
     def _against_random(
-        self, chosen: Tried, held_out: Mapping[Layers, Outcome], facts: dict[str, Any]
-    ) -> list[Compared]:
+        self, chosen: TrialResult, held_out: Mapping[Layers, Evaluation], facts: dict[str, Any]
+    ) -> list[TaskComparison]:
         sets = random_sets(
             len(self._service.call("size").by_layer),
             len(chosen.dropped),
@@ -140,21 +144,23 @@ class Prover:
             self._config.seed,
             chosen.dropped,
         )
-        outcomes: list[Outcome] = self._service.map("evaluate", [(dropped, HELD_OUT) for dropped in sets])
+        outcomes: list[Evaluation] = self._service.map("evaluate", [(dropped, HELD_OUT) for dropped in sets])
         against = AgainstRandom(held_out[chosen.dropped].raw.value, tuple(o.raw.value for o in outcomes))
         facts["verdicts"].append(against.verdict)
         facts["against_random"] = {"chosen": against.chosen, "random": list(against.random), "p": against.p_value}
         chance = self._service.call("chance", HELD_OUT)
         return [row for dropped in sets for row in self._compare("random", dropped, HELD_OUT, chance)]
 
-    def _selection(self, chosen: Tried, reference: Tried | None, held_out: Mapping[Layers, Outcome]) -> list[str]:
+    def _selection(
+        self, chosen: TrialResult, reference: TrialResult | None, held_out: Mapping[Layers, Evaluation]
+    ) -> list[str]:
         """Say how much of what the search gained was the luck of its items."""
         if chosen.outcome is None:
             return []
         searched, held = chosen.outcome.raw.value, held_out[chosen.dropped].raw.value
         lines = [
             f"The chosen set keeps {searched:.1%} on the items of the search and {held:.1%} on held-out ones "
-            f"({interval_text(held_out[chosen.dropped].raw)})."
+            f"({estimate_text(held_out[chosen.dropped].raw)})."
         ]
         if reference is None or reference.outcome is None or reference.dropped == chosen.dropped:
             return lines
@@ -172,7 +178,7 @@ class Prover:
         whole, first, second = (self._scores(dropped, part) for dropped in ((), one, other))
         return mean_gain(whole, first, second, self._settings.resampling)
 
-    def _against_variance(self, trials: Sequence[Tried]) -> list[str]:
+    def _against_variance(self, trials: Sequence[TrialResult]) -> list[str]:
         """Say what dividing by sparsity adds to variance alone, ratio by ratio, where both were tried at one tap."""
         lines = []
         done = {t.candidate: t for t in trials if t.status == "done" and t.candidate and not t.candidate.contiguous}
@@ -194,7 +200,7 @@ class Prover:
         return lines
 
 
-def _no_better_than_chance(compared: Sequence[Compared]) -> list[str]:
+def _no_better_than_chance(compared: Sequence[TaskComparison]) -> list[str]:
     """Name the tasks on which there is nothing to retain."""
     of_chosen = [c for c in compared if c.kind == "chosen" and c.part == HELD_OUT]
     tasks = [c.task for c in of_chosen if c.retention.above_chance.missing]

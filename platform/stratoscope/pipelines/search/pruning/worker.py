@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from stratoscope.evaluation import (
-    Choice,
     Estimate,
     Evaluator,
+    ItemSampling,
     ItemScore,
     Resampling,
     Slice,
@@ -24,8 +24,8 @@ from stratoscope.evaluation import (
     mean_retention,
 )
 from stratoscope.execution import BrokenProcessError
-from stratoscope.models import Loading, ModelCard, export_pruned, local_folder, without_layers
-from stratoscope.models.verify_checkpoint import Paired, Terms, answer, check_in_fresh_process
+from stratoscope.models import LoadSpec, ModelCard, export_pruned, local_folder, without_layers
+from stratoscope.models.verify_checkpoint import Paired, ReferenceSpec, answer, check_in_fresh_process
 from stratoscope.pipelines.search.pruning.store import EvaluationStore
 from stratoscope.results import Storage, check_reachable
 
@@ -36,12 +36,12 @@ MARK = "stratoscope.json"
 
 
 @dataclass(frozen=True)
-class EvaluatorSettings:
+class PruningEvaluatorSettings:
     """All that an evaluator has to know; equal settings and sets give equal results, to the bit."""
 
-    loading: Loading
+    loading: LoadSpec
     tasks: tuple[str, ...]
-    choice: Choice
+    choice: ItemSampling
     calibrated: frozenset[str]
     max_length: int
     batch_tokens: int
@@ -66,7 +66,7 @@ class EvaluatorSettings:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Evaluation:
     """What a set of dropped layers retains on some slices, as plain numbers."""
 
     dropped: tuple[int, ...]
@@ -95,7 +95,7 @@ class ModelSize:
 class SearchWorker:
     """Evaluates sets of dropped layers, keeping every evaluation in the run's folder."""
 
-    def __init__(self, settings: EvaluatorSettings) -> None:
+    def __init__(self, settings: PruningEvaluatorSettings) -> None:
         torch.set_num_threads(settings.num_threads)
         self.settings = settings
         check_reachable(settings.run)
@@ -123,7 +123,7 @@ class SearchWorker:
                 chance[task.name] = self.evaluator.majority_token(self.settings.slices(part), task.name)
         return chance
 
-    def evaluate(self, dropped: Sequence[int], part: str, num_slices: int | None = None) -> Outcome:
+    def evaluate(self, dropped: Sequence[int], part: str, num_slices: int | None = None) -> Evaluation:
         """Evaluate a set of dropped layers on the first slices of a part, or on all of them."""
         started = time.perf_counter()
         layers = tuple(sorted(dropped))
@@ -132,7 +132,7 @@ class SearchWorker:
         after = _joined([self._scores(layers, items) for items in slices])
         raw, above = mean_retention(base, after, self.chance(part), self.settings.resampling)
         bits = [b for scores in after.values() if (b := scores.bits_per_byte) is not None]
-        return Outcome(
+        return Evaluation(
             dropped=layers,
             accuracy={task: scores.accuracy for task, scores in after.items()},
             raw=raw,
@@ -188,9 +188,9 @@ class SearchWorker:
             (folder / MARK).write_text(json.dumps(content, indent=2), encoding="utf-8")
             return pairs
 
-    def _terms(self) -> Terms:
+    def _terms(self) -> ReferenceSpec:
         loading = self.settings.loading
-        return Terms(
+        return ReferenceSpec(
             original=local_folder(loading.source),
             revision=loading.source.revision,
             device="auto" if loading.spread else loading.device,
@@ -259,6 +259,6 @@ def read_mark(url: str) -> dict[str, Any] | None:
     return mark
 
 
-def make_search_worker(settings: EvaluatorSettings) -> SearchWorker:
+def make_search_worker(settings: PruningEvaluatorSettings) -> SearchWorker:
     """Make the worker of an evaluator."""
     return SearchWorker(settings)

@@ -19,7 +19,7 @@ RELATIVE = frozenset({"seed_spread", "error"})
 
 
 @dataclass(frozen=True)
-class Figure:
+class KeyMetric:
     """A number that sums up a part of a run."""
 
     name: str
@@ -31,18 +31,18 @@ class Figure:
     """Lower end of its interval, where the run has one."""
     high: float | None = None
 
-    def loss(self, before: "Figure") -> float:
+    def loss(self, before: "KeyMetric") -> float:
         """Return how much worse it is than an earlier one, in the terms of its threshold; below 0 it is better."""
         change = (self.value - before.value) * (-1 if self.kind in HIGH_IS_GOOD else 1)
         return change / max(abs(before.value), 1e-12) if self.kind in RELATIVE else change
 
-    def within_noise(self, before: "Figure") -> bool:
+    def within_noise(self, before: "KeyMetric") -> bool:
         """Tell whether the intervals of both, where they have any, allow for the change: as of two samples."""
         halves = [(f.high - f.low) / 2 for f in (self, before) if f.low is not None and f.high is not None]
         return len(halves) == 2 and abs(self.value - before.value) <= math.hypot(*halves)
 
 
-def finite_figures(figures: Iterable[Figure]) -> Iterator[Figure]:
+def finite_figures(figures: Iterable[KeyMetric]) -> Iterator[KeyMetric]:
     """Yield the figures that are numbers: a data set without answers has no rate, a diverged forecaster no error."""
     for figure in figures:
         if figure.value is not None and math.isfinite(figure.value):
@@ -51,17 +51,17 @@ def finite_figures(figures: Iterable[Figure]) -> Iterator[Figure]:
             yield figure if known else replace(figure, low=None, high=None)
 
 
-def score_figures(storage: Storage, manifest: Manifest) -> Iterator[Figure]:
+def score_figures(storage: Storage, manifest: Manifest) -> Iterator[KeyMetric]:
     """Yield the noise floor of the layers' order, and what was read."""
     floors = [row["split_half"] for row in read_table(storage, "stability").to_pylist() if row["group"] == "all"]
     known = [floor for floor in floors if floor is not None and not np.isnan(floor)]
     if known:
-        yield Figure("least split-half correlation", min(known))
-    yield Figure("prompts", manifest.counts["scored"])
-    yield Figure("prompts that failed", manifest.counts["errors"])
+        yield KeyMetric("least split-half correlation", min(known))
+    yield KeyMetric("prompts", manifest.counts["scored"])
+    yield KeyMetric("prompts that failed", manifest.counts["errors"])
 
 
-def hallucination_figures(storage: Storage, _manifest: Manifest) -> Iterator[Figure]:
+def hallucination_figures(storage: Storage, _manifest: Manifest) -> Iterator[KeyMetric]:
     """Yield how well flagged layers tell wrong answers, how many are flagged, and how often the model is wrong."""
     scores = read_table(storage, "hallucination_scores").to_pylist()
     flagged: dict[str, int] = {}
@@ -69,57 +69,57 @@ def hallucination_figures(storage: Storage, _manifest: Manifest) -> Iterator[Fig
         key = f"flagged layers, {row['dataset']}, {row['tap']}, {row['definition']}"
         flagged[key] = flagged.get(key, 0) + bool(row["flagged"])
     for key, number in flagged.items():
-        yield Figure(key, number)
+        yield KeyMetric(key, number)
     for row in _rows(storage, "separation"):
         if row["features"] in ("flagged", "all"):
             name = f"AUROC of {row['features']} layers, {row['dataset']}, {row['tap']}"
             kind: FigureKind = "auroc" if row["features"] == "all" else "fact"
-            yield Figure(name, row["auroc"], kind, row["ci_low"], row["ci_high"])
+            yield KeyMetric(name, row["auroc"], kind, row["ci_low"], row["ci_high"])
     for row in _rows(storage, "rates"):
         name = f"hallucination rate, {row['dataset']}"
-        yield Figure(name, row["rate"], "hallucination_rate", row["ci_low"], row["ci_high"])
+        yield KeyMetric(name, row["rate"], "hallucination_rate", row["ci_low"], row["ci_high"])
 
 
-def search_figures(storage: Storage, _manifest: Manifest) -> Iterator[Figure]:
+def search_figures(storage: Storage, _manifest: Manifest) -> Iterator[KeyMetric]:
     """Yield what the chosen set of layers keeps on held-out items, and how much is left of the model."""
     for row in _rows(storage, "front"):
         if row["chosen"]:
-            yield Figure(
+            yield KeyMetric(
                 "held-out retention",
                 row["held_out_raw"],
                 "retention",
                 row["held_out_raw_low"],
                 row["held_out_raw_high"],
             )
-            yield Figure("layers dropped", len(row["dropped_layers"]))
-            yield Figure("parameters, millions", row["parameters"] / 1e6)
+            yield KeyMetric("layers dropped", len(row["dropped_layers"]))
+            yield KeyMetric("parameters, millions", row["parameters"] / 1e6)
 
 
-def mitigation_figures(storage: Storage, _manifest: Manifest) -> Iterator[Figure]:
+def mitigation_figures(storage: Storage, _manifest: Manifest) -> Iterator[KeyMetric]:
     """Yield what each variant gains over the base, by the size of the base's."""
     for row in read_table(storage, "comparison").to_pylist():
         if row["other"] != "base" or row["relative"] is None:
             continue
         name = f"gain of {row['variant']}, {row['dataset'] or 'mean'}, {row['metric']}"
         if row["metric"] == "perplexity":
-            yield Figure(name, row["relative"])
+            yield KeyMetric(name, row["relative"])
         else:
-            yield Figure(name, row["relative"], "gain")
+            yield KeyMetric(name, row["relative"], "gain")
 
 
-def faithfulness_figures(storage: Storage, _manifest: Manifest) -> Iterator[Figure]:
+def faithfulness_figures(storage: Storage, _manifest: Manifest) -> Iterator[KeyMetric]:
     """Yield errors, their spread over seeds, and how much they grow under the strongest perturbations."""
     for row in read_table(storage, "spreads").to_pylist():
         if row["metric"] != "mse":
             continue
         name = f"{row['forecaster']}, {row['training']}, {row['dataset']}, horizon {row['horizon']}"
-        yield Figure(f"squared error, {name}", row["mean"], "error")
+        yield KeyMetric(f"squared error, {name}", row["mean"], "error")
         if row["deviation"] is not None and row["mean"]:
-            yield Figure(f"spread over seeds, {name}", row["deviation"] / row["mean"], "seed_spread")
+            yield KeyMetric(f"spread over seeds, {name}", row["deviation"] / row["mean"], "seed_spread")
     yield from _degradations(storage)
 
 
-def _degradations(storage: Storage) -> Iterator[Figure]:
+def _degradations(storage: Storage) -> Iterator[KeyMetric]:
     cells = [row for row in read_table(storage, "cells").to_pylist() if row["status"] == "done"]
     found: dict[tuple[str, ...], dict[tuple[str, float], list[float]]] = {}
     for row in cells:
@@ -130,7 +130,7 @@ def _degradations(storage: Storage) -> Iterator[Figure]:
         strongest = {name: level for name, level in sorted(errors) if name != "none"}
         for name, level in strongest.items():
             growth = float(np.mean(errors[name, level])) / clean - 1 if clean else math.nan
-            yield Figure(
+            yield KeyMetric(
                 f"growth under {name} {level:g}, {forecaster}, {training}, {dataset}, horizon {horizon}", growth
             )
 
