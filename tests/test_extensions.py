@@ -59,7 +59,7 @@ ZERO = Forecaster(lambda shape, settings: Zero(shape), trainable=False)
 SHIFT = Perturbation(lambda windows, level, generator: windows + level)
 """
 STAGE = """
-from stratoscope.pipelines.audit.key_metrics import Figure
+from stratoscope.pipelines.audit.key_metrics import KeyMetric
 from stratoscope.pipelines.audit.stages import Stage
 from stratoscope.pipelines.score import ScoreJob
 
@@ -69,7 +69,7 @@ def settings(entry, runs):
 
 
 def figures(storage, manifest):
-    yield Figure("layers", manifest.facts["num_layers"])
+    yield KeyMetric("layers", manifest.facts["num_layers"])
 
 
 LAYERS = Stage("layers", ScoreJob, "model", settings, figures)

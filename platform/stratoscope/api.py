@@ -121,7 +121,7 @@ def score(**fields: Any) -> ScoreRun:
     """
     job = ScoreJob(validate(ScoreConfig, fields))
     job.perform()
-    return ScoreRun(job.run.url, job.manifest)
+    return ScoreRun(job.context.url, job.context.manifest)
 
 
 def search(**fields: Any) -> SearchRun:
@@ -135,7 +135,7 @@ def search(**fields: Any) -> SearchRun:
     """
     job = Search()(validate(SearchConfig, fields))
     job.perform()
-    return SearchRun(job.run.url, job.manifest)
+    return SearchRun(job.context.url, job.context.manifest)
 
 
 def hallucination(**fields: Any) -> HallucinationRun:
@@ -149,7 +149,7 @@ def hallucination(**fields: Any) -> HallucinationRun:
     """
     job = HallucinationJob(validate(HallucinationConfig, fields))
     job.perform()
-    return HallucinationRun(job.run.url, job.manifest)
+    return HallucinationRun(job.context.url, job.context.manifest)
 
 
 def mitigate(**fields: Any) -> MitigationRun:
@@ -163,7 +163,7 @@ def mitigate(**fields: Any) -> MitigationRun:
     """
     job = MitigationJob(validate(MitigationConfig, fields))
     job.perform()
-    return MitigationRun(job.run.url, job.manifest)
+    return MitigationRun(job.context.url, job.context.manifest)
 
 
 def faithfulness(**fields: Any) -> FaithfulnessRun:
@@ -177,7 +177,7 @@ def faithfulness(**fields: Any) -> FaithfulnessRun:
     """
     job = FaithfulnessJob(validate(FaithfulnessConfig, fields))
     job.perform()
-    return FaithfulnessRun(job.run.url, job.manifest)
+    return FaithfulnessRun(job.context.url, job.context.manifest)
 
 
 def audit(**fields: Any) -> AuditRun:
@@ -191,4 +191,4 @@ def audit(**fields: Any) -> AuditRun:
     """
     job = AuditJob(validate(AuditConfig, fields))
     job.perform()
-    return AuditRun(job.run.url, job.manifest)
+    return AuditRun(job.context.url, job.context.manifest)

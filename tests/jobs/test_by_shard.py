@@ -110,12 +110,12 @@ def test_a_run_by_shard_goes_on_where_it_stopped_to_the_bit(
     config = validate(ScoreConfig, fields)
     job = ScoreJob(config)
     job.prepare()
-    job.run.write_manifest(
+    job.context.folder.write_manifest(
         Manifest(job="score", run_id="resumed-by-shard", config=config.model_dump(mode="json"), seed=0)
     )
     worker = ScoreWorker(job._worker_settings(ActorPool(1, 1, 1, 1, 0)))
     for table in Shards(job.layout, job.prompts.table, range(0, 64, 2)):
-        ShardStore(job.run.storage).write(worker(table.to_pylist()[0]))
+        ShardStore(job.context.storage).write(worker(table.to_pylist()[0]))
     resumed = stratoscope.score(**fields)
     assert (resumed.manifest.counts["shards_computed"], resumed.manifest.counts["shards_skipped"]) == (32, 32)
     for name in ("shard_stats", "shard_spans", "prompt_stats", "layer_scores", "stability"):

@@ -7,7 +7,7 @@ from stratoscope.execution.llm import vllm_installed, write_with_vllm
 from stratoscope.execution.metrics import WorkMetrics
 from stratoscope.execution.pool import ActorPool, plan_pool
 from stratoscope.execution.processes import Process, ProcessResult
-from stratoscope.execution.progress import Meter, progress
+from stratoscope.execution.progress import Meter, Reporter, progress
 from stratoscope.execution.service import Service, serve
 from stratoscope.execution.shards import ShardWorker, run_shards
 from stratoscope.execution.tasks import Task, TaskResult, run_tasks
@@ -30,6 +30,7 @@ __all__ = [
     "PlacementGroupTracker",
     "Process",
     "ProcessResult",
+    "Reporter",
     "Service",
     "ShardWorker",
     "Task",

@@ -6,6 +6,8 @@ from stratoscope.results.lease import Holder, Lease, LeaseLostError, check_free,
 from stratoscope.results.listing import RunState, list_runs
 from stratoscope.results.manifest import Manifest, package_versions
 from stratoscope.results.report import Page, PageSection, Table, TableCell, render
+from stratoscope.results.rows import ByTask, Column, Int16, Int32, TableRow
+from stratoscope.results.run import Run
 from stratoscope.results.run_folder import RunFolder, check_reachable, new_run_id
 from stratoscope.results.shards import ShardResult, ShardStore
 from stratoscope.results.storage import Storage
@@ -22,13 +24,18 @@ from stratoscope.results.tables import (
 __all__ = [
     "COLOURS",
     "SYMBOLS",
+    "ByTask",
+    "Column",
     "History",
     "Holder",
+    "Int16",
+    "Int32",
     "Lease",
     "LeaseLostError",
     "Manifest",
     "Page",
     "PageSection",
+    "Run",
     "RunFolder",
     "RunState",
     "ShardResult",
@@ -36,6 +43,7 @@ __all__ = [
     "Storage",
     "Table",
     "TableCell",
+    "TableRow",
     "check_free",
     "check_reachable",
     "from_parquet",

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from rich.console import Console
 
-from stratoscope.execution import Meter, progress
 from stratoscope.pipelines.audit import alerts, tables
 from stratoscope.pipelines.audit.assess import SCORE, Assessment, assess, kind_of
 from stratoscope.pipelines.audit.config import AuditConfig
@@ -18,7 +17,7 @@ from stratoscope.pipelines.audit.report import build_page, summary_table
 from stratoscope.pipelines.audit.schedule import Scheduler
 from stratoscope.pipelines.audit.steps import PROCESSES, Step, StepEnd, StepStore, all_steps
 from stratoscope.pipelines.runtime.job import STOP_GRACE_S, Job
-from stratoscope.results import Manifest, from_rows, read_table, render, write_table
+from stratoscope.results import Manifest, Run, from_rows, read_table, write_table
 
 
 class AuditJob(Job[AuditConfig]):
@@ -34,7 +33,7 @@ class AuditJob(Job[AuditConfig]):
     def prepare(self) -> None:
         """See that every stage of every model and forecaster is configured well, and that alerts can be sent."""
         alerts.check_destinations(self.config.destinations)
-        self.steps = all_steps(self.config, self.run.run_id)
+        self.steps = all_steps(self.config, self.context.folder.run_id)
 
     def plan(self) -> Sequence[tuple[str, str]]:
         """Return the steps, and what each waits for."""
@@ -49,24 +48,24 @@ class AuditJob(Job[AuditConfig]):
 
     def execute(self) -> None:
         """Run what has not been done, compare, and tell."""
-        store = StepStore(self.run.storage)
-        with self.stage("stages"):
+        store = StepStore(self.context.storage)
+        with self.context.stage("stages"):
             ends = self._run(store)
-        with self.stage("compare"):
+        with self.context.stage("compare"):
             nights = self._nights()
             known = last_found(self.config.output, nights)
             found = [self._assess(step, ends[step.key], known) for step in self.steps]
             previous = nights[0].run_id if nights else None
-        with self.stage("report"):
+        with self.context.stage("report"):
             self._write(found)
-            page = build_page(found, self.manifest, list(self._trends(nights, found)), previous)
-            self.run.storage.write("report.html", render(page))
-        told = alerts.summary(found, self.manifest, previous, self.run.url)
+            page = build_page(found, self.context.manifest, list(self._trends(nights, found)), previous)
+            self.context.write_report(page)
+        told = alerts.summary(found, self.context.manifest, previous, self.context.url)
         self.exit_code = told["exit_code"]
-        with self.stage("alerts"):
+        with self.context.stage("alerts"):
             self._tell(told)
-        self.manifest.facts["headline"] = told["headline"]
-        self.manifest.counts = {
+        self.context.manifest.facts["headline"] = told["headline"]
+        self.context.manifest.counts = {
             "stages": len(found),
             "computed": sum(a.end.status == "done" for a in found),
             "reused": sum(a.end.status == "reused" for a in found),
@@ -74,10 +73,11 @@ class AuditJob(Job[AuditConfig]):
             "regressions": sum(len(a.regressions) for a in found),
         }
 
-    def show(self, console: Console) -> None:
+    @staticmethod
+    def show(run: Run, console: Console) -> None:
         """Print the grid and what got worse."""
-        summary = json.loads(self.run.storage.read("summary.json"))
-        console.print(summary_table(read_table(self.run.storage, "models").to_pylist()))
+        summary = json.loads(run.storage.read("summary.json"))
+        console.print(summary_table(read_table(run.storage, "models").to_pylist()))
         console.print(summary["headline"], soft_wrap=True)
         for step in summary["steps"]:
             where = f"{step['model']}, {step['stage']}"
@@ -85,23 +85,23 @@ class AuditJob(Job[AuditConfig]):
                 console.print(f"regression: {where}: {text}", soft_wrap=True, markup=False)
             if step["error"]:
                 console.print(f"{step['status']}: {where}: {step['error']}", soft_wrap=True, markup=False)
-        for trouble in self.manifest.facts.get("untold", ()):
+        for trouble in run.manifest.facts.get("untold", ()):
             console.print(trouble, soft_wrap=True)
-        console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
+        console.print(f"report: {run.report_url}", soft_wrap=True)
 
     def _run(self, store: StepStore) -> dict[str, StepEnd]:
         ends = store.read()
         fine = {key: end for key, end in ends.items() if end.fine}
-        meter = Meter(len(self.steps), len(fine), "stages", "stages")
-        console = self.terminal.console
+        console = self.context.console
         with ExitStack() as stack:
             folder = stack.enter_context(self._process_folder())
-            bar = stack.enter_context(progress(meter, self.name, console))
-            running = stack.enter_context(closing(Scheduler(self.config, folder, self.stopping).run(self.steps, ends)))
+            bar = stack.enter_context(self.context.progress(self.name, len(self.steps), len(fine), "stages"))
+            scheduler = Scheduler(self.config, folder, self.context.stopping)
+            running = stack.enter_context(closing(scheduler.run(self.steps, ends)))
             for step, end in running:
                 ends[step.key] = end
                 store.write(step.key, end)
-                bar.add(1, 1)
+                bar.add()
                 trouble = f": {end.error}" if end.error else ""
                 console.print(
                     f"{step.subject.called}, {step.stage.name}: {end.status} in {end.seconds:,.0f} s{trouble}",
@@ -109,12 +109,11 @@ class AuditJob(Job[AuditConfig]):
                     markup=False,
                     soft_wrap=True,
                 )
-                self.lease.tell(done=meter.done, total=meter.total, rate=meter.units_per_second)
         return ends
 
     def _nights(self) -> list[Manifest]:
         config = self.config
-        return earlier_nights(config.output, config.name, self.manifest.started, self.run.run_id)
+        return earlier_nights(config.output, config.name, self.context.manifest.started, self.context.folder.run_id)
 
     def _assess(self, step: Step, end: StepEnd, known: dict[tuple[str, str], Any]) -> Assessment:
         earlier = known.get((step.subject.called, step.stage.name))
@@ -125,7 +124,7 @@ class AuditJob(Job[AuditConfig]):
         return assess(step, end, earlier, output=self.config.output, thresholds=shared, seed=self.config.seed)
 
     def _write(self, found: Sequence[Assessment]) -> None:
-        storage = self.run.storage
+        storage = self.context.storage
         figures = [row for a in found for row in _figure_rows(a)]
         write_table(storage, "figures", from_rows(figures, tables.FIGURES))
         write_table(storage, "drift", from_rows([row for a in found for row in _drift_rows(a)], tables.DRIFT))
@@ -138,10 +137,10 @@ class AuditJob(Job[AuditConfig]):
             yield from ({**row, "night": _short(night)} for row in key_figures(self.config.output, night))
         for a in found:
             for row in _figure_rows(a):
-                yield {**dict(zip(tables.FIGURES.names, row, strict=True)), "night": _short(self.manifest)}
+                yield {**dict(zip(tables.FIGURES.names, row, strict=True)), "night": _short(self.context.manifest)}
 
     def _tell(self, told: dict[str, Any]) -> None:
-        storage, destinations = self.run.storage, self.config.destinations
+        storage, destinations = self.context.storage, self.config.destinations
         # Whoever waits for these files is not to wait for a server.
         storage.write("summary.json", json.dumps(told, indent=2).encode())
         storage.write("summary.md", alerts.markdown(told).encode())
@@ -150,12 +149,12 @@ class AuditJob(Job[AuditConfig]):
             alerts.send_webhook(told, destinations) if destinations.webhook else None,
             alerts.send_mlflow(told, destinations) if destinations.mlflow else None,
         ]
-        self.manifest.facts["untold"] = [trouble for trouble in troubles if trouble]
+        self.context.manifest.facts["untold"] = [trouble for trouble in troubles if trouble]
 
     @contextmanager
     def _process_folder(self) -> Iterator[Path]:
         """Yield a local folder for processes; on an object store its files go to the run when the block ends."""
-        local = self.run.storage.local_path(PROCESSES)
+        local = self.context.storage.local_path(PROCESSES)
         if local is not None:
             local.mkdir(parents=True, exist_ok=True)
             yield local
@@ -165,7 +164,7 @@ class AuditJob(Job[AuditConfig]):
                 yield Path(folder)
             finally:
                 for file in Path(folder).iterdir():
-                    self.run.storage.write(f"{PROCESSES}/{file.name}", file.read_bytes())
+                    self.context.storage.write(f"{PROCESSES}/{file.name}", file.read_bytes())
 
 
 def _short(night: Manifest) -> str:

@@ -12,11 +12,11 @@ from pydantic_settings import CliPositionalArg
 from stratoscope.errors import InputError
 from stratoscope.pipelines.audit import AuditJob
 from stratoscope.pipelines.audit.stages import STAGES
-from stratoscope.pipelines.runtime.config import ConfigSection, load_config, validate
+from stratoscope.pipelines.runtime.config import ConfigSection, load_config
 from stratoscope.pipelines.runtime.job import JobMaker
 from stratoscope.pipelines.runtime.run_lookup import find_run
 from stratoscope.pipelines.runtime.terminal import stdout_console
-from stratoscope.results import Manifest, Storage, list_runs
+from stratoscope.results import Manifest, Run, Storage, list_runs
 
 PAGE = "report.html"
 
@@ -50,12 +50,11 @@ def show_report(arguments: Sequence[str]) -> None:
     """
     config = load_config(ReportConfig, "report", arguments)
     storage, manifest = _latest(config) if config.run is None else find_run(config.run, config.output, config.job)
+    run = Run(storage, manifest)
     if not storage.exists(PAGE):
-        raise InputError(f"{storage.url()} has no page: the run is {manifest.status}")
+        raise InputError(f"{run.url} has no page: the run is {manifest.status}")
     maker: JobMaker[Any] = next((s.job for s in STAGES.values() if s.job.name == manifest.job), AuditJob)
-    job = maker(validate(maker.config_class, manifest.config))
-    job.run.storage, job.manifest = storage, manifest
-    job.show(stdout_console())
+    maker.show(run, stdout_console())
     if config.open:
         webbrowser.open(_local(storage).as_uri())
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from stratoscope.data import Series, load_series
 from stratoscope.digest import digest
 from stratoscope.errors import InputError, RunError
-from stratoscope.execution import Meter, Task, cluster, progress, resources, run_tasks
+from stratoscope.execution import Task, cluster, resources, run_tasks
 from stratoscope.pipelines.faithfulness import tables
 from stratoscope.pipelines.faithfulness.cells import PARTS, CellStore, GridCell, Shared, grid, run_cell
 from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig
@@ -17,7 +17,7 @@ from stratoscope.pipelines.faithfulness.estimate import estimate
 from stratoscope.pipelines.faithfulness.outcome import counts, differences, failed_row, spreads, verdicts
 from stratoscope.pipelines.faithfulness.report import build_page, summary_table
 from stratoscope.pipelines.runtime.job import Job
-from stratoscope.results import from_rows, render, write_table
+from stratoscope.results import Run, from_rows, write_table
 
 GPU_SHARE = 0.25
 """Of a task, where the cluster has GPUs: the models are small."""
@@ -58,47 +58,46 @@ class FaithfulnessJob(Job[FaithfulnessConfig]):
             device = "cuda" if gpus else "cpu"
             self._identify(device)
             self.register()
-            store = CellStore(self.run.storage)
-            with self.stage("cells"):
-                failed = self._run(store, Shared(self.run.url, self.config, self.series, device), gpus)
+            store = CellStore(self.context.storage)
+            with self.context.stage("cells"):
+                failed = self._run(store, Shared(self.context.url, self.config, self.series, device), gpus)
         done = [cell for cell in self.cells if cell not in failed]
         if not done:
             raise RunError(f"every cell failed; the first, {self.cells[0].key}: {failed[self.cells[0]]}")
         self._write(store, done, failed)
-        with self.stage("report"):
-            self.run.storage.write("report.html", render(build_page(self.run.storage, self.manifest)))
+        with self.context.stage("report"):
+            self.context.write_report(build_page(self.context.storage, self.context.manifest))
         store.clear()
 
-    def show(self, console: Console) -> None:
+    @staticmethod
+    def show(run: Run, console: Console) -> None:
         """Print the errors and the verdict."""
-        console.print(summary_table(self.run.storage))
-        for line in self.manifest.facts["verdicts"]:
+        console.print(summary_table(run.storage))
+        for line in run.manifest.facts["verdicts"]:
             console.print(line, soft_wrap=True)
-        console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
+        console.print(f"report: {run.report_url}", soft_wrap=True)
 
     def _run(self, store: CellStore, shared: Shared, gpus: float) -> dict[GridCell, str]:
         """Run the cells that are missing; return what went wrong with those that failed."""
         missing = store.missing(self.cells)
         tasks = {cell: Task((cell,), None if cell.training == "plain" else cell.plain) for cell in missing}
-        meter = Meter(len(self.cells), len(self.cells) - len(missing), "cells", "cells")
         failed: dict[GridCell, str] = {}
-        with progress(meter, "faithfulness", self.terminal.console) as bar:
+        with self.context.progress("faithfulness", len(self.cells), len(self.cells) - len(missing), "cells") as bar:
             for key, ended in run_tasks(
                 run_cell,
                 tasks,
                 shared=shared,
                 num_cpus=self.config.grid.cpus,
                 num_gpus=gpus,
-                stopping=self.stopping,
+                stopping=self.context.stopping,
             ):
                 if ended.error is not None:
                     failed[key] = ended.error
-                bar.add(1, 1)
-                self.lease.tell(done=meter.done, total=meter.total, errors=len(failed), rate=meter.units_per_second)
+                bar.add(errors=len(failed))
         return failed
 
     def _write(self, store: CellStore, done: Sequence[GridCell], failed: dict[GridCell, str]) -> None:
-        storage = self.run.storage
+        storage = self.context.storage
         found = {name: store.table(name, done) for name in PARTS}
         rows = found["cells"].to_pylist()
         spread_rows = spreads(rows, self.config.grid.seeds)
@@ -109,18 +108,18 @@ class FaithfulnessJob(Job[FaithfulnessConfig]):
         for name, table in found.items():
             write_table(storage, name, table)
         every = found["cells"].to_pylist()
-        self.manifest.counts = dict(counts(every))
-        self.manifest.facts["verdicts"] = [
+        self.context.manifest.counts = dict(counts(every))
+        self.context.manifest.facts["verdicts"] = [
             *verdicts(rows, spread_rows, self.config.verdict),
             *(f"{cell.key} failed, and is in no comparison: {error}." for cell, error in failed.items()),
         ]
 
     def _identify(self, device: str) -> None:
-        self.manifest.fingerprints = {
+        self.context.manifest.fingerprints = {
             "series": digest({name: series.fingerprint for name, series in self.series.items()}),
             "computation": digest({"device": device}),
         }
-        self.manifest.facts = {
+        self.context.manifest.facts = {
             "device": device
             if device == "cpu"
             else torch.cuda.get_device_name()

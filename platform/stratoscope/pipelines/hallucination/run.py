@@ -32,7 +32,7 @@ from stratoscope.pipelines.hallucination.report import build_page, summary_table
 from stratoscope.pipelines.hallucination.worker import END_OF_ANSWER, HallucinationWorkerSettings, make_worker
 from stratoscope.pipelines.sharded.job import MeasuringJob
 from stratoscope.pipelines.sharded.layout import ShardLayout, usual_size
-from stratoscope.results import ShardStore, from_rows, read_table, render, write_table
+from stratoscope.results import Run, ShardStore, from_rows, read_table, write_table
 from stratoscope.scoring import FEWEST_QUESTIONS, Auroc, Labels, TooFewQuestionsError, check_enough
 
 LONGEST = 2048
@@ -81,33 +81,34 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
     def execute(self) -> None:
         """Measure what is missing, then contrast, separate and report."""
         config = self.config
-        store = ShardStore(self.run.storage)
+        store = ShardStore(self.context.storage)
         if config.pairs.answers != "given" and config.generation.engine == "vllm":
-            with self.stage("answer"), cluster():
+            with self.context.stage("answer"), cluster():
                 self._let_vllm_answer()
-        with self.stage("measure"):
+        with self.context.stage("measure"):
             self.measure(store)
             self.merge_tables(store)
         observed = self._observe()
-        with self.stage("contrast"):
+        with self.context.stage("contrast"):
             first = self._contrast(observed)
-        with self.stage("separate"):
+        with self.context.stage("separate"):
             self._separate(observed, first)
-        with self.stage("report"):
-            self.run.storage.write("report.html", render(build_page(self.run.storage, self.manifest)))
+        with self.context.stage("report"):
+            self.context.write_report(build_page(self.context.storage, self.context.manifest))
         store.clear()
 
-    def show(self, console: Console) -> None:
+    @staticmethod
+    def show(run: Run, console: Console) -> None:
         """Print the flagged layers, and how well they tell answers apart."""
-        console.print(summary_table(self.run.storage, self.manifest))
-        for line in self.manifest.facts["verdicts"]:
+        console.print(summary_table(run.storage, run.manifest))
+        for line in run.manifest.facts["verdicts"]:
             console.print(line, soft_wrap=True)
-        counts = self.manifest.counts
+        counts = run.manifest.counts
         console.print(
             f"{counts['scored']} questions, {counts['answers']} answers, {counts['tokens']:,} tokens, "
-            f"{self.manifest.tokens_per_second or 0:,.0f} tokens/s, {counts['errors']} errors"
+            f"{run.manifest.tokens_per_second or 0:,.0f} tokens/s, {counts['errors']} errors"
         )
-        console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
+        console.print(f"report: {run.report_url}", soft_wrap=True)
 
     def units(self) -> pa.Table:
         """Return the questions in order."""
@@ -132,7 +133,7 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
 
     def _let_vllm_answer(self) -> None:
         """Let vLLM answer all questions, once in a run; what it fails at, the actors answer."""
-        storage = self.run.storage
+        storage = self.context.storage
         if not storage.exists(f"{WRITTEN}.parquet"):
             questions = list(self.questions)
             written = write_with_vllm(
@@ -160,7 +161,7 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
                 "engine": self.config.generation.engine,
             },
         )
-        self.manifest.facts |= {
+        self.context.manifest.facts |= {
             "epsilons": list(settings.epsilons),
             "datasets": [asdict(dataset) for dataset in self.questions.datasets],
         }
@@ -181,14 +182,14 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
                 )
 
     def _observe(self) -> Observed:
-        storage, config = self.run.storage, self.config
-        if not self.manifest.counts["scored"]:
+        storage, config = self.context.storage, self.config
+        if not self.context.manifest.counts["scored"]:
             first = read_table(storage, "errors")["error"][0].as_py()
             raise InputError(f"no question could be read; the first error is: {first}")
         rates = list(rate_rows(storage, config.separation.confidence))
         if rates:
             write_table(storage, "rates", from_rows(rates, tables.RATES))
-        counted = tuple(self.manifest.facts["epsilons"])
+        counted = tuple(self.context.manifest.facts["epsilons"])
         taps = tuple(str(tap) for tap in config.readings.taps)
         observed = load_observed(storage, taps, counted, config.contrasts.thresholds)
         reasons = {name: _why_untestable(name, answers.labels) for name, answers in observed.answers.items()}
@@ -201,10 +202,10 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
         """Write the scores of all definitions and views; return the first of each data set."""
         found = list(contrasts(observed, self.config.contrasts, self.config.seed))
         rows = [row for contrast in found for row in score_rows(contrast, observed)]
-        write_table(self.run.storage, "hallucination_scores", from_rows(rows, tables.SCORES))
+        write_table(self.context.storage, "hallucination_scores", from_rows(rows, tables.SCORES))
         first = list({c.dataset: c for c in reversed(found)}.values())[::-1]
         agreed = [tuple(asdict(a).values()) for a in agreements(first)]
-        write_table(self.run.storage, "agreement", from_rows(agreed, tables.AGREEMENT))
+        write_table(self.context.storage, "agreement", from_rows(agreed, tables.AGREEMENT))
         return first
 
     def _separate(self, observed: Observed, first: Sequence[Contrast]) -> None:
@@ -215,10 +216,10 @@ class HallucinationJob(MeasuringJob[HallucinationConfig]):
             found, sets = separated(observed, contrast, section, inference)
             rows += separation_rows(contrast.dataset, found, section.confidence)
             random += _random_rows(contrast.dataset, sets)
-        write_table(self.run.storage, "separation", from_rows(rows, tables.SEPARATION))
-        write_table(self.run.storage, "random_sets", from_rows(random, tables.RANDOM_SETS))
+        write_table(self.context.storage, "separation", from_rows(rows, tables.SEPARATION))
+        write_table(self.context.storage, "random_sets", from_rows(random, tables.RANDOM_SETS))
         untested = [f"{reason}." for reason in self.untested.values()]
-        self.manifest.facts["verdicts"] = [*verdicts(self.run.storage, first), *untested]
+        self.context.manifest.facts["verdicts"] = [*verdicts(self.context.storage, first), *untested]
 
 
 def _why_untestable(dataset: str, labels: Labels) -> str | None:

@@ -71,16 +71,16 @@ class LayerChoice:
         """Make a hallucination run of the job's pairs in its folder, or go on with it."""
         config = self.config
         fields = {
-            "output": job.run.storage.url("flags"),
+            "output": job.context.storage.url("flags"),
             "run_id": "flags",
             "seed": config.seed,
             "model": config.model.model_dump(mode="json"),
             "pairs": config.pairs.model_dump(mode="json"),
         }
-        made = HallucinationJob(HallucinationConfig.model_validate(fields), job.terminal)
-        made.stopping = job.stopping
+        context = job.context
+        made = HallucinationJob(HallucinationConfig.model_validate(fields), context.terminal, context.stopping)
         made.perform()
-        return LayerChoice(config, self.num_layers, (made.run.storage, made.manifest), self.score)
+        return LayerChoice(config, self.num_layers, (made.context.storage, made.context.manifest), self.score)
 
     def seen(self) -> frozenset[str]:
         """Return the ids of questions and prompts that layers were chosen by."""

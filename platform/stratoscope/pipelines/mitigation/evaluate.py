@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from stratoscope.errors import RunError
-from stratoscope.execution import Meter, Service, WorkerResources, plan_pool, progress, resources, serve
+from stratoscope.execution import Service, WorkerResources, plan_pool, resources, serve
 from stratoscope.models import ModelCard
 from stratoscope.pipelines.mitigation.config import EVERY, FLAGGED, RANDOM
 from stratoscope.pipelines.mitigation.outcome import BASE, MitigationOutcome, card_rows
@@ -44,7 +44,7 @@ def judges(job: "MitigationJob", workers: WorkerResources, num_models: int) -> I
         work=num_models,
     )
     settings = VariantEvaluatorSettings(
-        run=job.run.url,
+        run=job.context.url,
         loading=config.model.to_loading(job.source, pool.num_gpus),
         judged=job.material.held_out,
         tasks=tuple(config.evaluation.tasks),
@@ -54,7 +54,7 @@ def judges(job: "MitigationJob", workers: WorkerResources, num_models: int) -> I
         longest=job.longest,
         num_threads=int(pool.num_cpus),
     )
-    with serve("Judge", partial(make_mitigation_worker, settings), pool, job.stopping) as service:
+    with serve("Judge", partial(make_mitigation_worker, settings), pool, job.context.stopping) as service:
         yield service
 
 
@@ -72,8 +72,7 @@ def judge_all(
     wanted = list(dict.fromkeys(_models(variants, store)))
     missing = [model for model in wanted if not store.is_judged(model.key)]
     errors: dict[str, str] = {}
-    meter = Meter(len(wanted), len(wanted) - len(missing), "models", "models")
-    with progress(meter, "evaluate", job.terminal.console) as bar:
+    with job.context.progress("evaluate", len(wanted), len(wanted) - len(missing), "models") as bar:
         # As many at once as there are evaluators, so that what is finished is kept.
         size = max(1, service.size)
         for start in range(0, len(missing), size):
@@ -84,7 +83,7 @@ def judge_all(
                     errors[model.key] = str(found)
                 else:
                     store.write_judgement(model.key, found)
-                bar.add(1, 1)
+                bar.add()
     failed = {v: errors.get(v.key) or errors[v.cut_key] for v in variants if v.key in errors or v.cut_key in errors}
     if BASE in errors or len(failed) == len(variants):
         raise RunError(f"judging failed: {errors.get(BASE) or next(iter(failed.values()))}")
@@ -116,7 +115,7 @@ def keep(
     base = PurePosixPath(job.config.model.source).name.removesuffix(".gguf")
     urls, same = [], None
     for v in kept:
-        url = job.run.storage.url("models", f"{base}-{'healed' if v.dropped else 'mended'}-{v.key}")
+        url = job.context.storage.url("models", f"{base}-{'healed' if v.dropped else 'mended'}-{v.key}")
         facts = store.trained(v) or {}
         layers = tuple(facts["layers"])
         trained = (

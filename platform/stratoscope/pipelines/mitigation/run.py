@@ -44,7 +44,7 @@ from stratoscope.pipelines.mitigation.trainer import TRAINING, Trainer, tuned_fi
 from stratoscope.pipelines.mitigation.variants import Variant
 from stratoscope.pipelines.runtime.hardware import usual_device
 from stratoscope.pipelines.runtime.job import Job
-from stratoscope.results import from_rows, render, write_table
+from stratoscope.results import Run, from_rows, write_table
 
 LONGEST = 1024
 """Most tokens of a sequence, where the model has positions for more."""
@@ -98,38 +98,39 @@ class MitigationJob(Job[MitigationConfig]):
         """Train every variant, judge all of them, compare, and write what is to be kept."""
         with cluster():
             if self.choice.lacks_flags:
-                with self.stage("flags"):
+                with self.context.stage("flags"):
                     self.choice = self.choice.with_flags(self)
                 self.material = load_material(self.config, self.tokenizer, self.choice.seen(), self.longest)
             workers = self._workers()
             self._identify(workers)
             self.register()
-            store = VariantStore(self.run.storage)
+            store = VariantStore(self.context.storage)
             variants, failed = Trainer(self, workers, store).train_all(self.choice.variants())
-            with self.stage("evaluate"), judges(self, workers, 2 * len(variants)) as service:
+            with self.context.stage("evaluate"), judges(self, workers, 2 * len(variants)) as service:
                 failed |= judge_all(self, variants, service, store)
                 variants = [v for v in variants if v not in failed]
                 found = outcome(variants, store, self.config.evaluation.to_resampling(self.config.seed))
                 self._write(variants, failed, store, found)
                 kept = keep(self, variants, found, service, store)
-        self.manifest.facts |= {
+        self.context.manifest.facts |= {
             "verdicts": [*found.verdicts, *self._troubles(variants, failed, store)],
             "models": list(kept.urls),
             "frozen_tensors": kept.frozen_tensors,
         }
-        with self.stage("report"):
-            self.run.storage.write("report.html", render(build_page(self.run.storage, self.manifest)))
+        with self.context.stage("report"):
+            self.context.write_report(build_page(self.context.storage, self.context.manifest))
         store.clear()
-        self.run.storage.remove(TRAINING)
+        self.context.storage.remove(TRAINING)
 
-    def show(self, console: Console) -> None:
+    @staticmethod
+    def show(run: Run, console: Console) -> None:
         """Print what changed, and the verdict."""
-        console.print(summary_table(self.run.storage))
-        for line in self.manifest.facts["verdicts"]:
+        console.print(summary_table(run.storage))
+        for line in run.manifest.facts["verdicts"]:
             console.print(line, soft_wrap=True)
-        for url in self.manifest.facts["models"]:
+        for url in run.manifest.facts["models"]:
             console.print(f"model: {url}", soft_wrap=True)
-        console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
+        console.print(f"report: {run.report_url}", soft_wrap=True)
 
     def _workers(self) -> WorkerResources:
         train, there = self.config.train, resources()
@@ -171,14 +172,14 @@ class MitigationJob(Job[MitigationConfig]):
             ("separation", tables.SEPARATION, separation_rows(variants, store)),
             ("errors", tables.ERRORS, ((v.name, v.seed, error) for v, error in failed.items())),
         ]
-        storage = self.run.storage
+        storage = self.context.storage
         if self.config.tune.num_samples:
             names = dict.fromkeys(v.name for v in variants)
             searches = {name: json.loads(storage.read(tuned_file(name))) for name in names}
             written.append(("tuning", tables.TUNING, tuning_rows(searches)))
         for name, schema, rows in written:
             write_table(storage, name, from_rows(list(rows), schema))
-        self.manifest.counts = {"variants": len(variants), "failed": len(failed), "steps": len(steps)}
+        self.context.manifest.counts = {"variants": len(variants), "failed": len(failed), "steps": len(steps)}
 
     def _tasks_digest(self) -> str:
         choice = self.config.evaluation.to_choice(self.config.seed)
@@ -188,13 +189,13 @@ class MitigationJob(Job[MitigationConfig]):
         config, material = self.config, self.material
         device = "cuda" if workers.gpus else "cpu"
         dtype = dtype_name(config.model.dtype, device)
-        self.manifest.fingerprints = {
+        self.context.manifest.fingerprints = {
             "weights": weights_fingerprint(self.source),
             "material": material.fingerprint,
             "tasks": self._tasks_digest(),
             "computation": digest({"dtype": dtype, "device": device, "workers": workers.number}),
         }
-        self.manifest.facts = {
+        self.context.manifest.facts = {
             "architecture": self.facts.architecture,
             "num_layers": self.facts.num_layers,
             "num_parameters": self.facts.num_parameters,

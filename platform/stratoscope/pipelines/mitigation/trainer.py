@@ -9,16 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stratoscope.errors import RunError, first_line
-from stratoscope.execution import (
-    Meter,
-    PlacementGroupTracker,
-    Trial,
-    WorkerResources,
-    fit,
-    progress,
-    resources,
-    run_remote,
-)
+from stratoscope.execution import PlacementGroupTracker, Trial, WorkerResources, fit, resources, run_remote
 from stratoscope.mitigation import TrainableSpec, TrainingSettings
 from stratoscope.pipelines.mitigation.config import FLAGGED, RANDOM
 from stratoscope.pipelines.mitigation.curves import curves
@@ -50,7 +41,7 @@ class Trainer:
 
     def __init__(self, job: "MitigationJob", workers: WorkerResources, store: VariantStore) -> None:
         self._job, self._workers, self._store = job, workers, store
-        self._config, self._storage = job.config, job.run.storage
+        self._config, self._storage = job.config, job.context.storage
 
     def train_all(self, variants: Sequence[Variant]) -> tuple[list[Variant], dict[Variant, str]]:
         """Train variants; return those that are trained, and what went wrong with the others.
@@ -65,7 +56,7 @@ class Trainer:
                 self._train_or_skip(variant)
                 done.append(variant)
             except Exception as error:
-                if self._job.stopping.is_set():
+                if self._job.context.stopping.is_set():
                     raise
                 logger.exception("training %s failed", variant.key)
                 failed[variant] = first_line(error)
@@ -80,7 +71,7 @@ class Trainer:
         settings = self._settings(variant)
         if self._config.tune.num_samples:
             settings = with_point(settings, self._tuned(variant), self._layers_of(variant))
-        with self._job.stage("train"):
+        with self._job.context.stage("train"):
             self._train(variant, settings)
 
     def _settings(self, variant: Variant) -> TrainingSettings:
@@ -107,26 +98,24 @@ class Trainer:
         job, steps = self._job, settings.optimising.steps
         started = time.perf_counter()
         loop = Loop(settings, job.material.corpus, None, self._config.evaluation.batch_tokens, job.longest)
-        meter = Meter(steps, 0, "steps", "tokens")
         storage = self._storage.child(TRAINING)
         with (
-            progress(meter, f"train {variant.key}", job.terminal.console) as bar,
+            job.context.progress(f"train {variant.key}", steps, 0, "steps", "tokens") as bar,
             curves(self._storage, variant.key) as draw,
         ):
 
             def on_step(row: Mapping[str, float]) -> None:
                 draw(row)
-                bar.add(max(0, int(row["step"]) - meter.done), int(row["tokens"]))
-                job.lease.tell(done=meter.done, total=steps, errors=0, rate=meter.units_per_second)
+                bar.add(max(0, int(row["step"]) - bar.done), int(row["tokens"]))
 
-            checkpoint = fit(loop, self._workers, storage, variant.key, on_step=on_step, stopping=job.stopping)
+            checkpoint = fit(loop, self._workers, storage, variant.key, on_step=on_step, stopping=job.context.stopping)
         if checkpoint is None:
             raise RunError(DIVERGED)
         patch = self._store.patch(variant)
         # On the CPU, for the task that does it has no GPU.
-        loading = replace(settings.loading, device="cpu", dtype=job.manifest.facts["dtype"], spread=False)
+        loading = replace(settings.loading, device="cpu", dtype=job.context.manifest.facts["dtype"], spread=False)
         on_cpu = replace(settings, loading=loading)
-        found = run_remote(write_patch, job.run.url, patch, checkpoint, on_cpu, cpus=self._workers.cpus)
+        found = run_remote(write_patch, job.context.url, patch, checkpoint, on_cpu, cpus=self._workers.cpus)
         self._store.write_trained(
             variant,
             {
@@ -143,7 +132,7 @@ class Trainer:
         """Return what the search of a variant has chosen; all its seeds share it."""
         name = tuned_file(variant.name)
         if not self._storage.exists(name):
-            with self._job.stage("tune"):
+            with self._job.context.stage("tune"):
                 found = self._search(replace(variant, seed=self._config.train.seeds[0]))
             self._storage.write(name, json.dumps(found).encode())
         point: Mapping[str, float] = json.loads(self._storage.read(name))["point"]
@@ -171,7 +160,7 @@ class Trainer:
             TuningSpace.of(config.tune, with_layers=flags), config.tune, max(1, int(there // per_trial)), config.seed
         )
         title = f"tune {variant.name}"
-        found = tune(job, trials, asked, folder=f"{TUNE}-{variant.name}", title=title, on_end=rooms.free)
+        found = tune(job.context, trials, asked, folder=f"{TUNE}-{variant.name}", title=title, on_end=rooms.free)
         chosen = best(found)
         if chosen is None:
             first = _last_line(found[0].error) or DIVERGED

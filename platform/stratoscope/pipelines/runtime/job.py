@@ -5,7 +5,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,9 +18,10 @@ from rich.console import Console
 from stratoscope.errors import InputError, RunError
 from stratoscope.execution import root_cause
 from stratoscope.pipelines.runtime.config import JobConfig, load_config, print_error, result_settings
+from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.run_lookup import EqualRunFound, equal_run, identity
 from stratoscope.pipelines.runtime.terminal import Terminal, own_terminal, stdout_console
-from stratoscope.results import Lease, Manifest, RunFolder, check_free, new_run_id
+from stratoscope.results import Lease, Manifest, Run, RunFolder, check_free, new_run_id
 
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_REGRESSION = 0, 1, 2, 3
 STOP_GRACE_S = 100.0
@@ -37,24 +37,26 @@ class Job(ABC, Generic[Config]):
     Args:
         config: the job's configuration.
         terminal: where progress is shown; None is the process's own stderr.
+        stopping: the event that SIGTERM sets; None makes one. A job inside another shares the other's.
     """
 
     name: ClassVar[str]
     config_class: ClassVar[type[JobConfig]]
     stop_grace_s: ClassVar[float] = STOP_GRACE_S
 
-    def __init__(self, config: Config, terminal: Terminal | None = None) -> None:
+    def __init__(
+        self, config: Config, terminal: Terminal | None = None, stopping: threading.Event | None = None
+    ) -> None:
         self.config = config
-        self.earlier: Manifest | None = None
-        self.terminal = terminal or Terminal(Console(stderr=True))
         self.exit_code = EXIT_DONE
-        """Of a run that came to its end."""
-        self.stopping = threading.Event()
-        """Set by SIGTERM: what is in work ends, and nothing else is begun."""
-        self.run = RunFolder(config.output, self.name, config.run_id or new_run_id())
-        self.manifest = Manifest(
-            job=self.name, run_id=self.run.run_id, config=config.model_dump(mode="json"), seed=config.seed
+        """The exit code of a run that is carried out to its end."""
+        self.previous_start: Manifest | None = None
+        """The manifest that an earlier start of this run left behind."""
+        folder = RunFolder(config.output, self.name, config.run_id or new_run_id())
+        manifest = Manifest(
+            job=self.name, run_id=folder.run_id, config=config.model_dump(mode="json"), seed=config.seed
         )
+        self.context = RunContext(folder, manifest, terminal or Terminal(Console(stderr=True)), stopping)
 
     @abstractmethod
     def prepare(self) -> None:
@@ -72,24 +74,10 @@ class Job(ABC, Generic[Config]):
     def execute(self) -> None:
         """Do the work; `prepare` has been called."""
 
+    @staticmethod
     @abstractmethod
-    def show(self, console: Console) -> None:
-        """Print what matters most of a finished run."""
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a part of the work into the manifest.
-
-        Raises:
-            RunError: the run is to stop.
-        """
-        if self.stopping.is_set():
-            raise RunError(f"stopped by SIGTERM before the stage {name}; the same run_id goes on from there")
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.manifest.timings[name] = round(self.manifest.timings.get(name, 0.0) + time.perf_counter() - start, 3)
+    def show(run: Run, console: Console) -> None:
+        """Print the main findings of a finished run, which an older version may have written."""
 
     def already_done(self) -> bool:
         """Tell whether this very run is finished.
@@ -97,52 +85,57 @@ class Job(ABC, Generic[Config]):
         Raises:
             InputError: a run of this id has other settings.
         """
-        earlier = self.run.read_manifest()
-        if earlier is None:
+        folder = self.context.folder
+        previous = folder.read_manifest()
+        if previous is None:
             return False
         here = result_settings(self.config)
-        there = result_settings(_read_config(self.config_class, earlier))
+        there = result_settings(_read_config(self.config_class, previous))
         if here != there:
             changed = ", ".join(f"{n} {there.get(n)} -> {here[n]}" for n in here if here[n] != there.get(n))
             raise InputError(
-                f"run_id {self.run.run_id!r} exists in {self.run.url} with other settings ({changed}); "
+                f"run_id {folder.run_id!r} exists in {folder.url} with other settings ({changed}); "
                 "choose another run_id or repeat the settings"
             )
-        self.earlier = earlier
-        self.manifest.started = earlier.started
-        if earlier.status == "done":
-            self.manifest = earlier
+        self.previous_start = previous
+        self.context.manifest.started = previous.started
+        if previous.status == "done":
+            self.context.manifest = previous
             return True
         return False
 
     def register(self, *, resumed: bool = True) -> None:
-        """Note what the run is of, once its fingerprints stand in the manifest, and before anything is computed.
+        """Record the identity of the run in its manifest, before anything is computed.
+
+        The fingerprints have to stand in the manifest already.
 
         Args:
-            resumed: something that an earlier start has computed is kept.
+            resumed: whether results of an earlier start are kept.
 
         Raises:
-            InputError: what is kept was computed with another model or other data.
-            EqualRunFound: `reuse` is set, and a finished run has this one's result.
+            InputError: the results that are kept were computed with another model or other data.
+            EqualRunFound: `reuse` is set, and a finished run has the same identity.
         """
         if resumed:
             self._check_fingerprints()
-        self.manifest.identity = identity(self.name, result_settings(self.config), self.manifest.fingerprints)
+        manifest, previous = self.context.manifest, self.previous_start
+        manifest.identity = identity(self.name, result_settings(self.config), manifest.fingerprints)
         # An earlier start that came no further than this point has computed nothing.
-        if self.config.reuse and (self.earlier is None or self.earlier.identity is None):
-            equal = equal_run(self.config.output, self.name, self.manifest.identity)
+        if self.config.reuse and (previous is None or previous.identity is None):
+            equal = equal_run(self.config.output, self.name, manifest.identity)
             if equal is not None:
                 raise EqualRunFound(equal)
-        self.run.write_manifest(self.manifest)
+        self.context.folder.write_manifest(manifest)
 
     def _check_fingerprints(self) -> None:
-        earlier = self.earlier.fingerprints if self.earlier else {}
-        here = self.manifest.fingerprints
-        changed = [name for name in here if name in earlier and earlier[name] != here[name]]
+        before = self.previous_start.fingerprints if self.previous_start else {}
+        here = self.context.manifest.fingerprints
+        changed = [name for name in here if name in before and before[name] != here[name]]
         if changed:
+            folder = self.context.folder
             raise InputError(
-                f"run_id {self.run.run_id!r} was begun with other {' and '.join(changed)} in {self.run.url}: what the "
-                "settings name has changed since; choose another run_id"
+                f"run_id {folder.run_id!r} was started with other {' and '.join(changed)} in {folder.url}: what the "
+                "settings name has changed since then; choose another run_id"
             )
 
     def perform(self) -> None:
@@ -153,23 +146,24 @@ class Job(ABC, Generic[Config]):
         """
         if self.already_done():
             return
-        check_free(self.run.storage)
+        context = self.context
+        check_free(context.storage)
         with quiet_libraries():
-            with self.stage("prepare"):
+            with context.stage("prepare"):
                 self.prepare()
-            with Lease(self.run.storage) as self.lease:
-                # Another process may have begun or ended the run since.
+            with Lease(context.storage) as context.lease:
+                # Another process may have started or finished the run since.
                 if self.already_done():
                     return
-                if self.earlier is None:
-                    self.run.write_manifest(self.manifest)
+                if self.previous_start is None:
+                    context.folder.write_manifest(context.manifest)
                 try:
                     with self._log_file():
                         self._execute()
                 except EqualRunFound as found:
-                    self.lease.remove_folder()
-                    self.run = RunFolder(self.config.output, self.name, found.manifest.run_id)
-                    self.manifest = found.manifest
+                    context.lease.remove_folder()
+                    context.folder = RunFolder(self.config.output, self.name, found.manifest.run_id)
+                    context.manifest = found.manifest
 
     def _execute(self) -> None:
         try:
@@ -178,7 +172,7 @@ class Job(ABC, Generic[Config]):
             raise
         except InputError as error:
             # A refused attempt to resume leaves the manifest of the run that it would have resumed.
-            if self.earlier is None:
+            if self.previous_start is None:
                 self._finish(EXIT_REFUSED, error)
             raise
         except BaseException as error:
@@ -187,22 +181,24 @@ class Job(ABC, Generic[Config]):
         self._finish(self.exit_code)
 
     def _finish(self, code: int, error: BaseException | None = None) -> None:
-        self.manifest.status = "failed" if code in (EXIT_FAILED, EXIT_REFUSED) else "done"
-        self.manifest.exit_code = code
-        self.manifest.error = root_cause(error) if error else None
-        self.manifest.finished = datetime.now(UTC).isoformat(timespec="seconds")
+        manifest = self.context.manifest
+        manifest.status = "failed" if code in (EXIT_FAILED, EXIT_REFUSED) else "done"
+        manifest.exit_code = code
+        manifest.error = root_cause(error) if error else None
+        manifest.finished = datetime.now(UTC).isoformat(timespec="seconds")
         if error is None:
-            self.run.write_manifest(self.manifest)
+            self.context.folder.write_manifest(manifest)
             return
         logger.error("the run failed", exc_info=error)
-        # Where the disk is full or the store away, it is the first error that has to be told.
+        # Where the disk is full or the store is unreachable, the first error is the one to report.
         with suppress(OSError):
-            self.run.write_manifest(self.manifest)
+            self.context.folder.write_manifest(manifest)
 
     @contextmanager
     def _log_file(self) -> Iterator[None]:
-        """Send all logging to log.txt in the run folder while the block runs; to an object store it goes at the end."""
-        path = self.run.storage.local_path("log.txt")
+        """Send all logging to log.txt in the run folder while the block runs; an object store gets it at the end."""
+        storage = self.context.storage
+        path = storage.local_path("log.txt")
         if path is not None:
             with self._logging_to(path):
                 yield
@@ -214,11 +210,11 @@ class Job(ABC, Generic[Config]):
                     yield
             finally:
                 with suppress(OSError):
-                    self.run.storage.write("log.txt", path.read_bytes())
+                    storage.write("log.txt", path.read_bytes())
 
     @contextmanager
     def _logging_to(self, path: Path) -> Iterator[None]:
-        self.terminal.redirect_stderr(path)
+        self.context.terminal.redirect_stderr(path)
         root = logging.getLogger()
         handler = logging.FileHandler(path)
         handler.setLevel(logging.INFO)
@@ -245,7 +241,7 @@ def stopped_by_sigterm(job: "Job[Config]") -> Iterator[None]:
         )
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
-        job.stopping.set()
+        job.context.stopping.set()
         signal.setitimer(signal.ITIMER_REAL, job.stop_grace_s)
 
     earlier = signal.signal(signal.SIGTERM, stop), signal.signal(signal.SIGALRM, give_up)
@@ -292,8 +288,13 @@ class JobMaker(Protocol[Config]):
     def config_class(self) -> type[JobConfig]:
         """Its fields."""
 
-    def __call__(self, config: Config, terminal: Terminal | None = None, /) -> Job[Config]:
+    def __call__(
+        self, config: Config, terminal: Terminal | None = None, stopping: threading.Event | None = None, /
+    ) -> Job[Config]:
         """Make the job."""
+
+    def show(self, run: Run, console: Console, /) -> None:
+        """Print the main findings of a finished run."""
 
 
 def run_from_command_line(job_class: JobMaker[Config], arguments: Sequence[str] | None = None) -> int:
@@ -311,7 +312,7 @@ def run_from_command_line(job_class: JobMaker[Config], arguments: Sequence[str] 
                 return _dry_run(job)
             with stopped_by_sigterm(job):
                 job.perform()
-        job.show(stdout_console())
+        job.show(job.context.run, stdout_console())
     except InputError as error:
         print_error(name, str(error))
         return EXIT_REFUSED
@@ -325,8 +326,8 @@ def run_from_command_line(job_class: JobMaker[Config], arguments: Sequence[str] 
         logger.debug("traceback", exc_info=error)
         print_error(name, f"failed: {root_cause(error)}{_log_place(job)}")
         return EXIT_FAILED
-    print(f"run: {job.run.url}")
-    return job.manifest.exit_code or EXIT_DONE
+    print(f"run: {job.context.url}")
+    return job.context.manifest.exit_code or EXIT_DONE
 
 
 def _dry_run(job: Job[Config]) -> int:
@@ -338,5 +339,5 @@ def _dry_run(job: Job[Config]) -> int:
 
 
 def _log_place(job: "Job[Config] | None") -> str:
-    path: Path | None = job.run.storage.local_path("log.txt") if job else None
+    path: Path | None = job.context.storage.local_path("log.txt") if job else None
     return f"; the log is {path}" if path and path.exists() else ""

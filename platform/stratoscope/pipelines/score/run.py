@@ -26,7 +26,7 @@ from stratoscope.pipelines.score.report import build_page, summary_table
 from stratoscope.pipelines.score.tables import ALL
 from stratoscope.pipelines.score.worker import ScoreWorkerSettings, make_worker
 from stratoscope.pipelines.sharded.job import MeasuringJob
-from stratoscope.results import ShardStore, Storage, from_rows, read_table, render, write_table
+from stratoscope.results import Run, ShardStore, Storage, from_rows, read_table, write_table
 from stratoscope.scoring import Scoring, num_dropped, score_layers
 
 LONGEST_BY_DEFAULT = 1024
@@ -68,24 +68,25 @@ class ScoreJob(MeasuringJob[ScoreConfig]):
 
     def execute(self) -> None:
         """Measure what is missing, then merge, score and report."""
-        store = ShardStore(self.run.storage)
-        with self.stage("measure"):
+        store = ShardStore(self.context.storage)
+        with self.context.stage("measure"):
             self.measure(store)
-        with self.stage("score"):
+        with self.context.stage("score"):
             self._score(store)
-        with self.stage("report"):
-            self.run.storage.write("report.html", render(build_page(self.run.storage, self.manifest)))
+        with self.context.stage("report"):
+            self.context.write_report(build_page(self.context.storage, self.context.manifest))
         store.clear()
 
-    def show(self, console: Console) -> None:
+    @staticmethod
+    def show(run: Run, console: Console) -> None:
         """Print the layers in order of importance and the facts of the run."""
-        counts = self.manifest.counts
-        console.print(summary_table(self.run.storage, self.manifest))
+        counts = run.manifest.counts
+        console.print(summary_table(run.storage, run.manifest))
         console.print(
             f"{counts['scored']} prompts, {counts['tokens']:,} tokens, "
-            f"{self.manifest.tokens_per_second or 0:,.0f} tokens/s, {counts['errors']} errors"
+            f"{run.manifest.tokens_per_second or 0:,.0f} tokens/s, {counts['errors']} errors"
         )
-        console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
+        console.print(f"report: {run.report_url}", soft_wrap=True)
 
     @property
     def _max_tokens(self) -> int:
@@ -153,7 +154,7 @@ class ScoreJob(MeasuringJob[ScoreConfig]):
             ("prompts", prompts.fingerprint),
             {"encoding": asdict(settings.encoding), "template": self.prompts.template},
         )
-        self.manifest.facts |= {
+        self.context.manifest.facts |= {
             "epsilons": list(settings.epsilons),
             "by_shard": self.layout.by_shard,
             "num_prompts": len(self.prompts),
@@ -164,18 +165,20 @@ class ScoreJob(MeasuringJob[ScoreConfig]):
 
     def _score(self, store: ShardStore) -> None:
         self.merge_tables(store)
-        if not self.manifest.counts["scored"]:
-            first = read_table(self.run.storage, "errors")["error"][0].as_py()
+        if not self.context.manifest.counts["scored"]:
+            first = read_table(self.context.storage, "errors")["error"][0].as_py()
             raise InputError(f"no prompt could be scored; the first error is: {first}")
         scorings = list(
-            score_groups(self.run.storage, self.manifest.facts["epsilons"], self.config, self.layout.by_shard)
+            score_groups(
+                self.context.storage, self.context.manifest.facts["epsilons"], self.config, self.layout.by_shard
+            )
         )
         rows = [row for group, scoring in scorings for row in tables.score_rows(scoring, group)]
-        write_table(self.run.storage, "layer_scores", from_rows(rows, tables.LAYER_SCORES))
+        write_table(self.context.storage, "layer_scores", from_rows(rows, tables.LAYER_SCORES))
         stability = [tables.stability_row(scoring, group) for group, scoring in scorings]
-        write_table(self.run.storage, "stability", from_rows(stability, tables.STABILITY))
+        write_table(self.context.storage, "stability", from_rows(stability, tables.STABILITY))
         never = [s.num_never_sparse for group, s in scorings if group == ALL and s.num_never_sparse is not None]
-        self.manifest.counts["layers_never_sparse"] = max(never, default=0)
+        self.context.manifest.counts["layers_never_sparse"] = max(never, default=0)
 
 
 def score_groups(

@@ -3,9 +3,11 @@
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
+from ray.tune import Callback
 
 from stratoscope.activations import Tap
 from stratoscope.evaluation import ItemSampling, Resampling
+from stratoscope.execution import mlflow_callback
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
 from stratoscope.pipelines.runtime.validators import DISTINCT, POSITIVE, SHARES, named
 from stratoscope.pipelines.score.config import PromptsSection
@@ -135,6 +137,10 @@ class TrackingSection(ConfigSection):
     """Tracking URI of an MLflow server or folder; needs the package mlflow."""
     mlflow_experiment: str = "stratoscope"
     """Name of the experiment there."""
+
+    def to_callbacks(self, run_id: str) -> list[Callback]:
+        """Return the callbacks of Ray Tune that log the trials of a run."""
+        return [mlflow_callback(self.mlflow, self.mlflow_experiment, run_id)] if self.mlflow else []
 
 
 class SearchConfig(JobConfig):

@@ -12,12 +12,10 @@ from stratoscope.digest import digest
 from stratoscope.errors import InputError, RunError
 from stratoscope.execution import (
     ActorPool,
-    Meter,
     ShardWorker,
     cluster,
     is_local,
     plan_pool,
-    progress,
     resources,
     run_shards,
 )
@@ -86,12 +84,12 @@ class MeasuringJob(Job[Config]):
         dtype = dtype_name(loading.dtype, loading.device)
         name, fingerprint = units
         depends = {"weights": weights, "dtype": dtype, "attention": loading.attention, name: fingerprint}
-        self.manifest.fingerprints = {
+        self.context.manifest.fingerprints = {
             "weights": weights,
             name: fingerprint,
             "activations": digest({**depends, **activations}),
         }
-        self.manifest.facts = {
+        self.context.manifest.facts = {
             **asdict(self.facts),
             "device": loading.device,
             "dtype": dtype,
@@ -147,19 +145,18 @@ class MeasuringJob(Job[Config]):
         earlier: Sequence[dict[str, float]],
     ) -> dict[int, dict[str, float]]:
         num_units = self.layout.num_units
-        meter = Meter(num_units, int(sum(c[self.unit] for c in earlier)), self.unit, "tokens")
+        num_done = int(sum(c[self.unit] for c in earlier))
         allowed = self.config.errors_allowed(num_units)
         num_errors = int(sum(c["errors"] for c in earlier))
         counts: dict[int, dict[str, float]] = {}
         shards = Shards(self.layout, self.units(), todo)
-        with progress(meter, self.name, self.terminal.console) as bar:
+        with self.context.progress(self.name, num_units, num_done, self.unit, "tokens") as bar:
             actor = f"{self.name.capitalize()}Actor"
-            for result in run_shards(shards, make_worker, pool, actor, stopping=self.stopping):
+            for result in run_shards(shards, make_worker, pool, actor, stopping=self.context.stopping):
                 store.write(result)
                 counts[result.shard] = result.counts
-                bar.add(int(result.counts[self.unit]), result.counts["tokens"])
                 num_errors += self._see_errors(store, result, num_errors, allowed)
-                self.lease.tell(done=meter.done, total=meter.total, errors=num_errors, rate=meter.units_per_second)
+                bar.add(int(result.counts[self.unit]), result.counts["tokens"], errors=num_errors)
         if len(counts) < len(todo):
             kept = self.layout.num_shards - len(todo) + len(counts)
             raise RunError(
@@ -167,7 +164,7 @@ class MeasuringJob(Job[Config]):
                 "the same run_id goes on from there"
             )
         elapsed = max(c["ended"] for c in counts.values()) - min(c["started"] for c in counts.values())
-        self.manifest.tokens_per_second = round(sum(c["tokens"] for c in counts.values()) / elapsed, 1)
+        self.context.manifest.tokens_per_second = round(sum(c["tokens"] for c in counts.values()) / elapsed, 1)
         return counts
 
     def _see_errors(self, store: ShardStore, result: ShardResult, earlier: int, allowed: int) -> int:
@@ -181,17 +178,17 @@ class MeasuringJob(Job[Config]):
             self._write_parts(store, "errors")
             raise RunError(
                 f"{earlier + errors} {self.unit} could not be scored and fail_on_error is {self.config.fail_on_error}; "
-                f"they are in {self.run.storage.url('errors.parquet')}"
+                f"they are in {self.context.storage.url('errors.parquet')}"
             )
         return errors
 
     def _count(self, counts: Sequence[dict[str, float]], computed: int) -> None:
-        self.manifest.counts = {name: int(sum(c[name] for c in counts)) for name in self.counted} | {
+        self.context.manifest.counts = {name: int(sum(c[name] for c in counts)) for name in self.counted} | {
             "shards_computed": computed,
             "shards_skipped": self.layout.num_shards - computed,
             "shards_retried": sum(c["attempts"] > 1 for c in counts),
         }
-        self.manifest.peak_memory_bytes = int(max(c["peak_memory_bytes"] for c in counts))
+        self.context.manifest.peak_memory_bytes = int(max(c["peak_memory_bytes"] for c in counts))
 
     def _write_parts(self, store: ShardStore, name: str) -> None:
         """Write the parts of a table from all shards as one; a table without parts only where readers expect it."""
@@ -199,7 +196,9 @@ class MeasuringJob(Job[Config]):
         first = next(parts, None)
         if first is None and name not in self.always:
             return
-        with table_writer(self.run.storage, name, self.shard_tables[name] if first is None else first.schema) as append:
+        with table_writer(
+            self.context.storage, name, self.shard_tables[name] if first is None else first.schema
+        ) as append:
             if first is not None:
                 append(first)
             for part in parts:

@@ -20,7 +20,7 @@ from stratoscope.pipelines.search.eavss import tables
 from stratoscope.pipelines.search.eavss.report import build_page, summary_table
 from stratoscope.pipelines.search.eavss.space import DefinitionCandidate, DefinitionSpace
 from stratoscope.pipelines.search.eavss.trial import DefinitionOutcome, DefinitionTrial, Judge, read_outcomes
-from stratoscope.results import Manifest, Storage, from_rows, read_table, render, write_table
+from stratoscope.results import Manifest, Run, Storage, from_rows, read_table, write_table
 
 CHOSEN, CONFIRMED = "chosen_on", "confirmed_on"
 
@@ -96,23 +96,24 @@ class ThresholdSearch(Job[SearchConfig]):
         """Run the trials, confirm the best, and report."""
         self._identify()
         self.register()
-        with cluster(), self.stage("search"):
+        with cluster(), self.context.stage("search"):
             tried = self._search()
         best = max(tried, key=lambda t: t.objective)
         if not best.outcomes:
             raise RunError(f"no trial was finished; the first failed with: {tried[0].trial.error}")
-        with self.stage("confirm"):
+        with self.context.stage("confirm"):
             confirmed = [self.judge.outcome(best.candidate, dataset) for dataset in self.confirm_on]
         self._write(tried, best, confirmed)
-        with self.stage("report"):
-            self.run.storage.write("report.html", render(build_page(self.run.storage, self.manifest)))
+        with self.context.stage("report"):
+            self.context.write_report(build_page(self.context.storage, self.context.manifest))
 
-    def show(self, console: Console) -> None:
+    @staticmethod
+    def show(run: Run, console: Console) -> None:
         """Print the best trials and the verdict."""
-        console.print(summary_table(self.run.storage))
-        for line in self.manifest.facts["verdicts"]:
+        console.print(summary_table(run.storage))
+        for line in run.manifest.facts["verdicts"]:
             console.print(line, soft_wrap=True)
-        console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
+        console.print(f"report: {run.report_url}", soft_wrap=True)
 
     @property
     def _num_trials(self) -> int:
@@ -135,12 +136,12 @@ class ThresholdSearch(Job[SearchConfig]):
             raise InputError("thresholds.confirm_on leaves no data set to judge trials on")
 
     def _identify(self) -> None:
-        self.manifest.fingerprints = {
+        self.context.manifest.fingerprints = {
             "weights": self.measured.fingerprints["weights"],
             "statistics": self.measured.fingerprints["activations"],
         }
         names = ("architecture", "num_layers", "num_parameters", "device", "dtype", "datasets")
-        self.manifest.facts = {name: self.measured.facts[name] for name in names} | {
+        self.context.manifest.facts = {name: self.measured.facts[name] for name in names} | {
             "statistics": self.source.url(),
             "model": self.measured.config["model"]["source"],
             "choose_on": list(self.choose_on),
@@ -162,8 +163,13 @@ class ThresholdSearch(Job[SearchConfig]):
             concurrency=search.concurrency or max(1, int(resources().get("CPU", 1))),
             seed=self.config.seed,
         )
-        found = tune(self, DefinitionTrial(self.judge, self.choose_on), plan, tracking=self.config.tracking)
-        self.manifest.counts = {"trials": len(found)}
+        found = tune(
+            self.context,
+            DefinitionTrial(self.judge, self.choose_on),
+            plan,
+            callbacks=self.config.tracking.to_callbacks(self.context.folder.run_id),
+        )
+        self.context.manifest.counts = {"trials": len(found)}
         return [self._tried(index, trial, len(starts)) for index, trial in enumerate(found)]
 
     def _tried(self, index: int, trial: Trial, num_starts: int) -> DefinitionResult:
@@ -176,7 +182,7 @@ class ThresholdSearch(Job[SearchConfig]):
     def _write(
         self, tried: Sequence[DefinitionResult], best: DefinitionResult, confirmed: Sequence[DefinitionOutcome]
     ) -> None:
-        storage = self.run.storage
+        storage = self.context.storage
         write_table(storage, "trials", from_rows([self._row(t) for t in tried], tables.TRIALS))
         rows = [_outcome_row(t.trial_id, CHOSEN, o) for t in tried for o in t.outcomes]
         rows += [_outcome_row(best.trial_id, CONFIRMED, o) for o in confirmed]
@@ -184,7 +190,7 @@ class ThresholdSearch(Job[SearchConfig]):
         front = {t.trial_id for t in _front(tried)}
         trials = read_table(storage, "trials")
         write_table(storage, "front", trials.filter([name in front for name in trials["trial_id"].to_pylist()]))
-        self.manifest.facts |= {"best": best.trial_id, "verdicts": list(_verdicts(best, confirmed))}
+        self.context.manifest.facts |= {"best": best.trial_id, "verdicts": list(_verdicts(best, confirmed))}
 
     def _row(self, tried: DefinitionResult) -> tuple[object, ...]:
         c, failed = tried.candidate, not tried.outcomes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stratoscope.errors import InputError, RunError, first_line
-from stratoscope.execution import Meter, Service, Trial, TrialPlan, progress
+from stratoscope.execution import Service, Trial, TrialPlan
 from stratoscope.pipelines.runtime.trials import tune
 from stratoscope.pipelines.search.config import PERPLEXITY_DROP
 from stratoscope.pipelines.search.pruning import statistics
@@ -98,7 +98,12 @@ class Explorer:
             concurrency=search.concurrency or self._service.size,
             seed=self.config.seed,
         )
-        found = tune(self._job, runner, plan, tracking=self.config.tracking)
+        found = tune(
+            self._job.context,
+            runner,
+            plan,
+            callbacks=self.config.tracking.to_callbacks(self._job.context.folder.run_id),
+        )
         return [self._tried(index, trial, scores, starts) for index, trial in enumerate(found)]
 
     def _tried(
@@ -144,15 +149,14 @@ class Explorer:
     def _greedy(self) -> list[TrialResult]:
         most = max(num_dropped(ratio, self._num_layers) for ratio in self.config.space.ratios)
         tries = sum(self._num_layers - done for done in range(most))
-        meter = Meter(tries, 0, "sets", "sets")
-        with progress(meter, "greedy", self._job.terminal.console) as bar:
+        with self._job.context.progress("greedy", tries, 0, "sets") as bar:
             sets = greedy_sets(
                 self._service,
                 self._num_layers,
                 most=most,
                 judge=self._judge,
                 num_slices=1,
-                on_progress=lambda count: bar.add(count, count),
+                on_progress=bar.add,
             )
         self.counts["greedy_tries"] = tries
         return self._walked(sets, "greedy", 0)
@@ -162,8 +166,7 @@ class Explorer:
         best = choose(pareto_front(trials), self.config.search.keep)
         if not budget or best is None:
             return []
-        meter = Meter(budget, 0, "swaps", "swaps")
-        with progress(meter, "swaps", self._job.terminal.console) as bar:
+        with self._job.context.progress("swaps", budget, 0, "swaps") as bar:
             sets = swap_layers(
                 self._service,
                 best.dropped,
@@ -171,9 +174,9 @@ class Explorer:
                 budget=budget,
                 judge=self._judge,
                 seed=self.config.seed,
-                on_progress=lambda count: bar.add(count, count),
+                on_progress=bar.add,
             )
-        self.counts |= {"swaps_tried": meter.done, "swaps_taken": len(sets)}
+        self.counts |= {"swaps_tried": bar.done, "swaps_taken": len(sets)}
         return self._walked(sets, "swap", len(trials))
 
     def _walked(self, sets: Sequence[tuple[int, ...]], origin: str, first: int) -> list[TrialResult]:

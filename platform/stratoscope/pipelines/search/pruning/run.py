@@ -39,7 +39,7 @@ from stratoscope.pipelines.search.pruning.store import EvaluationStore
 from stratoscope.pipelines.search.pruning.tables import EVALUATIONS
 from stratoscope.pipelines.search.pruning.validation import Validator
 from stratoscope.pipelines.search.pruning.worker import PruningEvaluatorSettings, make_search_worker, read_mark
-from stratoscope.results import Storage, render, table_writer
+from stratoscope.results import Run, Storage, table_writer
 from stratoscope.scoring import num_dropped
 
 LONGEST = 2048
@@ -83,12 +83,12 @@ class SearchJob(Job[SearchConfig]):
 
     def plan(self) -> Sequence[tuple[str, str]]:
         """Return what the run would do, and estimates of what it takes."""
-        return estimate(self.config, self.facts, self.tasks, self.statistics, self.run.url)
+        return estimate(self.config, self.facts, self.tasks, self.statistics, self.context.url)
 
     def execute(self) -> None:
         """Make what is missing of the statistics, search, prove, export and report."""
         config = self.config
-        with self.stage("statistics"):
+        with self.context.stage("statistics"):
             run = self.statistics
             if run is None and config.search.algorithm != "greedy":
                 run = self._make_statistics()
@@ -106,35 +106,36 @@ class SearchJob(Job[SearchConfig]):
             self._identify(run, settings)
             self.register()
             with ExitStack() as stack:
-                with self.stage("load"):
+                with self.context.stage("load"):
                     make = partial(make_search_worker, settings)
-                    service = stack.enter_context(serve("Evaluator", make, pool, self.stopping))
+                    service = stack.enter_context(serve("Evaluator", make, pool, self.context.stopping))
                 self._search(run, settings, service)
-        store = EvaluationStore(self.run.storage)
-        with self.stage("report"):
-            with table_writer(self.run.storage, "evaluations", EVALUATIONS) as append:
+        store = EvaluationStore(self.context.storage)
+        with self.context.stage("report"):
+            with table_writer(self.context.storage, "evaluations", EVALUATIONS) as append:
                 for table in store.tables():
                     append(table)
-            self.run.storage.write("report.html", render(build_page(self.run.storage, self.manifest)))
+            self.context.write_report(build_page(self.context.storage, self.context.manifest))
         store.clear()
 
-    def show(self, console: Console) -> None:
+    @staticmethod
+    def show(run: Run, console: Console) -> None:
         """Print the front and the verdict."""
-        console.print(summary_table(self.run.storage, self.manifest))
-        for line in self.manifest.facts["verdicts"]:
+        console.print(summary_table(run.storage, run.manifest))
+        for line in run.manifest.facts["verdicts"]:
             console.print(line, soft_wrap=True)
-        if exported := self.manifest.facts.get("exported"):
+        if exported := run.manifest.facts.get("exported"):
             console.print(f"model: {exported}", soft_wrap=True)
-        console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
+        console.print(f"report: {run.report_url}", soft_wrap=True)
 
     def _search(self, run: FinishedScore | None, settings: PruningEvaluatorSettings, service: Service) -> None:
         explorer = Explorer(self, service, settings, self.facts.num_layers)
-        with self.stage("search"):
+        with self.context.stage("search"):
             trials = explorer.explore(run)
-        with self.stage("prove"):
+        with self.context.stage("prove"):
             Validator(self, service, settings, self.tasks).prove(trials)
-        store = EvaluationStore(self.run.storage)
-        self.manifest.counts |= {"trials": len(trials), "evaluations": len(store)} | explorer.counts
+        store = EvaluationStore(self.context.storage)
+        self.context.manifest.counts |= {"trials": len(trials), "evaluations": len(store)} | explorer.counts
 
     def _check_ratios(self) -> None:
         num_layers = self.facts.num_layers
@@ -160,7 +161,7 @@ class SearchJob(Job[SearchConfig]):
         if path is None or not Storage(path).names():
             return
         mark = read_mark(path)
-        if mark is None or mark["run_id"] != self.run.run_id:
+        if mark is None or mark["run_id"] != self.context.folder.run_id:
             raise InputError(f"final.path {path!r} exists and is not empty; name another folder")
 
     def _check_objective(self) -> None:
@@ -186,7 +187,7 @@ class SearchJob(Job[SearchConfig]):
         config = self.config
         settings = {
             "output": config.output,
-            "run_id": f"{self.run.run_id}-statistics",
+            "run_id": f"{self.context.folder.run_id}-statistics",
             "reuse": config.reuse,
             "seed": config.seed,
             "model": config.model.model_dump(),
@@ -194,10 +195,9 @@ class SearchJob(Job[SearchConfig]):
             "actors": config.actors.model_dump(),
             **statistics.score_settings(config.space, statistics.spans_needed(config.space, self.facts.num_layers)),
         }
-        job = ScoreJob(validate(ScoreConfig, settings), self.terminal)
-        job.stopping = self.stopping
+        job = ScoreJob(validate(ScoreConfig, settings), self.context.terminal, self.context.stopping)
         job.perform()
-        return FinishedScore(job.run.storage, job.manifest)
+        return FinishedScore(job.context.storage, job.context.manifest)
 
     def _choose_again(self, run: FinishedScore) -> None:
         """Choose the items once more, now that it is known what was calibrated on."""
@@ -209,13 +209,13 @@ class SearchJob(Job[SearchConfig]):
         """Note what evaluations depend on."""
         device = settings.loading.device
         dtype = dtype_name(self.config.model.dtype, device)
-        self.manifest.fingerprints = {
+        self.context.manifest.fingerprints = {
             "weights": run.weights if run else weights_fingerprint(self.source),
             "statistics": run.manifest.fingerprints["activations"] if run else "none",
             "questions": items_digest(self.tasks),
             "number format": f"{dtype} on {device}",
         }
-        self.manifest.facts = {
+        self.context.manifest.facts = {
             **asdict(self.facts),
             "device": device,
             "dtype": dtype,
@@ -246,5 +246,5 @@ class SearchJob(Job[SearchConfig]):
             resampling=config.evaluation.to_resampling(config.seed),
             cache_bytes=int(config.search.cache_gb * 1e9),
             num_threads=int(num_cpus),
-            run=self.run.url,
+            run=self.context.url,
         )

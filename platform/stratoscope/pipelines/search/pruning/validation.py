@@ -44,7 +44,7 @@ class Validator:
         self, job: "SearchJob", service: Service, settings: PruningEvaluatorSettings, tasks: Sequence[TaskItems]
     ) -> None:
         self._job, self._service, self._settings = job, service, settings
-        self._config, self._storage = job.config, job.run.storage
+        self._config, self._storage = job.config, job.context.storage
         self._metrics = {task.name: task.metric for task in tasks}
         self._store = EvaluationStore(self._storage)
 
@@ -81,11 +81,11 @@ class Validator:
         write_table(self._storage, "front", from_rows(front_rows, tables.front_schema(tasks)))
         write_table(self._storage, "comparison", from_rows(map(compared_row, compared), tables.COMPARISON))
         if chosen is not None and self._config.final.export:
-            url, pairs = export_chosen(self._service, self._config, self._job.run, chosen, compared)
+            url, pairs = export_chosen(self._service, self._config, self._job.context.folder, chosen, compared)
             facts["exported"] = url
             write_table(self._storage, "speed", from_rows([list(asdict(p).values()) for p in pairs], tables.SPEED))
         facts["against_variance"] = self._against_variance(trials)
-        self._job.manifest.facts |= facts
+        self._job.context.manifest.facts |= facts
 
     def _held_out(self, trials: Sequence[TrialResult]) -> dict[Layers, Evaluation]:
         sets = list(dict.fromkeys(trial.dropped for trial in trials))
