@@ -162,7 +162,7 @@ def test_a_run_is_not_resumed_on_other_data_under_the_same_name(fields: Fields, 
     )
     path.write_text("".join(f"w{i} w{i + 2}\n" for i in range(20)))
     for _ in range(2):
-        with pytest.raises(InputError, match="begun with other prompts and activations"):
+        with pytest.raises(InputError, match="started with other prompts and activations"):
             stratoscope.score(**changed)
 
 
