@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import stratoscope
+from stratoscope.forecasting.comparison import deviation_interval, interval
 from stratoscope.pipelines.faithfulness import FaithfulnessJob, tables
-from stratoscope.pipelines.faithfulness.outcome import deviation_interval, interval
 from stratoscope.pipelines.runtime.job import run_from_command_line
 from stratoscope.results import Manifest, RunFolder
 

@@ -10,11 +10,11 @@ from stratoscope.data import Series, load_series
 from stratoscope.digest import digest
 from stratoscope.errors import InputError, RunError
 from stratoscope.execution import Task, cluster, resources, run_tasks
+from stratoscope.forecasting.comparison import counts, differences, failed_row, spreads, verdicts
 from stratoscope.pipelines.faithfulness import tables
 from stratoscope.pipelines.faithfulness.cells import PARTS, CellStore, GridCell, Shared, grid, run_cell
 from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig
 from stratoscope.pipelines.faithfulness.estimate import estimate
-from stratoscope.pipelines.faithfulness.outcome import counts, differences, failed_row, spreads, verdicts
 from stratoscope.pipelines.faithfulness.report import build_page, summary_table
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.results import Run, from_rows, write_table

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from stratoscope.forecasting import preference
+from stratoscope.forecasting.faithful import preference
 from stratoscope.pipelines.faithfulness.cells import NONE
 from stratoscope.pipelines.faithfulness.config import VerdictSection
 
