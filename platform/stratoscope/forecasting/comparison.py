@@ -1,102 +1,204 @@
-"""What a faithfulness run comes to: spread over seeds, what faithful training changes, and verdicts in words."""
+"""Comparison of forecasters: their spread over seeds, and what the kind of training changes."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations, groupby
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
+from stratoscope.forecasting.evaluation import NONE, Measurement
 from stratoscope.forecasting.faithful import preference
-from stratoscope.pipelines.faithfulness.cells import NONE
-from stratoscope.pipelines.faithfulness.config import VerdictSection
+from stratoscope.forecasting.grid import Training
 
-Row = dict[str, Any]
 METRICS = ("mae", "mse")
-RISES = tuple(f"{metric}_rise" for metric in METRICS)
 CONFIDENCE = 0.95
 
 
-def spreads(cells: Sequence[Row], seeds: Sequence[int]) -> list[tuple[object, ...]]:
-    """Return the rows of `spreads`: each forecaster without perturbation, over seeds.
+@dataclass(frozen=True)
+class Spread:
+    """Spread of a forecaster's error over seeds, without a perturbation."""
+
+    dataset: str
+    """Name of the series."""
+    forecaster: str
+    """Name of the forecaster."""
+    training: Training
+    """How the forecaster was trained."""
+    horizon: int
+    """Number of points forecast."""
+    metric: str
+    """Name of the error."""
+    seeds: int
+    """Number of seeds."""
+    mean: float
+    """Mean over seeds."""
+    deviation: float | None
+    """Standard deviation over seeds; null for one seed."""
+    deviation_low: float | None
+    """Lower end of the 95 % interval of the deviation, which assumes normally distributed errors; null for one seed."""
+    deviation_high: float | None
+    """Upper end of that interval; null for one seed."""
+    range: float
+    """Difference between the largest and the smallest value."""
+    preference: float | None
+    """Median over seeds of the paper's preference, in percent; null for plain training, and where the error of plain
+    training does not change with the seed."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Difference between two trainings of a forecaster under one perturbation, paired by seed."""
+
+    dataset: str
+    """Name of the series."""
+    forecaster: str
+    """Name of the forecaster."""
+    horizon: int
+    """Number of points forecast."""
+    perturbation: str
+    """Name of the perturbation."""
+    level: float
+    """Level of the perturbation; 0 without one."""
+    metric: str
+    """Name of the measure. mae_rise and mse_rise are what the perturbation adds to the clean error, so that a smaller
+    clean error does not count as robustness."""
+    training: Training
+    """The training."""
+    other: Training
+    """The training it is compared with."""
+    seeds: int
+    """Number of seeds that both have."""
+    mean: float
+    """Mean of the training over seeds."""
+    other_mean: float
+    """Mean of the other training over seeds."""
+    difference: float
+    """Mean of training - other over seeds."""
+    ci_low: float | None
+    """Lower end of Student's 95 % interval of the difference over seeds; null for one seed."""
+    ci_high: float | None
+    """Upper end of that interval; null for one seed."""
+
+
+class _Condition(NamedTuple):
+    dataset: str
+    forecaster: str
+    horizon: int
+    perturbation: str
+    level: float
+
+
+def spreads(measurements: Sequence[Measurement], seeds: Sequence[int]) -> list[Spread]:
+    """Return the spread over seeds of each forecaster, training and horizon without a perturbation, by error.
 
     Args:
-        cells: rows of `cells`, of finished ones.
-        seeds: in order; the first is the base of the preference.
+        measurements: measurements of all fitted forecasters.
+        seeds: seeds in order; the first is the base of the preference.
     """
-    found: list[tuple[object, ...]] = []
-    clean = [row for row in cells if row["perturbation"] == NONE]
-    by_seed = _by_seed(clean, ("dataset", "forecaster", "training", "horizon"))
-    for key, own in by_seed.items():
-        dataset, forecaster, training, horizon = key
+    by_seed: dict[tuple[str, str, Training, int], dict[int, Measurement]] = {}
+    for m in measurements:
+        if m.perturbation == NONE:
+            by_seed.setdefault((m.dataset, m.forecaster, m.training, m.horizon), {})[m.seed] = m
+    rows = []
+    for (dataset, forecaster, training, horizon), cells in by_seed.items():
         plain = by_seed.get((dataset, forecaster, "plain", horizon), {})
         for metric in METRICS:
-            values = np.array([own[seed][metric] for seed in seeds if seed in own])
-            liked = _preferences(own, plain, seeds, metric) if training != "plain" else []
+            values = np.array([getattr(cells[seed], metric) for seed in seeds if seed in cells])
+            preferences = _preferences(cells, plain, seeds, metric) if training != "plain" else []
             deviation = float(values.std(ddof=1)) if len(values) > 1 else None
-            found.append(
-                (
-                    dataset,
-                    forecaster,
-                    training,
-                    horizon,
-                    metric,
-                    len(values),
-                    float(values.mean()),
-                    deviation,
-                    *deviation_interval(deviation, len(values)),
-                    float(np.ptp(values)),
-                    float(np.median(liked)) if liked else None,
+            low, high = deviation_interval(deviation, len(values))
+            rows.append(
+                Spread(
+                    dataset=dataset,
+                    forecaster=forecaster,
+                    training=training,
+                    horizon=horizon,
+                    metric=metric,
+                    seeds=len(values),
+                    mean=float(values.mean()),
+                    deviation=deviation,
+                    deviation_low=low,
+                    deviation_high=high,
+                    range=float(np.ptp(values)),
+                    preference=float(np.median(preferences)) if preferences else None,
                 )
             )
-    return found
+    return rows
 
 
-def _preferences(own: dict[int, Row], plain: dict[int, Row], seeds: Sequence[int], metric: str) -> list[float]:
-    base = seeds[0]
-    if base not in own or base not in plain:
+def _preferences(
+    cells: dict[int, Measurement], plain: dict[int, Measurement], seeds: Sequence[int], metric: str
+) -> list[float]:
+    """Return the preference of each seed but the first against the first."""
+    base, *others = seeds
+    if base not in cells or base not in plain:
         return []
-    both = [seed for seed in seeds[1:] if seed in own and seed in plain]
-    each = [preference(own[base][metric], own[s][metric], plain[base][metric], plain[s][metric]) for s in both]
-    return [value for value in each if value is not None]
+    values = [
+        preference(*(getattr(m, metric) for m in (cells[base], cells[seed], plain[base], plain[seed])))
+        for seed in others
+        if seed in cells and seed in plain
+    ]
+    return [value for value in values if value is not None]
 
 
-def differences(cells: Sequence[Row]) -> list[tuple[object, ...]]:
-    """Return the rows of `differences`: of each pair of trainings, paired by seed.
-
-    Args:
-        cells: rows of `cells`, of finished ones.
-    """
-    fields = ("dataset", "forecaster", "horizon", "perturbation", "level")
-    trainings = list(dict.fromkeys(row["training"] for row in cells))
-    risen = list(_with_rises(cells))
-    by_training = {t: _by_seed([r for r in risen if r["training"] == t], fields) for t in trainings}
-    found: list[tuple[object, ...]] = []
-    for other, training in combinations(trainings, 2):
-        for key, own in by_training[training].items():
-            theirs = by_training[other].get(key, {})
-            seeds = [seed for seed in own if seed in theirs]
-            metrics = METRICS if key[3] == NONE else (*METRICS, *RISES, "moved")
-            for metric in metrics if seeds else ():
-                ones, others = (np.array([m[s][metric] for s in seeds]) for m in (own, theirs))
-                difference = ones - others
-                means = float(ones.mean()), float(others.mean()), float(difference.mean())
-                found.append((*key, metric, training, other, len(seeds), *means, *interval(difference)))
-    return found
+def differences(measurements: Sequence[Measurement]) -> list[Difference]:
+    """Return the differences of each pair of trainings, by condition and measure, paired by seed."""
+    clean = {_cell(m): m for m in measurements if m.perturbation == NONE}
+    by_training: dict[Training, dict[_Condition, dict[int, dict[str, float]]]] = {}
+    for m in measurements:
+        condition = _Condition(m.dataset, m.forecaster, m.horizon, m.perturbation, m.level)
+        by_training.setdefault(m.training, {}).setdefault(condition, {})[m.seed] = _measures(m, clean[_cell(m)])
+    return [
+        _difference(condition, metric, (training, other), (by_seed, other_by_seed))
+        for other, training in combinations(by_training, 2)
+        for condition, by_seed in by_training[training].items()
+        if (other_by_seed := by_training[other].get(condition, {})).keys() & by_seed.keys()
+        for metric in next(iter(by_seed.values()))
+    ]
 
 
-def _with_rises(cells: Sequence[Row]) -> Iterator[Row]:
-    """Yield the rows with what each perturbation adds to the errors of the same forecaster without it."""
-    fields = ("dataset", "forecaster", "training", "seed", "horizon")
-    clean = {tuple(r[f] for f in fields): r for r in cells if r["perturbation"] == NONE}
-    for row in cells:
-        own = clean[tuple(row[f] for f in fields)]
-        yield row | {rise: row[metric] - own[metric] for metric, rise in zip(METRICS, RISES, strict=True)}
+def _cell(measurement: Measurement) -> tuple[str, str, Training, int, int]:
+    m = measurement
+    return m.dataset, m.forecaster, m.training, m.seed, m.horizon
 
 
-def interval(values: np.ndarray[Any, Any]) -> tuple[float | None, float | None]:
-    """Return Student's interval of a mean; (None, None) of a single value."""
+def _measures(measurement: Measurement, clean: Measurement) -> dict[str, float]:
+    """Return the measures of a cell under a perturbation; without one, the errors alone."""
+    values = {metric: getattr(measurement, metric) for metric in METRICS}
+    if measurement.perturbation == NONE:
+        return values
+    rises = {f"{metric}_rise": value - getattr(clean, metric) for metric, value in values.items()}
+    return values | rises | {"moved": measurement.moved}
+
+
+def _difference(
+    condition: _Condition,
+    metric: str,
+    trainings: tuple[Training, Training],
+    by_seed: tuple[dict[int, dict[str, float]], dict[int, dict[str, float]]],
+) -> Difference:
+    seeds = [seed for seed in by_seed[0] if seed in by_seed[1]]
+    values, other_values = (np.array([cells[seed][metric] for seed in seeds]) for cells in by_seed)
+    low, high = mean_interval(values - other_values)
+    return Difference(
+        **condition._asdict(),
+        metric=metric,
+        training=trainings[0],
+        other=trainings[1],
+        seeds=len(seeds),
+        mean=float(values.mean()),
+        other_mean=float(other_values.mean()),
+        difference=float((values - other_values).mean()),
+        ci_low=low,
+        ci_high=high,
+    )
+
+
+def mean_interval(values: NDArray[np.float64]) -> tuple[float | None, float | None]:
+    """Return Student's interval of a mean; (None, None) for a single value."""
     if len(values) < 2:
         return None, None
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
@@ -104,74 +206,13 @@ def interval(values: np.ndarray[Any, Any]) -> tuple[float | None, float | None]:
 
 
 def deviation_interval(deviation: float | None, number: int) -> tuple[float | None, float | None]:
-    """Return the interval of the standard deviation of normal values, from that of a sample; (None, None) of one."""
+    """Return the interval of the standard deviation of a normal distribution.
+
+    Args:
+        deviation: standard deviation of a sample; None for a sample of one, which gives (None, None).
+        number: size of the sample.
+    """
     if deviation is None:
         return None, None
     low, high = stats.chi2.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], number - 1)
     return deviation * ((number - 1) / high) ** 0.5, deviation * ((number - 1) / low) ** 0.5
-
-
-def verdicts(cells: Sequence[Row], spread_rows: Sequence[tuple[object, ...]], when: VerdictSection) -> Iterator[str]:
-    """Say of each forecaster and training, horizon by horizon, what it survives.
-
-    Args:
-        cells: rows of `cells`, of finished ones.
-        spread_rows: of `spreads`.
-        when: it is said not to survive.
-    """
-    for row in spread_rows:
-        dataset, forecaster, training, horizon, metric, seeds, mean, deviation, *_ = row
-        if metric != "mse":
-            continue
-        own = [
-            r
-            for r in cells
-            if (r["dataset"], r["forecaster"], r["training"], r["horizon"]) == (dataset, forecaster, training, horizon)
-        ]
-        name = f"{forecaster}, {training}, {dataset}, horizon {horizon}"
-        yield f"{name}: {_of_seeds(mean, deviation, seeds, when)}; {_of_perturbations(own, when)}."
-
-
-def _of_seeds(mean: Any, deviation: Any, seeds: Any, when: VerdictSection) -> str:
-    if deviation is None:
-        return "one seed tells nothing of another"
-    share = deviation / mean if mean else 0.0
-    said = "survives" if share <= when.spread else "does not survive"
-    return f"{said} another seed (squared error varies by {share:.2%} over {seeds} seeds)"
-
-
-def _of_perturbations(own: Sequence[Row], when: VerdictSection) -> str:
-    clean = np.mean([r["mae"] for r in own if r["perturbation"] == NONE])
-    lost: list[str] = []
-    survived: list[str] = []
-    ordered = sorted((r for r in own if r["perturbation"] != NONE), key=_perturbation)
-    for (perturbation, level), rows in groupby(ordered, key=_perturbation):
-        growth = float(np.mean([r["mae"] for r in rows]) / clean - 1) if clean else math.inf
-        (survived if growth <= when.degradation else lost).append(f"{perturbation} {level:g} ({growth:+.1%})")
-    parts = [f"survives {', '.join(survived)}"] if survived else []
-    parts += [f"does not survive {', '.join(lost)}"] if lost else []
-    return "; ".join(parts) or "was met with no perturbation"
-
-
-def _perturbation(row: Row) -> tuple[str, float]:
-    return row["perturbation"], row["level"]
-
-
-def _by_seed(rows: Sequence[Row], fields: Sequence[str]) -> dict[tuple[Any, ...], dict[int, Row]]:
-    found: dict[tuple[Any, ...], dict[int, Row]] = {}
-    for row in rows:
-        found.setdefault(tuple(row[field] for field in fields), {})[row["seed"]] = row
-    return found
-
-
-def failed_row(values: tuple[object, ...], error: str) -> tuple[object, ...]:
-    """Return the row of `cells` of one that failed."""
-    return (*values, None, None, None, None, None, None, "failed", error)
-
-
-def counts(cells: Sequence[Row]) -> Mapping[str, int]:
-    """Return how many fitted forecasters there are, and how many failed."""
-    return {
-        "cells": len({(r["dataset"], r["forecaster"], r["training"], r["seed"], r["horizon"]) for r in cells}),
-        "failed": sum(r["status"] == "failed" for r in cells),
-    }
