@@ -53,8 +53,8 @@ class SeriesSource:
     columns: tuple[str, ...] = ()
     """Columns to read; an empty tuple takes all numeric columns."""
     split: SplitRule = "auto"
-    """ett_hourly and ett_quarterly: 12, 4 and 4 months; ratio: 70, 10 and 20 %; auto: by months for ETT files, recognised
-    by name, and by ratio otherwise."""
+    """ett_hourly and ett_quarterly: 12, 4 and 4 months; ratio: 70, 10 and 20 %; auto: by months for ETT files,
+    recognised by name, and by ratio otherwise."""
     limit: int | None = None
     """Number of rows read from the start; None reads all."""
 
@@ -145,7 +145,7 @@ def _rows(source: SeriesSource) -> Iterable[dict[str, Any]]:
         path = Path(source.source).expanduser()
         if not path.exists() and "/" not in source.source:
             raise InputError(
-                f"series.source {source.source!r} is not a known series, file or hub name (owner/name)"
+                f"series.source {source.source!r} is no known series, file or hub name (owner/name)"
                 f"{suggest(source.source, KNOWN_SERIES, 'series')}"
             )
         rows: Iterable[dict[str, Any]] = read_rows(PromptSource(source.source), "series.source")
