@@ -113,11 +113,11 @@ def time_step(step: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> f
 def measure(windows: Windows, num_batches: int) -> None:
     """Print the rows of a horizon."""
     torch.manual_seed(0)
-    ours = TimeSieve(windows.lookback, windows.horizon, TimeSieveSettings()).train()
-    theirs = Straightforward(ours).train()
-    teacher = copy.deepcopy(theirs).eval()
-    fast = torch.optim.Adam(ours.parameters(), lr=FitSettings().learning_rate, fused=True)
-    slow = torch.optim.Adam(theirs.parameters(), lr=RATE, foreach=False)
+    model = TimeSieve(windows.lookback, windows.horizon, TimeSieveSettings()).train()
+    baseline = Straightforward(model).train()
+    teacher = copy.deepcopy(baseline).eval()
+    fast = torch.optim.Adam(model.parameters(), lr=FitSettings().learning_rate, fused=True)
+    slow = torch.optim.Adam(baseline.parameters(), lr=RATE, foreach=False)
     epoch = -(-len(windows) // BATCH)
     seconds: dict[str, list[tuple[float, float]]] = {"plain": [], "faithful": []}
     order = torch.split(torch.randperm(len(windows)), BATCH)
@@ -127,17 +127,17 @@ def measure(windows: Windows, num_batches: int) -> None:
         start = ASCENT.radius * torch.randn(batch.shape, generator=torch.Generator().manual_seed(number))
 
         def plain(batch: Tensor = batch, target: Tensor = target) -> Tensor:
-            forecast = ours(batch)
+            forecast = model(batch)
             return distance(forecast.values, target).mean() + forecast.batch_loss(forecast.loss)
 
         def faithful(
             batch: tuple[Tensor, Tensor, Tensor] = (batch, target, teacher_forecast), seed: int = number
         ) -> Tensor:
-            return faithful_loss(ours, batch, FaithfulLoss(), torch.Generator().manual_seed(seed))
+            return faithful_loss(model, batch, FaithfulLoss(), torch.Generator().manual_seed(seed))
 
         steps: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
-            "plain": (plain, lambda b=batch, t=target: theirs.plain_loss(b, t)),
-            "faithful": (faithful, lambda b=batch, t=target, s=start: theirs.faithful_loss(b, t, teacher, s)),
+            "plain": (plain, lambda b=batch, t=target: baseline.plain_loss(b, t)),
+            "faithful": (faithful, lambda b=batch, t=target, s=start: baseline.faithful_loss(b, t, teacher, s)),
         }
         for name, both in steps.items():
             sides = [(0, fast), (1, slow)] if number % 2 else [(1, slow), (0, fast)]
@@ -145,10 +145,10 @@ def measure(windows: Windows, num_batches: int) -> None:
             if number:
                 seconds[name].append((times[0], times[1]))
     for name, pairs in seconds.items():
-        own, other = (statistics.median(pair[side] for pair in pairs) * epoch for side in (0, 1))
+        ours, other = (statistics.median(pair[side] for pair in pairs) * epoch for side in (0, 1))
         ratios = sorted(pair[1] / pair[0] for pair in pairs)
         print(
-            f"| {windows.horizon} | {name} | {other:.0f} s | {own:.0f} s | {statistics.median(ratios):.1f} "
+            f"| {windows.horizon} | {name} | {other:.0f} s | {ours:.0f} s | {statistics.median(ratios):.1f} "
             f"({ratios[0]:.1f} to {ratios[-1]:.1f}, {len(ratios)} pairs) |",
             flush=True,
         )

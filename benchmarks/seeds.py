@@ -77,9 +77,7 @@ def main() -> None:
     starts = torch.from_numpy(series.starts("train", lookback, arguments.horizon))
     data = Windows(torch.from_numpy(series.values), starts, lookback, arguments.horizon)
     shape = Shape(lookback, arguments.horizon, data.values.shape[1])
-    print(
-        "| forecaster | one after another, a step of a seed | together / one after another | weights differ by |"
-    )
+    print("| forecaster | one after another, a step of a seed | together / one after another | weights differ by |")
     print("|---|---|---|---|")
     for name in arguments.forecasters:
         models = []

@@ -31,12 +31,12 @@ def gradients(loss: torch.Tensor, parameters: list[torch.Tensor]) -> torch.Tenso
 def test_losses_and_gradients_agree(training: str, baseline: ModuleType) -> None:
     torch.manual_seed(0)
     # Evaluation mode draws nothing, and double precision leaves no sign of a gradient to rounding.
-    ours = TimeSieve(32, 16, TimeSieveSettings()).double().eval()
-    theirs = baseline.Straightforward(ours).eval()
+    model = TimeSieve(32, 16, TimeSieveSettings()).double().eval()
+    reference = baseline.Straightforward(model).eval()
     windows, target = torch.randn(8, 32, 3, dtype=torch.float64), torch.randn(8, 16, 3, dtype=torch.float64)
-    forecast = ours(windows)
+    forecast = model(windows)
     if training == "plain":
-        losses = distance(forecast.values, target).mean() + forecast.loss.sum(), theirs.plain_loss(windows, target)
+        losses = distance(forecast.values, target).mean() + forecast.loss.sum(), reference.plain_loss(windows, target)
     else:
         # The teacher is another model, so that consistency contributes to the loss.
         torch.manual_seed(1)
@@ -44,9 +44,12 @@ def test_losses_and_gradients_agree(training: str, baseline: ModuleType) -> None
         teacher_forecast = teacher(windows)[0].detach()
         draws = torch.randn(windows.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
         losses = (
-            faithful_loss(ours, (windows, target, teacher_forecast), FaithfulLoss(), torch.Generator().manual_seed(3)),
-            theirs.faithful_loss(windows, target, teacher, baseline.ASCENT.radius * draws),
+            faithful_loss(model, (windows, target, teacher_forecast), FaithfulLoss(), torch.Generator().manual_seed(3)),
+            reference.faithful_loss(windows, target, teacher, baseline.ASCENT.radius * draws),
         )
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-9, atol=0)
-    one, other = gradients(losses[0], list(ours.parameters())), gradients(losses[1], list(theirs.model.parameters()))
+    one, other = (
+        gradients(losses[0], list(model.parameters())),
+        gradients(losses[1], list(reference.model.parameters())),
+    )
     torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-10)

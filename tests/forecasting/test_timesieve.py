@@ -72,7 +72,7 @@ def test_a_frozen_model_gives_equal_forecasts_and_gradients(training: bool, pres
 
 
 def test_the_reference_adds_coefficients_twice_and_the_paper_once() -> None:
-    given = series()
+    inputs = series()
     for residuals in (1, 2):
         model = sieve(TimeSieveSettings(residuals=residuals))
         for block in (model.approximation, model.detail):
@@ -80,16 +80,16 @@ def test_the_reference_adds_coefficients_twice_and_the_paper_once() -> None:
             nn.init.zeros_(block.decoder.bias)
         model.eval()
         # Where the bottleneck adds nothing, the reconstruction is the series times the number of residuals.
-        torch.testing.assert_close(model(given).latent, residuals * given)
+        torch.testing.assert_close(model(inputs).latent, residuals * inputs)
 
 
 def test_forecasts_are_sampled_in_training_and_at_test_only_where_configured() -> None:
-    given = series()
+    inputs = series()
     for samples, same in ((False, True), (True, False)):
         model = sieve(TimeSieveSettings(samples_at_test=samples)).eval()
-        assert torch.equal(model(given).values, model(given).values) is same
+        assert torch.equal(model(inputs).values, model(inputs).values) is same
     model = sieve(TimeSieveSettings()).train()
-    assert not torch.equal(model(given).values, model(given).values)
+    assert not torch.equal(model(inputs).values, model(inputs).values)
 
 
 def test_the_paper_preset_trains() -> None:
@@ -106,23 +106,23 @@ def test_the_paper_preset_trains() -> None:
 @pytest.mark.parametrize("preset", ["reference", "paper"])
 def test_channels_are_processed_alike_and_independently(preset: str) -> None:
     model = sieve(TimeSieveSettings.from_preset(preset)).eval()
-    given = series()
-    forecast = model(given)
+    inputs = series()
+    forecast = model(inputs)
     assert forecast.values.shape == (3, 8, 2)
-    assert forecast.latent.shape == given.shape
-    swapped = model(given.flip(2))
+    assert forecast.latent.shape == inputs.shape
+    swapped = model(inputs.flip(2))
     torch.testing.assert_close(swapped.values.flip(2), forecast.values)
     torch.testing.assert_close(swapped.loss, forecast.loss)
-    torch.testing.assert_close(model(given[:1]).loss, forecast.loss[:1])
+    torch.testing.assert_close(model(inputs[:1]).loss, forecast.loss[:1])
 
 
 def test_the_loss_of_the_bottleneck_is_the_sum_of_its_parts() -> None:
     model = sieve(TimeSieveSettings(reconstruction_weight=0.3, divergence_weight=0.7)).eval()
     block = model.approximation
-    given = torch.randn(2, 3, 8, dtype=DOUBLE)
-    hidden = block.encoder(given)
+    inputs = torch.randn(2, 3, 8, dtype=DOUBLE)
+    hidden = block.encoder(inputs)
     mean, deviation = block.mean(hidden), nn.functional.softplus(block.deviation(hidden) - 5)
     change = block.decoder(mean)
     expected = 0.3 * change.square() + 0.7 * kl_divergence(Normal(mean, deviation), Normal(0.0, 1.0))
     expected = expected.sum(dim=(1, 2))
-    torch.testing.assert_close(block(given).loss, expected)
+    torch.testing.assert_close(block(inputs).loss, expected)

@@ -26,8 +26,8 @@ def test_coefficients_are_those_of_pywavelets(name: str) -> None:
     series = torch.randn(4, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     coefficients = make_wavelet(name).decompose(series)
     expected = pywt.dwt(series.numpy(), name, mode="symmetric")
-    for own, its in zip(coefficients, expected, strict=True):
-        np.testing.assert_allclose(own.numpy(), its, atol=1e-12)
+    for values, expected_values in zip(coefficients, expected, strict=True):
+        np.testing.assert_allclose(values.numpy(), expected_values, atol=1e-12)
 
 
 def test_both_directions_are_differentiable() -> None:

@@ -3,12 +3,8 @@
 from stratoscope.forecasting.ascent import AscentSettings, Norm, ascend, project, radius_scale
 from stratoscope.forecasting.comparison import Difference, Spread, differences, spreads
 from stratoscope.forecasting.evaluation import (
-    NONE,
     PARAMETER_DRAWS,
     FittedCell,
-    ForecastPoint,
-    Measurement,
-    WorstCaseMeasurement,
     example_forecast,
     fit_cell,
     measure_errors,
@@ -53,6 +49,7 @@ from stratoscope.forecasting.grid import (
     Training,
     grid_cells,
 )
+from stratoscope.forecasting.measurements import NONE, ForecastPoint, Measurement, WorstCaseMeasurement
 from stratoscope.forecasting.perturbations import (
     ADVERSARIAL,
     PARAMETER,

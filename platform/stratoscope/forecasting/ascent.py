@@ -45,7 +45,7 @@ def ascend(
     """Return a perturbation of each window inside the ball, found by gradient ascent from a random start.
 
     Args:
-        objective: function to maximize, from perturbed windows (B, T, C) to a value per window (B,).
+        objective: function to maximise, from perturbed windows (B, T, C) to a value per window (B,).
         windows: shape (B, T, C).
         settings: settings of the ascent.
         generator: source of the random start.

@@ -1,4 +1,4 @@
-"""Comparison of forecasters: their spread over seeds, and what the kind of training changes."""
+"""Comparison of forecasters: spread over seeds, and differences between trainings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from stratoscope.forecasting.evaluation import NONE, Measurement
 from stratoscope.forecasting.faithful import preference
 from stratoscope.forecasting.grid import Training
+from stratoscope.forecasting.measurements import NONE, Measurement
 
 METRICS = ("mae", "mse")
 CONFIDENCE = 0.95

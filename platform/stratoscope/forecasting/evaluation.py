@@ -4,7 +4,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -31,69 +31,15 @@ from stratoscope.forecasting.fitting import (
 )
 from stratoscope.forecasting.forecasters import FORECASTERS, Shape
 from stratoscope.forecasting.grid import CellSettings, GridCell
+from stratoscope.forecasting.measurements import NONE, ForecastPoint, Measurement, WorstCaseMeasurement
 from stratoscope.forecasting.perturbations import PARAMETER, PERTURBATIONS, has_bottleneck, perturbed_parameters
 from stratoscope.forecasting.timesieve import Forecast
 
 Tensor = torch.Tensor
-NONE = "none"
-"""Name of the absence of a perturbation."""
 ASCENT_REACH = 2.5
 """Length of all steps of a search in multiples of the radius: from any start it can reach the opposite side."""
 PARAMETER_DRAWS = 5
 """Draws of parameter noise, over which errors are averaged."""
-
-
-@dataclass(frozen=True)
-class Measurement(GridCell):
-    """Errors of a fitted forecaster under one perturbation, over all test windows, in standard units."""
-
-    perturbation: str
-    """Name of the perturbation."""
-    level: float
-    """Level of the perturbation; 0 without one."""
-    mae: float
-    """Mean absolute error."""
-    mse: float
-    """Mean squared error."""
-    moved: float
-    """Mean absolute change of the forecast from that of the unperturbed input."""
-    seconds: float
-    """Time of the measurement; without a perturbation, time of training."""
-
-
-@dataclass(frozen=True)
-class WorstCaseMeasurement(GridCell):
-    """A condition of faithfulness of a fitted forecaster, over test windows."""
-
-    condition: Literal["sib", "cps", "snp"]
-    """sib: change of the bottleneck's output; snp: change of the forecast; cps: distance from the teacher."""
-    norm: Norm | None
-    """Norm of the ball that ascent searches; null for cps, which involves no perturbation."""
-    goal: AttackGoal | None
-    """Objective of the ascent: own, the condition itself; conditions, the sum of sib and snp, as in the paper; error,
-    the error of the forecast, as in the public code. Null for cps."""
-    radius: float | None
-    """Radius of the ball; null for cps."""
-    value: float | None
-    """Largest value over windows; of sib and snp a lower bound. Null without a bottleneck or teacher."""
-    mean: float | None
-    """Mean over windows; null without a bottleneck or teacher."""
-    windows: int
-    """Number of windows."""
-
-
-@dataclass(frozen=True)
-class ForecastPoint(GridCell):
-    """A point of one test window, in the units of the series."""
-
-    channel: str
-    """Column of the series."""
-    step: int
-    """Position relative to the end of the window; the first point forecast is 1."""
-    value: float | None
-    """Forecast; null inside the window."""
-    truth: float
-    """Value of the series."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +72,7 @@ def fit_cell(
     """Fit the forecaster of a cell.
 
     Args:
-        cell: which forecaster, how it is trained, and with which seed.
+        cell: the forecaster, its training and its seed.
         settings: settings of the cell.
         series: the series, whose training part it is fitted to.
         device: device of the model.
@@ -263,7 +209,7 @@ def _perturbed_forecasts(fitted: FittedCell, settings: CellSettings, name: str, 
 def _attack(
     fitted: FittedCell, windows: Tensor, target: Tensor, ascent: AscentSettings, generator: torch.Generator
 ) -> Tensor:
-    """Return the perturbation of windows that maximizes the error of the forecast."""
+    """Return the perturbation of windows that maximises the error of the forecast."""
     model = _FixedDraws(fitted.model, fitted.cell.seed).eval()
     # The attack must not advance the generator that the model draws from afterwards.
     devices = [windows.device] if windows.is_cuda else []

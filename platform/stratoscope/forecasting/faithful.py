@@ -48,7 +48,7 @@ class FaithfulLoss:
     attack: Attack = "error"
     """Objective of the ascent."""
     error: Error = "mae"
-    """Forecast error that training minimizes along with the conditions."""
+    """Forecast error that training minimises along with the conditions."""
 
 
 def distance(first: Tensor, second: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 def attack_objective(model: nn.Module, windows: Tensor, target: Tensor, attack: Attack) -> Callable[[Tensor], Tensor]:
-    """Return the objective that a perturbation maximizes.
+    """Return the objective that a perturbation maximises.
 
     Args:
         model: forecaster, whose forward pass returns a `Forecast`.

@@ -73,7 +73,7 @@ class FitSettings:
     patience: int = 3
     """Epochs without a better validation error until training stops; 0 trains to the end and keeps the last weights."""
     error: Error = "mae"
-    """Error that training minimizes."""
+    """Error that training minimises."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The grid of an audit: which forecasters are fitted, and what each cell needs for that."""
+"""The grid of forecasters to fit, and the settings of a cell."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

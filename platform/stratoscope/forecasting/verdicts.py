@@ -7,7 +7,7 @@ from itertools import groupby
 import numpy as np
 
 from stratoscope.forecasting.comparison import Spread
-from stratoscope.forecasting.evaluation import NONE, Measurement
+from stratoscope.forecasting.measurements import NONE, Measurement
 
 
 def verdicts(
@@ -26,9 +26,9 @@ def verdicts(
         if spread.metric != "mse":
             continue
         key = spread.dataset, spread.forecaster, spread.training, spread.horizon
-        own = [m for m in measurements if (m.dataset, m.forecaster, m.training, m.horizon) == key]
+        group = [m for m in measurements if (m.dataset, m.forecaster, m.training, m.horizon) == key]
         name = f"{spread.forecaster}, {spread.training}, {spread.dataset}, horizon {spread.horizon}"
-        yield f"{name}: {_seed_verdict(spread, max_spread)}; {_perturbation_verdict(own, max_degradation)}."
+        yield f"{name}: {_seed_verdict(spread, max_spread)}; {_perturbation_verdict(group, max_degradation)}."
 
 
 def _seed_verdict(spread: Spread, max_spread: float) -> str:

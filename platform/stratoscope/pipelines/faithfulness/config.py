@@ -95,7 +95,7 @@ class FitSection(ConfigSection):
     patience: int = Field(3, ge=0)
     """Epochs without a better validation error until plain training stops; 0 trains to the end."""
     error: Error = "mae"
-    """Error that training minimizes; mae as in the code of FTS, mse as in that of TimeSieve."""
+    """Error that training minimises; mae as in the code of FTS, mse as in that of TimeSieve."""
     lookback: int | None = Field(None, ge=2)
     """Number of points that a forecast is made from; null takes twice the horizon."""
 
@@ -139,7 +139,7 @@ class FaithfulSection(ConfigSection):
     snp: float = Field(0.05, ge=0)
     """Weight of stability under noise."""
     uphill: Attack = "error"
-    """Objective that perturbations maximize: error, as in the public code, or conditions, as in the paper."""
+    """Objective that perturbations maximise: error, as in the public code, or conditions, as in the paper."""
     radius: float = Field(0.15, gt=0)
     """Radius of the linf ball of perturbations in standard units; the l2 ball is as large as a window all of whose
     elements move by a tenth of it."""

@@ -184,7 +184,7 @@ def _worst_case_section(results: Sequence[WorstCaseRow]) -> PageSection:
     text = (
         "Results of gradient ascent inside a ball around test windows: lower bounds of the worst case. sib: change of "
         "the bottleneck's output (beta of the papers); snp: change of the forecast (alpha 2); cps: distance of the "
-        "faithful forecaster from its teacher (alpha 1). The goal is what ascent maximizes: own, the condition itself; "
+        "faithful forecaster from its teacher (alpha 1). The goal is what ascent maximises: own, the condition itself; "
         "conditions, both together; error, the error of the forecast. Largest is over windows and seeds."
     )
     return PageSection("Worst cases", [text], [], [_table(rows)])
