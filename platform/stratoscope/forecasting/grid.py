@@ -20,7 +20,7 @@ FAITHFUL_TRAININGS: tuple[Training, ...] = ("faithful", *ABLATIONS)
 
 @dataclass(frozen=True)
 class GridCell:
-    """A forecaster to be fitted; identifies it in every table."""
+    """A forecaster to fit; the fields identify it in every table."""
 
     dataset: str
     """Name of the series."""
