@@ -1,34 +1,35 @@
-"""Write docs/options-JOB.md from the fields of each job, so that the pages never differ from the code."""
+"""Write the pages that follow from the code: options from configurations, reference/tables.md from row types."""
 
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from stratoscope.pipelines.audit import AuditConfig
-from stratoscope.pipelines.faithfulness import FaithfulnessConfig
-from stratoscope.pipelines.hallucination import HallucinationConfig
-from stratoscope.pipelines.mitigation import MitigationConfig
-from stratoscope.pipelines.runtime.config import field_names
-from stratoscope.pipelines.score import ScoreConfig
-from stratoscope.pipelines.search import SearchConfig
+from stratoscope.pipelines.jobs import JOBS, RegisteredJob
+from stratoscope.pipelines.runtime.config import default_text, field_names
+from stratoscope.results import Column, TableRow
 
 HERE = Path(__file__).parent
-JOBS = {
-    "score": ScoreConfig,
-    "hallucination": HallucinationConfig,
-    "search": SearchConfig,
-    "mitigation": MitigationConfig,
-    "faithfulness": FaithfulnessConfig,
-    "audit": AuditConfig,
-}
+TABLES_HEAD = """# Tables
+
+The Parquet tables of each job, in the folder of the run. `stratoscope.open_run(...)` has each as a property, and
+`stratoscope history --sql` queries them as JOB_TABLE. Every column can be null. This page is written by `make docs`.
+"""
 
 
-def options_page(job: str) -> str:
-    """Return a job's page as Markdown."""
+def pages() -> dict[Path, str]:
+    """Return the content of each generated page by its path."""
+    options = {HERE / f"options-{name}.md": options_page(job) for name, job in JOBS.items()}
+    return options | {HERE / "reference" / "tables.md": tables_page()}
+
+
+def options_page(job: RegisteredJob) -> str:
+    """Return the page of a job's options as Markdown."""
     lines = [
-        f"# Options of the job `{job}`",
+        f"# Options of the job `{job.name}`",
         "",
         "Every field goes into a YAML file by its section, or on the command line as `--section.field VALUE`.",
         "Lists are comma-separated or JSON. This page is written by `make docs`.",
@@ -36,31 +37,55 @@ def options_page(job: str) -> str:
         "| option | default | meaning |",
         "|---|---|---|",
     ]
-    for name, field in field_names(JOBS[job]):
-        lines.append(_row(f"--{name}", field))
+    for name, field in field_names(job.config_class):
+        lines.append(_option(f"--{name}", field))
         entry = next((kind for kind in get_args(field.annotation) if isinstance(kind, type)), None)
         if entry is not None and issubclass(entry, BaseModel):
-            lines += [_row(f"{name}[].{inner}", of_entry) for inner, of_entry in field_names(entry)]
+            lines += [_option(f"{name}[].{inner}", inner_field) for inner, inner_field in field_names(entry)]
     return "\n".join(lines) + "\n"
 
 
-def _row(name: str, field: FieldInfo) -> str:
-    meaning = " ".join(field.description.split()).replace("|", r"\|")
-    return f"| `{name}` | {_default(field)} | {meaning} |"
+def tables_page() -> str:
+    """Return the page of all tables as Markdown."""
+    return "\n".join([TABLES_HEAD, *(line for job in JOBS.values() for line in _job_tables(job))])
+
+
+def _job_tables(job: RegisteredJob) -> Iterator[str]:
+    for module, tables in groupby(job.tables(), key=lambda table: table[0]):
+        _, _, name, *target, _ = module.split(".")
+        yield f"## {name}{''.join(f' --target {part}' for part in target)}\n"
+        for _, table, row_type in tables:
+            yield from _table(table, row_type)
+
+
+def _table(name: str, row_type: type[TableRow]) -> Iterator[str]:
+    yield f"### {name}\n\n{_escaped(row_type.__doc__ or '')}\n\n| column | type | meaning |\n|---|---|---|"
+    yield from map(_column, row_type.columns())
+    yield ""
+
+
+def _column(column: Column) -> str:
+    name = "one per task" if column.expanded else f"`{column.name}`"
+    return f"| {name} | {column.type} | {_escaped(column.meaning)} |"
+
+
+def _option(name: str, field: FieldInfo) -> str:
+    return f"| `{name}` | {_default(field)} | {_escaped(field.description or '')} |"
 
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    if field.default is None:
-        return "`null`"
-    if isinstance(field.default, list):
-        if any(isinstance(item, BaseModel) for item in field.default):
-            return "a small one"
-        return f"`{','.join(str(item) for item in field.default)}`" if field.default else "none"
-    return f"`{field.default}`"
+    default: Any = field.default
+    example = isinstance(default, list) and any(isinstance(item, BaseModel) for item in default)
+    return default_text(default) if example else f"`{default_text(default)}`"
+
+
+def _escaped(text: str) -> str:
+    return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")
 
 
 if __name__ == "__main__":
-    for job in JOBS:
-        (HERE / f"options-{job}.md").write_text(options_page(job), encoding="utf-8")
+    for path, content in pages().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content, encoding="utf-8")
