@@ -78,6 +78,26 @@ def _is_type_variable(value: ast.expr) -> bool:
     return isinstance(value, ast.Call) and ast.unparse(value.func) in ("TypeVar", "ParamSpec")
 
 
+def row_types() -> set[str]:
+    """Return the names of the classes that describe rows of tables."""
+    classes = [node for tree in modules().values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    names = {"TableRow"}
+    while added := {c.name for c in classes if c.name not in names and names & {ast.unparse(b) for b in c.bases}}:
+        names |= added
+    return names - {"TableRow"}
+
+
+def rows_built_by_position() -> list[str]:
+    """Return the places where a row gets values by position."""
+    names = row_types()
+    return [
+        f"{name}:{node.lineno}"
+        for name, tree in modules().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).rpartition(".")[2] in names
+    ]
+
+
 def function_lengths() -> list[int]:
     """Return the number of lines of each function, its signature and docstring included."""
     functions = [node for tree in modules().values() for node in ast.walk(tree) if isinstance(node, Function)]

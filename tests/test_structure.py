@@ -76,6 +76,10 @@ def test_every_table_has_row_types_with_docstrings_and_a_property(job: Registere
     assert properties == described
 
 
+def test_rows_are_built_by_name() -> None:
+    assert structure.rows_built_by_position() == []
+
+
 def test_each_class_name_exists_once() -> None:
     assert structure.repeated_class_names() == []
 

@@ -54,7 +54,16 @@ class Column:
 
 
 class TableRow:
-    """Base class of row types. A subclass is a frozen data class with a docstring below each field."""
+    """Base class of row types. A subclass is a frozen data class with a docstring below each field.
+
+    Raises:
+        TypeError: a value is passed by position; rows are built by name, so that no two columns can be swapped.
+    """
+
+    def __new__(cls, *values: object, **_: object) -> Self:
+        if values:
+            raise TypeError(f"{cls.__name__} takes its columns by name")
+        return super().__new__(cls)
 
     @classmethod
     def columns(cls) -> tuple[Column, ...]:
@@ -171,11 +180,11 @@ def _field_docstrings(row_type: type) -> dict[str, str]:
         return {}
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(row_type))).body
     assert isinstance(definition, ast.ClassDef)
-    found = {}
+    docstrings = {}
     for field, below in zip(definition.body, definition.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
-            found[field.target.id] = " ".join(str(ast.literal_eval(below.value)).split())
-    return found
+            docstrings[field.target.id] = " ".join(str(ast.literal_eval(below.value)).split())
+    return docstrings
 
 
 def _null(value: Any) -> Any:
