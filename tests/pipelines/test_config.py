@@ -1,4 +1,3 @@
-import re
 from enum import Enum
 from functools import reduce
 from pathlib import Path
@@ -158,7 +157,7 @@ def test_every_choice_is_accepted_as_text(job: str) -> None:
             if config is not None:
                 assert default_text(reduce(getattr, name.split("."), config)) == text, name
             else:
-                assert not re.match(rf"{name}(\.\d+)? ", refused), "only a rule between two fields may refuse a choice"
+                assert "input should be" not in refused
 
 
 def loaded(config_class: type[JobConfig], *arguments: str) -> tuple[JobConfig | None, str]:

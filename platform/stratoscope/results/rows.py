@@ -15,6 +15,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Annotated, Any, Self, get_args, get_origin
 
 import numpy as np
@@ -61,6 +62,7 @@ class TableRow:
     """
 
     def __new__(cls, *values: object, **_: object) -> Self:
+        """Refuse values by position."""
         if values:
             raise TypeError(f"{cls.__name__} takes its columns by name")
         return super().__new__(cls)
@@ -135,8 +137,8 @@ class TableRow:
 def _columns(row_type: type[TableRow]) -> tuple[Column, ...]:
     hints = typing.get_type_hints(row_type, include_extras=True)
     meanings: dict[str, str] = {}
-    for base in reversed(row_type.__mro__):
-        meanings |= _field_docstrings(base)
+    for base in filter(dataclasses.is_dataclass, reversed(row_type.__mro__)):
+        meanings |= attribute_docstrings(base)
     fields = dataclasses.fields(row_type)  # type: ignore[arg-type]
     return tuple(_column(field.name, hints[field.name], meanings.get(field.name, "")) for field in fields)
 
@@ -174,16 +176,15 @@ def _extras(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
 
 
-def _field_docstrings(row_type: type) -> dict[str, str]:
-    """Return the docstring below each field that a class defines itself, on one line."""
-    if not dataclasses.is_dataclass(row_type):
-        return {}
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(row_type))).body
+def attribute_docstrings(owner: type) -> dict[str, str]:
+    """Return the docstring below each attribute that a class defines itself, on one line."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
     assert isinstance(definition, ast.ClassDef)
     docstrings = {}
-    for field, below in zip(definition.body, definition.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
-            docstrings[field.target.id] = " ".join(str(ast.literal_eval(below.value)).split())
+    for node, below in pairwise(definition.body):
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and isinstance(below, ast.Expr):
+            docstrings[target.id] = " ".join(str(ast.literal_eval(below.value)).split())
     return docstrings
 
 

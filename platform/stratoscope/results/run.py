@@ -7,6 +7,7 @@ from typing import ClassVar, Self, overload
 import pyarrow as pa
 
 from stratoscope.results.manifest import Manifest
+from stratoscope.results.rows import attribute_docstrings
 from stratoscope.results.storage import Storage
 from stratoscope.results.tables import read_table
 
@@ -25,6 +26,12 @@ class Run:
 
     main_table: ClassVar[str | None] = None
     """Name of the table that a notebook shows."""
+
+    def __init_subclass__(cls) -> None:
+        """Give the tables of a run class their docstrings, for `help`."""
+        for name, docstring in attribute_docstrings(cls).items():
+            if isinstance(vars(cls).get(name), TableProperty):
+                vars(cls)[name].__doc__ = docstring
 
     @property
     def path(self) -> str:
@@ -72,14 +79,7 @@ class Run:
 
 
 class TableProperty(property):
-    """A table of a run as a property of the same name.
-
-    Args:
-        meaning: what a row of the table is.
-    """
-
-    def __init__(self, meaning: str) -> None:
-        super().__init__(doc=meaning)
+    """A table of a run as a property of the same name, documented by the string below it."""
 
     def __set_name__(self, owner: type[Run], name: str) -> None:
         self.name = name
