@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from stratoscope.errors import EXIT_DONE, EXIT_REFUSED, InputError, nearest, print_error
-from stratoscope.pipelines.jobs import JOBS, added_jobs
+from stratoscope.pipelines.jobs import JOBS, plugin_jobs
 
 VIEWS = {
     "report": ("print the results of a run and the path of its page", "report:show_report"),
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_job(name: str, options: Sequence[str]) -> int:
-    jobs = JOBS if name in JOBS else JOBS | added_jobs()
+    jobs = JOBS if name in JOBS else JOBS | plugin_jobs()
     if name not in jobs:
         commands = [*jobs, *VIEWS]
         hint = nearest(name, [*commands, "--help", "--version"]) or "."
@@ -49,7 +49,7 @@ def _run_job(name: str, options: Sequence[str]) -> int:
 
 
 def _usage() -> str:
-    summaries = {name: job.summary for name, job in (JOBS | added_jobs()).items()}
+    summaries = {name: job.summary for name, job in (JOBS | plugin_jobs()).items()}
     summaries |= {name: summary for name, (summary, _) in VIEWS.items()}
     commands = "\n".join(f"  {name:14} {summary}" for name, summary in summaries.items())
     return (

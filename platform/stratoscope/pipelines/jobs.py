@@ -61,7 +61,7 @@ class RegisteredJob:
 
 
 @dataclass(frozen=True)
-class AddedJob(RegisteredJob):
+class PluginJob(RegisteredJob):
     """A job that another package brings as a stage of audits."""
 
     @property
@@ -128,10 +128,10 @@ JOBS: dict[str, RegisteredJob] = {
 """The jobs of this package by name."""
 
 
-def added_jobs() -> dict[str, AddedJob]:
+def plugin_jobs() -> dict[str, PluginJob]:
     """Return the jobs of other packages by name, from the entry points in the group `stratoscope.stages`."""
     points = (point for point in entry_points(group="stratoscope.stages") if point.name not in JOBS)
-    return {point.name: AddedJob(point.name, _summary(point), point.value) for point in points}
+    return {point.name: PluginJob(point.name, _summary(point), point.value) for point in points}
 
 
 def job_maker(name: str) -> "JobMaker[Any]":

@@ -51,7 +51,7 @@ class Column:
     type: pa.DataType
     meaning: str
     expanded: bool = False
-    """Whether it stands for one column per name."""
+    """Whether the field represents one column per name."""
 
 
 class TableRow:
@@ -77,7 +77,7 @@ class TableRow:
         """Return the Arrow schema; each field carries its meaning as metadata.
 
         Args:
-            names: names of the columns that an `Expanded` field stands for.
+            names: column names of the `Expanded` field.
         """
         fields = []
         for column in cls.columns():
@@ -92,7 +92,7 @@ class TableRow:
 
         Args:
             rows: the rows in order.
-            names: names of the columns that an `Expanded` field stands for.
+            names: column names of the `Expanded` field.
         """
         listed = list(rows)
         arrays = []
@@ -119,8 +119,8 @@ class TableRow:
     def read(cls, table: pa.Table) -> list[Self]:
         """Return the rows of a table.
 
-        Columns that the class does not know are left out, and columns that the table lacks, since an older version
-        wrote it, are None. Names that no field has go to the `Expanded` field where there is one.
+        Unknown columns are dropped. Columns that an older version did not write are None. Names without a field go to
+        the `Expanded` field, where there is one.
         """
         known = {column.name for column in cls.columns()}
         expanded = next((column.name for column in cls.columns() if column.expanded), None)
