@@ -1,7 +1,11 @@
-"""The errors that every floor of the package may raise, each with a message for the user."""
+"""The errors that every floor of the package may raise, each with a message for the user, and the exit codes."""
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_REGRESSION = 0, 1, 2, 3
+"""Exit codes of commands; a regression is what an audit reports."""
 
 
 class InputError(ValueError):
@@ -36,3 +40,8 @@ def suggest(name: str, known: Iterable[str], kind: str) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type where it has none."""
     return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def print_error(command: str, message: str) -> None:
+    """Print the one line of a refused or failed command to stderr."""
+    print(f"{command}: {' '.join(message.split())}", file=sys.stderr)

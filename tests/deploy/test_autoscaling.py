@@ -129,6 +129,6 @@ def test_workers_come_for_a_job_and_leave_when_it_is_done(small_run: Fields, und
         while workers():
             assert time.monotonic() < deadline, "idle workers stayed"
             time.sleep(2)
-    finished = stratoscope.api.ScoreRun(out.splitlines()[-1].removeprefix("run: "), undisturbed.manifest)
+    finished = stratoscope.open_run(out.splitlines()[-1].removeprefix("run: "))
     for name in COMPARED:
         assert finished.table(name).equals(undisturbed.table(name)), name

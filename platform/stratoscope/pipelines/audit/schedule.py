@@ -11,11 +11,10 @@ from pathlib import Path
 
 import yaml
 
-from stratoscope.errors import RunError
+from stratoscope.errors import EXIT_DONE, EXIT_REFUSED, RunError
 from stratoscope.execution import Process, ProcessResult, is_local
 from stratoscope.pipelines.audit.config import SECRETS, AuditConfig
 from stratoscope.pipelines.audit.steps import Step, StepEnd
-from stratoscope.pipelines.runtime.job import EXIT_DONE, EXIT_REFUSED
 
 POLL_S = 0.2
 ON_A_CLUSTER = 4

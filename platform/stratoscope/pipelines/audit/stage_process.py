@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 
+from stratoscope.errors import EXIT_FAILED
 from stratoscope.pipelines.audit.stages import STAGES
-from stratoscope.pipelines.runtime.job import EXIT_FAILED, run_from_command_line
+from stratoscope.pipelines.runtime.job import run_from_command_line
 
 DIES_WITH_PARENT = 1
 """Of Linux's prctl: the signal that comes when the parent is gone."""

@@ -4,16 +4,13 @@ import tempfile
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import model_validator
 from pydantic_settings import CliPositionalArg
 
 from stratoscope.errors import InputError
-from stratoscope.pipelines.audit import AuditJob
-from stratoscope.pipelines.audit.stages import STAGES
+from stratoscope.pipelines.jobs import job_maker
 from stratoscope.pipelines.runtime.config import ConfigSection, load_config
-from stratoscope.pipelines.runtime.job import JobMaker
 from stratoscope.pipelines.runtime.run_lookup import find_run
 from stratoscope.pipelines.runtime.terminal import stdout_console
 from stratoscope.results import Manifest, Run, Storage, list_runs
@@ -53,8 +50,7 @@ def show_report(arguments: Sequence[str]) -> None:
     run = Run(storage, manifest)
     if not storage.exists(PAGE):
         raise InputError(f"{run.url} has no page: the run is {manifest.status}")
-    maker: JobMaker[Any] = next((s.job for s in STAGES.values() if s.job.name == manifest.job), AuditJob)
-    maker.show(run, stdout_console())
+    job_maker(manifest.job).show(run, stdout_console())
     if config.open:
         webbrowser.open(_local(storage).as_uri())
 

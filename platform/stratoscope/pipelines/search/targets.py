@@ -30,3 +30,7 @@ class Search:
     def show(self, run: Run, console: Console) -> None:
         """Print the main findings of a finished search."""
         TARGETS[run.manifest.config["target"]].show(run, console)
+
+
+SEARCH = Search()
+"""The one maker of search jobs."""
