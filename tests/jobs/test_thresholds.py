@@ -15,7 +15,7 @@ __all__ = ["pairs_file", "reacting_fields", "reacting_model"]
 
 @pytest.fixture(scope="module")
 def measured(reacting_fields: Callable[..., dict], local_ray: None) -> stratoscope.HallucinationRun:  # noqa: ARG001
-    return stratoscope.hallucination(**reacting_fields(run_id="statistics"))
+    return stratoscope.detect_hallucination(**reacting_fields(run_id="statistics"))
 
 
 def settings(measured: stratoscope.HallucinationRun, run_id: str, **changes: object) -> dict:
