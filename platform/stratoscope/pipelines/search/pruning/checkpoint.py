@@ -9,8 +9,8 @@ from stratoscope.execution import Service
 from stratoscope.models import ModelCard
 from stratoscope.models.verify_checkpoint import Paired
 from stratoscope.pipelines.search.config import SearchConfig
-from stratoscope.pipelines.search.pruning.selection import TaskComparison, TrialResult, estimate_text
 from stratoscope.pipelines.search.pruning.worker import read_mark
+from stratoscope.pruning.selection import TaskComparison, TrialResult, estimate_text
 from stratoscope.results import RunFolder, Storage
 
 

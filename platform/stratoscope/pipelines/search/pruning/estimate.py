@@ -9,8 +9,8 @@ from stratoscope.models import ModelFacts, dtype_name
 from stratoscope.pipelines.reporting.formatting import model_line
 from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES, operations_per_second, usual_device
 from stratoscope.pipelines.search.config import SearchConfig
-from stratoscope.pipelines.search.pruning.space import PruningSpace
 from stratoscope.pipelines.search.pruning.statistics import FinishedScore
+from stratoscope.pruning.space import PruningSpace
 from stratoscope.scoring import num_dropped
 
 BYTES_PER_TOKEN = 4

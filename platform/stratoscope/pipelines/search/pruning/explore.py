@@ -12,12 +12,12 @@ from stratoscope.execution import Service, Trial, TrialPlan
 from stratoscope.pipelines.runtime.trials import tune
 from stratoscope.pipelines.search.config import PERPLEXITY_DROP
 from stratoscope.pipelines.search.pruning import statistics
-from stratoscope.pipelines.search.pruning.greedy import greedy_sets, swap_layers
-from stratoscope.pipelines.search.pruning.selection import TrialResult, choose, pareto_front
-from stratoscope.pipelines.search.pruning.space import LayerScores, PruningCandidate, PruningSpace, ScoreKey
 from stratoscope.pipelines.search.pruning.statistics import FinishedScore
 from stratoscope.pipelines.search.pruning.trial import WORST, ObjectiveFunction, PruningTrial
 from stratoscope.pipelines.search.pruning.worker import Evaluation, PruningEvaluatorSettings
+from stratoscope.pruning.greedy import greedy_sets, swap_layers
+from stratoscope.pruning.selection import TrialResult, choose, pareto_front
+from stratoscope.pruning.space import LayerScores, PruningCandidate, PruningSpace, ScoreKey
 from stratoscope.scoring import num_dropped
 
 if TYPE_CHECKING:

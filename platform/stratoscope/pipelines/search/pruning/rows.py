@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stratoscope.evaluation import Estimate
-from stratoscope.pipelines.search.pruning.selection import TaskComparison, TrialResult
 from stratoscope.pipelines.search.pruning.worker import ModelSize
+from stratoscope.pruning.selection import TaskComparison, TrialResult
 
 
 def trial_row(

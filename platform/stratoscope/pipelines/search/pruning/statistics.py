@@ -14,7 +14,7 @@ from stratoscope.pipelines.score.config import ScoreConfig
 from stratoscope.pipelines.score.load_statistics import StatisticsTables, load_observations
 from stratoscope.pipelines.score.tables import ALL
 from stratoscope.pipelines.search.config import PERPLEXITY_DROP, SpaceSection
-from stratoscope.pipelines.search.pruning.space import LayerScores, ScoreKey, thresholds
+from stratoscope.pruning.space import LayerScores, ScoreKey, thresholds
 from stratoscope.results import Manifest, Storage, read_table
 from stratoscope.scoring import METRICS, Observations, ScoringSettings, num_dropped, random_scores, score_layers
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from stratoscope.execution import Service
 from stratoscope.pipelines.search.config import Objective
-from stratoscope.pipelines.search.pruning.space import LayerScores, PruningSpace, ScoreKey
 from stratoscope.pipelines.search.pruning.worker import Evaluation
+from stratoscope.pruning.space import LayerScores, PruningSpace, ScoreKey
 
 WORST = -1e9
 """Of a set that has no objective."""

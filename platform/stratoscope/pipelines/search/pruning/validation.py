@@ -9,7 +9,9 @@ from stratoscope.execution import Service
 from stratoscope.pipelines.search.pruning import tables
 from stratoscope.pipelines.search.pruning.checkpoint import export_chosen
 from stratoscope.pipelines.search.pruning.rows import compared_row, interval_columns, trial_row
-from stratoscope.pipelines.search.pruning.selection import (
+from stratoscope.pipelines.search.pruning.store import EvaluationStore
+from stratoscope.pipelines.search.pruning.worker import Evaluation, ModelSize, PruningEvaluatorSettings
+from stratoscope.pruning.selection import (
     AgainstRandom,
     TaskComparison,
     TrialResult,
@@ -19,8 +21,6 @@ from stratoscope.pipelines.search.pruning.selection import (
     pareto_front,
     random_sets,
 )
-from stratoscope.pipelines.search.pruning.store import EvaluationStore
-from stratoscope.pipelines.search.pruning.worker import Evaluation, ModelSize, PruningEvaluatorSettings
 from stratoscope.results import from_rows, write_table
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from stratoscope.evaluation import Estimate, Resampling, Retention, TaskScores, retained
-from stratoscope.pipelines.search.pruning.space import PruningCandidate
 from stratoscope.pipelines.search.pruning.worker import Evaluation
+from stratoscope.pruning.space import PruningCandidate
 
 
 @dataclass(frozen=True)

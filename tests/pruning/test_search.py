@@ -10,10 +10,10 @@ from stratoscope.errors import InputError
 from stratoscope.evaluation import Estimate
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.search.config import SearchConfig, SpaceSection
-from stratoscope.pipelines.search.pruning.selection import AgainstRandom, TrialResult, choose, pareto_front, random_sets
-from stratoscope.pipelines.search.pruning.space import LayerScores, PruningCandidate, PruningSpace, ScoreKey
 from stratoscope.pipelines.search.pruning.trial import WORST, ObjectiveFunction
 from stratoscope.pipelines.search.pruning.worker import Evaluation
+from stratoscope.pruning.selection import AgainstRandom, TrialResult, choose, pareto_front, random_sets
+from stratoscope.pruning.space import LayerScores, PruningCandidate, PruningSpace, ScoreKey
 
 SECTION = SpaceSection(
     metrics=["avss", "variance", "block_influence", "random", "last", "perplexity_drop"],

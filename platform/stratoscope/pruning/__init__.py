@@ -1,0 +1,1 @@
+"""Pruning: which layers to drop, searched from scores and from evaluations. No Ray, no files."""
