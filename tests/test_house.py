@@ -18,6 +18,7 @@ DOMAIN = (
     "results",
     "mitigation",
     "forecasting",
+    "pruning",
 )
 
 

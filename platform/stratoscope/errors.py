@@ -36,3 +36,9 @@ def suggest(name: str, known: Iterable[str], kind: str) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type where it has none."""
     return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def last_line(text: str) -> str:
+    """Return the last line of a traceback or of a process's stderr; nothing where it is empty."""
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else ""

@@ -1,9 +1,9 @@
-"""What trials of the threshold search are judged by."""
+"""The objective of the search with target eavss."""
 
 import pytest
 
 from stratoscope.pipelines.hallucination.outcome import against_random
-from stratoscope.pipelines.search.eavss.trial import DefinitionOutcome, objective
+from stratoscope.pipelines.search.eavss.trial import DefinitionOutcome, objective_value
 
 
 def outcome(auroc: float, over_random: float) -> DefinitionOutcome:
@@ -24,11 +24,11 @@ def outcome(auroc: float, over_random: float) -> DefinitionOutcome:
     )
 
 
-def test_the_least_gain_counts_where_it_is_asked_for() -> None:
+def test_least_over_random_is_the_least_gain_over_data_sets() -> None:
     outcomes = [outcome(0.6, 0.08), outcome(0.7, 0.02)]
-    assert objective(outcomes, "least_over_random") == pytest.approx(0.02)
-    assert objective(outcomes, "over_random") == pytest.approx(0.05)
-    assert objective(outcomes, "auroc") == pytest.approx(0.65)
+    assert objective_value(outcomes, "least_over_random") == pytest.approx(0.02)
+    assert objective_value(outcomes, "over_random") == pytest.approx(0.05)
+    assert objective_value(outcomes, "auroc") == pytest.approx(0.65)
 
 
 def test_a_difference_is_one_only_where_its_interval_leaves_0_out() -> None:

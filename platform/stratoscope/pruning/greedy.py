@@ -1,119 +1,88 @@
-"""Searches that need no score: greedy, layer by layer, and swaps of single layers, from a set that is good already.
+"""Searches that need no scores: greedy search, layer by layer, and swaps of single layers in a set.
 
-Both try sets that differ from a current one in one or two layers. The evaluators keep the hidden states of the current
-set, so that each try runs only the layers behind the first difference.
+Both evaluate sets that differ from a current set in one or two layers. An evaluator can store the hidden states of the
+current set, so that each evaluation runs only the layers behind the first difference.
 """
 
 import random
 from collections.abc import Callable, Sequence
 
-from stratoscope.execution import Service
-from stratoscope.pipelines.search.pruning.worker import Evaluation
+from stratoscope.pruning.space import LayerSet
 
-Judge = Callable[[Evaluation], float]
+SetEvaluator = Callable[[LayerSet, Sequence[LayerSet]], list[float]]
+"""Returns the objective of several sets, given the current set that they differ from."""
 
 
 def greedy_sets(
-    service: Service,
-    num_layers: int,
-    *,
-    most: int,
-    judge: Judge,
-    num_slices: int | None,
-    on_progress: Callable[[int], None],
-) -> list[tuple[int, ...]]:
-    """Return the sets of 1 to `most` layers that dropping the best layer next, one after the other, finds.
+    evaluate: SetEvaluator, num_layers: int, *, max_size: int, on_progress: Callable[[int], None]
+) -> list[LayerSet]:
+    """Return sets of 1 to `max_size` layers; each adds the best next layer to the one before.
 
     Args:
-        service: the evaluators.
-        num_layers: of the model.
-        most: size of the last set.
-        judge: what is to be large.
-        num_slices: slices of the search's items to judge by.
-        on_progress: called with the number of tries after each step.
+        evaluate: returns the objective of several sets.
+        num_layers: number of layers of the model.
+        max_size: size of the last set.
+        on_progress: called with the number of evaluated sets after each step.
 
     Source: the loop of SLEB (arXiv 2402.09025), with any objective.
     """
-    current: tuple[int, ...] = ()
-    found = []
-    for _ in range(most):
-        tries = [tuple(sorted((*current, layer))) for layer in range(num_layers) if layer not in current]
-        current, _ = _best(service, current, tries, judge, num_slices)
-        found.append(current)
-        on_progress(len(tries))
-    return found
+    current: LayerSet = ()
+    sets = []
+    for _ in range(max_size):
+        neighbours = [tuple(sorted((*current, layer))) for layer in range(num_layers) if layer not in current]
+        current, _ = _best(neighbours, evaluate(current, neighbours))
+        sets.append(current)
+        on_progress(len(neighbours))
+    return sets
 
 
 def swap_layers(
-    service: Service,
-    start: tuple[int, ...],
+    evaluate: SetEvaluator,
+    start: LayerSet,
     num_layers: int,
     *,
     budget: int,
-    judge: Judge,
+    batch_size: int,
     seed: int,
     on_progress: Callable[[int], None],
-) -> list[tuple[int, ...]]:
-    """Return the sets that swapping a dropped layer for a kept one leads to, each better than the one before.
+) -> list[LayerSet]:
+    """Improve a set by swaps of a dropped layer for a retained one, and return each better set in order.
 
-    Tries come in a seeded order, as many at once as there are evaluators; the first that is better becomes the current
-    set, and the search goes on from there until the budget is used or no try is left.
+    Swaps are evaluated in a seeded order, a batch at a time. The best of the first batch that holds an improvement
+    becomes the current set. The search ends when the budget is spent or no swap improves the current set.
 
     Args:
-        service: the evaluators.
-        start: the set to begin with.
-        num_layers: of the model.
-        budget: most tries.
-        judge: what is to be large, on all the search's items.
-        seed: of the order.
-        on_progress: called with the number of tries after each round.
+        evaluate: returns the objective of several sets.
+        start: the first set.
+        num_layers: number of layers of the model.
+        budget: maximum number of evaluated swaps.
+        batch_size: number of swaps evaluated together.
+        seed: seed of the order.
+        on_progress: called with the number of evaluated swaps after each batch.
 
     Source: ours.
     """
     order = random.Random(seed)
-    current, best = start, judge(service.call("evaluate", start, "search"))
-    found: list[tuple[int, ...]] = []
+    current, (best,) = start, evaluate(start, [start])
+    sets: list[LayerSet] = []
     while budget > 0:
-        service.broadcast("remember", current)
-        kept = [layer for layer in range(num_layers) if layer not in current]
-        swaps = [(out, into) for out in current for into in kept]
+        swaps = [(out, into) for out in current for into in range(num_layers) if into not in current]
         order.shuffle(swaps)
-        better = None
-        for first in range(0, min(len(swaps), budget), service.size):
-            tries = [_swapped(current, *swap) for swap in swaps[first : first + service.size]]
-            values = _judged(service, tries, judge, None)
-            budget -= len(tries)
-            on_progress(len(tries))
-            value, index = max((v, -i) for i, v in enumerate(values))
-            if value > best:
-                better, best = tries[-index], value
+        for first in range(0, min(len(swaps), budget), batch_size):
+            neighbours = [tuple(sorted({*current, into} - {out})) for out, into in swaps[first : first + batch_size]]
+            candidate, value = _best(neighbours, evaluate(current, neighbours))
+            budget -= len(neighbours)
+            on_progress(len(neighbours))
+            if value > best or budget <= 0:
                 break
-            if budget <= 0:
-                break
-        if better is None:
+        if not swaps or value <= best:
             break
-        current = better
-        found.append(current)
-    return found
+        current, best = candidate, value
+        sets.append(current)
+    return sets
 
 
-def _best(
-    service: Service,
-    current: tuple[int, ...],
-    tries: Sequence[tuple[int, ...]],
-    judge: Judge,
-    num_slices: int | None,
-) -> tuple[tuple[int, ...], float]:
-    service.broadcast("remember", current, num_slices)
-    values = _judged(service, tries, judge, num_slices)
-    value, index = max((value, -index) for index, value in enumerate(values))
-    return tries[-index], value
-
-
-def _judged(service: Service, tries: Sequence[tuple[int, ...]], judge: Judge, num_slices: int | None) -> list[float]:
-    outcomes = service.map("evaluate", [(dropped, "search", num_slices) for dropped in tries])
-    return [judge(outcome) for outcome in outcomes]
-
-
-def _swapped(layers: tuple[int, ...], out: int, into: int) -> tuple[int, ...]:
-    return tuple(sorted({*layers, into} - {out}))
+def _best(sets: Sequence[LayerSet], values: Sequence[float]) -> tuple[LayerSet, float]:
+    """Return the best set, the first of several, and its value."""
+    index = max(range(len(sets)), key=values.__getitem__)
+    return sets[index], values[index]

@@ -1,26 +1,27 @@
-"""The space of candidates: which score, of which kind, drops how many layers."""
+"""The space of candidates: a candidate is a layer score and a ratio, which together name the layers to drop."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stratoscope.pipelines.search.config import SpaceSection
-from stratoscope.scoring import METRICS, EpsilonKind, num_dropped, select_layers
+from stratoscope.scoring import METRICS, EpsilonKind, VarianceKind, num_dropped, select_layers
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-Threshold = tuple[EpsilonKind, float]
-"""Whether a threshold is absolute or a quantile, and its value as asked for."""
+LayerSet = tuple[int, ...]
+"""Dropped layers in ascending order."""
+SparsityThreshold = tuple[EpsilonKind, float]
+"""The kind of a sparsity threshold, and its requested value."""
 
 
 @dataclass(frozen=True)
 class ScoreKey:
-    """One score per layer; what a metric does not use is None."""
+    """Identifies one vector of layer scores. Fields that the metric does not use are None."""
 
     metric: str
     tap: str | None = None
@@ -28,25 +29,25 @@ class ScoreKey:
     epsilon_kind: str | None = None
     epsilon: float | None = None
     draw: int | None = None
-    """Of the metric random."""
+    """Index of the draw, for the metric random."""
     span: int | None = None
-    """Length of the spans of the metric angular_distance."""
+    """Length of the spans, for the metric angular_distance."""
 
 
 @dataclass(frozen=True, eq=False)
 class LayerScores:
-    """The scores under a key."""
+    """The layer scores under a key."""
 
     values: NDArray[np.float64]
-    """Shape (layers,)."""
+    """Scores, shape (layers,)."""
     high_is_important: bool = True
     epsilon: float | None = None
-    """The threshold as applied."""
+    """Sparsity threshold as applied, after snapping to a bin edge."""
 
 
 @dataclass(frozen=True)
 class PruningCandidate:
-    """One point of the space."""
+    """One point of the space. Fields that the metric does not use are None."""
 
     metric: str
     tap: str | None
@@ -58,125 +59,111 @@ class PruningCandidate:
     contiguous: bool
 
     def key(self, num_layers: int) -> ScoreKey:
-        """Return the scores that it needs."""
+        """Return the key of the scores that it ranks layers by."""
         span = num_dropped(self.ratio, num_layers) if self.metric == "angular_distance" else None
         return ScoreKey(self.metric, self.tap, self.variance, self.epsilon_kind, self.epsilon, self.draw, span)
 
-    def dropped(self, scores: Mapping[ScoreKey, LayerScores], num_layers: int) -> tuple[int, ...]:
+    def dropped(self, scores: Mapping[ScoreKey, LayerScores], num_layers: int) -> LayerSet:
         """Return the layers that it drops."""
-        found = scores[self.key(num_layers)]
+        layer_scores = scores[self.key(num_layers)]
         return select_layers(
-            found.values, self.ratio, contiguous=self.contiguous, high_is_important=found.high_is_important
+            layer_scores.values,
+            self.ratio,
+            contiguous=self.contiguous,
+            high_is_important=layer_scores.high_is_important,
         )
 
 
 @dataclass(frozen=True)
 class PruningSpace:
-    """All candidates. An instance is what Optuna's define-by-run search calls."""
+    """All candidates. Optuna calls an instance as its define-by-run search space."""
 
-    section: SpaceSection
+    metrics: tuple[str, ...]
+    taps: tuple[str, ...]
+    ratios: tuple[float, ...]
+    variances: tuple[VarianceKind, ...] = ("elementwise",)
+    epsilons: tuple[float, ...] = ()
+    """Absolute sparsity thresholds."""
+    quantiles: tuple[float, ...] = ()
+    """Sparsity thresholds as quantiles of |activation|."""
+    contiguous: tuple[bool, ...] = (False,)
+    draws: int = 1
+    """Draws of the metric random."""
+
+    @property
+    def thresholds(self) -> list[SparsityThreshold]:
+        """All sparsity thresholds, the absolute ones first."""
+        absolute: list[SparsityThreshold] = [("absolute", value) for value in self.epsilons]
+        return absolute + [("quantile", value) for value in self.quantiles]
 
     def __call__(self, trial: "Trial") -> None:
-        """Suggest a candidate; only what its metric uses is asked for."""
-        section = self.section
-        metric = trial.suggest_categorical("metric", section.metrics)
-        needs = _needs(metric)
-        if needs.tap:
-            trial.suggest_categorical("tap", [str(tap) for tap in section.taps])
-        if needs.variance and len(section.variance) > 1:
-            trial.suggest_categorical("variance", list(section.variance))
-        if needs.threshold and len(self._thresholds) > 1:
-            trial.suggest_categorical("threshold", [_name(threshold) for threshold in self._thresholds])
-        if metric == "random" and section.draws > 1:
-            trial.suggest_categorical("draw", list(range(section.draws)))
-        if len(section.ratios) > 1:
-            trial.suggest_categorical("ratio", list(section.ratios))
-        if metric != "random" and len(section.contiguous) > 1:
-            trial.suggest_categorical("contiguous", list(section.contiguous))
+        """Suggest a candidate: only parameters that its metric uses and that have several choices."""
+        metric = trial.suggest_categorical("metric", list(self.metrics))
+        for name, choices in self._choices(metric).items():
+            if name == "tap" or len(choices) > 1:
+                trial.suggest_categorical(name, choices)
 
     def candidate(self, config: Mapping[str, Any]) -> PruningCandidate:
-        """Return the candidate of a suggestion; what it does not hold has one choice, or is not used."""
-        section = self.section
+        """Return the candidate that a suggestion stands for; a missing parameter takes its first choice."""
         metric = config["metric"]
-        needs = _needs(metric)
-        named = {_name(threshold): threshold for threshold in self._thresholds}
-        threshold = named[config["threshold"]] if "threshold" in config else next(iter(self._thresholds), None)
-        epsilon = threshold if needs.threshold else None
+        values = {name: config.get(name, choices[0]) for name, choices in self._choices(metric).items()}
+        threshold = {_threshold_name(t): t for t in self.thresholds}.get(values.get("threshold", ""), (None, None))
         return PruningCandidate(
             metric=metric,
-            tap=config.get("tap", str(section.taps[0])) if needs.tap else None,
-            variance=config.get("variance", section.variance[0]) if needs.variance else None,
-            epsilon_kind=epsilon[0] if epsilon else None,
-            epsilon=epsilon[1] if epsilon else None,
-            draw=config.get("draw", 0) if metric == "random" else None,
-            ratio=config.get("ratio", section.ratios[0]),
-            contiguous=bool(config.get("contiguous", metric != "random" and section.contiguous[0])),
+            tap=values.get("tap"),
+            variance=values.get("variance"),
+            epsilon_kind=threshold[0],
+            epsilon=threshold[1],
+            draw=values.get("draw"),
+            ratio=values["ratio"],
+            contiguous=values.get("contiguous", False),
         )
 
     def config(self, candidate: PruningCandidate) -> dict[str, Any]:
-        """Return the suggestion that means a candidate."""
-        section = self.section
-        values = {f.name: getattr(candidate, f.name) for f in fields(candidate)}
-        epsilon_kind, epsilon = values.pop("epsilon_kind"), values.pop("epsilon")
-        if epsilon_kind is not None and len(self._thresholds) > 1:
-            values["threshold"] = _name((epsilon_kind, epsilon))
-        single = {
-            "variance": len(section.variance) == 1,
-            "draw": section.draws == 1,
-            "ratio": len(section.ratios) == 1,
-            "contiguous": len(section.contiguous) == 1 or candidate.metric == "random",
-        }
-        return {name: value for name, value in values.items() if value is not None and not single.get(name)}
+        """Return the suggestion that stands for a candidate."""
+        values = asdict(candidate)
+        if candidate.epsilon_kind is not None:
+            values["threshold"] = _threshold_name((candidate.epsilon_kind, candidate.epsilon))
+        choices = self._choices(candidate.metric)
+        suggested = {name: values[name] for name in choices if name == "tap" or len(choices[name]) > 1}
+        return {"metric": candidate.metric} | suggested
 
     def grid(self) -> Iterator[PruningCandidate]:
         """Yield every candidate once."""
-        section = self.section
-        for ratio, metric in product(section.ratios, section.metrics):
-            needs = _needs(metric)
-            for tap, variance, threshold, draw, contiguous in product(
-                [str(tap) for tap in section.taps] if needs.tap else [None],
-                section.variance if needs.variance else [None],
-                self._thresholds if needs.threshold else [(None, None)],
-                range(section.draws) if metric == "random" else [None],
-                section.contiguous if metric != "random" else [False],
-            ):
-                yield PruningCandidate(metric, tap, variance, *threshold, draw, ratio, contiguous)
+        for ratio, metric in product(self.ratios, self.metrics):
+            choices = self._choices(metric) | {"ratio": [ratio]}
+            for values in product(*choices.values()):
+                yield self.candidate({"metric": metric} | dict(zip(choices, values, strict=True)))
 
     def starting_points(self) -> list[PruningCandidate]:
-        """Return each metric's usual choice at each ratio: the tap update if it is searched, else the first of all."""
-        taps = [str(tap) for tap in self.section.taps]
-        usual = "update" if "update" in taps else taps[0]
+        """Return each metric's first candidate at each ratio, on the tap update where it is part of the space."""
+        usual_tap = "update" if "update" in self.taps else self.taps[0]
         first: dict[tuple[str, float], PruningCandidate] = {}
         for candidate in self.grid():
-            if candidate.tap in (None, usual):
+            if candidate.tap in (None, usual_tap):
                 first.setdefault((candidate.metric, candidate.ratio), candidate)
         return list(first.values())
 
-    @property
-    def _thresholds(self) -> list[Threshold]:
-        return thresholds(self.section)
+    def _choices(self, name: str) -> dict[str, list[Any]]:
+        """Return the parameters that a metric uses, with their choices.
+
+        A metric that is not in the registry is an evaluation; it uses no statistics.
+        """
+        metric = METRICS.get(name)
+        choices: dict[str, list[Any]] = {}
+        if metric and metric.per_tap:
+            choices["tap"] = list(self.taps)
+        if metric and metric.uses_variance:
+            choices["variance"] = list(self.variances)
+        if metric and metric.uses_sparsity:
+            choices["threshold"] = [_threshold_name(threshold) for threshold in self.thresholds]
+        if name == "random":
+            choices["draw"] = list(range(self.draws))
+        choices["ratio"] = list(self.ratios)
+        if name != "random":
+            choices["contiguous"] = list(self.contiguous)
+        return choices
 
 
-@dataclass(frozen=True)
-class _Needs:
-    """What of the space a metric takes."""
-
-    tap: bool = False
-    variance: bool = False
-    threshold: bool = False
-
-
-def _needs(name: str) -> _Needs:
-    """Return what a metric takes; one that is evaluated, not computed from statistics, takes nothing."""
-    metric = METRICS.get(name)
-    return _Needs(metric.per_tap, metric.uses_variance, metric.uses_sparsity) if metric else _Needs()
-
-
-def thresholds(section: SpaceSection) -> list[Threshold]:
-    """Return the sparsity thresholds of a space."""
-    absolute: list[Threshold] = [("absolute", value) for value in section.epsilons]
-    return absolute + [("quantile", value) for value in section.quantiles]
-
-
-def _name(threshold: Threshold) -> str:
+def _threshold_name(threshold: tuple[str | None, float | None]) -> str:
     return f"{threshold[0]} {threshold[1]:g}"
