@@ -67,7 +67,14 @@ def test_item_scores_survive_the_table() -> None:
 def test_a_plan_begins_with_starting_points_and_a_grid_has_none() -> None:
     config = SearchConfig()
     space = config.space.to_space()
-    arguments = {"metrics": ("objective", "kept"), "num_rungs": 3, "concurrency": 1, "seed": 0}
+    arguments = {
+        "grid": [space.config(c) for c in space.grid()],
+        "starting_points": [space.config(c) for c in space.starting_points()],
+        "metrics": ("objective", "kept"),
+        "num_rungs": 3,
+        "concurrency": 1,
+        "seed": 0,
+    }
     plan = plan_trials(config.search, space, **arguments)
     assert [trial_origin(i, plan) for i in (0, len(plan.points))] == ["starting point", "nsga2"]
     grid = plan_trials(config.search.model_copy(update={"algorithm": "grid"}), space, **arguments)

@@ -1,32 +1,20 @@
 """Plans of trials, for the searches of both targets."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from stratoscope.execution import TrialPlan
 from stratoscope.pipelines.search.config import SearchSection
 
-
-class SearchSpace(Protocol):
-    """A space of candidates that Optuna searches."""
-
-    def __call__(self, trial: Any, /) -> None:
-        """Suggest a candidate."""
-
-    def config(self, candidate: Any, /) -> dict[str, Any]:
-        """Return the suggestion that stands for a candidate."""
-
-    def grid(self) -> Any:
-        """Return every candidate."""
-
-    def starting_points(self) -> Sequence[Any]:
-        """Return the candidates to begin with."""
+Suggestions = Iterable[Mapping[str, Any]]
 
 
 def plan_trials(
     search: SearchSection,
-    space: SearchSpace,
+    space: Callable[[Any], None],
     *,
+    grid: Suggestions,
+    starting_points: Suggestions,
     metrics: Sequence[str],
     num_rungs: int,
     concurrency: int,
@@ -36,20 +24,19 @@ def plan_trials(
 
     Args:
         search: the configuration.
-        space: the candidates.
+        space: define-by-run search space of Optuna.
+        grid: all suggestions.
+        starting_points: the suggestions to begin with.
         metrics: reported metrics; all but the first are minimised.
         num_rungs: number of reports of a trial that is not stopped.
         concurrency: number of concurrent trials.
         seed: seed of the search algorithm.
     """
-    if search.algorithm == "grid":
-        points = [space.config(candidate) for candidate in space.grid()]
-    else:
-        points = [space.config(candidate) for candidate in space.starting_points() if search.starting_points]
+    points = starting_points if search.starting_points else []
     return TrialPlan(
         algorithm=search.algorithm,
         space=space,
-        points=points,
+        points=list(grid if search.algorithm == "grid" else points),
         metrics=metrics,
         num_samples=search.num_samples,
         num_rungs=num_rungs,

@@ -128,9 +128,12 @@ def run_definition_trials(
         evaluator: evaluates candidates.
         datasets: data sets that trials are compared on.
     """
+    space = evaluator.space
     plan = plan_trials(
         config.search,
-        evaluator.space,
+        space,
+        grid=map(space.config, space.grid()),
+        starting_points=map(space.config, space.starting_points()),
         metrics=("objective", "size"),
         num_rungs=1,
         concurrency=config.search.concurrency or max(1, int(resources().get("CPU", 1))),
@@ -138,10 +141,7 @@ def run_definition_trials(
     )
     trial = DefinitionTrial(evaluator, datasets, config.thresholds.objective)
     trials = tune(context, trial, plan, callbacks=config.tracking.to_callbacks(context.folder.run_id))
-    return [
-        tuned_result(f"{index:04d}", trial_origin(index, plan), trial, evaluator.space)
-        for index, trial in enumerate(trials)
-    ]
+    return [tuned_result(f"{index:04d}", trial_origin(index, plan), trial, space) for index, trial in enumerate(trials)]
 
 
 def write_results(

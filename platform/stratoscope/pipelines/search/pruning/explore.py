@@ -114,6 +114,8 @@ class Explorer:
         plan = plan_trials(
             search,
             self._space,
+            grid=map(self._space.config, self._space.grid()),
+            starting_points=map(self._space.config, self._space.starting_points()),
             metrics=("objective", "kept"),
             num_rungs=len(rungs),
             concurrency=search.concurrency or self._service.size,
