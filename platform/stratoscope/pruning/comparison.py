@@ -157,7 +157,8 @@ def metric_gains(trials: Iterable[TrialResult], read_scores: ScoreReader, resamp
         read_scores: returns the scores of a set.
         resampling: paired bootstrap over items.
     """
-    dropped = {t.plain_candidate: t.dropped for t in trials if t.plain_candidate}
+    finished = [t for t in trials if t.status == "done"]
+    dropped = {t.candidate: t.dropped for t in finished if t.candidate and not t.candidate.contiguous}
     for candidate, layers in dropped.items():
         alone = replace(candidate, metric="variance", epsilon_kind=None, epsilon=None)
         if candidate.metric != "avss" or alone not in dropped:

@@ -31,12 +31,6 @@ class TrialResult:
     """done, stopped or error."""
     error: str | None = None
 
-    @property
-    def plain_candidate(self) -> PruningCandidate | None:
-        """The candidate of a finished trial whose layers are not restricted to one span."""
-        candidate = self.candidate if self.status == "done" else None
-        return candidate if candidate and not candidate.contiguous else None
-
 
 def pareto_front(trials: Iterable[TrialResult]) -> list[TrialResult]:
     """Return the finished trials that no other dominates, the smallest set first.

@@ -1,40 +1,28 @@
 """Checks of the search space against the hallucination run that it is computed from."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping, Sequence
 
 from stratoscope.errors import InputError, suggest
 from stratoscope.pipelines.search.eavss.config import DefinitionSearchSection
+from stratoscope.scoring.definition_space import DefinitionSpace
 
 
-def check_taps(taps: Iterable[str], available: Collection[str], name: str) -> None:
-    """Check that a run has the taps of the space.
+def check_readings(space: DefinitionSpace, readings: Mapping[str, Sequence[str]], name: str) -> None:
+    """Check that a run has the taps and the parts of answers that a space needs.
 
     Args:
-        taps: taps of the space.
-        available: taps of the run.
+        space: the candidates.
+        readings: taps and parts of the run.
         name: name of the run in the configuration, for messages.
 
     Raises:
-        InputError: a tap is missing.
+        InputError: a tap or a part is missing.
     """
-    for tap in taps:
-        if tap not in available:
+    for tap in space.taps:
+        if tap not in readings["taps"]:
             raise InputError(f"statistics {name!r} has no tap {tap}, which thresholds.taps asks for")
-
-
-def check_parts(parts: Iterable[str], available: Collection[str], name: str) -> None:
-    """Check that a run has the parts of answers that the space needs.
-
-    Args:
-        parts: parts of the space; `change` needs answer and question.
-        available: parts of the run.
-        name: name of the run in the configuration, for messages.
-
-    Raises:
-        InputError: a part is missing.
-    """
-    needed = {read for part in parts for read in (("answer", "question") if part == "change" else (part,))}
-    for part in sorted(needed - set(available)):
+    needed = {read for part in space.parts for read in (("answer", "question") if part == "change" else (part,))}
+    for part in sorted(needed - set(readings["parts"])):
         raise InputError(
             f"statistics {name!r} has no part {part!r}, which thresholds.parts needs; read it with --readings.parts"
         )

@@ -12,7 +12,7 @@ from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.runtime.run_lookup import open_finished
 from stratoscope.pipelines.runtime.trials import tune
 from stratoscope.pipelines.search.config import SearchConfig
-from stratoscope.pipelines.search.eavss.checks import check_parts, check_taps, split_datasets
+from stratoscope.pipelines.search.eavss.checks import check_readings, split_datasets
 from stratoscope.pipelines.search.eavss.report import build_page, summary_table
 from stratoscope.pipelines.search.eavss.result import (
     DefinitionResult,
@@ -49,14 +49,13 @@ class DefinitionSearch(Job[SearchConfig]):
             raise InputError(f"search.algorithm {config.search.algorithm} cannot search target eavss; take tpe or grid")
         self.source, self.statistics = open_finished(config.statistics, config.output, "hallucination")
         facts, readings = self.statistics.facts, self.statistics.config["readings"]
-        taps = tuple(map(str, section.taps or readings["taps"]))
-        check_taps(taps, readings["taps"], config.statistics)
-        check_parts(section.parts, readings["parts"], config.statistics)
+        space = section.to_space(tuple(map(str, section.taps or readings["taps"])))
+        check_readings(space, readings, config.statistics)
         datasets = [dataset["name"] for dataset in facts["datasets"]]
         self.choose_on, self.confirm_on = split_datasets(section, datasets, config.statistics)
         self.evaluator = DefinitionEvaluator(
             run=self.source.url(),
-            space=section.to_space(taps),
+            space=space,
             counted=tuple(facts["epsilons"]),
             separation=section.separation,
             draws=section.draws,

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from stratoscope.errors import InputError
 from stratoscope.evaluation import TaskItems, choose_items, items_digest, load_tasks
-from stratoscope.execution import ActorPool, cluster, cpus_per_worker, is_local, plan_pool, resources, serve
+from stratoscope.execution import ActorPool, Service, cluster, cpus_per_worker, is_local, plan_pool, resources, serve
 from stratoscope.models import (
     ModelFacts,
     ModelSource,
@@ -104,17 +104,7 @@ class PruningSearch(Job[SearchConfig]):
                 write_results(context.storage, search, list(metrics))
                 context.manifest.facts |= search.facts
             with context.stage("export"):
-                if search.chosen is not None and config.final.export:
-                    url, speed = export_chosen(
-                        service,
-                        context.folder,
-                        search.chosen,
-                        search.comparisons,
-                        source=config.model.source,
-                        path=config.final.path,
-                    )
-                    write_table(context.storage, "speed", SpeedRow.table(map(SpeedRow.from_comparison, speed)))
-                    context.manifest.facts["exported"] = url
+                self._export(service, search)
         store = EvaluationStore(context.storage)
         context.manifest.counts |= {"trials": len(trials), "evaluations": len(store)} | explorer.counts
         with context.stage("report"):
@@ -131,6 +121,22 @@ class PruningSearch(Job[SearchConfig]):
         if exported := run.manifest.facts.get("exported"):
             console.print(f"model: {exported}", soft_wrap=True)
         console.print(f"report: {run.report_url}", soft_wrap=True)
+
+    def _export(self, service: Service, search: ValidatedSearch) -> None:
+        """Export the chosen model and record its speed."""
+        context, config = self.context, self.config
+        if search.chosen is None or not config.final.export:
+            return
+        url, speed = export_chosen(
+            service,
+            context.folder,
+            search.chosen,
+            search.comparisons,
+            source=config.model.source,
+            path=config.final.path,
+        )
+        write_table(context.storage, "speed", SpeedRow.table(map(SpeedRow.from_comparison, speed)))
+        context.manifest.facts["exported"] = url
 
     def _compute_statistics(self) -> FinishedScore:
         """Run a score job for the statistics that the space needs."""
