@@ -53,34 +53,20 @@ def front_figure(
     """
     from plotly.graph_objects import Figure, Scatter
 
-    def points(rows: Sequence[PruningTrialRow], name: str, **look: Any) -> Any:
-        return Scatter(
-            x=[getattr(row, column) for row in rows],
-            y=[row.retention_raw for row in rows],
-            name=name,
-            text=[f"{score_label(row)}<br>{layer_list(row)}" for row in rows],
-            hovertemplate="%{text}<br>%{x:,.0f}: %{y:.1%}<extra></extra>",
-            **look,
-        )
-
+    held_out = {"color": COLOURS[1], "symbol": "diamond", "size": 10}
     figure = Figure(
         [
-            points(trials, "trials", mode="markers", marker={"color": "#b8c4cf", "size": 7}),
-            points(
+            _points(trials, column, "retention_raw", "trials", marker={"color": "#b8c4cf", "size": 7}),
+            _points(
                 front,
+                column,
+                "retention_raw",
                 "front, on the items of the search",
                 mode="lines+markers",
                 line={"color": COLOURS[0]},
                 marker={"size": 10},
             ),
-            Scatter(
-                x=[getattr(row, column) for row in front],
-                y=[row.held_out_raw for row in front],
-                name="front, held out",
-                mode="markers",
-                marker={"color": COLOURS[1], "symbol": "diamond", "size": 10},
-                hovertemplate="held out<br>%{x:,.0f}: %{y:.1%}<extra></extra>",
-            ),
+            _points(front, column, "held_out_raw", "front, held out", marker=held_out),
             Scatter(
                 x=[facts[column]],
                 y=[1.0],
@@ -94,6 +80,21 @@ def front_figure(
     style(figure, title, "raw retention", height=380)
     figure.update_yaxes(tickformat=".0%")
     return figure
+
+
+def _points(rows: Sequence[PruningTrialRow], x: str, y: str, name: str, *, mode: str = "markers", **look: Any) -> Any:
+    """Return a trace of two columns."""
+    from plotly.graph_objects import Scatter
+
+    return Scatter(
+        x=[getattr(row, x) for row in rows],
+        y=[getattr(row, y) for row in rows],
+        name=name,
+        mode=mode,
+        text=[f"{score_label(row)}<br>{layer_list(row)}" for row in rows],
+        hovertemplate="%{text}<br>%{x:,.0f}: %{y:.1%}<extra></extra>",
+        **look,
+    )
 
 
 def curve_section(trials: Sequence[PruningTrialRow], comparisons: Sequence[ComparisonRow]) -> PageSection:
