@@ -29,4 +29,4 @@ class Search:
 
     def show(self, run: Run, console: Console) -> None:
         """Print the main findings of a finished search."""
-        TARGETS[run.manifest.config["target"]].show(run, console)
+        TARGETS[run.manifest.config.get("target", "pruning")].show(run, console)

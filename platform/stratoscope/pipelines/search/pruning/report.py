@@ -54,7 +54,7 @@ def build_page(run: Run) -> Page:
     ]
     if "against_random" in facts:
         sections.append(random_section(facts["against_random"]))
-    if facts["against_variance"]:
+    if facts.get("against_variance"):
         sections.insert(2, PageSection("AVSS compared with variance alone", facts["against_variance"]))
     if run.storage.exists("speed.parquet"):
         sections.append(_speed_section(SpeedRow.read(run.table("speed")), facts.get("exported", "")))

@@ -1,15 +1,18 @@
 """The tables of a search with target pruning."""
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import pyarrow as pa
 
 from stratoscope.evaluation import Estimate, ItemScore
 from stratoscope.models.verify_checkpoint import SpeedComparison
-from stratoscope.pruning import Evaluation, LayerSet, ModelSize, TaskComparison, TrialResult
+from stratoscope.pruning import Evaluation, LayerSet, ModelSize, PruningCandidate, TaskComparison, TrialResult
 from stratoscope.results import ByTask, Int32, TableRow
+
+NO_ESTIMATE = Estimate(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -107,25 +110,16 @@ class PruningTrialRow(TableRow):
             size: size of the whole model.
             speeds: tokens per second, by the number of parameters.
         """
-        candidate, evaluation = trial.candidate, trial.evaluation
+        evaluation = trial.evaluation
         parameters = size.without(trial.dropped)
         return cls(
             trial_id=trial.trial_id,
             target="pruning",
             origin=trial.origin,
-            tap=candidate.tap if candidate else None,
-            metric=candidate.metric if candidate else trial.origin,
-            variance=candidate.variance if candidate else None,
-            epsilon_kind=candidate.epsilon_kind if candidate else None,
-            epsilon=candidate.epsilon if candidate else None,
-            draw=candidate.draw if candidate else None,
-            ratio=candidate.ratio if candidate else len(trial.dropped) / len(size.by_layer),
-            contiguous=candidate.contiguous if candidate else None,
+            **_candidate_columns(trial, len(size.by_layer)),
             dropped_layers=trial.dropped,
             accuracy=evaluation.accuracy if evaluation else {},
-            retention_raw=evaluation.raw.value if evaluation else None,
-            retention_raw_low=evaluation.raw.low if evaluation else None,
-            retention_raw_high=evaluation.raw.high if evaluation else None,
+            **_interval_columns("retention_raw", evaluation.raw if evaluation else NO_ESTIMATE),
             retention_above_chance=evaluation.above_chance.value if evaluation else None,
             bits_per_byte=evaluation.bits_per_byte if evaluation else None,
             objective=trial.objective,
@@ -274,6 +268,14 @@ TABLES: dict[str, type[TableRow]] = {
 def evaluation_table(dropped: LayerSet, part: str, scores: Iterable[ItemScore]) -> pa.Table:
     """Return the rows of a set of dropped layers."""
     return EvaluationRow.table(EvaluationRow.from_score(dropped, part, score) for score in scores)
+
+
+def _candidate_columns(trial: TrialResult, num_layers: int) -> dict[str, Any]:
+    """Return the columns of a trial's candidate; a trial without one is named after its origin."""
+    if trial.candidate is not None:
+        return vars(trial.candidate)
+    unused = dict.fromkeys(field.name for field in fields(PruningCandidate))
+    return unused | {"metric": trial.origin, "ratio": len(trial.dropped) / num_layers}
 
 
 def _interval_columns(name: str, estimate: Estimate) -> dict[str, Any]:
