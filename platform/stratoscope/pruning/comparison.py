@@ -121,15 +121,7 @@ def search_gain(
     read_scores: ScoreReader,
     resampling: Resampling,
 ) -> Iterator[str]:
-    """Yield sentences that show how much of a search's gain is selection bias.
-
-    Args:
-        chosen: the chosen trial.
-        held_out: its raw retention on held-out items.
-        reference: the trial that it is compared with.
-        read_scores: returns the scores of a set.
-        resampling: paired bootstrap over items.
-    """
+    """Yield sentences that show how much of a search's gain is selection bias."""
     if chosen.evaluation is None:
         return
     yield (
@@ -150,13 +142,7 @@ def search_gain(
 
 
 def metric_gains(trials: Iterable[TrialResult], read_scores: ScoreReader, resampling: Resampling) -> Iterator[str]:
-    """Yield a sentence for each setting that shows what AVSS retains beyond variance alone.
-
-    Args:
-        trials: all trials; settings count that were tried with both metrics.
-        read_scores: returns the scores of a set.
-        resampling: paired bootstrap over items.
-    """
+    """Yield a sentence for each setting that shows what AVSS retains beyond variance alone."""
     finished = [t for t in trials if t.status == "done"]
     dropped = {t.candidate: t.dropped for t in finished if t.candidate and not t.candidate.contiguous}
     for candidate, layers in dropped.items():

@@ -20,18 +20,7 @@ def plan_trials(
     concurrency: int,
     seed: int,
 ) -> TrialPlan:
-    """Return the plan of a search's trials.
-
-    Args:
-        search: the configuration.
-        space: define-by-run search space of Optuna.
-        grid: all suggestions.
-        starting_points: the suggestions to begin with.
-        metrics: reported metrics; all but the first are minimised.
-        num_rungs: number of reports of a trial that is not stopped.
-        concurrency: number of concurrent trials.
-        seed: seed of the search algorithm.
-    """
+    """Return the plan of a search's trials."""
     points = starting_points if search.starting_points else []
     return TrialPlan(
         algorithm=search.algorithm,

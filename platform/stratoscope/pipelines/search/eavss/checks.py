@@ -10,11 +10,6 @@ from stratoscope.scoring.definition_space import DefinitionSpace
 def check_readings(space: DefinitionSpace, readings: Mapping[str, Sequence[str]], name: str) -> None:
     """Check that a run has the taps and the parts of answers that a space needs.
 
-    Args:
-        space: the candidates.
-        readings: taps and parts of the run.
-        name: name of the run in the configuration, for messages.
-
     Raises:
         InputError: a tap or a part is missing.
     """

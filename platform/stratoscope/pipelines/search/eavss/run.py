@@ -119,14 +119,7 @@ class DefinitionSearch(Job[SearchConfig]):
 def run_definition_trials(
     context: RunContext, config: SearchConfig, evaluator: DefinitionEvaluator, datasets: tuple[str, ...]
 ) -> list[DefinitionResult]:
-    """Run all trials of a search.
-
-    Args:
-        context: the run.
-        config: its configuration.
-        evaluator: evaluates candidates.
-        datasets: data sets that trials are compared on.
-    """
+    """Run all trials of a search."""
     space = evaluator.space
     plan = plan_trials(
         config.search,

@@ -42,15 +42,7 @@ def layer_list(row: PruningTrialRow) -> str:
 def front_figure(
     trials: Sequence[PruningTrialRow], front: Sequence[FrontRow], facts: Mapping[str, Any], column: str, title: str
 ) -> "Figure":
-    """Draw retention against a column, for all trials and the front.
-
-    Args:
-        trials: the finished trials.
-        front: the Pareto front.
-        facts: facts of the run, with the column's value for the whole model.
-        column: column of the horizontal axis.
-        title: title of the horizontal axis.
-    """
+    """Draw retention against a column, for all trials and the front."""
     from plotly.graph_objects import Figure, Scatter
 
     held_out = {"color": COLOURS[1], "symbol": "diamond", "size": 10}
@@ -98,12 +90,7 @@ def _points(rows: Sequence[PruningTrialRow], x: str, y: str, name: str, *, mode:
 
 
 def curve_section(trials: Sequence[PruningTrialRow], comparisons: Sequence[ComparisonRow]) -> PageSection:
-    """Return the section that shows retention by ratio, a line per score: the mean over tasks, then each task.
-
-    Args:
-        trials: the finished trials.
-        comparisons: all comparisons.
-    """
+    """Return the section that shows retention by ratio, a line per score: the mean over tasks, then each task."""
     by_task: dict[str, dict[tuple[int, ...], ComparisonRow]] = {}
     for row in comparisons:
         if row.part == "search":
@@ -201,12 +188,7 @@ def _curves(lines: dict[str, list[_Point]], title: str) -> "Figure":
 
 
 def raster_section(trials: Sequence[PruningTrialRow], num_layers: int) -> PageSection:
-    """Return the section that shows which layers each set drops.
-
-    Args:
-        trials: the finished trials.
-        num_layers: number of layers of the model.
-    """
+    """Return the section that shows which layers each set drops."""
     from plotly.graph_objects import Figure, Heatmap
 
     distinct: dict[tuple[int, ...], tuple[float, PruningTrialRow]] = {}

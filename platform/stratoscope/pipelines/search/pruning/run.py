@@ -135,7 +135,7 @@ class PruningSearch(Job[SearchConfig]):
             source=config.model.source,
             path=config.final.path,
         )
-        write_table(context.storage, "speed", SpeedRow.table(map(SpeedRow.from_comparison, speed)))
+        write_table(context.storage, "speed", SpeedRow.table(SpeedRow(**vars(row)) for row in speed))
         context.manifest.facts["exported"] = url
 
     def _compute_statistics(self) -> FinishedScore:
@@ -243,13 +243,7 @@ def plan_evaluators(config: SearchConfig) -> ActorPool:
 
 
 def write_results(storage: Storage, search: ValidatedSearch, tasks: Sequence[str]) -> None:
-    """Write the tables of trials, front and comparisons.
-
-    Args:
-        storage: the run's folder.
-        search: the results.
-        tasks: names of the tasks, each with a column of its own.
-    """
+    """Write the tables of trials, front and comparisons."""
     rows = {trial.trial_id: PruningTrialRow.from_trial(trial, search.size, search.speeds) for trial in search.trials}
     front = [
         FrontRow.from_row(rows[trial.trial_id], search.held_out[trial.dropped], chosen=trial is search.chosen)

@@ -89,11 +89,6 @@ def check_statistics(run: FinishedScore, space: PruningSpace, name: str) -> None
 def all_scores(run: FinishedScore, space: PruningSpace, seed: int) -> dict[ScoreKey, LayerScores]:
     """Compute the scores of every candidate from the statistics of a score run.
 
-    Args:
-        run: the score run.
-        space: the candidates.
-        seed: seed of the metric random.
-
     Raises:
         InputError: a metric has no score for a layer of this model.
     """
@@ -107,12 +102,7 @@ def all_scores(run: FinishedScore, space: PruningSpace, seed: int) -> dict[Score
 
 
 def score_settings(space: PruningSpace, num_layers: int) -> dict[str, Any]:
-    """Return the sections of a score run's configuration that a space needs.
-
-    Args:
-        space: the candidates.
-        num_layers: number of layers of the model.
-    """
+    """Return the sections of a score run's configuration that a space needs."""
     return {
         "activations": {
             "taps": list(space.taps),

@@ -8,7 +8,6 @@ from typing import Any, Self
 import pyarrow as pa
 
 from stratoscope.evaluation import Estimate, ItemScore
-from stratoscope.models.verify_checkpoint import SpeedComparison
 from stratoscope.pruning import Evaluation, LayerSet, ModelSize, PruningCandidate, TaskComparison, TrialResult
 from stratoscope.results import ByTask, Int32, TableRow
 
@@ -249,11 +248,6 @@ class SpeedRow(TableRow):
     """Least ratio of a pair."""
     gain_high: float
     """Greatest ratio of a pair."""
-
-    @classmethod
-    def from_comparison(cls, comparison: SpeedComparison) -> Self:
-        """Return the row of a measurement."""
-        return cls(**vars(comparison))
 
 
 TABLES: dict[str, type[TableRow]] = {
