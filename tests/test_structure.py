@@ -23,6 +23,7 @@ DOMAIN = (
     "results",
     "mitigation",
     "forecasting",
+    "pruning",
 )
 
 

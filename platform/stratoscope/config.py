@@ -51,16 +51,9 @@ from stratoscope.pipelines.score.config import (
     ScoresSection,
     StatisticsSection,
 )
-from stratoscope.pipelines.search.config import (
-    EvaluatorsSection,
-    FinalSection,
-    SearchConfig,
-    SearchSection,
-    SpaceSection,
-    TasksSection,
-    TrackingSection,
-)
+from stratoscope.pipelines.search.config import SearchConfig, SearchSection, TrackingSection
 from stratoscope.pipelines.search.eavss.config import DefinitionSearchSection
+from stratoscope.pipelines.search.pruning.config import EvaluatorsSection, FinalSection, SpaceSection, TasksSection
 from stratoscope.pipelines.sharded.config import ActorsSection, BatchingSection, ModelSection
 
 __all__ = [

@@ -45,3 +45,9 @@ def first_line(error: BaseException) -> str:
 def print_error(command: str, message: str) -> None:
     """Print the one line of a refused or failed command to stderr."""
     print(f"{command}: {' '.join(message.split())}", file=sys.stderr)
+
+
+def last_line(text: str) -> str:
+    """Return the last line of a traceback or of a process's stderr; nothing where it is empty."""
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else ""

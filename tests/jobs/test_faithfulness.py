@@ -153,7 +153,9 @@ def test_faithful_training_is_compared_with_longer_plain_training(fields: Fields
 def test_an_ablation_is_faithful_training_with_a_weight_of_zero(fields: Fields, local_ray: None) -> None:  # noqa: ARG001
     grid = fields()["grid"] | {"forecasters": ["timesieve"], "seeds": [1], "perturbations": ["gaussian"]}
     ablations = ["without_sib", "without_cps", "without_snp"]
-    result = stratoscope.evaluate_faithfulness(**fields(run_id="ablated", grid=grid | {"trainings": ["plain", *ablations]}))
+    result = stratoscope.evaluate_faithfulness(
+        **fields(run_id="ablated", grid=grid | {"trainings": ["plain", *ablations]})
+    )
     weightless = stratoscope.evaluate_faithfulness(
         **fields(run_id="no_cps", grid=grid, faithful=fields()["faithful"] | {"cps": 0.0})
     )

@@ -218,7 +218,9 @@ def test_what_vllm_wrote_is_graded_and_the_actors_write_the_rest(
 
 
 def test_a_threshold_that_flags_nothing_is_a_result(reacting_fields: Callable[..., dict], local_ray: None) -> None:  # noqa: ARG001
-    run = stratoscope.detect_hallucination(**reacting_fields(run_id="nothing", contrasts={"draws": 499, "threshold": 50.0}))
+    run = stratoscope.detect_hallucination(
+        **reacting_fields(run_id="nothing", contrasts={"draws": 499, "threshold": 50.0})
+    )
     assert not any(run.scores["flagged"].to_pylist())
     assert run.manifest.exit_code == 0
     assert any("propensity is at most" in verdict for verdict in run.manifest.facts["verdicts"])

@@ -138,7 +138,9 @@ def test_another_batch_size_changes_rounding_alone(run: stratoscope.ScoreRun, fi
 def test_a_started_run_does_only_what_is_missing(run: stratoscope.ScoreRun, fields: Fields) -> None:
     config = validate(ScoreConfig, fields(run_id="resumed"))
     job, settings = settings_of(config)
-    job.context.folder.write_manifest(Manifest(job="score", run_id="resumed", config=config.model_dump(mode="json"), seed=0))
+    job.context.folder.write_manifest(
+        Manifest(job="score", run_id="resumed", config=config.model_dump(mode="json"), seed=0)
+    )
     worker = ScoreWorker(settings)
     for shard in shards_of(job, 1, 3):
         ShardStore(job.context.storage).write(worker(shard))

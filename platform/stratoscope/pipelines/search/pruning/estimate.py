@@ -9,7 +9,6 @@ from stratoscope.models import ModelFacts, dtype_name
 from stratoscope.pipelines.reporting.formatting import model_line
 from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES, operations_per_second, usual_device
 from stratoscope.pipelines.search.config import SearchConfig
-from stratoscope.pipelines.search.pruning.space import PruningSpace
 from stratoscope.pipelines.search.pruning.statistics import FinishedScore
 from stratoscope.scoring import num_dropped
 
@@ -41,7 +40,7 @@ def estimate(
         ("model", model_line(config.model.source, facts, dtype, device)),
         ("statistics", statistics.storage.url() if statistics else made),
         ("items", ", ".join(f"{t.name} {len(t.search)} and {len(t.held_out)} held out" for t in tasks)),
-        ("space", f"{len(list(PruningSpace(config.space).grid()))} candidates"),
+        ("space", f"{len(list(config.space.to_space().grid()))} candidates"),
         ("trials", f"at most {trials} sets by {config.search.algorithm}, {config.search.swaps} of them swaps"),
         ("final", f"the front and {num_random} random sets on held-out items"),
         ("rows", f"at most {rows:,} in evaluations.parquet, about {rows * BYTES_PER_ROW / 1e6:,.1f} MB"),
@@ -55,7 +54,7 @@ def num_trials(config: SearchConfig, num_layers: int) -> int:
     """Return how many sets a search tries at most."""
     search = config.search
     if search.algorithm == "grid":
-        return len(list(PruningSpace(config.space).grid())) + search.swaps
+        return len(list(config.space.to_space().grid())) + search.swaps
     if search.algorithm == "greedy":
         most = max(num_dropped(ratio, num_layers) for ratio in config.space.ratios)
         return sum(num_layers - done for done in range(most)) + search.swaps
