@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stratoscope.data import PairChoice, PairSource, Question, load_pairs
-from stratoscope.data.donors import answer_type, sample_wrong_answers
+from stratoscope.data.distractors import answer_type, sample_wrong_answers
 from stratoscope.errors import InputError
 
 WIKIQA = """QuestionID\tQuestion\tDocumentID\tDocumentTitle\tSentenceID\tSentence\tLabel

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from stratoscope.data.donors import sample_wrong_answers
+from stratoscope.data.distractors import sample_wrong_answers
 from stratoscope.data.order import OrderedPrompts, Prompt, order_prompts
 from stratoscope.data.prompts import PromptSource, read_rows, row_id
 from stratoscope.data.qa import AUTO, FORMATS, Answer, Question, RawQuestion, ask, distinct, find_format
