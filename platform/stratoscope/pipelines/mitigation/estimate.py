@@ -10,6 +10,8 @@ from stratoscope.pipelines.mitigation.dataset import Material
 from stratoscope.pipelines.runtime.costs import MemoryEstimate, ModelCost, RunCost, check_machine_memory
 from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES
 
+__all__ = ["MemoryEstimate", "check_memory", "estimate", "need"]
+
 LOGITS = 5
 """Copies of the logits that a step holds: the model's and the frozen one's, their log-probabilities, a gradient."""
 TRAIN_FLOPS = 8
