@@ -148,7 +148,7 @@ def test_a_model_that_scales_by_depth_is_refused(tiny_model_folder: Path) -> Non
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_encoders_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match="no causal language model"):
+    with pytest.raises(InputError, match="not a causal language model"):
         check_prunable(CONFIGURATIONS[name], "x")
 
 

@@ -20,9 +20,7 @@ class WorkMetrics:
         self._prompts = Counter("stratoscope_prompts", "Prompts measured.", tuple(tags))
         self._tokens = Counter("stratoscope_tokens", "Tokens of measured prompts, without padding.", tuple(tags))
         self._errors = Counter("stratoscope_errors", "Prompts that failed.", tuple(tags))
-        self._seconds = Histogram(
-            "stratoscope_batch_seconds", "Seconds of a batch.", BOUNDARIES, tuple(tags)
-        )
+        self._seconds = Histogram("stratoscope_batch_seconds", "Seconds of a batch.", BOUNDARIES, tuple(tags))
         for metric in (self._prompts, self._tokens, self._errors, self._seconds):
             metric.set_default_tags(tags)
 

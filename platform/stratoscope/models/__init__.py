@@ -1,4 +1,4 @@
-"""Models: loading from hub, folder or GGUF, where their layers are, dropping some of them, and their fingerprint."""
+"""Language models: loading, layer layout, dropping layers, export, tokenization and fingerprints."""
 
 from stratoscope.models.anatomy import Block, LayerLayout, find_anatomy, first_position, layer_parameters
 from stratoscope.models.batching import bucket, pad
