@@ -28,7 +28,8 @@ def hub_commit(kind: Literal["model", "dataset"], name: str, revision: str | Non
         return str(HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=TIMEOUT_S).sha)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise InputError(
-            f"{field} {name!r} (revision {revision or 'main'}): the hub has no such {kind}; check the name, or log in if it is private"
+            f"{field} {name!r} (revision {revision or 'main'}): the hub has no such {kind}; check it, or log in if "
+            "it is private"
         ) from error
     except (httpx2.HTTPError, OfflineModeIsEnabled, OSError) as error:
         probe = "config.json" if kind == "model" else "README.md"

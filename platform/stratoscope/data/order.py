@@ -62,12 +62,12 @@ def order_prompts(prompts: Iterable[Prompt], limit: int | None, seed: int) -> Or
         with duckdb.connect(config=options) as database:  # type: ignore[arg-type]
             num_read, num_filled = _fill(database, prompts, seed)
             database.execute(
-                'CREATE TABLE kept AS SELECT prompt_id, "group", text, position FROM rendered '
+                'CREATE TABLE distinct_prompts AS SELECT prompt_id, "group", text, position FROM rendered '
                 "QUALIFY row_number() OVER (PARTITION BY text ORDER BY position, prompt_id) = 1"
             )
             database.execute("DROP TABLE rendered")
-            num_distinct = database.table("kept").shape[0]
-            query = 'SELECT prompt_id, "group", text FROM kept ORDER BY position, prompt_id'
+            num_distinct = database.table("distinct_prompts").shape[0]
+            query = 'SELECT prompt_id, "group", text FROM distinct_prompts ORDER BY position, prompt_id'
             ordered = database.sql(query if limit is None else f"{query} LIMIT {limit:d}")
             table, fingerprint = _spool(ordered.to_arrow_reader(BATCH), Path(folder) / "prompts.arrow")
     return OrderedPrompts(table, fingerprint, num_read, num_read - num_filled, num_filled - num_distinct)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 def is_local() -> bool:
@@ -51,6 +52,11 @@ def _propagate_logs() -> None:
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(logging.INFO)
+
+
+def on_driver_node() -> NodeAffinitySchedulingStrategy:
+    """Return the strategy that places an actor on the driver's node, which outlives preemptible nodes."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def resources() -> dict[str, float]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stratoscope.errors import RunError
 from stratoscope.execution.attempts import BrokenProcessError
+from stratoscope.execution.cluster import on_driver_node
 from stratoscope.execution.failures import root_cause
 from stratoscope.execution.pool import ActorPool
 from stratoscope.execution.shards import EXIT_BROKEN, NO_PROGRESS_TIMEOUT_S
@@ -192,12 +192,10 @@ def serve(
         ).remote(make)
         for _ in range(pool.max_size)
     ]
-    # On the driver's node, which outlives preemptible ones.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     unique = f"{name}-{uuid.uuid4().hex[:8]}"
     dispatcher: Any = (
         ray.remote(_Dispatcher)
-        .options(name=unique, num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
+        .options(name=unique, num_cpus=0, max_concurrency=1000, scheduling_strategy=on_driver_node())
         .remote(workers)
     )
     try:

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stratoscope.execution.attempts import (
     DEATHS_WHILE_LOADING,
@@ -19,6 +18,7 @@ from stratoscope.execution.attempts import (
     BrokenProcessError,
     StoppedError,
 )
+from stratoscope.execution.cluster import on_driver_node
 from stratoscope.execution.pool import ActorPool
 from stratoscope.results import ShardResult
 
@@ -115,9 +115,7 @@ def run_shards(
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
-    # On the driver's node, which outlives preemptible ones.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    tracker = ray.remote(AttemptTracker).options(num_cpus=0, scheduling_strategy=here).remote()
+    tracker = ray.remote(AttemptTracker).options(num_cpus=0, scheduling_strategy=on_driver_node()).remote()
     # from_blocks reads each table here; from_arrow would start a task for it and wait for a CPU of the cluster.
     dataset = ray.data.from_blocks(shards).map_batches(  # type: ignore[arg-type]
         type(name, (_ShardActor,), {}),

@@ -13,9 +13,9 @@ import ray.tune
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stratoscope.errors import RunError
+from stratoscope.execution.cluster import on_driver_node
 from stratoscope.execution.failures import root_cause
 from stratoscope.results import Storage
 
@@ -129,8 +129,7 @@ def fit(
     Raises:
         RunError: the run is stopping, or the workers failed more often than `RESTARTS`.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    relay: Any = ray.remote(_ProgressRelay).options(num_cpus=0, scheduling_strategy=here).remote()
+    relay: Any = ray.remote(_ProgressRelay).options(num_cpus=0, scheduling_strategy=on_driver_node()).remote()
     try:
         with _relay_progress(relay, on_step, stopping):
             result = _trainer(work, workers, storage, name, relay=relay).fit()

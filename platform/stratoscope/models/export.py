@@ -59,12 +59,12 @@ def slices_yaml(base_model: str, num_layers: int, dropped: Sequence[int], dtype:
     """Return the mergekit configuration of the same model: each run of kept layers is a slice with an exclusive end."""
     slices = [
         {"sources": [{"model": base_model, "layer_range": [start, end]}]}
-        for start, end in runs_of(kept_layers(num_layers, dropped))
+        for start, end in consecutive_runs(kept_layers(num_layers, dropped))
     ]
     return yaml.safe_dump({"slices": slices, "merge_method": "passthrough", "dtype": dtype}, sort_keys=False)
 
 
-def runs_of(layers: Sequence[int]) -> list[tuple[int, int]]:
+def consecutive_runs(layers: Sequence[int]) -> list[tuple[int, int]]:
     """Return runs of consecutive layers as pairs of start and exclusive end."""
     runs: list[tuple[int, int]] = []
     for layer in layers:
