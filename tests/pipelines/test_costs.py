@@ -25,11 +25,11 @@ def test_a_model_costs_its_weights_and_two_operations_per_parameter_and_token(
 def test_a_dry_run_prints_rows_memory_and_time() -> None:
     cost = RunCost(1234.4, "and 20 s to start", MemoryEstimate(1.2e9, "actor"), {"a": 1000, "b": 500}, 200)
     assert dict(cost.lines()) == {
-        "rows": "about 1,000 in a.parquet, 500 in b.parquet, about 0.3 MB",
+        "rows": "1,000 in a.parquet, 500 in b.parquet, about 0.3 MB",
         "memory": "about 1.2 GB for each actor",
         "time": "roughly 1,234 s on all of this machine, and 20 s to start",
     }
-    bound = RunCost(1, "at least", MemoryEstimate(1e9, "workers", 2, minimum=True), {"a": 3}, rows_at_most=True)
+    bound = RunCost(1, "at least", MemoryEstimate(1e9, "workers", 2, minimum=True), {"a": 3}, bound="at most ")
     lines = dict(bound.lines())
     assert (lines["rows"], lines["memory"]) == ("at most 3 in a.parquet", "at least 1.0 GB for each of 2 workers")
     assert "rows" not in dict(RunCost(1, "", MemoryEstimate(1e9, "actor")).lines())

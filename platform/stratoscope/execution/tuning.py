@@ -46,7 +46,7 @@ class TrialPlan:
     points: Sequence[Mapping[str, Any]]
     """All points of a grid; otherwise the points to start with."""
     metrics: Sequence[str]
-    """Metrics that a trial reports. The first is maximized, the others are minimized."""
+    """Metrics that a trial reports. The first is maximised, the others are minimised."""
     num_samples: int
     """Number of trials, except for a grid."""
     num_rungs: int

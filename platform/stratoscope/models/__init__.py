@@ -1,4 +1,4 @@
-"""Language models: loading, layer layout, dropping layers, export, tokenization and fingerprints."""
+"""Language models: loading, layer layout, dropping layers, export, tokenisation and fingerprints."""
 
 from stratoscope.models.anatomy import Block, LayerLayout, find_anatomy, first_position, layer_parameters
 from stratoscope.models.batching import bucket, pad

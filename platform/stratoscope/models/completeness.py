@@ -1,6 +1,6 @@
 """Checks that a checkpoint holds every weight of its model, from the headers of its files alone.
 
-transformers initializes missing weights with random numbers and only logs a warning, so that every number computed from
+transformers initialises missing weights with random numbers and only logs a warning, so that every number computed from
 such a model is invented. An incomplete checkpoint is therefore refused before any weight is read.
 """
 

@@ -97,7 +97,7 @@ def load_model(
         spread: whether to spread the layers over all GPUs that this process sees.
 
     Raises:
-        InputError: the source cannot be resolved or read, weights are missing, or the layers are not recognized.
+        InputError: the source cannot be resolved or read, weights are missing, or the layers are not recognised.
     """
     from transformers import AutoModel, AutoModelForCausalLM
 
@@ -152,7 +152,7 @@ def describe_model(
         head: whether the model is loaded with its vocabulary head.
 
     Raises:
-        InputError: the configuration cannot be read, the layers are not recognized, weights are missing, a token has no
+        InputError: the configuration cannot be read, the layers are not recognised, weights are missing, a token has no
             embedding, or the quantisation method is not supported.
     """
     from accelerate import init_empty_weights

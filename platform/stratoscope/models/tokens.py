@@ -1,4 +1,4 @@
-"""Tokenization under a policy for chat templates, special tokens and length."""
+"""Tokenisation under a policy for chat templates, special tokens and length."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ EMPTY = "no tokens"
 
 @dataclass(frozen=True)
 class Encoding:
-    """Tokenization policy, which changes activations."""
+    """Tokenisation policy, which changes activations."""
 
     chat: bool
     """Whether to wrap each text as a user's message in the model's chat template."""

@@ -31,6 +31,7 @@ def estimate(
         memory=MemoryEstimate(model.weight_bytes + PROCESS_BYTES, "actor"),
         rows={"pair_stats": spans * facts.num_layers * len(config.readings.taps)},
         row_bytes=STATISTICS_ROW_BYTES,
+        bound="about ",
     )
     return [
         ("model", str(model)),

@@ -84,7 +84,7 @@ def estimate(
         ),
         ("texts", f"{len(material.corpus.texts):,} to train on"),
         ("work", f"{trainings} trainings of {train.max_steps} steps, about {tokens.all:,.0f} tokens a step"),
-        *RunCost(seconds, "for each training, and its evaluation", need).lines(),
+        *RunCost(seconds, "for each training, besides its evaluation", need).lines(),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import psutil
 import torch
@@ -97,15 +98,15 @@ class RunCost:
     """Number of rows of each table."""
     row_bytes: int = 0
     """Size of a row on disk; 0 where it is unknown."""
-    rows_at_most: bool = False
-    """Whether the numbers of rows are upper bounds."""
+    bound: Literal["", "about ", "at most "] = ""
+    """Precision of the numbers of rows."""
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """Yield the lines of a dry run, as pairs of label and text."""
         if self.rows:
             tables = ", ".join(f"{number:,} in {name}.parquet" for name, number in self.rows.items())
             size = f", about {sum(self.rows.values()) * self.row_bytes / 1e6:,.1f} MB" if self.row_bytes else ""
-            yield "rows", f"{'at most' if self.rows_at_most else 'about'} {tables}{size}"
+            yield "rows", f"{self.bound}{tables}{size}"
         yield "memory", str(self.memory)
         yield "time", f"roughly {self.seconds:,.0f} s on all of this machine, {self.further_time}"
 

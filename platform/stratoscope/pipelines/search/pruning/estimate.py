@@ -38,7 +38,7 @@ def estimate(
             + (num_random + 2) * sum(len(t.held_out) for t in tasks)
         },
         row_bytes=ROW_BYTES,
-        rows_at_most=True,
+        bound="at most ",
     )
     scored = f"computed first, from {config.prompts.limit or 'all'} prompts of {config.prompts.source}"
     return [
