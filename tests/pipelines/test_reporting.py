@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import pytest
+
 from stratoscope.pipelines.reporting.formatting import interval_text, number_text
 from stratoscope.pipelines.reporting.sections import (
     PageColumn,
-    column_meanings,
+    explain_columns,
     field_column,
     interval_column,
     page_table,
@@ -38,7 +40,12 @@ def test_missing_numbers_are_empty_cells() -> None:
 
 def test_a_table_is_built_from_columns() -> None:
     marked = PageColumn[ScoreRow]("mark", lambda row: TableCell("low", tone="bad") if row.layer == 3 else "")
-    columns = [field_column("layer"), field_column("score", form=".2f"), interval_column("95 %", ".1f"), marked]
+    columns = [
+        field_column(ScoreRow, "layer"),
+        field_column(ScoreRow, "score", ".2f"),
+        interval_column("95 %", ".1f"),
+        marked,
+    ]
     table = page_table(ROWS, columns, "filter")
     assert list(table.header) == ["layer", "score", "95 %", "mark"]
     assert [list(row) for row in table.rows] == [
@@ -49,6 +56,7 @@ def test_a_table_is_built_from_columns() -> None:
 
 
 def test_columns_are_explained_by_their_docstrings() -> None:
-    assert column_meanings(ScoreRow, "layer", "ci_low") == (
-        "layer: Number of the layer, from 0. ci low: Lower end of the interval."
-    )
+    columns = [field_column(ScoreRow, "layer"), field_column(ScoreRow, "ci_low", header="low"), PageColumn("x", str)]
+    assert explain_columns(columns) == "layer: Number of the layer, from 0. low: Lower end of the interval."
+    with pytest.raises(KeyError):
+        field_column(ScoreRow, "nosuch")

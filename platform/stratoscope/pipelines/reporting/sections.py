@@ -1,4 +1,4 @@
-"""Page tables from typed rows: each column is a header and a function of the row."""
+"""Page tables from typed rows and column descriptions, which come from the row type where they are not given."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,22 +17,31 @@ class PageColumn(Generic[Row]):
     header: str
     cell: Callable[[Row], str | TableCell]
     """Returns the cell of a row."""
+    meaning: str = ""
+    """Meaning of the column, as a sentence."""
 
 
-def field_column(name: str, header: str | None = None, form: str | None = None) -> PageColumn[Any]:
-    """Return a column that shows a field of the row.
+def field_column(
+    row_type: type[TableRow], name: str, form: str | None = None, header: str | None = None
+) -> PageColumn[Any]:
+    """Return a column that shows a field of the rows; its meaning is the docstring of the field.
 
     Args:
+        row_type: type of the rows.
         name: name of the field.
-        header: header of the column; None takes the name, with spaces for underscores.
         form: format specification of a number, such as '.3f'; None shows the value as text.
+        header: header of the column; None takes the name, with spaces for underscores.
+
+    Raises:
+        KeyError: the row type has no such field.
     """
+    meaning = {column.name: column.meaning for column in row_type.columns()}[name]
 
     def cell(row: Any) -> str:
         value = getattr(row, name)
-        return ("" if value is None else str(value)) if form is None else number_text(value, form)
+        return number_text(value, form) if form else "" if value is None else str(value)
 
-    return PageColumn(header or name.replace("_", " "), cell)
+    return PageColumn(header or name.replace("_", " "), cell, meaning)
 
 
 def interval_column(header: str, form: str, low: str = "ci_low", high: str = "ci_high") -> PageColumn[Any]:
@@ -40,9 +49,9 @@ def interval_column(header: str, form: str, low: str = "ci_low", high: str = "ci
 
     Args:
         header: header of the column.
-        form: format specification of its ends.
-        low: name of the field that holds the lower end.
-        high: name of the field that holds the upper end.
+        form: format specification of the ends.
+        low: name of the field with the lower end.
+        high: name of the field with the upper end.
     """
     return PageColumn(header, lambda row: interval_text(getattr(row, low), getattr(row, high), form))
 
@@ -53,22 +62,12 @@ def page_table(rows: Iterable[Row], columns: Sequence[PageColumn[Row]], label: s
     Args:
         rows: the rows in order.
         columns: the columns in order.
-        label: label of a field that filters the rows; None has no field.
+        label: label of a field that filters the rows; None leaves the field out.
     """
     cells = [[column.cell(row) for column in columns] for row in rows]
     return Table([column.header for column in columns], cells, label)
 
 
-def column_meanings(row_type: type[TableRow], *names: str) -> str:
-    """Return a paragraph that explains columns by the docstrings of their fields.
-
-    Args:
-        row_type: the row type of the table.
-        names: names of the columns; none explains all.
-    """
-    columns = [column for column in row_type.columns() if not names or column.name in names]
-    return " ".join(f"{column.name.replace('_', ' ')}: {_sentence(column.meaning)}" for column in columns)
-
-
-def _sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else f"{text}."
+def explain_columns(columns: Iterable[PageColumn[Any]]) -> str:
+    """Return a paragraph that explains the columns that have a meaning."""
+    return " ".join(f"{c.header}: {c.meaning.rstrip('.')}." for c in columns if c.meaning)
