@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
@@ -116,8 +117,20 @@ def run_shards(
     context.execution_options.preserve_order = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     tracker = ray.remote(AttemptTracker).options(num_cpus=0, scheduling_strategy=on_driver_node()).remote()
+    dataset = _map_shards(shards, make_worker, pool, name, tracker)
+    with _relay_stop(stopping, tracker):
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for row in batch.to_pylist():
+                files = dict(zip(row["names"], row["contents"], strict=True))
+                yield ShardResult(row["shard"], files, json.loads(row["counts"]))
+
+
+def _map_shards(
+    shards: Sequence[pa.Table], make_worker: Callable[[], ShardWorker], pool: ActorPool, name: str, tracker: Any
+) -> Any:
+    """Return a lazy Ray Data dataset of the results."""
     # from_blocks reads each table here; from_arrow would start a task for it and wait for a CPU of the cluster.
-    dataset = ray.data.from_blocks(shards).map_batches(  # type: ignore[arg-type]
+    return ray.data.from_blocks(shards).map_batches(  # type: ignore[arg-type]
         type(name, (_ShardActor,), {}),
         fn_constructor_args=[make_worker, tracker],
         batch_size=1,
@@ -136,20 +149,22 @@ def run_shards(
         max_restarts=-1,
         max_task_retries=-1,
     )
+
+
+@contextmanager
+def _relay_stop(stopping: threading.Event | None, tracker: Any) -> Iterator[None]:
+    """Tell the tracker to stop once the event is set, while the block runs."""
     done = threading.Event()
+
+    def watch(event: threading.Event) -> None:
+        while not event.wait(0.5):
+            if done.is_set():
+                return
+        tracker.stop.remote()
+
     if stopping is not None:
-        threading.Thread(target=_relay_stop, args=(stopping, done, tracker), daemon=True, name="stopping").start()
+        threading.Thread(target=watch, args=(stopping,), daemon=True, name="stopping").start()
     try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for row in batch.to_pylist():
-                files = dict(zip(row["names"], row["contents"], strict=True))
-                yield ShardResult(row["shard"], files, json.loads(row["counts"]))
+        yield
     finally:
         done.set()
-
-
-def _relay_stop(stopping: threading.Event, done: threading.Event, tracker: Any) -> None:
-    while not stopping.wait(0.5):
-        if done.is_set():
-            return
-    tracker.stop.remote()
