@@ -1,4 +1,4 @@
-"""A real autoscaling Ray on this machine: no worker at first, some while a job runs, none when it is over."""
+"""A real autoscaling Ray on this machine: no worker at first, two while a job runs, none afterwards."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ IDLE_MINUTES = 0.4
 
 
 def autoscaling() -> dict:
-    """What Ray's provider of extra raylets on one machine wants to be told."""
+    """Return the configuration of Ray's provider of extra raylets on one machine."""
     none: dict = {f"{kind}_commands": [] for kind in ("initialization", "setup", "head_setup", "worker_setup")}
     return none | {
         "cluster_name": "fake",
@@ -81,9 +81,9 @@ def autoscaling_head(folder: Path) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def watching(environment: dict[str, str]) -> Iterator[Callable[[], int]]:
-    """Yield a function that tells the number of living nodes beside the head.
+    """Yield a function that returns the number of living nodes besides the head.
 
-    One driver stays connected for it: each new one would make the nodes start processes for it, and seem busy.
+    One driver stays connected, since nodes start processes for every new driver and would appear busy.
     """
     code = """
 import ray, sys

@@ -248,7 +248,7 @@ def test_a_failed_cell_does_not_affect_others(fields: Fields, run: stratoscope.F
         ("timesieve", "plain", 2),
         ("timesieve", "faithful", 2),
     ]
-    assert "what it begins with failed" in failed[1]["error"]
+    assert "the task that it depends on failed" in failed[1]["error"]
     assert result.manifest.counts["failed"] == 2
     assert result.manifest.status == "done"
 
