@@ -15,7 +15,7 @@ from stratoscope.scoring.separation import (
     random_layers,
     separate,
 )
-from tests.scoring.test_contrast import answers, readings
+from tests.scoring.test_layer_tests import answers, readings
 
 
 def test_the_area_is_scikit_learns_and_its_error_that_of_resampled_questions() -> None:

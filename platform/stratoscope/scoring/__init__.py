@@ -1,6 +1,6 @@
 """Scoring: from sufficient statistics to scores, ranks and the layers to drop. Pure functions on numpy."""
 
-from stratoscope.scoring.contrast import (
+from stratoscope.scoring.layer_tests import (
     FEWEST_QUESTIONS,
     Inference,
     Labels,

@@ -12,7 +12,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from stratoscope.scoring.contrast import Labels
+from stratoscope.scoring.layer_tests import Labels
 from stratoscope.scoring.definitions import Readings
 from stratoscope.scoring.logistic import decision_functions
 

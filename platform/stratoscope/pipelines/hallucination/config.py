@@ -8,7 +8,7 @@ from stratoscope.activations import Tap
 from stratoscope.data import AUTO, FORMATS, Answers, PairChoice, PairSource
 from stratoscope.pipelines.runtime.config import ConfigSection
 from stratoscope.pipelines.runtime.validators import DISTINCT, POSITIVE, SHARES, named
-from stratoscope.pipelines.sharded.config import MeasuringConfig
+from stratoscope.pipelines.sharded.config import ShardedConfig
 from stratoscope.scoring import DEFINITIONS, EpsilonKind, Inference, VarianceKind
 
 ReadPart = Literal["answer", "last", "question"]
@@ -137,7 +137,7 @@ class SeparationSection(ConfigSection):
     """Coverage of the intervals of areas under the curve."""
 
 
-class HallucinationConfig(MeasuringConfig):
+class HallucinationConfig(ShardedConfig):
     """Find layers whose activations differ between wrong and right answers, and see how well they tell them apart."""
 
     pairs: PairsSection = PairsSection()

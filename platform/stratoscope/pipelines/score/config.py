@@ -9,7 +9,7 @@ from stratoscope.data import PromptSource
 from stratoscope.models import Encoding
 from stratoscope.pipelines.runtime.config import ConfigSection
 from stratoscope.pipelines.runtime.validators import DISTINCT, POSITIVE, SHARES, named
-from stratoscope.pipelines.sharded.config import MeasuringConfig
+from stratoscope.pipelines.sharded.config import ShardedConfig
 from stratoscope.scoring import METRICS, ScoringSettings, VarianceKind
 
 
@@ -118,7 +118,7 @@ class StatisticsSection(ConfigSection):
     """Prompts whose own rows are kept where the others are merged by shard: the first of the seeded order."""
 
 
-class ScoreConfig(MeasuringConfig):
+class ScoreConfig(ShardedConfig):
     """Rank the layers of a language model by the statistics of their activations on prompts."""
 
     prompts: PromptsSection = PromptsSection()

@@ -59,7 +59,7 @@ class ActorsSection(ConfigSection):
         return self
 
 
-class MeasuringConfig(JobConfig):
+class ShardedConfig(JobConfig):
     """What a job can be told of its model, its batches and its actors."""
 
     model: ModelSection = ModelSection()

@@ -30,11 +30,11 @@ from stratoscope.models import (
     weights_fingerprint,
 )
 from stratoscope.pipelines.runtime.job import Job
-from stratoscope.pipelines.sharded.config import MeasuringConfig
+from stratoscope.pipelines.sharded.config import ShardedConfig
 from stratoscope.pipelines.sharded.layout import ShardLayout, Shards
 from stratoscope.results import ShardResult, ShardStore, table_writer
 
-Config = TypeVar("Config", bound=MeasuringConfig)
+Config = TypeVar("Config", bound=ShardedConfig)
 
 
 class MeasuringJob(Job[Config]):
