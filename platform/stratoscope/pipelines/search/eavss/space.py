@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from stratoscope.pipelines.hallucination.config import Part
-from stratoscope.pipelines.hallucination.load_statistics import View
 from stratoscope.pipelines.search.eavss.config import DefinitionSearchSection
-from stratoscope.scoring import EpsilonKind, VarianceKind
+from stratoscope.scoring import AnswerView, EpsilonKind, Part, VarianceKind
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -28,9 +26,9 @@ class DefinitionCandidate:
     level: float
 
     @property
-    def view(self) -> View:
+    def view(self) -> AnswerView:
         """How it looks at answers."""
-        return View(self.part, self.variance, self.threshold)
+        return AnswerView(self.part, self.variance, self.threshold)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from stratoscope.pipelines.hallucination.analysis import Separator
 from stratoscope.pipelines.hallucination.config import SeparationSection
-from stratoscope.pipelines.hallucination.load_statistics import Observed, load_observed
+from stratoscope.pipelines.hallucination.load_statistics import load_observations
 from stratoscope.pipelines.search.eavss.space import DefinitionCandidate, DefinitionSpace
 from stratoscope.results import Storage
-from stratoscope.scoring import DEFINITIONS, EpsilonKind, Inference, find_layers
+from stratoscope.scoring import (
+    DEFINITIONS,
+    AnswerObservations,
+    EpsilonKind,
+    Inference,
+    Separator,
+    find_layers,
+)
 from stratoscope.scoring.separation import features
 
 Epsilons = tuple[tuple[EpsilonKind, float], ...]
@@ -61,20 +67,20 @@ class Judge:
         definition = DEFINITIONS[candidate.definition]
         inference = Inference(self.space.section.draws, candidate.level, candidate.propensity, self.seed)
         readings = {candidate.tap: observed.readings(dataset, candidate.view)[candidate.tap]}
-        sets = separator.flagged(definition, readings, inference)[candidate.tap]
+        sets = separator.flag_layers(definition, readings, inference)[candidate.tap]
         key = (candidate.tap, candidate.view)
-        compared = separator.compared(key, features(readings[candidate.tap]), sets)
+        compared = separator.compare_with_random(key, features(readings[candidate.tap]), sets)
         (found,) = find_layers(definition, readings, observed.answers[dataset].labels, inference)
         confidence = self.space.section.separation.confidence
-        low, high = compared.own.interval(confidence)
+        low, high = compared.auroc.interval(confidence)
         over = compared.difference
         over_low, over_high = over.interval(confidence)
         return DefinitionOutcome(
             dataset=dataset,
-            auroc=compared.own.value,
+            auroc=compared.auroc.value,
             ci_low=low,
             ci_high=high,
-            random=compared.own.value - over.value,
+            random=compared.auroc.value - over.value,
             over_random=over.value,
             over_random_low=over_low,
             over_random_high=over_high,
@@ -117,12 +123,12 @@ def read_outcomes(text: str) -> list[DefinitionOutcome]:
 
 
 @lru_cache(maxsize=1)
-def _observed(run: str, taps: tuple[str, ...], counted: tuple[float, ...], epsilons: Epsilons) -> Observed:
+def _observed(run: str, taps: tuple[str, ...], counted: tuple[float, ...], epsilons: Epsilons) -> AnswerObservations:
     """Read a run's statistics, once in a process."""
-    return load_observed(Storage(run), taps, counted, epsilons)
+    return load_observations(Storage(run), taps, counted, epsilons)
 
 
 @lru_cache(maxsize=64)
-def _separator(observed: Observed, dataset: str, section: SeparationSection, seed: int) -> Separator:
+def _separator(observed: AnswerObservations, dataset: str, section: SeparationSection, seed: int) -> Separator:
     """Return a separator, which keeps the areas of its random sets for other trials."""
-    return Separator(observed.answers[dataset], section, seed)
+    return Separator(observed.answers[dataset], section.to_settings(seed))
