@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
 from stratoscope.activations import Tap
 from stratoscope.pipelines.audit.drift import Drift, drift
-from stratoscope.pipelines.score.tables import LAYERS, prompt_stats
+from stratoscope.pipelines.score.tables import LayerRow, prompt_stats
 from stratoscope.results import Manifest, Storage, write_table
 from stratoscope.statistics import Statistics
 from stratoscope.statistics.histogram import NUM_BINS
@@ -39,8 +38,8 @@ def run(folder: Path, log_avss: NDArray[np.float64], prompts: list[str], norms: 
     )
     storage = Storage(str(folder))
     write_table(storage, "prompt_stats", prompt_stats(statistics, prompts, ["all"] * len(prompts), [Tap.UPDATE]))
-    rows = [{"layer": i, "num_parameters": 10, "weight_norm": n} for i, n in enumerate(norms or [1.0] * NUM_LAYERS)]
-    write_table(storage, "layers", pa.Table.from_pylist(rows, schema=LAYERS))
+    rows = [LayerRow(i, 10, norm) for i, norm in enumerate(norms or [1.0] * NUM_LAYERS)]
+    write_table(storage, "layers", LayerRow.table(rows))
     config = {
         "activations": {"taps": ["update"]},
         "prompts": {"source": "sciq", "template": None, "limit": len(prompts)},

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from stratoscope.errors import InputError
-from stratoscope.pipelines.hallucination.report import first_rows
+from stratoscope.pipelines.hallucination.tables import HallucinationScoreRow, main_scores
 from stratoscope.pipelines.mitigation.config import EVERY, FLAGGED, GIVEN, RANDOM, DropsSection, FlagsSection
 from stratoscope.pipelines.search.pruning.statistics import FinishedScore, all_scores, check_statistics
 from stratoscope.pruning import PruningSpace
@@ -63,26 +63,26 @@ def flagged_layers(storage: Storage, manifest: Manifest, flags: FlagsSection) ->
     Raises:
         InputError: the run has no such tap, definition or data set, or flags no layer.
     """
-    rows = read_table(storage, "hallucination_scores").to_pylist()
+    rows = HallucinationScoreRow.read(read_table(storage, "hallucination_scores"))
     if flags.tap is None and flags.definition is None:
-        rows = first_rows(storage)
-    tap = str(flags.tap or rows[0]["tap"])
-    definition = flags.definition or rows[0]["definition"]
+        rows = main_scores(rows)
+    tap = str(flags.tap or rows[0].tap)
+    definition = flags.definition or rows[0].definition
     for field, wanted, column in (("tap", tap, "tap"), ("definition", definition, "definition")):
-        known = sorted({row[column] for row in rows})
+        known = sorted({getattr(row, column) for row in rows})
         if wanted not in known:
             raise InputError(f"flags.{field}: the run {storage.url()} has none called {wanted!r}; {', '.join(known)}")
-    rows = [row for row in rows if row["tap"] == tap and row["definition"] == definition]
-    names = list(dict.fromkeys(row["dataset"] for row in rows))
+    rows = [row for row in rows if row.tap == tap and row.definition == definition]
+    names = list(dict.fromkeys(row.dataset for row in rows))
     for dataset in flags.datasets:
         if dataset not in names:
             raise InputError(f"flags.datasets: the run {storage.url()} has none called {dataset!r}; {', '.join(names)}")
     chosen = flags.datasets or names
     # The first scoring of each data set is what its layers are flagged by.
-    first = {(row["dataset"], row["layer"]): row for row in reversed(rows) if row["dataset"] in chosen}
+    first = {(row.dataset, row.layer): row for row in reversed(rows) if row.dataset in chosen}
     num_layers = manifest.facts["num_layers"]
-    flagged = [sum(first[dataset, layer]["flagged"] for dataset in chosen) for layer in range(num_layers)]
-    propensity = [np.mean([first[dataset, layer]["propensity"] for dataset in chosen]) for layer in range(num_layers)]
+    flagged = [sum(first[dataset, layer].flagged for dataset in chosen) for layer in range(num_layers)]
+    propensity = [np.mean([first[dataset, layer].propensity for dataset in chosen]) for layer in range(num_layers)]
     if flags.num_layers is None:
         found = tuple(layer for layer in range(num_layers) if flagged[layer])
         if not found:
