@@ -208,7 +208,7 @@ def test_nights_are_told_by_the_command_line(nights: Audit, capfd: pytest.Captur
         (["compare", "n1", "n1.a"], "is a run of audit and"),
         (["compare", "n1", "n2"], "runs of audit have no key figures"),
         (["history", "--model", "b"], "model 'b' is in no night"),
-        (["history", "--sql", "SELECT"], "cannot be answered"),
+        (["history", "--sql", "SELECT"], "the query failed"),
     ],
 )
 def test_bad_questions_are_one_line_and_exit_code_2(
@@ -263,7 +263,7 @@ def test_a_night_that_was_killed_goes_on_and_a_second_of_its_name_is_refused(
     os.kill(child, signal.SIGSTOP)  # so that the night does not end meanwhile
     refused = audit.night("n1")
     assert refused.returncode == 2
-    assert "is being worked on" in refused.stderr
+    assert "is in use by process" in refused.stderr
     night.send_signal(signal.SIGKILL)
     night.wait(timeout=60)
     time.sleep(2)
