@@ -206,7 +206,7 @@ def test_nights_are_told_by_the_command_line(nights: Audit, capfd: pytest.Captur
         (["report", "n3"], "no run_id under"),
         (["compare", "n1.a"], "at least 2"),
         (["compare", "n1", "n1.a"], "is a run of audit and"),
-        (["compare", "n1", "n2"], "runs of audit have no key figures"),
+        (["compare", "n1", "n2"], "runs of audit have no key metrics"),
         (["history", "--model", "b"], "model 'b' is in no night"),
         (["history", "--sql", "SELECT"], "the query failed"),
     ],

@@ -117,7 +117,7 @@ class Lease:
         self._beat()
         time.sleep(SETTLE_S)
         if not self._is_mine():
-            raise InputError(f"{self._run.url()} was taken by another process at the same moment; wait for that run to end")
+            raise InputError(f"{self._run.url()} was taken by another process at the same moment; wait for it to end")
         self._thread.start()
         return self
 

@@ -63,7 +63,8 @@ def render(page: Page) -> bytes:
     )
     template = environment.get_template("page.html")
     has_figures = any(section.figures for section in page.sections)
-    return template.render(page=page, plotly=_packed_library() if has_figures else None, figure_json=_figure_json).encode()
+    library = _packed_library() if has_figures else None
+    return template.render(page=page, plotly=library, figure_json=_figure_json).encode()
 
 
 @cache

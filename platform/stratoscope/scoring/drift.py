@@ -1,173 +1,161 @@
-"""What changed in the layers of a model between two score runs, tested over all layers and taps at once.
+"""Drift of a model's layers between two sets of scores, tested over all layers and taps at once.
 
-On the same prompts it is the paired difference of each prompt's log AVSS; on other prompts of the same source, the
-difference between two groups of prompts. Either way the largest of all effects is what a chance finding is measured by
-(step-down max-T), for a test of each layer by itself would alert almost every night.
+On the same prompts, the test is of the paired differences of each prompt's log AVSS; on other prompts of the same
+source, of the difference between two groups of prompts. Step-down max-T adjusts p-values for all layers and taps, since
+separate tests of each layer would raise a false alarm almost every time. The design is ours.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stratoscope.pipelines.score.load_statistics import StatisticsTables
-from stratoscope.results import Manifest, Storage, iter_table, read_table
-from stratoscope.scoring import sparsity
-from stratoscope.statistics import spearman
-from stratoscope.statistics.randomization import max_t
+from stratoscope.scoring.measures import sparsity
+from stratoscope.statistics import Statistics, max_t, spearman
 
 Array = NDArray[np.float64]
-Run = tuple[Storage, Manifest]
-FEWEST_PROMPTS = 8
+MIN_PROMPTS = 8
 DRAWS = 9999
+
+
+class NotComparableError(ValueError):
+    """Two sets of scores cannot be compared; the message gives the reason."""
+
+
+@dataclass(frozen=True)
+class PromptScores:
+    """Log AVSS of each prompt, layer and tap."""
+
+    prompts: list[str]
+    """Ids of the prompts."""
+    values: dict[str, Array]
+    """Log AVSS by tap, shape (prompts, layers)."""
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "PromptScores":
+        """Return the scores of the prompts at the given rows, in that order."""
+        return PromptScores([self.prompts[row] for row in rows], {tap: v[rows] for tap, v in self.values.items()})
+
+    def select(self, prompts: Sequence[str]) -> "PromptScores":
+        """Return the scores of the given prompts, in that order."""
+        rows = {prompt: row for row, prompt in enumerate(self.prompts)}
+        return self.take([rows[prompt] for prompt in prompts])
+
+    def finite(self) -> "PromptScores":
+        """Return the scores of the prompts whose scores are all finite."""
+        finite = np.all([np.isfinite(values).all(axis=1) for values in self.values.values()], axis=0)
+        return self.take(np.flatnonzero(finite))
 
 
 @dataclass(frozen=True)
 class LayerShift:
-    """How much a layer's AVSS changed at a tap."""
+    """Change of a layer's AVSS at a tap."""
 
     tap: str
     layer: int
     shift: float
-    """Difference of mean log AVSS, later - earlier: 0.1 is about 10 % more."""
+    """Difference of mean log AVSS, later - earlier; 0.1 is about 10 % more."""
     low: float
-    """Lower end of its interval, simultaneous over all layers and taps."""
+    """Lower end of the interval, simultaneous over all layers and taps."""
     high: float
+    """Upper end of the interval."""
     p_value: float
-    """Adjusted for all layers and taps."""
+    """P-value, adjusted for all layers and taps."""
     moved: bool
-    """Both sure and large enough to matter."""
+    """Whether the shift is significant and at least as large as the smallest relevant shift."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """What changed between two score runs."""
+    """Changes of a model's layers between two sets of scores."""
 
     design: Literal["same prompts", "other prompts"]
     prompts: int
-    """Of the later run that were compared."""
+    """Number of the later run's prompts in the comparison."""
     shifts: tuple[LayerShift, ...]
-    reweighted: tuple[int, ...]
-    """Layers whose weights have another norm."""
     rank_correlation: dict[str, float]
-    """Of the layers' AVSS between the runs, by tap."""
+    """Spearman correlation of the layers' AVSS between the two runs, by tap."""
+    reweighted: tuple[int, ...] = ()
+    """Layers whose weights have a different norm."""
 
     @property
     def moved(self) -> list[int]:
-        """Layers that moved at some tap, in order."""
+        """Layers that moved at any tap, in order."""
         return sorted({shift.layer for shift in self.shifts if shift.moved})
 
-
-@dataclass(frozen=True)
-class _PairedScores:
-    """Log AVSS by prompt."""
-
-    prompts: list[str]
-    values: dict[str, Array]
-    """Shape (prompts, layers), by tap."""
+    @property
+    def max_shift(self) -> float:
+        """Largest absolute shift of a layer that moved; 0 where none moved."""
+        return max((abs(shift.shift) for shift in self.shifts if shift.moved), default=0.0)
 
 
-def drift(now: Run, before: Run, *, level: float, least: float, seed: int) -> Drift | str:
-    """Compare two score runs.
+def log_avss(statistics: Statistics) -> Array:
+    """Return log AVSS at the first epsilon, of statistics of shape (prompts, layers)."""
+    ratio = statistics.variance / sparsity(statistics.below[..., 0], statistics.count)
+    logarithm: Array = np.log(np.clip(ratio, 1e-300, None))
+    return logarithm
+
+
+def compare_layers(now: PromptScores, before: PromptScores, *, level: float, min_shift: float, seed: int) -> Drift:
+    """Test which layers moved between two sets of scores.
+
+    Prompts are paired if at least half of the smaller set occurs in both.
 
     Args:
-        now: the later run.
-        before: the earlier one.
-        level: chance that anything is said to have moved where nothing has.
-        least: absolute shift below which a layer is not said to have moved.
-        seed: of the randomisation.
+        now: scores of the later run.
+        before: scores of the earlier run.
+        level: probability that any layer is reported as moved although none has.
+        min_shift: smallest absolute shift that counts as a move.
+        seed: seed of the randomization test.
 
-    Returns:
-        What changed, or why the runs cannot be compared.
+    Raises:
+        NotComparableError: the runs have no tap in common, other numbers of layers, or too few prompts.
     """
-    other = _other_settings(now[1], before[1])
-    if other:
-        return f"{other} differ"
-    later, earlier = _seen(*now), _seen(*before)
-    taps = [tap for tap in later.values if tap in earlier.values]
-    if not taps:
-        return "the two runs read no tap in common"
-    shapes = {seen.values[tap].shape[1] for seen in (later, earlier) for tap in taps}
-    if len(shapes) > 1:
-        return "the model has another number of layers"
-    common = sorted(set(later.prompts) & set(earlier.prompts))
-    paired = 2 * len(common) >= min(len(later.prompts), len(earlier.prompts))
-    fewest = len(common) if paired else min(len(later.prompts), len(earlier.prompts))
-    if fewest < FEWEST_PROMPTS:
-        return f"{fewest} prompts are too few to compare"
-    y, x = _paired(later, earlier, common, taps) if paired else _grouped(later, earlier, taps)
-    design: Literal["paired", "grouped"] = "paired" if paired else "grouped"
-    found = max_t(y, x, np.empty((len(y), 0)), design, draws=DRAWS, level=level, seed=seed)
-    moved = (found.p_value <= level) & (np.abs(found.effect) >= least)
-    num_layers = shapes.pop()
-    columns = [values.tolist() for values in (found.effect, found.low, found.high, found.p_value, moved)]
+    taps = [tap for tap in now.values if tap in before.values]
+    num_layers = _common_num_layers(now, before, taps)
+    shared = sorted(set(now.prompts) & set(before.prompts))
+    smaller = min(len(now.prompts), len(before.prompts))
+    paired = 2 * len(shared) >= smaller
+    num_prompts = len(shared) if paired else smaller
+    if num_prompts < MIN_PROMPTS:
+        raise NotComparableError(f"{num_prompts} prompts are too few to compare")
+    y, x = _paired_design(now, before, shared, taps) if paired else _grouped_design(now, before, taps)
+    no_covariates = np.empty((len(y), 0))
+    test = max_t(y, x, no_covariates, "paired" if paired else "grouped", draws=DRAWS, level=level, seed=seed)
+    moved = (test.p_value <= level) & (np.abs(test.effect) >= min_shift)
+    columns = [values.tolist() for values in (test.effect, test.low, test.high, test.p_value, moved)]
     places = [(tap, layer) for tap in taps for layer in range(num_layers)]
-    shifts = tuple(LayerShift(*place, *values) for place, *values in zip(places, *columns, strict=True))
     return Drift(
-        "same prompts" if paired else "other prompts",
-        len(common) if paired else len(later.prompts),
-        shifts,
-        tuple(_reweighted(now, before)),
-        {tap: spearman(later.values[tap].mean(axis=0), earlier.values[tap].mean(axis=0)) for tap in taps},
+        design="same prompts" if paired else "other prompts",
+        prompts=len(shared) if paired else len(now.prompts),
+        shifts=tuple(LayerShift(*place, *values) for place, *values in zip(places, *columns, strict=True)),
+        rank_correlation={tap: spearman(now.values[tap].mean(axis=0), before.values[tap].mean(axis=0)) for tap in taps},
     )
 
 
-def _seen(storage: Storage, manifest: Manifest) -> _PairedScores:
-    """Return what a run keeps by prompt; of a large one, that is a sample of its prompts."""
-    epsilons = tuple(manifest.facts["epsilons"])
-    tables = StatisticsTables(storage, False, tuple(manifest.config["activations"]["taps"]), epsilons)
-    values: dict[str, Array] = {}
-    for tap in tables.taps:
-        parts = []
-        for _, statistics, _ in tables.read(tap):
-            ratio = statistics.variance / sparsity(statistics.below[..., 0], statistics.count)
-            parts.append(np.log(np.clip(ratio, 1e-300, None)))
-        values[tap] = np.concatenate(parts)
-    parts_of = (
-        t.filter((pc.field("tap") == tables.taps[0]) & (pc.field("layer") == 0))
-        for t in iter_table(storage, "prompt_stats")
-    )
-    prompts = [prompt for part in parts_of for prompt in part["prompt_id"].to_pylist()]
-    whole = np.all([np.isfinite(v).all(axis=1) for v in values.values()], axis=0)
-    kept = np.flatnonzero(whole)
-    return _PairedScores([prompts[i] for i in kept], {tap: v[kept] for tap, v in values.items()})
+def changed_norms(now: Array, before: Array) -> tuple[int, ...]:
+    """Return the layers whose weight norm differs by more than rounding."""
+    return tuple(np.flatnonzero(~np.isclose(now, before, rtol=1e-6, atol=0, equal_nan=True)).tolist())
 
 
-def _paired(
-    later: _PairedScores, earlier: _PairedScores, common: Sequence[str], taps: Sequence[str]
+def _common_num_layers(now: PromptScores, before: PromptScores, taps: Sequence[str]) -> int:
+    if not taps:
+        raise NotComparableError("the two runs read no tap in common")
+    num_layers, *others = {scores.values[tap].shape[1] for scores in (now, before) for tap in taps}
+    if others:
+        raise NotComparableError("the model has another number of layers")
+    return int(num_layers)
+
+
+def _paired_design(
+    now: PromptScores, before: PromptScores, shared: Sequence[str], taps: Sequence[str]
 ) -> tuple[Array, Array]:
-    rows = [[place[name] for name in common] for place in (_places(later), _places(earlier))]
-    y = np.hstack([later.values[tap][rows[0]] - earlier.values[tap][rows[1]] for tap in taps])
+    later, earlier = now.select(shared), before.select(shared)
+    y = np.hstack([later.values[tap] - earlier.values[tap] for tap in taps])
     return y, np.ones(len(y))
 
 
-def _grouped(later: _PairedScores, earlier: _PairedScores, taps: Sequence[str]) -> tuple[Array, Array]:
-    y = np.vstack([np.hstack([seen.values[tap] for tap in taps]) for seen in (later, earlier)])
-    return y, np.repeat([1.0, 0.0], [len(later.prompts), len(earlier.prompts)])
-
-
-def _places(seen: _PairedScores) -> dict[str, int]:
-    return {prompt: index for index, prompt in enumerate(seen.prompts)}
-
-
-def _other_settings(now: Manifest, before: Manifest) -> str | None:
-    """Name what keeps prompts from being compared; their number and the seed that draws them may differ."""
-    here, there = ({**m.config["prompts"], "limit": None} for m in (now, before))
-    differing = [f"prompts.{name}" for name in here if here[name] != there.get(name)]
-    if now.facts["epsilons"][0] != before.facts["epsilons"][0]:
-        differing.append("activations.epsilons")
-    return ", ".join(differing) or None
-
-
-def _reweighted(now: Run, before: Run) -> Iterator[int]:
-    """Yield layers whose weights have another norm, where weights differ at all."""
-    prints = [manifest.fingerprints.get("weights") for _, manifest in (now, before)]
-    if prints[0] == prints[1]:
-        return
-    later, earlier = (read_table(storage, "layers") for storage, _ in (now, before))
-    here, there = (table["weight_norm"].to_numpy(zero_copy_only=False) for table in (later, earlier))
-    for layer in np.flatnonzero(~np.isclose(here, there, rtol=1e-6, atol=0, equal_nan=True)):
-        yield int(layer)
+def _grouped_design(now: PromptScores, before: PromptScores, taps: Sequence[str]) -> tuple[Array, Array]:
+    y = np.vstack([np.hstack([scores.values[tap] for tap in taps]) for scores in (now, before)])
+    return y, np.repeat([1.0, 0.0], [len(now.prompts), len(before.prompts)])

@@ -61,9 +61,7 @@ def show_history(arguments: Sequence[str]) -> None:
     models = dict.fromkeys(row["model"] for row in rows)
     if config.model is not None and config.model not in models:
         raise InputError(f"model {config.model!r} is in no night{suggest(config.model, models, 'models')}")
-    selected = [
-        row for row in rows if config.model in (None, row["model"]) and (config.facts or row["kind"] != "fact")
-    ]
+    selected = [row for row in rows if config.model in (None, row["model"]) and (config.facts or row["kind"] != "fact")]
     if selected:
         console.print(_night_table(selected, config.nights))
     else:

@@ -13,8 +13,8 @@ from stratoscope.errors import InputError
 from stratoscope.pipelines.audit import AuditJob
 from stratoscope.pipelines.audit.stages import STAGES
 from stratoscope.pipelines.runtime.config import ConfigSection, load_config
-from stratoscope.pipelines.runtime.job import JobMaker, show_run
-from stratoscope.pipelines.runtime.run_lookup import find_run
+from stratoscope.pipelines.runtime.job import JobMaker
+from stratoscope.pipelines.runtime.run_lookup import find_run, refuse_unreadable
 from stratoscope.pipelines.runtime.terminal import stdout_console
 from stratoscope.results import Run, Storage, list_runs
 from stratoscope.results.run import REPORT
@@ -54,7 +54,8 @@ def show_report(arguments: Sequence[str]) -> None:
     job: JobMaker[Any] | None = next((job for job in _jobs() if job.name == run.manifest.job), None)
     if job is None:
         raise InputError(f"no installed package has the job {run.manifest.job!r}; the page is {run.report_url}")
-    show_run(job, run, stdout_console())
+    with refuse_unreadable(run):
+        job.show(run, stdout_console())
     if config.open:
         webbrowser.open(_local_page(run).as_uri())
 

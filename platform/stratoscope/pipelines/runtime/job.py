@@ -11,12 +11,11 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from rich.console import Console
 
-from stratoscope.digest import code_digest
-from stratoscope.errors import InputError, RunError, first_line
+from stratoscope.errors import InputError, RunError
 from stratoscope.execution import root_cause
 from stratoscope.pipelines.runtime.config import JobConfig, load_config, print_error, result_settings
 from stratoscope.pipelines.runtime.context import RunContext
@@ -25,6 +24,7 @@ from stratoscope.pipelines.runtime.run_lookup import (
     equal_run,
     identity,
     recorded_settings,
+    refuse_unreadable,
     unknown_fields,
     version_of,
 )
@@ -156,8 +156,8 @@ class Job(ABC, Generic[Config]):
         if changed:
             folder = self.context.folder
             raise InputError(
-                f"run_id {folder.run_id!r} was started with other {' and '.join(changed)} in {folder.url}: the model or "
-                "data that the settings name has changed since then; choose another run_id"
+                f"run_id {folder.run_id!r} was started with other {' and '.join(changed)} in {folder.url}: the model "
+                "or the data of the run has changed since then; choose another run_id"
             )
 
     def perform(self) -> None:
@@ -314,23 +314,6 @@ class JobMaker(Protocol[Config]):
         """Print the main findings of a finished run."""
 
 
-def show_run(job: "JobMaker[Any] | Job[Any]", run: Run, console: Console) -> None:
-    """Print the main findings of a finished run, whichever version made it.
-
-    Raises:
-        InputError: another version made the run, and it lacks what this version shows.
-    """
-    try:
-        job.show(run, console)
-    except (KeyError, TypeError, AttributeError, FileNotFoundError) as error:
-        if run.manifest.code == code_digest():
-            raise
-        raise InputError(
-            f"{run.url}, made by {version_of(run.manifest)}, cannot be summarized by this version "
-            f"({type(error).__name__}: {first_line(error)}); its page is {run.report_url}"
-        ) from error
-
-
 def run_from_command_line(job_class: JobMaker[Config], arguments: Sequence[str] | None = None) -> int:
     """Run a job with command-line arguments and return its exit code.
 
@@ -346,7 +329,8 @@ def run_from_command_line(job_class: JobMaker[Config], arguments: Sequence[str] 
                 return _dry_run(job)
             with stopped_by_sigterm(job):
                 job.perform()
-        show_run(job, job.context.run, stdout_console())
+        with refuse_unreadable(job.context.run):
+            job.show(job.context.run, stdout_console())
     except InputError as error:
         print_error(name, str(error))
         return EXIT_REFUSED

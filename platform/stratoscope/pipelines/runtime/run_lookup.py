@@ -1,6 +1,7 @@
 """Looking up runs: by name or identity, and reading the configuration of a run that another version made."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel
@@ -8,10 +9,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from stratoscope.digest import code_digest, digest
-from stratoscope.errors import InputError, nearest, suggest
+from stratoscope.errors import InputError, first_line, nearest, suggest
 from stratoscope.extensions import added_digest
 from stratoscope.pipelines.runtime.config import ConfigSection, validate
-from stratoscope.results import Manifest, Storage, list_runs, package_versions
+from stratoscope.results import Manifest, Run, Storage, list_runs, package_versions
 from stratoscope.results.manifest import NAME
 
 Section = TypeVar("Section", bound=ConfigSection)
@@ -110,9 +111,7 @@ def equal_run(output: str, job: str, run_identity: str) -> Manifest | None:
     return next((manifest for manifest in complete if manifest.identity == run_identity), None)
 
 
-def recorded_settings(
-    config_class: type[BaseModel], values: Mapping[str, Any], prefix: str = ""
-) -> dict[str, Any]:
+def recorded_settings(config_class: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the settings in a manifest that decide the run's result, as plain values by dotted name.
 
     The configuration may be of another version: a field that it lacks has its default, and a field that this version
@@ -144,8 +143,8 @@ def unknown_fields(config_class: type[BaseModel], values: Mapping[str, Any], pre
     yield from (prefix + name for name, _ in _unknown(config_class, values))
     for name, field in config_class.model_fields.items():
         section, value = _section_class(field.annotation), values.get(name)
-        for item in (value if isinstance(value, list) else [value]) if section is not None else ():
-            if isinstance(item, Mapping):
+        for item in value if isinstance(value, list) else [value]:
+            if section is not None and isinstance(item, Mapping):
                 yield from unknown_fields(section, item, f"{prefix}{name}.")
 
 
@@ -174,6 +173,24 @@ def read_section(manifest: Manifest, section_class: type[Section], name: str = "
         ) from error
 
 
+@contextmanager
+def refuse_unreadable(run: Run) -> Iterator[None]:
+    """Refuse a run of another version in one line where the block cannot read it.
+
+    Raises:
+        InputError: other code made the run, and the block failed on something that the run lacks.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, FileNotFoundError) as error:
+        if run.manifest.code == code_digest():
+            raise
+        raise InputError(
+            f"{run.url}, made by {version_of(run.manifest)}, cannot be read by this version "
+            f"({type(error).__name__}: {first_line(error)}); its page is {run.report_url}"
+        ) from error
+
+
 def version_of(manifest: Manifest) -> str:
     """Return the version of the package that made a run, as messages name it."""
     return f"stratoscope {manifest.versions.get('stratoscope', 'of an unknown version')}"
@@ -181,7 +198,7 @@ def version_of(manifest: Manifest) -> str:
 
 def _known(section_class: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values without the fields that a section, or a section in it, does not know."""
-    known = {}
+    known: dict[str, Any] = {}
     for name, value in values.items():
         if name not in section_class.model_fields:
             continue
