@@ -51,7 +51,10 @@ def test_when_gpu_hours_are_used_up_only_what_takes_gpus_is_stopped(tmp_path: Pa
 def test_gpu_hours_of_earlier_starts_count_however_they_ended(tmp_path: Path) -> None:
     earlier = {"a.score": StepResult("failed", None, 3600.0, "it broke")}
     results = night(tmp_path, earlier, gpu_hours=0.9)
-    assert [(results[name].status, results[name].seconds) for name in ("a", "b")] == [("skipped", 3600.0), ("skipped", 0.0)]
+    assert [(results[name].status, results[name].seconds) for name in ("a", "b")] == [
+        ("skipped", 3600.0),
+        ("skipped", 0.0),
+    ]
     assert results["c"].succeeded
 
 

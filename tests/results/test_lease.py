@@ -10,7 +10,7 @@ import pytest
 from stratoscope.errors import InputError
 from stratoscope.results import Storage
 from stratoscope.results import lease as lease_module
-from stratoscope.results.lease import NAME, STALE_S, LeaseHolder, Lease, LeaseLostError, check_not_held, read_holder
+from stratoscope.results.lease import NAME, STALE_S, Lease, LeaseHolder, LeaseLostError, check_not_held, read_holder
 
 
 @pytest.fixture
