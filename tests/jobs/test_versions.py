@@ -38,7 +38,7 @@ def add_old_field(config: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def older(small_run: Fields, undisturbed: stratoscope.ScoreRun) -> dict[str, Path]:
+def older(undisturbed: stratoscope.ScoreRun) -> dict[str, Path]:
     """Copies of a finished run: one whose manifest lacks fields, and one with a field that is unknown now."""
     folder = Path(undisturbed.path).parent
     copies = {name: folder / name for name in ("lacking", "unknown")}
