@@ -1,6 +1,16 @@
-"""Forecasting: TimeSieve and other forecasters, what perturbs them, and training that makes them faithful."""
+"""Forecasting: TimeSieve and other forecasters, perturbations, faithful training, and the comparison of results."""
 
-from stratoscope.forecasting.ascent import AscentSettings, Norm, ascend, project
+from stratoscope.forecasting.ascent import AscentSettings, Norm, ascend, project, radius_scale
+from stratoscope.forecasting.comparison import Difference, Spread, differences, spreads
+from stratoscope.forecasting.evaluation import (
+    PARAMETER_DRAWS,
+    FittedCell,
+    example_forecast,
+    fit_cell,
+    measure_errors,
+    measure_worst_cases,
+    search_ascent,
+)
 from stratoscope.forecasting.faithful import (
     Attack,
     AttackGoal,
@@ -29,6 +39,17 @@ from stratoscope.forecasting.fitting import (
     predict,
 )
 from stratoscope.forecasting.forecasters import FORECASTERS, Forecaster, Shape
+from stratoscope.forecasting.grid import (
+    ABLATIONS,
+    FAITHFUL_TRAININGS,
+    TRAININGS,
+    CellSettings,
+    GridCell,
+    SearchSettings,
+    Training,
+    grid_cells,
+)
+from stratoscope.forecasting.measurements import NONE, ForecastPoint, Measurement, WorstCaseMeasurement
 from stratoscope.forecasting.perturbations import (
     ADVERSARIAL,
     PARAMETER,
@@ -38,48 +59,74 @@ from stratoscope.forecasting.perturbations import (
     perturbed_parameters,
 )
 from stratoscope.forecasting.timesieve import Forecast, Preset, TimeSieve, TimeSieveSettings
+from stratoscope.forecasting.verdicts import verdicts
 from stratoscope.forecasting.wavelet import make_wavelet
 
 __all__ = [
+    "ABLATIONS",
     "ADVERSARIAL",
+    "FAITHFUL_TRAININGS",
     "FORECASTERS",
+    "NONE",
     "PARAMETER",
+    "PARAMETER_DRAWS",
     "PERTURBATIONS",
+    "TRAININGS",
     "AscentSettings",
     "Attack",
     "AttackGoal",
+    "CellSettings",
     "Data",
+    "Difference",
     "DivergedError",
     "Epoch",
     "Error",
     "FaithfulLoss",
     "FaithfulWeights",
     "FitSettings",
+    "FittedCell",
     "Forecast",
+    "ForecastPoint",
     "Forecaster",
+    "GridCell",
+    "Measurement",
     "Norm",
     "Perturbation",
     "Preset",
+    "SearchSettings",
     "Shape",
+    "Spread",
     "TimeSieve",
     "TimeSieveSettings",
+    "Training",
     "Windows",
     "WorstCase",
+    "WorstCaseMeasurement",
     "ascend",
     "attack_objective",
     "cached_weights",
+    "differences",
     "distance",
     "error_of",
     "errors",
+    "example_forecast",
     "faithful_loss",
     "fit",
+    "fit_cell",
     "fit_faithfully",
     "frozen",
+    "grid_cells",
     "has_bottleneck",
     "make_wavelet",
+    "measure_errors",
+    "measure_worst_cases",
     "perturbed_parameters",
     "predict",
     "preference",
     "project",
+    "radius_scale",
+    "search_ascent",
+    "spreads",
+    "verdicts",
     "worst_case",
 ]

@@ -10,9 +10,12 @@ import torch
 from stratoscope.data import Series
 from stratoscope.forecasting import (
     ADVERSARIAL,
+    FAITHFUL_TRAININGS,
     FORECASTERS,
     PARAMETER,
+    PARAMETER_DRAWS,
     AscentSettings,
+    GridCell,
     Shape,
     Windows,
     ascend,
@@ -20,8 +23,7 @@ from stratoscope.forecasting import (
     error_of,
     frozen,
 )
-from stratoscope.pipelines.faithfulness.cells import PARAMETER_DRAWS, GridCell
-from stratoscope.pipelines.faithfulness.config import FAITHFUL, FaithfulnessConfig
+from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig
 from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES
 
 COPIES = 5
@@ -82,7 +84,7 @@ def _seconds(config: FaithfulnessConfig, series: Series, cell: GridCell, pace: _
         return judging
     epochs = config.fit.to_settings(cell.forecaster, cell.training).epochs
     # Faithful training passes windows and perturbed windows.
-    step = 2 * pace.learn + config.faithful.steps * pace.climb if cell.training in FAITHFUL else pace.learn
+    step = 2 * pace.learn + config.faithful.steps * pace.climb if cell.training in FAITHFUL_TRAININGS else pace.learn
     return judging + epochs * train * step
 
 

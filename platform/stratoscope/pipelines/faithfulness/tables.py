@@ -1,98 +1,93 @@
-"""The faithfulness job's tables."""
+"""The tables of the faithfulness job."""
 
-import pyarrow as pa
+from dataclasses import dataclass, fields
 
-KEYS = [
-    ("dataset", pa.string()),
-    ("forecaster", pa.string()),
-    ("training", pa.string()),
-    ("seed", pa.int64()),
-    ("horizon", pa.int64()),
-]
-CELLS = pa.schema(
-    [
-        *KEYS,
-        ("perturbation", pa.string()),
-        ("level", pa.float64()),
-        ("mae", pa.float64()),
-        ("mse", pa.float64()),
-        ("moved", pa.float64()),
-        ("seconds", pa.float64()),
-        ("status", pa.string()),
-        ("error", pa.string()),
-    ]
+from stratoscope.forecasting import (
+    Difference,
+    ForecastPoint,
+    GridCell,
+    Measurement,
+    Spread,
+    WorstCaseMeasurement,
 )
-"""One row per fitted forecaster, perturbation and level, over all test windows: the errors in standard units, and the
-mean absolute change of the forecast from that of the unperturbed input. The unperturbed row has perturbation none,
-level 0, and the seconds of fitting. A cell that failed has one row, with its error."""
-WORST = pa.schema(
-    [
-        *KEYS,
-        ("condition", pa.string()),
-        ("norm", pa.string()),
-        ("goal", pa.string()),
-        ("radius", pa.float64()),
-        ("value", pa.float64()),
-        ("mean", pa.float64()),
-        ("windows", pa.int64()),
-    ]
-)
-"""One row per fitted forecaster, condition, norm and goal: the largest value over windows, and the mean over them, of
-what ascent finds (sib and snp), a lower bound of the worst case; of cps, which no perturbation enters, the value itself
-over all test windows. The goal is what the ascent makes large: own, the condition itself; conditions, the sum of both,
-as in the paper; error, the error of the forecast, as in the public code.
-Null where a forecaster has no bottleneck, or no teacher."""
-FORECASTS = pa.schema(
-    [
-        *KEYS,
-        ("channel", pa.string()),
-        ("step", pa.int64()),
-        ("value", pa.float64()),
-        ("truth", pa.float64()),
-    ]
-)
-"""One test window's forecast by every fitted forecaster, in the series' own units; steps count from the window's end,
-and before it there is only truth."""
-EPOCHS = pa.schema([*KEYS, ("epoch", pa.int64()), ("loss", pa.float64()), ("validation", pa.float64())])
-"""One row per epoch: the mean loss, and the error on the validation windows."""
-DIFFERENCES = pa.schema(
-    [
-        ("dataset", pa.string()),
-        ("forecaster", pa.string()),
-        ("horizon", pa.int64()),
-        ("perturbation", pa.string()),
-        ("level", pa.float64()),
-        ("metric", pa.string()),
-        ("training", pa.string()),
-        ("other", pa.string()),
-        ("seeds", pa.int64()),
-        ("mean", pa.float64()),
-        ("other_mean", pa.float64()),
-        ("difference", pa.float64()),
-        ("ci_low", pa.float64()),
-        ("ci_high", pa.float64()),
-    ]
-)
-"""One row per forecaster, horizon, perturbation, level, metric and pair of trainings: means over seeds, and training -
-other of equal seeds with Student's interval over seeds; null where there is one seed. The metrics mae_rise and mse_rise
-are what the perturbation adds to the error without it: a training that has less error to begin with does not thereby
-stand perturbations better."""
-SPREADS = pa.schema(
-    [
-        ("dataset", pa.string()),
-        ("forecaster", pa.string()),
-        ("training", pa.string()),
-        ("horizon", pa.int64()),
-        ("metric", pa.string()),
-        ("seeds", pa.int64()),
-        ("mean", pa.float64()),
-        ("deviation", pa.float64()),
-        ("deviation_low", pa.float64()),
-        ("deviation_high", pa.float64()),
-        ("range", pa.float64()),
-        ("preference", pa.float64()),
-    ]
-)
-"""One row per forecaster, training, horizon and metric, without perturbation: mean, standard deviation with its
-interval (of normal errors), and range over seeds; and the median of the paper's preference over seeds, in percent, null
-of plain training and where plain training does not move."""
+from stratoscope.results import TableRow
+
+
+@dataclass(frozen=True)
+class CellRow(GridCell, TableRow):
+    """One row per fitted forecaster, perturbation and level, over all test windows; one for a cell that failed."""
+
+    perturbation: str | None
+    """Name of the perturbation; none without one, null where the cell failed."""
+    level: float | None
+    """Level of the perturbation; 0 without one."""
+    mae: float | None
+    """Mean absolute error in standard units."""
+    mse: float | None
+    """Mean squared error in standard units."""
+    moved: float | None
+    """Mean absolute change of the forecast from that of the unperturbed input."""
+    seconds: float | None
+    """Time of the measurement; without a perturbation, time of training."""
+    status: str
+    """done or failed."""
+    error: str | None
+    """Error message of a cell that failed."""
+
+    @classmethod
+    def done(cls, measurement: Measurement) -> "CellRow":
+        """Return the row of a measurement."""
+        return cls(**vars(measurement), status="done", error=None)
+
+    @classmethod
+    def failed(cls, cell: GridCell, error: str) -> "CellRow":
+        """Return the row of a cell that failed."""
+        nulls = dict.fromkeys(("perturbation", "level", "mae", "mse", "moved", "seconds"))
+        return cls(**vars(cell), **nulls, status="failed", error=error)  # type: ignore[arg-type]
+
+    def measurement(self) -> Measurement:
+        """Return the measurement in a row of a finished cell."""
+        return Measurement(**{field.name: getattr(self, field.name) for field in fields(Measurement)})
+
+
+@dataclass(frozen=True)
+class WorstCaseRow(WorstCaseMeasurement, TableRow):
+    """One row per fitted forecaster, condition, norm and goal: what gradient ascent finds around test windows."""
+
+
+@dataclass(frozen=True)
+class ForecastRow(ForecastPoint, TableRow):
+    """One row per fitted forecaster, column and point of one test window."""
+
+
+@dataclass(frozen=True)
+class EpochRow(GridCell, TableRow):
+    """One row per fitted forecaster and epoch of training."""
+
+    epoch: int
+    """Number of the epoch, from 1."""
+    loss: float
+    """Mean loss over the epoch."""
+    validation: float
+    """Error on the validation windows."""
+
+
+@dataclass(frozen=True)
+class SpreadRow(Spread, TableRow):
+    """One row per forecaster, training, horizon and error, without a perturbation, over seeds."""
+
+
+@dataclass(frozen=True)
+class DifferenceRow(Difference, TableRow):
+    """One row per forecaster, horizon, perturbation, level, measure and pair of trainings, paired by seed."""
+
+
+CELL_TABLES: dict[str, type[TableRow]] = {
+    "cells": CellRow,
+    "worst_case": WorstCaseRow,
+    "forecasts": ForecastRow,
+    "epochs": EpochRow,
+}
+"""The tables that are concatenated from one part per cell."""
+TABLES: dict[str, type[TableRow]] = {**CELL_TABLES, "spreads": SpreadRow, "differences": DifferenceRow}
+"""All tables of a run by name."""
