@@ -77,7 +77,7 @@ class Storage:
         """Return a file's content.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the file does not exist.
         """
         return bytes(self._fs.cat_file(posixpath.join(self._root, name)))
 
@@ -93,7 +93,7 @@ class Storage:
         """Open a file, to read parts of it.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the file does not exist.
         """
         file: BinaryIO = self._fs.open(posixpath.join(self._root, name), "rb")
         return file

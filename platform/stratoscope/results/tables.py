@@ -34,7 +34,7 @@ def read_table(storage: Storage, name: str) -> pa.Table:
     """Read the table `name`.parquet.
 
     Raises:
-        FileNotFoundError: there is no such table.
+        FileNotFoundError: the table does not exist.
     """
     return from_parquet(storage.read(f"{name}.parquet"))
 
@@ -67,7 +67,7 @@ def iter_table(storage: Storage, name: str) -> Iterator[pa.Table]:
     """Yield the row groups of the table `name`.parquet.
 
     Raises:
-        FileNotFoundError: there is no such table.
+        FileNotFoundError: the table does not exist.
     """
     with storage.open(f"{name}.parquet") as file:
         parquet = pq.ParquetFile(file)

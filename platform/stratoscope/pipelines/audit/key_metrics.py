@@ -8,10 +8,11 @@ from typing import TypeVar
 
 import numpy as np
 
+from stratoscope.pipelines.faithfulness.tables import CellRow, SpreadRow
 from stratoscope.results import Run, TableRow
 from stratoscope.scoring import KeyMetric
 
-Row = TypeVar("Row", bound=TableRow)
+RowType = TypeVar("RowType", bound=TableRow)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class SeparationRow(TableRow):
 @dataclass(frozen=True)
 class RateRow(TableRow):
     dataset: str
-    rate: float
+    rate: float | None
     ci_low: float | None
     ci_high: float | None
 
@@ -51,41 +52,18 @@ class FrontRow(TableRow):
     chosen: bool
     dropped_layers: tuple[int, ...]
     parameters: int
-    held_out_raw: float
+    held_out_raw: float | None
     held_out_raw_low: float | None
     held_out_raw_high: float | None
 
 
 @dataclass(frozen=True)
-class ComparisonRow(TableRow):
+class VariantComparisonRow(TableRow):
     variant: str
     other: str
     dataset: str | None
     metric: str
     relative: float | None
-
-
-@dataclass(frozen=True)
-class SpreadRow(TableRow):
-    dataset: str
-    forecaster: str
-    training: str
-    horizon: int
-    metric: str
-    mean: float
-    deviation: float | None
-
-
-@dataclass(frozen=True)
-class CellRow(TableRow):
-    dataset: str
-    forecaster: str
-    training: str
-    horizon: int
-    perturbation: str
-    level: float
-    mae: float
-    status: str
 
 
 def score_metrics(run: Run) -> Iterator[KeyMetric]:
@@ -111,23 +89,25 @@ def hallucination_metrics(run: Run) -> Iterator[KeyMetric]:
             name = f"AUROC of {row.features} layers, {row.dataset}, {row.tap}"
             yield KeyMetric(name, row.auroc, "auroc" if row.features == "all" else "fact", row.ci_low, row.ci_high)
     for rate in _rows(run, "rates", RateRow):
-        name = f"hallucination rate, {rate.dataset}"
-        yield KeyMetric(name, rate.rate, "hallucination_rate", rate.ci_low, rate.ci_high)
+        if rate.rate is not None:
+            name = f"hallucination rate, {rate.dataset}"
+            yield KeyMetric(name, rate.rate, "hallucination_rate", rate.ci_low, rate.ci_high)
 
 
 def search_metrics(run: Run) -> Iterator[KeyMetric]:
     """Yield the held-out retention of the selected layers, and the size of the pruned model."""
     for row in _rows(run, "front", FrontRow):
         if row.chosen:
-            low, high = row.held_out_raw_low, row.held_out_raw_high
-            yield KeyMetric("held-out retention", row.held_out_raw, "retention", low, high)
+            if row.held_out_raw is not None:
+                low, high = row.held_out_raw_low, row.held_out_raw_high
+                yield KeyMetric("held-out retention", row.held_out_raw, "retention", low, high)
             yield KeyMetric("layers dropped", len(row.dropped_layers))
             yield KeyMetric("parameters, millions", row.parameters / 1e6)
 
 
 def mitigation_metrics(run: Run) -> Iterator[KeyMetric]:
     """Yield the relative gain of each variant over the base."""
-    for row in _rows(run, "comparison", ComparisonRow):
+    for row in _rows(run, "comparison", VariantComparisonRow):
         if row.other == "base" and row.relative is not None:
             name = f"gain of {row.variant}, {row.dataset or 'mean'}, {row.metric}"
             yield KeyMetric(name, row.relative, "fact" if row.metric == "perplexity" else "gain")
@@ -148,7 +128,7 @@ def _error_growth(run: Run) -> Iterator[KeyMetric]:
     """Yield the growth of the absolute error under the highest level of each perturbation."""
     errors: dict[str, dict[tuple[str, float], list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in _rows(run, "cells", CellRow):
-        if row.status == "done":
+        if row.perturbation is not None and row.level is not None and row.mae is not None and row.status == "done":
             name = f"{row.forecaster}, {row.training}, {row.dataset}, horizon {row.horizon}"
             errors[name][row.perturbation, row.level].append(row.mae)
     for name, by_level in errors.items():
@@ -159,6 +139,6 @@ def _error_growth(run: Run) -> Iterator[KeyMetric]:
             yield KeyMetric(f"growth under {perturbation} {level:g}, {name}", growth)
 
 
-def _rows(run: Run, table: str, row_type: type[Row]) -> list[Row]:
+def _rows(run: Run, table: str, row_type: type[RowType]) -> list[RowType]:
     """Return the rows of a table; not every run has every table."""
     return row_type.read(run.table(table)) if run.storage.exists(f"{table}.parquet") else []

@@ -124,11 +124,11 @@ class Scheduler:
     def _collect(self, running: list[_RunningStep]) -> Iterator[tuple[Step, StepResult]]:
         """Yield the results of the processes that have ended."""
         for one in list(running):
-            ended = one.process.poll()
-            if ended is not None:
+            process_result = one.process.poll()
+            if process_result is not None:
                 running.remove(one)
-                self._gpu_hours += one.step.gpus * ended.seconds / 3600
-                yield one.step, _result(one, ended)
+                self._gpu_hours += one.step.gpus * process_result.seconds / 3600
+                yield one.step, _step_result(one, process_result)
 
     @property
     def _hours_text(self) -> str:
@@ -185,24 +185,24 @@ def _run_of(results: Mapping[str, StepResult], key: str) -> str | None:
     return results[key].run if key in results else None
 
 
-def _result(one: _RunningStep, ended: ProcessResult) -> StepResult:
+def _step_result(one: _RunningStep, process: ProcessResult) -> StepResult:
     """Return the result of a step whose process has ended."""
     run = _last_value(one.output, "run: ")
-    if ended.code == EXIT_DONE and run:
+    if process.code == EXIT_DONE and run:
         reused = run.rstrip("/").rsplit("/", 1)[-1] != one.step.run_id
-        return StepResult("reused" if reused else "done", run, ended.seconds, None)
-    status, error = _failure(one, ended)
-    return StepResult(status, None, ended.seconds, error)
+        return StepResult("reused" if reused else "done", run, process.seconds, None)
+    status, error = _failure(one, process)
+    return StepResult(status, None, process.seconds, error)
 
 
-def _failure(one: _RunningStep, ended: ProcessResult) -> tuple[Status, str]:
-    if ended.late:
-        return "over time", f"it was stopped after {ended.seconds / 3600:.2g} hours: {ended.late} are over"
-    if ended.code < 0:
-        return "failed", f"its process was killed by signal {-ended.code}"
+def _failure(one: _RunningStep, process: ProcessResult) -> tuple[Status, str]:
+    if process.late:
+        return "over time", f"it was stopped after {process.seconds / 3600:.2g} hours: {process.late} are over"
+    if process.code < 0:
+        return "failed", f"its process was killed by signal {-process.code}"
     job = one.step.stage.job.name
-    error = _last_value(one.errors, f"{job}: ") or _last_line(one.errors) or f"its process ended with {ended.code}"
-    return "refused" if ended.code == EXIT_REFUSED else "failed", error
+    error = _last_value(one.errors, f"{job}: ") or _last_line(one.errors) or f"its process ended with {process.code}"
+    return "refused" if process.code == EXIT_REFUSED else "failed", error
 
 
 def _last_value(file: Path, prefix: str) -> str | None:
