@@ -61,14 +61,14 @@ def latest_results(nights: list[Run]) -> dict[tuple[str, str], PreviousResult]:
     """
     results: dict[tuple[str, str], PreviousResult] = {}
     for night in nights[:MAX_NIGHTS]:
-        rows = [row for row in StageRow.read(night.table(TABLE)) if row.status in SUCCESS]
+        rows = [row for row in StageRow.read(night.table(TABLE)) if row.status in SUCCESS and row.stage_run_id]
         missing = [row for row in rows if (row.model, row.stage) not in results]
         metrics = _metrics_by_stage(previous_metrics(night)) if missing else {}
         for row in missing:
-            assert row.job is not None
-            assert row.stage_run_id is not None
             key = (row.model, row.stage)
-            results[key] = PreviousResult(night.manifest.run_id, row.job, row.stage_run_id, metrics.get(key, {}))
+            results[key] = PreviousResult(
+                night.manifest.run_id, str(row.job), str(row.stage_run_id), metrics.get(key, {})
+            )
     return results
 
 

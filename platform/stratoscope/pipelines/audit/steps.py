@@ -77,8 +77,8 @@ class Step:
         """
         reserved = {"output": output, "run_id": self.run_id, "reuse": reuse}
         settings: Settings = {"seed": seed}
-        for layer in (self.common, self.stage.settings(self.subject, runs), self.overrides, reserved):
-            settings = merged(settings, layer)
+        for more in (self.common, self.stage.settings(self.subject, runs), self.overrides, reserved):
+            settings = merged(settings, more)
         return settings
 
 
@@ -142,7 +142,7 @@ def _check_subject(subject: Subject, config: AuditConfig) -> None:
     if limited and resources.gpus and resources.workers is None:
         raise InputError(f"schedule.gpu_hours counts GPUs times workers; give {name!r} resources.workers, too")
     if isinstance(subject, ModelEntry):
-        with _errors_name(name):
+        with _name_in_errors(name):
             resolve_source(subject.source, subject.revision)
     unknown = sorted(set(subject.overrides) - set(subject.stages))
     if unknown:
@@ -150,12 +150,12 @@ def _check_subject(subject: Subject, config: AuditConfig) -> None:
 
 
 def _step(subject: Subject, name: str, config: AuditConfig, run_id: str) -> Step:
-    with _errors_name(subject.display_name):
+    with _name_in_errors(subject.display_name):
         stage = get_stage(name, subject)
     suffix = "" if name == stage.job.name else f".{name}"
     hours = subject.hours or config.schedule.stage_hours
     step = Step(subject, stage, f"{run_id}.{subject.slug}{suffix}", 3600 * hours, config.settings.get(name, {}))
-    with _errors_name(f"{subject.display_name}, stage {name}"):
+    with _name_in_errors(f"{subject.display_name}, stage {name}"):
         _check_configuration(step, config)
     return step
 
@@ -175,7 +175,7 @@ def _check_configuration(step: Step, config: AuditConfig) -> None:
 
 
 @contextmanager
-def _errors_name(place: str) -> Iterator[None]:
+def _name_in_errors(place: str) -> Iterator[None]:
     """Prefix the message of an input error with the place that it concerns."""
     try:
         yield
