@@ -189,9 +189,9 @@ def test_commands_show_nights(nights: Audit, capfd: pytest.CaptureFixture[str]) 
     assert main(["report", "--latest", "--job", "audit", *output]) == 0
     assert "✗ regression" in capfd.readouterr().out
     assert main(["compare", "n1.a", "n2.a", *output]) == 0
-    output = capfd.readouterr().out
-    assert "changed: other weights; other activations" in output
-    assert f"layers whose weights differ: {PLANTED}" in output
+    text = capfd.readouterr().out
+    assert "changed: other weights; other activations" in text
+    assert f"layers whose weights differ: {PLANTED}" in text
     assert main(["history", "--facts", "--model", "a", *output]) == 0
     assert "least split-half correlation" in capfd.readouterr().out
     asked = "SELECT model, verdict FROM audit_models WHERE run_id = 'n2' ORDER BY model"
