@@ -17,8 +17,9 @@ from scipy.stats import binomtest
 import stratoscope
 from stratoscope.execution import cluster
 from stratoscope.pipelines.audit.config import RegressionThresholdsSection
-from stratoscope.pipelines.audit.drift import Drift, Run, drift
-from stratoscope.results import Storage
+from stratoscope.pipelines.audit.layer_drift import layer_drift
+from stratoscope.results import Run, Storage
+from stratoscope.scoring.drift import Drift
 
 
 def night(seed: int, prompts: int, output: str) -> stratoscope.ScoreRun:
@@ -34,11 +35,10 @@ def night(seed: int, prompts: int, output: str) -> stratoscope.ScoreRun:
 
 def compared(pairs: list[tuple[Run, Run]]) -> list[Drift]:
     thresholds = RegressionThresholdsSection()
-    found = [
-        drift(now, before, level=thresholds.level, least=thresholds.layer_shift, seed=index)
+    return [
+        layer_drift(now, before, level=thresholds.level, min_shift=thresholds.layer_shift, seed=index)
         for index, (before, now) in enumerate(pairs)
     ]
-    return [d for d in found if isinstance(d, Drift)]
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, cluster():
         runs = [night(seed, given.prompts, given.output or folder) for seed in range(2 * given.repeats)]
-        opened = [(Storage(run.path), run.manifest) for run in runs]
+        opened = [Run(Storage(run.path), run.manifest) for run in runs]
         pairs = compared(list(zip(opened[::2], opened[1::2], strict=True)))
         every = compared(list(combinations(opened, 2)))
     level = RegressionThresholdsSection().level

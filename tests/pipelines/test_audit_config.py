@@ -98,7 +98,7 @@ def test_stages_come_after_those_that_they_stand_on_and_get_their_settings_in_or
 
 def test_a_dry_run_lists_the_stages_and_does_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_from_command_line(AuditJob, ["--output", str(tmp_path / "runs"), "--dry_run"]) == 0
-    told = capfd.readouterr().out
-    assert "smollm2, score: for the first time" in told
-    assert "dlinear, faithfulness: for the first time" in told
+    output = capfd.readouterr().out
+    assert "smollm2, score: for the first time" in output
+    assert "dlinear, faithfulness: for the first time" in output
     assert not (tmp_path / "runs").exists()

@@ -2,7 +2,7 @@
 
 from stratoscope.results.figures import COLOURS, SYMBOLS, style
 from stratoscope.results.history import History
-from stratoscope.results.lease import Holder, Lease, LeaseLostError, check_free, read_holder
+from stratoscope.results.lease import Lease, LeaseHolder, LeaseLostError, check_not_held, read_holder
 from stratoscope.results.listing import RunState, list_runs
 from stratoscope.results.manifest import Manifest, package_versions
 from stratoscope.results.report import Page, PageSection, Table, TableCell, render
@@ -27,10 +27,10 @@ __all__ = [
     "ByTask",
     "Column",
     "History",
-    "Holder",
     "Int16",
     "Int32",
     "Lease",
+    "LeaseHolder",
     "LeaseLostError",
     "Manifest",
     "Page",
@@ -44,7 +44,7 @@ __all__ = [
     "Table",
     "TableCell",
     "TableRow",
-    "check_free",
+    "check_not_held",
     "check_reachable",
     "from_parquet",
     "from_rows",

@@ -1,4 +1,4 @@
-"""Parquet tables as bytes and back."""
+"""Reading and writing Parquet tables."""
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 
 from stratoscope.results.storage import Storage
 
-ROWS_TOGETHER = 20_000
-"""Rows of a row group: what a reader of a large table holds at a time."""
+ROW_GROUP_SIZE = 20_000
+"""Rows of a row group: the most that a reader of a large table holds at a time."""
 
 
 def to_parquet(table: pa.Table) -> bytes:
@@ -34,29 +34,29 @@ def read_table(storage: Storage, name: str) -> pa.Table:
     """Read the table `name`.parquet.
 
     Raises:
-        FileNotFoundError: there is no such table.
+        FileNotFoundError: the table does not exist.
     """
     return from_parquet(storage.read(f"{name}.parquet"))
 
 
 @contextmanager
 def table_writer(storage: Storage, name: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
-    """Yield a function that appends to the table `name`.parquet, which appears whole when the block ends well.
+    """Yield a function that appends to the table `name`.parquet, which is written atomically once the block succeeds.
 
-    A row group is a number of whole parts, of `ROWS_TOGETHER` rows or a little more.
+    A row group consists of whole parts, and has at least `ROW_GROUP_SIZE` rows.
     """
-    with storage.writing(f"{name}.parquet") as path, pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        waiting: list[pa.Table] = []
+    with storage.atomic_file(f"{name}.parquet") as path, pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        buffered: list[pa.Table] = []
 
         def flush() -> None:
-            if waiting:
-                table = pa.concat_tables(waiting)
+            if buffered:
+                table = pa.concat_tables(buffered)
                 writer.write_table(table, row_group_size=table.num_rows)
-                waiting.clear()
+                buffered.clear()
 
         def append(part: pa.Table) -> None:
-            waiting.append(part)
-            if sum(table.num_rows for table in waiting) >= ROWS_TOGETHER:
+            buffered.append(part)
+            if sum(table.num_rows for table in buffered) >= ROW_GROUP_SIZE:
                 flush()
 
         yield append
@@ -67,7 +67,7 @@ def iter_table(storage: Storage, name: str) -> Iterator[pa.Table]:
     """Yield the row groups of the table `name`.parquet.
 
     Raises:
-        FileNotFoundError: there is no such table.
+        FileNotFoundError: the table does not exist.
     """
     with storage.open(f"{name}.parquet") as file:
         parquet = pq.ParquetFile(file)

@@ -37,6 +37,7 @@ from stratoscope.scoring.observations import (
     place_thresholds,
 )
 from stratoscope.scoring.ranking import Ranking, lowest, num_dropped, rank_layers
+from stratoscope.scoring.regression import KeyMetric, MetricComparison, MetricKind
 from stratoscope.scoring.score import Scoring, ScoringSettings, score_groups, score_layers
 from stratoscope.scoring.selection import select_layers
 from stratoscope.scoring.separation import Auroc
@@ -56,10 +57,13 @@ __all__ = [
     "Definition",
     "EpsilonKind",
     "Inference",
+    "KeyMetric",
     "Labels",
     "LayerTestResult",
     "Measures",
     "Metric",
+    "MetricComparison",
+    "MetricKind",
     "Observations",
     "Part",
     "Ranking",

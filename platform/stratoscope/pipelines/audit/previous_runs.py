@@ -1,80 +1,89 @@
-"""The nights before: what an audit of the same name found last of each subject and stage."""
+"""Previous nights: the latest results of each subject and stage in the nights of an audit's name."""
 
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
-from stratoscope.pipelines.audit.key_metrics import KeyMetric
-from stratoscope.pipelines.audit.steps import FINE
-from stratoscope.results import Manifest, RunFolder, Storage, list_runs, read_table
+from stratoscope.pipelines.audit.steps import SUCCESS
+from stratoscope.pipelines.audit.tables import KeyMetricRow, StageRow
+from stratoscope.results import Manifest, Run, RunFolder, list_runs
+from stratoscope.scoring import KeyMetric, MetricKind
 
 JOB, TABLE = "audit", "models"
-MOST_NIGHTS = 60
-"""That are looked back."""
+MAX_NIGHTS = 60
+"""Number of previous nights that are considered."""
 
 
 @dataclass(frozen=True)
 class PreviousResult:
-    """What the last night that has it found of a subject's stage."""
+    """The latest result of a subject's stage in a previous night."""
 
     night: str
-    """Its run_id."""
+    """Run_id of the night."""
     job: str
     run_id: str
-    figures: dict[str, KeyMetric]
+    """Run_id of the stage's run."""
+    metrics: dict[str, KeyMetric]
+    """Key metrics by name."""
 
-    def open(self, output: str) -> tuple[Storage, Manifest] | None:
-        """Return the folder and manifest of the stage's run, or None where it was removed since."""
+    def open(self, output: str) -> Run | None:
+        """Return the stage's run, or None if it has been removed."""
         folder = RunFolder(output, self.job, self.run_id)
         manifest = folder.read_manifest()
-        return None if manifest is None else (folder.storage, manifest)
+        return None if manifest is None else Run(folder.storage, manifest)
 
 
-def earlier_nights(output: str, name: str, before: str, run_id: str) -> list[Manifest]:
-    """Return the audits of a name that came to their end, the latest first.
+def previous_nights(output: str, name: str, before: str, run_id: str) -> list[Run]:
+    """Return the complete audits of a name, the latest first.
 
     Args:
-        output: that holds all runs.
-        name: of the audit.
-        before: when this night began; later ones are left out.
-        run_id: of this night.
+        output: folder that holds all runs.
+        name: name of the audit.
+        before: start of this night; nights that started later are left out.
+        run_id: run_id of this night.
     """
     nights = [
-        run.manifest
-        for run in list_runs(output, JOB)
-        if run.manifest.config.get("name") == name
-        and run.manifest.run_id != run_id
-        and run.manifest.started <= before
-        and _folder(output, run.manifest).exists(f"{TABLE}.parquet")
+        night
+        for state in list_runs(output, JOB)
+        if state.manifest.config.get("name") == name
+        and state.manifest.run_id != run_id
+        and state.manifest.started <= before
+        and (night := _open(output, state.manifest)).storage.exists(f"{TABLE}.parquet")
     ]
-    return sorted(nights, key=lambda night: night.started, reverse=True)
+    return sorted(nights, key=lambda night: night.manifest.started, reverse=True)
 
 
-def last_found(output: str, nights: list[Manifest]) -> dict[tuple[str, str], PreviousResult]:
-    """Return what was found last of each subject and stage."""
-    found: dict[tuple[str, str], PreviousResult] = {}
-    for night in nights[:MOST_NIGHTS]:
-        rows = read_table(_folder(output, night), TABLE).to_pylist()
-        fresh = [r for r in rows if r["status"] in FINE and (r["model"], r["stage"]) not in found]
-        figures = _by_stage(key_figures(output, night)) if fresh else {}
-        for row in fresh:
-            key = (row["model"], row["stage"])
-            found[key] = PreviousResult(night.run_id, row["job"], row["stage_run_id"], figures.get(key, {}))
-    return found
+def latest_results(nights: list[Run]) -> dict[tuple[str, str], PreviousResult]:
+    """Return the latest result of each subject and stage.
+
+    Args:
+        nights: previous nights, the latest first.
+    """
+    results: dict[tuple[str, str], PreviousResult] = {}
+    for night in nights[:MAX_NIGHTS]:
+        rows = [row for row in StageRow.read(night.table(TABLE)) if row.status in SUCCESS and row.stage_run_id]
+        missing = [row for row in rows if (row.model, row.stage) not in results]
+        metrics = _metrics_by_stage(previous_metrics(night)) if missing else {}
+        for row in missing:
+            key = (row.model, row.stage)
+            results[key] = PreviousResult(
+                night.manifest.run_id, str(row.job), str(row.stage_run_id), metrics.get(key, {})
+            )
+    return results
 
 
-def _by_stage(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, KeyMetric]]:
-    found: dict[tuple[str, str], dict[str, KeyMetric]] = {}
+def previous_metrics(night: Run) -> list[KeyMetricRow]:
+    """Return the key metrics of a night."""
+    return KeyMetricRow.read(night.table("figures"))
+
+
+def _metrics_by_stage(rows: list[KeyMetricRow]) -> dict[tuple[str, str], dict[str, KeyMetric]]:
+    metrics: dict[tuple[str, str], dict[str, KeyMetric]] = defaultdict(dict)
     for row in rows:
-        figure = KeyMetric(row["figure"], row["value"], row["kind"], row["ci_low"], row["ci_high"])
-        found.setdefault((row["model"], row["stage"]), {})[row["figure"]] = figure
-    return found
+        kind = cast("MetricKind", row.kind or "fact")
+        metrics[row.model, row.stage][row.figure] = KeyMetric(row.figure, row.value, kind, row.ci_low, row.ci_high)
+    return metrics
 
 
-def key_figures(output: str, night: Manifest) -> list[dict[str, Any]]:
-    """Return a night's rows of `figures`."""
-    rows: list[dict[str, Any]] = read_table(_folder(output, night), "figures").to_pylist()
-    return rows
-
-
-def _folder(output: str, night: Manifest) -> Storage:
-    return RunFolder(output, JOB, night.run_id).storage
+def _open(output: str, manifest: Manifest) -> Run:
+    return Run(RunFolder(output, JOB, manifest.run_id).storage, manifest)

@@ -9,16 +9,16 @@ from stratoscope.errors import EXIT_FAILED
 from stratoscope.pipelines.audit.stages import STAGES
 from stratoscope.pipelines.runtime.job import run_from_command_line
 
-DIES_WITH_PARENT = 1
-"""Of Linux's prctl: the signal that comes when the parent is gone."""
+PR_SET_PDEATHSIG = 1
+"""Option of Linux's prctl that sets the signal which the process gets when its parent dies."""
 
 
 def main() -> int:
-    """Run a stage's job, for as long as the audit that began it is there."""
+    """Run the job of a stage, for as long as the audit that started it is alive."""
     parent, stage, *arguments = sys.argv[1:]
     if sys.platform == "linux":
-        # A run that was killed goes on in a later start; one without an audit would hold its folder against that.
-        ctypes.CDLL(None).prctl(DIES_WITH_PARENT, signal.SIGKILL)
+        # A killed audit resumes in a later start. A stage that outlived it would hold the lease on the run's folder.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != int(parent):
             return EXIT_FAILED
     return run_from_command_line(STAGES[stage].job, arguments)

@@ -1,4 +1,4 @@
-"""The command `stratoscope history`: key figures over the nights of an audit, or any question in SQL."""
+"""The command `stratoscope history`: key figures over the nights of an audit, or any SQL query."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,27 +22,27 @@ NIGHTS = """
 
 
 class HistoryConfig(ConfigSection):
-    """Show key figures over the nights of an audit, or answer a question in SQL."""
+    """Show key figures over the nights of an audit, or run an SQL query."""
 
     output: str = "runs"
     """Folder or fsspec URL (s3://...) that holds all runs."""
     name: str = "nightly"
-    """Of the audit."""
+    """Name of the audit."""
     model: str | None = None
-    """Only this model or forecaster."""
+    """Model or forecaster to show; null shows all."""
     facts: bool = False
-    """Facts, too: figures that never alert."""
+    """Include figures without a threshold, which never alert."""
     nights: int = Field(7, ge=1)
-    """Most nights, the latest."""
+    """Maximum number of nights; the latest are shown."""
     sql: str | None = None
-    """A question to the views: runs, and JOB_TABLE of every table of every job, such as score_layer_scores."""
+    """SQL query over the views: runs, and JOB_TABLE of every table of every job, such as score_layer_scores."""
 
 
 def show_history(arguments: Sequence[str]) -> None:
-    """Print key figures, a column for each night.
+    """Print key figures, with a column for each night, or the result of a query.
 
     Raises:
-        InputError: an argument is unknown, the output cannot be used, or the question is none.
+        InputError: an argument is unknown, the output cannot be used, or the query is invalid.
     """
     config = load_config(HistoryConfig, "history", arguments)
     history = History(config.output)
@@ -55,35 +55,40 @@ def show_history(arguments: Sequence[str]) -> None:
         return
     rows = history.query(NIGHTS.format(name=config.name.replace("'", "''"))).to_pylist()
     if not rows:
-        known = history.query(
-            "SELECT DISTINCT json_extract_string(config, '$.name') AS name FROM runs WHERE job = 'audit'"
-        )
-        names = [name for name in known["name"].to_pylist() if name]
-        console.print(f"no figures of the audit {config.name!r}{suggest(config.name, names, 'audits')}", soft_wrap=True)
+        hint = suggest(config.name, _audit_names(history), "audits")
+        console.print(f"no figures of the audit {config.name!r}{hint}", soft_wrap=True)
         return
-    models = dict.fromkeys(r["model"] for r in rows)
+    models = dict.fromkeys(row["model"] for row in rows)
     if config.model is not None and config.model not in models:
         raise InputError(f"model {config.model!r} is in no night{suggest(config.model, models, 'models')}")
-    shown = [r for r in rows if config.model in (None, r["model"]) and (config.facts or r["kind"] != "fact")]
-    if shown:
-        console.print(_by_night(shown, config.nights))
+    selected = [row for row in rows if config.model in (None, row["model"]) and (config.facts or row["kind"] != "fact")]
+    if selected:
+        console.print(_night_table(selected, config.nights))
     else:
         console.print("no figures with thresholds; --facts shows those without", soft_wrap=True)
 
 
-def _by_night(rows: list[dict[str, Any]], most: int) -> Table:
-    nights = list(dict.fromkeys((r["started"], r["run_id"]) for r in rows))[-most:]
+def _audit_names(history: History) -> list[str]:
+    names = history.query("SELECT DISTINCT json_extract_string(config, '$.name') AS name FROM runs WHERE job = 'audit'")
+    return [name for name in names["name"].to_pylist() if name]
+
+
+def _night_table(rows: list[dict[str, Any]], max_nights: int) -> Table:
+    nights = list(dict.fromkeys((row["started"], row["run_id"]) for row in rows))[-max_nights:]
     table = Table("model", "stage", "figure", *(f"{started[:10]}\n{run_id}" for started, run_id in nights), box=None)
-    values = {(r["model"], r["stage"], r["figure"], r["run_id"]): r for r in rows}
-    for model, stage, figure in dict.fromkeys((r["model"], r["stage"], r["figure"]) for r in rows):
-        found = [values.get((model, stage, figure, run_id)) for _, run_id in nights]
-        cells = ["" if r is None else f"{r['value']:.4g}{' ✗' if r['regression'] else ''}" for r in found]
-        table.add_row(escape(model), stage, escape(figure), *cells)
+    cells = {(row["model"], row["stage"], row["figure"], row["run_id"]): _cell(row) for row in rows}
+    for model, stage, figure in dict.fromkeys((row["model"], row["stage"], row["figure"]) for row in rows):
+        values = [cells.get((model, stage, figure, run_id), "") for _, run_id in nights]
+        table.add_row(escape(model), stage, escape(figure), *values)
     return table
 
 
-def _as_table(answer: pa.Table) -> Table:
-    table = Table(*answer.column_names, box=None)
-    for row in answer.to_pylist():
+def _cell(row: dict[str, Any]) -> str:
+    return f"{row['value']:.4g}{' ✗' if row['regression'] else ''}"
+
+
+def _as_table(result: pa.Table) -> Table:
+    table = Table(*result.column_names, box=None)
+    for row in result.to_pylist():
         table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
     return table

@@ -1,4 +1,4 @@
-"""The command `stratoscope report`: what a run found, and where its page is."""
+"""The command `stratoscope report`: the results of a run, and the location of its page."""
 
 import tempfile
 import webbrowser
@@ -11,26 +11,25 @@ from pydantic_settings import CliPositionalArg
 from stratoscope.errors import InputError
 from stratoscope.pipelines.jobs import job_maker
 from stratoscope.pipelines.runtime.config import ConfigSection, load_config
-from stratoscope.pipelines.runtime.run_lookup import find_run
+from stratoscope.pipelines.runtime.run_lookup import find_run, refuse_unreadable
 from stratoscope.pipelines.runtime.terminal import stdout_console
-from stratoscope.results import Manifest, Run, Storage, list_runs
-
-PAGE = "report.html"
+from stratoscope.results import Run, Storage, list_runs
+from stratoscope.results.run import REPORT
 
 
 class ReportConfig(ConfigSection):
-    """Show what a finished run found, and where its page is."""
+    """Show the results of a run, and the location of its report page."""
 
     run: CliPositionalArg[str | None] = None
-    """Its folder, URL or run_id."""
+    """Folder, URL or run_id of the run."""
     latest: bool = False
-    """Take the run that ended last."""
+    """Take the run that finished last."""
     job: str | None = None
-    """Only runs of this job."""
+    """Job to search for the run; null searches all."""
     output: str = "runs"
     """Folder or fsspec URL (s3://...) that holds all runs."""
     open: bool = False
-    """Open the page in a browser."""
+    """Open the report page in a browser."""
 
     @model_validator(mode="after")
     def _one(self) -> "ReportConfig":
@@ -40,39 +39,39 @@ class ReportConfig(ConfigSection):
 
 
 def show_report(arguments: Sequence[str]) -> None:
-    """Print a run's summary and the place of its page.
+    """Print a run's summary and the location of its page.
 
     Raises:
-        InputError: an argument is wrong, or there is no such run.
+        InputError: an argument is wrong, no run has the name, or this version cannot read the run.
     """
     config = load_config(ReportConfig, "report", arguments)
-    storage, manifest = _latest(config) if config.run is None else find_run(config.run, config.output, config.job)
-    run = Run(storage, manifest)
-    if not storage.exists(PAGE):
-        raise InputError(f"{run.url} has no page: the run is {manifest.status}")
-    job_maker(manifest.job).show(run, stdout_console())
+    run = _latest(config) if config.run is None else Run(*find_run(config.run, config.output, config.job))
+    if not run.storage.exists(REPORT):
+        raise InputError(f"{run.url} has no page: the run is {run.manifest.status}")
+    with refuse_unreadable(run):
+        job_maker(run.manifest.job).show(run, stdout_console())
     if config.open:
-        webbrowser.open(_local(storage).as_uri())
+        webbrowser.open(_local_page(run).as_uri())
 
 
-def _latest(config: ReportConfig) -> tuple[Storage, Manifest]:
-    outputs = Storage(config.output)
-    done = [
-        run.manifest
-        for run in list_runs(config.output, config.job)
-        if run.manifest.finished and outputs.child(run.manifest.job, run.manifest.run_id).exists(PAGE)
+def _latest(config: ReportConfig) -> Run:
+    output = Storage(config.output)
+    runs = [
+        Run(output.child(state.manifest.job, state.manifest.run_id), state.manifest)
+        for state in list_runs(config.output, config.job)
+        if state.manifest.finished
     ]
-    if not done:
+    reported = [run for run in runs if run.storage.exists(REPORT)]
+    if not reported:
         raise InputError(f"no finished run of {config.job or 'any job'} in {config.output}")
-    last = max(done, key=lambda manifest: manifest.finished or "")
-    return outputs.child(last.job, last.run_id), last
+    return max(reported, key=lambda run: run.manifest.finished or "")
 
 
-def _local(storage: Storage) -> Path:
-    """Return the page as a file of this machine."""
-    local = storage.local_path(PAGE)
+def _local_page(run: Run) -> Path:
+    """Return the page as a file on this machine."""
+    local = run.storage.local_path(REPORT)
     if local is not None:
         return local
-    copy = Path(tempfile.mkdtemp(prefix="stratoscope-")) / PAGE
-    copy.write_bytes(storage.read(PAGE))
+    copy = Path(tempfile.mkdtemp(prefix="stratoscope-")) / REPORT
+    copy.write_bytes(run.storage.read(REPORT))
     return copy

@@ -1,4 +1,4 @@
-"""The command `stratoscope runs`: what runs there are, and how far."""
+"""The command `stratoscope runs`: the runs in an output folder, with their state and progress."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from stratoscope.results import RunState, list_runs
 
 
 class RunsConfig(ConfigSection):
-    """List runs, with the progress of those that somebody works on."""
+    """List runs with their state and progress."""
 
     output: str = "runs"
     """Folder or fsspec URL (s3://...) that holds all runs."""
     job: str | None = None
-    """Only the runs of this job."""
+    """Job whose runs are listed; null lists all."""
 
 
 def show_runs(arguments: Sequence[str]) -> None:
@@ -25,7 +25,7 @@ def show_runs(arguments: Sequence[str]) -> None:
         InputError: an argument is unknown, or the output cannot be used.
     """
     config = load_config(RunsConfig, "runs", arguments)
-    table = Table("job", "run_id", "state", "started", "progress", "errors", "prompts/s", "seen", box=None)
+    table = Table("job", "run_id", "state", "started", "progress", "errors", "rate", "worker", box=None)
     for run in list_runs(config.output, config.job):
         table.add_row(*_row(run))
     console = stdout_console()
@@ -36,15 +36,24 @@ def show_runs(arguments: Sequence[str]) -> None:
 
 
 def _row(run: RunState) -> tuple[str, ...]:
-    manifest = run.manifest
-    head = (manifest.job, manifest.run_id, run.state, manifest.started)
+    manifest, progress = run.manifest, run.progress
+    errors = manifest.counts.get("errors", progress.get("errors"))
+    columns = (manifest.job, manifest.run_id, run.state, manifest.started, _progress_text(run), _text(errors))
     if run.holder is None:
-        counts = manifest.counts
-        done, total = counts.get("prompts"), manifest.facts.get("num_prompts")
-        progress = f"{done}/{total}" if done is not None else ""
-        return (*head, progress, str(counts.get("errors", "")), "", "")
-    told = run.holder.progress
-    progress = f"{told['done']:.0f}/{told['total']:.0f}" if "total" in told else "starting"
-    rate = f"{told['rate']:,.1f}" if "rate" in told else ""
-    seen = f"process {run.holder.pid} on {run.holder.host}"
-    return (*head, progress, f"{told.get('errors', 0):.0f}", rate, seen)
+        return (*columns, "", "")
+    rate = f"{progress['rate']:,.1f} {progress.get('unit', '')}/s" if "rate" in progress else ""
+    return (*columns, rate, f"process {run.holder.pid} on {run.holder.host}")
+
+
+def _progress_text(run: RunState) -> str:
+    progress, counts = run.progress, run.manifest.counts
+    if "total" in progress:
+        return f"{progress['done']:.0f}/{progress['total']:.0f} {progress.get('unit', '')}".rstrip()
+    if run.holder is not None:
+        return "starting"
+    # Manifests of version 0.1.0 and earlier record no progress.
+    return f"{counts['prompts']}/{run.manifest.facts.get('num_prompts')} prompts" if "prompts" in counts else ""
+
+
+def _text(count: float | None) -> str:
+    return "" if count is None else f"{count:.0f}"

@@ -199,7 +199,7 @@ def write_patch(run: str, name: str, checkpoint: Checkpoint, settings: TrainingS
     with checkpoint.as_directory() as folder:
         patch = make_patch(Path(folder), settings)
         steps = json.loads(Path(folder, STEPS).read_text(encoding="utf-8"))
-    with Storage(run).writing(name) as path:
+    with Storage(run).atomic_file(name) as path:
         save_file({key: tensor.contiguous() for key, tensor in patch.items()}, path)
     return {"steps": steps, "parameters": sum(tensor.numel() for tensor in patch.values())}
 

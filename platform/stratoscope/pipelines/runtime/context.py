@@ -17,13 +17,13 @@ from stratoscope.results.run import REPORT
 class RunContext:
     """The folder, manifest, terminal, lease, stop signal and stage timer of one run.
 
-    A job owns it and hands it to whatever carries out a part of the run.
+    A job owns it and passes it to whatever carries out a part of the run.
 
     Args:
         folder: the run's folder.
         manifest: the run's manifest, which steps add to.
-        terminal: where progress is shown.
-        stopping: an event that SIGTERM sets. Work in progress then ends, and nothing else is started.
+        terminal: shows progress.
+        stopping: an event that SIGTERM sets. Work in progress then ends, and no other work starts.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class RunContext:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage of the run into the manifest.
+        """Add the time of a stage to the manifest.
 
         Raises:
-            RunError: the run is to stop.
+            RunError: SIGTERM has stopped the run.
         """
         if self.stopping.is_set():
             raise RunError(
@@ -76,18 +76,20 @@ class RunContext:
     def progress(
         self, title: str, total: int, done: int, unit: str, size: str | None = None
     ) -> Iterator["RunProgress"]:
-        """Show progress, and publish it with the lease, while the block runs.
+        """Show progress, and publish it with the lease and in the manifest, while the block runs.
 
         Args:
             title: label of the progress bar.
             total: number of units of work.
             done: number of units that an earlier start has finished.
             unit: name of a unit, in the plural.
-            size: name of what the size of a unit is measured in, in the plural; None where units have no size.
+            size: plural name of what measures the size of a unit; None where units have no size.
         """
         meter = Meter(total, done, unit, size or unit)
         with progress(meter, title, self.console) as reporter:
-            yield RunProgress(meter, reporter, self.lease)
+            bar = RunProgress(meter, reporter, self.manifest, self.lease, unit)
+            bar.publish()
+            yield bar
 
     def write_report(self, page: Page) -> None:
         """Write the run's report page."""
@@ -95,20 +97,22 @@ class RunContext:
 
 
 class RunProgress:
-    """Progress of a stage, shown on the console and published with the lease.
+    """Progress of a stage, shown on the console and published for `stratoscope runs`.
 
     Args:
         meter: counts finished units.
         reporter: shows the meter.
-        lease: publishes it to `stratoscope runs`; None outside a run.
+        manifest: records the progress, for readers of a run that is no longer running.
+        lease: publishes the progress of a running run; None outside a run.
+        unit: name of a unit, in the plural.
     """
 
-    def __init__(self, meter: Meter, reporter: Reporter, lease: Lease | None) -> None:
-        self._meter, self._reporter, self._lease = meter, reporter, lease
+    def __init__(self, meter: Meter, reporter: Reporter, manifest: Manifest, lease: Lease | None, unit: str) -> None:
+        self._meter, self._reporter, self._manifest, self._lease, self._unit = meter, reporter, manifest, lease, unit
 
     @property
     def done(self) -> int:
-        """Number of finished units, those of earlier starts included."""
+        """Number of finished units, including those of earlier starts."""
         return self._meter.done
 
     def add(self, units: int = 1, size: float | None = None, *, errors: int = 0) -> None:
@@ -123,6 +127,16 @@ class RunProgress:
             LeaseLostError: another process has taken over the run.
         """
         self._reporter.add(units, units if size is None else size)
+        self.publish(errors)
+
+    def publish(self, errors: int = 0) -> None:
+        """Publish the current state of the meter.
+
+        Raises:
+            LeaseLostError: another process has taken over the run.
+        """
+        meter = self._meter
+        counts = {"done": meter.done, "total": meter.total, "errors": errors, "unit": self._unit}
+        self._manifest.progress = counts
         if self._lease is not None:
-            meter = self._meter
-            self._lease.tell(done=meter.done, total=meter.total, errors=errors, rate=meter.units_per_second)
+            self._lease.publish_progress(**counts, rate=meter.units_per_second)

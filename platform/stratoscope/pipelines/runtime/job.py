@@ -1,4 +1,4 @@
-"""The life of a run, the same for every job: configuration, folder, resume, manifest, log, exit code."""
+"""The life cycle of a run, the same for every job: configuration, folder, resuming, manifest, log, exit code."""
 
 import logging
 import signal
@@ -19,24 +19,32 @@ from stratoscope.errors import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, InputError,
 from stratoscope.execution import root_cause
 from stratoscope.pipelines.runtime.config import JobConfig, load_config, result_settings
 from stratoscope.pipelines.runtime.context import RunContext
-from stratoscope.pipelines.runtime.run_lookup import EqualRunFound, equal_run, identity
+from stratoscope.pipelines.runtime.run_lookup import (
+    EqualRunFound,
+    equal_run,
+    identity,
+    recorded_settings,
+    refuse_unreadable,
+    unknown_fields,
+    version_of,
+)
 from stratoscope.pipelines.runtime.terminal import Terminal, own_terminal, stdout_console
-from stratoscope.results import Lease, Manifest, Run, RunFolder, check_free, new_run_id
+from stratoscope.results import Lease, Manifest, Run, RunFolder, check_not_held, new_run_id
 
 STOP_GRACE_S = 100.0
-"""After SIGTERM, for what is in work to end; a spot node is taken away two minutes after its notice."""
+"""Seconds after SIGTERM in which work in progress may end; a spot node is reclaimed two minutes after its notice."""
 
 Config = TypeVar("Config", bound=JobConfig)
 logger = logging.getLogger("stratoscope")
 
 
 class Job(ABC, Generic[Config]):
-    """One run of a job. A job says what to check, how to plan, and what to do; the rest is here.
+    """One run of a job. A subclass checks the input, plans and executes; this class does the rest.
 
     Args:
         config: the job's configuration.
-        terminal: where progress is shown; None is the process's own stderr.
-        stopping: the event that SIGTERM sets; None makes one. A job inside another shares the other's.
+        terminal: shows progress; None uses the process's own stderr.
+        stopping: the event that SIGTERM sets; None creates one. A job inside another shares the outer job's event.
     """
 
     name: ClassVar[str]
@@ -48,9 +56,9 @@ class Job(ABC, Generic[Config]):
     ) -> None:
         self.config = config
         self.exit_code = EXIT_DONE
-        """The exit code of a run that is carried out to its end."""
+        """Exit code of a run that ends without an error."""
         self.previous_start: Manifest | None = None
-        """The manifest that an earlier start of this run left behind."""
+        """Manifest of an earlier start of this run, or None."""
         folder = RunFolder(config.output, self.name, config.run_id or new_run_id())
         manifest = Manifest(
             job=self.name, run_id=folder.run_id, config=config.model_dump(mode="json"), seed=config.seed
@@ -62,16 +70,16 @@ class Job(ABC, Generic[Config]):
         """Check the input and lay out the work, before any model is loaded.
 
         Raises:
-            InputError: something has to be mended by the user.
+            InputError: the user has to correct the input or the configuration.
         """
 
     @abstractmethod
     def plan(self) -> Sequence[tuple[str, str]]:
-        """Return what the run would do and take, as pairs of name and text; `prepare` has been called."""
+        """Return the work and resources of the run, as pairs of a name and a text. `prepare` has been called."""
 
     @abstractmethod
     def execute(self) -> None:
-        """Do the work; `prepare` has been called."""
+        """Do the work. `prepare` has been called."""
 
     @staticmethod
     @abstractmethod
@@ -79,23 +87,15 @@ class Job(ABC, Generic[Config]):
         """Print the main findings of a finished run, which an older version may have written."""
 
     def already_done(self) -> bool:
-        """Tell whether this very run is finished.
+        """Return whether this run is finished already.
 
         Raises:
-            InputError: a run of this id has other settings.
+            InputError: the run_id belongs to a run with other settings.
         """
-        folder = self.context.folder
-        previous = folder.read_manifest()
+        previous = self.context.folder.read_manifest()
         if previous is None:
             return False
-        here = result_settings(self.config)
-        there = result_settings(_read_config(self.config_class, previous))
-        if here != there:
-            changed = ", ".join(f"{n} {there.get(n)} -> {here[n]}" for n in here if here[n] != there.get(n))
-            raise InputError(
-                f"run_id {folder.run_id!r} exists in {folder.url} with other settings ({changed}); "
-                "choose another run_id or repeat the settings"
-            )
+        self._check_settings(previous)
         self.previous_start = previous
         self.context.manifest.started = previous.started
         if previous.status == "done":
@@ -103,23 +103,45 @@ class Job(ABC, Generic[Config]):
             return True
         return False
 
+    def _check_settings(self, previous: Manifest) -> None:
+        """Check that an earlier start of this run, maybe by another version, has the same settings.
+
+        Raises:
+            InputError: a setting differs, or this version does not know it.
+        """
+        folder = self.context.folder
+        made_by = f"{folder.url}, made by {version_of(previous)},"
+        unknown = sorted(unknown_fields(self.config_class, previous.config))
+        if unknown:
+            raise InputError(
+                f"run_id {folder.run_id!r} cannot be resumed: {made_by} has the field {', '.join(unknown)}, which this "
+                "version does not know; choose another run_id, or resume with that version"
+            )
+        new, old = (recorded_settings(self.config_class, m.config) for m in (self.context.manifest, previous))
+        changed = ", ".join(f"{name} {old[name]} -> {new[name]}" for name in new if new[name] != old[name])
+        if changed:
+            raise InputError(
+                f"run_id {folder.run_id!r} exists in {made_by} with other settings ({changed}); "
+                "choose another run_id or repeat the settings"
+            )
+
     def register(self, *, resumed: bool = True) -> None:
         """Record the identity of the run in its manifest, before anything is computed.
 
-        The fingerprints have to stand in the manifest already.
+        The manifest must hold the fingerprints already.
 
         Args:
-            resumed: whether results of an earlier start are kept.
+            resumed: whether the run uses results of an earlier start.
 
         Raises:
-            InputError: the results that are kept were computed with another model or other data.
+            InputError: the results of the earlier start were computed with another model or other data.
             EqualRunFound: `reuse` is set, and a finished run has the same identity.
         """
         if resumed:
             self._check_fingerprints()
         manifest, previous = self.context.manifest, self.previous_start
         manifest.identity = identity(self.name, result_settings(self.config), manifest.fingerprints)
-        # An earlier start that came no further than this point has computed nothing.
+        # An earlier start without an identity stopped before this point, and has computed nothing.
         if self.config.reuse and (previous is None or previous.identity is None):
             equal = equal_run(self.config.output, self.name, manifest.identity)
             if equal is not None:
@@ -127,18 +149,18 @@ class Job(ABC, Generic[Config]):
         self.context.folder.write_manifest(manifest)
 
     def _check_fingerprints(self) -> None:
-        before = self.previous_start.fingerprints if self.previous_start else {}
-        here = self.context.manifest.fingerprints
-        changed = [name for name in here if name in before and before[name] != here[name]]
+        old = self.previous_start.fingerprints if self.previous_start else {}
+        new = self.context.manifest.fingerprints
+        changed = [name for name in new if name in old and old[name] != new[name]]
         if changed:
             folder = self.context.folder
             raise InputError(
-                f"run_id {folder.run_id!r} was started with other {' and '.join(changed)} in {folder.url}: what the "
-                "settings name has changed since then; choose another run_id"
+                f"run_id {folder.run_id!r} was started with other {' and '.join(changed)} in {folder.url}: the model "
+                "or the data of the run has changed since then; choose another run_id"
             )
 
     def perform(self) -> None:
-        """Run from start to end; the manifest says how it ended.
+        """Run the job from start to end, and record the outcome in the manifest.
 
         Raises:
             InputError: the input was refused.
@@ -146,12 +168,12 @@ class Job(ABC, Generic[Config]):
         if self.already_done():
             return
         context = self.context
-        check_free(context.storage)
+        check_not_held(context.storage)
         with quiet_libraries():
             with context.stage("prepare"):
                 self.prepare()
             with Lease(context.storage) as context.lease:
-                # Another process may have started or finished the run since.
+                # Another process may have started or finished the run in the meantime.
                 if self.already_done():
                     return
                 if self.previous_start is None:
@@ -159,10 +181,10 @@ class Job(ABC, Generic[Config]):
                 try:
                     with self._log_file():
                         self._execute()
-                except EqualRunFound as found:
+                except EqualRunFound as equal:
                     context.lease.remove_folder()
-                    context.folder = RunFolder(self.config.output, self.name, found.manifest.run_id)
-                    context.manifest = found.manifest
+                    context.folder = RunFolder(self.config.output, self.name, equal.manifest.run_id)
+                    context.manifest = equal.manifest
 
     def _execute(self) -> None:
         try:
@@ -170,7 +192,7 @@ class Job(ABC, Generic[Config]):
         except EqualRunFound:
             raise
         except InputError as error:
-            # A refused attempt to resume leaves the manifest of the run that it would have resumed.
+            # A refused attempt to resume must not overwrite the manifest of the earlier start.
             if self.previous_start is None:
                 self._finish(EXIT_REFUSED, error)
             raise
@@ -189,13 +211,13 @@ class Job(ABC, Generic[Config]):
             self.context.folder.write_manifest(manifest)
             return
         logger.error("the run failed", exc_info=error)
-        # Where the disk is full or the store is unreachable, the first error is the one to report.
+        # If the disk is full or the store is unreachable, the first error is the one to report.
         with suppress(OSError):
             self.context.folder.write_manifest(manifest)
 
     @contextmanager
     def _log_file(self) -> Iterator[None]:
-        """Send all logging to log.txt in the run folder while the block runs; an object store gets it at the end."""
+        """Write all logging to log.txt in the run folder while the block runs; on an object store, at the end."""
         storage = self.context.storage
         path = storage.local_path("log.txt")
         if path is not None:
@@ -232,34 +254,29 @@ class Job(ABC, Generic[Config]):
 
 @contextmanager
 def stopped_by_sigterm(job: "Job[Config]") -> Iterator[None]:
-    """Let SIGTERM stop a job while the block runs: in good order, or after `stop_grace_s` at once."""
+    """Stop a job on SIGTERM while the block runs: gracefully, or at once after `stop_grace_s` seconds."""
 
     def give_up(_signal: int, _frame: FrameType | None) -> None:
         raise RunError(
-            f"stopped {job.stop_grace_s:.0f} s after SIGTERM; the same run_id goes on from the last whole shard"
+            f"stopped {job.stop_grace_s:.0f} s after SIGTERM; the same run_id resumes it from the last complete shard"
         )
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         job.context.stopping.set()
         signal.setitimer(signal.ITIMER_REAL, job.stop_grace_s)
 
-    earlier = signal.signal(signal.SIGTERM, stop), signal.signal(signal.SIGALRM, give_up)
+    previous = signal.signal(signal.SIGTERM, stop), signal.signal(signal.SIGALRM, give_up)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGTERM, earlier[0])
-        signal.signal(signal.SIGALRM, earlier[1])
-
-
-def _read_config(config_class: type[JobConfig], manifest: Manifest) -> JobConfig:
-    """Return a run's configuration; fields it was not told of, having been made before them, take their defaults."""
-    return config_class.model_validate(manifest.config)
+        signal.signal(signal.SIGTERM, previous[0])
+        signal.signal(signal.SIGALRM, previous[1])
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep the bars and notes of libraries out of the terminal; their logging reaches the root logger."""
+    """Keep progress bars and messages of libraries out of the terminal; their logging reaches the root logger."""
     import datasets
     import transformers.utils.logging as transformers_logging
 
@@ -277,20 +294,20 @@ def quiet_libraries() -> Iterator[None]:
 
 
 class JobMaker(Protocol[Config]):
-    """A class of jobs, or what chooses among several that share a configuration."""
+    """A job class, or a factory that chooses among several with a common configuration."""
 
     @property
     def name(self) -> str:
-        """Name of the job."""
+        """The name of the job."""
 
     @property
     def config_class(self) -> type[JobConfig]:
-        """Its fields."""
+        """The class of its configuration."""
 
     def __call__(
         self, config: Config, terminal: Terminal | None = None, stopping: threading.Event | None = None, /
     ) -> Job[Config]:
-        """Make the job."""
+        """Create the job."""
 
     def show(self, run: Run, console: Console, /) -> None:
         """Print the main findings of a finished run."""
@@ -311,7 +328,8 @@ def run_from_command_line(job_class: JobMaker[Config], arguments: Sequence[str] 
                 return _dry_run(job)
             with stopped_by_sigterm(job):
                 job.perform()
-        job.show(job.context.run, stdout_console())
+        with refuse_unreadable(job.context.run):
+            job.show(job.context.run, stdout_console())
     except InputError as error:
         print_error(name, str(error))
         return EXIT_REFUSED

@@ -1,4 +1,4 @@
-"""Trials of Ray Tune inside a run: with its progress, lease, stop signal and loggers."""
+"""Trials of Ray Tune within a run: with the run's progress, lease, stop signal and loggers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -27,18 +27,18 @@ def tune(
     Args:
         context: the run that the trials belong to.
         trial: runs one trial.
-        plan: how trials are chosen.
+        plan: how Ray Tune chooses the trials.
         folder: name of the folder in the run that Ray Tune writes to.
         title: label of the progress bar.
-        callbacks: further loggers of Ray Tune.
+        callbacks: additional loggers of Ray Tune.
         on_end: called with the trial's id whenever a trial ends.
     """
     total = len(plan.points) if plan.algorithm == "grid" else plan.num_samples
     with context.progress(title, total, 0, "trials") as bar:
 
-        def ended(trial_id: str) -> None:
+        def count_trial(trial_id: str) -> None:
             on_end(trial_id)
             bar.add()
 
         storage = context.storage.child(folder)
-        return run_trials(trial, plan, storage, callbacks=callbacks, on_end=ended, stopping=context.stopping)
+        return run_trials(trial, plan, storage, callbacks=callbacks, on_end=count_trial, stopping=context.stopping)
