@@ -100,7 +100,11 @@ def test_a_local_yaml_file_is_a_task(model: LoadedModel, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("scq", "did you mean 'sciq'"), ("nothing.yaml", "no such file"), ("harness:nosuchtask", "is no task")],
+    [
+        ("scq", "did you mean 'sciq'"),
+        ("nothing.yaml", "no such file"),
+        ("harness:nosuchtask", "neither a shipped"),
+    ],
 )
 def test_unknown_tasks_are_refused_in_one_line(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
