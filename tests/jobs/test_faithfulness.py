@@ -266,7 +266,7 @@ def test_a_cell_that_fails_loses_no_other(fields: Fields, run: stratoscope.Faith
         ("timesieve", "plain", 2),
         ("timesieve", "faithful", 2),
     ]
-    assert "what it begins with failed" in failed[1]["error"]
+    assert "the task that it depends on failed" in failed[1]["error"]
     assert found.manifest.counts["failed"] == 2
     assert found.manifest.status == "done"
 

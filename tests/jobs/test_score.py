@@ -236,7 +236,7 @@ def test_the_command_ends_with_the_path_and_repeats_for_free(fields: Fields, cap
     [
         ({"model.source": "smolm2"}, "did you mean 'smollm2'?"),
         ({"prompts.source": "scqi"}, "did you mean 'sciq'?"),
-        ({"prompts.source": "missing.jsonl"}, "no known set, file or hub name"),
+        ({"prompts.source": "missing.jsonl"}, "not a known set, file or hub name"),
         ({"run_id": "a/b"}, "no path separator"),
         ({"run_id": "one-actor"}, "with other settings"),
         ({"activations.spans": "9"}, "has only 4 layers"),

@@ -186,8 +186,8 @@ def _end(one: _Running, ended: ProcessResult, spent: float) -> StepEnd:
         return StepEnd("reused" if reused else "done", run, seconds, None)
     name = one.step.stage.job.name
     error = _told(one.errors, f"{name}: ") or _last_line(one.errors) or f"its process ended with {ended.code}"
-    if ended.late:
-        said = f"it was stopped after {ended.seconds / 3600:.2g} hours: {ended.late} are over"
+    if ended.exceeded:
+        said = f"it was stopped after {ended.seconds / 3600:.2g} hours: {ended.exceeded} are over"
         return StepEnd("over time", None, seconds, said)
     if ended.code == EXIT_REFUSED:
         return StepEnd("refused", None, seconds, error)
