@@ -12,10 +12,10 @@ from stratoscope.mitigation import (
     TrainableSpec,
     Weights,
     answer_rows,
-    cuts_of,
-    measured,
-    open_parameters,
+    dropped_spans,
+    measure_reference,
     separation,
+    unfreeze,
 )
 from stratoscope.mitigation.objective import Counts, MicroBatch, Objective
 from stratoscope.models import LoadedModel, kept_layers, load_model, without_layers
@@ -37,15 +37,15 @@ def objective(
     model: LoadedModel, frozen: LoadedModel, terms: LossTerms, dropped: tuple[int, ...] = (), max_padding: float = 0.1
 ) -> Objective:
     layer_of = kept_layers(len(frozen.anatomy), dropped)
-    reference = measured(
+    reference = measure_reference(
         ReferenceStates(frozen, layer_of), range(len(frozen.anatomy)), answer_rows(CORPUS.questions, filler=0)
     )
     layers = [1, 2] if dropped else [1, 3]
     return Objective(
-        open_parameters(model, TrainableSpec(tuple(layers)), seed=0),
+        unfreeze(model, TrainableSpec(tuple(layers)), seed=0),
         model.anatomy,
         layers=layers,
-        cuts=cuts_of(len(frozen.anatomy), dropped),
+        spans=dropped_spans(len(frozen.anatomy), dropped),
         terms=terms,
         corpus=CORPUS,
         reference=reference,
@@ -114,7 +114,7 @@ def test_the_loss_is_the_same_however_rows_are_grouped(anchor: Anchor, tiny_mode
 def test_separation_is_that_of_every_question_alone(tiny_model_folder: Path) -> None:
     model = load_model(str(tiny_model_folder), head=True)
     layers = tuple(range(len(model.anatomy)))
-    reference = measured(ReferenceStates(model, layers), layers, answer_rows(CORPUS.questions, filler=0))
+    reference = measure_reference(ReferenceStates(model, layers), layers, answer_rows(CORPUS.questions, filler=0))
     together = separation(model, CORPUS.questions, reference, layers)
     assert together.gap.shape == together.closer.shape == (len(CORPUS.questions), len(layers))
     alone = separation(model, CORPUS.questions[5:6], reference, layers)
@@ -136,7 +136,7 @@ def test_separation_is_that_of_every_question_alone(tiny_model_folder: Path) -> 
 def test_without_a_layer_the_layers_behind_it_are_numbered_as_in_the_whole_model(tiny_model_folder: Path) -> None:
     model = load_model(str(tiny_model_folder), head=True)
     layers = tuple(range(len(model.anatomy)))
-    reference = measured(ReferenceStates(model, layers), layers, answer_rows(CORPUS.questions, filler=0))
+    reference = measure_reference(ReferenceStates(model, layers), layers, answer_rows(CORPUS.questions, filler=0))
     whole = separation(model, CORPUS.questions, reference, layers)
     with without_layers(model, (3,)) as cut:
         found = separation(cut, CORPUS.questions, reference, (0, 1, 2))

@@ -14,7 +14,14 @@ from stratoscope.evaluation.comparison import (
 from stratoscope.evaluation.evaluator import Evaluator, ItemScore, Slice
 from stratoscope.evaluation.generation import GenerationPrompt, generate
 from stratoscope.evaluation.grading import equals_one_of
-from stratoscope.evaluation.questions import LOWER_IS_BETTER, QuestionEvaluator, Score, Text, score_question
+from stratoscope.evaluation.questions import (
+    LOWER_IS_BETTER,
+    QuestionEvaluator,
+    Score,
+    Text,
+    score_question,
+    validation_score,
+)
 from stratoscope.evaluation.retention import (
     Retention,
     TaskScores,
@@ -23,6 +30,7 @@ from stratoscope.evaluation.retention import (
     mean_retention,
     retained,
 )
+from stratoscope.evaluation.splits import QuestionSplit, split_questions
 from stratoscope.evaluation.tasks import ItemSampling, TaskItems, choose_items, items_digest, load_tasks, task_names
 
 __all__ = [
@@ -37,6 +45,7 @@ __all__ = [
     "MetricKey",
     "PairwiseComparison",
     "QuestionEvaluator",
+    "QuestionSplit",
     "Resampling",
     "Retention",
     "Score",
@@ -57,5 +66,7 @@ __all__ = [
     "mean_retention",
     "retained",
     "score_question",
+    "split_questions",
     "task_names",
+    "validation_score",
 ]

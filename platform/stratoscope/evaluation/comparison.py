@@ -63,6 +63,10 @@ class Estimate:
         """Whether the interval contains 0."""
         return bool(self.low <= 0 <= self.high)
 
+    def value_text(self, form: str) -> str:
+        """Return the value as text, in a format such as `.1%`."""
+        return NOT_DEFINED if self.missing else f"{self.value:{form}}"
+
     def interval_text(self, form: str) -> str:
         """Return the interval as text, each end in a format such as `.1%`."""
         return NOT_DEFINED if self.missing else f"{self.low:{form}} to {self.high:{form}}"
@@ -253,7 +257,9 @@ def _pairwise(
 ) -> PairwiseComparison:
     variant, other = draws
     before, after = other.mean(axis=0), variant.mean(axis=0)
-    p_value = bootstrap_p_value((after - before)[1:])
+    difference = after - before
+    # Where a metric is not finite, nothing speaks against equality.
+    p_value = bootstrap_p_value(difference[1:]) if np.isfinite(difference).all() else 1.0
     labels: Any = dict(zip(("variant", "other", "dataset", "metric"), names, strict=True))
     return PairwiseComparison(
         **labels,

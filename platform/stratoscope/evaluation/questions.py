@@ -125,3 +125,18 @@ def score_question(question: Question, likelihoods: Sequence[Likelihood]) -> lis
         "pairwise": float(np.mean((above > 0) + 0.5 * (above == 0))),
     }
     return [Score(question.dataset, metric, question.question_id, value) for metric, value in values.items()]
+
+
+def validation_score(scores: Sequence[Score]) -> float:
+    """Return one value of a model to maximise: mc2, averaged over data sets, or the log-likelihood per token of texts.
+
+    Args:
+        scores: item scores of questions, or of texts where there are no questions.
+    """
+    by_dataset: dict[str, list[float]] = {}
+    for score in scores:
+        if score.metric == "mc2":
+            by_dataset.setdefault(score.dataset, []).append(score.value)
+    if by_dataset:
+        return float(np.mean([np.mean(by_dataset[name]) for name in sorted(by_dataset)]))
+    return -sum(s.value for s in scores) / sum(s.weight for s in scores)
