@@ -22,7 +22,7 @@ def test_raw_and_above_chance_by_hand() -> None:
     assert r.difference.low < -0.06 < r.difference.high
 
 
-def test_nothing_is_measured_from_chance_where_the_base_does_not_stand_above_it() -> None:
+def test_retention_above_chance_needs_a_base_above_chance() -> None:
     before, after = scores([1, 0] * 50), scores([0, 1] * 50)
     assert retained(before, after, 0.5, RESAMPLING).above_chance.missing
     assert retained(before, after, 0.45, RESAMPLING).above_chance.missing
@@ -64,10 +64,10 @@ def test_the_mean_over_tasks_leaves_out_those_without_a_retention() -> None:
 
 def test_tokens_count_and_bits_per_byte() -> None:
     items = [ItemScore("text", "b", 3, 10, -20.0, 50), ItemScore("text", "a", 1, 30, -60.0, 150)]
-    found = by_task(items)["text"]
-    assert found.item_ids == ("a", "b")
-    assert found.accuracy == pytest.approx(4 / 40)
-    assert found.bits_per_byte == pytest.approx(80 / np.log(2) / 200)
+    result = by_task(items)["text"]
+    assert result.item_ids == ("a", "b")
+    assert result.accuracy == pytest.approx(4 / 40)
+    assert result.bits_per_byte == pytest.approx(80 / np.log(2) / 200)
     assert scores([1, 0]).bits_per_byte is None
 
 

@@ -41,7 +41,7 @@ def corpus() -> Corpus:
 
 
 def settings(folder: Path, **changes: object) -> TrainingSettings:
-    """All terms but those of healing, two layers trained whole, six steps of four questions and four texts."""
+    """All terms but those of recovery, two layers trained in full, six steps of four questions and four texts."""
     base = TrainingSettings(
         loading=LoadSpec(resolve_source(str(folder)), "cpu", "float32", None, False, False),
         dropped=(),
@@ -82,8 +82,8 @@ class SpawnedHost:
         return self._stop_after is not None and self._done >= self._stop_after
 
 
-def _work(rank: int, workers: int, port: int, asked: tuple) -> None:
-    wanted, folder, start, stop_after = asked
+def _work(rank: int, workers: int, port: int, arguments: tuple) -> None:
+    wanted, folder, start, stop_after = arguments
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),

@@ -66,7 +66,7 @@ def micro() -> MicroBatch:
         (LossTerms(Weights(contrastive=1.0), temperature=0.3, anchor="frozen"), ()),
         (LossTerms(Weights(forgetting=1.0, hidden=0.5, text=0.3), softening=2.0), (2,)),
     ],
-    ids=["mending", "anchored on the frozen model", "healing"],
+    ids=["fine-tuning", "anchored on the frozen model", "recovery"],
 )
 def test_gradients_are_what_differences_of_the_loss_say(
     terms: LossTerms, dropped: tuple[int, ...], tiny_model_folder: Path
@@ -101,14 +101,14 @@ def test_gradients_are_what_differences_of_the_loss_say(
 @pytest.mark.parametrize("anchor", ["question", "frozen"])
 def test_the_loss_is_the_same_however_rows_are_grouped(anchor: Anchor, tiny_model_folder: Path) -> None:
     terms = LossTerms(Weights(1.0, 0.5, 0.7, 0.9, 0.0, 0.3), anchor=anchor)
-    found = []
+    parts = []
     for max_padding in (1.0, 0.25, 0.0):
         frozen, model = wide_model(tiny_model_folder), wide_model(tiny_model_folder)
-        found.append(
+        parts.append(
             {k: v.item() for k, v in objective(model, frozen, terms, max_padding=max_padding)(micro()).items()}
         )
-    assert found[1] == pytest.approx(found[0], rel=1e-9)
-    assert found[2] == pytest.approx(found[0], rel=1e-9)
+    assert parts[1] == pytest.approx(parts[0], rel=1e-9)
+    assert parts[2] == pytest.approx(parts[0], rel=1e-9)
 
 
 def test_separation_is_that_of_every_question_alone(tiny_model_folder: Path) -> None:
@@ -138,6 +138,6 @@ def test_without_a_layer_the_layers_behind_it_are_numbered_as_in_the_whole_model
     layers = tuple(range(len(model.anatomy)))
     reference = measure_reference(ReferenceStates(model, layers), layers, answer_rows(CORPUS.questions, filler=0))
     whole = separation(model, CORPUS.questions, reference, layers)
-    with without_layers(model, (3,)) as cut:
-        found = separation(cut, CORPUS.questions, reference, (0, 1, 2))
-    torch.testing.assert_close(torch.tensor(found.gap), torch.tensor(whole.gap[:, :3]), atol=1e-5, rtol=0)
+    with without_layers(model, (3,)) as pruned:
+        result = separation(pruned, CORPUS.questions, reference, (0, 1, 2))
+    torch.testing.assert_close(torch.tensor(result.gap), torch.tensor(whole.gap[:, :3]), atol=1e-5, rtol=0)

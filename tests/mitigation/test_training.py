@@ -45,7 +45,7 @@ def test_two_workers_lose_what_one_loses(
 
 
 @pytest.mark.slow
-def test_a_stopped_training_goes_on_as_if_it_had_not_been(
+def test_a_stopped_training_resumes_with_the_same_losses(
     alone: tuple[list[dict[str, float]], Path], tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     stopped = run_training(1, settings(tiny_model_folder), tmp_path / "first", stop_after=2)
@@ -57,7 +57,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(tiny_model_folder: Path, tmp_path: Path) -> None:
     # The first step leads far off, from where no loss can be computed.
     wild = settings(
         tiny_model_folder, optimizer=OptimizerSettings(1e30, 0.0, 0.0, clip=1.0, steps=6), checkpoint_every=1
@@ -77,14 +77,14 @@ def test_only_the_trained_layers_change(
     assert {name.split(".")[2] for name in patch} == {"1", "3"}
     with patched_weights(model, patch):
         assert not torch.equal(model.network(ids).logits, before)
-        export_pruned(model, (), tmp_path / "mended", CARD)
+        export_pruned(model, (), tmp_path / "trained", CARD)
     assert torch.equal(model.network(ids).logits, before)
     names = set(model.network.state_dict()) - set(patch)
-    assert check_frozen(model, tmp_path / "mended", (1, 3), ()) == len(
+    assert check_frozen(model, tmp_path / "trained", (1, 3), ()) == len(
         [name for name in names if not name.startswith("lm_head") or not model.network.config.tie_word_embeddings]
     )
     with pytest.raises(RunError, match="was frozen"):
-        check_frozen(model, tmp_path / "mended", (1,), ())
+        check_frozen(model, tmp_path / "trained", (1,), ())
     with pytest.raises(RunError, match="does not fit"), patched_weights(model, {"model.norm.weight": torch.ones(3)}):
         pass
 
@@ -99,7 +99,7 @@ def test_only_the_trained_layers_change(
     ],
     ids=["zero2", "zero3", "checkpointing"],
 )
-def test_what_is_dealt_out_or_recomputed_changes_no_loss_and_no_weight(
+def test_partitioning_and_recomputation_change_no_loss_and_no_weight(
     changes: dict,
     alone: tuple[list[dict[str, float]], Path],
     tiny_model_folder: Path,
@@ -136,8 +136,8 @@ def test_adapters_are_merged_into_the_layers_that_they_are_on(tiny_model_folder:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_pruned_model_is_healed_towards_the_whole_one(dtype: str, tiny_model_folder: Path, tmp_path: Path) -> None:
-    wanted = healing_settings(tiny_model_folder, dtype)
+def test_a_pruned_model_recovers_towards_the_whole_one(dtype: str, tiny_model_folder: Path, tmp_path: Path) -> None:
+    wanted = recovery_settings(tiny_model_folder, dtype)
     rows = run_training(2, wanted, tmp_path / "run")
     assert rows[-1]["forgetting"] < rows[0]["forgetting"]
     assert rows[-1]["hidden"] < rows[0]["hidden"]
@@ -145,13 +145,13 @@ def test_a_pruned_model_is_healed_towards_the_whole_one(dtype: str, tiny_model_f
     assert {name.split(".")[2] for name in patch} == {"0", "1", "3"}
     model = load_model(str(tiny_model_folder), dtype=dtype, head=True)
     with patched_weights(model, patch):
-        export_pruned(model, (2,), tmp_path / "healed", CARD)
-    assert check_frozen(model, tmp_path / "healed", (0, 1, 3), (2,)) > 0
-    assert load_model(str(tmp_path / "healed"), head=True).network.config.num_hidden_layers == 3
+        export_pruned(model, (2,), tmp_path / "recovered", CARD)
+    assert check_frozen(model, tmp_path / "recovered", (0, 1, 3), (2,)) > 0
+    assert load_model(str(tmp_path / "recovered"), head=True).network.config.num_hidden_layers == 3
     shutil.rmtree(tmp_path)
 
 
-def healing_settings(folder: Path, dtype: str) -> TrainingSettings:
+def recovery_settings(folder: Path, dtype: str) -> TrainingSettings:
     base = settings(folder)
     return settings(
         folder,
