@@ -51,7 +51,7 @@ class ItemScore:
     task: str
     item_id: str
     value: float
-    """What was right: 0 or 1, or the number of tokens for language-model text."""
+    """Score: 0 or 1, or the number of correct tokens for language-model text."""
     weight: float
     """Out of how much: 1, or the number of tokens."""
     log_likelihood: float | None

@@ -51,7 +51,7 @@ class MitigationData:
 
 @dataclass(frozen=True, eq=False)
 class TrainingInputs:
-    """What trainings and evaluations need besides the run's context."""
+    """The inputs of trainings and evaluations besides the run's context."""
 
     config: MitigationConfig
     source: ModelSource

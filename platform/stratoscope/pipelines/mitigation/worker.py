@@ -1,4 +1,4 @@
-"""What Ray runs in other processes: the evaluator of models, the training loop, and the writing of trained tensors."""
+"""Code that runs in other processes of Ray: the evaluator of models, the training loop, the writer of patches."""
 
 import json
 from collections.abc import Iterator
@@ -179,7 +179,7 @@ def make_evaluator(settings: VariantEvaluatorSettings) -> VariantEvaluator:
 
 @dataclass(frozen=True, eq=False)
 class TrainingLoop:
-    """What each worker of Ray Train runs: the training, with its validation."""
+    """The training, with its validation, as each worker of Ray Train runs it."""
 
     settings: TrainingSettings
     corpus: Corpus
