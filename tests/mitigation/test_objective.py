@@ -17,7 +17,7 @@ from stratoscope.mitigation import (
     separation,
     unfreeze,
 )
-from stratoscope.mitigation.objective import Counts, MicroBatch, Objective
+from stratoscope.mitigation.objective import Counts, MicroBatch, MitigationObjective
 from stratoscope.models import LoadedModel, kept_layers, load_model, without_layers
 from tests.conftest import load_tiny
 from tests.mitigation.spawned import corpus
@@ -35,13 +35,13 @@ def wide_model(folder: Path) -> LoadedModel:
 
 def objective(
     model: LoadedModel, frozen: LoadedModel, terms: LossTerms, dropped: tuple[int, ...] = (), max_padding: float = 0.1
-) -> Objective:
+) -> MitigationObjective:
     layer_of = kept_layers(len(frozen.anatomy), dropped)
     reference = measure_reference(
         ReferenceStates(frozen, layer_of), range(len(frozen.anatomy)), answer_rows(CORPUS.questions, filler=0)
     )
     layers = [1, 2] if dropped else [1, 3]
-    return Objective(
+    return MitigationObjective(
         unfreeze(model, TrainableSpec(tuple(layers)), seed=0),
         model.anatomy,
         layers=layers,

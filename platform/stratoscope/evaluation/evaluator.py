@@ -16,7 +16,7 @@ from stratoscope.models import LoadedModel, encode_pair, encode_text
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
-Part = Literal["search", "text", "held_out"]
+ItemPart = Literal["search", "text", "held_out"]
 """A part of the items: those of the search, its language-model text alone, or those that the search never sees."""
 DEFAULT_ANSWER = 256
 """Longest generated answer, in tokens, where a task sets no limit."""
@@ -26,7 +26,7 @@ DEFAULT_ANSWER = 256
 class Slice:
     """Items of every task that are evaluated together."""
 
-    part: Part
+    part: ItemPart
     start: float
     """Share of each task's items of the part that come before the slice."""
     end: float

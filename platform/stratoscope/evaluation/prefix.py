@@ -17,7 +17,7 @@ from torch import nn
 from stratoscope.evaluation.rows import Batch
 from stratoscope.models import LoadedModel, set_layers, without_layers
 
-Step = Callable[[int], AbstractContextManager[None]]
+LayerStep = Callable[[int], AbstractContextManager[None]]
 
 
 @dataclass
@@ -59,7 +59,7 @@ class PrefixCache:
     @contextmanager
     def run(
         self, dropped: tuple[int, ...], key: str | None, batches: Sequence[Batch], keep_bytes: int
-    ) -> Iterator[Step]:
+    ) -> Iterator[LayerStep]:
         """Prune the model while the block runs, and yield a function that returns the context to run a batch in.
 
         Args:
@@ -99,7 +99,7 @@ class PrefixCache:
         return reference
 
     @contextmanager
-    def _keeping(self, reference: CachedPrefix) -> Iterator[Step]:
+    def _keeping(self, reference: CachedPrefix) -> Iterator[LayerStep]:
         current: list[int] = [0]
 
         def keep(layer: int) -> Callable[[nn.Module, Any, Any], None]:
@@ -127,7 +127,7 @@ class PrefixCache:
                 handle.remove()
 
     @contextmanager
-    def _starting(self, reference: CachedPrefix, start: int, dropped: tuple[int, ...]) -> Iterator[Step]:
+    def _starting(self, reference: CachedPrefix, start: int, dropped: tuple[int, ...]) -> Iterator[LayerStep]:
         replay = Replay(self._model.anatomy.blocks[start].module, reference.tuples.get(start))
 
         @contextmanager

@@ -108,7 +108,7 @@ class MicroBatch:
     counts: Counts
 
 
-class Objective(nn.Module):
+class MitigationObjective(nn.Module):
     """Computes a worker's part of the loss of a micro-batch.
 
     Args:

@@ -15,7 +15,7 @@ import torch
 from stratoscope.errors import InputError, RunError
 from stratoscope.mitigation.examples import BatchSchedule, Corpus, answer_rows, text_rows
 from stratoscope.mitigation.gather import all_max, all_sum, world_size
-from stratoscope.mitigation.objective import Counts, DroppedSpan, LossTerms, MicroBatch, Objective
+from stratoscope.mitigation.objective import Counts, DroppedSpan, LossTerms, MicroBatch, MitigationObjective
 from stratoscope.mitigation.parameters import TrainableSpec, unfreeze
 from stratoscope.mitigation.states import ReferenceStates, evenly_spaced, measure_reference
 from stratoscope.models import LoadedModel, LoadSpec, kept_layers, peak_memory_bytes, without_layers
@@ -271,7 +271,7 @@ def dropped_spans(num_layers: int, dropped: Sequence[int]) -> list[DroppedSpan]:
     return [DroppedSpan(new, end - 1) for new, (old, end) in enumerate(zip(kept, ends, strict=True)) if end > old + 1]
 
 
-def _make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedModel) -> Objective:
+def _make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedModel) -> MitigationObjective:
     frozen = settings.loading.load(head=True)
     frozen.network.requires_grad_(False)
     num_layers = len(frozen.anatomy)
@@ -293,7 +293,7 @@ def _make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedMod
     if settings.sharding.gradient_checkpointing:
         model.network.gradient_checkpointing_enable({"use_reentrant": False})
     network.train()
-    return Objective(
+    return MitigationObjective(
         network,
         model.anatomy,
         layers=trainable.layers,
@@ -307,7 +307,7 @@ def _make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedMod
     )
 
 
-def _engine(objective: Objective, settings: TrainingSettings) -> Any:
+def _engine(objective: MitigationObjective, settings: TrainingSettings) -> Any:
     import deepspeed
     from torch.optim.lr_scheduler import LambdaLR
 

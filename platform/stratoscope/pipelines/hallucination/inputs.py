@@ -84,7 +84,7 @@ def write_answers_with_vllm(
             concurrency=max(1, int(resources().get("GPU", 1))),
             dtype=dtype_name(config.model.dtype, "cuda"),
         )
-        rows = [WrittenRow(questions[i].question_id, text) for i, text in sorted(texts.items())]
+        rows = [WrittenRow(question_id=questions[i].question_id, text=text) for i, text in sorted(texts.items())]
         write_table(storage, WRITTEN, WrittenRow.table(rows))
     written = {row.question_id: row.text for row in WrittenRow.read(read_table(storage, WRITTEN))}
     return replace(inputs, questions=inputs.questions.with_written(written))

@@ -301,7 +301,7 @@ def random_set_rows(dataset: str, aurocs: Mapping[str, Sequence[Auroc]]) -> Iter
     """Yield a row per tap and random set."""
     for tap, of_tap in aurocs.items():
         for draw, auroc in enumerate(of_tap):
-            yield RandomSetRow(dataset, tap, draw, auroc.value)
+            yield RandomSetRow(dataset=dataset, tap=tap, draw=draw, auroc=auroc.value)
 
 
 def agreement_row(agreement: DatasetAgreement) -> AgreementRow:
@@ -317,10 +317,17 @@ def rate_rows(rows: Sequence[GeneratedRow], confidence: float) -> Iterator[RateR
         answers = [row for row in rows if row.dataset == dataset and row.text]
         wrong = sum(not row.right for row in answers)
         if not answers:
-            yield RateRow(dataset, 0, 0, None, None, None)
+            yield RateRow(dataset=dataset, answered=0, wrong=0, rate=None, ci_low=None, ci_high=None)
             continue
         interval = binomtest(wrong, len(answers)).proportion_ci(confidence, method="wilson")
-        yield RateRow(dataset, len(answers), wrong, wrong / len(answers), float(interval.low), float(interval.high))
+        yield RateRow(
+            dataset=dataset,
+            answered=len(answers),
+            wrong=wrong,
+            rate=wrong / len(answers),
+            ci_low=float(interval.low),
+            ci_high=float(interval.high),
+        )
 
 
 def main_scores(rows: Sequence[HallucinationScoreRow]) -> list[HallucinationScoreRow]:

@@ -235,13 +235,18 @@ class HallucinationWorker:
             files["answers"] = to_parquet(AnswerRow.table(answers))
         if state.generated:
             generated = [
-                GeneratedRow(state.questions[i].question_id, state.questions[i].dataset, answer.text, answer.right)
+                GeneratedRow(
+                    question_id=state.questions[i].question_id,
+                    dataset=state.questions[i].dataset,
+                    text=answer.text,
+                    right=answer.right,
+                )
                 for i, answer in sorted(state.generated.items())
             ]
             files["generated"] = to_parquet(GeneratedRow.table(generated))
         if state.errors:
             errors = [
-                HallucinationErrorRow(state.questions[i].question_id, error)
+                HallucinationErrorRow(question_id=state.questions[i].question_id, error=error)
                 for i, error in sorted(state.errors.items())
             ]
             files["errors"] = to_parquet(HallucinationErrorRow.table(errors))

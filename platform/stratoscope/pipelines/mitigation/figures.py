@@ -16,24 +16,24 @@ from stratoscope.results import COLOURS, SYMBOLS, style
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-Row = TypeVar("Row", TrainingStepRow, VariantEvaluationRow, LayerSeparationRow)
+FigureRow = TypeVar("FigureRow", TrainingStepRow, VariantEvaluationRow, LayerSeparationRow)
 
 
 @dataclass(frozen=True)
-class _Series(Generic[Row]):
+class _Series(Generic[FigureRow]):
     """The rows of one model, with its style."""
 
     number: int
     variant: str
     seed: int | None
-    rows: list[Row]
+    rows: list[FigureRow]
     labels: dict[str, Any]
     """Name and legend entry of its traces; seeds of a variant share one."""
     colour: str
     symbol: str
 
 
-def _series(rows: Sequence[Row]) -> Iterator[_Series[Row]]:
+def _series(rows: Sequence[FigureRow]) -> Iterator[_Series[FigureRow]]:
     """Group rows by model. A pruned model before training has the colour of its variant, and an open symbol."""
     variants = list(dict.fromkeys(row.variant.removesuffix(NOT_RECOVERED) for row in rows))
     models = list(dict.fromkeys((row.variant, row.seed) for row in rows))

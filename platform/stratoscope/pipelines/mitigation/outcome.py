@@ -177,7 +177,7 @@ def outcome_tables(
         "comparison": [comparison_row(pair) for pair in outcome.variants],
         "items": [row for m in models for row in scores[m.key].item_rows(m.name, m.seed)],
         "separation": [row for m in models for row in scores[m.key].separation_rows(m.name, m.seed)],
-        "errors": [VariantErrorRow(v.name, v.seed, error) for v, error in failed.items()],
+        "errors": [VariantErrorRow(variant=v.name, seed=v.seed, error=error) for v, error in failed.items()],
     }
 
 

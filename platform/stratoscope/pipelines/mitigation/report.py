@@ -20,11 +20,11 @@ from stratoscope.pipelines.reporting.formatting import model_facts, number_text,
 from stratoscope.pipelines.reporting.sections import PageColumn, field_column, interval_column, page_table
 from stratoscope.results import Manifest, Page, PageSection, Run, TableRow
 
-Row = TypeVar("Row", bound=TableRow)
-Column = PageColumn[Any]
+ReportRow = TypeVar("ReportRow", bound=TableRow)
+AnyPageColumn = PageColumn[Any]
 
 
-def read_rows(run: Run, name: str, row_type: type[Row]) -> list[Row]:
+def read_rows(run: Run, name: str, row_type: type[ReportRow]) -> list[ReportRow]:
     """Return the rows of one of the run's tables; none where the run has no such table."""
     return row_type.read(run.table(name)) if run.storage.exists(f"{name}.parquet") else []
 
@@ -89,11 +89,11 @@ def _change_section(rows: Sequence[VariantEvaluationRow], confidence: float, *, 
     return PageSection("Before and after", [text], charts)
 
 
-def _column(header: str, cell: Callable[[Any], str]) -> Column:
+def _column(header: str, cell: Callable[[Any], str]) -> AnyPageColumn:
     return PageColumn(header, cell)
 
 
-def _ratio_column(name: str, header: str, form: str) -> Column:
+def _ratio_column(name: str, header: str, form: str) -> AnyPageColumn:
     """Return a column that shows a ratio, in words where it is not defined."""
     return PageColumn(header, lambda row: number_text(getattr(row, name), form) or NOT_DEFINED)
 
@@ -172,7 +172,7 @@ def _training_section(rows: Sequence[TrainingStepRow]) -> PageSection:
 def _tuning_section(rows: Sequence[TuningTrialRow]) -> PageSection:
     settings = ("learning_rate", "temperature", "contrastive", "forgetting", "num_layers")
     searched = [name for name in settings if any(getattr(row, name) is not None for row in rows)]
-    columns: list[Column] = [
+    columns: list[AnyPageColumn] = [
         field_column(TuningTrialRow, "variant"),
         field_column(TuningTrialRow, "trial_id", header="trial"),
         *(field_column(TuningTrialRow, name, "g") for name in searched),

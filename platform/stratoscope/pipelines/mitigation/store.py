@@ -53,7 +53,13 @@ class ModelScores:
         """Return the item scores as rows of a table."""
         return [
             VariantItemRow(
-                name, seed, dataset=s.dataset, metric=s.metric, item_id=s.item_id, value=s.value, weight=s.weight
+                variant=name,
+                seed=seed,
+                dataset=s.dataset,
+                metric=s.metric,
+                item_id=s.item_id,
+                value=s.value,
+                weight=s.weight,
             )
             for s in self.scores
         ]
@@ -61,7 +67,9 @@ class ModelScores:
     def separation_rows(self, name: str, seed: int | None) -> list[LayerSeparationRow]:
         """Return the separations as rows of a table."""
         return [
-            LayerSeparationRow(name, seed, dataset=s.dataset, layer=s.layer, n=s.n, gap=s.gap, closer=s.closer)
+            LayerSeparationRow(
+                variant=name, seed=seed, dataset=s.dataset, layer=s.layer, n=s.n, gap=s.gap, closer=s.closer
+            )
             for s in self.separations
         ]
 

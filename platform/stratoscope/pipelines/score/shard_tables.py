@@ -81,7 +81,7 @@ class ShardTables:
             sums = np.stack([self._angles[group] for group in groups], axis=1)
             files["shard_spans"] = to_parquet(tables.shard_spans(sums, number, groups, self._spans))
         if self.errors:
-            rows = [tables.ScoreErrorRow(ids[i], error) for i, error in sorted(self.errors.items())]
+            rows = [tables.ScoreErrorRow(prompt_id=ids[i], error=error) for i, error in sorted(self.errors.items())]
             files["errors"] = to_parquet(tables.ScoreErrorRow.table(rows))
         return files
 

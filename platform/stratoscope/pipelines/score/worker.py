@@ -106,7 +106,8 @@ class ScoreWorker:
 
     def _layers(self) -> bytes:
         layers = enumerate(layer_parameters(self.model.anatomy))
-        return to_parquet(LayerRow.table(LayerRow(i, number, norm) for i, (number, norm) in layers))
+        rows = [LayerRow(layer=i, num_parameters=number, weight_norm=norm) for i, (number, norm) in layers]
+        return to_parquet(LayerRow.table(rows))
 
 
 def make_worker(settings: ScoreWorkerSettings) -> ScoreWorker:

@@ -17,8 +17,8 @@ from stratoscope.pipelines.sharded.layout import ShardLayout, Shards
 from stratoscope.pipelines.sharded.models import OpenedModel
 from stratoscope.results import Manifest, ShardResult, ShardStore, Storage, TableRow, table_writer
 
-Counts = dict[int, dict[str, float]]
-"""Counts of finished shards, by shard."""
+ShardCounts = dict[int, dict[str, float]]
+"""ShardCounts of finished shards, by shard."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ShardedWork:
     """All units in order: columns prompt_id, group and text."""
     layout: ShardLayout
     totals: tuple[str, ...]
-    """Counts of shards that add up in the manifest."""
+    """ShardCounts of shards that add up in the manifest."""
     fail_on_error: FailOnError
     """Number of errors that fails the run, as the configuration states it."""
 
@@ -95,7 +95,7 @@ def measure_shards(
         RunError: the run is to stop, or more units failed than are allowed.
     """
     done = store.done()
-    computed: Counts = {}
+    computed: ShardCounts = {}
     if len(done) < work.layout.num_shards:
         computed = _run_shards(context, work, make_worker, pool, store, done=done)
         context.manifest.tokens_per_second = _tokens_per_second(computed.values())
@@ -135,12 +135,12 @@ def _run_shards(
     pool: ActorPool,
     store: ShardStore,
     *,
-    done: Counts,
-) -> Counts:
+    done: ShardCounts,
+) -> ShardCounts:
     """Run the missing shards and return their counts."""
     num_done, num_errors = (int(sum(c[name] for c in done.values())) for name in (work.unit, "errors"))
     missing = [shard for shard in range(work.layout.num_shards) if shard not in done]
-    counts: Counts = {}
+    counts: ShardCounts = {}
     shards = Shards(work.layout, work.units, missing)
     with context.progress(work.job, work.layout.num_units, num_done, work.unit, "tokens") as bar:
         actor = f"{work.job.capitalize()}Actor"

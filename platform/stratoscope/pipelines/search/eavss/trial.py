@@ -16,7 +16,7 @@ from stratoscope.scoring import DEFINITIONS, AnswerObservations, EpsilonKind, In
 from stratoscope.scoring.definition_space import DefinitionCandidate, DefinitionSpace
 from stratoscope.scoring.separation import features
 
-Epsilons = tuple[tuple[EpsilonKind, float], ...]
+EpsilonTuple = tuple[tuple[EpsilonKind, float], ...]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def read_outcomes(text: str) -> list[DefinitionOutcome]:
 
 @lru_cache(maxsize=1)
 def _load_statistics(
-    run: str, taps: tuple[str, ...], counted: tuple[float, ...], epsilons: Epsilons
+    run: str, taps: tuple[str, ...], counted: tuple[float, ...], epsilons: EpsilonTuple
 ) -> AnswerObservations:
     """Read a run's statistics, once per process."""
     return load_observations(Storage(run), taps, counted, epsilons)
