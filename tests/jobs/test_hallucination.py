@@ -14,13 +14,14 @@ from stratoscope.data import PairChoice, PairSource, load_pairs
 from stratoscope.errors import InputError, RunError
 from stratoscope.evaluation import GenerationPrompt, generate
 from stratoscope.models import encode_text, load_model
-from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob, tables
+from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob
 from stratoscope.pipelines.hallucination import inputs as inputs_module
 from stratoscope.pipelines.hallucination.run import worker_settings
 from stratoscope.pipelines.hallucination.worker import HallucinationWorker
 from stratoscope.pipelines.runtime.job import run_from_command_line
 from stratoscope.pipelines.sharded.layout import Shards
 from stratoscope.results import from_parquet
+from stratoscope.tables import hallucination as tables
 from tests.jobs.reacting import REACTING, pairs_file, reacting_fields, reacting_model
 
 __all__ = ["pairs_file", "reacting_fields", "reacting_model"]

@@ -18,8 +18,8 @@ import torch
 import stratoscope
 from stratoscope.errors import RunError
 from stratoscope.pipelines.mitigation import MitigationJob
-from stratoscope.pipelines.mitigation.tables import TABLES
 from stratoscope.pipelines.runtime.job import run_from_command_line
+from stratoscope.tables.mitigation import TABLES
 from tests.jobs.reacting import pairs_file, reacting_model
 
 __all__ = ["pairs_file", "reacting_model"]

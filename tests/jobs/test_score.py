@@ -12,15 +12,16 @@ import stratoscope
 from stratoscope.cli import main
 from stratoscope.errors import InputError
 from stratoscope.pipelines.runtime.config import validate
-from stratoscope.pipelines.score import ScoreConfig, ScoreJob, tables
+from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.score import run as run_module
 from stratoscope.pipelines.score.load_statistics import StatisticsTables, score_tables
 from stratoscope.pipelines.score.run import worker_settings
 from stratoscope.pipelines.score.worker import ScoreWorker, ScoreWorkerSettings
 from stratoscope.pipelines.sharded.layout import Shards
-from stratoscope.pipelines.sharded.rows import statistics_of_tap
 from stratoscope.results import Manifest, ShardResult, ShardStore, Storage, from_parquet, write_table
 from stratoscope.statistics import spearman
+from stratoscope.tables import score as tables
+from stratoscope.tables.activations import statistics_of_tap
 from tests.jobs.faulty import fail_while_loading
 
 pytestmark = pytest.mark.usefixtures("local_ray")

@@ -22,11 +22,11 @@ from stratoscope.pipelines.mitigation.outcome import compare_models, outcome_tab
 from stratoscope.pipelines.mitigation.report import build_page, summary_table
 from stratoscope.pipelines.mitigation.run import choose_workers
 from stratoscope.pipelines.mitigation.store import LayerSeparation, ModelScores, TrainedVariant, VariantStore
-from stratoscope.pipelines.mitigation.tables import TABLES, TrainingStepRow
 from stratoscope.pipelines.mitigation.train import curve_values
 from stratoscope.pipelines.mitigation.tune import best_trial, plan_trials
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.results import Manifest, Run, Storage, render, write_table
+from stratoscope.tables.mitigation import TABLES, TrainingStepRow
 from tests.jobs.reacting import pairs_file
 from tests.mitigation.spawned import settings
 

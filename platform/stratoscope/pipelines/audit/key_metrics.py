@@ -7,13 +7,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from stratoscope.pipelines.faithfulness.tables import CellRow, SpreadRow
-from stratoscope.pipelines.hallucination.tables import HallucinationScoreRow, RateRow, SeparationRow
-from stratoscope.pipelines.mitigation.tables import VariantComparisonRow
-from stratoscope.pipelines.score.tables import StabilityRow
-from stratoscope.pipelines.search.pruning.tables import FrontRow
 from stratoscope.results import Run, TableRow
 from stratoscope.scoring import KeyMetric
+from stratoscope.tables.faithfulness import CellRow, SpreadRow
+from stratoscope.tables.hallucination import HallucinationScoreRow, RateRow, SeparationRow
+from stratoscope.tables.mitigation import VariantComparisonRow
+from stratoscope.tables.pruning import FrontRow
+from stratoscope.tables.score import StabilityRow
 
 RowType = TypeVar("RowType", bound=TableRow)
 

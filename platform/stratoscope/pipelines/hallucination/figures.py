@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stratoscope.pipelines.hallucination.tables import HallucinationScoreRow, SeparationRow
 from stratoscope.results import COLOURS, style
+from stratoscope.tables.hallucination import HallucinationScoreRow, SeparationRow
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -7,12 +7,12 @@ from stratoscope.errors import InputError
 from stratoscope.execution import resources, vllm_installed, write_with_vllm
 from stratoscope.models import dtype_name, local_folder
 from stratoscope.pipelines.hallucination.config import HallucinationConfig
-from stratoscope.pipelines.hallucination.tables import WrittenRow
 from stratoscope.pipelines.hallucination.worker import END_OF_ANSWER
 from stratoscope.pipelines.sharded.layout import ShardLayout, default_shard_size
 from stratoscope.pipelines.sharded.models import OpenedModel, check_taps, open_model
 from stratoscope.results import Storage, read_table, write_table
 from stratoscope.scoring import FEWEST_QUESTIONS
+from stratoscope.tables.hallucination import WrittenRow
 
 MIN_SHARD_SIZE = 16
 """Minimum default size of a shard; each question has several answers."""

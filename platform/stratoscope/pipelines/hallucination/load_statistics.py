@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stratoscope.pipelines.sharded.rows import statistics_of_tap
 from stratoscope.results import Storage, iter_table, read_table
 from stratoscope.scoring import (
     AnswerObservations,
@@ -19,6 +18,7 @@ from stratoscope.scoring import (
 )
 from stratoscope.statistics import Statistics
 from stratoscope.statistics.histogram import NUM_BINS
+from stratoscope.tables.activations import statistics_of_tap
 
 Epsilons = Sequence[tuple[EpsilonKind, float]]
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from stratoscope.pipelines.hallucination.tables import SeparationRow
 from stratoscope.scoring import DatasetResult, LayerTestResult
+from stratoscope.tables.hallucination import SeparationRow
 
 
 def verdicts(separation: Sequence[SeparationRow], results: Sequence[DatasetResult]) -> Iterator[str]:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 from rich.table import Table as TerminalTable
 
 from stratoscope.pipelines.hallucination import figures
-from stratoscope.pipelines.hallucination.tables import (
+from stratoscope.pipelines.reporting.formatting import model_facts, number_text, run_facts
+from stratoscope.results import Manifest, Page, PageSection, Run, Table
+from stratoscope.tables.hallucination import (
     AgreementRow,
     HallucinationScoreRow,
     RandomSetRow,
@@ -14,8 +16,6 @@ from stratoscope.pipelines.hallucination.tables import (
     SeparationRow,
     main_scores,
 )
-from stratoscope.pipelines.reporting.formatting import model_facts, number_text, run_facts
-from stratoscope.results import Manifest, Page, PageSection, Run, Table
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

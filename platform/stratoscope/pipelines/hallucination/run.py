@@ -9,7 +9,6 @@ from rich.console import Console
 
 from stratoscope.errors import InputError
 from stratoscope.execution import ActorPool, cluster
-from stratoscope.pipelines.hallucination import tables
 from stratoscope.pipelines.hallucination.config import HallucinationConfig
 from stratoscope.pipelines.hallucination.estimate import estimate
 from stratoscope.pipelines.hallucination.inputs import HallucinationInputs, open_inputs, write_answers_with_vllm
@@ -39,6 +38,7 @@ from stratoscope.scoring import (
     run_layer_tests,
     separate_answers,
 )
+from stratoscope.tables import hallucination as tables
 
 MAX_TOKENS = 2048
 """Maximum tokens of a question with an answer."""

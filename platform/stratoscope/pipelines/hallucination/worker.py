@@ -24,12 +24,12 @@ from stratoscope.pipelines.hallucination.rows import (
     group_questions,
     read_parts,
 )
-from stratoscope.pipelines.hallucination.tables import AnswerRow, GeneratedRow, HallucinationErrorRow, PairStatsRow
 from stratoscope.pipelines.sharded.batches import run_batches
-from stratoscope.pipelines.sharded.rows import statistics_table
 from stratoscope.results import ShardResult, to_parquet
 from stratoscope.scoring import ReadPart
 from stratoscope.statistics import Statistics
+from stratoscope.tables.activations import statistics_table
+from stratoscope.tables.hallucination import AnswerRow, GeneratedRow, HallucinationErrorRow, PairStatsRow
 
 END_OF_ANSWER = ("\n",)
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from stratoscope.mitigation import TERMS
-from stratoscope.pipelines.mitigation.tables import (
+from stratoscope.results import COLOURS, SYMBOLS, style
+from stratoscope.tables.mitigation import (
     NOT_RECOVERED,
     LayerSeparationRow,
     TrainingStepRow,
     VariantEvaluationRow,
 )
-from stratoscope.results import COLOURS, SYMBOLS, style
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -19,7 +19,6 @@ from stratoscope.mitigation import (
 )
 from stratoscope.models import ModelFacts, ModelSource, weights_fingerprint
 from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob
-from stratoscope.pipelines.hallucination.tables import HallucinationScoreRow
 from stratoscope.pipelines.mitigation.config import DropsSection, FlagsSection, MitigationConfig
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.run_lookup import open_finished
@@ -27,6 +26,7 @@ from stratoscope.pipelines.search.pruning.statistics import FinishedScore, all_s
 from stratoscope.pruning import PruningSpace
 from stratoscope.results import Manifest, Run
 from stratoscope.scoring import select_layers
+from stratoscope.tables.hallucination import HallucinationScoreRow
 
 
 @dataclass(frozen=True)

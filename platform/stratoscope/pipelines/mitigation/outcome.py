@@ -17,7 +17,8 @@ from stratoscope.evaluation import (
 )
 from stratoscope.mitigation import BASE, TERMS, Variant
 from stratoscope.pipelines.mitigation.store import ModelScores, TrainedVariant
-from stratoscope.pipelines.mitigation.tables import (
+from stratoscope.results import TableRow
+from stratoscope.tables.mitigation import (
     NOT_RECOVERED,
     TrainingStepRow,
     VariantComparisonRow,
@@ -25,7 +26,6 @@ from stratoscope.pipelines.mitigation.tables import (
     VariantEvaluationRow,
     VariantRow,
 )
-from stratoscope.results import TableRow
 
 QUESTION_METRICS = ("mc1", "mc2", "pairwise", "exact_match", "perplexity")
 """Metrics in the verdicts of fine-tuning; those of tasks are in the tables only."""

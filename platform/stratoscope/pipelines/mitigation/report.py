@@ -8,7 +8,10 @@ from rich.table import Table as TerminalTable
 from stratoscope.evaluation.comparison import NOT_DEFINED
 from stratoscope.mitigation import BASE
 from stratoscope.pipelines.mitigation import figures
-from stratoscope.pipelines.mitigation.tables import (
+from stratoscope.pipelines.reporting.formatting import model_facts, number_text, run_facts
+from stratoscope.pipelines.reporting.sections import PageColumn, field_column, interval_column, page_table
+from stratoscope.results import Manifest, Page, PageSection, Run, TableRow
+from stratoscope.tables.mitigation import (
     LayerSeparationRow,
     TrainingStepRow,
     TuningTrialRow,
@@ -16,9 +19,6 @@ from stratoscope.pipelines.mitigation.tables import (
     VariantEvaluationRow,
     VariantRow,
 )
-from stratoscope.pipelines.reporting.formatting import model_facts, number_text, run_facts
-from stratoscope.pipelines.reporting.sections import PageColumn, field_column, interval_column, page_table
-from stratoscope.results import Manifest, Page, PageSection, Run, TableRow
 
 ReportRow = TypeVar("ReportRow", bound=TableRow)
 AnyPageColumn = PageColumn[Any]

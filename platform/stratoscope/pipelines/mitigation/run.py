@@ -32,12 +32,12 @@ from stratoscope.pipelines.mitigation.layers import LayerChoice, flag_layers, op
 from stratoscope.pipelines.mitigation.outcome import compare_models, outcome_tables, training_problems
 from stratoscope.pipelines.mitigation.report import build_page, summary_table
 from stratoscope.pipelines.mitigation.store import VariantStore
-from stratoscope.pipelines.mitigation.tables import TABLES
 from stratoscope.pipelines.mitigation.train import train_variants
 from stratoscope.pipelines.mitigation.tune import TRAINING, tuning_rows
 from stratoscope.pipelines.runtime.hardware import usual_device
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.results import Run, TableRow, write_table
+from stratoscope.tables.mitigation import TABLES
 
 MAX_LENGTH = 1024
 """Most tokens of a sequence, for models with more positions."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from stratoscope.evaluation import Score
 from stratoscope.mitigation import Variant
-from stratoscope.pipelines.mitigation.tables import LayerSeparationRow, VariantItemRow
 from stratoscope.results import Storage, read_table, write_table
+from stratoscope.tables.mitigation import LayerSeparationRow, VariantItemRow
 
 FOLDER = "variants"
 

@@ -20,11 +20,11 @@ from stratoscope.mitigation import (
 )
 from stratoscope.pipelines.mitigation.config import TuneSection
 from stratoscope.pipelines.mitigation.dataset import TrainingInputs
-from stratoscope.pipelines.mitigation.tables import TuningTrialRow
 from stratoscope.pipelines.mitigation.worker import OBJECTIVE, TrainingLoop
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.trials import TUNE, tune
 from stratoscope.results import Storage
+from stratoscope.tables.mitigation import TuningTrialRow
 
 TRAINING = "training"
 """Folder of Ray Train's checkpoints in the run's folder; it is removed at the end of the run."""

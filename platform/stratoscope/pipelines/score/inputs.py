@@ -9,10 +9,10 @@ from stratoscope.errors import InputError
 from stratoscope.models import load_tokenizer
 from stratoscope.pipelines.score.config import ScoreConfig
 from stratoscope.pipelines.score.layout import lay_out
-from stratoscope.pipelines.score.tables import ALL
 from stratoscope.pipelines.sharded.layout import ShardLayout
 from stratoscope.pipelines.sharded.models import OpenedModel, check_taps, open_model
 from stratoscope.scoring import layer_spans, num_dropped
+from stratoscope.tables.score import ALL
 
 DEFAULT_MAX_TOKENS = 1024
 

@@ -9,9 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stratoscope.pipelines.score import tables
-from stratoscope.pipelines.score.tables import ALL
-from stratoscope.pipelines.sharded.rows import statistics_of_tap
 from stratoscope.results import Run, Storage, iter_table, read_table
 from stratoscope.scoring import (
     Observations,
@@ -26,6 +23,9 @@ from stratoscope.scoring import (
 )
 from stratoscope.statistics import Statistics, merge, merge_all
 from stratoscope.statistics.histogram import NUM_BINS
+from stratoscope.tables import score as tables
+from stratoscope.tables.activations import statistics_of_tap
+from stratoscope.tables.score import ALL
 
 
 @dataclass(frozen=True)

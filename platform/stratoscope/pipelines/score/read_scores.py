@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stratoscope.pipelines.score.tables import ALL, LayerScoreRow, StabilityRow
 from stratoscope.results import Run
+from stratoscope.tables.score import ALL, LayerScoreRow, StabilityRow
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from stratoscope.pipelines.score.inputs import ScoreInputs, open_inputs
 from stratoscope.pipelines.score.load_statistics import StatisticsTables, score_tables
 from stratoscope.pipelines.score.report import build_page, summary_table
 from stratoscope.pipelines.score.shard_tables import RetentionPolicy
-from stratoscope.pipelines.score.tables import ALL, TABLES, LayerScoreRow, StabilityRow, layer_score_rows, stability_row
 from stratoscope.pipelines.score.worker import ScoreWorkerSettings, make_worker
 from stratoscope.pipelines.sharded.measure import (
     ShardedWork,
@@ -29,6 +28,7 @@ from stratoscope.pipelines.sharded.measure import (
 )
 from stratoscope.results import Run, ShardStore, read_table, write_table
 from stratoscope.scoring import Scoring
+from stratoscope.tables.score import ALL, TABLES, LayerScoreRow, StabilityRow, layer_score_rows, stability_row
 
 TOTALS = ("prompts", "scored", "errors", "truncated", "tokens", "padded_tokens", "nonfinite", "halved")
 """Counts of shards that add up in the manifest."""

@@ -9,10 +9,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stratoscope.activations import BatchStatistics, Tap
-from stratoscope.pipelines.score import tables
 from stratoscope.results import to_parquet
 from stratoscope.scoring import cosine_to_angle
 from stratoscope.statistics import Statistics, merge, merge_all, stack
+from stratoscope.tables import score as tables
 
 
 @dataclass(frozen=True)

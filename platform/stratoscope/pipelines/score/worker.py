@@ -13,9 +13,9 @@ from stratoscope.activations import Probe, Tap
 from stratoscope.execution import FIRST_ATTEMPT, Attempt, WorkMetrics
 from stratoscope.models import Encoded, Encoding, LoadSpec, bucket, encode, layer_parameters, pad, peak_memory_bytes
 from stratoscope.pipelines.score.shard_tables import RetentionPolicy, ShardTables
-from stratoscope.pipelines.score.tables import LayerRow
 from stratoscope.pipelines.sharded.batches import BatchOutcome, run_batches
 from stratoscope.results import ShardResult, to_parquet
+from stratoscope.tables.score import LayerRow
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from stratoscope.pipelines.sharded.rows import StatisticsColumns
 from stratoscope.results import Int32, TableRow
 from stratoscope.scoring import Auroc, DatasetAgreement, DatasetResult, SeparationResult, Threshold
+from stratoscope.tables.activations import StatisticsColumns
 
 # The columns of a row type are those of its bases, from the last base to the first, and then its own.
 

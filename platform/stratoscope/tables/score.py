@@ -9,10 +9,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stratoscope.activations import Tap
-from stratoscope.pipelines.sharded.rows import StatisticsColumns, statistics_table
 from stratoscope.results import Int32, TableRow
 from stratoscope.scoring import Scoring, SpanAngle, cosine_to_angle
 from stratoscope.statistics import Statistics
+from stratoscope.tables.activations import StatisticsColumns, statistics_table
 
 ALL = "all"
 """Group of all prompts, in `layer_scores` and `stability`."""
