@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stratoscope.activations.reduce import HIGHEST_KEY, LOWEST_KEY, Bins
@@ -20,8 +22,8 @@ from stratoscope.activations.taps import Tap
 
 STREAM_TAPS = (Tap.BLOCK, Tap.UPDATE, Tap.ATTENTION, Tap.MLP)
 """Taps as wide as the residual stream; one launch reads them all."""
-LARGEST_COUNT = 2**31 - 1
-"""Counts are 32-bit integers."""
+MOST_FINE = 640
+"""Fine bins that the kernel has room for."""
 STAGED_BYTES = 4 * 2**20
 """About as many bytes of partial results wait to be joined: a launch is saved for each layer that waits."""
 
@@ -35,14 +37,15 @@ class Tiling(NamedTuple):
     """Columns of a tile; a program keeps to them."""
     tokens: int
     """Tokens of a program."""
-    window: int
-    """Bins that are counted in registers; the others go to memory one by one."""
+    chunks: int
+    """How often a program goes over its tokens, each time for other columns."""
+    stages: int
+    """Tiles that are fetched ahead, and one; 1 fetches none."""
     warps: int
-    mode: int = 2
 
 
 class FusedSums(NamedTuple):
-    """What one pass leaves, on the device."""
+    """What one pass leaves, on the device but for the widths."""
 
     moments: Tensor
     """Mean, squared deviations and pooled variance, shape (layers, taps, N, 3), float64."""
@@ -50,11 +53,18 @@ class FusedSums(NamedTuple):
     """Counts by fine bin, shape (layers, taps, N, num_fine), int32."""
     cosine: Tensor
     """Mean cosine between a layer's input and output, shape (layers, N), float64."""
+    widths: NDArray[np.int64]
+    """Activations of a token, shape (layers, taps)."""
 
 
-def available(device: torch.device) -> bool:
-    """Tell whether tensors on a device can be reduced by the kernel: on a GPU, or anywhere under the interpreter."""
+def available(device: torch.device, bins: Bins) -> bool:
+    """Tell whether tensors on a device can be reduced by the kernel: on a GPU, or anywhere under the interpreter.
+
+    Counts are 32-bit integers, so a prompt must have less than 2^31 activations at a layer and tap.
+    """
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if bins.num_fine > MOST_FINE:
+        return False
     return (device.type == "cuda" or (interpreted and device.type == "cpu")) and _has_triton()
 
 
@@ -81,7 +91,7 @@ def choose_tiling(width: int, num_taps: int) -> Tiling:
     columns = 64
     while columns < elements and width % (2 * columns) == 0:
         columns *= 2
-    return Tiling(rows=elements // columns, columns=columns, tokens=32, window=128, warps=1)
+    return Tiling(rows=elements // columns, columns=columns, tokens=32, chunks=1, stages=1, warps=1)
 
 
 @dataclass
@@ -118,6 +128,7 @@ class FusedPass:
         self._fine = torch.zeros(*shape, self.bins.num_fine, dtype=torch.int32, device=device)
         self._moments = torch.empty(*shape, 3, dtype=torch.float64, device=device)
         self._cosine = torch.empty(self.num_layers, num_segments, dtype=torch.float64, device=device)
+        self._widths = np.zeros((self.num_layers, len(self.taps)), np.int64)
         self._stages: dict[tuple[int, bool], _Stage] = {}
 
     def read_block(
@@ -140,12 +151,14 @@ class FusedPass:
             factor: by which the block multiplies both; None where they do not add up to the update.
         """
         stage = self._stage(after.shape[-1], stream=True)
+        self._widths[layer, [self.taps.index(tap) for tap in self._stream_taps]] = stage.width
         places = {tap: self._place(tap) for tap in STREAM_TAPS}
         self._observe(stage, layer, (after, before, attention, mlp), places, factor)
 
     def read_hidden(self, layer: int, hidden: Tensor) -> None:
         """Reduce the tap `mlp_hidden`, shape (..., D)."""
         stage = self._stage(hidden.shape[-1], stream=False)
+        self._widths[layer, self._place(Tap.MLP_HIDDEN)] = stage.width
         places = dict.fromkeys(STREAM_TAPS, -1) | {Tap.BLOCK: self._place(Tap.MLP_HIDDEN)}
         self._observe(stage, layer, (hidden, None, None, None), places, None)
 
@@ -154,7 +167,7 @@ class FusedPass:
         for stage in self._stages.values():
             self._join(stage)
         self._stages.clear()
-        return FusedSums(self._moments, self._fine, self._cosine)
+        return FusedSums(self._moments, self._fine, self._cosine, self._widths)
 
     def _place(self, tap: Tap) -> int:
         return self.taps.index(tap) if tap in self.taps else -1
@@ -170,7 +183,7 @@ class FusedPass:
         after, before, attention, mlp = (tensors[0] if t is None else t for t in tensors)
         tiling, num_segments, parts = stage.tiling, len(self.segments), self._parts(stage.tiling)
         summed = factor is not None and places[Tap.UPDATE] >= 0
-        programs = num_segments * parts * _ceil(stage.width, tiling.columns)
+        programs = num_segments * parts * _ceil(stage.width, tiling.columns * tiling.chunks)
         _kernels().observe_kernel[(programs,)](
             after.contiguous(),
             before.contiguous(),
@@ -204,11 +217,12 @@ class FusedPass:
             NUM_EDGES=len(self.bins.edges),
             LOWEST=LOWEST_KEY,
             HIGHEST=HIGHEST_KEY,
-            WINDOW=tiling.window,
             ROWS=tiling.rows,
             COLUMNS=tiling.columns,
             TOKENS=tiling.tokens,
-            MODE=tiling.mode if after.is_cuda else min(tiling.mode, 1),
+            CHUNKS=tiling.chunks,
+            STAGES=tiling.stages,
+            SHARED=after.is_cuda,
             num_warps=tiling.warps,
         )
         stage.used += 1

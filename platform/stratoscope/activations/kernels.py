@@ -8,31 +8,11 @@ atomically, so two runs on one kind of GPU agree to the bit.
 import triton
 import triton.language as tl
 
-SIGN_FREE: tl.constexpr = tl.constexpr(0x7FFFFFFF)
 KEY_SHIFT: tl.constexpr = tl.constexpr(20)
-
-
-@triton.jit
-def _key(x, EDGES: tl.constexpr, NUM_EDGES: tl.constexpr):
-    """Return the sign-free bits of each number, and how many edges lie at or below it."""
-    bits = x.to(tl.int32, bitcast=True) & SIGN_FREE
-    above = tl.zeros_like(bits)
-    for i in tl.static_range(NUM_EDGES):
-        above += (bits >= EDGES[i]).to(tl.int32)
-    return bits, above
-
-
-@triton.jit
-def _place_window(x, LOWEST: tl.constexpr, HIGHEST: tl.constexpr, NUM_EDGES: tl.constexpr, WINDOW: tl.constexpr):
-    """Choose the first key of the window that is counted in registers, from a sample of the numbers to come.
-
-    The mean key is the mean of the logarithm, which a few large numbers hardly move. Three eighths of the window lie
-    above it and five below, for magnitudes tail off downwards.
-    """
-    bits = x.to(tl.int32, bitcast=True) & SIGN_FREE
-    known = (bits > 0).to(tl.int32)
-    centre = tl.sum((bits >> KEY_SHIFT) * known) // tl.maximum(tl.sum(known), 1)
-    return tl.minimum(tl.maximum(centre - (WINDOW * 5) // 8, LOWEST + NUM_EDGES), HIGHEST - WINDOW + 2)
+MOST_FINE: tl.constexpr = tl.constexpr(640)
+"""Counters in shared memory for one tap; there are at most as many fine bins."""
+STEP: tl.constexpr = tl.constexpr(128)
+"""Counters that are cleared or flushed at a time."""
 
 
 @triton.jit
@@ -42,19 +22,22 @@ def _add3(a0, a1, a2, b0, b1, b2):
 
 @triton.jit
 def _shared_counters(TAPS: tl.constexpr):
-    """Return the address of TAPS times 1,024 counters in shared memory."""
-    tl.static_assert(TAPS <= 4)
+    """Return the address of TAPS times MOST_FINE counters in the shared memory of a program.
+
+    Triton has no name for an atomic addition there. An instruction that adds one for each lane of a warp, and adds
+    lanes with one address together, takes a few cycles; all else costs several times as much.
+    """
     if TAPS == 1:
         return tl.inline_asm_elementwise(
-            "{ .shared .align 16 .b8 counters[4096]; mov.u32 $0, counters; }",
+            "{ .shared .align 16 .b8 counters[2560]; mov.u32 $0, counters; }",
             "=r", [], dtype=tl.int32, is_pure=False, pack=1)  # fmt: skip
     elif TAPS == 2:
         return tl.inline_asm_elementwise(
-            "{ .shared .align 16 .b8 counters[8192]; mov.u32 $0, counters; }",
+            "{ .shared .align 16 .b8 counters[5120]; mov.u32 $0, counters; }",
             "=r", [], dtype=tl.int32, is_pure=False, pack=1)  # fmt: skip
     else:
         return tl.inline_asm_elementwise(
-            "{ .shared .align 16 .b8 counters[16384]; mov.u32 $0, counters; }",
+            "{ .shared .align 16 .b8 counters[10240]; mov.u32 $0, counters; }",
             "=r", [], dtype=tl.int32, is_pure=False, pack=1)  # fmt: skip
 
 
@@ -80,60 +63,36 @@ def _shared_increment(address):
 
 
 @triton.jit
-def _flush(shared, fine, NUM_FINE: tl.constexpr):
+def _flush(counters, fine, NUM_FINE: tl.constexpr):
     """Add the counters in shared memory to those in memory; zeros, and padding with them, follow from the others."""
-    index = tl.arange(0, 1024)
-    counts = _shared_load(shared + index * 4)
-    tl.atomic_add(fine + index, counts, mask=(counts > 0) & (index > 0) & (index < NUM_FINE), sem="relaxed")
-
-
-@triton.jit
-def _count_shared(
-    x,
-    shared,
-    fine,
-    EDGES: tl.constexpr,
-    NUM_EDGES: tl.constexpr,
-    LOWEST: tl.constexpr,
-    HIGHEST: tl.constexpr,
-    MODE: tl.constexpr,
-):
-    """Count a tile in shared memory, or (MODE 0) in memory at once."""
-    bits, above = _key(x, EDGES, NUM_EDGES)
-    # The smallest key is 0, so what is zero needs no test of its own: it shares the lowest bin's place less one.
-    bin_index = tl.minimum(tl.maximum(bits >> KEY_SHIFT, LOWEST), HIGHEST) - LOWEST + above + (bits > 0).to(tl.int32)
-    if MODE == 2:
-        _shared_increment(shared + bin_index * 4)
-    else:
-        tl.atomic_add(fine + bin_index, 1, mask=bits > 0, sem="relaxed")
+    for i in tl.static_range(0, NUM_FINE, STEP):
+        index = i + tl.arange(0, STEP)
+        counts = _shared_load(counters + index * 4)
+        tl.atomic_add(fine + index, counts, mask=(counts > 0) & (index > 0) & (index < NUM_FINE), sem="relaxed")
 
 
 @triton.jit
 def _count(
     x,
-    counts,
-    first_key,
+    counters,
     fine,
     EDGES: tl.constexpr,
     NUM_EDGES: tl.constexpr,
     LOWEST: tl.constexpr,
     HIGHEST: tl.constexpr,
-    WINDOW: tl.constexpr,
+    SHARED: tl.constexpr,
 ):
-    """Count a tile in the window; what lies outside it, and only that, goes to memory at once.
-
-    The window's last slot takes zeros, padding and whatever lies outside. It is thrown away: zeros follow from the
-    number of activations.
-    """
-    bits, above = _key(x, EDGES, NUM_EDGES)
-    key = bits >> KEY_SHIFT
-    # As an unsigned number, a slot below the window is a large one.
-    slot = tl.minimum((key + above - first_key).to(tl.uint32, bitcast=True), WINDOW - 1).to(tl.int32, bitcast=True)
-    counts += tl.histogram(tl.reshape(slot, [slot.numel], can_reorder=True), WINDOW)
-    if tl.max(slot) == WINDOW - 1:
-        bin_index = tl.minimum(tl.maximum(key, LOWEST), HIGHEST) - LOWEST + 1 + above
-        tl.atomic_add(fine + bin_index, 1, mask=(slot == WINDOW - 1) & (bits > 0), sem="relaxed")
-    return counts
+    """Count the magnitudes of a tile by fine bin, as `Bins.count` does, in shared memory or else in memory at once."""
+    bits = tl.abs(x).to(tl.int32, bitcast=True)
+    bin_index = tl.minimum(tl.maximum(bits >> KEY_SHIFT, LOWEST), HIGHEST) - LOWEST
+    for i in tl.static_range(NUM_EDGES):
+        # The difference is negative, and the shift leaves -1 of it, just where bits >= EDGES[i].
+        bin_index -= (EDGES[i] - 1 - bits) >> 31
+    bin_index += tl.minimum(bits, 1)
+    if SHARED:
+        _shared_increment(counters + bin_index * 4)
+    else:
+        tl.atomic_add(fine + bin_index, 1, mask=bits > 0, sem="relaxed")
 
 
 @triton.jit
@@ -151,28 +110,8 @@ def _merge(x, row_mask, taken, before, mean, m2, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _keep(
-    counts,
-    mean,
-    m2,
-    first_key,
-    num_tokens,
-    columns,
-    column_mask,
-    fine,
-    vectors,
-    moments,
-    width,
-    LOWEST: tl.constexpr,
-    WINDOW: tl.constexpr,
-    MODE: tl.constexpr,
-):
-    """Store what a program has gathered of one tap."""
-    slots = tl.arange(0, WINDOW)
-    if MODE == 1:
-        tl.atomic_add(
-            fine + slots + (first_key - LOWEST + 1), counts, mask=(counts > 0) & (slots < WINDOW - 1), sem="relaxed"
-        )
+def _keep(mean, m2, num_tokens, columns, column_mask, vectors, moments, width):
+    """Store what a program has gathered of one tap and chunk."""
     tl.store(vectors + columns, mean, mask=column_mask)
     # What is padding has mean 0 and no deviation.
     own_mean = tl.sum(mean) / width
@@ -220,13 +159,14 @@ def observe_kernel(
     NUM_EDGES: tl.constexpr,
     LOWEST: tl.constexpr,
     HIGHEST: tl.constexpr,
-    WINDOW: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     TOKENS: tl.constexpr,
-    MODE: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    STAGES: tl.constexpr,
+    SHARED: tl.constexpr,
 ):
-    """Reduce TOKENS tokens of one segment, COLUMNS columns of them.
+    """Reduce TOKENS tokens of one segment, CHUNKS times COLUMNS columns of them.
 
     BLOCK, UPDATE, ATTENTION and MLP are the taps' places among the probe's taps, or -1. With SUM the update is what
     attention and the feed-forward part add; without it is output minus input. Without COSINE there is one tensor alone,
@@ -234,10 +174,11 @@ def observe_kernel(
     parts, D); moments (slots, own taps, segments, parts, chunks, 2); products (slots, T, chunks, 3).
     """
     num_chunks = tl.cdiv(D, COLUMNS)
+    num_groups = tl.cdiv(num_chunks, CHUNKS)
     program = tl.program_id(0)
-    chunk = program % num_chunks
-    part = (program // num_chunks) % parts
-    segment = program // (num_chunks * parts)
+    first_chunk = (program % num_groups) * CHUNKS
+    part = (program // num_groups) % parts
+    segment = program // (num_groups * parts)
     if program == 0:
         tl.store(layers_pointer + slot, layer)
     low = part * TOKENS
@@ -247,170 +188,119 @@ def observe_kernel(
     high = tl.minimum(low + TOKENS, length)
     start = tl.load(starts + segment)
     first = tl.load(firsts + segment)
-    columns = chunk * COLUMNS + tl.arange(0, COLUMNS)
-    column_mask = columns < D
-    width = tl.minimum(COLUMNS, D - chunk * COLUMNS)
-    if BLOCK >= 0:
-        block_fine = fine_pointer + ((layer * TAPS + BLOCK) * segments + segment) * NUM_FINE
-        block_counts = tl.zeros([WINDOW], tl.int32)
-        block_mean = tl.zeros([COLUMNS], tl.float32)
-        block_m2 = tl.zeros([COLUMNS], tl.float32)
-    if UPDATE >= 0:
-        update_fine = fine_pointer + ((layer * TAPS + UPDATE) * segments + segment) * NUM_FINE
-        update_counts = tl.zeros([WINDOW], tl.int32)
-        update_mean = tl.zeros([COLUMNS], tl.float32)
-        update_m2 = tl.zeros([COLUMNS], tl.float32)
-    if ATTENTION >= 0:
-        attention_fine = fine_pointer + ((layer * TAPS + ATTENTION) * segments + segment) * NUM_FINE
-        attention_counts = tl.zeros([WINDOW], tl.int32)
-        attention_mean = tl.zeros([COLUMNS], tl.float32)
-        attention_m2 = tl.zeros([COLUMNS], tl.float32)
-    if MLP >= 0:
-        mlp_fine = fine_pointer + ((layer * TAPS + MLP) * segments + segment) * NUM_FINE
-        mlp_counts = tl.zeros([WINDOW], tl.int32)
-        mlp_mean = tl.zeros([COLUMNS], tl.float32)
-        mlp_m2 = tl.zeros([COLUMNS], tl.float32)
+    num_tokens = (high - low).to(tl.float32)
 
     own_taps: tl.constexpr = (BLOCK >= 0) + (UPDATE >= 0) + (ATTENTION >= 0) + (MLP >= 0)
-    shared_block = 0
-    if MODE == 2:
-        shared_block = _shared_counters(own_taps)
-        index = tl.arange(0, 1024)
-        for i in tl.static_range(own_taps):
-            _shared_store(shared_block + i * 4096 + index * 4, tl.zeros([1024], tl.int32))
-        tl.debug_barrier()
-    shared_update = shared_block + 4096 * (BLOCK >= 0)
-    shared_attention = shared_update + 4096 * (UPDATE >= 0)
-    shared_mlp = shared_attention + 4096 * (ATTENTION >= 0)
-    block_first = 0
-    update_first = 0
-    attention_first = 0
-    mlp_first = 0
-    if MODE == 1:
-        # A tile from the middle: a prompt's first tokens are often unlike all others.
-        rows = (low + high) // 2 + tl.arange(0, ROWS)
-        offset = (start + rows).to(tl.int64)[:, None] * D + columns[None, :]
-        mask = (rows < high)[:, None] & column_mask[None, :]
-        if BLOCK >= 0:
-            sample = _load(after_pointer, offset, mask)
-            block_first = _place_window(sample, LOWEST, HIGHEST, NUM_EDGES, WINDOW)
-        if UPDATE >= 0:
-            if SUM:
-                sample = _load(attention_pointer, offset, mask) + _load(mlp_pointer, offset, mask)
-                if SCALED:
-                    sample *= scale
-            else:
-                sample = _load(after_pointer, offset, mask) - _load(before_pointer, offset, mask)
-            update_first = _place_window(sample, LOWEST, HIGHEST, NUM_EDGES, WINDOW)
-        if ATTENTION >= 0:
-            sample = _load(attention_pointer, offset, mask)
-            attention_first = _place_window(sample, LOWEST, HIGHEST, NUM_EDGES, WINDOW)
-        if MLP >= 0:
-            sample = _load(mlp_pointer, offset, mask)
-            mlp_first = _place_window(sample, LOWEST, HIGHEST, NUM_EDGES, WINDOW)
-
-    for low_row in range(low, high, ROWS):
-        rows = low_row + tl.arange(0, ROWS)
-        offset = (start + rows).to(tl.int64)[:, None] * D + columns[None, :]
-        row_mask = (rows < high)[:, None]
-        mask = row_mask & column_mask[None, :]
-        taken = tl.minimum(ROWS, high - low_row).to(tl.float32)
-        before_rows = (low_row - low).to(tl.float32)
-        if (BLOCK >= 0) or COSINE:
-            after = _load(after_pointer, offset, mask)
-        if COSINE:
-            before = _load(before_pointer, offset, mask)
-        if SUM or (ATTENTION >= 0):
-            attention = _load(attention_pointer, offset, mask)
-        if SUM or (MLP >= 0):
-            mlp = _load(mlp_pointer, offset, mask)
-        if COSINE:
-            product = products_pointer + ((slot * tokens + first + rows) * num_chunks + chunk) * 3
-            across, square_before, square_after = tl.reduce(
-                (before * after, before * before, after * after), axis=1, combine_fn=_add3
-            )
-            tl.store(product, across, mask=rows < high)
-            tl.store(product + 1, square_before, mask=rows < high)
-            tl.store(product + 2, square_after, mask=rows < high)
-        if BLOCK >= 0:
-            if MODE == 1:
-                block_counts = _count(
-                    after, block_counts, block_first, block_fine, EDGES, NUM_EDGES, LOWEST, HIGHEST, WINDOW
-                )
-            else:
-                _count_shared(after, shared_block, block_fine, EDGES, NUM_EDGES, LOWEST, HIGHEST, MODE)
-            block_mean, block_m2 = _merge(after, row_mask, taken, before_rows, block_mean, block_m2, ROWS)
-        if UPDATE >= 0:
-            if SUM:
-                update = attention + mlp
-                if SCALED:
-                    update *= scale
-            else:
-                update = after - before
-            if MODE == 1:
-                update_counts = _count(
-                    update, update_counts, update_first, update_fine, EDGES, NUM_EDGES, LOWEST, HIGHEST, WINDOW
-                )
-            else:
-                _count_shared(update, shared_update, update_fine, EDGES, NUM_EDGES, LOWEST, HIGHEST, MODE)
-            update_mean, update_m2 = _merge(update, row_mask, taken, before_rows, update_mean, update_m2, ROWS)
-        if ATTENTION >= 0:
-            if SCALED:
-                attention *= scale
-            if MODE == 1:
-                attention_counts = _count(
-                    attention, attention_counts, attention_first, attention_fine, EDGES, NUM_EDGES, LOWEST, HIGHEST, WINDOW
-                )
-            else:
-                _count_shared(attention, shared_attention, attention_fine, EDGES, NUM_EDGES, LOWEST, HIGHEST, MODE)
-            attention_mean, attention_m2 = _merge(
-                attention, row_mask, taken, before_rows, attention_mean, attention_m2, ROWS
-            )
-        if MLP >= 0:
-            if SCALED:
-                mlp *= scale
-            if MODE == 1:
-                mlp_counts = _count(mlp, mlp_counts, mlp_first, mlp_fine, EDGES, NUM_EDGES, LOWEST, HIGHEST, WINDOW)
-            else:
-                _count_shared(mlp, shared_mlp, mlp_fine, EDGES, NUM_EDGES, LOWEST, HIGHEST, MODE)
-            mlp_mean, mlp_m2 = _merge(mlp, row_mask, taken, before_rows, mlp_mean, mlp_m2, ROWS)
-
-    if MODE == 2:
-        tl.debug_barrier()
-        if BLOCK >= 0:
-            _flush(shared_block, block_fine, NUM_FINE)
-        if UPDATE >= 0:
-            _flush(shared_update, update_fine, NUM_FINE)
-        if ATTENTION >= 0:
-            _flush(shared_attention, attention_fine, NUM_FINE)
-        if MLP >= 0:
-            _flush(shared_mlp, mlp_fine, NUM_FINE)
-    num_tokens = (high - low).to(tl.float32)
     place = (slot * own_taps * segments + segment).to(tl.int64) * parts + part
     step = segments.to(tl.int64) * parts
-    if BLOCK >= 0:
-        vectors = vectors_pointer + place * D
-        moments = moments_pointer + (place * num_chunks + chunk) * 2
-        _keep(block_counts, block_mean, block_m2, block_first, num_tokens, columns, column_mask, block_fine, vectors,
-              moments, width, LOWEST, WINDOW, MODE)  # fmt: skip
-        place += step
-    if UPDATE >= 0:
-        vectors = vectors_pointer + place * D
-        moments = moments_pointer + (place * num_chunks + chunk) * 2
-        _keep(update_counts, update_mean, update_m2, update_first, num_tokens, columns, column_mask, update_fine,
-              vectors, moments, width, LOWEST, WINDOW, MODE)  # fmt: skip
-        place += step
-    if ATTENTION >= 0:
-        vectors = vectors_pointer + place * D
-        moments = moments_pointer + (place * num_chunks + chunk) * 2
-        _keep(attention_counts, attention_mean, attention_m2, attention_first, num_tokens, columns, column_mask,
-              attention_fine, vectors, moments, width, LOWEST, WINDOW, MODE)  # fmt: skip
-        place += step
-    if MLP >= 0:
-        vectors = vectors_pointer + place * D
-        moments = moments_pointer + (place * num_chunks + chunk) * 2
-        _keep(mlp_counts, mlp_mean, mlp_m2, mlp_first, num_tokens, columns, column_mask, mlp_fine, vectors, moments,
-              width, LOWEST, WINDOW, MODE)  # fmt: skip
+    counters = 0
+    if SHARED and own_taps > 0:
+        counters = _shared_counters(own_taps)
+        for i in tl.static_range(0, own_taps * MOST_FINE, STEP):
+            _shared_store(counters + (i + tl.arange(0, STEP)) * 4, tl.zeros([STEP], tl.int32))
+        tl.debug_barrier()
+    block_counters = counters
+    block_place = place
+    block_fine = fine_pointer + ((layer * TAPS + BLOCK).to(tl.int64) * segments + segment) * NUM_FINE
+    update_counters = block_counters + 4 * MOST_FINE * (BLOCK >= 0)
+    update_place = block_place + step * (BLOCK >= 0)
+    update_fine = fine_pointer + ((layer * TAPS + UPDATE).to(tl.int64) * segments + segment) * NUM_FINE
+    attention_counters = update_counters + 4 * MOST_FINE * (UPDATE >= 0)
+    attention_place = update_place + step * (UPDATE >= 0)
+    attention_fine = fine_pointer + ((layer * TAPS + ATTENTION).to(tl.int64) * segments + segment) * NUM_FINE
+    mlp_counters = attention_counters + 4 * MOST_FINE * (ATTENTION >= 0)
+    mlp_place = attention_place + step * (ATTENTION >= 0)
+    mlp_fine = fine_pointer + ((layer * TAPS + MLP).to(tl.int64) * segments + segment) * NUM_FINE
+
+    for chunk in range(first_chunk, tl.minimum(first_chunk + CHUNKS, num_chunks)):
+        columns = chunk * COLUMNS + tl.arange(0, COLUMNS)
+        column_mask = columns < D
+        if BLOCK >= 0:
+            block_mean = tl.zeros([COLUMNS], tl.float32)
+            block_m2 = tl.zeros([COLUMNS], tl.float32)
+        if UPDATE >= 0:
+            update_mean = tl.zeros([COLUMNS], tl.float32)
+            update_m2 = tl.zeros([COLUMNS], tl.float32)
+        if ATTENTION >= 0:
+            attention_mean = tl.zeros([COLUMNS], tl.float32)
+            attention_m2 = tl.zeros([COLUMNS], tl.float32)
+        if MLP >= 0:
+            mlp_mean = tl.zeros([COLUMNS], tl.float32)
+            mlp_m2 = tl.zeros([COLUMNS], tl.float32)
+        for low_row in tl.range(low, high, ROWS, num_stages=STAGES):
+            rows = low_row + tl.arange(0, ROWS)
+            offset = (start + rows).to(tl.int64)[:, None] * D + columns[None, :]
+            row_mask = (rows < high)[:, None]
+            mask = row_mask & column_mask[None, :]
+            taken = tl.minimum(ROWS, high - low_row).to(tl.float32)
+            earlier = (low_row - low).to(tl.float32)
+            if (BLOCK >= 0) or COSINE:
+                after = _load(after_pointer, offset, mask)
+            if COSINE:
+                before = _load(before_pointer, offset, mask)
+            if SUM or (ATTENTION >= 0):
+                attention = _load(attention_pointer, offset, mask)
+            if SUM or (MLP >= 0):
+                mlp = _load(mlp_pointer, offset, mask)
+            if COSINE:
+                product = products_pointer + ((slot * tokens + first + rows) * num_chunks + chunk) * 3
+                across, square_before, square_after = tl.reduce(
+                    (before * after, before * before, after * after), axis=1, combine_fn=_add3
+                )
+                tl.store(product, across, mask=rows < high)
+                tl.store(product + 1, square_before, mask=rows < high)
+                tl.store(product + 2, square_after, mask=rows < high)
+            if UPDATE >= 0:
+                if SUM:
+                    update = attention + mlp
+                    if SCALED:
+                        update *= scale
+                else:
+                    update = after - before
+            if SCALED and (ATTENTION >= 0):
+                attention *= scale
+            if SCALED and (MLP >= 0):
+                mlp *= scale
+            if BLOCK >= 0:
+                _count(after, block_counters, block_fine, EDGES, NUM_EDGES, LOWEST, HIGHEST, SHARED)
+                block_mean, block_m2 = _merge(after, row_mask, taken, earlier, block_mean, block_m2, ROWS)
+            if UPDATE >= 0:
+                _count(update, update_counters, update_fine, EDGES, NUM_EDGES, LOWEST, HIGHEST, SHARED)
+                update_mean, update_m2 = _merge(update, row_mask, taken, earlier, update_mean, update_m2, ROWS)
+            if ATTENTION >= 0:
+                _count(attention, attention_counters, attention_fine, EDGES, NUM_EDGES, LOWEST, HIGHEST, SHARED)
+                attention_mean, attention_m2 = _merge(attention, row_mask, taken, earlier, attention_mean, attention_m2, ROWS)
+            if MLP >= 0:
+                _count(mlp, mlp_counters, mlp_fine, EDGES, NUM_EDGES, LOWEST, HIGHEST, SHARED)
+                mlp_mean, mlp_m2 = _merge(mlp, row_mask, taken, earlier, mlp_mean, mlp_m2, ROWS)
+        width = tl.minimum(COLUMNS, D - chunk * COLUMNS)
+        if BLOCK >= 0:
+            vectors = vectors_pointer + block_place * D
+            moments = moments_pointer + (block_place * num_chunks + chunk) * 2
+            _keep(block_mean, block_m2, num_tokens, columns, column_mask, vectors, moments, width)
+        if UPDATE >= 0:
+            vectors = vectors_pointer + update_place * D
+            moments = moments_pointer + (update_place * num_chunks + chunk) * 2
+            _keep(update_mean, update_m2, num_tokens, columns, column_mask, vectors, moments, width)
+        if ATTENTION >= 0:
+            vectors = vectors_pointer + attention_place * D
+            moments = moments_pointer + (attention_place * num_chunks + chunk) * 2
+            _keep(attention_mean, attention_m2, num_tokens, columns, column_mask, vectors, moments, width)
+        if MLP >= 0:
+            vectors = vectors_pointer + mlp_place * D
+            moments = moments_pointer + (mlp_place * num_chunks + chunk) * 2
+            _keep(mlp_mean, mlp_m2, num_tokens, columns, column_mask, vectors, moments, width)
+
+    if SHARED and own_taps > 0:
+        tl.debug_barrier()
+        if BLOCK >= 0:
+            _flush(block_counters, block_fine, NUM_FINE)
+        if UPDATE >= 0:
+            _flush(update_counters, update_fine, NUM_FINE)
+        if ATTENTION >= 0:
+            _flush(attention_counters, attention_fine, NUM_FINE)
+        if MLP >= 0:
+            _flush(mlp_counters, mlp_fine, NUM_FINE)
 
 
 @triton.jit

@@ -47,6 +47,8 @@ class _Reduced(NamedTuple):
     """Shape (B, L, K, NUM_BINS)."""
     below: NDArray[np.int64]
     """Shape (B, L, K, epsilons)."""
+    count: NDArray[np.int64]
+    """Finite activations, shape (B, L, K)."""
     nonfinite: NDArray[np.int64]
     """Shape (B, L, K)."""
     cosine: NDArray[np.float64]
@@ -155,7 +157,7 @@ class Probe:
         """Tell whether the fused kernel can read the model: one device, and nothing is written over before it reads."""
         places = {parameter.device for parameter in self.model.network.parameters()}
         rewrites = any(residual.rewrites for residual in self._residuals)
-        return len(places) == 1 and not rewrites and fused.available(self.model.device)
+        return len(places) == 1 and not rewrites and fused.available(self.model.device, self._bins[self.model.device])
 
     def _sums_parts(self, layer: int) -> bool:
         return Tap.UPDATE in self.taps and self._residuals[layer].factor is not None
@@ -187,21 +189,25 @@ class Probe:
         ids, mask = input_ids.to(self.model.device), attention_mask.to(self.model.device)
         if parts is None:
             # How many tokens there are depends on the mask's values: where the mask lies on the host, no device waits.
-            segments = Segments.from_mask(attention_mask).to(self.model.device)
+            segments = Segments.from_mask(attention_mask)
         else:
-            segments = Segments.from_spans(parts, ids.shape[1], self.model.device)
+            segments = Segments.from_spans(parts, ids.shape[1], torch.device("cpu"))
+        (lengths,) = _to_host(segments.lengths)
+        segments = segments.to(self.model.device)
         run = forward or partial(run_backbone, self.model)
-        reduced = self._run(partial(run, ids, mask), segments, careful=False)
+        reduced = self._run(partial(run, ids, mask), segments, lengths, careful=False)
         if not reduced.is_finite:
-            reduced = self._run(partial(run, ids, mask), segments, careful=True)
-        return self._unpack(reduced, _to_host(segments.lengths))
+            reduced = self._run(partial(run, ids, mask), segments, lengths, careful=True)
+        return self._unpack(reduced, lengths)
 
     @torch.inference_mode()
-    def _run(self, forward: Callable[[], None], segments: Segments, *, careful: bool) -> _Reduced:
+    def _run(
+        self, forward: Callable[[], None], segments: Segments, lengths: NDArray[np.int64], *, careful: bool
+    ) -> _Reduced:
         self._pass = gathered = self._begin(segments, careful)
         try:
             forward()
-            return self._finish_fused(gathered) if gathered.kernel else self._finish(gathered)
+            return self._finish_fused(gathered, lengths) if gathered.kernel else self._finish(gathered)
         finally:
             self._pass = None
 
@@ -222,39 +228,43 @@ class Probe:
         cosine = _mean_of_known(gathered.cosine, gathered.segments)
         spans = _span_cosine(gathered.last_tokens, self.spans, cosine)
         num_segments, num_layers = cosine.shape
-        flat = _to_host(torch.cat([rows.reshape(num_segments, -1), cosine, spans], dim=1))
+        (flat,) = _to_host(torch.cat([rows.reshape(num_segments, -1), cosine, spans], dim=1))
         columns = rows.shape[1] * rows.shape[2]
         packed = flat[:, :columns].reshape(num_segments, num_layers, len(self.taps), -1)
         layout = self._layout
+        histogram = packed[..., layout.histogram].astype(np.int64)
         return _Reduced(
             packed[..., :3],
-            packed[..., layout.histogram].astype(np.int64),
+            histogram,
             packed[..., layout.below].astype(np.int64),
+            histogram.sum(axis=-1),
             packed[..., layout.nonfinite].astype(np.int64),
             flat[:, columns : columns + num_layers],
             flat[:, columns + num_layers :],
         )
 
-    def _finish_fused(self, gathered: _Pass) -> _Reduced:
+    def _finish_fused(self, gathered: _Pass, lengths: NDArray[np.int64]) -> _Reduced:
         """Join what the kernel has left, and bring it to the host."""
         assert gathered.kernel is not None
         sums = gathered.kernel.finish()
         cosine = sums.cosine.transpose(0, 1)
         num_segments, num_layers = cosine.shape
         histogram, below = self._bins_on(self.model.device).split(sums.fine)
-        counts = torch.cat([histogram, below], dim=3).int().permute(2, 0, 1, 3).contiguous()
-        moments = sums.moments.permute(2, 0, 1, 3)
+        rows = torch.cat([sums.moments, below.double()], dim=3).permute(2, 0, 1, 3)
         spans = _span_cosine(gathered.last_tokens, self.spans, cosine)
-        flat = _to_host(torch.cat([moments.reshape(num_segments, -1), cosine, spans], dim=1))
-        columns = moments[0].numel()
-        host_counts = _to_host(counts)
+        flat = torch.cat([rows.reshape(num_segments, -1), cosine, spans], dim=1)
+        flat_host, histogram_host = _to_host(flat, histogram.permute(2, 0, 1, 3))
+        columns = rows[0].numel()
+        packed = flat_host[:, :columns].reshape(num_segments, num_layers, len(self.taps), -1)
+        count = lengths[:, None, None] * sums.widths
         return _Reduced(
-            flat[:, :columns].reshape(num_segments, num_layers, len(self.taps), 3),
-            host_counts[..., : histogram.shape[-1]].astype(np.int64),
-            host_counts[..., histogram.shape[-1] :].astype(np.int64),
-            np.zeros(counts.shape[:3], np.int64),
-            flat[:, columns : columns + num_layers],
-            flat[:, columns + num_layers :],
+            packed[..., :3],
+            histogram_host,
+            packed[..., 3:].astype(np.int64),
+            count,
+            np.zeros_like(count),
+            flat_host[:, columns : columns + num_layers],
+            flat_host[:, columns + num_layers :],
         )
 
     def _enter_block(self, hidden: Tensor) -> None:
@@ -383,7 +393,7 @@ class Probe:
             epsilons=self.epsilons,
             prompts=(~np.isnan(pooled_variance)).astype(np.int64),
             tokens=tokens,
-            count=reduced.histogram.sum(axis=-1),
+            count=reduced.count,
             mean=mean,
             m2=m2,
             pooled_variance=pooled_variance,
@@ -433,13 +443,20 @@ def _extra(model: LoadedModel, network: torch.nn.Module, attention_mask: Tensor)
     return {name: value for name, value in extra.items() if name in accepted}
 
 
-def _to_host(values: Tensor) -> NDArray[Any]:
-    """Copy a tensor to the host.
+def _to_host(*values: Tensor) -> tuple[NDArray[Any], ...]:
+    """Copy tensors to the host, waiting for their device once.
 
     A tensor on the meta device has no values and becomes zeros. A pass on that device therefore checks, on a machine
     without a GPU, that no step joins tensors of two devices.
     """
-    return (torch.zeros_like(values, device="cpu") if values.is_meta else values.cpu()).numpy()
+    if values[0].is_cuda:
+        # Pinned memory, which PyTorch keeps for the next batch, is written by the device itself.
+        copies = [torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for value in values]
+        for copy, value in zip(copies, values, strict=True):
+            copy.copy_(value, non_blocking=True)
+        torch.cuda.current_stream(values[0].device).synchronize()
+        return tuple(copy.numpy() for copy in copies)
+    return tuple((torch.zeros_like(v, device="cpu") if v.is_meta else v).numpy() for v in values)
 
 
 def _mean_of_known(values: Tensor, segments: Segments) -> Tensor:
