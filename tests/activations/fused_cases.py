@@ -37,7 +37,7 @@ def check_kernel(
         before[0, 0, 3] = 1e4
         after = before + attention + mlp
         kernel.read_hidden(layer, hidden)
-        kernel.read_block(layer, before, after, attention, mlp, factor)
+        kernel.read_block(layer, before, after, attention=attention, mlp=mlp, factor=factor)
         added = [part.float() * (factor or 1.0) for part in (attention, mlp)]
         update = (attention.float() + mlp.float()) * factor if factor else after.float() - before.float()
         for tap, values in zip(TAPS, (after, update, *added, hidden), strict=True):

@@ -141,6 +141,7 @@ class FusedPass:
         layer: int,
         before: Tensor,
         after: Tensor,
+        *,
         attention: Tensor | None,
         mlp: Tensor | None,
         factor: float | None,

@@ -28,17 +28,18 @@ def _shared_counters(TAPS: tl.constexpr):
     lanes with one address together, takes a few cycles; all else costs several times as much.
     """
     if TAPS == 1:
-        return tl.inline_asm_elementwise(
+        address = tl.inline_asm_elementwise(
             "{ .shared .align 16 .b8 counters[2560]; mov.u32 $0, counters; }",
             "=r", [], dtype=tl.int32, is_pure=False, pack=1)  # fmt: skip
     elif TAPS == 2:
-        return tl.inline_asm_elementwise(
+        address = tl.inline_asm_elementwise(
             "{ .shared .align 16 .b8 counters[5120]; mov.u32 $0, counters; }",
             "=r", [], dtype=tl.int32, is_pure=False, pack=1)  # fmt: skip
     else:
-        return tl.inline_asm_elementwise(
+        address = tl.inline_asm_elementwise(
             "{ .shared .align 16 .b8 counters[10240]; mov.u32 $0, counters; }",
             "=r", [], dtype=tl.int32, is_pure=False, pack=1)  # fmt: skip
+    return address
 
 
 @triton.jit
@@ -269,7 +270,9 @@ def observe_kernel(
                 update_mean, update_m2 = _merge(update, row_mask, taken, earlier, update_mean, update_m2, ROWS)
             if ATTENTION >= 0:
                 _count(attention, attention_counters, attention_fine, EDGES, NUM_EDGES, LOWEST, HIGHEST, SHARED)
-                attention_mean, attention_m2 = _merge(attention, row_mask, taken, earlier, attention_mean, attention_m2, ROWS)
+                attention_mean, attention_m2 = _merge(
+                    attention, row_mask, taken, earlier, attention_mean, attention_m2, ROWS
+                )
             if MLP >= 0:
                 _count(mlp, mlp_counters, mlp_fine, EDGES, NUM_EDGES, LOWEST, HIGHEST, SHARED)
                 mlp_mean, mlp_m2 = _merge(mlp, row_mask, taken, earlier, mlp_mean, mlp_m2, ROWS)
@@ -447,6 +450,6 @@ def finish_kernel(
         tl.store(rows_pointer + row * 3 + 1, m2)
         tl.store(rows_pointer + row * 3 + 2, _finish_pooled(vectors_pointer + place * D, length, D, num_parts, TOKENS))
     if COSINE:
-        if tap == OWN_TAPS:
+        if tap == OWN_TAPS:  # noqa: SIM102 - the first is decided when the kernel is compiled
             products = products_pointer + (slot * tokens + tl.load(firsts + segment)).to(tl.int64) * num_chunks * 3
             tl.store(cosine_pointer + layer * segments + segment, _finish_cosine(products, length, num_chunks))

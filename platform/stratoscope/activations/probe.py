@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -38,7 +38,8 @@ class BatchStatistics:
     """Cosine of the last token before and behind each span of layers, shape (segments, spans)."""
 
 
-class _Reduced(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Reduced:
     """A batch's sums on the host: B segments, L layers, K taps."""
 
     moments: NDArray[np.float64]
@@ -281,7 +282,8 @@ class Probe:
             before = gathered.source
             assert before is not None
             attention, mlp = (gathered.parts.pop(tap, None) for tap in (Tap.ATTENTION, Tap.MLP))
-            gathered.kernel.read_block(layer, before, hidden, attention, mlp, self._residuals[layer].factor)
+            factor = self._residuals[layer].factor
+            gathered.kernel.read_block(layer, before, hidden, attention=attention, mlp=mlp, factor=factor)
             self._stand_at(hidden)
         else:
             self._reduce_block(layer, hidden)

@@ -27,7 +27,7 @@ class Residual:
     """What is known of a block."""
 
     factor: float | None
-    """What attention and the feed-forward part put out is multiplied by this; None where they do not make the update."""
+    """By which what attention and the feed-forward part put out is multiplied; None where that is not the update."""
     rewrites: bool = False
     """The block writes over what one of them has put out, so that it must be read at once."""
 
