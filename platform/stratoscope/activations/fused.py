@@ -7,6 +7,7 @@ something was not finite. Counts of the two are equal to the unit; moments diffe
 import functools
 import importlib.util
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -60,7 +61,7 @@ class FusedSums(NamedTuple):
 
 
 def available(device: torch.device, bins: Bins) -> bool:
-    """Tell whether tensors on a device can be reduced by the kernel: on a GPU, or anywhere under the interpreter.
+    """Tell whether tensors on a device can be reduced by the kernel: on NVIDIA's GPUs, or under the interpreter.
 
     Counts are 32-bit integers, so a prompt must have less than 2^31 activations at a layer and tap.
     """
@@ -72,7 +73,9 @@ def available(device: torch.device, bins: Bins) -> bool:
 
 @functools.cache
 def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    """Tell whether Triton is installed, and the compiler for C with which it builds what launches a kernel."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return importlib.util.find_spec("triton") is not None and bool(compiler) and torch.version.hip is None
 
 
 @functools.cache
