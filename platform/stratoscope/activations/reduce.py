@@ -16,9 +16,9 @@ from stratoscope.activations.segments import Segments
 from stratoscope.statistics import histogram
 
 _SIGN_FREE = 0x7FFFFFFF
-_LOWEST_KEY = histogram.FIRST_KEY - 1
+LOWEST_KEY = histogram.FIRST_KEY - 1
 """Stands for all keys below the histogram's range."""
-_HIGHEST_KEY = histogram.FIRST_KEY + histogram.NUM_REGULAR
+HIGHEST_KEY = histogram.FIRST_KEY + histogram.NUM_REGULAR
 """Stands for all keys above it."""
 
 
@@ -44,11 +44,11 @@ class Bins:
     def build(cls, epsilons: tuple[float, ...], device: torch.device) -> "Bins":
         """Lay out the bins for absolute thresholds, ascending and distinct as float32."""
         edges = [int(np.float32(epsilon).view(np.int32)) for epsilon in epsilons]
-        keys = np.clip(np.array([1, *edges]) >> histogram.KEY_SHIFT, _LOWEST_KEY, _HIGHEST_KEY) - _LOWEST_KEY
+        keys = np.clip(np.array([1, *edges]) >> histogram.KEY_SHIFT, LOWEST_KEY, HIGHEST_KEY) - LOWEST_KEY
         first_above = keys + np.arange(len(keys)) + 1
-        num_fine = _HIGHEST_KEY - _LOWEST_KEY + 1 + len(keys)
+        num_fine = HIGHEST_KEY - LOWEST_KEY + 1 + len(keys)
         fine = np.arange(num_fine)
-        key = fine - np.searchsorted(first_above, fine, side="right") + _LOWEST_KEY
+        key = fine - np.searchsorted(first_above, fine, side="right") + LOWEST_KEY
         bins = histogram.bin_of_key(key)
         bins[0] = histogram.ZEROS
         boundaries = np.append(np.searchsorted(bins, np.arange(histogram.NUM_BINS)), num_fine)
@@ -63,9 +63,9 @@ class Bins:
         """Count magnitudes of (K, T, D) float32, all finite, per prompt; returns (K, B, num_fine), int64."""
         kinds, num_segments = x.shape[0], len(segments)
         bits = x.view(torch.int32) & _SIGN_FREE
-        index = (bits >> histogram.KEY_SHIFT).clamp_(_LOWEST_KEY, _HIGHEST_KEY)
+        index = (bits >> histogram.KEY_SHIFT).clamp_(LOWEST_KEY, HIGHEST_KEY)
         first = torch.arange(kinds, device=x.device).unsqueeze(1) * num_segments + segments.rows
-        index += (first * self.num_fine - _LOWEST_KEY).to(torch.int32).unsqueeze(2)
+        index += (first * self.num_fine - LOWEST_KEY).to(torch.int32).unsqueeze(2)
         for edge in self.edges:
             # (edge - 1 - bits) is negative just where bits >= edge; the shift leaves -1 there and 0 elsewhere.
             index -= (edge - 1 - bits).bitwise_right_shift_(31)

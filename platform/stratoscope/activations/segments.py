@@ -77,6 +77,14 @@ class Segments:
         positions, rows, lengths, last = (t.to(device) for t in (self.positions, self.rows, self.lengths, self.last))
         return Segments(positions, rows, lengths, last, self.longest, self.everything)
 
+    def bounds(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return each segment's first position in the flattened batch, its length, and its first place among tokens.
+
+        Shape (N,) each, int32. A segment's positions follow one another: rows are padded on either side alone.
+        """
+        first = self.last - self.lengths + 1
+        return self.positions.index_select(0, first).int(), self.lengths.int(), first.int()
+
     def __len__(self) -> int:
         return len(self.lengths)
 
@@ -84,6 +92,10 @@ class Segments:
         """Return the tokens of (B, S, D), or of its flattened form, as (T, D)."""
         flat = hidden.reshape(-1, hidden.shape[-1])
         return flat if self.everything else flat.index_select(0, self.positions)
+
+    def take_last(self, hidden: Tensor) -> Tensor:
+        """Return each segment's last token of (B, S, D) as (N, D)."""
+        return hidden.reshape(-1, hidden.shape[-1]).index_select(0, self.positions.index_select(0, self.last))
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum token values over each segment: (K, T, ...) becomes (K, N, ...), in an order that is always the same."""

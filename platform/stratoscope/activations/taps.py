@@ -15,7 +15,7 @@ class Tap(StrEnum):
     BLOCK = "block"
     """The block's output, that is the residual stream behind it."""
     UPDATE = "update"
-    """The block's output minus its input."""
+    """What the block's parts add to the residual stream, together: its output minus its input, but for rounding."""
     ATTENTION = "attention"
     """What attention adds to the residual stream."""
     MLP = "mlp"

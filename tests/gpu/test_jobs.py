@@ -1,0 +1,51 @@
+"""Every job on a GPU, and scores there against those of the CPU."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
+ROOT = Path(__file__).parents[2]
+ARGUMENTS = {
+    "score": ["--prompts.limit", "48", "--model.dtype", "float32"],
+    "hallucination": ["--pairs.limit", "24", "--pairs.answers", "own"],
+    "search": [
+        *("--search.num_samples", "3", "--prompts.limit", "32", "--evaluation.tasks", "sciq"),
+        *("--evaluation.limit", "8", "--evaluation.held_out", "8", "--final.random_sets", "2"),
+    ],
+    "mitigation": ["--layers", "20,21", "--train.max_steps", "4", "--pairs.limit", "40", "--evaluation.limit", "12"],
+    "faithfulness": [
+        *("--grid.seeds", "2021,2022", "--fit.epochs", "1", "--fit.faithful_epochs", "1", "--series.limit", "3000"),
+    ],
+}
+
+
+def run(job: str, output: Path, *more: str) -> Path:
+    command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), "--output", str(output), *ARGUMENTS[job], *more]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    folder = Path(answer.stdout.split("run: ")[-1].strip())
+    assert json.loads((folder / "manifest.json").read_text())["status"] == "done"
+    return folder
+
+
+@pytest.mark.parametrize("job", ["hallucination", "search", "mitigation", "faithfulness"])
+def test_a_job_ends_well(job: str, tmp_path: Path) -> None:
+    run(job, tmp_path)
+
+
+def test_scores_are_those_of_the_cpu(tmp_path: Path) -> None:
+    tables = []
+    for gpus in ("1", "0"):
+        folder = run("score", tmp_path / gpus, "--actors.gpus", gpus, "--actors.min", "1", "--actors.max", "1")
+        keys = ["tap", "metric", "layer"]
+        tables.append(pq.read_table(folder / "layer_scores.parquet").to_pandas().sort_values(keys))
+    on_gpu, on_cpu = tables
+    np.testing.assert_allclose(on_gpu["score"], on_cpu["score"], rtol=1e-3)
+    assert (on_gpu["rank"].to_numpy() == on_cpu["rank"].to_numpy()).mean() > 0.95

@@ -1,0 +1,86 @@
+"""Paths that hold tensors, on the meta device: a tensor that was left on the CPU ends them as it would on a GPU.
+
+That device has no values. What a step decides by values is prepared outside, and what is copied to the host at its end
+becomes zeros. Generation has no such form: each token decides how its loop goes on.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.fx.experimental._config
+from torch import Tensor
+
+from stratoscope.evaluation.likelihood import Scorer
+from stratoscope.evaluation.rows import Request
+from stratoscope.forecasting import FORECASTERS, Shape, TimeSieveSettings
+from stratoscope.forecasting.faithful import FaithfulLoss, faithful_loss
+from stratoscope.mitigation import Anchor, Reference, Terms, Weights
+from stratoscope.mitigation.examples import Rows
+from stratoscope.mitigation.objective import Counts, Micro, Objective
+from stratoscope.models import LoadedModel
+from tests.conftest import CONFIGURATIONS, ENCODERS, load_tiny
+from tests.mitigation.spawned import corpus
+
+META = torch.device("meta")
+CORPUS = corpus()
+
+
+def on_meta(name: str, folder: Path) -> LoadedModel:
+    model = load_tiny(name, folder)
+    return LoadedModel(model.network.to(META, torch.bfloat16), model.tokenizer, model.anatomy, META)
+
+
+@pytest.fixture
+def without_values(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Decide without values: all is taken, no row holds several texts or is cut, and zeros arrive on the host."""
+    copy = Tensor.cpu
+    monkeypatch.setattr(Tensor, "cpu", lambda t: torch.zeros_like(t, device="cpu") if t.is_meta else copy(t))
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda *_, **__: None)
+    monkeypatch.setattr("transformers.masking_utils._ignore_causal_mask_sdpa", lambda *_, **__: False)
+    monkeypatch.setattr(torch, "bincount", lambda values, minlength: values.new_zeros(minlength))
+    monkeypatch.setattr(Rows, "parts", lambda rows, _: iter([(list(range(len(rows.ids))), rows)]))
+    with torch.fx.experimental._config.patch(meta_nonzero_assume_all_nonzero=True):
+        yield
+
+
+@pytest.mark.usefixtures("without_values")
+@pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if name not in ENCODERS])
+def test_evaluation(name: str, tiny_model_folder: Path) -> None:
+    requests = [Request((5, 9, 33), (9,)), Request((5, 9, 33), (12, 40, 3)), Request((7, 21), (77, 5))]
+    scorer = Scorer(on_meta(name, tiny_model_folder), max_batch_tokens=64)
+    scorer._shares = True
+    for batch in scorer.batches(requests):
+        chosen, best = scorer._predict(batch)
+        assert chosen.shape == best.shape
+
+
+@pytest.mark.usefixtures("without_values")
+@pytest.mark.parametrize("anchor", ["question", "frozen"])
+def test_mitigation(anchor: Anchor, tiny_model_folder: Path) -> None:
+    frozen, model = (on_meta("llama", tiny_model_folder) for _ in range(2))
+    layers = tuple(range(len(model.anatomy)))
+    width = frozen.network.config.hidden_size
+    states = {layer: torch.zeros(width, device=META) for layer in layers}
+    reference = Reference(frozen, layers, states, states)
+    terms = Terms(Weights(1.0, 0.5, 0.7, 0.9, 0.0, 0.3), anchor=anchor)
+    objective = Objective(
+        model.network, model.anatomy, layers=[1, 3], cuts=[], terms=terms, corpus=CORPUS, reference=reference,
+        filler=0, max_padding=1.0,
+    )  # fmt: skip
+    wrong = sum(len(CORPUS.questions[i].wrong) for i in (0, 1, 2))
+    micro = Micro((0, 1, 2), (0, 1), [wrong], Counts.of(CORPUS, (0, 1, 2), (0, 1)))
+    sum(objective(micro).values()).backward()
+
+
+@pytest.mark.parametrize("name", FORECASTERS)
+def test_forecasters(name: str) -> None:
+    forecaster = FORECASTERS[name]
+    with META:
+        model = forecaster.make(Shape(lookback=16, horizon=8, channels=3), TimeSieveSettings())
+        windows, target = torch.zeros(4, 16, 3), torch.zeros(4, 8, 3)
+        if forecaster.trainable:
+            faithful_loss(model, (windows, target, target), FaithfulLoss(), torch.Generator()).backward()
+        else:
+            assert model(windows).values.device == META
