@@ -20,7 +20,7 @@ from lm_eval.models.huggingface import HFLM
 import stratoscope
 from stratoscope.evaluation import Evaluator, ItemSampling, Slice, choose_items, load_tasks
 from stratoscope.models import LoadedModel, load_model, without_layers
-from stratoscope.pipelines.search.pruning.selection import random_sets
+from stratoscope.pruning.selection import random_sets
 
 TASKS = ("sciq", "sst2", "passages")
 ALL = Slice("search", 0.0, 1.0)

@@ -118,7 +118,23 @@ def test_entries_are_found_beside_ours_and_bad_ones_are_left_out_with_a_warning(
     warnings = [line for line in answer.stderr.splitlines() if "other-package" in line]
     assert len(warnings) == 2
     assert any("'broken'" in line and "cannot be imported" in line for line in warnings)
-    assert any("'avss'" in line and "another has that name" in line for line in warnings)
+    assert any("'avss'" in line and "another entry has that name" in line for line in warnings)
+
+
+def test_a_job_of_another_package_has_its_command(
+    environment: dict[str, str], tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    usage = run(environment, "-m", "stratoscope.cli", "--help").stdout
+    assert re.search(r"^  width +a stage of the package other-package$", usage, re.MULTILINE)
+    options = ["--model.source", str(tiny_model_folder), "--output", str(tmp_path), "--run_id", "one"]
+    finished = run(environment, "-m", "stratoscope.cli", "width", *options)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.splitlines()[-1] == f"run: {tmp_path}/width/one"
+    report = run(environment, "-m", "stratoscope.cli", "report", "one", "--output", str(tmp_path))
+    assert "numbers for each token" in report.stdout, report.stderr
+    refused = run(environment, "-m", "stratoscope.cli", "layers")
+    assert refused.returncode == 2
+    assert "use 'stratoscope score'" in refused.stderr
 
 
 def test_a_digest_of_a_package_follows_all_of_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ def fields(series_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Field
 
 @pytest.fixture(scope="module")
 def run(fields: Fields, local_ray: None) -> stratoscope.FaithfulnessRun:  # noqa: ARG001
-    return stratoscope.faithfulness(**fields(run_id="grid"))
+    return stratoscope.evaluate_faithfulness(**fields(run_id="grid"))
 
 
 def test_every_cell_is_measured_under_every_perturbation(run: stratoscope.FaithfulnessRun) -> None:
@@ -121,7 +121,7 @@ def test_forecasts_are_in_the_units_of_the_series(run: stratoscope.FaithfulnessR
 
 def test_results_do_not_depend_on_parallelism_or_order(fields: Fields, run: stratoscope.FaithfulnessRun) -> None:
     grid = fields()["grid"] | {"forecasters": ["dlinear", "timesieve"], "seeds": [3, 1, 2], "cpus": 0.5}
-    again = stratoscope.faithfulness(**fields(run_id="order", grid=grid))
+    again = stratoscope.evaluate_faithfulness(**fields(run_id="order", grid=grid))
 
     def numbers(finished: stratoscope.FaithfulnessRun) -> dict:
         rows = [r for r in finished.cells.to_pylist() if r["forecaster"] != "last_value"]
@@ -132,7 +132,7 @@ def test_results_do_not_depend_on_parallelism_or_order(fields: Fields, run: stra
 
 def test_faithful_training_is_compared_with_longer_plain_training(fields: Fields, local_ray: None) -> None:  # noqa: ARG001
     grid = fields()["grid"] | {"forecasters": ["dlinear"], "trainings": ["plain", "longer", "faithful"]}
-    result = stratoscope.faithfulness(**fields(run_id="longer", grid=grid | {"perturbations": ["gaussian"]}))
+    result = stratoscope.evaluate_faithfulness(**fields(run_id="longer", grid=grid | {"perturbations": ["gaussian"]}))
     rows = result.table("differences").to_pylist()
     pairs = {(r["training"], r["other"]) for r in rows}
     assert pairs == {("longer", "plain"), ("faithful", "plain"), ("faithful", "longer")}
@@ -153,8 +153,10 @@ def test_faithful_training_is_compared_with_longer_plain_training(fields: Fields
 def test_an_ablation_is_faithful_training_with_a_weight_of_zero(fields: Fields, local_ray: None) -> None:  # noqa: ARG001
     grid = fields()["grid"] | {"forecasters": ["timesieve"], "seeds": [1], "perturbations": ["gaussian"]}
     ablations = ["without_sib", "without_cps", "without_snp"]
-    result = stratoscope.faithfulness(**fields(run_id="ablated", grid=grid | {"trainings": ["plain", *ablations]}))
-    weightless = stratoscope.faithfulness(
+    result = stratoscope.evaluate_faithfulness(
+        **fields(run_id="ablated", grid=grid | {"trainings": ["plain", *ablations]})
+    )
+    weightless = stratoscope.evaluate_faithfulness(
         **fields(run_id="no_cps", grid=grid, faithful=fields()["faithful"] | {"cps": 0.0})
     )
 
@@ -173,14 +175,14 @@ def test_a_sampling_forecaster_has_the_same_draws_under_each_perturbation(
 ) -> None:
     grid = fields()["grid"] | {"forecasters": ["timesieve"], "seeds": [1], "perturbations": ["missing", "adversarial"]}
     tiny = {**grid, "levels": [0.0, 1e-7], "trainings": ["plain"]}
-    result = stratoscope.faithfulness(**fields(run_id="draws", grid=tiny, timesieve={"samples_at_test": True}))
+    result = stratoscope.evaluate_faithfulness(**fields(run_id="draws", grid=tiny, timesieve={"samples_at_test": True}))
     rows = {r["perturbation"]: r["moved"] for r in result.cells.to_pylist()}
     assert rows["adversarial"] < 1e-5, "the draws differ, not the input"
 
 
 def test_an_untrained_forecaster_does_not_survive_another_seed(fields: Fields, local_ray: None) -> None:  # noqa: ARG001
     grid = fields()["grid"] | {"forecasters": ["linear"], "trainings": ["plain"], "perturbations": ["gaussian"]}
-    result = stratoscope.faithfulness(
+    result = stratoscope.evaluate_faithfulness(
         **fields(run_id="seeded", grid=grid, fit={"epochs": 1, "learning_rate": 1e-8}, worst={"windows": 4, "steps": 2})
     )
     (verdict,) = result.verdicts
@@ -190,7 +192,7 @@ def test_an_untrained_forecaster_does_not_survive_another_seed(fields: Fields, l
 def test_a_training_that_diverges_is_one_failed_cell(fields: Fields, local_ray: None) -> None:  # noqa: ARG001
     grid = fields()["grid"] | {"forecasters": ["timesieve", "last_value"], "seeds": [1], "trainings": ["plain"]}
     wild = fields(run_id="wild", grid=grid, fit={"epochs": 2, "learning_rate": 1e30})
-    rows = stratoscope.faithfulness(**wild).cells.to_pylist()
+    rows = stratoscope.evaluate_faithfulness(**wild).cells.to_pylist()
     (failed,) = [r for r in rows if r["status"] == "failed"]
     assert failed["forecaster"] == "timesieve"
     assert "choose a lower fit.learning_rate" in failed["error"]
@@ -225,7 +227,7 @@ def test_a_start_killed_before_its_first_result_still_reuses_an_equal_run(
     folder = RunFolder(settings["output"], "faithfulness", "begun")
     # A job writes its manifest first.
     folder.write_manifest(Manifest("faithfulness", "begun", {**run.manifest.config, "run_id": "begun"}, 0))
-    reused = stratoscope.faithfulness(**settings)
+    reused = stratoscope.evaluate_faithfulness(**settings)
     assert reused.manifest.run_id == "grid"
     assert not Path(run.path).parent.joinpath("begun").exists()
 
@@ -240,13 +242,13 @@ def test_a_failed_cell_does_not_affect_others(fields: Fields, run: stratoscope.F
     folder = Path(run.path).parent / "obstructed" / "cells"
     # A folder blocks the path of a file.
     (folder / "waves-timesieve-8-2-plain.epochs.parquet" / "in_the_way").mkdir(parents=True)
-    result = stratoscope.faithfulness(**fields(run_id="obstructed"))
+    result = stratoscope.evaluate_faithfulness(**fields(run_id="obstructed"))
     failed = [r for r in result.cells.to_pylist() if r["status"] == "failed"]
     assert [(r["forecaster"], r["training"], r["seed"]) for r in failed] == [
         ("timesieve", "plain", 2),
         ("timesieve", "faithful", 2),
     ]
-    assert "what it begins with failed" in failed[1]["error"]
+    assert "the task that it depends on failed" in failed[1]["error"]
     assert result.manifest.counts["failed"] == 2
     assert result.manifest.status == "done"
 
@@ -280,7 +282,7 @@ def test_a_run_resumes_after_a_kill_without_repeating_finished_cells(
     fields: Fields, run: stratoscope.FaithfulnessRun
 ) -> None:
     settings = fields(run_id="killed")
-    script = "import json, sys, stratoscope; stratoscope.faithfulness(**json.loads(sys.argv[1]))"
+    script = "import json, sys, stratoscope; stratoscope.evaluate_faithfulness(**json.loads(sys.argv[1]))"
     process = subprocess.Popen(
         [sys.executable, "-c", script, json.dumps(settings)], env=os.environ | {"RAY_ADDRESS": ""}
     )
@@ -295,7 +297,7 @@ def test_a_run_resumes_after_a_kill_without_repeating_finished_cells(
     time.sleep(1)
     finished = [pq.read_table(path).to_pylist() for path in folder.glob("*.cells.parquet")]
     assert finished
-    again = stratoscope.faithfulness(**settings)
+    again = stratoscope.evaluate_faithfulness(**settings)
     assert all(row in again.cells.to_pylist() for rows in finished for row in rows)
     rows, first = again.cells.to_pylist(), run.cells.to_pylist()
     numbers = [{k: v for k, v in r.items() if k != "seconds"} for r in rows]
@@ -324,7 +326,7 @@ def test_sigterm_finishes_running_cells_and_leaves_a_resumable_run(
     message = process.stderr.read().decode()
     assert process.wait(timeout=200) == 1
     assert "stopped by SIGTERM" in message
-    again = stratoscope.faithfulness(**settings)
+    again = stratoscope.evaluate_faithfulness(**settings)
     assert again.manifest.status == "done"
     rows, first = again.cells.to_pylist(), run.cells.to_pylist()
     numbers = [{k: v for k, v in r.items() if k != "seconds"} for r in rows]

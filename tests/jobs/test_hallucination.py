@@ -35,7 +35,7 @@ def run(reacting_fields: Callable[..., dict], local_ray: None) -> stratoscope.Ha
         "epsilon": [0.01],
         "quantile": [0.1],
     }
-    return stratoscope.hallucination(**reacting_fields(run_id="whole", contrasts=contrasts))
+    return stratoscope.detect_hallucination(**reacting_fields(run_id="whole", contrasts=contrasts))
 
 
 def test_the_layer_that_was_made_to_react_is_found(run: stratoscope.HallucinationRun) -> None:
@@ -108,7 +108,7 @@ def test_a_plain_loop_and_two_actors_give_the_same_bits(
     parts = [worker(t.to_pylist()[0]) for t in Shards(job.layout, job.units(), range(job.layout.num_shards))]
     rows = [from_parquet(part.files["pair_stats"]).to_pylist() for part in parts]
     assert [row for part in rows for row in part] == run.table("pair_stats").to_pylist()
-    two = stratoscope.hallucination(**reacting_fields(run_id="two", actors={"min": 2, "max": 2}))
+    two = stratoscope.detect_hallucination(**reacting_fields(run_id="two", actors={"min": 2, "max": 2}))
     assert two.table("pair_stats").equals(run.table("pair_stats"))
 
 
@@ -121,8 +121,8 @@ def test_a_failed_run_goes_on_where_it_stopped(
     path.write_text("\n".join(map(json.dumps, rows)))
     settings = reacting_fields(run_id="resumed", pairs={"source": [str(path)], "limit": None})
     with pytest.raises(RunError, match="1 questions could not be scored"):
-        stratoscope.hallucination(**settings, fail_on_error=True)
-    resumed = stratoscope.hallucination(**settings)
+        stratoscope.detect_hallucination(**settings, fail_on_error=True)
+    resumed = stratoscope.detect_hallucination(**settings)
     assert resumed.manifest.counts["shards_skipped"] > 0
     assert resumed.manifest.counts["errors"] == 1
     assert "too long" in resumed.table("errors")["error"][0].as_py()
@@ -164,7 +164,7 @@ def test_own_answers_are_graded_and_compared(
     common = {"readings": {"taps": ["update"]}, "generation": {"max_tokens": 4, "shots": 0}}
     pairs = {"source": [str(path)], "limit": None}
     both = {"source": [str(never), str(path)], "limit": None, "answers": "own"}
-    own = stratoscope.hallucination(**reacting_fields(run_id="own", pairs=both, **common))
+    own = stratoscope.detect_hallucination(**reacting_fields(run_id="own", pairs=both, **common))
     none, rate = own.table("rates").to_pylist()
     assert (none["answered"], none["wrong"]) == (20, 20)
     assert "all 20 answers to 'never' are wrong" in own.manifest.facts["verdicts"][-1]
@@ -175,7 +175,7 @@ def test_own_answers_are_graded_and_compared(
     own_answers = [a for a in answers if a["dataset"] == "own"]
     assert {(a["origin"], a["right"]) for a in own_answers} == {("own", True), ("own", False)}
     assert own.scores["num_questions"][0].as_py() == 60
-    beside = stratoscope.hallucination(
+    beside = stratoscope.detect_hallucination(
         **reacting_fields(run_id="beside", pairs={**pairs, "answers": "gold_and_own"}, **common)
     )
     origins = [(a["origin"], a["right"]) for a in beside.table("answers").to_pylist()]
@@ -209,7 +209,7 @@ def test_what_vllm_wrote_is_graded_and_the_actors_write_the_rest(
         readings={"taps": ["update"]},
         generation={"engine": "vllm", "max_tokens": 3, "shots": 0},
     )
-    run = stratoscope.hallucination(**settings)
+    run = stratoscope.detect_hallucination(**settings)
     assert len(asked) == 40
     texts = {r["text"]: r["right"] for r in run.table("generated").to_pylist()}
     assert run.table("generated").num_rows == 40
@@ -218,7 +218,9 @@ def test_what_vllm_wrote_is_graded_and_the_actors_write_the_rest(
 
 
 def test_a_threshold_that_flags_nothing_is_a_result(reacting_fields: Callable[..., dict], local_ray: None) -> None:  # noqa: ARG001
-    run = stratoscope.hallucination(**reacting_fields(run_id="nothing", contrasts={"draws": 499, "threshold": 50.0}))
+    run = stratoscope.detect_hallucination(
+        **reacting_fields(run_id="nothing", contrasts={"draws": 499, "threshold": 50.0})
+    )
     assert not any(run.scores["flagged"].to_pylist())
     assert run.manifest.exit_code == 0
     assert any("propensity is at most" in verdict for verdict in run.manifest.facts["verdicts"])
@@ -263,7 +265,7 @@ def test_answers_of_one_kind_are_refused(reacting_fields: Callable[..., dict], t
     path = tmp_path / "one.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(InputError, match="all 20 answers to 'one' are wrong"):
-        stratoscope.hallucination(
+        stratoscope.detect_hallucination(
             **reacting_fields(
                 run_id="one",
                 pairs={"source": [str(path)], "answers": "own"},

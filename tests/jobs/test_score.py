@@ -138,7 +138,9 @@ def test_another_batch_size_changes_rounding_alone(run: stratoscope.ScoreRun, fi
 def test_a_started_run_does_only_what_is_missing(run: stratoscope.ScoreRun, fields: Fields) -> None:
     config = validate(ScoreConfig, fields(run_id="resumed"))
     job, settings = settings_of(config)
-    job.context.folder.write_manifest(Manifest(job="score", run_id="resumed", config=config.model_dump(mode="json"), seed=0))
+    job.context.folder.write_manifest(
+        Manifest(job="score", run_id="resumed", config=config.model_dump(mode="json"), seed=0)
+    )
     worker = ScoreWorker(settings)
     for shard in shards_of(job, 1, 3):
         ShardStore(job.context.storage).write(worker(shard))
@@ -236,7 +238,7 @@ def test_the_command_ends_with_the_path_and_repeats_for_free(fields: Fields, cap
     [
         ({"model.source": "smolm2"}, "did you mean 'smollm2'?"),
         ({"prompts.source": "scqi"}, "did you mean 'sciq'?"),
-        ({"prompts.source": "missing.jsonl"}, "no known set, file or hub name"),
+        ({"prompts.source": "missing.jsonl"}, "not a known set, file or hub name"),
         ({"run_id": "a/b"}, "no path separator"),
         ({"run_id": "one-actor"}, "with other settings"),
         ({"activations.spans": "9"}, "has only 4 layers"),

@@ -48,7 +48,7 @@ CASES = [
         id="half saved",
     ),
     pytest.param(same, {"num_hidden_layers": 6}, "lacks: model.layers.4", id="more layers"),
-    pytest.param(same, {"num_hidden_layers": 2}, "no place for: model.layers.2", id="fewer layers"),
+    pytest.param(same, {"num_hidden_layers": 2}, "does not have: model.layers.2", id="fewer layers"),
     pytest.param(
         lambda w: {k: torch.zeros(0) if "embed" in k else v for k, v in w.items()}, {}, "ZeRO-3", id="ZeRO-3 leftovers"
     ),

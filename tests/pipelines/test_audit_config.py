@@ -16,7 +16,7 @@ from stratoscope.pipelines.runtime.job import run_from_command_line
     [
         ({"models": [], "forecasters": []}, "name at least one"),
         ({"models": [{"source": "smolm2"}]}, "did you mean 'smollm2'"),
-        ({"models": [{"source": "no/such/folder/here"}]}, "no known name"),
+        ({"models": [{"source": "no/such/folder/here"}]}, "not a known name"),
         (
             {"models": [{"source": "smollm2", "stages": ["scoer"]}]},
             "smollm2: stages 'scoer' is no stage of a model; did you mean 'score'",

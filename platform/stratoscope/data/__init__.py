@@ -1,4 +1,4 @@
-"""Data: prompts, and questions with right and wrong answers, from known sets, local files and the hub."""
+"""Prompts, questions with right and wrong answers, and time series, from known sets, local files and the hub."""
 
 from stratoscope.data.known import KNOWN_SETS, read_known
 from stratoscope.data.order import OrderedPrompts, Prompt, order_prompts

@@ -1,4 +1,4 @@
-"""Execution: the adapter to Ray. It knows nothing of models or statistics; it runs shards of any work."""
+"""Adapter to Ray: actor pools, shards, services, trials, training and tasks, for work of any kind."""
 
 from stratoscope.execution.attempts import FIRST_ATTEMPT, Attempt, BrokenProcessError
 from stratoscope.execution.cluster import cluster, cpus_per_worker, is_local, resources

@@ -1,7 +1,7 @@
-"""Whether a checkpoint holds every weight of its model, from the headers of its files alone.
+"""Checks that a checkpoint holds every weight of its model, from the headers of its files alone.
 
-transformers fills a weight that it does not find with random numbers and only logs it. Every number computed from such
-a model is invented, so a checkpoint that is not complete is refused before any weight is read.
+transformers initialises missing weights with random numbers and only logs a warning, so that every number computed from
+such a model is invented. An incomplete checkpoint is therefore refused before any weight is read.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 WRAPPER_PREFIXES = ("_orig_mod.", "module.", "base_model.model.", "_fsdp_wrapped_module.")
 """Prefixes that torch.compile, DataParallel, peft and FSDP put before the name of every weight."""
 NAMED = 3
-"""Weights that a message names."""
+"""Largest number of weights that a message names."""
 
 
 def check_complete(folder: str, config: Any, name: str, *, head: bool, **common: Any) -> None:
@@ -27,10 +27,10 @@ def check_complete(folder: str, config: Any, name: str, *, head: bool, **common:
     the vocabulary head is needed.
 
     Args:
-        folder: what `from_pretrained` loads.
-        config: its transformers configuration.
-        name: what the user called the model.
-        head: the model will be loaded with its vocabulary head.
+        folder: folder or hub name, as passed to `from_pretrained`.
+        config: transformers configuration of the model.
+        name: name of the model, as configured.
+        head: whether the model is loaded with its vocabulary head.
         **common: further arguments of `from_pretrained`: the revision, and whether to trust the model's own code.
 
     Raises:
@@ -41,22 +41,22 @@ def check_complete(folder: str, config: Any, name: str, *, head: bool, **common:
 
 
 def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", num_embeddings: int, name: str) -> None:
-    """See that every token has an embedding.
+    """Check that every token has an embedding.
 
     Args:
-        tokenizer: the model's.
-        num_embeddings: rows of its input embedding.
-        name: what the user called the model.
+        tokenizer: tokenizer of the model.
+        num_embeddings: number of rows of the input embedding.
+        name: name of the model, as configured.
 
     Raises:
-        InputError: the tokenizer has a token that the embedding lacks.
+        InputError: the tokenizer has a token without an embedding.
     """
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if largest >= num_embeddings:
         raise InputError(
-            f"model.source {name!r}: the tokenizer has token ids up to {largest:,} and the embedding only "
-            f"{num_embeddings:,} rows; save the tokenizer that the model was trained with beside it, or resize the "
-            "model's token embeddings"
+            f"model.source {name!r}: the tokenizer has token ids up to {largest:,}, but the embedding has only "
+            f"{num_embeddings:,} rows; save the tokenizer that the model was trained with, or resize the model's token "
+            "embeddings"
         )
 
 
@@ -65,12 +65,12 @@ def _classes_to_check(config: Any, *, head: bool) -> Sequence[Any]:
     from transformers import AutoModel, AutoModelForCausalLM
 
     declared = [getattr(transformers, name, None) for name in (getattr(config, "architectures", None) or [])]
-    classes = [found for found in declared[:1] if found is not None] or ([] if head else [AutoModel])
+    classes = [known for known in declared[:1] if known is not None] or ([] if head else [AutoModel])
     return [*classes, AutoModelForCausalLM] if head and not _is_causal(classes, config) else classes
 
 
 def _is_causal(classes: Sequence[Any], config: Any) -> bool:
-    """Tell whether the class that will be loaded with a head is among the classes."""
+    """Return whether the first class is the one that is loaded with a head."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     return (
@@ -82,7 +82,7 @@ def _is_causal(classes: Sequence[Any], config: Any) -> bool:
 
 def _check_class(model_class: Any, folder: str, config: Any, name: str, common: dict[str, Any]) -> None:
     try:
-        _, found = model_class.from_pretrained(
+        _, report = model_class.from_pretrained(
             folder,
             device_map="meta",
             use_safetensors=True,
@@ -90,12 +90,12 @@ def _check_class(model_class: Any, folder: str, config: Any, name: str, common: 
             output_loading_info=True,
             **common,
         )
-    except Exception as error:  # quantisers and repositories' own code raise whatever they like
+    except Exception as error:  # quantisers and remote code raise any exception
         if quantisation_method(config) is not None:
             return  # a quantised model may need a GPU to be built
         raise InputError(f"model.source {name!r} cannot be loaded: {first_line(error)}") from error
-    missing, unexpected = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
-    mismatched = sorted((key, tuple(there), tuple(here)) for key, there, here in found["mismatched_keys"])
+    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    mismatched = sorted((key, tuple(saved), tuple(built)) for key, saved, built in report["mismatched_keys"])
     if missing or unexpected or mismatched:
         raise InputError(f"model.source {name!r}: {_explain(model_class, missing, unexpected, mismatched)}")
 
@@ -114,18 +114,18 @@ def _explain(
         )
     kind = model_class.__name__
     if missing:
-        return f"{kind} needs weights that the checkpoint lacks: {_listed(missing)}; save the whole model again"
+        return f"{kind} needs weights that the checkpoint lacks: {_named(missing)}; save the whole model again"
     if mismatched:
-        key, there, here = mismatched[0]
-        consolidate = "; consolidate the ZeRO-3 checkpoint first" if 0 in there else ""
+        key, saved, built = mismatched[0]
+        remedy = "consolidate the ZeRO-3 checkpoint" if 0 in saved else "save the model with its own config.json"
         more = f" ({len(mismatched) - 1} more differ)" if len(mismatched) > 1 else ""
-        return f"{key} has the shape {there} in the checkpoint and {here} in config.json{more}{consolidate}"
+        return f"{key} has the shape {saved} in the checkpoint and {built} according to config.json{more}; {remedy}"
     return (
-        f"the checkpoint holds weights that {kind} has no place for: {_listed(unexpected)}; "
-        "config.json describes another model (see num_hidden_layers and architectures)"
+        f"the checkpoint holds weights that {kind} does not have: {_named(unexpected)}; "
+        "correct config.json (num_hidden_layers and architectures), which describes another model"
     )
 
 
-def _listed(keys: Sequence[str]) -> str:
+def _named(keys: Sequence[str]) -> str:
     more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
     return ", ".join(keys[:NAMED]) + more

@@ -15,6 +15,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Annotated, Any, Self, get_args, get_origin
 
 import numpy as np
@@ -50,11 +51,21 @@ class Column:
     type: pa.DataType
     meaning: str
     expanded: bool = False
-    """Whether it stands for one column per name."""
+    """Whether the field represents one column per name."""
 
 
 class TableRow:
-    """Base class of row types. A subclass is a frozen data class with a docstring below each field."""
+    """Base class of row types. A subclass is a frozen data class with a docstring below each field.
+
+    Raises:
+        TypeError: a value is passed by position; rows are built by name, so that no two columns can be swapped.
+    """
+
+    def __new__(cls, *values: object, **_: object) -> Self:
+        """Refuse values by position."""
+        if values:
+            raise TypeError(f"{cls.__name__} takes its columns by name")
+        return super().__new__(cls)
 
     @classmethod
     def columns(cls) -> tuple[Column, ...]:
@@ -66,7 +77,7 @@ class TableRow:
         """Return the Arrow schema; each field carries its meaning as metadata.
 
         Args:
-            names: names of the columns that an `Expanded` field stands for.
+            names: column names of the `Expanded` field.
         """
         fields = []
         for column in cls.columns():
@@ -81,7 +92,7 @@ class TableRow:
 
         Args:
             rows: the rows in order.
-            names: names of the columns that an `Expanded` field stands for.
+            names: column names of the `Expanded` field.
         """
         listed = list(rows)
         arrays = []
@@ -108,8 +119,8 @@ class TableRow:
     def read(cls, table: pa.Table) -> list[Self]:
         """Return the rows of a table.
 
-        Columns that the class does not know are left out, and columns that the table lacks, since an older version
-        wrote it, are None. Names that no field has go to the `Expanded` field where there is one.
+        Unknown columns are dropped. Columns that an older version did not write are None. Names without a field go to
+        the `Expanded` field, where there is one.
         """
         known = {column.name for column in cls.columns()}
         expanded = next((column.name for column in cls.columns() if column.expanded), None)
@@ -126,8 +137,8 @@ class TableRow:
 def _columns(row_type: type[TableRow]) -> tuple[Column, ...]:
     hints = typing.get_type_hints(row_type, include_extras=True)
     meanings: dict[str, str] = {}
-    for base in reversed(row_type.__mro__):
-        meanings |= _field_docstrings(base)
+    for base in filter(dataclasses.is_dataclass, reversed(row_type.__mro__)):
+        meanings |= attribute_docstrings(base)
     fields = dataclasses.fields(row_type)  # type: ignore[arg-type]
     return tuple(_column(field.name, hints[field.name], meanings.get(field.name, "")) for field in fields)
 
@@ -165,17 +176,16 @@ def _extras(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
 
 
-def _field_docstrings(row_type: type) -> dict[str, str]:
-    """Return the docstring below each field that a class defines itself, on one line."""
-    if not dataclasses.is_dataclass(row_type):
-        return {}
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(row_type))).body
+def attribute_docstrings(owner: type) -> dict[str, str]:
+    """Return the docstring below each attribute that a class defines itself, on one line."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
     assert isinstance(definition, ast.ClassDef)
-    found = {}
-    for field, below in zip(definition.body, definition.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
-            found[field.target.id] = " ".join(str(ast.literal_eval(below.value)).split())
-    return found
+    docstrings = {}
+    for node, below in pairwise(definition.body):
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and isinstance(below, ast.Expr):
+            docstrings[target.id] = " ".join(str(ast.literal_eval(below.value)).split())
+    return docstrings
 
 
 def _null(value: Any) -> Any:

@@ -8,12 +8,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
-from stratoscope.errors import InputError
+from stratoscope.errors import EXIT_DONE, EXIT_FAILED, EXIT_REGRESSION, InputError
 from stratoscope.pipelines.audit.assess import Assessment, Verdict
 from stratoscope.pipelines.audit.config import WEBHOOK_TOKEN, WEBHOOK_URL, DestinationsSection
 from stratoscope.pipelines.audit.report import SIGNS, headline
 from stratoscope.pipelines.audit.steps import FailureStatus
-from stratoscope.pipelines.runtime.job import EXIT_DONE, EXIT_FAILED, EXIT_REGRESSION
 from stratoscope.results import Manifest
 
 FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from stratoscope.pipelines.faithfulness.tables import CellRow, SpreadRow
+from stratoscope.pipelines.search.pruning.tables import FrontRow
 from stratoscope.results import Run, TableRow
 from stratoscope.scoring import KeyMetric
 
@@ -45,16 +46,6 @@ class RateRow(TableRow):
     rate: float | None
     ci_low: float | None
     ci_high: float | None
-
-
-@dataclass(frozen=True)
-class FrontRow(TableRow):
-    chosen: bool
-    dropped_layers: tuple[int, ...]
-    parameters: int
-    held_out_raw: float | None
-    held_out_raw_low: float | None
-    held_out_raw_high: float | None
 
 
 @dataclass(frozen=True)

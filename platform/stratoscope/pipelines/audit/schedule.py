@@ -11,11 +11,10 @@ from pathlib import Path
 
 import yaml
 
-from stratoscope.errors import RunError
+from stratoscope.errors import EXIT_DONE, EXIT_REFUSED, RunError
 from stratoscope.execution import Process, ProcessResult, is_local
 from stratoscope.pipelines.audit.config import SECRETS, AuditConfig
 from stratoscope.pipelines.audit.steps import Status, Step, StepResult
-from stratoscope.pipelines.runtime.job import EXIT_DONE, EXIT_REFUSED
 
 POLL_S = 0.2
 PARALLEL_ON_CLUSTER = 4
@@ -196,8 +195,8 @@ def _step_result(one: _RunningStep, process: ProcessResult) -> StepResult:
 
 
 def _failure(one: _RunningStep, process: ProcessResult) -> tuple[Status, str]:
-    if process.late:
-        return "over time", f"it was stopped after {process.seconds / 3600:.2g} hours: {process.late} are over"
+    if process.exceeded:
+        return "over time", f"it was stopped after {process.seconds / 3600:.2g} hours: {process.exceeded} are over"
     if process.code < 0:
         return "failed", f"its process was killed by signal {-process.code}"
     job = one.step.stage.job.name

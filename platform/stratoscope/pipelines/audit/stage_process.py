@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 
+from stratoscope.errors import EXIT_FAILED
 from stratoscope.pipelines.audit.stages import STAGES
-from stratoscope.pipelines.runtime.job import EXIT_FAILED, run_from_command_line
+from stratoscope.pipelines.runtime.job import run_from_command_line
 
 PR_SET_PDEATHSIG = 1
 """Option of Linux's prctl that sets the signal which the process gets when its parent dies."""

@@ -4,16 +4,13 @@ import tempfile
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import model_validator
 from pydantic_settings import CliPositionalArg
 
 from stratoscope.errors import InputError
-from stratoscope.pipelines.audit import AuditJob
-from stratoscope.pipelines.audit.stages import STAGES
+from stratoscope.pipelines.jobs import job_maker
 from stratoscope.pipelines.runtime.config import ConfigSection, load_config
-from stratoscope.pipelines.runtime.job import JobMaker
 from stratoscope.pipelines.runtime.run_lookup import find_run, refuse_unreadable
 from stratoscope.pipelines.runtime.terminal import stdout_console
 from stratoscope.results import Run, Storage, list_runs
@@ -51,17 +48,10 @@ def show_report(arguments: Sequence[str]) -> None:
     run = _latest(config) if config.run is None else Run(*find_run(config.run, config.output, config.job))
     if not run.storage.exists(REPORT):
         raise InputError(f"{run.url} has no page: the run is {run.manifest.status}")
-    job: JobMaker[Any] | None = next((job for job in _jobs() if job.name == run.manifest.job), None)
-    if job is None:
-        raise InputError(f"no installed package has the job {run.manifest.job!r}; the page is {run.report_url}")
     with refuse_unreadable(run):
-        job.show(run, stdout_console())
+        job_maker(run.manifest.job).show(run, stdout_console())
     if config.open:
         webbrowser.open(_local_page(run).as_uri())
-
-
-def _jobs() -> list[JobMaker[Any]]:
-    return [*(stage.job for stage in STAGES.values()), AuditJob]
 
 
 def _latest(config: ReportConfig) -> Run:

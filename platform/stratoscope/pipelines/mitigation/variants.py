@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy as np
 from stratoscope.errors import InputError
 from stratoscope.pipelines.hallucination.report import first_rows
 from stratoscope.pipelines.mitigation.config import EVERY, FLAGGED, GIVEN, RANDOM, DropsSection, FlagsSection
-from stratoscope.pipelines.search.config import SpaceSection
 from stratoscope.pipelines.search.pruning.statistics import FinishedScore, all_scores, check_statistics
+from stratoscope.pruning import PruningSpace
 from stratoscope.results import Manifest, Storage, read_table
 from stratoscope.scoring import select_layers
 
@@ -142,13 +142,13 @@ def dropped_layers(run: FinishedScore, name: str, drops: DropsSection) -> dict[s
     Raises:
         InputError: the run lacks what a metric needs.
     """
-    space = SpaceSection(
-        metrics=list(drops.metrics), taps=[drops.tap], epsilons=[drops.epsilon], ratios=[drops.ratio], draws=1
+    space = PruningSpace(
+        metrics=tuple(drops.metrics), taps=(str(drops.tap),), ratios=(drops.ratio,), epsilons=(drops.epsilon,)
     )
     check_statistics(run, space, name)
 
     def of(metric: str, seed: int) -> tuple[int, ...]:
-        only = space.model_copy(update={"metrics": [metric]})
+        only = replace(space, metrics=(metric,))
         scores = next(iter(all_scores(run, only, seed).values()))
         return select_layers(scores.values, drops.ratio, high_is_important=scores.high_is_important)
 

@@ -1,1 +1,1 @@
-"""What the pages and summaries of all jobs are composed of."""
+"""Building blocks of report pages that all jobs share: number formats, facts of a run and tables of typed rows."""

@@ -1,22 +1,24 @@
-"""What this machine can do, for the estimates of a dry run."""
+"""Speed and usual device of this machine, for the estimates of a dry run."""
 
 import time
+from functools import cache
 
 import torch
 
 PROCESS_BYTES = 700e6
-"""Of a worker before it holds a model: Python, torch and transformers."""
+"""Memory of a worker process before it loads a model: Python, torch and transformers."""
 GPU_FLOPS = 150e12
-"""A modest guess for a data-centre GPU in bfloat16, for machines that have none to measure."""
+"""Conservative speed of a data-centre GPU in bfloat16, which is not measured."""
 
 
 def usual_device() -> str:
-    """Return the kind of device that work here would take."""
+    """Return the kind of device that jobs use on this machine."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@cache
 def operations_per_second(device: str) -> float:
-    """Measure how many operations a second this machine's matrix product does; guess for a GPU."""
+    """Return the floating-point operations per second of a matrix product: measured on a CPU, assumed for a GPU."""
     if device == "cuda":
         return GPU_FLOPS
     a = torch.ones(1024, 1024)

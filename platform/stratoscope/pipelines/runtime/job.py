@@ -15,9 +15,9 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 
 from rich.console import Console
 
-from stratoscope.errors import InputError, RunError
+from stratoscope.errors import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, InputError, RunError, print_error
 from stratoscope.execution import root_cause
-from stratoscope.pipelines.runtime.config import JobConfig, load_config, print_error, result_settings
+from stratoscope.pipelines.runtime.config import JobConfig, load_config, result_settings
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.run_lookup import (
     EqualRunFound,
@@ -31,7 +31,6 @@ from stratoscope.pipelines.runtime.run_lookup import (
 from stratoscope.pipelines.runtime.terminal import Terminal, own_terminal, stdout_console
 from stratoscope.results import Lease, Manifest, Run, RunFolder, check_not_held, new_run_id
 
-EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_REGRESSION = 0, 1, 2, 3
 STOP_GRACE_S = 100.0
 """Seconds after SIGTERM in which work in progress may end; a spot node is reclaimed two minutes after its notice."""
 

@@ -1,4 +1,4 @@
-"""What lists in configurations have to be; to be put beside their types with `Annotated`."""
+"""Validators for list fields of configurations, used as `Annotated[list[...], VALIDATOR]`."""
 
 from collections.abc import Collection
 from typing import Any
@@ -38,18 +38,18 @@ POSITIVE = AfterValidator(_positive)
 SHARES = AfterValidator(_shares)
 
 
-def named(known: Collection[str], what: str) -> AfterValidator:
-    """Return what sees that all names are known.
+def named(known: Collection[str], kind: str) -> AfterValidator:
+    """Return a validator that refuses unknown names.
 
     Args:
-        known: the names.
-        what: one of them is, in the singular.
+        known: the known names.
+        kind: what a name stands for, in the singular, for messages.
     """
 
     def check(names: list[str]) -> list[str]:
         for name in names:
             if name not in known:
-                raise ValueError(f"{name!r} is no {what}{suggest(name, known, f'{what}s')}")
+                raise ValueError(f"{name!r} is no {kind}{suggest(name, known, f'{kind}s')}")
         return names
 
     return AfterValidator(check)

@@ -1,4 +1,4 @@
-"""The target of a search decides which job carries it out."""
+"""The targets of a search; each is a job of its own."""
 
 import threading
 from typing import ClassVar
@@ -8,15 +8,15 @@ from rich.console import Console
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.runtime.terminal import Terminal
 from stratoscope.pipelines.search.config import SearchConfig
-from stratoscope.pipelines.search.eavss.run import ThresholdSearch
-from stratoscope.pipelines.search.pruning.run import SearchJob
+from stratoscope.pipelines.search.eavss.run import DefinitionSearch
+from stratoscope.pipelines.search.pruning.run import PruningSearch
 from stratoscope.results import Run
 
-TARGETS: dict[str, type[Job[SearchConfig]]] = {"pruning": SearchJob, "eavss": ThresholdSearch}
+TARGETS: dict[str, type[Job[SearchConfig]]] = {"pruning": PruningSearch, "eavss": DefinitionSearch}
 
 
 class Search:
-    """Makes the job of a search from its configuration."""
+    """Makes the job of a search's target."""
 
     name: ClassVar[str] = "search"
     config_class: ClassVar[type[SearchConfig]] = SearchConfig
@@ -29,4 +29,8 @@ class Search:
 
     def show(self, run: Run, console: Console) -> None:
         """Print the main findings of a finished search."""
-        TARGETS[run.manifest.config["target"]].show(run, console)
+        TARGETS[run.manifest.config.get("target", "pruning")].show(run, console)
+
+
+SEARCH = Search()
+"""The one maker of search jobs."""

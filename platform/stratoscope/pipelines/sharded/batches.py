@@ -41,7 +41,7 @@ def run_batches(
         BrokenProcessError: the device is in a state that only a new process mends.
     """
     ran = BatchOutcome()
-    runnable, given_up = attempt.divide(batches)
+    runnable, given_up = attempt.plan_batches(batches)
     ran.errors = dict.fromkeys(given_up, CRASHED)
     for batch in runnable:
         _run(batch, measure, attempt, metrics, ran)

@@ -1,123 +1,128 @@
-"""What the search for EAVSS thresholds shows."""
+"""The terminal summary and the report page of a search with target eavss."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table as TerminalTable
 
-from stratoscope.pipelines.reporting.formatting import run_facts
-from stratoscope.results import COLOURS, Manifest, Page, PageSection, Storage, Table, read_table, style
+from stratoscope.pipelines.reporting.formatting import interval_text, number_text, run_facts
+from stratoscope.pipelines.search.eavss.tables import DefinitionOutcomeRow, DefinitionTrialRow
+from stratoscope.results import COLOURS, Manifest, Page, PageSection, Run, Table, style
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-Row = dict[str, Any]
-SHOWN = 10
+NUM_SHOWN = 10
+"""Number of trials in the terminal."""
 
 
-def label(row: Row) -> str:
-    """Name a candidate."""
-    parts = [row["metric"], row["tap"], row["part"], row["variance"], f"{row['epsilon_kind']} {row['epsilon']:.3g}"]
-    return ", ".join([*parts, f"propensity {row['propensity']:g}", f"level {row['level']:g}"])
+def candidate_label(row: DefinitionTrialRow) -> str:
+    """Return a name for a candidate."""
+    parts = [row.metric, row.tap, row.part, row.variance, f"{row.epsilon_kind} {row.epsilon:.3g}"]
+    return ", ".join([*parts, f"propensity {row.propensity:g}", f"level {row.level:g}"])
 
 
-def summary_table(storage: Storage) -> TerminalTable:
+def summary_table(run: Run) -> TerminalTable:
     """Return the best trials."""
     table = TerminalTable(title="Best trials; AUROC on held-out questions, mean over data sets", title_justify="left")
     for name in ("candidate", "layers", "flagged", "random sets", "difference"):
         table.add_column(name, justify="left" if name == "candidate" else "right")
-    for row in _best(read_table(storage, "trials").to_pylist())[:SHOWN]:
+    for row in _best(DefinitionTrialRow.read(run.table("trials")))[:NUM_SHOWN]:
         table.add_row(
-            label(row),
-            f"{row['num_layers']:.1f}",
-            f"{row['auroc']:.3f}",
-            f"{row['random']:.3f}",
-            f"{row['over_random']:+.3f}",
+            candidate_label(row),
+            number_text(row.num_layers, ".1f"),
+            number_text(row.auroc, ".3f"),
+            number_text(row.random, ".3f"),
+            number_text(row.over_random, "+.3f"),
         )
     return table
 
 
-def build_page(storage: Storage, manifest: Manifest) -> Page:
-    """Compose the report of a run from its tables."""
-    trials = read_table(storage, "trials").to_pylist()
-    outcomes = read_table(storage, "outcomes").to_pylist()
-    done = [row for row in trials if row["status"] == "done"]
-    facts = manifest.facts
-    header = ["candidate", "origin", "layers", "AUROC", "random sets", "difference", "status"]
-    rows = [
-        [
-            label(row),
-            row["origin"],
-            *("" if row[n] is None else f"{row[n]:.3g}" for n in ("num_layers", "auroc", "random", "over_random")),
-            row["status"],
-        ]
-        for row in [*_best(trials), *(row for row in trials if row["status"] != "done")]
-    ]
+def build_page(run: Run) -> Page:
+    """Compose the report of a run."""
+    trials = DefinitionTrialRow.read(run.table("trials"))
+    outcomes = DefinitionOutcomeRow.read(run.table("outcomes"))
+    facts = run.manifest.facts
+    best_outcomes = [row for row in outcomes if row.trial_id == facts["best"]]
     return Page(
-        title=f"What flags the hallucinating layers of {facts['model']}",
+        title=f"Settings that flag the hallucinating layers of {facts['model']}",
         summary=(
-            f"{len(trials)} trials, judged on {', '.join(facts['choose_on'])}. No model ran: all is computed from "
-            "stored statistics. The definitions of EAVSS are ours, for its paper's could not be recovered."
+            f"{len(trials)} trials, compared on {', '.join(facts['choose_on'])}. No model ran: all results come from "
+            "stored statistics. The definitions of EAVSS are ours, because the paper's formulas could not be recovered."
         ),
         sections=[
-            PageSection("Verdict", facts["verdicts"], [], [_outcome_table(outcomes, facts["best"])]),
+            PageSection("Verdict", facts["verdicts"], [], [_outcome_table(best_outcomes)]),
             PageSection(
                 "Flagged layers against random ones",
                 [
-                    "Each trial: the area under the ROC curve of its flagged layers on held-out questions, against the "
-                    "mean of random sets of as many layers. Above the line flagged layers do better."
+                    "Each point is a trial: the area under the ROC curve of its flagged layers on held-out questions, "
+                    "against the mean of random sets of as many layers. Above the line flagged layers are better."
                 ],
-                [_scatter(done)],
+                [_scatter([row for row in trials if row.status == "done"])],
             ),
-            PageSection("Trials", [], [], [Table(header, rows)]),
+            PageSection("Trials", [], [], [_trial_table(trials)]),
         ],
-        facts=list(_facts(manifest)),
+        facts=list(_facts(run.manifest)),
     )
 
 
-def _best(trials: list[Row]) -> list[Row]:
-    """Return the finished trials from the best on, each candidate once."""
-    done = sorted((row for row in trials if row["status"] == "done"), key=lambda row: -row["objective"])
-    return list({label(row): row for row in reversed(done)}.values())[::-1]
+def _best(trials: Sequence[DefinitionTrialRow]) -> list[DefinitionTrialRow]:
+    """Return the finished trials in descending order of their objective, each candidate once."""
+    finished = [row for row in trials if row.objective is not None]
+    ordered = sorted(finished, key=lambda row: -(row.objective or 0.0))
+    return list({candidate_label(row): row for row in reversed(ordered)}.values())[::-1]
 
 
-def _outcome_table(outcomes: list[Row], best: str) -> Table:
-    header = ["data set", "role", "flagged layers", "AUROC", "interval", "less random", "interval", "could show"]
+def _trial_table(trials: Sequence[DefinitionTrialRow]) -> Table:
+    header = ["candidate", "origin", "layers", "AUROC", "random sets", "difference", "status"]
     rows = [
         [
-            o["dataset"],
-            o["role"].replace("_", " "),
-            " ".join(map(str, o["flagged_layers"])) or "none",
-            f"{o['auroc']:.3f}",
-            f"{o['ci_low']:.3f} to {o['ci_high']:.3f}",
-            f"{o['over_random']:+.3f}",
-            f"{o['over_random_low']:+.3f} to {o['over_random_high']:+.3f}",
-            f"{o['detectable']:.3f}",
+            candidate_label(row),
+            row.origin,
+            *(number_text(value, ".3g") for value in (row.num_layers, row.auroc, row.random, row.over_random)),
+            row.status,
         ]
-        for o in outcomes
-        if o["trial_id"] == best
+        for row in [*_best(trials), *(row for row in trials if row.status != "done")]
     ]
     return Table(header, rows)
 
 
-def _scatter(done: list[Row]) -> "Figure":
+def _outcome_table(outcomes: Sequence[DefinitionOutcomeRow]) -> Table:
+    header = ["data set", "role", "flagged layers", "AUROC", "interval", "less random", "interval", "detectable"]
+    rows = [
+        [
+            row.dataset,
+            row.role.replace("_", " "),
+            " ".join(map(str, row.flagged_layers)) or "none",
+            f"{row.auroc:.3f}",
+            interval_text(row.ci_low, row.ci_high, ".3f"),
+            f"{row.over_random:+.3f}",
+            interval_text(row.over_random_low, row.over_random_high, "+.3f"),
+            f"{row.detectable:.3f}",
+        ]
+        for row in outcomes
+    ]
+    return Table(header, rows)
+
+
+def _scatter(trials: Sequence[DefinitionTrialRow]) -> "Figure":
     from plotly.graph_objects import Figure, Scatter
 
     figure = Figure()
-    for colour, name in zip(COLOURS, dict.fromkeys(row["metric"] for row in done), strict=False):
-        rows = [row for row in done if row["metric"] == name]
+    for colour, name in zip(COLOURS, dict.fromkeys(row.metric for row in trials), strict=False):
+        rows = [row for row in trials if row.metric == name]
         figure.add_trace(
             Scatter(
-                x=[row["random"] for row in rows],
-                y=[row["auroc"] for row in rows],
+                x=[row.random for row in rows],
+                y=[row.auroc for row in rows],
                 mode="markers",
                 name=name,
                 marker={"color": colour, "size": 8},
-                text=[label(row) for row in rows],
+                text=[candidate_label(row) for row in rows],
                 hovertemplate="%{text}<br>random %{x:.3f}, flagged %{y:.3f}<extra></extra>",
             )
         )
-    values = [row[name] for row in done for name in ("random", "auroc")]
+    values = [value for row in trials for value in (row.random, row.auroc) if value is not None]
     ends = [min(values), max(values)]
     figure.add_trace(Scatter(x=ends, y=ends, mode="lines", line={"color": "#b8c4cf", "dash": "dot"}, showlegend=False))
     style(figure, "random sets", "flagged layers", height=420)

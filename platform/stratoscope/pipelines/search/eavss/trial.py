@@ -1,4 +1,4 @@
-"""One trial: a candidate flags layers inside each fold, and these tell held-out answers apart. No model runs."""
+"""One trial: a candidate flags layers inside each fold, which then separate held-out answers. No model runs."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,10 +10,11 @@ import numpy as np
 
 from stratoscope.pipelines.hallucination.analysis import Separator
 from stratoscope.pipelines.hallucination.config import SeparationSection
-from stratoscope.pipelines.hallucination.load_statistics import Observed, load_observed
-from stratoscope.pipelines.search.eavss.space import DefinitionCandidate, DefinitionSpace
+from stratoscope.pipelines.hallucination.load_statistics import Observed, View, load_observed
+from stratoscope.pipelines.search.eavss.config import DefinitionObjective
 from stratoscope.results import Storage
 from stratoscope.scoring import DEFINITIONS, EpsilonKind, Inference, find_layers
+from stratoscope.scoring.definition_space import DefinitionCandidate, DefinitionSpace
 from stratoscope.scoring.separation import features
 
 Epsilons = tuple[tuple[EpsilonKind, float], ...]
@@ -21,7 +22,7 @@ Epsilons = tuple[tuple[EpsilonKind, float], ...]
 
 @dataclass(frozen=True)
 class DefinitionOutcome:
-    """How a candidate does on one data set."""
+    """The result of a candidate on one data set."""
 
     dataset: str
     auroc: float
@@ -33,96 +34,100 @@ class DefinitionOutcome:
     over_random_low: float
     over_random_high: float
     detectable: float
-    """Difference to random sets that data of this size would find in four of five cases."""
+    """Difference to random sets that data of this size would detect in four of five cases."""
     share_of_random_below: float
     num_layers: float
     """Mean number of flagged layers over folds."""
     flagged: tuple[int, ...]
-    """On all questions of the data set."""
+    """Layers flagged on all questions of the data set."""
     epsilon: float
-    """The sparsity threshold, as applied."""
+    """Sparsity threshold as applied."""
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Judges candidates by the statistics of a hallucination run; it can be sent to other processes."""
+class DefinitionEvaluator:
+    """Evaluates candidates by the statistics of a hallucination run. It can be sent to other processes."""
 
     run: str
-    """URL of the run."""
+    """URL of the hallucination run."""
     space: DefinitionSpace
     counted: tuple[float, ...]
     """Thresholds that the run counted exactly."""
+    separation: SeparationSection
+    draws: int
+    """Randomisations of the test inside each fold."""
     seed: int
 
-    def outcome(self, candidate: DefinitionCandidate, dataset: str) -> DefinitionOutcome:
-        """Return how a candidate does on a data set."""
-        observed = _observed(self.run, self.space.taps, self.counted, tuple(self.space.epsilons))
-        separator = _separator(observed, dataset, self.space.section.separation, self.seed)
+    def evaluate(self, candidate: DefinitionCandidate, dataset: str) -> DefinitionOutcome:
+        """Return the result of a candidate on a data set."""
+        statistics = _load_statistics(self.run, self.space.taps, self.counted, self.space.epsilons)
+        separator = _separator(statistics, dataset, self.separation, self.seed)
         definition = DEFINITIONS[candidate.definition]
-        inference = Inference(self.space.section.draws, candidate.level, candidate.propensity, self.seed)
-        readings = {candidate.tap: observed.readings(dataset, candidate.view)[candidate.tap]}
+        inference = Inference(self.draws, candidate.level, candidate.propensity, self.seed)
+        view = View(candidate.part, candidate.variance, candidate.threshold)
+        readings = {candidate.tap: statistics.readings(dataset, view)[candidate.tap]}
         sets = separator.flagged(definition, readings, inference)[candidate.tap]
-        key = (candidate.tap, candidate.view)
-        compared = separator.compared(key, features(readings[candidate.tap]), sets)
-        (found,) = find_layers(definition, readings, observed.answers[dataset].labels, inference)
-        confidence = self.space.section.separation.confidence
-        low, high = compared.own.interval(confidence)
-        over = compared.difference
-        over_low, over_high = over.interval(confidence)
+        key = (candidate.tap, view)
+        comparison = separator.compared(key, features(readings[candidate.tap]), sets)
+        (result,) = find_layers(definition, readings, statistics.answers[dataset].labels, inference)
+        low, high = comparison.own.interval(self.separation.confidence)
+        difference = comparison.difference
+        difference_low, difference_high = difference.interval(self.separation.confidence)
         return DefinitionOutcome(
             dataset=dataset,
-            auroc=compared.own.value,
+            auroc=comparison.own.value,
             ci_low=low,
             ci_high=high,
-            random=compared.own.value - over.value,
-            over_random=over.value,
-            over_random_low=over_low,
-            over_random_high=over_high,
-            detectable=over.detectable(1 - confidence),
-            share_of_random_below=compared.share_below,
-            num_layers=float(np.mean([len(s) for s in sets])),
-            flagged=tuple(np.flatnonzero(found.flagged).tolist()),
-            epsilon=observed.thresholds[candidate.tap][candidate.threshold].epsilon,
+            random=comparison.own.value - difference.value,
+            over_random=difference.value,
+            over_random_low=difference_low,
+            over_random_high=difference_high,
+            detectable=difference.detectable(1 - self.separation.confidence),
+            share_of_random_below=comparison.share_below,
+            num_layers=float(np.mean([len(layers) for layers in sets])),
+            flagged=tuple(np.flatnonzero(result.flagged).tolist()),
+            epsilon=statistics.thresholds[candidate.tap][candidate.threshold].epsilon,
         )
 
 
 @dataclass(frozen=True)
 class DefinitionTrial:
-    """Runs trials in processes of their own, each of which reads the statistics once."""
+    """Runs one trial in a process of Ray Tune, which reads the statistics once."""
 
-    judge: Judge
+    evaluator: DefinitionEvaluator
     datasets: tuple[str, ...]
+    objective: DefinitionObjective
 
     def __call__(self, config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        """Yield what a trial reports."""
-        candidate = self.judge.space.candidate(config)
-        outcomes = [self.judge.outcome(candidate, dataset) for dataset in self.datasets]
+        """Yield the metrics of the trial."""
+        candidate = self.evaluator.space.candidate(config)
+        outcomes = [self.evaluator.evaluate(candidate, dataset) for dataset in self.datasets]
         yield {
-            "objective": objective(outcomes, self.judge.space.section.objective),
+            "objective": objective_value(outcomes, self.objective),
             "size": float(np.mean([o.num_layers for o in outcomes])),
             "outcomes": json.dumps([asdict(o) for o in outcomes]),
         }
 
 
-def objective(outcomes: Sequence[DefinitionOutcome], name: str) -> float:
-    """Return what is to be large, over data sets."""
-    if name == "least_over_random":
+def objective_value(outcomes: Sequence[DefinitionOutcome], objective: DefinitionObjective) -> float:
+    """Return the objective of a candidate, which is maximised, from its results on several data sets."""
+    if objective == "least_over_random":
         return min(o.over_random for o in outcomes)
-    return float(np.mean([getattr(o, name) for o in outcomes]))
+    return float(np.mean([getattr(o, objective) for o in outcomes]))
 
 
 def read_outcomes(text: str) -> list[DefinitionOutcome]:
-    """Return what a trial reported."""
+    """Return the results that a trial reported as JSON."""
     return [DefinitionOutcome(**{**o, "flagged": tuple(o["flagged"])}) for o in json.loads(text)]
 
 
 @lru_cache(maxsize=1)
-def _observed(run: str, taps: tuple[str, ...], counted: tuple[float, ...], epsilons: Epsilons) -> Observed:
-    """Read a run's statistics, once in a process."""
+def _load_statistics(run: str, taps: tuple[str, ...], counted: tuple[float, ...], epsilons: Epsilons) -> Observed:
+    """Read a run's statistics, once per process."""
     return load_observed(Storage(run), taps, counted, epsilons)
 
 
 @lru_cache(maxsize=64)
-def _separator(observed: Observed, dataset: str, section: SeparationSection, seed: int) -> Separator:
-    """Return a separator, which keeps the areas of its random sets for other trials."""
-    return Separator(observed.answers[dataset], section, seed)
+def _separator(statistics: Observed, dataset: str, section: SeparationSection, seed: int) -> Separator:
+    """Return a separator; it stores the areas of its random sets for other trials."""
+    return Separator(statistics.answers[dataset], section, seed)

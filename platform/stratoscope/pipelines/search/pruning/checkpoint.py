@@ -1,75 +1,91 @@
-"""The chosen model as a checkpoint, with a card that says what was dropped, why, and what it cost."""
+"""The chosen model as a checkpoint, with a model card that states what was dropped, why, and at what cost."""
 
-import shlex
-import sys
-from collections.abc import Sequence
-from pathlib import PurePosixPath
+import json
+from collections.abc import Iterable
+from typing import Any
 
 from stratoscope.execution import Service
 from stratoscope.models import ModelCard
-from stratoscope.models.verify_checkpoint import Paired
-from stratoscope.pipelines.search.config import SearchConfig
-from stratoscope.pipelines.search.pruning.selection import TaskComparison, TrialResult, estimate_text
-from stratoscope.pipelines.search.pruning.worker import read_mark
+from stratoscope.models.verify_checkpoint import SpeedComparison
+from stratoscope.pipelines.runtime.cards import checkpoint_name, command_line
+from stratoscope.pruning import TaskComparison, TrialResult, share_interval
 from stratoscope.results import RunFolder, Storage
+
+MARK = "stratoscope.json"
+"""File in a checkpoint's folder that names the run it belongs to."""
 
 
 def export_chosen(
-    service: Service, config: SearchConfig, run: RunFolder, chosen: TrialResult, compared: Sequence[TaskComparison]
-) -> tuple[str, list[Paired]]:
-    """Write the chosen model as a checkpoint, unless a start before has done so.
+    service: Service,
+    run: RunFolder,
+    chosen: TrialResult,
+    comparisons: Iterable[TaskComparison],
+    *,
+    source: str,
+    path: str | None,
+) -> tuple[str, list[SpeedComparison]]:
+    """Write the chosen model as a checkpoint, unless an earlier start of the run has done so.
 
     Args:
         service: the evaluators.
-        config: the run's configuration.
-        run: its folder.
-        chosen: the set of layers to drop.
-        compared: what it costs, among other comparisons.
+        run: the run's folder.
+        chosen: the chosen trial.
+        comparisons: all comparisons; the card shows those of the chosen set on held-out items.
+        source: source of the whole model.
+        path: folder for the checkpoint; None is models/ in the run.
 
     Returns:
-        Where the checkpoint is, and how it compares with the original.
+        The checkpoint's path or URL, and its speed compared with the original's.
     """
-    base = PurePosixPath(config.model.source).name.removesuffix(".gguf")
-    name = f"{base}-without-{len(chosen.dropped)}-layers"
-    url = Storage(config.final.path).url() if config.final.path else run.storage.url("models", name)
+    name = checkpoint_name(source, f"without-{len(chosen.dropped)}-layers")
+    url = Storage(path).url() if path else run.storage.url("models", name)
     mark = {"run_id": run.run_id, "dropped_layers": list(chosen.dropped)}
-    known = read_mark(url)
-    if known is not None and all(known.get(name) == value for name, value in mark.items()):
-        return url, [Paired(**pair) for pair in known["speed"]]
+    present = read_mark(url)
+    if present is not None and all(present.get(key) == value for key, value in mark.items()):
+        return url, [SpeedComparison(**comparison) for comparison in present["speed"]]
     card = ModelCard(
-        base_model=config.model.source,
-        chosen_by=describe(chosen),
-        cost=[_card_row(c) for c in compared if c.kind == "chosen" and c.part == "held_out"],
-        command=_command_line(),
+        base_model=source,
+        chosen_by=describe_trial(chosen),
+        cost=[_card_row(c) for c in comparisons if c.kind == "chosen" and c.part == "held_out"],
+        command=command_line("search"),
     )
-    pairs: list[Paired] = service.call("export", chosen.dropped, url, card, mark)
-    return url, pairs
+    speed: list[SpeedComparison] = service.call("export", chosen.dropped, url, card, mark)
+    return url, speed
 
 
-def describe(trial: TrialResult) -> str:
-    """Say in words how a trial's layers were chosen."""
-    c = trial.candidate
-    if c is None:
+def read_mark(url: str) -> dict[str, Any] | None:
+    """Return the mark in a checkpoint's folder, or None where there is none."""
+    try:
+        mark: dict[str, Any] = json.loads(Storage(url).read(MARK))
+    except FileNotFoundError:
+        return None
+    return mark
+
+
+def describe_trial(trial: TrialResult) -> str:
+    """Describe in words how a trial selected its layers."""
+    candidate = trial.candidate
+    if candidate is None:
         return f"the {trial.origin} search over single layers"
-    parts = [f"`{c.metric}`"]
-    if c.tap:
-        parts.append(f"on tap `{c.tap}`")
-    if c.variance:
-        parts.append(f"with {c.variance} variance")
-    if c.epsilon is not None:
-        parts.append(f"and {c.epsilon_kind} epsilon {c.epsilon:.3g}")
-    parts.append(f"at ratio {c.ratio:g}{', as one span' if c.contiguous else ''}")
+    parts = [f"`{candidate.metric}`"]
+    if candidate.tap:
+        parts.append(f"on tap `{candidate.tap}`")
+    if candidate.variance:
+        parts.append(f"with {candidate.variance} variance")
+    if candidate.epsilon is not None:
+        parts.append(f"and {candidate.epsilon_kind} epsilon {candidate.epsilon:.3g}")
+    parts.append(f"at ratio {candidate.ratio:g}{', as one span' if candidate.contiguous else ''}")
     return " ".join(parts)
 
 
-def _card_row(c: TaskComparison) -> list[str]:
-    r = c.retention
-    kept = "unknown" if r.raw.missing else f"{r.raw.value:.1%} ({estimate_text(r.raw)})"
-    noise = ", within noise" if r.within_noise else ""
-    return [c.task, c.metric, f"{r.before.value:.3f}", f"{r.after.value:.3f}", kept + noise, str(c.items)]
-
-
-def _command_line() -> str | None:
-    """Return the command that started the job, or None where it was called from Python."""
-    program = PurePosixPath(sys.argv[0]).name
-    return shlex.join([program, *sys.argv[1:]]) if program in ("search.py", "stratoscope") else None
+def _card_row(comparison: TaskComparison) -> list[str]:
+    retention = comparison.retention
+    raw = "unknown" if retention.raw.missing else f"{retention.raw.value:.1%} ({share_interval(retention.raw)})"
+    return [
+        comparison.task,
+        comparison.metric,
+        f"{retention.before.value:.3f}",
+        f"{retention.after.value:.3f}",
+        raw + (", within noise" if retention.within_noise else ""),
+        str(comparison.num_items),
+    ]

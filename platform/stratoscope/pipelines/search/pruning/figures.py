@@ -1,93 +1,71 @@
-"""The pictures of the search's report, and how its rows are named in them."""
+"""Figures of the search's report, and the names of its rows in them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stratoscope.pipelines.reporting.formatting import number_text
+from stratoscope.pipelines.search.pruning.tables import ComparisonRow, FrontRow, PruningTrialRow
 from stratoscope.results import COLOURS, SYMBOLS, PageSection, style
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-Row = dict[str, Any]
-FEW_BASELINES = ("avss", "variance", "block_influence", "random", "last")
-"""Metrics whose lines are shown from the start; a click on the legend shows the others."""
+BASELINES = ("avss", "variance", "block_influence", "random", "last")
+"""Metrics whose lines are visible at first; a click on the legend shows the others."""
 
 
-def label(row: Row, *, with_ratio: bool = True) -> str:
-    """Name a trial's score with what tells it from others."""
-    parts = [row["metric"], row["tap"]]
-    if row["variance"] == "pooled":
+def score_label(row: PruningTrialRow, *, with_ratio: bool = True) -> str:
+    """Return a name for a trial's score that distinguishes it from others."""
+    parts = [row.metric, row.tap]
+    if row.variance == "pooled":
         parts.append("pooled")
-    if row["epsilon"] is not None:
-        parts.append(f"epsilon {row['epsilon']:.3g}")
-    if row["draw"] is not None:
-        parts.append(f"draw {row['draw']}")
-    if row["contiguous"]:
+    if row.epsilon is not None:
+        parts.append(f"epsilon {row.epsilon:.3g}")
+    if row.draw is not None:
+        parts.append(f"draw {row.draw}")
+    if row.contiguous:
         parts.append("one span")
     if with_ratio:
-        parts.append(f"{row['ratio']:.0%}")
+        parts.append(f"{row.ratio:.0%}")
     return ", ".join(part for part in parts if part)
 
 
-def layers(row: Row) -> str:
-    """Return a row's dropped layers as text."""
-    return " ".join(map(str, row["dropped_layers"]))
+def layer_list(row: PruningTrialRow) -> str:
+    """Return a trial's dropped layers as text."""
+    return " ".join(map(str, row.dropped_layers))
 
 
-def percent(value: float | None) -> str:
-    """Return a share as text, nothing where there is none."""
-    return "" if value is None or np.isnan(value) else f"{value:.1%}"
-
-
-def interval(row: Row, column: str) -> str:
-    """Return the interval of a column as text."""
-    low, high = row[f"{column}_low"], row[f"{column}_high"]
-    return "" if low is None or np.isnan(low) else f"{low:.1%} to {high:.1%}"
-
-
-def front_figure(done: list[Row], front: list[Row], facts: dict[str, Any], column: str, title: str) -> "Figure":
-    """Draw trials and the front, retention against a column."""
+def front_figure(
+    trials: Sequence[PruningTrialRow], front: Sequence[FrontRow], facts: Mapping[str, Any], column: str, title: str
+) -> "Figure":
+    """Draw retention against a column, for all trials and the front."""
     from plotly.graph_objects import Figure, Scatter
 
-    def points(rows: list[Row], name: str, **look: Any) -> Any:
-        return Scatter(
-            x=[row[column] for row in rows],
-            y=[row["retention_raw"] for row in rows],
-            name=name,
-            text=[f"{label(row)}<br>{layers(row)}" for row in rows],
-            hovertemplate="%{text}<br>%{x:,.0f}: %{y:.1%}<extra></extra>",
-            **look,
-        )
-
+    held_out = {"color": COLOURS[1], "symbol": "diamond", "size": 10}
     figure = Figure(
         [
-            points(done, "trials", mode="markers", marker={"color": "#b8c4cf", "size": 7}),
-            points(
+            _points(trials, column, "retention_raw", "trials", marker={"color": "#b8c4cf", "size": 7}),
+            _points(
                 front,
+                column,
+                "retention_raw",
                 "front, on the items of the search",
                 mode="lines+markers",
                 line={"color": COLOURS[0]},
                 marker={"size": 10},
             ),
-            Scatter(
-                x=[row[column] for row in front],
-                y=[row["held_out_raw"] for row in front],
-                name="front, held out",
-                mode="markers",
-                marker={"color": COLOURS[1], "symbol": "diamond", "size": 10},
-                hovertemplate="held out<br>%{x:,.0f}: %{y:.1%}<extra></extra>",
-            ),
+            _points(front, column, "held_out_raw", "front, held out", marker=held_out),
             Scatter(
                 x=[facts[column]],
                 y=[1.0],
-                name="the whole model",
+                name="whole model",
                 mode="markers",
                 marker={"color": "#1d2733", "symbol": "star", "size": 13},
-                hovertemplate="the whole model: %{x:,.0f}<extra></extra>",
+                hovertemplate="whole model: %{x:,.0f}<extra></extra>",
             ),
         ]
     )
@@ -96,29 +74,38 @@ def front_figure(done: list[Row], front: list[Row], facts: dict[str, Any], colum
     return figure
 
 
-def _is_baseline(line: str) -> bool:
-    name, *rest = line.split(", ")
-    return name in FEW_BASELINES and (not rest or rest[0] == "update")
+def _points(rows: Sequence[PruningTrialRow], x: str, y: str, name: str, *, mode: str = "markers", **look: Any) -> Any:
+    """Return a trace of two columns."""
+    from plotly.graph_objects import Scatter
+
+    return Scatter(
+        x=[getattr(row, x) for row in rows],
+        y=[getattr(row, y) for row in rows],
+        name=name,
+        mode=mode,
+        text=[f"{score_label(row)}<br>{layer_list(row)}" for row in rows],
+        hovertemplate="%{text}<br>%{x:,.0f}: %{y:.1%}<extra></extra>",
+        **look,
+    )
 
 
-def curve_section(done: list[Row], compared: list[Row]) -> PageSection:
-    """Return the section that shows retention by ratio, a line for each score: the mean over tasks, then each task."""
-    of_task: dict[str, dict[tuple[int, ...], Row]] = {}
-    for row in compared:
-        if row["part"] == "search":
-            of_task.setdefault(row["task"], {})[tuple(row["dropped_layers"])] = row
-    figures = [_curves(_lines(done, _mean_point), "raw retention, mean over tasks")]
-    for task, rows in of_task.items():
-        figures.append(_curves(_lines(done, partial(_task_point, rows)), f"raw retention, {task}"))
+def curve_section(trials: Sequence[PruningTrialRow], comparisons: Sequence[ComparisonRow]) -> PageSection:
+    """Return the section that shows retention by ratio, a line per score: the mean over tasks, then each task."""
+    by_task: dict[str, dict[tuple[int, ...], ComparisonRow]] = {}
+    for row in comparisons:
+        if row.part == "search":
+            by_task.setdefault(row.task, {})[tuple(row.dropped_layers)] = row
+    figures = [_curves(_lines(trials, _mean_point), "raw retention, mean over tasks")]
+    for task, rows in by_task.items():
+        figures.append(_curves(_lines(trials, partial(_task_point, rows)), f"raw retention, {task}"))
     return PageSection(
         "Retention by ratio",
         [
-            "What is kept of the whole model when each score drops its lowest layers, on the items of the search: raw "
-            "retention, first averaged over tasks, then task by task, with paired bootstrap intervals over items. The "
-            "line random is the mean of its draws, its bars their range. The dotted line is 90 %. Further scores are "
-            "switched on in the legend."
+            "Raw retention when each score drops its lowest layers, on the items of the search: first averaged over "
+            "tasks, then task by task, with paired bootstrap intervals over items. The line random is the mean of its "
+            "draws, and its bars are their range. The dotted line is 90 %. The legend shows further scores on a click."
         ],
-        figures if done else [],
+        figures if trials else [],
     )
 
 
@@ -130,35 +117,41 @@ class _Point:
     high: float
 
 
-def _mean_point(trial: Row) -> _Point | None:
-    return _point(trial["ratio"], trial, "retention_raw")
+def _mean_point(trial: PruningTrialRow) -> _Point | None:
+    return _point(trial.ratio, trial.retention_raw, trial.retention_raw_low, trial.retention_raw_high)
 
 
-def _task_point(rows: dict[tuple[int, ...], Row], trial: Row) -> _Point | None:
-    return _point(trial["ratio"], rows.get(tuple(trial["dropped_layers"])), "raw")
+def _task_point(rows: Mapping[tuple[int, ...], ComparisonRow], trial: PruningTrialRow) -> _Point | None:
+    row = rows.get(tuple(trial.dropped_layers))
+    return _point(trial.ratio, row.raw, row.raw_low, row.raw_high) if row else None
 
 
-def _point(ratio: float, row: Row | None, column: str) -> _Point | None:
-    if row is None or row[column] is None or np.isnan(row[column]):
-        return None
-    return _Point(ratio, row[column], row[f"{column}_low"], row[f"{column}_high"])
+def _point(ratio: float, value: float | None, low: float | None, high: float | None) -> _Point | None:
+    return None if value is None or low is None or high is None else _Point(ratio, value, low, high)
 
 
-def _lines(done: list[Row], point: Callable[[Row], _Point | None]) -> dict[str, list[_Point]]:
-    """Return the points of each score by ratio; of the metric random the mean over draws, with their range."""
+def _lines(
+    trials: Sequence[PruningTrialRow], point: Callable[[PruningTrialRow], _Point | None]
+) -> dict[str, list[_Point]]:
+    """Return each score's points by ratio; the metric random has the mean of its draws, with their range."""
     lines: dict[str, dict[float, _Point]] = {}
     draws: dict[float, list[float]] = {}
-    for row in done:
-        found = point(row)
-        if found is None or row["contiguous"] is None or row["contiguous"]:
+    for row in trials:
+        value = point(row)
+        if value is None or row.contiguous is None or row.contiguous:
             continue
-        if row["draw"] is not None:
-            draws.setdefault(found.ratio, []).append(found.value)
+        if row.draw is not None:
+            draws.setdefault(value.ratio, []).append(value.value)
         else:
-            lines.setdefault(label(row, with_ratio=False), {}).setdefault(found.ratio, found)
+            lines.setdefault(score_label(row, with_ratio=False), {}).setdefault(value.ratio, value)
     if draws:
         lines["random"] = {r: _Point(r, float(np.mean(v)), min(v), max(v)) for r, v in draws.items()}
     return {name: [points[ratio] for ratio in sorted(points)] for name, points in sorted(lines.items())}
+
+
+def _is_baseline(line: str) -> bool:
+    name, *settings = line.split(", ")
+    return name in BASELINES and (not settings or settings[0] == "update")
 
 
 def _curves(lines: dict[str, list[_Point]], title: str) -> "Figure":
@@ -194,25 +187,26 @@ def _curves(lines: dict[str, list[_Point]], title: str) -> "Figure":
     return figure
 
 
-def raster_section(done: list[Row], num_layers: int) -> PageSection:
+def raster_section(trials: Sequence[PruningTrialRow], num_layers: int) -> PageSection:
     """Return the section that shows which layers each set drops."""
     from plotly.graph_objects import Figure, Heatmap
 
-    seen: dict[tuple[int, ...], Row] = {}
-    for row in done:
-        seen.setdefault(tuple(row["dropped_layers"]), row)
-    rows = sorted(seen.values(), key=lambda r: (len(r["dropped_layers"]), r["retention_raw"]))
-    paragraph = "Each row is a set of layers that was tried, those that keep most at the top of their size."
+    distinct: dict[tuple[int, ...], tuple[float, PruningTrialRow]] = {}
+    for row in trials:
+        if row.retention_raw is not None:
+            distinct.setdefault(tuple(row.dropped_layers), (row.retention_raw, row))
+    rows = sorted(distinct.values(), key=lambda item: (len(item[1].dropped_layers), item[0]))
+    paragraph = "Each row is an evaluated set of layers. Within a size, sets with the highest retention are at the top."
     if not rows:
         return PageSection("Dropped layers", [paragraph])
     shade = np.zeros((len(rows), num_layers))
-    for index, row in enumerate(rows):
-        shade[index, row["dropped_layers"]] = max(0.15, min(1.0, row["retention_raw"]))
+    for index, (retention, row) in enumerate(rows):
+        shade[index, list(row.dropped_layers)] = max(0.15, min(1.0, retention))
     figure = Figure(
         Heatmap(
             z=shade,
             x=list(range(num_layers)),
-            y=[f"{r['trial_id']} {label(r)}: {percent(r['retention_raw'])}" for r in rows],
+            y=[f"{row.trial_id} {score_label(row)}: {number_text(retention, '.1%')}" for retention, row in rows],
             colorscale=[[0, "#f1f4f7"], [0.149, "#f1f4f7"], [0.15, "#cfe0ec"], [1, COLOURS[0]]],
             zmin=0,
             zmax=1,
@@ -224,11 +218,11 @@ def raster_section(done: list[Row], num_layers: int) -> PageSection:
     )
     style(figure, "layer", "", height=120 + 18 * len(rows), by_layer=True)
     figure.update_yaxes(tickfont={"size": 10}, dtick=1)
-    return PageSection("Dropped layers", [paragraph + " A coloured cell is a layer dropped."], [figure])
+    return PageSection("Dropped layers", [paragraph + " A coloured cell is a dropped layer."], [figure])
 
 
-def random_section(against: dict[str, Any]) -> PageSection:
-    """Return the section that shows the chosen set among random ones."""
+def random_section(against: Mapping[str, Any]) -> PageSection:
+    """Return the section that compares the chosen set with random ones."""
     from plotly.graph_objects import Box, Figure
 
     figure = Figure(
@@ -248,6 +242,6 @@ def random_section(against: dict[str, Any]) -> PageSection:
     figure.update_xaxes(tickformat=".0%")
     return PageSection(
         "Against random sets",
-        [f"Random sets of the chosen size on items that the search never saw; p = {against['p']:.3f}."],
+        [f"Random sets of the chosen size on held-out items; p = {against['p']:.3f}."],
         [figure],
     )

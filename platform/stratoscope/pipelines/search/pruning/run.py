@@ -1,17 +1,16 @@
-"""The flow of the search job: statistics -> candidates -> trials -> front -> held-out items -> checkpoint."""
+"""The flow of a search with target pruning: statistics, trials, validation, checkpoint, report."""
 
-import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.console import Console
 
 from stratoscope.errors import InputError
 from stratoscope.evaluation import TaskItems, choose_items, items_digest, load_tasks
-from stratoscope.execution import Service, cluster, cpus_per_worker, is_local, plan_pool, resources, serve
+from stratoscope.execution import ActorPool, Service, cluster, cpus_per_worker, is_local, plan_pool, resources, serve
 from stratoscope.models import (
     ModelFacts,
     ModelSource,
@@ -30,24 +29,30 @@ from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.runtime.run_lookup import open_finished
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.search.config import SearchConfig
-from stratoscope.pipelines.search.pruning import statistics
+from stratoscope.pipelines.search.pruning.checkpoint import export_chosen
+from stratoscope.pipelines.search.pruning.checks import check_objective, check_path, check_ratios, check_tracking
 from stratoscope.pipelines.search.pruning.estimate import estimate
 from stratoscope.pipelines.search.pruning.explore import Explorer
 from stratoscope.pipelines.search.pruning.report import build_page, summary_table
-from stratoscope.pipelines.search.pruning.statistics import FinishedScore
+from stratoscope.pipelines.search.pruning.statistics import FinishedScore, check_statistics, score_settings
 from stratoscope.pipelines.search.pruning.store import EvaluationStore
-from stratoscope.pipelines.search.pruning.tables import EVALUATIONS
-from stratoscope.pipelines.search.pruning.validation import Validator
-from stratoscope.pipelines.search.pruning.worker import PruningEvaluatorSettings, make_search_worker, read_mark
-from stratoscope.results import Run, Storage, table_writer
-from stratoscope.scoring import num_dropped
+from stratoscope.pipelines.search.pruning.tables import (
+    ComparisonRow,
+    EvaluationRow,
+    FrontRow,
+    PruningTrialRow,
+    SpeedRow,
+)
+from stratoscope.pipelines.search.pruning.validation import ValidatedSearch, Validator
+from stratoscope.pipelines.search.pruning.worker import PruningEvaluator, PruningEvaluatorSettings
+from stratoscope.results import Run, Storage, table_writer, write_table
 
-LONGEST = 2048
-"""Most tokens of a sequence, where the model has positions for more."""
+MAX_LENGTH = 2048
+"""Maximum number of tokens in a sequence, where the model has more positions."""
 
 
-class SearchJob(Job[SearchConfig]):
-    """Finds layers that a model can do without."""
+class PruningSearch(Job[SearchConfig]):
+    """Searches for layers that a model can do without."""
 
     name: ClassVar[str] = "search"
     config_class = SearchConfig
@@ -58,132 +63,83 @@ class SearchJob(Job[SearchConfig]):
     tasks: list[TaskItems]
 
     def prepare(self) -> None:
-        """Resolve the model, open the statistics, load the tasks, and see that all fits together."""
-        config = self.config
-        self.source = pin_source(resolve_source(config.model.source, config.model.revision))
-        self.facts = describe_model(
-            self.source, trust_remote_code=config.model.trust_remote_code, here=is_local(), head=True
-        )
-        check_prunable(load_config(self.source, trust_remote_code=config.model.trust_remote_code), config.model.source)
-        check_describable(self.source, trust_remote_code=config.model.trust_remote_code)
-        self._check_ratios()
-        self._check_tracking()
-        self._check_path()
-        self.statistics = None
-        calibrated = frozenset[str]()
-        if config.statistics is not None:
-            self.statistics = self._open_statistics(config.statistics)
-            calibrated = self.statistics.calibrated
-        tokenizer = load_tokenizer(self.source, trust_remote_code=config.model.trust_remote_code)
-        if config.evaluation.chat and not tokenizer.chat_template:
-            raise InputError(f"evaluation.chat: the tokenizer of {config.model.source!r} has no chat template")
-        choice = config.evaluation.to_choice(config.seed)
-        self.tasks = [choose_items(t, choice, calibrated, tokenizer) for t in load_tasks(config.evaluation.tasks)]
-        self._check_objective()
+        """Resolve the model, open the statistics, load the tasks, and check that they fit together."""
+        config, model = self.config, self.config.model
+        self.source = pin_source(resolve_source(model.source, model.revision))
+        self.facts = describe_model(self.source, trust_remote_code=model.trust_remote_code, here=is_local(), head=True)
+        check_prunable(load_config(self.source, trust_remote_code=model.trust_remote_code), model.source)
+        check_describable(self.source, trust_remote_code=model.trust_remote_code)
+        check_ratios(config.space.ratios, self.facts.num_layers, model.source)
+        check_tracking(config.tracking.mlflow)
+        check_path(config.final.path, self.context.folder.run_id)
+        self.statistics = open_statistics(config, self.source) if config.statistics is not None else None
+        self.tasks = self._choose_items(load_tasks(config.evaluation.tasks))
+        check_objective(config.search.objective, config.space.metrics, self.tasks)
 
     def plan(self) -> Sequence[tuple[str, str]]:
         """Return what the run would do, and estimates of what it takes."""
         return estimate(self.config, self.facts, self.tasks, self.statistics, self.context.url)
 
     def execute(self) -> None:
-        """Make what is missing of the statistics, search, prove, export and report."""
-        config = self.config
-        with self.context.stage("statistics"):
-            run = self.statistics
-            if run is None and config.search.algorithm != "greedy":
-                run = self._make_statistics()
-                self._choose_again(run)
-        with cluster():
-            pool = plan_pool(
-                minimum=1,
-                maximum=config.evaluators.max,
-                num_cpus=config.evaluators.cpus or cpus_per_worker(),
-                num_gpus=config.evaluators.gpus,
-                resources=resources(),
-                work=config.search.concurrency or config.search.num_samples,
-            )
-            settings = self._settings(run, pool.num_cpus, pool.num_gpus)
-            self._identify(run, settings)
+        """Compute missing statistics, search, validate, export and report."""
+        context, config = self.context, self.config
+        with context.stage("statistics"):
+            if self.statistics is None and config.search.algorithm != "greedy":
+                self.statistics = self._compute_statistics()
+                self.tasks = self._choose_items([items.task for items in self.tasks])
+        with cluster(), ExitStack() as stack:
+            pool = plan_evaluators(config)
+            settings = self._evaluator_settings(pool)
+            self._record_fingerprints(settings)
             self.register()
-            with ExitStack() as stack:
-                with self.context.stage("load"):
-                    make = partial(make_search_worker, settings)
-                    service = stack.enter_context(serve("Evaluator", make, pool, self.context.stopping))
-                self._search(run, settings, service)
-        store = EvaluationStore(self.context.storage)
-        with self.context.stage("report"):
-            with table_writer(self.context.storage, "evaluations", EVALUATIONS) as append:
-                for table in store.tables():
-                    append(table)
-            self.context.write_report(build_page(self.context.storage, self.context.manifest))
+            with context.stage("load"):
+                make = partial(PruningEvaluator, settings)
+                service = stack.enter_context(serve("Evaluator", make, pool, context.stopping))
+            with context.stage("search"):
+                explorer = Explorer(context, config, service, self.facts.num_layers)
+                trials = explorer.explore(self.statistics)
+            with context.stage("validate"):
+                metrics = {task.name: task.metric for task in self.tasks}
+                search = Validator(context, config, service, settings, metrics).validate(trials)
+                write_results(context.storage, search, list(metrics))
+                context.manifest.facts |= search.facts
+            with context.stage("export"):
+                self._export(service, search)
+        store = EvaluationStore(context.storage)
+        context.manifest.counts |= {"trials": len(trials), "evaluations": len(store)} | explorer.counts
+        with context.stage("report"):
+            write_evaluations(context.storage, store)
+            context.write_report(build_page(context.run))
         store.clear()
 
     @staticmethod
     def show(run: Run, console: Console) -> None:
         """Print the front and the verdict."""
-        console.print(summary_table(run.storage, run.manifest))
+        console.print(summary_table(run))
         for line in run.manifest.facts["verdicts"]:
             console.print(line, soft_wrap=True)
         if exported := run.manifest.facts.get("exported"):
             console.print(f"model: {exported}", soft_wrap=True)
         console.print(f"report: {run.report_url}", soft_wrap=True)
 
-    def _search(self, run: FinishedScore | None, settings: PruningEvaluatorSettings, service: Service) -> None:
-        explorer = Explorer(self, service, settings, self.facts.num_layers)
-        with self.context.stage("search"):
-            trials = explorer.explore(run)
-        with self.context.stage("prove"):
-            Validator(self, service, settings, self.tasks).prove(trials)
-        store = EvaluationStore(self.context.storage)
-        self.context.manifest.counts |= {"trials": len(trials), "evaluations": len(store)} | explorer.counts
-
-    def _check_ratios(self) -> None:
-        num_layers = self.facts.num_layers
-        for ratio in self.config.space.ratios:
-            count = num_dropped(ratio, num_layers)
-            if count >= num_layers:
-                raise InputError(
-                    f"space.ratios {ratio} leaves none of the {num_layers} layers of {self.config.model.source!r}; "
-                    f"give at most {(num_layers - 1) / num_layers:.3g}"
-                )
-            if count == 0:
-                raise InputError(
-                    f"space.ratios {ratio} drops none of the {num_layers} layers of {self.config.model.source!r}; "
-                    f"give at least {1 / num_layers:.3g}"
-                )
-
-    def _check_tracking(self) -> None:
-        if self.config.tracking.mlflow is not None and importlib.util.find_spec("mlflow") is None:
-            raise InputError("tracking.mlflow needs the package mlflow: pip install 'stratoscope[mlflow]'")
-
-    def _check_path(self) -> None:
-        path = self.config.final.path
-        if path is None or not Storage(path).names():
+    def _export(self, service: Service, search: ValidatedSearch) -> None:
+        """Export the chosen model and record its speed."""
+        context, config = self.context, self.config
+        if search.chosen is None or not config.final.export:
             return
-        mark = read_mark(path)
-        if mark is None or mark["run_id"] != self.context.folder.run_id:
-            raise InputError(f"final.path {path!r} exists and is not empty; name another folder")
+        url, speed = export_chosen(
+            service,
+            context.folder,
+            search.chosen,
+            search.comparisons,
+            source=config.model.source,
+            path=config.final.path,
+        )
+        write_table(context.storage, "speed", SpeedRow.table(SpeedRow(**vars(row)) for row in speed))
+        context.manifest.facts["exported"] = url
 
-    def _check_objective(self) -> None:
-        search, text = self.config.search, [task.name for task in self.tasks if task.by_token]
-        if search.objective == "bits_per_byte" and not text:
-            raise InputError(
-                "search.objective bits_per_byte needs a task of language-model text in evaluation.tasks: passages"
-            )
-        if "perplexity_drop" in self.config.space.metrics and not text:
-            raise InputError("perplexity_drop needs a task of language-model text in evaluation.tasks: passages")
-
-    def _open_statistics(self, name: str) -> FinishedScore:
-        run = FinishedScore(*open_finished(name, self.config.output, "score"))
-        if run.weights != weights_fingerprint(self.source):
-            raise InputError(
-                f"statistics {name!r} are of another model, {run.config.model.source!r} with weights {run.weights}, "
-                f"not of model.source {self.config.model.source!r}; give --model.source {run.config.model.source}"
-            )
-        statistics.check_statistics(run, self.config.space, name)
-        return run
-
-    def _make_statistics(self) -> FinishedScore:
+    def _compute_statistics(self) -> FinishedScore:
+        """Run a score job for the statistics that the space needs."""
         config = self.config
         settings = {
             "output": config.output,
@@ -193,25 +149,48 @@ class SearchJob(Job[SearchConfig]):
             "model": config.model.model_dump(),
             "prompts": config.prompts.model_dump(),
             "actors": config.actors.model_dump(),
-            **statistics.score_settings(config.space, statistics.spans_needed(config.space, self.facts.num_layers)),
+            **score_settings(config.space.to_space(), self.facts.num_layers),
         }
         job = ScoreJob(validate(ScoreConfig, settings), self.context.terminal, self.context.stopping)
         job.perform()
         return FinishedScore(job.context.storage, job.context.manifest)
 
-    def _choose_again(self, run: FinishedScore) -> None:
-        """Choose the items once more, now that it is known what was calibrated on."""
-        tokenizer = load_tokenizer(self.source, trust_remote_code=self.config.model.trust_remote_code)
-        choice, calibrated = self.config.evaluation.to_choice(self.config.seed), run.calibrated
-        self.tasks = [choose_items(task.task, choice, calibrated, tokenizer) for task in self.tasks]
+    def _choose_items(self, tasks: Iterable[Any]) -> list[TaskItems]:
+        """Return tasks of lm-evaluation-harness with their items, without calibration prompts."""
+        config = self.config
+        tokenizer = load_tokenizer(self.source, trust_remote_code=config.model.trust_remote_code)
+        if config.evaluation.chat and not tokenizer.chat_template:
+            raise InputError(f"evaluation.chat: the tokenizer of {config.model.source!r} has no chat template")
+        sampling = config.evaluation.to_sampling(config.seed)
+        return [choose_items(task, sampling, self._calibrated, tokenizer) for task in tasks]
 
-    def _identify(self, run: FinishedScore | None, settings: PruningEvaluatorSettings) -> None:
-        """Note what evaluations depend on."""
-        device = settings.loading.device
+    @property
+    def _calibrated(self) -> frozenset[str]:
+        return self.statistics.calibrated if self.statistics else frozenset()
+
+    def _evaluator_settings(self, pool: ActorPool) -> PruningEvaluatorSettings:
+        config = self.config
+        return PruningEvaluatorSettings(
+            loading=config.model.to_loading(self.source, pool.num_gpus),
+            tasks=tuple(config.evaluation.tasks),
+            sampling=config.evaluation.to_sampling(config.seed),
+            calibrated=self._calibrated,
+            max_length=min(MAX_LENGTH, self.facts.max_positions or MAX_LENGTH),
+            batch_tokens=config.evaluation.batch_tokens,
+            rungs=tuple(config.search.rungs),
+            resampling=config.evaluation.to_resampling(config.seed),
+            cache_bytes=int(config.search.cache_gb * 1e9),
+            num_threads=int(pool.num_cpus),
+            run=self.context.url,
+        )
+
+    def _record_fingerprints(self, settings: PruningEvaluatorSettings) -> None:
+        """Record in the manifest what evaluations depend on."""
+        statistics, device = self.statistics, settings.loading.device
         dtype = dtype_name(self.config.model.dtype, device)
         self.context.manifest.fingerprints = {
-            "weights": run.weights if run else weights_fingerprint(self.source),
-            "statistics": run.manifest.fingerprints["activations"] if run else "none",
+            "weights": statistics.weights if statistics else weights_fingerprint(self.source),
+            "statistics": statistics.manifest.fingerprints["activations"] if statistics else "none",
             "questions": items_digest(self.tasks),
             "number format": f"{dtype} on {device}",
         }
@@ -220,31 +199,63 @@ class SearchJob(Job[SearchConfig]):
             "device": device,
             "dtype": dtype,
             "threads": settings.num_threads,
-            "statistics": run.storage.url() if run else "none",
+            "statistics": statistics.storage.url() if statistics else "none",
             "tasks": {
-                t.name: {
-                    "metric": t.metric,
-                    "search": len(t.search),
-                    "held_out": len(t.held_out),
-                    "calibrated": t.num_excluded,
-                    "unused": t.num_left,
+                task.name: {
+                    "metric": task.metric,
+                    "search": len(task.search),
+                    "held_out": len(task.held_out),
+                    "calibrated": task.num_excluded,
+                    "unused": task.num_left,
                 }
-                for t in self.tasks
+                for task in self.tasks
             },
         }
 
-    def _settings(self, run: FinishedScore | None, num_cpus: float, num_gpus: float) -> PruningEvaluatorSettings:
-        config = self.config
-        return PruningEvaluatorSettings(
-            loading=config.model.to_loading(self.source, num_gpus),
-            tasks=tuple(config.evaluation.tasks),
-            choice=config.evaluation.to_choice(config.seed),
-            calibrated=run.calibrated if run else frozenset(),
-            max_length=min(LONGEST, self.facts.max_positions or LONGEST),
-            batch_tokens=config.evaluation.batch_tokens,
-            rungs=tuple(config.search.rungs),
-            resampling=config.evaluation.to_resampling(config.seed),
-            cache_bytes=int(config.search.cache_gb * 1e9),
-            num_threads=int(num_cpus),
-            run=self.context.url,
+
+def open_statistics(config: SearchConfig, source: ModelSource) -> FinishedScore:
+    """Open the score run that a configuration names.
+
+    Raises:
+        InputError: there is no such run, it is of another model, or it lacks what the space needs.
+    """
+    name = str(config.statistics)
+    run = FinishedScore(*open_finished(name, config.output, "score"))
+    if run.weights != weights_fingerprint(source):
+        raise InputError(
+            f"statistics {name!r} are of another model, {run.model!r} with weights {run.weights}, "
+            f"not of model.source {config.model.source!r}; give --model.source {run.model}"
         )
+    check_statistics(run, config.space.to_space(), name)
+    return run
+
+
+def plan_evaluators(config: SearchConfig) -> ActorPool:
+    """Return the pool of evaluators that fits the cluster."""
+    return plan_pool(
+        minimum=1,
+        maximum=config.evaluators.max,
+        num_cpus=config.evaluators.cpus or cpus_per_worker(),
+        num_gpus=config.evaluators.gpus,
+        resources=resources(),
+        work=config.search.concurrency or config.search.num_samples,
+    )
+
+
+def write_results(storage: Storage, search: ValidatedSearch, tasks: Sequence[str]) -> None:
+    """Write the tables of trials, front and comparisons."""
+    rows = {trial.trial_id: PruningTrialRow.from_trial(trial, search.size, search.speeds) for trial in search.trials}
+    front = [
+        FrontRow.from_row(rows[trial.trial_id], search.held_out[trial.dropped], chosen=trial is search.chosen)
+        for trial in search.front
+    ]
+    write_table(storage, "trials", PruningTrialRow.table(rows.values(), tasks))
+    write_table(storage, "front", FrontRow.table(front, tasks))
+    write_table(storage, "comparison", ComparisonRow.table(map(ComparisonRow.from_comparison, search.comparisons)))
+
+
+def write_evaluations(storage: Storage, store: EvaluationStore) -> None:
+    """Write all stored evaluations as one table."""
+    with table_writer(storage, "evaluations", EvaluationRow.schema()) as append:
+        for table in store.tables():
+            append(table)

@@ -1,4 +1,4 @@
-"""Evaluations of a run, one file for each set of dropped layers and slice of items: none is done twice."""
+"""Evaluations of a run: one file per set of dropped layers and slice of items, so that none is computed twice."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,14 +6,15 @@ import pyarrow as pa
 
 from stratoscope.digest import digest
 from stratoscope.evaluation import ItemScore, Slice
-from stratoscope.pipelines.search.pruning.tables import EVALUATIONS, evaluation_rows, item_scores
-from stratoscope.results import Storage, from_parquet, from_rows, to_parquet
+from stratoscope.pipelines.search.pruning.tables import EvaluationRow, evaluation_table
+from stratoscope.pruning import LayerSet
+from stratoscope.results import Storage, from_parquet, to_parquet
 
 FOLDER = "evaluations"
 
 
 class EvaluationStore:
-    """The evaluations of a run in its folder; several evaluators may write to it.
+    """The evaluations in a run's folder. Several evaluators may write to it.
 
     Args:
         run: the run's folder.
@@ -23,34 +24,34 @@ class EvaluationStore:
         self._run = run
         self._storage = run.child(FOLDER)
 
-    def read(self, dropped: Sequence[int], items: Slice) -> list[ItemScore] | None:
-        """Return an evaluation, or None if it was not done yet."""
+    def read(self, dropped: LayerSet, items: Slice) -> list[ItemScore] | None:
+        """Return an evaluation, or None if it has not been computed."""
         try:
-            return item_scores(from_parquet(self._storage.read(_name(dropped, items))))
+            table = from_parquet(self._storage.read(_name(dropped, items)))
         except FileNotFoundError:
             return None
+        return [row.to_score() for row in EvaluationRow.read(table)]
 
-    def write(self, dropped: Sequence[int], items: Slice, scores: Sequence[ItemScore]) -> None:
-        """Keep an evaluation."""
-        table = from_rows(evaluation_rows(dropped, items.part, scores), EVALUATIONS)
-        self._storage.write(_name(dropped, items), to_parquet(table))
+    def write(self, dropped: LayerSet, items: Slice, scores: Sequence[ItemScore]) -> None:
+        """Store an evaluation."""
+        self._storage.write(_name(dropped, items), to_parquet(evaluation_table(dropped, items.part, scores)))
 
     def __len__(self) -> int:
         return len(self._names())
 
     def tables(self) -> Iterator[pa.Table]:
-        """Yield all evaluations, in order of file names."""
+        """Yield all evaluations in order of file names."""
         for name in self._names():
             yield from_parquet(self._storage.read(name))
 
-    def _names(self) -> list[str]:
-        # A process that was killed may have left a file that is not whole; its name begins with a dot.
-        return [name for name in self._storage.names() if name.endswith(".parquet") and not name.startswith(".")]
-
     def clear(self) -> None:
-        """Remove all, once they stand in the run's table."""
+        """Remove all evaluations once they are in the run's table."""
         self._run.remove(FOLDER)
 
+    def _names(self) -> list[str]:
+        # A killed process may leave an incomplete file, whose name begins with a dot.
+        return [name for name in self._storage.names() if name.endswith(".parquet") and not name.startswith(".")]
 
-def _name(dropped: Sequence[int], items: Slice) -> str:
+
+def _name(dropped: LayerSet, items: Slice) -> str:
     return f"{items.name}.{digest({'dropped': list(dropped)})[:20]}.parquet"

@@ -1,59 +1,58 @@
-"""Wrong answers of the right kind: what answers another question of the same type."""
+"""Wrong answers sampled from the right answers to other questions of the same type."""
 
 import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-ASKED = ("how many", "how much", "who", "when", "where", "which", "why", "how", "what")
-FEWEST_DONORS = 5
-"""Questions of a type among which there is a choice."""
+QUESTION_WORDS = ("how many", "how much", "who", "when", "where", "which", "why", "how", "what")
+MIN_POOL = 5
+"""Number of other questions that a type needs; otherwise a coarser type is used."""
 
 
 def answer_type(question: str, answer: str) -> tuple[str, str, int]:
-    """Return what is asked for, what kind of thing the answer is, and its words up to four."""
-    low = question.lower()
-    found = re.search(rf"\b({'|'.join(ASKED)})\b", low)
-    asked = found[1] if found else ""
+    """Return the question word, the kind of the answer, and its number of words, up to four."""
+    match = re.search(rf"\b({'|'.join(QUESTION_WORDS)})\b", question.lower())
     if re.fullmatch(r"\d{4}", answer):
         kind = "year"
     elif any(c.isdigit() for c in answer):
         kind = "number"
     else:
         kind = "name" if answer[:1].isupper() else "phrase"
-    return asked, kind, min(4, len(answer.split()))
+    return match[1] if match else "", kind, min(4, len(answer.split()))
 
 
 def sample_wrong_answers(questions: Sequence[str], gold: Sequence[Sequence[str]], seed: int) -> list[str | None]:
     """Return for each question the first right answer to another question of the same type.
 
-    Of the type are the word that asks, the kind of thing that answers, and its number of words; where fewer than
-    `FEWEST_DONORS` questions share it, the last two, the kind, or nothing at all. The choice is seeded, and does not
-    depend on the order of the questions.
+    The type is the question word, the kind of the answer and its number of words. If fewer than `MIN_POOL` other
+    questions share it, the type is kind and number of words, then the kind alone, then any. The choice is seeded and
+    does not depend on the order of the questions.
 
     Args:
-        questions: their texts.
-        gold: all right answers to each, the usual one first; one at least.
-        seed: of the choice.
+        questions: texts of the questions.
+        gold: all right answers to each question, at least one, the usual one first.
+        seed: seed of the choice.
 
     Returns:
-        One answer each, None where no other question has another one.
+        One answer per question; None if no other question has a different answer.
     """
     types = [answer_type(q, right[0]) for q, right in zip(questions, gold, strict=True)]
     pools: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for index, (asked, kind, words) in enumerate(types):
-        for key in _keys(asked, kind, words):
+    for index, kind in enumerate(types):
+        for key in _keys(*kind):
             pools[key].append(index)
     order = [_digest(seed, question) for question in questions]
     sorted_pools = {key: sorted(members, key=lambda i: order[i]) for key, members in pools.items()}
-    return [_donor(index, types[index], sorted_pools, gold, order) for index in range(len(questions))]
+    return [_sample(index, types[index], sorted_pools, gold, order) for index in range(len(questions))]
 
 
-def _keys(asked: str, kind: str, words: int) -> list[tuple[object, ...]]:
-    return [(asked, kind, words), (kind, words), (kind,), ()]
+def _keys(question_word: str, kind: str, words: int) -> list[tuple[object, ...]]:
+    """Return the keys of the pools of a type, from the finest to the coarsest."""
+    return [(question_word, kind, words), (kind, words), (kind,), ()]
 
 
-def _donor(
+def _sample(
     index: int,
     kind: tuple[str, str, int],
     pools: dict[tuple[object, ...], list[int]],
@@ -63,7 +62,7 @@ def _donor(
     own = {text.casefold() for text in gold[index]}
     for key in _keys(*kind):
         pool = pools[key]
-        if len(pool) <= FEWEST_DONORS and key:
+        if len(pool) <= MIN_POOL and key:
             continue
         start = int(_digest(0, order[index]), 16) % len(pool)
         for step in range(len(pool)):
