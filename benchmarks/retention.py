@@ -10,8 +10,8 @@ import argparse
 from collections import defaultdict
 
 from stratoscope.pipelines.search.pruning.figures import layer_list, score_label
-from stratoscope.pipelines.search.pruning.tables import ComparisonRow, PruningTrialRow
 from stratoscope.results import Storage, read_table
+from stratoscope.tables.pruning import ComparisonRow, PruningTrialRow
 
 Comparisons = dict[tuple[tuple[int, ...], str], ComparisonRow]
 """By dropped layers and task."""

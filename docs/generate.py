@@ -52,8 +52,8 @@ def tables_page() -> str:
 
 def _job_tables(job: RegisteredJob) -> Iterator[str]:
     for module, tables in groupby(job.tables(), key=lambda table: table[0]):
-        _, _, name, *target, _ = module.split(".")
-        yield f"## {name}{''.join(f' --target {part}' for part in target)}\n"
+        name = module.rpartition(".")[2]
+        yield f"## {job.name}{f' --target {name}' if name != job.name else ''}\n"
         for _, table, row_type in tables:
             yield from _table(table, row_type)
 

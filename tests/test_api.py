@@ -12,8 +12,8 @@ from stratoscope import api, config
 from stratoscope.api import configured
 from stratoscope.pipelines.jobs import JOBS
 from stratoscope.results import Manifest, RunFolder
+from stratoscope.results.parquet import write_table
 from stratoscope.results.run import ROWS_SHOWN, TableProperty
-from stratoscope.results.tables import write_table
 from stratoscope.runs import RUN_CLASSES
 
 FUNCTIONS = {

@@ -34,7 +34,7 @@ def test_every_shipped_task_scores_as_the_harness_scores_it(model: LoadedModel) 
     tasks = load_tasks(task_names())
     items = [choose_items(task, ItemSampling(6, 0), (), model.tokenizer) for task in tasks]
     evaluator = Evaluator(model, items, max_batch_tokens=1024, max_length=512)
-    found = {(score.task, score.item_id): score for score in evaluator.evaluate((), EVERYTHING)}
+    scores = {(score.task, score.item_id): score for score in evaluator.evaluate((), EVERYTHING)}
     harness = HFLM(pretrained=model.network, tokenizer=model.tokenizer, batch_size=4, max_length=512)
     fresh = load_tasks(task_names())
     ids = {task.config.task: [row_id(doc) for doc in task.eval_docs] for task in fresh}
@@ -46,7 +46,7 @@ def test_every_shipped_task_scores_as_the_harness_scores_it(model: LoadedModel) 
     compared = 0
     for chosen in items:
         for sample in results["samples"][chosen.name]:
-            ours = found[chosen.name, row_id(sample["doc"])]
+            ours = scores[chosen.name, row_id(sample["doc"])]
             if chosen.by_token:
                 log_likelihood, num_bytes = sample["bits_per_byte"]
                 assert ours.num_bytes == num_bytes
@@ -100,7 +100,11 @@ def test_a_local_yaml_file_is_a_task(model: LoadedModel, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("scq", "did you mean 'sciq'"), ("nothing.yaml", "no such file"), ("harness:nosuchtask", "is no task")],
+    [
+        ("scq", "did you mean 'sciq'"),
+        ("nothing.yaml", "no such file"),
+        ("harness:nosuchtask", "neither a shipped"),
+    ],
 )
 def test_unknown_tasks_are_refused_in_one_line(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:

@@ -97,3 +97,8 @@ def die_while_loading(_settings: ScoreWorkerSettings) -> ScoreWorker:
     """Be killed before the model is there."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
+
+
+def fail_while_loading(_settings: ScoreWorkerSettings) -> ScoreWorker:
+    """Raise before the model is loaded."""
+    raise RuntimeError("the weights cannot be read")

@@ -13,7 +13,7 @@ from stratoscope.errors import InputError
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.score.layout import FEWEST_MERGED_SHARDS, lay_out
-from stratoscope.pipelines.sharded.layout import MOST_SHARDS, ShardLayout, Shards
+from stratoscope.pipelines.sharded.layout import MAX_SHARDS, ShardLayout, Shards
 from stratoscope.results import Manifest, ShardStore
 from tests.jobs.small import Fields
 
@@ -100,6 +100,7 @@ def test_a_run_by_shard_goes_on_where_it_stopped_to_the_bit(
     runs: dict[str, stratoscope.ScoreRun], grouped: Fields
 ) -> None:
     from stratoscope.execution import ActorPool
+    from stratoscope.pipelines.score.run import worker_settings
     from stratoscope.pipelines.score.worker import ScoreWorker
 
     fields = grouped(
@@ -113,8 +114,8 @@ def test_a_run_by_shard_goes_on_where_it_stopped_to_the_bit(
     job.context.folder.write_manifest(
         Manifest(job="score", run_id="resumed-by-shard", config=config.model_dump(mode="json"), seed=0)
     )
-    worker = ScoreWorker(job._worker_settings(ActorPool(1, 1, 1, 1, 0)))
-    for table in Shards(job.layout, job.prompts.table, range(0, 64, 2)):
+    worker = ScoreWorker(worker_settings(config, job.inputs, ActorPool(1, 1, 1, 1, 0)))
+    for table in Shards(job.inputs.layout, job.inputs.prompts.table, range(0, 64, 2)):
         ShardStore(job.context.storage).write(worker(table.to_pylist()[0]))
     resumed = stratoscope.score(**fields)
     assert (resumed.manifest.counts["shards_computed"], resumed.manifest.counts["shards_skipped"]) == (32, 32)
@@ -133,7 +134,7 @@ def test_runs_are_laid_out_by_their_size() -> None:
     assert layout(16_667, statistics={"keep": "prompt"}) == ShardLayout(16_667, 32, by_shard=False)
     million = layout(1_000_000)
     assert (million.num_shards, million.by_shard) == (1024, True)
-    assert layout(10_000_000, 160).num_shards == MOST_SHARDS
+    assert layout(10_000_000, 160).num_shards == MAX_SHARDS
     small = layout(320, statistics={"keep": "shard"})
     assert small.num_shards >= FEWEST_MERGED_SHARDS
     for given in (1, 7, 32, 40):

@@ -15,9 +15,9 @@ import pytest
 
 import stratoscope
 from stratoscope.pipelines.faithfulness import FaithfulnessJob
-from stratoscope.pipelines.faithfulness.tables import TABLES
 from stratoscope.pipelines.runtime.job import run_from_command_line
 from stratoscope.results import Manifest, RunFolder
+from stratoscope.tables.faithfulness import TABLES
 
 Fields = Callable[..., dict]
 KEYS = ("dataset", "forecaster", "training", "seed", "horizon")

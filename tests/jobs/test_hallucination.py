@@ -14,12 +14,14 @@ from stratoscope.data import PairChoice, PairSource, load_pairs
 from stratoscope.errors import InputError, RunError
 from stratoscope.evaluation import GenerationPrompt, generate
 from stratoscope.models import encode_text, load_model
-from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob, tables
-from stratoscope.pipelines.hallucination import run as run_module
+from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob
+from stratoscope.pipelines.hallucination import inputs as inputs_module
+from stratoscope.pipelines.hallucination.run import worker_settings
 from stratoscope.pipelines.hallucination.worker import HallucinationWorker
 from stratoscope.pipelines.runtime.job import run_from_command_line
 from stratoscope.pipelines.sharded.layout import Shards
 from stratoscope.results import from_parquet
+from stratoscope.tables import hallucination as tables
 from tests.jobs.reacting import REACTING, pairs_file, reacting_fields, reacting_model
 
 __all__ = ["pairs_file", "reacting_fields", "reacting_model"]
@@ -59,8 +61,8 @@ def test_the_layer_that_was_made_to_react_is_found(run: stratoscope.Hallucinatio
 
 def test_tables_have_their_columns_and_rows(run: stratoscope.HallucinationRun) -> None:
     stats, answers = run.table("pair_stats"), run.table("answers")
-    assert stats.schema.names == tables.PAIR_STATS.names
-    assert run.scores.schema.equals(tables.SCORES)
+    assert stats.schema.names == tables.PairStatsRow.schema().names
+    assert run.scores.schema.equals(tables.HallucinationScoreRow.schema())
     assert answers.num_rows == 240
     units = 2 * 240 + 60
     assert stats.num_rows == units * 4 * 2
@@ -104,8 +106,10 @@ def test_a_plain_loop_and_two_actors_give_the_same_bits(
     job.prepare()
     from stratoscope.execution import ActorPool
 
-    worker = HallucinationWorker(job.worker(ActorPool(1, 1, 1, 1, 0)).args[0])
-    parts = [worker(t.to_pylist()[0]) for t in Shards(job.layout, job.units(), range(job.layout.num_shards))]
+    inputs = job.inputs
+    worker = HallucinationWorker(worker_settings(job.config, inputs, ActorPool(1, 1, 1, 1, 0)))
+    shards = Shards(inputs.layout, inputs.questions.table, range(inputs.layout.num_shards))
+    parts = [worker(table.to_pylist()[0]) for table in shards]
     rows = [from_parquet(part.files["pair_stats"]).to_pylist() for part in parts]
     assert [row for part in rows for row in part] == run.table("pair_stats").to_pylist()
     two = stratoscope.detect_hallucination(**reacting_fields(run_id="two", actors={"min": 2, "max": 2}))
@@ -201,8 +205,8 @@ def test_what_vllm_wrote_is_graded_and_the_actors_write_the_rest(
         found = {i: int(re.search(r"Question: w(\d+)", prompt)[1]) for i, prompt in enumerate(prompts)}
         return {i: f"w{10 + number}" if number % 2 else "w3" for i, number in found.items() if number != 7}
 
-    monkeypatch.setattr(run_module, "vllm_installed", lambda: True)
-    monkeypatch.setattr(run_module, "write_with_vllm", write)
+    monkeypatch.setattr(inputs_module, "vllm_installed", lambda: True)
+    monkeypatch.setattr(inputs_module, "write_with_vllm", write)
     settings = reacting_fields(
         run_id="vllm",
         pairs={"source": [str(path)], "limit": None, "answers": "own"},

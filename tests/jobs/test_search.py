@@ -16,14 +16,14 @@ import stratoscope
 from stratoscope.cli import main
 from stratoscope.evaluation import Resampling, by_task, retained
 from stratoscope.pipelines.search.pruning.store import EvaluationStore
-from stratoscope.pipelines.search.pruning.tables import (
+from stratoscope.results import Storage
+from stratoscope.tables.pruning import (
     ComparisonRow,
     EvaluationRow,
     FrontRow,
     PruningTrialRow,
     SpeedRow,
 )
-from stratoscope.results import Storage
 from tests.conftest import tiny_network
 from tests.jobs.small import command_line
 

@@ -110,7 +110,8 @@ def test_sigterm_finishes_the_shard_and_a_second_start_meanwhile_is_refused(
     folder = Path(fields["output"]) / "score" / "stopped"
     left = ShardStore(Storage(str(folder))).num_done()
     assert err.splitlines()[-1] == (
-        f"score: stopped by SIGTERM with {left} of {NUM_SHARDS} shards done; the same run_id goes on from there"
+        f"score: stopped by SIGTERM with {left} of {NUM_SHARDS} shards done; repeat the command with the same run_id "
+        "to resume"
     )
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["status"], manifest["exit_code"]) == ("failed", 1)

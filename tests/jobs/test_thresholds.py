@@ -7,7 +7,7 @@ import pytest
 
 import stratoscope
 from stratoscope.errors import InputError
-from stratoscope.pipelines.search.eavss.tables import DefinitionOutcomeRow, DefinitionTrialRow
+from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
 from tests.jobs.reacting import REACTING, pairs_file, reacting_fields, reacting_model
 
 __all__ = ["pairs_file", "reacting_fields", "reacting_model"]

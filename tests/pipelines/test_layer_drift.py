@@ -3,17 +3,16 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
 from stratoscope.activations import Tap
 from stratoscope.pipelines.audit.layer_drift import layer_drift, prompt_scores
-from stratoscope.pipelines.score.tables import LAYERS, prompt_stats
 from stratoscope.results import Manifest, Run, Storage, write_table
 from stratoscope.scoring.drift import Drift, NotComparableError
 from stratoscope.statistics import Statistics
 from stratoscope.statistics.histogram import NUM_BINS
+from stratoscope.tables.score import LayerRow, prompt_stats
 
 NUM_LAYERS, COUNT = 6, 1000
 
@@ -39,8 +38,9 @@ def run(folder: Path, log_avss: NDArray[np.float64], prompts: list[str], norms: 
     )
     storage = Storage(str(folder))
     write_table(storage, "prompt_stats", prompt_stats(statistics, prompts, ["all"] * len(prompts), [Tap.UPDATE]))
-    rows = [{"layer": i, "num_parameters": 10, "weight_norm": n} for i, n in enumerate(norms or [1.0] * NUM_LAYERS)]
-    write_table(storage, "layers", pa.Table.from_pylist(rows, schema=LAYERS))
+    weight_norms = enumerate(norms or [1.0] * NUM_LAYERS)
+    rows = [LayerRow(layer=i, num_parameters=10, weight_norm=norm) for i, norm in weight_norms]
+    write_table(storage, "layers", LayerRow.table(rows))
     config = {
         "activations": {"taps": ["update"]},
         "prompts": {"source": "sciq", "limit": len(prompts)},

@@ -29,7 +29,10 @@ class ScoreRow(TableRow):
     """Upper end of the interval."""
 
 
-ROWS = [ScoreRow(3, 0.1234, 0.1, 0.2), ScoreRow(4, float("nan"), None, None)]
+ROWS = [
+    ScoreRow(layer=3, score=0.1234, ci_low=0.1, ci_high=0.2),
+    ScoreRow(layer=4, score=float("nan"), ci_low=None, ci_high=None),
+]
 
 
 def test_missing_numbers_are_empty_cells() -> None:

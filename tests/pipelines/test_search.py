@@ -9,9 +9,9 @@ from stratoscope.evaluation import ItemScore
 from stratoscope.pipelines.runtime.cards import checkpoint_name
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.search.config import SearchConfig
-from stratoscope.pipelines.search.pruning.tables import EvaluationRow, FrontRow, PruningTrialRow, evaluation_table
 from stratoscope.pipelines.search.trials import plan_trials, trial_origin
 from stratoscope.pruning import ModelSize, PruningCandidate, TrialResult
+from stratoscope.tables.pruning import EvaluationRow, FrontRow, PruningTrialRow, evaluation_table
 from tests.pruning.examples import evaluation
 
 SIZE = ModelSize(100, (10, 20, 30))

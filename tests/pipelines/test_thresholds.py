@@ -9,9 +9,9 @@ from stratoscope.pipelines.hallucination.outcome import against_random
 from stratoscope.pipelines.search.eavss.checks import split_datasets
 from stratoscope.pipelines.search.eavss.config import DefinitionSearchSection
 from stratoscope.pipelines.search.eavss.result import DefinitionResult, definition_front, outcome_row, verdicts
-from stratoscope.pipelines.search.eavss.tables import DefinitionOutcomeRow, DefinitionTrialRow
 from stratoscope.pipelines.search.eavss.trial import DefinitionOutcome, objective_value
 from stratoscope.scoring.definition_space import DefinitionCandidate
+from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
 
 
 def outcome(auroc: float, over_random: float) -> DefinitionOutcome:

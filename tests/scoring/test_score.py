@@ -9,11 +9,14 @@ from stratoscope.scoring import (
     Observations,
     ScoringSettings,
     SpanAngle,
+    cosine_to_angle,
+    layer_spans,
     lowest,
     num_dropped,
     observe_tap,
     random_scores,
     rank_layers,
+    score_groups,
     score_layers,
     sparsity,
 )
@@ -205,3 +208,23 @@ def test_one_prompt_has_a_score_but_no_interval() -> None:
 
 def test_layers_in_no_span_have_no_angle() -> None:
     assert np.isnan(least_span_angle({(1, 1): np.array(0.2)}, 3)).tolist() == [True, False, True]
+
+
+def test_groups_are_scored_in_order_and_without_magnitude_where_a_norm_is_missing() -> None:
+    settings = ScoringSettings(("variance", "magnitude"), draws=100)
+    everything = Observations({"block": observe_tap(reduce(activations()), settings.epsilons)})
+    groups = {"all": everything} | everything.split(["a", "b"] * (NUM_PROMPTS // 2))
+    norms = np.arange(NUM_LAYERS, 0.0, -1)
+    scorings = [(group, s.metric) for group, s in score_groups(groups, norms, settings)]
+    assert scorings == [(group, metric) for group in ("all", "a", "b") for metric in settings.metrics]
+    norms[2] = np.nan
+    assert [(group, s.metric) for group, s in score_groups(groups, norms, settings)] == [
+        (group, "variance") for group in ("all", "a", "b")
+    ]
+    assert everything.split(["a"] * NUM_PROMPTS) == {}
+
+
+def test_spans_start_at_every_layer() -> None:
+    assert layer_spans([2, 1, 2], 3) == ((0, 1), (1, 1), (2, 1), (0, 2), (1, 2))
+    assert layer_spans([4], 3) == ()
+    np.testing.assert_allclose(cosine_to_angle(np.array([1.0, 0.0, -1.0])), [0, 0.5, 1])

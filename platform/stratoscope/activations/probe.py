@@ -43,7 +43,7 @@ class _Pass:
     segments: Segments
     careful: bool
     sums: TokenSums
-    """Of every layer and tap, layer by layer."""
+    """Sums of every layer and tap, layer by layer."""
     cosine: Tensor
     """Between each layer's input and output by token, shape (layers, T)."""
     waiting: dict[tuple[torch.device, int], list[tuple[int, Tensor]]] = field(default_factory=dict)

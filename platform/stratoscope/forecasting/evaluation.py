@@ -9,7 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from stratoscope.data import Part, Series
+from stratoscope.data import Series, SeriesSplit
 from stratoscope.forecasting.ascent import AscentSettings, Norm, ascend, radius_scale
 from stratoscope.forecasting.faithful import (
     AttackGoal,
@@ -82,7 +82,7 @@ def fit_cell(
         DivergedError: the loss is not finite.
     """
     train, validation, test = (
-        _windows(series, part, settings.lookback, cell.horizon, device) for part in get_args(Part)
+        _windows(series, part, settings.lookback, cell.horizon, device) for part in get_args(SeriesSplit)
     )
     data = Data(train, validation)
     torch.manual_seed(cell.seed)
@@ -163,7 +163,7 @@ def search_ascent(radius: float, steps: int, norm: Norm = "linf") -> AscentSetti
     return AscentSettings(radius, ASCENT_REACH * radius / steps, steps, norm)
 
 
-def _windows(series: Series, part: Part, lookback: int, horizon: int, device: str) -> Windows:
+def _windows(series: Series, part: SeriesSplit, lookback: int, horizon: int, device: str) -> Windows:
     starts = torch.from_numpy(series.starts(part, lookback, horizon))
     return Windows(torch.from_numpy(series.values).to(device), starts.to(device), lookback, horizon)
 

@@ -91,37 +91,37 @@ JOBS: dict[str, RegisteredJob] = {
             "score",
             "rank the layers of a language model by statistics of their activations",
             f"{_PACKAGE}.score:ScoreJob",
-            (f"{_PACKAGE}.score.tables",),
+            ("stratoscope.tables.score",),
         ),
         RegisteredJob(
             "search",
             "find layers that a language model can do without, and export the pruned model",
             f"{_PACKAGE}.search.targets:SEARCH",
-            (f"{_PACKAGE}.search.pruning.tables", f"{_PACKAGE}.search.eavss.tables"),
+            ("stratoscope.tables.pruning", "stratoscope.tables.eavss"),
         ),
         RegisteredJob(
             "hallucination",
             "find layers whose activations differ between wrong and right answers",
             f"{_PACKAGE}.hallucination:HallucinationJob",
-            (f"{_PACKAGE}.hallucination.tables",),
+            ("stratoscope.tables.hallucination",),
         ),
         RegisteredJob(
             "mitigation",
             "fine-tune the layers that hallucinate, or recover a model after layers were dropped",
             f"{_PACKAGE}.mitigation:MitigationJob",
-            (f"{_PACKAGE}.mitigation.tables",),
+            ("stratoscope.tables.mitigation",),
         ),
         RegisteredJob(
             "faithfulness",
             "evaluate whether forecasts survive other seeds and perturbed inputs",
             f"{_PACKAGE}.faithfulness:FaithfulnessJob",
-            (f"{_PACKAGE}.faithfulness.tables",),
+            ("stratoscope.tables.faithfulness",),
         ),
         RegisteredJob(
             "audit",
             "run these jobs on many models, and compare the results with earlier nights",
             f"{_PACKAGE}.audit:AuditJob",
-            (f"{_PACKAGE}.audit.tables",),
+            ("stratoscope.tables.audit",),
         ),
     )
 }

@@ -7,9 +7,9 @@ from typing import ClassVar, Self, overload
 import pyarrow as pa
 
 from stratoscope.results.manifest import Manifest
+from stratoscope.results.parquet import read_table
 from stratoscope.results.rows import attribute_docstrings
 from stratoscope.results.storage import Storage
-from stratoscope.results.tables import read_table
 
 REPORT = "report.html"
 TABLE_SUFFIX = ".parquet"

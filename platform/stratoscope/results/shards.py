@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from stratoscope.results.parquet import from_parquet
 from stratoscope.results.storage import Storage
-from stratoscope.results.tables import from_parquet
 
 FOLDER = "shards"
 

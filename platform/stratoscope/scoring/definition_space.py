@@ -3,15 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from stratoscope.scoring.answers import AnswerView, Part
 from stratoscope.scoring.measures import EpsilonKind, VarianceKind
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
-
-AnswerPart = Literal["answer", "last", "change"]
-"""Tokens that are contrasted: an answer, its last token, or an answer relative to its question."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +18,17 @@ class DefinitionCandidate:
 
     definition: str
     tap: str
-    part: AnswerPart
+    part: Part
     variance: VarianceKind
     threshold: int
     """Index of the sparsity threshold in the space."""
     propensity: float
     level: float
+
+    @property
+    def view(self) -> AnswerView:
+        """The view of the answers that it reads."""
+        return AnswerView(self.part, self.variance, self.threshold)
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class DefinitionSpace:
 
     definitions: tuple[str, ...]
     taps: tuple[str, ...]
-    parts: tuple[AnswerPart, ...]
+    parts: tuple[Part, ...]
     variances: tuple[VarianceKind, ...]
     epsilons: tuple[tuple[EpsilonKind, float], ...]
     """Kind and value of each sparsity threshold."""

@@ -3,58 +3,19 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
-from stratoscope.pipelines.faithfulness.tables import CellRow, SpreadRow
-from stratoscope.pipelines.search.pruning.tables import FrontRow
 from stratoscope.results import Run, TableRow
 from stratoscope.scoring import KeyMetric
+from stratoscope.tables.faithfulness import CellRow, SpreadRow
+from stratoscope.tables.hallucination import HallucinationScoreRow, RateRow, SeparationRow
+from stratoscope.tables.mitigation import VariantComparisonRow
+from stratoscope.tables.pruning import FrontRow
+from stratoscope.tables.score import StabilityRow
 
 RowType = TypeVar("RowType", bound=TableRow)
-
-
-@dataclass(frozen=True)
-class StabilityRow(TableRow):
-    group: str
-    split_half: float | None
-
-
-@dataclass(frozen=True)
-class HallucinationScoreRow(TableRow):
-    dataset: str
-    tap: str
-    definition: str
-    flagged: bool
-
-
-@dataclass(frozen=True)
-class SeparationRow(TableRow):
-    dataset: str
-    tap: str
-    features: str
-    auroc: float
-    ci_low: float | None
-    ci_high: float | None
-
-
-@dataclass(frozen=True)
-class RateRow(TableRow):
-    dataset: str
-    rate: float | None
-    ci_low: float | None
-    ci_high: float | None
-
-
-@dataclass(frozen=True)
-class VariantComparisonRow(TableRow):
-    variant: str
-    other: str
-    dataset: str | None
-    metric: str
-    relative: float | None
 
 
 def score_metrics(run: Run) -> Iterator[KeyMetric]:

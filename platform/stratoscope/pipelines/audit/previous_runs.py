@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from stratoscope.pipelines.audit.steps import SUCCESS
-from stratoscope.pipelines.audit.tables import KeyMetricRow, StageRow
 from stratoscope.results import Manifest, Run, RunFolder, list_runs
 from stratoscope.scoring import KeyMetric, MetricKind
+from stratoscope.tables.audit import KeyMetricRow, StageRow
 
 JOB, TABLE = "audit", "models"
 MAX_NIGHTS = 60

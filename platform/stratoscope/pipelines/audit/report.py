@@ -12,10 +12,10 @@ from rich.table import Table as TerminalTable
 from stratoscope.pipelines.audit.assess import Assessment, Verdict
 from stratoscope.pipelines.audit.previous_runs import MAX_NIGHTS
 from stratoscope.pipelines.audit.steps import PROCESSES
-from stratoscope.pipelines.audit.tables import KeyMetricRow, StageRow
 from stratoscope.pipelines.reporting.formatting import number_text, run_facts
 from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, PageSection, Table, TableCell, style
 from stratoscope.scoring import MetricKind
+from stratoscope.tables.audit import KeyMetricRow, StageRow
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

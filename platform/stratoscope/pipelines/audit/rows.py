@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from stratoscope.pipelines.audit.assess import Assessment
-from stratoscope.pipelines.audit.tables import KeyMetricRow, LayerShiftRow, StageRow
+from stratoscope.tables.audit import KeyMetricRow, LayerShiftRow, StageRow
 
 
 def stage_row(a: Assessment) -> StageRow:

@@ -25,10 +25,10 @@ from stratoscope.pipelines.audit.report import Trends, build_page, summary_table
 from stratoscope.pipelines.audit.rows import metric_rows, shift_rows, stage_row
 from stratoscope.pipelines.audit.schedule import Scheduler
 from stratoscope.pipelines.audit.steps import PROCESSES, Step, StepResult, StepStore, all_steps
-from stratoscope.pipelines.audit.tables import KeyMetricRow, LayerShiftRow, StageRow
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.job import STOP_GRACE_S, Job
 from stratoscope.results import Manifest, Run, Storage, write_table
+from stratoscope.tables.audit import KeyMetricRow, LayerShiftRow, StageRow
 
 
 class AuditJob(Job[AuditConfig]):

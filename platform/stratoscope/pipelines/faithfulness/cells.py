@@ -19,9 +19,9 @@ from stratoscope.forecasting import (
     measure_worst_cases,
 )
 from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig
-from stratoscope.pipelines.faithfulness.tables import CELL_TABLES, CellRow, EpochRow, ForecastRow, WorstCaseRow
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.results import Storage, check_reachable, from_parquet, write_table
+from stratoscope.tables.faithfulness import CELL_TABLES, CellRow, EpochRow, ForecastRow, WorstCaseRow
 
 FOLDER = "cells"
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stratoscope.forecasting import NONE, TRAININGS, Measurement, Training
-from stratoscope.pipelines.faithfulness.tables import ForecastRow
 from stratoscope.results import COLOURS, SYMBOLS, style
+from stratoscope.tables.faithfulness import ForecastRow
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -7,9 +7,9 @@ from rich.table import Table as TerminalTable
 
 from stratoscope.forecasting import NONE, Measurement
 from stratoscope.pipelines.faithfulness import figures
-from stratoscope.pipelines.faithfulness.tables import CellRow, DifferenceRow, ForecastRow, SpreadRow, WorstCaseRow
 from stratoscope.pipelines.reporting.formatting import interval_text, number_text, run_facts
 from stratoscope.results import Manifest, Page, PageSection, Run, Table
+from stratoscope.tables.faithfulness import CellRow, DifferenceRow, ForecastRow, SpreadRow, WorstCaseRow
 
 
 def summary_table(run: Run) -> TerminalTable:

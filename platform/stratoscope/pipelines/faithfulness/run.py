@@ -15,10 +15,10 @@ from stratoscope.pipelines.faithfulness.cells import CellStore, GridInputs, run_
 from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig
 from stratoscope.pipelines.faithfulness.estimate import estimate
 from stratoscope.pipelines.faithfulness.report import build_page, summary_table
-from stratoscope.pipelines.faithfulness.tables import CELL_TABLES, CellRow, DifferenceRow, SpreadRow
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.results import Run, write_table
+from stratoscope.tables.faithfulness import CELL_TABLES, CellRow, DifferenceRow, SpreadRow
 
 GPU_SHARE = 0.25
 """Default share of a GPU for a task: the models are small."""

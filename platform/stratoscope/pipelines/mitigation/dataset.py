@@ -1,102 +1,129 @@
-"""What is trained on, what trials are judged on, and what is held out: three parts that share no question or text."""
+"""The data of a run: training, validation and held-out parts, which share no question or text."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stratoscope.data import FORMATS, DataSet, PairChoice, PromptSource, Question, decode, load_pairs, load_prompts
+from stratoscope.data import FORMATS, PairChoice, PromptSource, Question, load_pairs, load_prompts
 from stratoscope.digest import digest
 from stratoscope.errors import InputError
-from stratoscope.evaluation import Text
-from stratoscope.mitigation import Corpus, QuestionExample
-from stratoscope.models import encode_pair, encode_text
+from stratoscope.evaluation import QuestionSplit, Text, split_questions
+from stratoscope.execution import WorkerResources
+from stratoscope.mitigation import Corpus, QuestionExample, TrainingSettings, Variant, encode_question
+from stratoscope.models import ModelSource, encode_text
 from stratoscope.pipelines.mitigation.config import MitigationConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SEPARATED = 40
-"""Held-out questions of each data set whose hidden states are looked at, layer by layer."""
+NUM_SEPARATION = 40
+"""Held-out questions of each data set whose hidden states are compared, layer by layer."""
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationSet:
-    """Questions and texts that a model is judged on."""
+    """Questions and texts that a model is evaluated on."""
 
     questions: tuple[Question, ...]
     texts: tuple[Text, ...]
     answered: frozenset[str] = frozenset()
-    """Data sets whose questions the model is to answer too."""
-    separated: Mapping[str, tuple[QuestionExample, ...]] = field(default_factory=dict)
-    """By data set, questions whose hidden states are looked at."""
+    """Data sets whose questions the model also answers in free text."""
+    separation: Mapping[str, tuple[QuestionExample, ...]] = field(default_factory=dict)
+    """Questions whose hidden states are compared, by data set."""
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
-    """All that a run reads."""
+class MitigationData:
+    """All data of a run."""
 
     corpus: Corpus
+    """The training data."""
     validation: EvaluationSet
+    """The data that trials of the search are evaluated on."""
     held_out: EvaluationSet
+    """The data that the base and all variants are evaluated on."""
     used: frozenset[str]
-    """Ids of the rows that are trained on, validated on, or were used to choose layers."""
-    datasets: tuple[DataSet, ...]
+    """Ids of the rows for training, for validation, and for the choice of layers."""
     counts: dict[str, dict[str, int]]
-    """By data set: questions trained on, validated on, held out."""
+    """Number of questions by data set and part: trained, validated, held_out."""
     fingerprint: str
 
 
-def load_material(
-    config: MitigationConfig, tokenizer: "PreTrainedTokenizerBase", seen: Collection[str], longest: int
-) -> Material:
+@dataclass(frozen=True, eq=False)
+class TrainingInputs:
+    """The inputs of trainings and evaluations besides the run's context."""
+
+    config: MitigationConfig
+    source: ModelSource
+    num_layers: int
+    dtype: str
+    data: MitigationData
+    max_length: int
+    """Most tokens of a sequence."""
+    workers: WorkerResources
+    flagged: Mapping[int, tuple[int, ...]]
+    """Flagged layers by their number, for the numbers that the search chooses from."""
+
+    def settings(self, variant: Variant) -> TrainingSettings:
+        """Return the settings of a variant's training, as configured."""
+        config, train = self.config, self.config.train
+        return TrainingSettings(
+            loading=config.model.to_loading(self.source, min(1.0, self.workers.gpus)),
+            dropped=variant.dropped,
+            trainable=config.parameters.to_spec(variant.layers),
+            terms=config.terms,
+            optimizer=train.to_optimizer(),
+            sharding=train.to_sharding(),
+            questions_per_step=train.questions,
+            texts_per_step=train.texts,
+            micro_batches=train.micro_batches,
+            checkpoint_every=train.checkpoint_every,
+            validate_every=0,
+            num_threads=self.workers.cpus,
+            seed=variant.seed,
+        )
+
+
+def load_data(
+    config: MitigationConfig, tokenizer: "PreTrainedTokenizerBase", seen: frozenset[str], max_length: int
+) -> MitigationData:
     """Read questions and texts and divide them.
 
     Args:
-        config: of the job.
-        tokenizer: of the model.
-        seen: ids of questions that layers were chosen by; none of them is held out.
-        longest: most tokens of a sequence.
+        config: configuration of the job.
+        tokenizer: tokenizer of the model.
+        seen: ids of the questions and prompts by which layers were chosen; none of them is held out.
+        max_length: most tokens of a sequence.
 
     Raises:
-        InputError: a source cannot be read, or nothing is left to train on or to hold out.
+        InputError: a source cannot be read, or nothing is left for training or evaluation.
     """
-    train, validate, held, datasets, prints = _divided(config, frozenset(seen))
-    held_ids = {question.question_id for question in held}
-    texts, text_ids, checked, text_print = _texts(config, tokenizer, held_ids, longest)
-    examples = _examples(tokenizer, train, longest, config.train.wrong_answers)
+    split, formats, questions_print = _load_questions(config, seen)
+    held_ids = {question.question_id for question in split.held_out}
+    examples = _encode(tokenizer, split.train, max_length, config.train.wrong_answers)
     if config.terms.weights.uses_questions and not examples:
         raise InputError(
-            "pairs.source: no question is left to train on; take data sets that are not in evaluation.only"
+            "pairs.source: no question is left for training; add data sets that are not in evaluation.only"
         )
-    used = frozenset(seen) | text_ids | {q.question_id for q in (*train, *validate)}
-    short = {d.name for d in datasets if FORMATS[d.format].short_gold}
-    perplexity = _perplexity_texts(config, tokenizer, used, longest)
-    counts = {
-        d.name: {
-            part: sum(q.dataset == d.name for q in questions)
-            for part, questions in (("trained", train), ("validated", validate), ("held_out", held))
-        }
-        for d in datasets
+    reader = _TextReader(config, tokenizer, min(config.texts.max_tokens, max_length))
+    texts = reader.read_training(held_ids)
+    used = seen | texts.ids | {q.question_id for q in (*split.train, *split.validation)}
+    perplexity = reader.read_perplexity(used)
+    short = frozenset(name for name, kind in formats.items() if FORMATS[kind].short_gold)
+    separation = {
+        name: _encode(tokenizer, [q for q in split.held_out if q.dataset == name][:NUM_SEPARATION], max_length)
+        for name in formats
     }
-    return Material(
-        Corpus(examples, tuple(texts)),
-        EvaluationSet(tuple(validate), tuple(checked)),
-        EvaluationSet(
-            tuple(held),
-            tuple(perplexity),
-            frozenset(short) if config.evaluation.generate else frozenset(),
-            {
-                d.name: _examples(tokenizer, [q for q in held if q.dataset == d.name][:SEPARATED], longest, None)
-                for d in datasets
-            },
-        ),
+    return MitigationData(
+        Corpus(examples, texts.train),
+        EvaluationSet(split.validation, texts.validation),
+        EvaluationSet(split.held_out, perplexity, short if config.evaluation.generate else frozenset(), separation),
         used,
-        tuple(datasets),
-        counts,
+        {name: _count(split, name) for name in formats},
         digest(
             {
-                "questions": prints,
-                "texts": text_print,
+                "questions": questions_print,
+                "texts": texts.fingerprint,
                 "held_out": sorted(held_ids),
                 "perplexity": [text.ids for text in perplexity],
             }
@@ -104,116 +131,118 @@ def load_material(
     )
 
 
-def _divided(
-    config: MitigationConfig, seen: frozenset[str]
-) -> tuple[list[Question], list[Question], list[Question], Sequence[DataSet], str]:
-    """Return the questions that are trained on, validated on and held out, in their seeded order."""
-    if not config.terms.weights.uses_questions and config.healing:
-        return [], [], [], (), ""
-    choice = PairChoice("given", None, config.pairs.answers_per_question, config.seed)
-    questions = load_pairs(config.pairs.to_sources(), choice)
-    names = [d.name for d in questions.datasets]
-    for name in config.evaluation.only:
-        if name not in names:
-            raise InputError(f"evaluation.only: pairs.source has no data set {name!r}; it has {', '.join(names)}")
-    train: list[Question] = []
-    validate: list[Question] = []
-    held: list[Question] = []
-    for name in names:
-        own = [
-            decode(row["prompt_id"], row["group"], row["text"])
-            for row in questions.table.to_pylist()
-            if row["group"] == name
-        ]
-        fresh = [q for q in own if q.question_id not in seen][: config.evaluation.limit]
-        if not fresh:
+def _load_questions(config: MitigationConfig, seen: frozenset[str]) -> tuple[QuestionSplit, dict[str, str], str]:
+    """Return the questions in their parts, the format of each data set, and a fingerprint."""
+    if not config.terms.weights.uses_questions and config.recovery:
+        return QuestionSplit(), {}, ""
+    evaluation, total = config.evaluation, QuestionSplit()
+    questions = load_pairs(
+        config.pairs.to_sources(), PairChoice("given", None, config.pairs.answers_per_question, config.seed)
+    )
+    formats = {dataset.name: dataset.format for dataset in questions.datasets}
+    for name in evaluation.only:
+        if name not in formats:
+            raise InputError(f"evaluation.only: pairs.source has no data set {name!r}; it has {', '.join(formats)}")
+    by_dataset: dict[str, list[Question]] = {name: [] for name in formats}
+    for question in questions:
+        by_dataset[question.dataset].append(question)
+    for name, own in by_dataset.items():
+        only = name in evaluation.only
+        split = split_questions(
+            own,
+            seen,
+            held_out=evaluation.limit,
+            validation=config.tune.limit if config.tune.num_samples and not only else 0,
+            train=0 if only else config.pairs.limit,
+        )
+        if not split.held_out:
             raise InputError(
                 f"pairs.source: all questions of {name!r} were used to choose the layers, so none can be held out; "
-                "choose them by fewer (pairs.limit of the hallucination run) or leave the data set out there"
+                "use fewer for the choice (pairs.limit of the hallucination run) or leave the data set out there"
             )
-        held += fresh
-        if name in config.evaluation.only:
-            continue
-        kept = {q.question_id for q in fresh}
-        rest = [q for q in own if q.question_id not in kept]
-        checked = config.tune.limit if config.tune.num_samples else 0
-        validate += rest[:checked]
-        train += rest[checked:][: config.pairs.limit]
-    return train, validate, held, questions.datasets, questions.fingerprint
+        total += split
+    return total, formats, questions.fingerprint
 
 
-def _examples(
-    tokenizer: "PreTrainedTokenizerBase", questions: Sequence[Question], longest: int, most_wrong: int | None
+def _count(split: QuestionSplit, name: str) -> dict[str, int]:
+    parts = {"trained": split.train, "validated": split.validation, "held_out": split.held_out}
+    return {part: sum(q.dataset == name for q in questions) for part, questions in parts.items()}
+
+
+def _encode(
+    tokenizer: "PreTrainedTokenizerBase",
+    questions: Sequence[Question],
+    max_length: int,
+    most_wrong: int | None = None,
 ) -> tuple[QuestionExample, ...]:
-    """Return questions as token ids, without those that have an answer of no token or one that does not fit."""
-    found = (_example(tokenizer, question, longest, most_wrong) for question in questions)
-    return tuple(example for example in found if example is not None)
+    """Encode questions, without those that have an answer of no token or one that is too long."""
+    examples = []
+    for question in questions:
+        right = next(a.text for a in question.answers if a.right)
+        wrong = [a.text for a in question.answers if not a.right][:most_wrong]
+        examples.append(encode_question(tokenizer, question.prompt, right, wrong, max_length))
+    return tuple(example for example in examples if example is not None)
 
 
-def _example(
-    tokenizer: "PreTrainedTokenizerBase", question: Question, longest: int, most_wrong: int | None
-) -> QuestionExample | None:
-    right = next(a.text for a in question.answers if a.right)
-    wrong = [a.text for a in question.answers if not a.right][:most_wrong]
-    pairs = [encode_pair(tokenizer, question.prompt, f" {text}") for text in (right, *wrong)]
-    if any(not answer or len(before) + len(answer) > longest for before, answer in pairs):
-        return None
-    before = pairs[0][0]
-    return QuestionExample(tuple(before), tuple(pairs[0][1]), tuple(tuple(answer) for _, answer in pairs[1:]))
+@dataclass(frozen=True)
+class _Texts:
+    """Texts for training and validation."""
+
+    train: tuple[tuple[int, ...], ...] = ()
+    validation: tuple[Text, ...] = ()
+    ids: frozenset[str] = frozenset()
+    fingerprint: str = ""
 
 
-def _texts(
-    config: MitigationConfig, tokenizer: "PreTrainedTokenizerBase", held_out: Collection[str], longest: int
-) -> tuple[list[tuple[int, ...]], frozenset[str], list[Text], str]:
-    """Return texts to train on, the ids of all that are used, those that trials are judged on, and a fingerprint."""
-    section = config.texts
-    if not config.terms.weights.uses_texts:
-        return [], frozenset(), [], ""
-    trained: list[tuple[int, ...]] = []
-    checked: list[Text] = []
-    ids: set[str] = set()
-    prints = []
-    validated = config.tune.limit if config.healing and config.tune.num_samples else 0
-    for index, source in enumerate(section.source):
-        template = section.template[index] if section.template else None
-        limit = None if section.limit is None else section.limit + validated
-        found = load_prompts(PromptSource(source, template, section.split), limit, config.seed)
-        prints.append(found.ordered.fingerprint)
+@dataclass(frozen=True)
+class _TextReader:
+    """Reads texts as token ids."""
+
+    config: MitigationConfig
+    tokenizer: "PreTrainedTokenizerBase"
+    max_tokens: int
+
+    def read_training(self, held_out: Collection[str]) -> _Texts:
+        """Read the texts for training and validation, without those of held-out questions."""
+        config, section = self.config, self.config.texts
+        if not config.terms.weights.uses_texts:
+            return _Texts()
+        train: list[tuple[int, ...]] = []
+        validation: list[Text] = []
+        ids: list[str] = []
+        prints = []
+        num_validation = config.tune.limit if config.recovery and config.tune.num_samples else 0
+        limit = None if section.limit is None else section.limit + num_validation
+        for index, name in enumerate(section.source):
+            template = section.template[index] if section.template else None
+            rows, fingerprint = self._read(PromptSource(name, template, section.split), limit, held_out)
+            prints.append(fingerprint)
+            ids += [text_id for text_id, _ in rows]
+            validation += [Text("validation", text_id, tokens) for text_id, tokens in rows[:num_validation]]
+            train += [tokens for _, tokens in rows[num_validation:]]
+        if not train:
+            raise InputError("texts.source: no text of more than one token is left for training")
+        return _Texts(tuple(train), tuple(validation), frozenset(ids), digest({"texts": prints}))
+
+    def read_perplexity(self, used: Collection[str]) -> tuple[Text, ...]:
+        """Read the held-out texts whose perplexity is measured."""
+        source = self.config.evaluation.text
+        if source is None:
+            return ()
+        rows, _ = self._read(PromptSource(source), None, used)
+        if not rows:
+            raise InputError(f"evaluation.text {source!r}: all its texts are used for training; none can be held out")
+        name = source.rstrip("/").rpartition("/")[2].removesuffix(".txt") or source
+        return tuple(Text(name, text_id, tokens) for text_id, tokens in rows[: self.config.evaluation.limit])
+
+    def _read(
+        self, source: PromptSource, limit: int | None, excluded: Collection[str]
+    ) -> tuple[list[tuple[str, tuple[int, ...]]], str]:
+        """Return the ids and tokens of a source's texts, without those of one token, and its fingerprint."""
+        prompts = load_prompts(source, limit, self.config.seed)
         rows = [
-            (p.prompt_id, _cut(tokenizer, p.text, min(section.max_tokens, longest)))
-            for p in found.prompts
-            if p.prompt_id not in held_out
+            (p.prompt_id, tuple(encode_text(self.tokenizer, p.text)[: self.max_tokens]))
+            for p in prompts.prompts
+            if p.prompt_id not in excluded
         ]
-        rows = [(text_id, tokens) for text_id, tokens in rows if len(tokens) > 1]
-        ids |= {text_id for text_id, _ in rows}
-        checked += [Text("validation", text_id, tokens) for text_id, tokens in rows[:validated]]
-        trained += [tokens for _, tokens in rows[validated:]]
-    if not trained:
-        raise InputError("texts.source: no text of more than one token is left to train on")
-    return trained, frozenset(ids), checked, digest({"texts": prints})
-
-
-def _perplexity_texts(
-    config: MitigationConfig, tokenizer: "PreTrainedTokenizerBase", used: Collection[str], longest: int
-) -> list[Text]:
-    source = config.evaluation.text
-    if source is None:
-        return []
-    found = load_prompts(PromptSource(source), None, config.seed)
-    rows = [
-        (p.prompt_id, _cut(tokenizer, p.text, min(config.texts.max_tokens, longest)))
-        for p in found.prompts
-        if p.prompt_id not in used
-    ]
-    texts = [Text(_name(source), text_id, tokens) for text_id, tokens in rows if len(tokens) > 1]
-    if not texts:
-        raise InputError(f"evaluation.text {source!r}: all its texts are trained on, so none can be held out")
-    return texts[: config.evaluation.limit]
-
-
-def _name(source: str) -> str:
-    return source.rstrip("/").rpartition("/")[2].removesuffix(".txt") or source
-
-
-def _cut(tokenizer: "PreTrainedTokenizerBase", text: str, most: int) -> tuple[int, ...]:
-    return tuple(encode_text(tokenizer, text)[:most])
+        return [(text_id, tokens) for text_id, tokens in rows if len(tokens) > 1], prompts.ordered.fingerprint

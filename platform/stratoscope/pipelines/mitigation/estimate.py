@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from stratoscope.models import ModelFacts
 from stratoscope.pipelines.mitigation.config import MitigationConfig
-from stratoscope.pipelines.mitigation.dataset import Material
+from stratoscope.pipelines.mitigation.dataset import MitigationData
 from stratoscope.pipelines.runtime.costs import MemoryEstimate, ModelCost, RunCost, check_machine_memory
 from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES
 
@@ -21,14 +21,14 @@ START_S = 40
 
 
 def need(
-    config: MitigationConfig, facts: ModelFacts, material: Material, trained_layers: int, vocabulary: int
+    config: MitigationConfig, facts: ModelFacts, data: MitigationData, trained_layers: int, vocabulary: int
 ) -> MemoryEstimate:
     """Estimate the least memory that training needs.
 
     Args:
         config: configuration of the job.
         facts: size of the model.
-        material: training data.
+        data: training data.
         trained_layers: the most layers that a variant trains.
         vocabulary: size of the logits.
     """
@@ -40,7 +40,7 @@ def need(
         trained *= min(1.0, 2 * config.parameters.rank / facts.hidden_size)
     # Weights, gradients and, for half precision, a float32 copy; ZeRO partitions at least AdamW's two moments.
     own = trained * (2 * size + (4 if size < 4 else 0) + 8 / workers)
-    tokens = _tokens_of_step(config, material)
+    tokens = _tokens_of_step(config, data)
     share = 1 / (workers * train.micro_batches)
     logits = LOGITS * 4 * vocabulary * tokens.predicted * share
     states = facts.num_layers * facts.hidden_size * size * tokens.all * share
@@ -64,12 +64,12 @@ def check_memory(need: MemoryEstimate) -> None:
 
 
 def estimate(
-    config: MitigationConfig, facts: ModelFacts, material: Material, need: MemoryEstimate
+    config: MitigationConfig, facts: ModelFacts, data: MitigationData, need: MemoryEstimate
 ) -> Sequence[tuple[str, str]]:
     """Return the lines of a dry run: model, training data and cost."""
     model = ModelCost(config.model.source, facts, config.model.dtype)
-    train, tokens = config.train, _tokens_of_step(config, material)
-    variants = len(config.drops.metrics if config.healing else config.compare)
+    train, tokens = config.train, _tokens_of_step(config, data)
+    variants = len(config.drops.metrics if config.recovery else config.compare)
     trainings = variants * (len(train.seeds) + config.tune.num_samples)
     seconds = model.seconds(tokens.all * train.max_steps, TRAIN_FLOPS) + START_S
     return [
@@ -80,9 +80,9 @@ def estimate(
                 f"{counts['trained']} questions to train on, {counts['held_out']} held out"
                 + (f", {counts['validated']} for the search" if counts["validated"] else ""),
             )
-            for name, counts in material.counts.items()
+            for name, counts in data.counts.items()
         ),
-        ("texts", f"{len(material.corpus.texts):,} to train on"),
+        ("texts", f"{len(data.corpus.texts):,} to train on"),
         ("work", f"{trainings} trainings of {train.max_steps} steps, about {tokens.all:,.0f} tokens a step"),
         *RunCost(seconds, "for each training, besides its evaluation", need).lines(),
     ]
@@ -96,8 +96,8 @@ class _StepTokens:
     predicted: float
 
 
-def _tokens_of_step(config: MitigationConfig, material: Material) -> _StepTokens:
-    corpus, weights = material.corpus, config.terms.weights
+def _tokens_of_step(config: MitigationConfig, data: MitigationData) -> _StepTokens:
+    corpus, weights = data.corpus, config.terms.weights
     answers = [len(q.right) + sum(map(len, q.wrong)) for q in corpus.questions]
     rows = [len(q.question) * (1 + len(q.wrong)) + a for q, a in zip(corpus.questions, answers, strict=True)]
     questions = config.train.questions if weights.uses_questions else 0

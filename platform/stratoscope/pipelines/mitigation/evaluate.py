@@ -1,40 +1,27 @@
-"""Judges the base and every variant, and writes the models that are to be kept."""
+"""The evaluation of the base and of all variants, and the export of checkpoints."""
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 from stratoscope.errors import RunError
-from stratoscope.execution import Service, WorkerResources, plan_pool, resources, serve
+from stratoscope.execution import Service, plan_pool, resources, serve
+from stratoscope.mitigation import BASE, Variant
 from stratoscope.models import ModelCard
-from stratoscope.pipelines.mitigation.config import EVERY, FLAGGED, RANDOM
-from stratoscope.pipelines.mitigation.outcome import BASE, MitigationOutcome, card_rows
-from stratoscope.pipelines.mitigation.store import VariantStore
-from stratoscope.pipelines.mitigation.variants import Variant
-from stratoscope.pipelines.mitigation.worker import VariantEvaluatorSettings, make_mitigation_worker
-
-if TYPE_CHECKING:
-    from stratoscope.pipelines.mitigation.run import MitigationJob
-
-
-@dataclass(frozen=True)
-class _Model:
-    """A model that is judged: the base with a patch, or without, and without some layers."""
-
-    key: str
-    patch: str | None = None
-    dropped: tuple[int, ...] = ()
+from stratoscope.pipelines.mitigation.dataset import TrainingInputs
+from stratoscope.pipelines.mitigation.store import ModelScores, TrainedVariant, VariantStore
+from stratoscope.pipelines.mitigation.worker import VariantEvaluatorSettings, make_evaluator
+from stratoscope.pipelines.runtime.context import RunContext
 
 
 @contextmanager
-def judges(job: "MitigationJob", workers: WorkerResources, num_models: int) -> Iterator[Service]:
-    """Run evaluators while the block runs."""
-    config = job.config
+def evaluators(context: RunContext, inputs: TrainingInputs, num_models: int) -> Iterator[Service]:
+    """Run evaluators while the block runs, at most one for each model."""
+    config, workers = inputs.config, inputs.workers
     pool = plan_pool(
         minimum=1,
         maximum=None,
@@ -44,58 +31,62 @@ def judges(job: "MitigationJob", workers: WorkerResources, num_models: int) -> I
         work=num_models,
     )
     settings = VariantEvaluatorSettings(
-        run=job.context.url,
-        loading=config.model.to_loading(job.source, pool.num_gpus),
-        judged=job.material.held_out,
+        run=context.url,
+        loading=config.model.to_loading(inputs.source, pool.num_gpus),
+        data=inputs.data.held_out,
         tasks=tuple(config.evaluation.tasks),
-        choice=config.evaluation.to_choice(config.seed),
-        used=job.material.used,
+        sampling=config.evaluation.to_sampling(config.seed),
+        used=inputs.data.used,
         batch_tokens=config.evaluation.batch_tokens,
-        longest=job.longest,
+        max_length=inputs.max_length,
         num_threads=int(pool.num_cpus),
     )
-    with serve("Judge", partial(make_mitigation_worker, settings), pool, job.context.stopping) as service:
+    with serve("VariantEvaluator", partial(make_evaluator, settings), pool, context.stopping) as service:
         yield service
 
 
-def judge_all(
-    job: "MitigationJob", variants: Sequence[Variant], service: Service, store: VariantStore
-) -> dict[Variant, str]:
-    """Judge the base, each set of dropped layers before training, and every variant; what is known is kept.
+def evaluate_models(
+    context: RunContext, service: Service, store: VariantStore, variants: Sequence[Variant]
+) -> tuple[dict[str, ModelScores], dict[Variant, str]]:
+    """Evaluate the base, each pruned model before training, and every variant; finished evaluations are not repeated.
 
     Returns:
-        What went wrong with the variants that could not be judged.
+        The scores of each model by its key, and the errors of variants that could not be evaluated.
 
     Raises:
-        RunError: the base could not be judged, or no variant.
+        RunError: the base could not be evaluated, or no variant.
     """
-    wanted = list(dict.fromkeys(_models(variants, store)))
-    missing = [model for model in wanted if not store.is_judged(model.key)]
+    calls = _evaluations(store, variants)
+    scores = {key: known for key in calls if (known := store.read_scores(key)) is not None}
+    missing = [key for key in calls if key not in scores]
     errors: dict[str, str] = {}
-    with job.context.progress("evaluate", len(wanted), len(wanted) - len(missing), "models") as bar:
-        # As many at once as there are evaluators, so that what is finished is kept.
+    with context.progress("evaluate", len(calls), len(scores), "models") as bar:
+        # One chunk per round of evaluators, so that finished evaluations are stored early.
         size = max(1, service.size)
         for start in range(0, len(missing), size):
             chunk = missing[start : start + size]
-            answers = service.try_map("evaluate", [(model.patch, model.dropped) for model in chunk])
-            for model, found in zip(chunk, answers, strict=True):
-                if isinstance(found, RunError):
-                    errors[model.key] = str(found)
+            answers = service.try_map("evaluate", [calls[key] for key in chunk])
+            for key, answer in zip(chunk, answers, strict=True):
+                if isinstance(answer, RunError):
+                    errors[key] = str(answer)
                 else:
-                    store.write_judgement(model.key, found)
+                    store.write_scores(key, answer)
+                    scores[key] = answer
                 bar.add()
-    failed = {v: errors.get(v.key) or errors[v.cut_key] for v in variants if v.key in errors or v.cut_key in errors}
+    failed = {v: errors[key] for v in variants for key in (v.pruned_key, v.key) if key in errors}
     if BASE in errors or len(failed) == len(variants):
-        raise RunError(f"judging failed: {errors.get(BASE) or next(iter(failed.values()))}")
-    return failed
+        raise RunError(f"the evaluation failed: {errors.get(BASE) or next(iter(failed.values()))}")
+    return scores, failed
 
 
-def _models(variants: Sequence[Variant], store: VariantStore) -> Iterator[_Model]:
-    yield _Model(BASE)
-    for v in variants:
-        if v.dropped:
-            yield _Model(v.cut_key, dropped=v.dropped)
-        yield _Model(v.key, store.patch(v), v.dropped)
+def _evaluations(store: VariantStore, variants: Sequence[Variant]) -> dict[str, tuple[str | None, tuple[int, ...]]]:
+    """Return the trained tensors and dropped layers of every model by its key."""
+    calls: dict[str, tuple[str | None, tuple[int, ...]]] = {BASE: (None, ())}
+    for variant in variants:
+        if variant.dropped:
+            calls[variant.pruned_key] = (None, variant.dropped)
+        calls[variant.key] = (store.patch(variant), variant.dropped)
+    return calls
 
 
 @dataclass(frozen=True)
@@ -104,35 +95,63 @@ class SavedCheckpoints:
 
     urls: tuple[str, ...]
     frozen_tensors: int | None
-    """Of the last one, tensors that are the base's, to the bit."""
+    """Number of tensors of the last one that are bit-identical to the base's."""
 
 
-def keep(
-    job: "MitigationJob", variants: Sequence[Variant], found: MitigationOutcome, service: Service, store: VariantStore
-) -> SavedCheckpoints:
-    """Write the checkpoints that are wanted, each with its card."""
-    kept = {"none": [], "first": variants[:1], "all": variants}[job.config.keep.models]
-    base = PurePosixPath(job.config.model.source).name.removesuffix(".gguf")
-    urls, same = [], None
-    for v in kept:
-        url = job.context.storage.url("models", f"{base}-{'healed' if v.dropped else 'mended'}-{v.key}")
-        facts = store.trained(v) or {}
-        layers = tuple(facts["layers"])
-        trained = (
-            f"Layers trained, counted as in the original: **{' '.join(map(str, layers))}** "
-            f"({job.config.parameters.method}, {len(facts['steps'])} steps). All other tensors are the original's."
+def model_cards(
+    inputs: TrainingInputs,
+    trained: Sequence[TrainedVariant],
+    rows: Mapping[str, Sequence[Sequence[str]]],
+    chosen_by: Callable[[Variant], str],
+) -> list[tuple[TrainedVariant, ModelCard]]:
+    """Return the models that the configuration keeps as checkpoints, each with its card.
+
+    Args:
+        inputs: inputs of the training.
+        trained: the trained variants.
+        rows: rows of the table in each variant's card, by the variant's key.
+        chosen_by: returns how a variant's layers were chosen, in words.
+    """
+    config = inputs.config
+    kept = {"none": [], "first": trained[:1], "all": trained}[config.keep.models]
+    return [
+        (
+            model,
+            ModelCard(
+                config.model.source,
+                chosen_by(model.variant),
+                rows[model.variant.key],
+                _command_line(),
+                f"Layers trained, counted as in the original: **{' '.join(map(str, model.layers))}** "
+                f"({config.parameters.method}, {len(model.steps)} steps). All other tensors are the original's.",
+            ),
         )
-        card = ModelCard(job.config.model.source, _chosen_by(job, v), card_rows(found, v), _command_line(), trained)
-        same = service.call("export", store.patch(v), layers, v.dropped, url, card)
+        for model in kept
+    ]
+
+
+def export_checkpoints(
+    context: RunContext, service: Service, cards: Sequence[tuple[TrainedVariant, ModelCard]]
+) -> SavedCheckpoints:
+    """Write checkpoints, each with its card.
+
+    Raises:
+        RunError: a checkpoint cannot be written or does not pass verification.
+    """
+    urls, num_frozen = [], None
+    for model, card in cards:
+        variant = model.variant
+        url = context.storage.url("models", checkpoint_name(card.base_model, variant))
+        patch = VariantStore.patch(variant)
+        num_frozen = service.call("export", patch, model.layers, variant.dropped, url, card)
         urls.append(url)
-    return SavedCheckpoints(tuple(urls), same)
+    return SavedCheckpoints(tuple(urls), num_frozen)
 
 
-def _chosen_by(job: "MitigationJob", v: Variant) -> str:
-    if v.dropped:
-        return f"`{v.name}`" if job.choice.score is not None else "hand"
-    by_flags = "EAVSS of a hallucination run" if job.choice.flags else "hand"
-    return {FLAGGED: by_flags, RANDOM: "chance", EVERY: "taking all"}[v.name]
+def checkpoint_name(source: str, variant: Variant) -> str:
+    """Return the name of a variant's checkpoint folder."""
+    base = PurePosixPath(source).name.removesuffix(".gguf")
+    return f"{base}-{'healed' if variant.dropped else 'mended'}-{variant.key}"
 
 
 def _command_line() -> str | None:

@@ -7,15 +7,15 @@ from typing import Any, Generic, TypeVar
 from stratoscope.pipelines.reporting.formatting import interval_text, number_text
 from stratoscope.results import Table, TableCell, TableRow
 
-Row = TypeVar("Row")
+PageRow = TypeVar("PageRow")
 
 
 @dataclass(frozen=True)
-class PageColumn(Generic[Row]):
+class PageColumn(Generic[PageRow]):
     """A column of a page's table."""
 
     header: str
-    cell: Callable[[Row], str | TableCell]
+    cell: Callable[[PageRow], str | TableCell]
     """Returns the cell of a row."""
     meaning: str = ""
     """Meaning of the column, as a sentence."""
@@ -56,7 +56,7 @@ def interval_column(header: str, form: str, low: str = "ci_low", high: str = "ci
     return PageColumn(header, lambda row: interval_text(getattr(row, low), getattr(row, high), form))
 
 
-def page_table(rows: Iterable[Row], columns: Sequence[PageColumn[Row]], label: str | None = None) -> Table:
+def page_table(rows: Iterable[PageRow], columns: Sequence[PageColumn[PageRow]], label: str | None = None) -> Table:
     """Return rows as a table of a page.
 
     Args:

@@ -1,7 +1,7 @@
-"""The statistics of a run as scores need them, read from its tables a row group at a time."""
+"""The statistics of a run as input of the scores, read from its tables one row group at a time."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,26 +9,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stratoscope.pipelines.score import tables
-from stratoscope.pipelines.score.tables import ALL
-from stratoscope.pipelines.sharded.rows import statistics_of_tap
-from stratoscope.results import Storage, iter_table, read_table
+from stratoscope.results import Run, Storage, iter_table, read_table
 from stratoscope.scoring import (
     Observations,
+    Scoring,
     ScoringSettings,
     SpanAngle,
     TapUnits,
     count_units,
     join_units,
     place_thresholds,
+    score_groups,
 )
 from stratoscope.statistics import Statistics, merge, merge_all
 from stratoscope.statistics.histogram import NUM_BINS
+from stratoscope.tables import score as tables
+from stratoscope.tables.activations import statistics_of_tap
+from stratoscope.tables.score import ALL
 
 
 @dataclass(frozen=True)
 class StatisticsTables:
-    """Where a run keeps its statistics: a row per prompt or, of large runs, per shard of prompts."""
+    """The tables with a run's statistics: one row per prompt or, in large runs, per shard of prompts."""
 
     storage: Storage
     by_shard: bool
@@ -36,9 +38,15 @@ class StatisticsTables:
     epsilons: tuple[float, ...]
     """Thresholds that were counted exactly."""
 
+    @classmethod
+    def from_run(cls, run: Run) -> "StatisticsTables":
+        """Return the tables of a score run."""
+        facts, taps = run.manifest.facts, run.manifest.config["activations"]["taps"]
+        return cls(run.storage, bool(facts.get("by_shard")), tuple(taps), tuple(facts["epsilons"]))
+
     @property
     def stats(self) -> str:
-        """Name of the table that scores are computed from."""
+        """Name of the table of statistics."""
         return "shard_stats" if self.by_shard else "prompt_stats"
 
     @property
@@ -47,14 +55,16 @@ class StatisticsTables:
         return "shard_spans" if self.by_shard else "span_stats"
 
     def read(self, tap: str) -> Iterator[tuple[str, Statistics, list[str]]]:
-        """Yield group, statistics of shape (units, layers) and the units' own groups, a row group at a time.
+        """Yield the statistics of a tap, one row group at a time.
 
-        The group is `ALL`, and of shards each of the groups too.
+        Yields:
+            The group, which is `ALL` or, for statistics by shard, each of the groups too; statistics of shape (units,
+            layers); and the groups of the units, for statistics by prompt.
         """
         for table in iter_table(self.storage, self.stats):
             for group, rows in self._by_group(table):
-                statistics, first = statistics_of_tap(rows, tap, self.epsilons)
-                yield group, statistics, [] if self.by_shard else first["group"].to_pylist()
+                statistics, units = statistics_of_tap(rows, tap, self.epsilons)
+                yield group, statistics, [] if self.by_shard else units["group"].to_pylist()
 
     def read_angles(self) -> dict[str, dict[tuple[int, int], SpanAngle]]:
         """Return the angular distances by group and span; empty where none were measured."""
@@ -82,42 +92,43 @@ class StatisticsTables:
             yield ALL if name is None else name, table.filter(same)
 
 
-def load_observations(source: StatisticsTables, choices: ScoringSettings) -> dict[str, Observations]:
-    """Return what was seen of all prompts, under `ALL`, and of each group where there are several.
+def load_observations(source: StatisticsTables, settings: ScoringSettings) -> dict[str, Observations]:
+    """Return the observations of all prompts, under `ALL`, and then of each group if there are several.
 
-    What is held are a few numbers per unit, layer and tap; histograms are let go as soon as they are counted.
+    Only a few numbers per unit, layer and tap stay in memory: histograms are dropped as soon as they are counted.
 
     Args:
         source: the tables of a run.
-        choices: the thresholds that will be scored.
+        settings: the thresholds that will be scored.
     """
-    pooled = _pooled_histograms(source, choices)
+    pooled = _pooled_histograms(source, settings)
     taps: dict[str, dict[str, TapUnits]] = defaultdict(dict)
     groups: list[str] = []
     for tap in source.taps:
-        thresholds = place_thresholds(choices.epsilons, source.epsilons, pooled[tap])
+        thresholds = place_thresholds(settings.epsilons, source.epsilons, pooled[tap])
         parts: dict[str, list[TapUnits]] = defaultdict(list)
         groups = []
-        for group, statistics, of_units in source.read(tap):
+        for group, statistics, unit_groups in source.read(tap):
             parts[group].append(count_units(statistics, thresholds))
-            groups += of_units
+            groups += unit_groups
         for group, units in parts.items():
             taps[group][tap] = join_units(units)
     angles = source.read_angles()
-    seen = {group: Observations(by_tap, angles.get(group, {})) for group, by_tap in taps.items()}
-    return seen if source.by_shard else seen | dict(_split(seen[ALL], groups))
+    order = [ALL, *sorted(set(taps) - {ALL})]
+    observations = {group: Observations(taps[group], angles.get(group, {})) for group in order}
+    return observations if source.by_shard else observations | observations[ALL].split(groups)
 
 
-def _split(everything: Observations, groups: Sequence[str]) -> Iterator[tuple[str, Observations]]:
-    names = sorted(set(groups))
-    for name in names if len(names) > 1 else []:
-        yield name, everything[np.flatnonzero(np.asarray(groups) == name)]
+def score_tables(source: StatisticsTables, settings: ScoringSettings) -> list[tuple[str, Scoring]]:
+    """Return every scoring of all prompts, then of each group if there are several, in order of names."""
+    weight_norm = read_table(source.storage, "layers")["weight_norm"].to_numpy(zero_copy_only=False)
+    return list(score_groups(load_observations(source, settings), weight_norm, settings))
 
 
-def _pooled_histograms(source: StatisticsTables, choices: ScoringSettings) -> dict[str, NDArray[np.int64]]:
-    """Return each tap's histogram over all prompts and layers, or zeros where no quantile asks for it."""
+def _pooled_histograms(source: StatisticsTables, settings: ScoringSettings) -> dict[str, NDArray[np.int64]]:
+    """Return each tap's histogram over all prompts and layers, or zeros if there are no quantiles."""
     pooled = {tap: np.zeros(NUM_BINS, np.int64) for tap in source.taps}
-    if any(kind == "quantile" for kind, _ in choices.epsilons):
+    if any(kind == "quantile" for kind, _ in settings.epsilons):
         for tap in source.taps:
             for group, statistics, _ in source.read(tap):
                 if group == ALL:

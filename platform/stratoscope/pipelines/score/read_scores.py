@@ -1,43 +1,45 @@
-"""The scorings of a run as they stand in its tables."""
+"""The scorings of a finished run, read from its tables."""
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from stratoscope.pipelines.score.tables import ALL
-from stratoscope.results import Storage, read_table
-
-KEYS = ("metric", "tap", "variance", "epsilon_kind", "epsilon")
+from stratoscope.results import Run
+from stratoscope.tables.score import ALL, LayerScoreRow, StabilityRow
 
 
 @dataclass(frozen=True)
 class ScoredLayers:
-    """One scoring, as it stands in the tables; arrays are in order of layers."""
+    """One scoring of a run; arrays are in order of layers, with NaN for null."""
 
-    metric: str
-    tap: str | None
-    variance: str | None
-    epsilon_kind: str | None
-    epsilon: float | None
+    scoring: StabilityRow
+    """Name and stability of the scoring."""
     score: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     rank: NDArray[np.int64]
     normalized: NDArray[np.float64]
-    split_half: float | None
+
+    @classmethod
+    def from_rows(cls, scoring: StabilityRow, rows: Sequence[LayerScoreRow]) -> "ScoredLayers":
+        """Return a scoring from its rows in order of layers."""
+        score, low, high, normalized = np.asarray(
+            [(row.score, row.ci_low, row.ci_high, row.normalized) for row in rows], float
+        ).T
+        return cls(scoring, score, low, high, np.asarray([row.rank for row in rows]), normalized)
 
     @property
     def label(self) -> str:
-        """Name of the scoring with what tells it from the others."""
-        parts = [self.metric, self.tap]
-        if self.variance == "pooled":
+        """Name of the scoring, with the settings that distinguish it from others."""
+        parts = [self.scoring.metric, self.scoring.tap]
+        if self.scoring.variance == "pooled":
             parts.append("pooled")
-        if self.epsilon is not None:
-            parts.append(f"epsilon {self.epsilon:.3g}")
+        if self.scoring.epsilon is not None:
+            parts.append(f"epsilon {self.scoring.epsilon:.3g}")
         return ", ".join(part for part in parts if part)
 
     @property
@@ -46,30 +48,13 @@ class ScoredLayers:
         return [int(layer) for layer in np.argsort(self.rank)]
 
 
-def read_scorings(storage: Storage, group: str = ALL) -> Iterator[ScoredLayers]:
-    """Yield the scorings of a group in the order in which they were asked for."""
-    scores = _of_group(read_table(storage, "layer_scores"), group)
-    for stability in _of_group(read_table(storage, "stability"), group).to_pylist():
-        chosen = scores
-        for key in KEYS:
-            value = stability[key]
-            same = pc.is_null(chosen[key]) if value is None else pc.equal(chosen[key], value)
-            chosen = chosen.filter(same)
-        yield ScoredLayers(
-            **{key: stability[key] for key in KEYS},
-            score=_floats(chosen["score"]),
-            low=_floats(chosen["ci_low"]),
-            high=_floats(chosen["ci_high"]),
-            rank=chosen["rank"].to_numpy(),
-            normalized=_floats(chosen["normalized"]),
-            split_half=stability["split_half"],
-        )
-
-
-def _of_group(table: pa.Table, group: str) -> pa.Table:
-    return table.filter(pc.equal(table["group"], group))
-
-
-def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    values: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
-    return values
+def read_scorings(run: Run, group: str = ALL) -> Iterator[ScoredLayers]:
+    """Yield the scorings of a group of prompts in the order of the configuration."""
+    layer_scores, stability = (
+        table.filter(pc.equal(table["group"], group)) for table in map(run.table, ("layer_scores", "stability"))
+    )
+    rows = defaultdict(list)
+    for row in LayerScoreRow.read(layer_scores):
+        rows[row.scoring].append(row)
+    for scoring in StabilityRow.read(stability):
+        yield ScoredLayers.from_rows(scoring, rows[scoring.scoring])

@@ -1,4 +1,4 @@
-"""Running the batches of a shard so that what fails is lost alone."""
+"""Running the batches of a shard so that a failure loses only the unit that causes it."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,65 +8,65 @@ import torch
 
 from stratoscope.execution import Attempt, BrokenProcessError, WorkMetrics
 
-CRASHED = "the process died each time that this was run, most likely for want of memory"
+CRASHED = "the process died each time this was run, most likely because memory ran out"
 
 Measure = Callable[[Sequence[int]], tuple[int, int]]
-"""Runs a batch, given by its units, and keeps what it yields; returns its tokens without padding and with it."""
+"""Runs a batch of units and stores its result; returns its number of tokens without and with padding."""
 
 
 @dataclass
 class BatchOutcome:
-    """How the batches of a shard went."""
+    """Outcome of the batches of a shard."""
 
     errors: dict[int, str] = field(default_factory=dict)
-    """What went wrong, by unit."""
+    """Error messages, by unit."""
     padded: int = 0
-    """Tokens of all batches, padding included."""
+    """Number of tokens in all batches, padding included."""
     halved: int = 0
-    """Batches that were run again in halves."""
+    """Number of batches that were run again in halves."""
 
 
 def run_batches(
     batches: Sequence[Sequence[int]], measure: Measure, attempt: Attempt, metrics: WorkMetrics | None = None
 ) -> BatchOutcome:
-    """Run batches; of one that fails run the halves, so that only the culprit is lost.
+    """Run batches, and run a failed batch again in halves until only the failing units are lost.
 
     Args:
-        batches: the units of each; the same at every attempt.
-        measure: runs one, and has no effect where it raises.
-        attempt: what earlier attempts have shown.
-        metrics: told of each batch.
+        batches: the units of each batch; the same at every attempt.
+        measure: runs a batch; it has no effect if it raises.
+        attempt: the record of earlier attempts.
+        metrics: counts the batches.
 
     Raises:
-        BrokenProcessError: the device is in a state that only a new process mends.
+        BrokenProcessError: the device is in a state that only a new process recovers.
     """
-    ran = BatchOutcome()
+    outcome = BatchOutcome()
     runnable, given_up = attempt.plan_batches(batches)
-    ran.errors = dict.fromkeys(given_up, CRASHED)
+    outcome.errors = dict.fromkeys(given_up, CRASHED)
     for batch in runnable:
-        _run(batch, measure, attempt, metrics, ran)
-    return ran
+        _run(batch, measure, attempt, metrics, outcome)
+    return outcome
 
 
 def _run(
-    batch: Sequence[int], measure: Measure, attempt: Attempt, metrics: WorkMetrics | None, ran: BatchOutcome
+    batch: Sequence[int], measure: Measure, attempt: Attempt, metrics: WorkMetrics | None, outcome: BatchOutcome
 ) -> None:
-    error = _pass(batch, measure, attempt, metrics, ran)
+    error = _pass(batch, measure, attempt, metrics, outcome)
     if error is None:
         return
     if len(batch) == 1:
-        ran.errors[batch[0]] = error
+        outcome.errors[batch[0]] = error
         return
-    ran.halved += 1
+    outcome.halved += 1
     middle = len(batch) // 2
-    _run(batch[:middle], measure, attempt, metrics, ran)
-    _run(batch[middle:], measure, attempt, metrics, ran)
+    _run(batch[:middle], measure, attempt, metrics, outcome)
+    _run(batch[middle:], measure, attempt, metrics, outcome)
 
 
 def _pass(
-    batch: Sequence[int], measure: Measure, attempt: Attempt, metrics: WorkMetrics | None, ran: BatchOutcome
+    batch: Sequence[int], measure: Measure, attempt: Attempt, metrics: WorkMetrics | None, outcome: BatchOutcome
 ) -> str | None:
-    """Run one batch and return what went wrong, if anything: by then the memory it took is free again."""
+    """Run one batch and return its error, if any, after its memory was released."""
     attempt.note(batch)
     started = time.perf_counter()
     try:
@@ -74,12 +74,12 @@ def _pass(
     except torch.OutOfMemoryError as error:
         failure = _one_line(error)
     except torch.AcceleratorError as error:
-        # Such an error stays with the device: every later call would fail for it.
+        # The device stays in this state: every later call would fail.
         raise BrokenProcessError(_one_line(error)) from error
-    except Exception as error:  # whatever a model's code raises, it is this batch's alone
+    except Exception as error:  # a model's code may raise anything
         failure = _one_line(error)
     else:
-        ran.padded += padded
+        outcome.padded += padded
         if metrics:
             metrics.batch(len(batch), tokens, time.perf_counter() - started)
         return None

@@ -1,4 +1,4 @@
-"""The fields of every job that reads activations in shards."""
+"""Fields of every job that reads activations shard by shard."""
 
 from typing import Literal, Self
 
@@ -7,6 +7,9 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator,
 
 from stratoscope.models import LoadSpec, ModelSource
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
+
+FailOnError = StrictBool | StrictInt | StrictFloat
+"""Whether errors fail a run, or above which share or count of them."""
 
 
 class ModelSection(ConfigSection):
@@ -24,31 +27,31 @@ class ModelSection(ConfigSection):
     """Run code from the model's repository."""
 
     def to_loading(self, source: ModelSource, num_gpus: float) -> LoadSpec:
-        """Return how an actor with so many GPUs loads it; over several its layers are spread."""
+        """Return how an actor loads the model; over several GPUs its layers are spread."""
         device = "cuda" if num_gpus else "cpu"
         return LoadSpec(source, device, self.dtype, self.attention, self.trust_remote_code, spread=num_gpus > 1)
 
 
 class BatchingSection(ConfigSection):
-    """How the work is cut into shards and batches. A shard is computed whole, and is what a resumed run keeps."""
+    """How the work is divided into shards and batches. A resumed run keeps every shard that is complete."""
 
     shard_size: int | None = Field(None, ge=1)
-    """Prompts or questions of a shard; null is 32, or more to make 1024 shards; score may take fewer."""
+    """Prompts or questions per shard; null is 32, or more so that there are at most 1024 shards, or fewer for score."""
     max_tokens: int = Field(2048, ge=1)
-    """Most tokens of a batch, padding included."""
+    """Maximum tokens of a batch, padding included."""
 
 
 class ActorsSection(ConfigSection):
     """The actors that run the model; their number changes no result."""
 
     min: int = Field(1, ge=1)
-    """Fewest actors."""
+    """Minimum number of actors."""
     max: int | None = Field(None, ge=1)
-    """Most actors; null takes as many as the cluster holds."""
+    """Maximum number of actors; null uses as many as the cluster holds."""
     cpus: int = Field(1, ge=1)
-    """CPUs, and so CPU threads, of each actor."""
+    """CPUs, and CPU threads, per actor."""
     gpus: float | None = Field(None, ge=0)
-    """GPUs of each actor; null takes one where the cluster has any. Over several a model is spread by layers."""
+    """GPUs per actor; null uses one if the cluster has any. Several GPUs share the layers of a model."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -59,15 +62,15 @@ class ActorsSection(ConfigSection):
         return self
 
 
-class MeasuringConfig(JobConfig):
-    """What a job can be told of its model, its batches and its actors."""
+class ShardedConfig(JobConfig):
+    """Fields of a job that reads activations: its model, batches and actors."""
 
     model: ModelSection = ModelSection()
     """The model to read."""
     batching: BatchingSection = BatchingSection()
-    """How the work is cut into shards and batches."""
-    fail_on_error: StrictBool | StrictInt | StrictFloat = Field(False, json_schema_extra=NOT_IN_IDENTITY)
-    """Fail when prompts or questions end among the errors: true at the first, a share or count when more."""
+    """How the work is divided into shards and batches."""
+    fail_on_error: FailOnError = Field(False, json_schema_extra=NOT_IN_IDENTITY)
+    """Fail if prompts or questions have errors: true at the first, or above a share or a count."""
     actors: ActorsSection = Field(ActorsSection(), json_schema_extra=NOT_IN_IDENTITY)
     """The actors that run the model."""
 
@@ -83,9 +86,9 @@ class MeasuringConfig(JobConfig):
             raise ValueError("must be true or false, a fraction between 0 and 1, or a count")
         return value
 
-    def errors_allowed(self, num_units: int) -> int:
-        """Return how many units of work may end among the errors before the run fails."""
-        limit = self.fail_on_error
-        if isinstance(limit, bool):
-            return 0 if limit else num_units
-        return int(limit * num_units) if isinstance(limit, float) else limit
+
+def errors_allowed(limit: FailOnError, num_units: int) -> int:
+    """Return how many units of work may have errors before the run fails."""
+    if isinstance(limit, bool):
+        return 0 if limit else num_units
+    return int(limit * num_units) if isinstance(limit, float) else limit

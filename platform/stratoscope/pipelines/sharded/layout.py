@@ -1,4 +1,4 @@
-"""How the units of a run, prompts or questions, are cut into shards."""
+"""Division of a run's units, prompts or questions, into shards."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from typing import Any
 
 import pyarrow as pa
 
-USUAL_SHARD = 32
-MOST_SHARDS = 1024
-"""Of shards that are sized by themselves: each takes the scheduler some 26 ms, and its files on the storage."""
+DEFAULT_SHARD_SIZE = 32
+MAX_SHARDS = 1024
+"""Maximum number of shards by default: each costs the scheduler some 26 ms, and files in the storage."""
 
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """The cut of a run's units, in their seeded order, into shards of equal size but for the last."""
+    """Division of a run's units, in their seeded order, into shards of equal size except for the last."""
 
     num_units: int
     shard_size: int
     by_shard: bool = False
-    """Statistics are kept per shard, not per unit."""
+    """Whether statistics are stored per shard, not per unit."""
 
     @property
     def num_shards(self) -> int:
@@ -26,30 +26,30 @@ class ShardLayout:
         return -(-self.num_units // self.shard_size)
 
 
-def usual_size(num_units: int, usual: int = USUAL_SHARD) -> int:
-    """Return the size of a shard where nobody has asked for one."""
-    return max(usual, -(-num_units // MOST_SHARDS))
+def default_shard_size(num_units: int, minimum: int = DEFAULT_SHARD_SIZE) -> int:
+    """Return the size of a shard if the configuration gives none."""
+    return max(minimum, -(-num_units // MAX_SHARDS))
 
 
 class Shards(Sequence[pa.Table]):
-    """Chosen shards as tables of one row: `shard`, `start`, and the lists `prompt_id`, `group` and `text`.
+    """Shards as tables of one row: `shard`, `start`, and the lists `prompt_id`, `group` and `text`.
 
-    Each is made when it is asked for, from units that may be mapped from a file.
+    A table is built on access, from units that may be memory-mapped.
 
     Args:
-        layout: the cut.
+        layout: the division into shards.
         units: columns prompt_id, group and text, in order.
-        chosen: numbers of the shards.
+        numbers: numbers of the shards.
     """
 
-    def __init__(self, layout: ShardLayout, units: pa.Table, chosen: Sequence[int]) -> None:
-        self._layout, self._units, self._chosen = layout, units, chosen
+    def __init__(self, layout: ShardLayout, units: pa.Table, numbers: Sequence[int]) -> None:
+        self._layout, self._units, self._numbers = layout, units, numbers
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self._numbers)
 
     def __getitem__(self, index: Any) -> Any:
-        shard = self._chosen[index]
+        shard = self._numbers[index]
         start = shard * self._layout.shard_size
         part = self._units.slice(start, self._layout.shard_size)
         lists = {name: [part[name].to_pylist()] for name in ("prompt_id", "group", "text")}

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from stratoscope.activations import Tap
-from stratoscope.pipelines.hallucination.config import Part, SeparationSection
+from stratoscope.pipelines.hallucination.config import SeparationSection
 from stratoscope.pipelines.runtime.config import ConfigSection
 from stratoscope.pipelines.runtime.validators import DISTINCT, POSITIVE, SHARES, named
-from stratoscope.scoring import DEFINITIONS, VarianceKind
+from stratoscope.scoring import DEFINITIONS, Part, VarianceKind
 from stratoscope.scoring.definition_space import DefinitionSpace
 
 DefinitionObjective = Literal["auroc", "over_random", "least_over_random"]

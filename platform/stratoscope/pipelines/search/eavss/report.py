@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table as TerminalTable
 
 from stratoscope.pipelines.reporting.formatting import interval_text, number_text, run_facts
-from stratoscope.pipelines.search.eavss.tables import DefinitionOutcomeRow, DefinitionTrialRow
 from stratoscope.results import COLOURS, Manifest, Page, PageSection, Run, Table, style
+from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

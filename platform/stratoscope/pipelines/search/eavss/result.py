@@ -9,9 +9,9 @@ import numpy as np
 from stratoscope.errors import last_line
 from stratoscope.execution import Trial
 from stratoscope.pipelines.hallucination.outcome import against_random
-from stratoscope.pipelines.search.eavss.tables import DefinitionOutcomeRow, DefinitionTrialRow
 from stratoscope.pipelines.search.eavss.trial import DefinitionOutcome, read_outcomes
 from stratoscope.scoring.definition_space import DefinitionCandidate, DefinitionSpace
+from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from stratoscope.pipelines.search.eavss.result import (
     tuned_result,
     verdicts,
 )
-from stratoscope.pipelines.search.eavss.tables import DefinitionOutcomeRow, DefinitionTrialRow
 from stratoscope.pipelines.search.eavss.trial import DefinitionEvaluator, DefinitionOutcome, DefinitionTrial
 from stratoscope.pipelines.search.trials import plan_trials, trial_origin
 from stratoscope.results import Manifest, Run, Storage, write_table
+from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
 
 
 class DefinitionSearch(Job[SearchConfig]):

@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from stratoscope.pipelines.hallucination.analysis import Separator
 from stratoscope.pipelines.hallucination.config import SeparationSection
-from stratoscope.pipelines.hallucination.load_statistics import Observed, View, load_observed
+from stratoscope.pipelines.hallucination.load_statistics import load_observations
 from stratoscope.pipelines.search.eavss.config import DefinitionObjective
 from stratoscope.results import Storage
-from stratoscope.scoring import DEFINITIONS, EpsilonKind, Inference, find_layers
+from stratoscope.scoring import DEFINITIONS, AnswerObservations, EpsilonKind, Inference, Separator, find_layers
 from stratoscope.scoring.definition_space import DefinitionCandidate, DefinitionSpace
 from stratoscope.scoring.separation import features
 
-Epsilons = tuple[tuple[EpsilonKind, float], ...]
+EpsilonTuple = tuple[tuple[EpsilonKind, float], ...]
 
 
 @dataclass(frozen=True)
@@ -64,21 +63,20 @@ class DefinitionEvaluator:
         separator = _separator(statistics, dataset, self.separation, self.seed)
         definition = DEFINITIONS[candidate.definition]
         inference = Inference(self.draws, candidate.level, candidate.propensity, self.seed)
-        view = View(candidate.part, candidate.variance, candidate.threshold)
-        readings = {candidate.tap: statistics.readings(dataset, view)[candidate.tap]}
-        sets = separator.flagged(definition, readings, inference)[candidate.tap]
-        key = (candidate.tap, view)
-        comparison = separator.compared(key, features(readings[candidate.tap]), sets)
+        readings = {candidate.tap: statistics.readings(dataset, candidate.view)[candidate.tap]}
+        sets = separator.flag_layers(definition, readings, inference)[candidate.tap]
+        key = (candidate.tap, candidate.view)
+        comparison = separator.compare_with_random(key, features(readings[candidate.tap]), sets)
         (result,) = find_layers(definition, readings, statistics.answers[dataset].labels, inference)
-        low, high = comparison.own.interval(self.separation.confidence)
+        low, high = comparison.auroc.interval(self.separation.confidence)
         difference = comparison.difference
         difference_low, difference_high = difference.interval(self.separation.confidence)
         return DefinitionOutcome(
             dataset=dataset,
-            auroc=comparison.own.value,
+            auroc=comparison.auroc.value,
             ci_low=low,
             ci_high=high,
-            random=comparison.own.value - difference.value,
+            random=comparison.auroc.value - difference.value,
             over_random=difference.value,
             over_random_low=difference_low,
             over_random_high=difference_high,
@@ -122,12 +120,14 @@ def read_outcomes(text: str) -> list[DefinitionOutcome]:
 
 
 @lru_cache(maxsize=1)
-def _load_statistics(run: str, taps: tuple[str, ...], counted: tuple[float, ...], epsilons: Epsilons) -> Observed:
+def _load_statistics(
+    run: str, taps: tuple[str, ...], counted: tuple[float, ...], epsilons: EpsilonTuple
+) -> AnswerObservations:
     """Read a run's statistics, once per process."""
-    return load_observed(Storage(run), taps, counted, epsilons)
+    return load_observations(Storage(run), taps, counted, epsilons)
 
 
 @lru_cache(maxsize=64)
-def _separator(statistics: Observed, dataset: str, section: SeparationSection, seed: int) -> Separator:
+def _separator(statistics: AnswerObservations, dataset: str, section: SeparationSection, seed: int) -> Separator:
     """Return a separator; it stores the areas of its random sets for other trials."""
-    return Separator(statistics.answers[dataset], section, seed)
+    return Separator(statistics.answers[dataset], section.to_settings(seed))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stratoscope.pipelines.reporting.formatting import number_text
-from stratoscope.pipelines.search.pruning.tables import ComparisonRow, FrontRow, PruningTrialRow
 from stratoscope.results import COLOURS, SYMBOLS, PageSection, style
+from stratoscope.tables.pruning import ComparisonRow, FrontRow, PruningTrialRow
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -14,8 +14,8 @@ from stratoscope.pipelines.search.pruning.figures import (
     raster_section,
     score_label,
 )
-from stratoscope.pipelines.search.pruning.tables import ComparisonRow, FrontRow, PruningTrialRow, SpeedRow
 from stratoscope.results import Manifest, Page, PageSection, Run, Table
+from stratoscope.tables.pruning import ComparisonRow, FrontRow, PruningTrialRow, SpeedRow
 
 PERCENT = ".1%"
 

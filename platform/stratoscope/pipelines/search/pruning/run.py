@@ -36,16 +36,16 @@ from stratoscope.pipelines.search.pruning.explore import Explorer
 from stratoscope.pipelines.search.pruning.report import build_page, summary_table
 from stratoscope.pipelines.search.pruning.statistics import FinishedScore, check_statistics, score_settings
 from stratoscope.pipelines.search.pruning.store import EvaluationStore
-from stratoscope.pipelines.search.pruning.tables import (
+from stratoscope.pipelines.search.pruning.validation import ValidatedSearch, Validator
+from stratoscope.pipelines.search.pruning.worker import PruningEvaluator, PruningEvaluatorSettings
+from stratoscope.results import Run, Storage, table_writer, write_table
+from stratoscope.tables.pruning import (
     ComparisonRow,
     EvaluationRow,
     FrontRow,
     PruningTrialRow,
     SpeedRow,
 )
-from stratoscope.pipelines.search.pruning.validation import ValidatedSearch, Validator
-from stratoscope.pipelines.search.pruning.worker import PruningEvaluator, PruningEvaluatorSettings
-from stratoscope.results import Run, Storage, table_writer, write_table
 
 MAX_LENGTH = 2048
 """Maximum number of tokens in a sequence, where the model has more positions."""

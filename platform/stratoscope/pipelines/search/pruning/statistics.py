@@ -10,11 +10,11 @@ from stratoscope.data import load_prompts
 from stratoscope.errors import InputError
 from stratoscope.pipelines.score.config import PromptsSection
 from stratoscope.pipelines.score.load_statistics import StatisticsTables, load_observations
-from stratoscope.pipelines.score.tables import ALL
 from stratoscope.pruning import PERPLEXITY_DROP, LayerScores, PruningSpace, ScoreKey, compute_scores
 from stratoscope.pruning.scores import scoring_settings, span_lengths
 from stratoscope.results import Manifest, Storage, read_table
 from stratoscope.scoring import METRICS
+from stratoscope.tables.score import ALL
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import pyarrow as pa
 
 from stratoscope.digest import digest
 from stratoscope.evaluation import ItemScore, Slice
-from stratoscope.pipelines.search.pruning.tables import EvaluationRow, evaluation_table
 from stratoscope.pruning import LayerSet
 from stratoscope.results import Storage, from_parquet, to_parquet
+from stratoscope.tables.pruning import EvaluationRow, evaluation_table
 
 FOLDER = "evaluations"
 

@@ -1,7 +1,8 @@
 """Statistics of activations as rows of a table, and back."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,39 +10,49 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stratoscope.activations import Tap
+from stratoscope.results import TableRow
 from stratoscope.statistics import Statistics
 from stratoscope.statistics.histogram import NUM_BINS
 
 HISTOGRAM_TYPE = pa.struct([("first", pa.int16()), ("counts", pa.list_(pa.int64()))])
-"""Bins from the first to the last that is not empty; the meaning of a bin is in statistics/histogram.py."""
-
-STATISTICS = [
-    pa.field("layer", pa.int32()),
-    pa.field("tap", pa.string()),
-    pa.field("tokens", pa.int64()),
-    pa.field("count", pa.int64()),
-    pa.field("mean", pa.float64()),
-    pa.field("m2", pa.float64()),
-    pa.field("pooled_variance", pa.float64()),
-    pa.field("log2_hist", HISTOGRAM_TYPE),
-    pa.field("below", pa.list_(pa.int64())),
-    pa.field("cosine", pa.float64()),
-    pa.field("nonfinite", pa.int64()),
-]
-"""Columns of the statistics of one unit at one layer and tap."""
 EPSILONS_KEY = b"epsilons"
+"""Key of the metadata that names the thresholds which `below` counts."""
 
 
-def stats_table(
-    statistics: Statistics, units: dict[str, NDArray[Any]], taps: Sequence[Tap], schema: pa.Schema
+@dataclass(frozen=True)
+class StatisticsColumns(TableRow):
+    """Statistics of one unit at one layer and tap; tables with these columns are built and read as arrays."""
+
+    tokens: int
+    """Number of tokens."""
+    count: int
+    """Number of finite activations."""
+    mean: float
+    """Mean of the activations."""
+    m2: float
+    """Sum of squared deviations from the mean."""
+    pooled_variance: float | None
+    """Variance over the width of the token mean; null where the unit has none."""
+    log2_hist: Annotated[Mapping[str, Any], HISTOGRAM_TYPE]
+    """Histogram of log2 |activation|: the first bin that is not empty, and the counts from there to the last one."""
+    below: tuple[int, ...]
+    """Number of activations under each threshold that the table's metadata names."""
+    cosine: float | None
+    """Mean cosine between the layer's input and output; null where the unit has none."""
+    nonfinite: int
+    """Number of activations that are not finite."""
+
+
+def statistics_table(
+    row_type: type[StatisticsColumns], statistics: Statistics, units: Mapping[str, NDArray[Any]], taps: Sequence[Tap]
 ) -> pa.Table:
-    """Return one row per unit, layer and tap; the rows of a unit are together, and in order of layers.
+    """Return one row per unit, layer and tap; the rows of a unit are contiguous, in order of layers.
 
     Args:
-        statistics: shape (units, layers, taps).
+        row_type: row type of the table.
+        statistics: statistics of shape (units, layers, taps).
         units: columns that describe the units, one value each.
-        taps: in order of the statistics' last axis.
-        schema: of the table; its metadata names the thresholds that were counted.
+        taps: taps in order of the statistics' last axis.
     """
     num_units, num_layers, num_taps = statistics.shape
     per_unit = num_layers * num_taps
@@ -51,21 +62,20 @@ def stats_table(
         "log2_hist": pack_histograms(statistics.histogram.reshape(-1, NUM_BINS)),
         "below": _lists(statistics.below.reshape(num_units * per_unit, -1)),
     }
-    for name in schema.names:
-        if name not in columns:
-            columns[name] = getattr(statistics, name).reshape(-1)
-    arrays = [array(columns[field.name], field.type) for field in schema]
-    described = schema.with_metadata({EPSILONS_KEY: repr(list(statistics.epsilons)).encode()})
-    return pa.Table.from_arrays(arrays, schema=described)
+    for column in row_type.columns():
+        if column.name not in columns:
+            columns[column.name] = getattr(statistics, column.name).reshape(-1)
+    metadata = {EPSILONS_KEY: repr(list(statistics.epsilons)).encode()}
+    return row_type.column_table(columns).replace_schema_metadata(metadata)
 
 
 def statistics_of_tap(table: pa.Table, tap: str, epsilons: tuple[float, ...]) -> tuple[Statistics, pa.Table]:
     """Return the statistics of one tap as arrays of shape (units, layers), and the first row of each unit.
 
     Args:
-        table: as `stats_table` makes it; with a column `prompts` where units are prompts merged.
-        tap: which tap.
-        epsilons: the thresholds that `below` counts.
+        table: a table from `statistics_table`, with a column `prompts` if its units are merged prompts.
+        tap: the tap.
+        epsilons: thresholds that `below` counts.
     """
     rows = table.filter(pc.equal(table["tap"], tap)).combine_chunks()
     num_layers = pc.max(rows["layer"]).as_py() + 1
@@ -95,19 +105,19 @@ def statistics_of_tap(table: pa.Table, tap: str, epsilons: tuple[float, ...]) ->
 
 
 def pack_histograms(histograms: NDArray[np.int64]) -> pa.StructArray:
-    """Store histograms, shape (rows, NUM_BINS), from their first to their last bin that is not empty."""
+    """Pack histograms, shape (rows, NUM_BINS), from their first to their last bin that is not empty."""
     filled = histograms > 0
     first = filled.argmax(axis=1)
     last = np.where(filled.any(axis=1), NUM_BINS - filled[:, ::-1].argmax(axis=1), first)
     bins = np.arange(NUM_BINS)
-    kept = (bins >= first[:, None]) & (bins < last[:, None])
+    stored = (bins >= first[:, None]) & (bins < last[:, None])
     offsets = np.concatenate([[0], np.cumsum(last - first)]).astype(np.int32)
-    counts = pa.ListArray.from_arrays(pa.array(offsets), pa.array(histograms[kept]))
+    counts = pa.ListArray.from_arrays(pa.array(offsets), pa.array(histograms[stored]))
     return pa.StructArray.from_arrays([pa.array(first.astype(np.int16)), counts], fields=list(HISTOGRAM_TYPE))
 
 
 def unpack_histograms(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Return stored histograms as an array of shape (rows, NUM_BINS)."""
+    """Return packed histograms as an array of shape (rows, NUM_BINS)."""
     packed = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
     first = packed.field("first").to_numpy(zero_copy_only=False).astype(np.int64)
     counts = packed.field("counts")
@@ -118,11 +128,6 @@ def unpack_histograms(column: pa.ChunkedArray) -> NDArray[np.int64]:
     histograms = np.zeros((len(first), NUM_BINS), np.int64)
     histograms[rows, first[rows] + within] = counts.flatten().to_numpy(zero_copy_only=False)
     return histograms
-
-
-def array(values: Any, kind: pa.DataType) -> pa.Array:
-    """Return a column of a table; NaN becomes null."""
-    return values if isinstance(values, pa.Array) else pa.array(values, kind, from_pandas=True)
 
 
 def _lists(matrix: NDArray[np.int64]) -> pa.ListArray:
