@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stratoscope.scoring.measures import sparsity
 from stratoscope.statistics import Statistics, max_t, spearman
 
-LayerArray = NDArray[np.float64]
+Array = NDArray[np.float64]
 MIN_PROMPTS = 8
 DRAWS = 9999
 
@@ -30,7 +30,7 @@ class PromptScores:
 
     prompts: list[str]
     """Ids of the prompts."""
-    values: dict[str, LayerArray]
+    values: dict[str, Array]
     """Log AVSS by tap, shape (prompts, layers)."""
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "PromptScores":
@@ -90,10 +90,10 @@ class Drift:
         return max((abs(shift.shift) for shift in self.shifts if shift.moved), default=0.0)
 
 
-def log_avss(statistics: Statistics) -> LayerArray:
+def log_avss(statistics: Statistics) -> Array:
     """Return log AVSS at the first epsilon, of statistics of shape (prompts, layers)."""
     ratio = statistics.variance / sparsity(statistics.below[..., 0], statistics.count)
-    logarithm: LayerArray = np.log(np.clip(ratio, 1e-300, None))
+    logarithm: Array = np.log(np.clip(ratio, 1e-300, None))
     return logarithm
 
 
@@ -134,7 +134,7 @@ def compare_layers(now: PromptScores, before: PromptScores, *, level: float, min
     )
 
 
-def changed_norms(now: LayerArray, before: LayerArray) -> tuple[int, ...]:
+def changed_norms(now: Array, before: Array) -> tuple[int, ...]:
     """Return the layers whose weight norm differs by more than rounding."""
     return tuple(np.flatnonzero(~np.isclose(now, before, rtol=1e-6, atol=0, equal_nan=True)).tolist())
 
@@ -150,12 +150,12 @@ def _common_num_layers(now: PromptScores, before: PromptScores, taps: Sequence[s
 
 def _paired_design(
     now: PromptScores, before: PromptScores, shared: Sequence[str], taps: Sequence[str]
-) -> tuple[LayerArray, LayerArray]:
+) -> tuple[Array, Array]:
     later, earlier = now.select(shared), before.select(shared)
     y = np.hstack([later.values[tap] - earlier.values[tap] for tap in taps])
     return y, np.ones(len(y))
 
 
-def _grouped_design(now: PromptScores, before: PromptScores, taps: Sequence[str]) -> tuple[LayerArray, LayerArray]:
+def _grouped_design(now: PromptScores, before: PromptScores, taps: Sequence[str]) -> tuple[Array, Array]:
     y = np.vstack([np.hstack([scores.values[tap] for tap in taps]) for scores in (now, before)])
     return y, np.repeat([1.0, 0.0], [len(now.prompts), len(before.prompts)])
