@@ -54,7 +54,7 @@ def test_progress_is_shown_and_published_with_the_lease(context: RunContext, mon
         waited = threading.Event()
         for _ in range(500):
             holder = read_holder(context.storage)
-            if holder is not None and holder.progress:
+            if holder is not None and holder.progress.get("done") == 4:
                 break
             waited.wait(0.01)
         assert holder is not None
