@@ -31,7 +31,7 @@ def check_kernel(
         return torch.randn(3, 9, width, generator=generator).to(device, dtype)
 
     kernel = FusedPass(TAPS, 2, bins, segments, dict.fromkeys((WIDTH, HIDDEN), tiling))
-    expected = TokenSums.empty(2 * len(TAPS), segments, bins)
+    expected = TokenSums.zeros(2 * len(TAPS), segments, bins)
     for layer in range(2):
         before, attention, mlp, hidden = random(WIDTH) * 3 + 1, random(WIDTH), random(WIDTH), random(HIDDEN).relu()
         before[0, 0, 3] = 1e4

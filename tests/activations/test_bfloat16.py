@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from stratoscope.activations import Probe, Tap
 from stratoscope.activations.residual import UNKNOWN
+from stratoscope.activations.trial import ModelReading
 from stratoscope.data import PromptSource, load_prompts
 from stratoscope.models import Encoding, encode, load_model, pad
 from stratoscope.statistics import Statistics, merge_all
@@ -57,7 +58,7 @@ def test_the_update_in_float32_is_output_minus_input() -> None:
     ids = torch.arange(64).view(2, 32) * 31
     with Probe(model, [Tap.UPDATE], (EPSILON,)) as probe:
         summed = probe.measure(ids, torch.ones_like(ids)).statistics
-        probe._residuals = (UNKNOWN,) * len(model.anatomy)
+        probe._reading = ModelReading((UNKNOWN,) * len(model.anatomy))
         difference = probe.measure(ids, torch.ones_like(ids)).statistics
     np.testing.assert_allclose(summed.m2, difference.m2, rtol=1e-5)
     np.testing.assert_allclose(summed.pooled_variance, difference.pooled_variance, rtol=1e-5)

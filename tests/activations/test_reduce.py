@@ -15,7 +15,7 @@ ONE_PROMPT = Segments.from_mask(torch.ones(1, 8, dtype=torch.long))
 
 def packed(x: torch.Tensor, bins: Bins, *, careful: bool = False) -> torch.Tensor:
     """The packed row of one prompt."""
-    sums = TokenSums.empty(1, ONE_PROMPT, bins)
+    sums = TokenSums.zeros(1, ONE_PROMPT, bins)
     sums.put([0], reduce_tokens(x[None], ONE_PROMPT, bins, careful=careful))
     return merge_tokens(sums, ONE_PROMPT, bins)[:, 0]
 

@@ -1,7 +1,8 @@
 """The probe: forward hooks that turn one batch into sufficient statistics per prompt, layer and tap."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -15,22 +16,25 @@ from torch.utils.hooks import RemovableHandle
 
 from stratoscope.activations import fused
 from stratoscope.activations.reduce import Bins, RowLayout, TokenSums, merge_tokens, reduce_tokens, token_cosine
-from stratoscope.activations.residual import UNKNOWN, Residual, find_residuals
+from stratoscope.activations.residual import UNKNOWN, Term
 from stratoscope.activations.segments import Segments, Span
 from stratoscope.activations.taps import Tap, on_experts, on_input, on_output
+from stratoscope.activations.trial import Batching, ModelReading, position_of_first, read_model, split_rows
 from stratoscope.errors import InputError
-from stratoscope.models import Block, LoadedModel, first_position
-from stratoscope.statistics import Statistics
+from stratoscope.models import LoadedModel
+from stratoscope.statistics import Statistics, stack
 
 Forward = Callable[[Tensor, Tensor], None]
 """Runs a model on token ids and attention mask, shape (B, S) each, on its device."""
+FUSED_TAPS = frozenset((*fused.STREAM_TAPS, Tap.MLP_HIDDEN))
+"""Taps that the fused kernel can read."""
 REDUCED_TOGETHER = 2048
 """Tokens, over layers and taps, reduced at a time: few would be lost to the cost of operations, many to caches."""
 
 
 @dataclass(frozen=True, eq=False)
 class BatchStatistics:
-    """What the probe tells of one batch."""
+    """Statistics of one batch."""
 
     statistics: Statistics
     """Shape (segments, layers, taps); a segment is a prompt, unless parts of rows were asked for."""
@@ -57,17 +61,23 @@ class _Reduced:
     spans: NDArray[np.float64]
     """Shape (B, spans)."""
 
-    @property
-    def is_finite(self) -> bool:
-        """Whether nothing that was read made a sum infinite, or no number."""
-        return bool(np.isfinite(self.moments).all() and np.isfinite(self.cosine).all())
+    def is_finite(self, present: NDArray[np.bool_], runs: NDArray[np.bool_]) -> bool:
+        """Return whether nothing that was read made a sum infinite or NaN.
+
+        Args:
+            present: taps that have activations, shape (L, K).
+            runs: layers that run, shape (L,).
+        """
+        return bool(np.isfinite(self.moments[:, present]).all() and np.isfinite(self.cosine[:, runs]).all())
 
 
 @dataclass
 class _Pass:
-    """What the hooks gather during one forward pass; all of it stays on the device."""
+    """Results of the hooks during one forward pass, all on the device."""
 
     segments: Segments
+    shape: tuple[int, int]
+    """Rows and positions of the batch."""
     careful: bool
     sums: TokenSums | None
     """Sums of every layer and tap, layer by layer; None where the fused kernel reduces them."""
@@ -75,11 +85,14 @@ class _Pass:
     """Between each layer's input and output by token, shape (layers, T); None as above."""
     kernel: fused.FusedPass | None
     """Reduces a block's taps at its end, in place of all else here."""
-    parts: dict[Tap, Tensor] = field(default_factory=dict)
-    """What attention and the feed-forward part of the block that runs have put out."""
+    parts: dict[Term, Tensor] = field(default_factory=dict)
+    """What the parts of the running block add to the stream."""
+    seen: Counter[tuple[int, Tap | Term]] = field(default_factory=Counter)
+    """Number of times that each tap and term of a layer was read."""
     waiting: dict[tuple[torch.device, int], list[tuple[int, Tensor]]] = field(default_factory=dict)
     """Activations to reduce and their place among the sums, by device and width; layers' are reduced together."""
-    last_tokens: list[Tensor] = field(default_factory=list)
+    last_tokens: dict[int, Tensor] = field(default_factory=dict)
+    """Last token of each segment before the layer of this number, and after the last layer."""
     source: Tensor | None = None
     """The tensor of which `entering` holds the real tokens: a block's output is the next block's input."""
     entering: Tensor | None = None
@@ -118,32 +131,45 @@ class Probe:
         self.model, self.taps, self.epsilons, self.spans = model, tuple(taps), epsilons, tuple(spans)
         self._bins = {model.device: Bins.build(epsilons, model.device)}
         self._layout = RowLayout(len(epsilons))
-        self._residuals: tuple[Residual, ...] = (UNKNOWN,) * len(model.anatomy)
+        self._reading = ModelReading((UNKNOWN,) * len(model.anatomy))
         self._has_kernel = False
         self._handles: list[RemovableHandle] = []
         self._pass: _Pass | None = None
 
     @property
     def layers_read_by_difference(self) -> tuple[int, ...]:
-        """Layers whose update is output minus input, for what their parts put out does not add up to it.
+        """Layers whose update is output minus input, because the outputs of their parts do not add up to it.
 
         In a number format with few bits such an update is mostly the rounding of the residual stream.
         """
         if Tap.UPDATE not in self.taps:
             return ()
-        return tuple(layer for layer, residual in enumerate(self._residuals) if residual.factor is None)
+        blocks = enumerate(self._reading.blocks)
+        return tuple(layer for layer, block in blocks if block.runs and not block.of(Tap.UPDATE))
+
+    @property
+    def withdrawn(self) -> Mapping[Tap, str]:
+        """Taps of this probe without activations in this model, with the reason."""
+        return {tap: reason for tap, reason in self._reading.withdrawn.items() if tap in self.taps}
+
+    @property
+    def batching(self) -> Batching:
+        """Batches that the model may get; `measure` splits others."""
+        return self._reading.batching
 
     def __enter__(self) -> Self:
-        if not {Tap.UPDATE, Tap.ATTENTION, Tap.MLP}.isdisjoint(self.taps):
-            self._residuals = find_residuals(self.model, partial(run_backbone, self.model))
+        self._reading = read_model(self.model, partial(run_backbone, self.model))
+        blocks, withdrawn = self._reading.blocks, self._reading.withdrawn
+        self._runs = np.array([block.runs for block in blocks])
+        self._present = np.array([[tap not in withdrawn and block.has(tap) for tap in self.taps] for block in blocks])
+        self._terms = [self._terms_of(layer) for layer in range(len(blocks))]
         self._has_kernel = self._can_fuse()
         for layer, block in enumerate(self.model.anatomy.blocks):
-            self._handles += [on_input(block.module, self._enter_block)]
-            for tap, module in ((Tap.ATTENTION, block.attention), (Tap.MLP, block.mlp)):
-                if tap in self.taps or self._sums_parts(layer):
-                    self._handles.append(on_output(module, partial(self._read_part, layer, tap)))
-            if Tap.MLP_HIDDEN in self.taps:
-                self._handles += self._on_hidden(block, partial(self._read, layer, Tap.MLP_HIDDEN))
+            self._handles += [on_input(block.module, partial(self._enter_block, layer))]
+            for term in self._terms[layer]:
+                self._handles.append(on_output(term.module, partial(self._read_part, layer, term)))
+            if self._has(layer, Tap.MLP_HIDDEN):
+                self._handles += self._on_hidden(layer, partial(self._read, layer, Tap.MLP_HIDDEN))
             self._handles.append(on_output(block.module, partial(self._leave_block, layer)))
         return self
 
@@ -154,20 +180,46 @@ class Probe:
             handle.remove()
         self._handles.clear()
 
+    def _has(self, layer: int, tap: Tap) -> bool:
+        return tap in self.taps and bool(self._present[layer, self.taps.index(tap)])
+
+    def _terms_of(self, layer: int) -> tuple[Term, ...]:
+        """Return the terms of a layer that the taps need."""
+        block = self._reading.blocks[layer]
+        taps = [tap for tap in (Tap.UPDATE, Tap.ATTENTION, Tap.MLP) if self._has(layer, tap)]
+        return tuple(dict.fromkeys(term for tap in taps for term in block.of(tap)))
+
     def _can_fuse(self) -> bool:
-        """Tell whether the fused kernel can read the model: one device, and nothing is written over before it reads."""
+        """Return whether the fused kernel can read the model.
+
+        It reads blocks of one shape, with one token mixer and one feed-forward part that are added with the same
+        factor and not overwritten, on one device.
+        """
         places = {parameter.device for parameter in self.model.network.parameters()}
-        rewrites = any(residual.rewrites for residual in self._residuals)
-        return len(places) == 1 and not rewrites and fused.available(self.model.device, self._bins[self.model.device])
+        if len(places) > 1 or not self._present.all() or not set(self.taps) <= FUSED_TAPS:
+            return False
+        if not all(self._fits_kernel(layer) for layer in range(len(self._terms))):
+            return False
+        return fused.available(self.model.device, self._bins[self.model.device])
 
-    def _sums_parts(self, layer: int) -> bool:
-        return Tap.UPDATE in self.taps and self._residuals[layer].factor is not None
+    def _fits_kernel(self, layer: int) -> bool:
+        terms, block = self._terms[layer], self._reading.blocks[layer]
+        taps, factors = [term.tap for term in terms], {term.factor for term in terms}
+        if None in taps or len(set(taps)) < len(taps) or len(factors) > 1 or any(term.overwritten for term in terms):
+            return False
+        if self._sums(layer):
+            return {Tap.ATTENTION, Tap.MLP} == {term.tap for term in block.of(Tap.UPDATE)}
+        return factors <= {1.0}
 
-    def _on_hidden(self, block: Block, read: Callable[[Tensor], None]) -> list[RemovableHandle]:
-        if block.mlp_output is not None:
-            return [on_input(block.mlp_output, read)]
-        if block.experts is None or not block.has_gated_experts:
-            raise InputError(f"tap mlp_hidden cannot be read from {type(block.module).__name__}; leave it out")
+    def _sums(self, layer: int) -> bool:
+        """Return whether the update of a layer is the sum of its terms."""
+        return Tap.UPDATE in self.taps and bool(self._reading.blocks[layer].of(Tap.UPDATE))
+
+    def _on_hidden(self, layer: int, read: Callable[[Tensor], None]) -> list[RemovableHandle]:
+        block = self._reading.blocks[layer]
+        if block.hidden is not None:
+            return [on_input(block.hidden, read)]
+        assert block.experts is not None
         return on_experts(block.experts, read)
 
     def measure(
@@ -187,6 +239,9 @@ class Probe:
         """
         if not self._handles:
             raise RuntimeError("the probe measures inside its 'with' block alone")
+        batches = split_rows(attention_mask, self.batching) if self.batching != Batching.ANY else []
+        if len(batches) > 1 or (batches and not attention_mask.all()):
+            return self._measure_apart(input_ids, attention_mask, batches, parts, forward)
         ids, mask = input_ids.to(self.model.device), attention_mask.to(self.model.device)
         if parts is None:
             # How many tokens there are depends on the mask's values: where the mask lies on the host, no device waits.
@@ -196,38 +251,88 @@ class Probe:
         (lengths,) = _to_host(segments.lengths)
         segments = segments.to(self.model.device)
         run = forward or partial(run_backbone, self.model)
-        reduced = self._run(partial(run, ids, mask), segments, lengths, careful=False)
-        if not reduced.is_finite:
-            reduced = self._run(partial(run, ids, mask), segments, lengths, careful=True)
+        shape = (ids.shape[0], ids.shape[1])
+        reduced = self._run(partial(run, ids, mask), self._begin(segments, shape), lengths)
+        if not reduced.is_finite(self._present, self._runs):
+            reduced = self._run(partial(run, ids, mask), self._begin(segments, shape, careful=True), lengths)
         return self._unpack(reduced, lengths)
 
+    def _measure_apart(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        batches: Sequence[Sequence[int]],
+        parts: Sequence[Span] | None,
+        forward: Forward | None,
+    ) -> BatchStatistics:
+        """Measure a batch in several without padding, for a model in which padding changes what it computes."""
+        if forward is not None:
+            raise InputError(
+                f"{type(self.model.network).__name__} computes something else for a prompt in a padded batch than for "
+                "the prompt alone; it cannot be run on prompts of unequal lengths together"
+            )
+        spans = parts or [Span(row, 0, input_ids.shape[1]) for row in range(len(input_ids))]
+        order: list[int] = []
+        results = []
+        for batch in batches:
+            real = [attention_mask[row].nonzero().squeeze(1) for row in batch]
+            ids = torch.stack([input_ids[row, places] for row, places in zip(batch, real, strict=True)])
+            starts = {row: int(places[0]) for row, places in zip(batch, real, strict=True)}
+            chosen = [i for i, span in enumerate(spans) if span.row in starts]
+            order += chosen
+            own = None
+            if parts is not None:
+                moved = [(spans[i], starts[spans[i].row]) for i in chosen]
+                own = [Span(batch.index(s.row), s.start - first, s.stop - first) for s, first in moved]
+                if not own:
+                    continue
+            results.append(self.measure(ids, torch.ones_like(ids), own))
+        places = np.argsort(order)
+        statistics = stack([result.statistics for result in results])[places]
+        return BatchStatistics(statistics, np.concatenate([result.span_cosine for result in results])[places])
+
     @torch.inference_mode()
-    def _run(
-        self, forward: Callable[[], None], segments: Segments, lengths: NDArray[np.int64], *, careful: bool
-    ) -> _Reduced:
-        self._pass = gathered = self._begin(segments, careful)
+    def _run(self, forward: Callable[[], None], current: _Pass, lengths: NDArray[np.int64]) -> _Reduced:
+        self._pass = current
         try:
             forward()
-            return self._finish_fused(gathered, lengths) if gathered.kernel else self._finish(gathered)
+            self._check_seen(current)
+            return self._finish_fused(current, lengths) if current.kernel else self._finish(current)
         finally:
             self._pass = None
 
-    def _begin(self, segments: Segments, careful: bool) -> _Pass:
+    @torch.inference_mode()
+    def _begin(self, segments: Segments, shape: tuple[int, int], *, careful: bool = False) -> _Pass:
         num_layers, bins = len(self.model.anatomy), self._bins_on(self.model.device)
         if self._has_kernel and not careful:
-            return _Pass(segments, careful, None, None, fused.FusedPass(self.taps, num_layers, bins, segments))
-        sums = TokenSums.empty(num_layers * len(self.taps), segments, bins)
-        return _Pass(segments, careful, sums, sums.mean.new_empty(num_layers, len(segments.rows)), None)
+            return _Pass(segments, shape, careful, None, None, fused.FusedPass(self.taps, num_layers, bins, segments))
+        sums = TokenSums.zeros(num_layers * len(self.taps), segments, bins)
+        cosine = torch.full_like(sums.mean[:1], torch.nan).repeat(num_layers, 1)
+        return _Pass(segments, shape, careful, sums, cosine, None)
 
-    def _finish(self, gathered: _Pass) -> _Reduced:
+    def _check_seen(self, current: _Pass) -> None:
+        """Check that each tap and term of each layer was read exactly once."""
+        for layer, runs in enumerate(self._runs):
+            expected: list[Tap | Term] = [Tap.BLOCK, *self._terms[layer]] if runs else []
+            if self._has(layer, Tap.MLP_HIDDEN):
+                expected.append(Tap.MLP_HIDDEN)
+            counts = {key: current.seen[layer, key] for key in (expected or [Tap.BLOCK])}
+            if any(count != bool(expected) for count in counts.values()):
+                numbers = ", ".join(str(count) for count in counts.values())
+                raise InputError(
+                    f"{type(self.model.network).__name__}: the parts of layer {layer} did not run once each in this "
+                    f"pass, as in the trial pass, but {numbers} times; it cannot be read"
+                )
+
+    def _finish(self, current: _Pass) -> _Reduced:
         """Reduce what still waits, and bring the sums to the host at once."""
-        assert gathered.sums is not None
-        assert gathered.cosine is not None
-        for place in list(gathered.waiting):
+        assert current.sums is not None
+        assert current.cosine is not None
+        for place in list(current.waiting):
             self._reduce_waiting(place)
-        rows = merge_tokens(gathered.sums, gathered.segments, self._bins_on(self.model.device))
-        cosine = _mean_of_known(gathered.cosine, gathered.segments)
-        spans = _span_cosine(gathered.last_tokens, self.spans, cosine)
+        rows = merge_tokens(current.sums, current.segments, self._bins_on(self.model.device))
+        cosine = _mean_of_known(current.cosine, current.segments)
+        spans = _span_cosine(current.last_tokens, self.spans, cosine)
         num_segments, num_layers = cosine.shape
         (flat,) = _to_host(torch.cat([rows.reshape(num_segments, -1), cosine, spans], dim=1))
         columns = rows.shape[1] * rows.shape[2]
@@ -244,15 +349,15 @@ class Probe:
             flat[:, columns + num_layers :],
         )
 
-    def _finish_fused(self, gathered: _Pass, lengths: NDArray[np.int64]) -> _Reduced:
+    def _finish_fused(self, current: _Pass, lengths: NDArray[np.int64]) -> _Reduced:
         """Join what the kernel has left, and bring it to the host."""
-        assert gathered.kernel is not None
-        sums = gathered.kernel.finish()
+        assert current.kernel is not None
+        sums = current.kernel.finish()
         cosine = sums.cosine.transpose(0, 1)
         num_segments, num_layers = cosine.shape
         histogram, below = self._bins_on(self.model.device).split(sums.fine)
         rows = torch.cat([sums.moments, below.double()], dim=3).permute(2, 0, 1, 3)
-        spans = _span_cosine(gathered.last_tokens, self.spans, cosine)
+        spans = _span_cosine(current.last_tokens, self.spans, cosine)
         flat = torch.cat([rows.reshape(num_segments, -1), cosine, spans], dim=1)
         flat_host, histogram_host = _to_host(flat, histogram.permute(2, 0, 1, 3))
         columns = rows[0].numel()
@@ -268,92 +373,114 @@ class Probe:
             flat_host[:, columns + num_layers :],
         )
 
-    def _enter_block(self, hidden: Tensor) -> None:
-        gathered = self._gathering()
-        if gathered.source is hidden:
-            return
-        self._record_residual(hidden)
-        if self.spans and not gathered.last_tokens:
-            self._keep_last_token()
+    def _enter_block(self, layer: int, hidden: Tensor) -> None:
+        current = self._current()
+        if current.source is not hidden:
+            self._record_residual(hidden)
+        if self.spans and layer not in current.last_tokens:
+            self._store_last_token(layer)
 
     def _leave_block(self, layer: int, hidden: Tensor) -> None:
-        gathered = self._gathering()
-        if gathered.kernel:
-            before = gathered.source
+        current = self._current()
+        current.seen[layer, Tap.BLOCK] += 1
+        if current.kernel:
+            before = current.source
             assert before is not None
-            attention, mlp = (gathered.parts.pop(tap, None) for tap in (Tap.ATTENTION, Tap.MLP))
-            factor = self._residuals[layer].factor
-            gathered.kernel.read_block(layer, before, hidden, attention=attention, mlp=mlp, factor=factor)
+            self._check_shape(hidden)
+            parts = {term.tap: current.parts[term] for term in self._terms[layer]}
+            factor = self._terms[layer][0].factor if self._sums(layer) else None
+            attention, mlp = parts.get(Tap.ATTENTION), parts.get(Tap.MLP)
+            current.kernel.read_block(layer, before, hidden, attention=attention, mlp=mlp, factor=factor)
             self._record_residual(hidden)
         else:
             self._reduce_block(layer, hidden)
+        current.parts.clear()
         if self.spans:
-            self._keep_last_token()
+            self._store_last_token(layer + 1)
 
     def _reduce_block(self, layer: int, hidden: Tensor) -> None:
-        gathered = self._gathering()
-        before, norm_before = gathered.entering, gathered.entering_norm
+        current = self._current()
+        before, norm_before = current.entering, current.entering_norm
         assert before is not None
         assert norm_before is not None
         self._record_residual(hidden)
-        after, norm_after = gathered.entering, gathered.entering_norm
+        after, norm_after = current.entering, current.entering_norm
         assert after is not None
         assert norm_after is not None
-        assert gathered.cosine is not None
+        assert current.cosine is not None
         before, norm_before = before.to(after.device), norm_before.to(after.device)
-        gathered.cosine[layer] = token_cosine(before, after, norm_before, norm_after)
-        if Tap.BLOCK in self.taps:
+        current.cosine[layer] = token_cosine(before, after, norm_before, norm_after)
+        for tap in (Tap.ATTENTION, Tap.MLP):
+            if self._has(layer, tap):
+                self._reduce(layer, tap, self._contribution(self._reading.blocks[layer].of(tap), after))
+        if self._has(layer, Tap.BLOCK):
             self._reduce(layer, Tap.BLOCK, after)
-        if Tap.UPDATE in self.taps:
+        if self._has(layer, Tap.UPDATE):
             self._reduce(layer, Tap.UPDATE, self._update(layer, before, after))
 
     def _update(self, layer: int, before: Tensor, after: Tensor) -> Tensor:
         """Return what the block's parts add to the stream, in float."""
-        parts = self._gathering().parts
-        if not self._sums_parts(layer):
+        terms = self._reading.blocks[layer].of(Tap.UPDATE)
+        if not terms:
             return after - before
-        attention, mlp = (parts.pop(tap).to(after) for tap in (Tap.ATTENTION, Tap.MLP))
-        return attention + mlp
+        parts = [self._current().parts[term].to(after) for term in terms]
+        return sum(parts[1:], parts[0])
 
-    def _read_part(self, layer: int, tap: Tap, hidden: Tensor) -> None:
-        """Read what attention or the feed-forward part adds to the stream."""
-        gathered, residual = self._gathering(), self._residuals[layer]
-        if gathered.kernel:
-            gathered.parts[tap] = hidden
+    def _contribution(self, terms: Sequence[Term], like: Tensor) -> Tensor:
+        """Return the sum of what some terms add to the stream."""
+        parts = [self._current().parts[term] for term in terms]
+        return parts[0] if len(parts) == 1 else sum((part.to(like) for part in parts[1:]), parts[0].to(like))
+
+    def _read_part(self, layer: int, term: Term, hidden: Tensor) -> None:
+        """Read what one part adds to the stream."""
+        current = self._current()
+        current.seen[layer, term] += 1
+        if current.kernel:
+            current.parts[term] = hidden
             return
-        x = gathered.segments_on(hidden.device).take(hidden)
-        if residual.factor not in {None, 1.0}:
-            x = x.float() * residual.factor
-        elif residual.rewrites:
+        x = current.segments_on(hidden.device).take(self._by_token(hidden))
+        if term.factor != 1.0:
+            x = x.float() * term.factor
+        elif term.overwritten:
             x = x.clone()
-        if self._sums_parts(layer):
-            gathered.parts[tap] = x
-        if tap in self.taps:
-            self._reduce(layer, tap, x)
+        current.parts[term] = x
 
     def _read(self, layer: int, tap: Tap, hidden: Tensor) -> None:
-        gathered = self._gathering()
-        if gathered.kernel:
-            gathered.kernel.read_hidden(layer, hidden)
+        current = self._current()
+        current.seen[layer, tap] += 1
+        if current.kernel:
+            current.kernel.read_hidden(layer, hidden)
         else:
-            self._reduce(layer, tap, gathered.segments_on(hidden.device).take(hidden))
+            self._reduce(layer, tap, current.segments_on(hidden.device).take(hidden))
+
+    def _by_token(self, hidden: Tensor) -> Tensor:
+        """Lay streams that a token has side by side, shape (B, S, n, D), as one wide stream."""
+        return hidden.flatten(2) if hidden.ndim > 3 else hidden
+
+    def _check_shape(self, hidden: Tensor) -> None:
+        shape = self._current().shape
+        if hidden.ndim < 3 or tuple(hidden.shape[:2]) != shape:
+            raise InputError(
+                f"{type(self.model.network).__name__}: the hidden states have shape {tuple(hidden.shape)} for a batch "
+                f"of shape {shape}, so they cannot be assigned to tokens"
+            )
 
     def _reduce(self, layer: int, tap: Tap, x: Tensor) -> None:
         """Reduce the activations of a tap, (T, D), as soon as enough wait to make it worth its while."""
         place = (x.device, x.shape[1])
-        waiting = self._gathering().waiting.setdefault(place, [])
+        waiting = self._current().waiting.setdefault(place, [])
         waiting.append((layer * len(self.taps) + self.taps.index(tap), x))
         if len(waiting) * x.shape[0] >= REDUCED_TOGETHER:
             self._reduce_waiting(place)
 
     def _reduce_waiting(self, place: tuple[torch.device, int]) -> None:
-        gathered, device = self._gathering(), place[0]
-        assert gathered.sums is not None
-        places, activations = zip(*gathered.waiting.pop(place), strict=True)
+        current, device = self._current(), place[0]
+        assert current.sums is not None
+        places, activations = zip(*current.waiting.pop(place), strict=True)
         x = torch.stack(activations) if len(activations) > 1 else activations[0].unsqueeze(0)
-        segments, bins = gathered.segments_on(device), self._bins_on(device)
-        sums = reduce_tokens(x, segments, bins, careful=gathered.careful)
-        gathered.sums.put(places, sums)
+        segments, bins = current.segments_on(device), self._bins_on(device)
+        sums = reduce_tokens(x, segments, bins, careful=current.careful)
+        current.sums.put(places, sums)
 
     def _bins_on(self, device: torch.device) -> Bins:
         if device not in self._bins:
@@ -362,23 +489,24 @@ class Probe:
 
     def _record_residual(self, hidden: Tensor) -> None:
         """Remember the residual stream at this point: its real tokens in float, and their norms."""
-        gathered = self._gathering()
-        gathered.source = hidden
-        if gathered.kernel:
+        current = self._current()
+        current.source = hidden
+        if current.kernel:
             return
-        x = gathered.segments_on(hidden.device).take(hidden)
-        x = x.double() if gathered.careful else x.float()
-        gathered.entering = x
-        gathered.entering_norm = torch.linalg.vector_norm(x, dim=1)
+        self._check_shape(hidden)
+        x = current.segments_on(hidden.device).take(self._by_token(hidden))
+        x = x.double() if current.careful else x.float()
+        current.entering = x
+        current.entering_norm = torch.linalg.vector_norm(x, dim=1)
 
-    def _keep_last_token(self) -> None:
-        gathered = self._gathering()
-        assert gathered.source is not None
-        segments = gathered.segments_on(gathered.source.device)
-        kept = segments.take_last(gathered.source).double()
-        gathered.last_tokens.append(kept.to(self.model.device))
+    def _store_last_token(self, layer: int) -> None:
+        current = self._current()
+        assert current.source is not None
+        segments = current.segments_on(current.source.device)
+        last = segments.take_last(self._by_token(current.source)).double()
+        current.last_tokens[layer] = last.to(self.model.device)
 
-    def _gathering(self) -> _Pass:
+    def _current(self) -> _Pass:
         assert self._pass is not None, "a hook ran outside measure()"
         return self._pass
 
@@ -387,7 +515,7 @@ class Probe:
         mean, m2, pooled_variance = np.moveaxis(reduced.moments, -1, 0)
         if Tap.MLP_HIDDEN in self.taps:
             # Which expert a token was sent to differs from token to token, so their activations have no common mean.
-            mixtures = [block.experts is not None for block in self.model.anatomy.blocks]
+            mixtures = [block.experts is not None for block in self._reading.blocks]
             pooled_variance[:, mixtures, self.taps.index(Tap.MLP_HIDDEN)] = np.nan
         tokens = np.broadcast_to(lengths[:, None, None], shape).astype(np.int64)
         cosine = np.broadcast_to(reduced.cosine[:, :, None], shape)
@@ -439,8 +567,10 @@ def run_head(model: LoadedModel, input_ids: Tensor, attention_mask: Tensor, keep
 
 def _extra(model: LoadedModel, network: torch.nn.Module, attention_mask: Tensor) -> dict[str, object]:
     """Return what a network is told besides ids and mask, where it takes that."""
-    positions = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-    extra: dict[str, object] = {"position_ids": positions + first_position(model.backbone), "use_cache": False}
+    extra: dict[str, object] = {"use_cache": False}
+    first = position_of_first(model.backbone)
+    if first is not None:
+        extra["position_ids"] = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0) + first
     accepted = inspect.signature(network.forward).parameters
     return {name: value for name, value in extra.items() if name in accepted}
 
@@ -467,9 +597,16 @@ def _mean_of_known(values: Tensor, segments: Segments) -> Tensor:
     return (segments.sum(torch.where(known, values, 0.0)) / segments.sum(known.double())).transpose(0, 1)
 
 
-def _span_cosine(last_tokens: Sequence[Tensor], spans: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
-    """Return the cosine across each span of layers, shape (B, spans), on the device of `like`, shape (B, ...)."""
+def _span_cosine(stored: Mapping[int, Tensor], spans: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    """Return the cosine across each span of layers, shape (B, spans), on the device of `like`, shape (B, ...).
+
+    Where a layer does not run, the last token before it is the last token after it.
+    """
     if not spans:
         return like.new_zeros(len(like), 0, dtype=torch.float64)
+    last_tokens = dict(stored)
+    for layer in range(max(start + length for start, length in spans)):
+        last_tokens.setdefault(layer + 1, last_tokens.get(layer, stored[min(stored)]))
+    last_tokens.setdefault(0, stored[min(stored)])
     pairs = [(last_tokens[start], last_tokens[start + length]) for start, length in spans]
     return torch.stack([torch.nn.functional.cosine_similarity(a, b, dim=1) for a, b in pairs], dim=1)

@@ -127,28 +127,28 @@ class TokenSums:
     """Counts of magnitudes by fine bin, shape (K, B, num_fine)."""
 
     @classmethod
-    def empty(cls, kinds: int, segments: Segments, bins: Bins) -> "TokenSums":
-        """Make room for all activations of a pass, in float64.
+    def zeros(cls, kinds: int, segments: Segments, bins: Bins) -> "TokenSums":
+        """Return sums without any activations, in float64, with room for all of a pass.
 
         Small results that stay, made between large ones that go, would keep the allocator from reusing the latter.
         """
         num_tokens, num_segments, device = len(segments.rows), len(segments), segments.rows.device
-        per_token = torch.empty(3, kinds, num_tokens, dtype=torch.float64, device=device)
+        per_token = torch.zeros(3, kinds, num_tokens, dtype=torch.float64, device=device)
         return cls(
-            width=torch.empty(kinds, dtype=torch.int64, device=device),
+            width=torch.zeros(kinds, dtype=torch.int64, device=device),
             count=per_token[0],
             mean=per_token[1],
             m2=per_token[2],
-            pooled_variance=torch.empty(kinds, num_segments, dtype=torch.float64, device=device),
-            fine=torch.empty(kinds, num_segments, bins.num_fine, dtype=torch.int64, device=device),
+            pooled_variance=torch.full((kinds, num_segments), torch.nan, dtype=torch.float64, device=device),
+            fine=torch.zeros(kinds, num_segments, bins.num_fine, dtype=torch.int64, device=device),
         )
 
     def put(self, places: Sequence[int], part: "TokenSums") -> None:
-        """Keep the reductions of some activations at their places."""
+        """Store the reductions of some activations at their places."""
         chosen = list(places)
         for field in fields(self):
-            kept = getattr(self, field.name)
-            kept[chosen] = getattr(part, field.name).to(kept)
+            sums = getattr(self, field.name)
+            sums[chosen] = getattr(part, field.name).to(sums)
 
 
 def reduce_tokens(x: Tensor, segments: Segments, bins: Bins, *, careful: bool = False) -> TokenSums:

@@ -1,122 +1,373 @@
-"""How a block adds to the residual stream, found on the model itself.
+"""What each block adds to the residual stream, determined on the model itself.
 
-The tap `update` is what a block's parts add to the stream. In a number format with few bits the block's output minus
-its input is mostly the rounding of the stream, so the parts are added up in float32 instead. That is right only where
-output = input + factor * (attention + mlp); the factor is 1 but for models with a residual multiplier. Each block is
-tried once, on token ids that are always the same, so that what is found depends on the model alone.
+A trial pass records the output of every module of a block. The block's output is then traced back to its input: at each
+point of the stream, the terms that were added there are those modules whose outputs, multiplied by constants, are the
+difference to an earlier point. Points of the stream are the block's input and what normalisations take and return. A
+term is what the token mixer adds, what the feed-forward part adds, or something else that the block adds. The outcome
+depends on the model alone, because the tokens of the trial are always the same.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from stratoscope.activations.taps import on_input, on_output
-from stratoscope.models import Block, LoadedModel
+from stratoscope.activations.taps import Tap
+from stratoscope.models import Block
+from stratoscope.models.anatomy import NORM_NAMES, is_linear, part_kind
 
-TRIAL_SHAPE = (2, 8)
-"""Prompts and tokens of the trial."""
+TOLERANCE = 1e-4
+"""Largest relative difference between what is added to the stream and the sum of the terms, in float32."""
+MOST_TERMS = 3
+"""Largest number of terms that are added at one point of the stream."""
+MOST_CANDIDATES = 40
+"""Largest number of modules among which sums of several terms are searched."""
+KINDS = {"mixer": Tap.ATTENTION, "mlp": Tap.MLP}
 
 
 @dataclass(frozen=True)
-class Residual:
-    """What is known of a block."""
+class Term:
+    """A module whose output a block adds to its residual stream."""
 
-    factor: float | None
-    """By which what attention and the feed-forward part put out is multiplied; None where that is not the update."""
-    rewrites: bool = False
-    """The block writes over what one of them has put out, so that it must be read at once."""
-
-
-UNKNOWN = Residual(None)
-_FOUND: WeakKeyDictionary[nn.Module, Residual] = WeakKeyDictionary()
-
-
-def find_residuals(model: LoadedModel, run: Callable[[Tensor, Tensor], None]) -> tuple[Residual, ...]:
-    """Return what is known of each block, in order of layers; blocks that are new are tried first.
-
-    Args:
-        model: the model.
-        run: runs its layers on token ids and attention mask.
-    """
-    modules = [block.module for block in model.anatomy.blocks]
-    if model.device.type == "meta":
-        # There are no values to try, so a pass on that device takes the usual way.
-        return (Residual(1.0),) * len(modules)
-    if any(module not in _FOUND for module in modules):
-        _try_blocks(model, run)
-    return tuple(_FOUND.get(module, UNKNOWN) for module in modules)
+    module: nn.Module
+    tap: Tap | None
+    """Tap that reads it: attention or mlp; None for what belongs to neither part."""
+    factor: float = 1.0
+    """Constant by which the block multiplies the output."""
+    overwritten: bool = False
+    """Whether the block later writes into the same memory, so that the output must be copied at once."""
 
 
-@torch.inference_mode()
-def _try_blocks(model: LoadedModel, run: Callable[[Tensor, Tensor], None]) -> None:
-    config = model.network.config.get_text_config()
-    factors = _possible_factors(config)
-    handles = []
-    for block in model.anatomy.blocks:
-        trial = _Trial(block, factors)
-        handles += [
-            on_input(block.module, partial(trial.keep, "before")),
-            on_output(block.attention, partial(trial.keep, "attention")),
-            on_output(block.mlp, partial(trial.keep, "mlp")),
-            on_output(block.module, trial.judge),
-        ]
-    ids = torch.arange(TRIAL_SHAPE[0] * TRIAL_SHAPE[1]).view(TRIAL_SHAPE) * 37 % int(config.vocab_size)
-    try:
-        run(ids.to(model.device), torch.ones_like(ids).to(model.device))
-    finally:
-        for handle in handles:
-            handle.remove()
+@dataclass(frozen=True)
+class BlockReading:
+    """How the taps of one block are read."""
+
+    runs: bool = True
+    """Whether the block runs on text at all."""
+    terms: tuple[Term, ...] | None = None
+    """What the block adds to the stream; None where that could not be determined."""
+    is_sum: bool = False
+    """Whether the block's output is its input plus all terms."""
+    hidden: nn.Module | None = None
+    """Linear map whose input is the hidden activation of the feed-forward part."""
+    experts: nn.Module | None = None
+    """Module with all experts of a mixture, which holds that activation instead."""
+
+    def of(self, tap: Tap) -> tuple[Term, ...]:
+        """Return the terms that a tap adds up."""
+        if tap == Tap.UPDATE:
+            return (self.terms or ()) if self.is_sum else ()
+        return tuple(term for term in self.terms or () if term.tap == tap)
+
+    def has(self, tap: Tap) -> bool:
+        """Return whether a tap has activations in the block."""
+        if tap in {Tap.BLOCK, Tap.UPDATE}:
+            return self.runs
+        if tap == Tap.MLP_HIDDEN:
+            return self.hidden is not None or self.experts is not None
+        return bool(self.of(tap))
 
 
-def _possible_factors(config: Any) -> tuple[float, ...]:
-    """Return the factors that a block may use: none, or the one that its configuration names."""
-    named = getattr(config, "residual_multiplier", None)
-    return (1.0,) if named in {None, 1.0} else (1.0, float(named))
+NOT_RUN = BlockReading(runs=False)
+UNKNOWN = BlockReading()
+
+
+def conventional(block: Block, factor: float = 1.0, *, overwritten: bool = False) -> BlockReading:
+    """Return the reading of a block whose output is its input plus the outputs of its parts."""
+    parts = ((block.attention, Tap.ATTENTION), (block.mlp, Tap.MLP))
+    terms = tuple(Term(part, tap, factor, overwritten) for part, tap in parts if part is not None)
+    experts = block.experts if block.has_gated_experts else None
+    return BlockReading(True, terms, True, block.mlp_output, experts)
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a module in a block during the trial."""
+
+    module: nn.Module
+    path: str
+    """Name of the module inside the block."""
+    order: int
+    output: Tensor
+    """Output as the module returned it."""
+    copy: Tensor
+    """Copy of the output from that moment."""
+    entering: Tensor | None = None
+    """Copy of the first input, for normalisations and modules that change one tensor."""
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether the block has written into the output since."""
+        return not torch.equal(self.output.nan_to_num(), self.copy.nan_to_num())
+
+    @property
+    def is_norm(self) -> bool:
+        """Whether the module normalises."""
+        return bool(NORM_NAMES.search(type(self.module).__name__))
+
+
+@dataclass(frozen=True, eq=False)
+class _Point:
+    """A tensor of the residual stream, in float64."""
+
+    value: Tensor
+    order: float
+    """Number of the module call that it was seen at."""
+
+
+@dataclass(frozen=True)
+class _Path:
+    """Terms along a residual path, as (call, factor), and whether the stream itself passes unchanged."""
+
+    terms: tuple[tuple["_Candidate", float], ...] = ()
+    plain: bool = True
+
+
+@dataclass(eq=False)
+class _Candidate:
+    """Calls with outputs that differ by a constant factor alone."""
+
+    calls: list[Call]
+    values: list[Tensor]
+
+    def choose(self, coefficient: float) -> tuple[Call, float]:
+        """Return the call whose output is added as it is, or else the outermost one, and its factor."""
+        first = self.values[0]
+        factors = [coefficient * float(first @ value / (value @ value)) for value in self.values]
+        pairs = [(call, _rounded(factor)) for call, factor in zip(self.calls, factors, strict=True)]
+        exact = [pair for pair in pairs if pair[1] == 1.0]
+        return min(exact or pairs, key=lambda pair: (pair[0].path.count("."), pair[0].order))
 
 
 @dataclass
-class _Trial:
-    """Watches one block during the trial."""
+class Decomposition:
+    """Explains what one block adds to the stream, from the calls of its modules.
+
+    Args:
+        block: the block.
+        before: its input, a copy, shape (B, S, ...).
+        after: its output.
+        calls: of modules that ran once and whose outputs are as large as the stream, in order.
+        resolution: rounding of the tensors' number format.
+    """
 
     block: Block
-    factors: Sequence[float]
-    kept: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Tensors as the hooks saw them, and copies from that moment."""
+    before: Tensor
+    after: Tensor
+    calls: Sequence[Call]
+    resolution: float
+    _candidates: list[_Candidate] = field(default_factory=list)
+    _points: list[_Point] = field(default_factory=list)
 
-    def keep(self, name: str, hidden: Tensor) -> None:
-        self.kept[name] = hidden, hidden.clone()
+    def reading(self) -> BlockReading:
+        """Return how the block is read."""
+        self._start = _Point(_flat(self.before), -1)
+        self._group()
+        end = _Point(_flat(self.after), float("inf"))
+        path = self._explain(end, depth=0)
+        if path is None:
+            return UNKNOWN
+        terms = self._terms(path)
+        hidden, experts = self._hidden(terms)
+        return BlockReading(True, terms, path.plain, hidden, experts)
 
-    def judge(self, after: Tensor) -> None:
-        rewrites = any(not _equal(kept, copy) for kept, copy in self.kept.values())
-        copies = {name: copy for name, (_, copy) in self.kept.items()}
-        self.kept.clear()
-        fitting = [factor for factor in self.factors if _adds_up(factor, after=after, **copies)]
-        _FOUND[self.block.module] = Residual(fitting[0] if fitting else None, rewrites)
+    def _group(self) -> None:
+        """Group the calls whose outputs are multiples of each other, and collect the points of the stream."""
+        for call in self.calls:
+            value = _flat(call.copy)
+            if call.is_norm and call.entering is not None:
+                self._points.append(_Point(_flat(call.entering), call.order - 0.5))
+            norm = torch.linalg.vector_norm(value)
+            if not norm.isfinite() or norm == 0:
+                continue
+            for candidate in self._candidates:
+                other = candidate.values[0]
+                along = (other @ value) / (other @ other)
+                if torch.linalg.vector_norm(value - along * other) <= 1e-6 * norm:
+                    candidate.calls.append(call)
+                    candidate.values.append(value)
+                    break
+            else:
+                self._candidates.append(_Candidate([call], [value]))
+        inputs = [self._start, *self._points]
+        outputs = [_Point(_flat(call.copy), call.order) for call in self.calls if call.is_norm]
+        self._points = [*sorted(inputs, key=lambda p: -p.order), *reversed(outputs)]
+
+    def _explain(self, target: _Point, depth: int) -> _Path | None:
+        """Return the terms between the block's input and a point of the stream; None if there is no such path."""
+        if self._equal(target.value, self._start.value):
+            return _Path()
+        if depth > 8:
+            return None
+        for entering in self._before_norms(target):
+            path = self._explain(entering, depth + 1)
+            if path is not None:
+                return replace(path, plain=False)
+        for free, size in [(False, n) for n in range(1, MOST_TERMS + 1)] + [(True, 1), (True, 2)]:
+            for point in self._points:
+                if point.order >= target.order:
+                    continue
+                for scale, terms in self._sums(target, point, size, free=free):
+                    path = self._explain(point, depth + 1)
+                    if path is not None:
+                        return _Path((*path.terms, *terms), path.plain and scale == 1.0)
+        return None
+
+    def _before_norms(self, target: _Point) -> Iterator[_Point]:
+        """Yield the inputs of normalisations whose output is a point of the stream."""
+        for call in reversed(self.calls):
+            earlier = call.is_norm and call.entering is not None and call.order <= target.order
+            if earlier and self._equal(_flat(call.copy), target.value):
+                assert call.entering is not None
+                yield _Point(_flat(call.entering), call.order - 0.5)
+
+    def _sums(
+        self, target: _Point, point: _Point, size: int, *, free: bool
+    ) -> Iterator[tuple[float, tuple[tuple[_Candidate, float], ...]]]:
+        """Yield what can be added to a point of the stream to reach another: the point's factor, and terms."""
+        candidates = self._candidates
+        if size > 1 and len(candidates) > MOST_CANDIDATES:
+            return
+        rest = target.value if free else target.value - point.value
+        bound = TOLERANCE * torch.linalg.vector_norm(rest if not free else target.value - point.value)
+        bound = bound + 2 * self.resolution * torch.linalg.vector_norm(target.value)
+        if torch.linalg.vector_norm(rest) <= 2 * bound:
+            return
+        for chosen in self._promising(rest, point if free else None, size):
+            columns = [candidates[i].values[0] for i in chosen] + ([point.value] if free else [])
+            matrix = torch.stack(columns, dim=1)
+            solution = torch.linalg.lstsq(matrix, rest.unsqueeze(1)).solution.squeeze(1)
+            if not torch.linalg.vector_norm(rest - matrix @ solution) <= bound:
+                continue
+            coefficients = [float(c) for c in solution]
+            scale = coefficients.pop() if free else 1.0
+            if min(map(abs, coefficients)) < 1e-6 or abs(scale) < 1e-3:
+                continue
+            # Where a block scales its output as a whole, the terms are those before it.
+            if free and target.order == float("inf") and all(abs(c / scale - 1) < 1e-3 for c in coefficients):
+                coefficients = [c / scale for c in coefficients]
+            yield scale, tuple((candidates[i], c) for i, c in zip(chosen, coefficients, strict=True))
+
+    def _promising(self, rest: Tensor, point: _Point | None, size: int) -> list[tuple[int, ...]]:
+        """Return sets of candidates that may span a tensor, best first, from their inner products alone."""
+        values = torch.stack([candidate.values[0] for candidate in self._candidates])
+        values = values / torch.linalg.vector_norm(values, dim=1, keepdim=True)
+        sets = torch.tensor(list(itertools.combinations(range(len(values)), size)), dtype=torch.long).view(-1, size)
+        if point is not None:
+            values = torch.cat([values, (point.value / torch.linalg.vector_norm(point.value)).unsqueeze(0)])
+            sets = torch.cat([sets, torch.full((len(sets), 1), len(values) - 1)], dim=1)
+        gram, along = values @ values.T, values @ rest
+        inner = gram[sets.unsqueeze(2), sets.unsqueeze(1)] + 1e-12 * torch.eye(sets.shape[1])
+        right = along[sets]
+        solved = torch.linalg.solve(inner, right.unsqueeze(2)).squeeze(2)
+        missing = 1 - (solved * right).sum(dim=1) / (rest @ rest)
+        best = missing.argsort()[:4]
+        return [tuple(sets[i, :size].tolist()) for i in best if missing[i] < 1e-2]
+
+    def _equal(self, a: Tensor, b: Tensor) -> bool:
+        return bool(torch.linalg.vector_norm(a - b) <= 2 * self.resolution * torch.linalg.vector_norm(b))
+
+    def _terms(self, path: _Path) -> tuple[Term, ...]:
+        terms = []
+        for candidate, coefficient in path.terms:
+            call, factor = candidate.choose(coefficient)
+            terms.append(Term(call.module, self._tap(call), factor, call.overwritten))
+        # A part whose output is zero on the trial's tokens adds to the stream as well.
+        for part, tap in ((self.block.attention, Tap.ATTENTION), (self.block.mlp, Tap.MLP)):
+            silent = any(call.module is part and not call.copy.any() for call in self.calls)
+            if part is not None and silent and all(term.tap != tap for term in terms):
+                terms.append(Term(part, tap))
+        return tuple(terms)
+
+    def _tap(self, call: Call) -> Tap | None:
+        kind = part_kind(self.block.module, call.path)
+        if kind is None and call.is_norm:
+            source = self._source(call)
+            if source is not None:
+                kind = part_kind(self.block.module, source.path)
+        return KINDS[kind] if kind else None
+
+    def _source(self, call: Call) -> Call | None:
+        """Return the outermost call that put out what another call takes in."""
+        if call.entering is None:
+            return None
+        entering = _flat(call.entering)
+        sources = [c for c in self.calls if c.order < call.order and self._equal(_flat(c.copy), entering)]
+        return min(sources, key=lambda c: (c.path.count("."), c.order), default=None)
+
+    def _hidden(self, terms: Sequence[Term]) -> tuple[nn.Module | None, nn.Module | None]:
+        """Return the linear map that ends the feed-forward part, or the module with its experts."""
+        added = [term for term in terms if term.tap == Tap.MLP]
+        if not added:
+            return None, None
+        experts = self.block.experts
+        if experts is not None:
+            return None, experts if self.block.has_gated_experts else None
+        if len(added) > 1:
+            return None, None
+        call: Call | None = next(call for call in self.calls if call.module is added[0].module)
+        for _ in range(3):
+            if call is None:
+                break
+            value = _flat(call.copy)
+            for other in reversed(self.calls):
+                if is_linear(other.module) and self._tap(other) == Tap.MLP and _parallel(_flat(other.copy), value):
+                    return other.module, None
+            call = self._source(call)
+        return None, None
 
 
-def _equal(kept: Tensor, copy: Tensor) -> bool:
-    # NaN is unequal to itself.
-    return torch.equal(kept.nan_to_num(), copy.nan_to_num())
+def _parallel(a: Tensor, b: Tensor) -> bool:
+    along = (a @ b) / (a @ a).clamp(min=1e-300)
+    return bool(torch.linalg.vector_norm(b - along * a) <= 1e-5 * torch.linalg.vector_norm(b))
 
 
-def _adds_up(factor: float, *, before: Tensor, attention: Tensor, mlp: Tensor, after: Tensor) -> bool:
-    """Tell whether after = before + factor * (attention + mlp), but for rounding to the tensors' number format.
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.detach().reshape(-1).to("cpu", torch.float64)
 
-    Every element must agree within what rounding can do, and so must the slope of the whole, where errors average out:
-    a stream that is large beside its updates would hide a wrong factor in each single element.
+
+def _rounded(factor: float) -> float:
+    """Round an estimated factor, so that it is the same number on every device."""
+    return 1.0 if abs(factor - 1) < 2e-5 else float(f"{factor:.6g}")
+
+
+def adds_up(factor: float, *, before: Tensor, after: Tensor, parts: Sequence[Tensor]) -> bool:
+    """Return whether after = before + factor * sum of parts, except for rounding to the tensors' number format.
+
+    Every element must agree within the rounding, and so must the slope of the whole, where errors average out: a stream
+    that is large beside its updates would hide a wrong factor in each single element.
     """
-    tensors = (before, attention, mlp, after)
+    tensors = (before, after, *parts)
     resolution = max(torch.finfo(tensor.dtype).eps for tensor in tensors)
-    before, attention, mlp, after = (tensor.to(after.device).reshape(after.shape).double() for tensor in tensors)
-    parts, update = factor * (attention + mlp), after - before
-    bound = resolution * (before.abs() + after.abs() + abs(factor) * (attention.abs() + mlp.abs()))
-    if not bool(((update - parts).abs() <= bound).all()):
+    before, after, *parts = (tensor.to(after.device).reshape(after.shape).double() for tensor in tensors)
+    total, update = factor * torch.stack(list(parts)).sum(dim=0), after - before
+    bound = resolution * (before.abs() + after.abs() + abs(factor) * torch.stack(list(parts)).abs().sum(dim=0))
+    if not bool(((update - total).abs() <= bound).all()):
         return False
-    scale = parts.square().sum().clamp(min=torch.finfo(torch.float64).tiny)
-    slack = 4 * torch.linalg.vector_norm(bound * parts) / scale
-    return bool(((update * parts).sum() / scale - 1).abs() <= slack)
+    scale = total.square().sum().clamp(min=torch.finfo(torch.float64).tiny)
+    slack = 4 * torch.linalg.vector_norm(bound * total) / scale
+    return bool(((update * total).sum() / scale - 1).abs() <= slack)
+
+
+def conventional_if_exact(
+    block: Block, *, before: Tensor, after: Tensor, calls: Sequence[Call], factors: Sequence[float]
+) -> BlockReading:
+    """Return the reading of a block whose numbers have few bits: its parts if their outputs add up, else unknown."""
+    by_module = {call.module: call for call in calls}
+    modules = [part for part in (block.attention, block.mlp) if part is not None]
+    if any(module not in by_module for module in modules) or not modules:
+        return UNKNOWN
+    parts = [by_module[module] for module in modules]
+    for factor in factors:
+        if adds_up(factor, before=before, after=after, parts=[part.copy for part in parts]):
+            return conventional(block, factor, overwritten=any(part.overwritten for part in parts))
+    return UNKNOWN
+
+
+def possible_factors(config: Any) -> tuple[float, ...]:
+    """Return the factors that a block may use: none, or the one in its configuration."""
+    multiplier = getattr(config, "residual_multiplier", None)
+    return (1.0,) if multiplier in {None, 1.0} else (1.0, float(multiplier))

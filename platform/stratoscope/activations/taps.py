@@ -17,7 +17,7 @@ class Tap(StrEnum):
     UPDATE = "update"
     """What the block's parts add to the residual stream, together: its output minus its input, but for rounding."""
     ATTENTION = "attention"
-    """What attention adds to the residual stream."""
+    """What the token mixer adds to the residual stream: attention, a state space model, a convolution and the like."""
     MLP = "mlp"
     """What the feed-forward part adds to the residual stream."""
     MLP_HIDDEN = "mlp_hidden"
@@ -26,9 +26,17 @@ class Tap(StrEnum):
 
 def first_tensor(output: Any) -> Tensor:
     """Return a module's output, or the first of its outputs."""
-    tensor = output[0] if isinstance(output, tuple | list) else output
+    tensor = output[0] if isinstance(output, tuple | list) and output else output
     if not isinstance(tensor, Tensor):
         raise TypeError(f"expected a tensor, not {type(tensor).__name__}")
+    return tensor
+
+
+def hidden_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Return the hidden states that a module was called with."""
+    tensor = args[0] if args else kwargs.get("hidden_states")
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"expected hidden states, not {type(tensor).__name__}")
     return tensor
 
 
@@ -36,7 +44,7 @@ def on_input(module: nn.Module, read: Callable[[Tensor], None]) -> RemovableHand
     """Call `read` with the module's hidden input, before the module runs."""
 
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        read(args[0] if args else kwargs["hidden_states"])
+        read(hidden_input(args, kwargs))
 
     return module.register_forward_pre_hook(hook, with_kwargs=True)
 

@@ -1,15 +1,16 @@
-"""Where a model keeps its layers, and where in a layer things happen, found by structure.
+"""Where a model keeps its layers, and which modules of a layer are its parts, found by structure.
 
 Layers are the one list of modules in the network that is as long as the configuration says and whose members all hold
-an attention module. Inside a layer, what attention and the feed-forward part add to the residual stream is the output
-of those modules, or of the normalisation behind them where a model has one (sandwich norms), or of their last
-projection where the module itself adds the residual and normalises (BERT). In a mixture of experts it is what the
-chosen experts add together.
+a token mixer or a feed-forward part. A token mixer is what moves information between tokens: attention, a state space
+model, a convolution, linear attention, a recurrent block or a Fourier transform. A layer may have one of the two parts
+or both. What a part adds to the residual stream is measured on the model itself, by `stratoscope.activations`.
 """
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -21,24 +22,36 @@ from stratoscope.errors import InputError
 ATTENTION_EXIT_NORMS = ("post_self_attn_layernorm", "post_attention_layernorm")
 MLP_EXIT_NORMS = ("post_mlp_layernorm", "post_feedforward_layernorm")
 
+PartKind = Literal["mixer", "mlp"]
+MIXER_NAMES = re.compile(
+    r"attn|attention|mixer|mamba|ssm|conv|delta|recurrent|rglru|lstm|temporal|retention|timemix|rwkv|fourier",
+    re.IGNORECASE,
+)
+MLP_NAMES = re.compile(
+    r"mlp|ffn|feed_?forward|moe|expert|fc\d|dense|output|intermediate|channel|^ff|sparse|^w\d|^lin\d|linear",
+    re.IGNORECASE,
+)
+MLP_PREFIXES = ("mlp", "ffn", "feed_forward")
+NORM_NAMES = re.compile(r"norm", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class Block:
-    """One layer: the module itself, and the modules whose output or input the taps read."""
+    """One layer: the module itself and its parts."""
 
     module: nn.Module
-    attention: nn.Module
-    """Its output is what attention adds to the residual stream."""
-    mlp: nn.Module
-    """Its output is what the feed-forward part adds to the residual stream."""
+    attention: nn.Module | None
+    """Token mixer, whose output most models add to the residual stream; None if the layer has none."""
+    mlp: nn.Module | None
+    """Feed-forward part, whose output most models add to the residual stream; None if the layer has none."""
     mlp_output: nn.Module | None
-    """The last projection of the feed-forward part; its input is the hidden activation after the non-linearity."""
+    """Last projection of the feed-forward part; its input is the hidden activation after the non-linearity."""
     experts: nn.Module | None = None
-    """Where the feed-forward part is a mixture: the module that holds all experts, whose projections are in one."""
+    """Module that holds all experts of a mixture, whose projections are in one; None elsewhere."""
 
     @property
     def has_gated_experts(self) -> bool:
-        """Whether the layer's experts show what they hold after the gate, as transformers' grouped products do."""
+        """Whether the layer's experts show their activations after the gate, as transformers' grouped products do."""
         return hasattr(self.experts, "_apply_gate") and bool(getattr(self.experts, "has_gate", False))
 
 
@@ -55,7 +68,8 @@ class LayerLayout:
     @property
     def shows_hidden(self) -> bool:
         """Whether the hidden activation of the feed-forward part can be read in every layer."""
-        return all(block.mlp_output is not None or block.has_gated_experts for block in self.blocks)
+        blocks = [block for block in self.blocks if block.mlp is not None]
+        return bool(blocks) and all(block.mlp_output is not None or block.has_gated_experts for block in blocks)
 
 
 def find_anatomy(network: nn.Module, num_layers: int) -> LayerLayout:
@@ -63,45 +77,77 @@ def find_anatomy(network: nn.Module, num_layers: int) -> LayerLayout:
 
     Args:
         network: any transformers model, with or without a head.
-        num_layers: how many layers its configuration names.
+        num_layers: number of layers that its configuration names.
 
     Raises:
-        InputError: no list of modules fits, several do, or a layer has no recognisable attention or feed-forward part.
+        InputError: no list of modules fits, several do, or the network has an encoder and a decoder.
     """
-    candidates = {
+    name = type(network).__name__
+    if getattr(getattr(network, "config", None), "is_encoder_decoder", False):
+        raise InputError(f"model {name}: it has an encoder and a decoder; only a model with one stack can be read")
+    stacks = {
         path: module
         for path, module in network.named_modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module) == num_layers
-        and all(_attention(layer) is not None for layer in module)
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers
     }
-    name = type(network).__name__
+    candidates = {path: layers for path, layers in stacks.items() if all(map(_attention, layers))}
+    if not candidates:
+        hybrid = {path: layers for path, layers in stacks.items() if all(map(_has_part, layers))}
+        candidates = {path: hybrid[path] for path in hybrid if not any(path.startswith(f"{p}.") for p in hybrid)}
     if not candidates:
         raise InputError(
-            f"model {name}: no list of {num_layers} layers with attention was found; "
+            f"model {name}: no list of {num_layers} layers with attention or another token mixer was found; "
             "only transformers with one stack of decoder or encoder layers can be read"
         )
     if len(candidates) > 1:
         raise InputError(f"model {name}: several lists could be its layers ({', '.join(candidates)}); none is taken")
     (path, layers), *_ = candidates.items()
-    return LayerLayout(path, tuple(_dissect(layer, f"{name}.{path}.{i}") for i, layer in enumerate(layers)))
+    return LayerLayout(path, tuple(map(_dissect, layers)))
 
 
-def _dissect(layer: nn.Module, where: str) -> Block:
-    attention = _attention(layer)
-    if attention is None:
-        raise InputError(f"{where}: no attention was found in {type(layer).__name__}")
-    experts = next((m for m in layer.modules() if _holds_experts(m)), None)
-    projection = experts or _last_projection(layer, attention)
+def part_kind(layer: nn.Module, path: str) -> PartKind | None:
+    """Return whether a module inside a layer belongs to its token mixer or its feed-forward part, by their names.
+
+    Args:
+        layer: the layer.
+        path: name of the module inside the layer.
+    """
+    names = path.split(".")
+    for depth in range(1, len(names) + 1):
+        label = _own_name(layer.get_submodule(".".join(names[:depth])), layer)
+        if names[depth - 1].startswith(MLP_PREFIXES):
+            return "mlp"
+        for text in (label, names[depth - 1]):
+            if NORM_NAMES.search(label) and not MIXER_NAMES.search(label):
+                continue
+            if MIXER_NAMES.search(text):
+                return "mixer"
+            if text not in {"Linear", "Conv1D"} and MLP_NAMES.search(text):
+                return "mlp"
+    return None
+
+
+def _own_name(module: nn.Module, layer: nn.Module) -> str:
+    """Return a module's class name without the prefix that it shares with its layer's, the name of the model."""
+    own, other = type(module).__name__, type(layer).__name__
+    common = next((i for i, (a, b) in enumerate(zip(own, other, strict=False)) if a != b), 0)
+    return own[common:]
+
+
+def _dissect(layer: nn.Module) -> Block:
+    mixer = _attention(layer) or _child_of_kind(layer, "mixer")
+    inside_mixer = set(mixer.modules()) if mixer is not None else set()
+    experts = next((m for m in layer.modules() if holds_experts(m) and m not in inside_mixer), None)
+    projection = experts or _last_projection(layer, inside_mixer)
     if projection is None:
-        raise InputError(f"{where}: no feed-forward part was found in {type(layer).__name__}")
+        return Block(layer, mixer, _child_of_kind(layer, "mlp"), None)
     mlp = next(child for child in layer.children() if any(m is projection for m in child.modules()))
     children = dict(layer.named_children())
-    attention_exit = next((children[n] for n in ATTENTION_EXIT_NORMS if n in children), None)
+    mixer_exit = next((children[n] for n in ATTENTION_EXIT_NORMS if n in children), None)
     mlp_exit = next((children[n] for n in MLP_EXIT_NORMS if n in children), None)
-    if attention_exit is None or mlp_exit is None:
-        attention_exit, mlp_exit = _before_the_norm(attention), _before_the_norm(mlp)
-    return Block(layer, attention_exit, mlp_exit, None if experts else projection, experts)
+    if mixer_exit is None or mlp_exit is None:
+        mixer_exit, mlp_exit = mixer and _before_the_norm(mixer), _before_the_norm(mlp)
+    return Block(layer, mixer_exit, mlp_exit, None if experts else projection, experts)
 
 
 def _attention(layer: nn.Module) -> nn.Module | None:
@@ -109,22 +155,34 @@ def _attention(layer: nn.Module) -> nn.Module | None:
     return next((child for child in layer.children() if "attention" in type(child).__name__.lower()), None)
 
 
-def _last_projection(layer: nn.Module, attention: nn.Module) -> nn.Module | None:
-    """Return the last linear map, in order of registration, that lies outside attention."""
-    inside_attention = set(attention.modules())
-    linear = [m for m in layer.modules() if _is_linear(m) and m not in inside_attention]
+def _child_of_kind(layer: nn.Module, kind: PartKind) -> nn.Module | None:
+    children = ((name, child) for name, child in layer.named_children() if any(True for _ in child.children()))
+    return next((child for name, child in children if part_kind(layer, name) == kind), None)
+
+
+def _has_part(layer: nn.Module) -> bool:
+    return _child_of_kind(layer, "mixer") is not None or _child_of_kind(layer, "mlp") is not None
+
+
+def _last_projection(layer: nn.Module, inside_mixer: set[nn.Module]) -> nn.Module | None:
+    """Return the last linear map of the feed-forward part, in order of registration."""
+    linear = [
+        module
+        for name, module in layer.named_modules()
+        if is_linear(module) and module not in inside_mixer and part_kind(layer, name) == "mlp"
+    ]
     return linear[-1] if linear else None
 
 
-def _is_linear(module: nn.Module) -> bool:
-    """Tell whether a module is a linear map, be it quantised: the classes for that have only their widths in common."""
+def is_linear(module: nn.Module) -> bool:
+    """Return whether a module is a linear map, quantised or not: quantised classes share only the names of widths."""
     return isinstance(module, nn.Linear | Conv1D) or (
         isinstance(getattr(module, "in_features", None), int) and isinstance(getattr(module, "out_features", None), int)
     )
 
 
-def _holds_experts(module: nn.Module) -> bool:
-    """Tell whether a module holds the weights of all experts of a mixture, one axis of them being the expert's."""
+def holds_experts(module: nn.Module) -> bool:
+    """Return whether a module holds the weights of all experts of a mixture in tensors with an axis for the expert."""
     down = getattr(module, "down_proj", None)
     return isinstance(down, nn.Parameter) and down.ndim == 3
 
@@ -134,7 +192,7 @@ def _before_the_norm(part: nn.Module) -> nn.Module:
     for module in (part, *part.children()):
         last_projection = None
         for child in module.children():
-            if _is_linear(child):
+            if is_linear(child):
                 last_projection = child
             elif "norm" in type(child).__name__.lower() and last_projection is not None and len(_linear(module)) == 1:
                 return last_projection
@@ -142,7 +200,7 @@ def _before_the_norm(part: nn.Module) -> nn.Module:
 
 
 def _linear(module: nn.Module) -> list[nn.Module]:
-    return [child for child in module.children() if _is_linear(child)]
+    return [child for child in module.children() if is_linear(child)]
 
 
 def first_position(backbone: nn.Module) -> int:
