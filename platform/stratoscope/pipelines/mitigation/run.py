@@ -123,7 +123,7 @@ class MitigationJob(Job[MitigationConfig]):
             console.print(line, soft_wrap=True)
         for url in run.manifest.facts.get("models", []):
             console.print(f"model: {url}", soft_wrap=True)
-        console.print(f"report: {run.report_url}", soft_wrap=True)
+        console.print(f"report: {run.report_path}", soft_wrap=True)
 
     def _inputs(self) -> TrainingInputs:
         workers = choose_workers(self.config, resources(), local=is_local())

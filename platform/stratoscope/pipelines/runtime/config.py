@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from enum import Enum
+from enum import Enum, EnumMeta
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -157,6 +157,12 @@ class _CommandLineSource(CliSettingsSource[Any]):
         default = getattr(model_default, field_name) if isinstance(model_default, BaseModel) else field_info.default
         ending = "required" if field_info.is_required() else f"default: {default_text(default)}"
         return f"{field_info.description or ''} ({ending})".strip().replace("%", "%%")
+
+
+def enum_choices(annotation: Any) -> list[str]:
+    """Return the values of the enumeration that a field's type is or holds; none where it holds no enumeration."""
+    kinds = [annotation, *get_args(annotation)]
+    return [str(member.value) for kind in kinds if isinstance(kind, EnumMeta) for member in kind]
 
 
 @cache

@@ -120,7 +120,7 @@ class PruningSearch(Job[SearchConfig]):
             console.print(line, soft_wrap=True)
         if exported := run.manifest.facts.get("exported"):
             console.print(f"model: {exported}", soft_wrap=True)
-        console.print(f"report: {run.report_url}", soft_wrap=True)
+        console.print(f"report: {run.report_path}", soft_wrap=True)
 
     def _export(self, service: Service, search: ValidatedSearch) -> None:
         """Export the chosen model and record its speed."""
