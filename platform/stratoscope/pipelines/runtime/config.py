@@ -162,7 +162,8 @@ class _CommandLineSource(CliSettingsSource[Any]):
 def enum_choices(annotation: Any) -> list[str]:
     """Return the values of the enumeration that a field's type is or holds; none where it holds no enumeration."""
     kinds = [annotation, *get_args(annotation)]
-    return [str(member.value) for kind in kinds if isinstance(kind, EnumMeta) for member in kind]
+    enums: list[type[Enum]] = [kind for kind in kinds if isinstance(kind, EnumMeta)]
+    return [str(member.value) for kind in enums for member in kind]
 
 
 @cache
