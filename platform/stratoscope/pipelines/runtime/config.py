@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from enum import Enum, EnumMeta
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -162,7 +162,7 @@ class _CommandLineSource(CliSettingsSource[Any]):
 def enum_choices(annotation: Any) -> list[str]:
     """Return the values of the enumeration that a field's type is or holds; none where it holds no enumeration."""
     kinds = [annotation, *get_args(annotation)]
-    enums: list[type[Enum]] = [kind for kind in kinds if isinstance(kind, EnumMeta)]
+    enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)]
     return [str(member.value) for kind in enums for member in kind]
 
 
