@@ -7,10 +7,10 @@ goes on where it was stopped, and compares the table with the committed one (`ma
 
 import argparse
 import contextlib
-import copy
 import gc
 import json
 import logging
+import re
 import signal
 import sys
 import tempfile
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.models import zoo
-from tests.models.trace import LayerTrace, Tracer, hidden_output, token_rows
+from tests.models.trace import LayerTrace, Tracer, hidden_input, hidden_output, token_rows
 
 LENGTHS = (11, 5, 19)
 """Tokens of the prompts; no size inside a model is one of them."""
@@ -33,6 +33,8 @@ DROPS = ((0,), (1,), (3,), (1, 2))
 COLUMNS = ("read", "left", "attention", "mlp", "mlp_hidden", "prune", "format")
 RIGHT, REFUSED, WRONG, TRACEBACK, UNBUILDABLE = "right", "refused", "wrong", "traceback", "cannot be built"
 READ_TOLERANCE, PART_TOLERANCE = 1e-5, 1e-4
+LAST = ("cpmant",)
+"""Types that put tokens of their own before a prompt's."""
 TIMEOUT = 60
 
 
@@ -74,7 +76,6 @@ def sweep(family: str, model_type: str, timeout: int = TIMEOUT) -> Row:
     except SweepTimeoutError:
         for column in COLUMNS:
             row.cells.setdefault(column, Cell(TRACEBACK, f"took more than {timeout} s"))
-    gc.collect()
     return row
 
 
@@ -116,14 +117,13 @@ def _where(error: BaseException) -> str:
 class _Sweep:
     def __init__(self, row: Row, aside: Path) -> None:
         self.row, self.folder, self.aside = row, aside / "model", aside
-        self.prompts = [
-            torch.randint(4, zoo.VOCABULARY, (n,), generator=torch.Generator().manual_seed(n)) for n in LENGTHS
-        ]
+        self.prompts: list[Tensor] = []
 
     def run(self) -> None:
         try:
             network = zoo.tiny_model(self.row.family, self.row.model_type)
             self.row.architecture = type(network).__name__
+            self.prompts = _prompts(network)
             self.describe(network)
             network.save_pretrained(self.folder)
             zoo.write_tokenizer(self.folder)
@@ -133,7 +133,9 @@ class _Sweep:
         except Exception as error:
             message = (str(error).strip() or "-").split("\n")
             line = next((x.strip() for x in message[1:] if x.strip()), "") if "lidation" in message[0] else ""
-            self.row.cells = {c: Cell(UNBUILDABLE, f"{type(error).__name__}: {message[0][:200]} {line}") for c in COLUMNS}
+            self.row.cells = {
+                c: Cell(UNBUILDABLE, f"{type(error).__name__}: {message[0][:200]} {line}") for c in COLUMNS
+            }
             return
         self.read()
         if self.row.cells["read"].outcome == REFUSED:
@@ -184,7 +186,8 @@ class _Sweep:
             return
         (model,) = loaded
         try:
-            truth = Truth(type(model.network).from_pretrained(self.folder).eval(), self.prompts)
+            reference = type(model.network).from_pretrained(self.folder).eval()
+            truth = Truth(reference, self.prompts, last=self.row.model_type in LAST)
         except SweepTimeoutError:
             raise
         except Exception as error:
@@ -272,7 +275,7 @@ class _Sweep:
         for rank in (TRACEBACK, WRONG, REFUSED, RIGHT):
             worst = {name: cell for name, cell in cells.items() if cell.outcome == rank}
             if worst:
-                name, cell = next(iter(worst.items()))
+                cell = next(iter(worst.values()))
                 detail = f"dropping {', '.join(worst)}: {cell.detail}" if rank != RIGHT else ""
                 self.row.cells["prune"] = Cell(rank, detail)
                 break
@@ -289,6 +292,8 @@ class _Sweep:
 
         ids = self.prompts[0].unsqueeze(0)
         folder = self.aside / f"pruned-{'-'.join(map(str, drop))}"
+        if not _is_causal(model.network, ids):
+            return Cell(WRONG, "it attends to later tokens, so it is no causal language model")
         before = {name: value.clone() for name, value in model.network.state_dict().items()}
         with torch.no_grad(), without_layers(model, drop) as pruned:
             memory = pruned.network(input_ids=ids, use_cache=False).logits
@@ -324,13 +329,30 @@ class _Sweep:
         if formats[0] != formats[1]:
             return Cell(WRONG, f"a checkpoint of {formats[0]} is exported as {formats[1]}")
         declared = [str(AutoConfig.from_pretrained(path).dtype) for path in (folder, target)]
-        return Cell(RIGHT) if declared[0] == declared[1] else Cell(WRONG, f"config.json: {declared[1]}, not {declared[0]}")
+        return (
+            Cell(RIGHT) if declared[0] == declared[1] else Cell(WRONG, f"config.json: {declared[1]}, not {declared[0]}")
+        )
+
+
+def _prompts(network: Any) -> list[Tensor]:
+    embeddings = network.get_input_embeddings()
+    size = min(zoo.VOCABULARY, getattr(embeddings, "num_embeddings", zoo.VOCABULARY))
+    return [torch.randint(4, size, (n,), generator=torch.Generator().manual_seed(n)) for n in LENGTHS]
 
 
 def _card() -> Any:
     from stratoscope.models import ModelCard
 
     return ModelCard("owner/model", "nobody", [])
+
+
+@torch.no_grad()
+def _is_causal(network: Any, ids: Tensor) -> bool:
+    """Tell whether the logits of a token depend on no later one."""
+    other = ids.clone()
+    other[:, -1] = ids[:, 0]
+    whole, changed = (network(input_ids=x, use_cache=False).logits[:, :-1] for x in (ids, other))
+    return torch.allclose(whole, changed, rtol=0, atol=1e-4 * float(whole.abs().max()))
 
 
 def _aligned(network: Any) -> Any:
@@ -352,16 +374,18 @@ def _formats(folder: Path) -> list[str]:
 
 def _skipping(network: Any, path: str, drop: Sequence[int], ids: Tensor) -> Tensor:
     """Return the logits of a whole model in which some layers pass on what they are given."""
-    from tests.models.trace import hidden_input
 
     def skip(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         hidden = hidden_input(args, kwargs)
+        # A layer may carry several streams.
+        streams = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.shape == hidden.shape]
         if isinstance(output, Tensor):
             return hidden
-        kept = list(output)
-        place = next(i for i, x in enumerate(kept) if x is hidden_output(output))
-        kept[place] = hidden
-        return output._replace(**{output._fields[place]: hidden}) if hasattr(output, "_fields") else type(output)(kept)
+        values = list(output)
+        places = [i for i, x in enumerate(values) if isinstance(x, Tensor) and x.shape == hidden.shape]
+        for place, stream in zip(places, streams, strict=False):
+            values[place] = stream
+        return type(output)(*values) if hasattr(output, "_fields") else type(output)(values)
 
     layers = network.get_submodule(path)
     for layer in drop:
@@ -389,13 +413,13 @@ def _same_list(a: str, b: str) -> bool:
 class Truth:
     """What a network shows of each prompt that runs alone, without mask, padding or cache."""
 
-    def __init__(self, network: Any, prompts: Sequence[Tensor]) -> None:
-        self.network, self.prompts = network, prompts
+    def __init__(self, network: Any, prompts: Sequence[Tensor], *, last: bool = False) -> None:
+        self.network, self.prompts, self.last = network, prompts, last
         self.path, self.layers = self._find_layers()
         self.traces: list[list[LayerTrace]] = []
         if self.layers:
             for prompt in prompts:
-                with torch.no_grad(), Tracer(network, self.layers, len(prompt)) as tracer:
+                with torch.no_grad(), Tracer(network, self.layers, len(prompt), last=last) as tracer:
                     self._plain(prompt)
                 self.traces.append(tracer.traces)
 
@@ -471,7 +495,11 @@ class Truth:
             return "" if tap in {"attention", "mlp", "mlp_hidden"} and not self._has(tap, trace) else "null"
         wanted = list(self._expected(tap, trace, rows))
         if not wanted:
-            return f"numbers, and nothing can be told ({trace.path})" if "sum" not in trace.path else f"numbers, and there is no {tap}"
+            return (
+                f"numbers, and nothing can be told ({trace.path})"
+                if "sum" not in trace.path
+                else f"numbers, and there is no {tap}"
+            )
         apart = [_apart(got, values) for values in wanted]
         return "" if min(apart) <= tolerance else f"{min(apart):.2g} apart, count {got[0]:g} ({wanted[0].numel()})"
 
@@ -481,11 +509,11 @@ class Truth:
         return any(part.kind == kind for part in trace.parts) or not trace.parts
 
     def _expected(self, tap: str, trace: LayerTrace, rows: int) -> Iterator[Tensor]:
-        after = token_rows(trace.after, rows)
+        after = token_rows(trace.after, rows, last=self.last)
         if tap == "block":
             yield after
         elif tap == "update":
-            yield after - token_rows(trace.before, rows)
+            yield after - token_rows(trace.before, rows, last=self.last)
         else:
             kind = "mixer" if tap == "attention" else "mlp"
             parts = [part for part in trace.parts if part.kind == kind]
@@ -531,44 +559,143 @@ def read_rows(file: Path) -> dict[str, Row]:
     return rows
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Sweep, and print the totals."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("types", nargs="*", help="model types; none for all")
-    parser.add_argument("--result", type=Path, default=Path("sweep.jsonl"), help="one JSON line a type")
-    parser.add_argument("--again", action="store_true", help="try types again that the file has")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+TABLE = Path(__file__).parents[2] / "docs" / "models.md"
+TITLES = {"causal": "Causal language models", "image-text": "Images and text", "masked": "Masked language models"}
+HEADER = """# Model types
+
+Every model type that transformers {version} registers for causal, image-text and masked language modelling, built tiny
+with random weights and compared with a plain forward pass of each prompt alone. `make sweep` repeats this and lists
+what has changed; `make sweep-table` then writes this page from the result.
+
+| column | what is compared |
+|---|---|
+| read | taps `block` and `update`, of prompts padded on the right and of prompts alone |
+| left | the same of prompts padded on the left |
+| attention, mlp | what the token mixer and the feed-forward part add to the residual stream |
+| mlp_hidden | the hidden activation of the feed-forward part |
+| prune | a model without some of its layers: in memory, skipped in the whole model, and exported and loaded plainly |
+| format | the number format of the exported checkpoint |
+
+**right**: equal. **refused**: no numbers, but one line that says why. **wrong**: other numbers. **traceback**: an error
+that is no refusal. **cannot be built**: transformers cannot make or load such a model here.
+"""
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the page that shows the outcome of all types."""
     import transformers
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    logging.disable(logging.WARNING)
+    notes: dict[str, int] = {}
+    parts = [HEADER.format(version=transformers.__version__), _totals_table(rows)]
+    for family, title in TITLES.items():
+        own = sorted((row for row in rows if row.family == family), key=lambda row: row.model_type)
+        parts += [f"## {title}", f"| type | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
+        parts += [
+            f"| {row.model_type} | {' | '.join(_shown(row.cells[c], row, notes) for c in COLUMNS)} |" for row in own
+        ]
+        parts.append("")
+    parts += ["## Notes", ""] + [f"[^{number}]: {note}" for note, number in notes.items()]
+    return "\n".join(parts) + "\n"
+
+
+def _totals_table(rows: Sequence[Row]) -> str:
+    outcomes = (RIGHT, REFUSED, WRONG, TRACEBACK, UNBUILDABLE)
+    lines = [f"| types | column | {' | '.join(outcomes)} |", f"|---|---|{'---|' * len(outcomes)}"]
+    for family in TITLES:
+        own = [row for row in rows if row.family == family]
+        for column in COLUMNS:
+            counts = [sum(row.cells[column].outcome == outcome for row in own) for outcome in outcomes]
+            lines.append(f"| {family} | {column} | {' | '.join(map(str, counts))} |")
+        lines.append(f"| {family} | all but left | {sum(_all_right(row) for row in own)} | | | | |")
+    return "\n".join(lines) + "\n"
+
+
+def _all_right(row: Row) -> bool:
+    return all(row.cells[column].outcome == RIGHT for column in COLUMNS if column != "left")
+
+
+def _shown(cell: Cell, row: Row, notes: dict[str, int]) -> str:
+    if cell.outcome == RIGHT:
+        return RIGHT
+    note = _general(cell, row)
+    return f"{cell.outcome}[^{notes.setdefault(note, len(notes) + 1)}]"
+
+
+def _general(cell: Cell, row: Row) -> str:
+    """Return the detail of a cell without what differs from type to type and from machine to machine."""
+    text = cell.detail.replace(row.architecture, "the model").replace(row.model_type, "TYPE")
+    text = re.sub(r"<class '[^']*'>", "its class", text)
+    if cell.outcome == WRONG:
+        text = re.sub(r"(-?[\d.]+(e[+-]?\d+)?|inf) apart, count -?[\d.]+(e[+-]?\d+)? \(\d+\)", "apart", text)
+        text = re.sub(r"; in all:.*", "", re.sub(r" layer \d prompt \d", "", text))
+        text = re.sub(r"-?\d+(\.\d+)?(e[+-]?\d+)?(?=( apart|$| of a layer))", "N", text)
+    return f"{cell.outcome}: {text}"
+
+
+def read_table_text(text: str) -> dict[str, tuple[str, ...]]:
+    """Return the outcomes by type of a page that `table` wrote."""
+    expected = {}
+    for line in text.splitlines():
+        values = [re.sub(r"\[\^\d+\]", "", value.strip()) for value in line.strip("|").split("|")]
+        if len(values) == len(COLUMNS) + 1 and values[1] in {RIGHT, REFUSED, WRONG, TRACEBACK, UNBUILDABLE}:
+            expected[values[0]] = tuple(values[1:])
+    return expected
+
+
+def changes(rows: Sequence[Row], expected: dict[str, tuple[str, ...]]) -> list[str]:
+    """Return a line for each outcome that is not the expected one."""
+    lines = [f"{name}: is gone" for name in expected.keys() - {row.model_type for row in rows}]
+    for row in rows:
+        before = expected.get(row.model_type, ("new",) * len(COLUMNS))
+        for column, outcome in zip(COLUMNS, before, strict=True):
+            cell = row.cells[column]
+            if cell.outcome != outcome:
+                lines.append(f"{row.model_type} {column}: {outcome} -> {cell.outcome} {cell.detail[:160]}")
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Sweep; return 1 where the outcome differs from the table that is committed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("types", nargs="*", help="model types, shown in detail; none for all")
+    parser.add_argument("--result", type=Path, default=Path("sweep.jsonl"), help="one JSON line a type, to go on from")
+    parser.add_argument("--again", action="store_true", help="try types again that the file has")
+    parser.add_argument("--write", action="store_true", help="write the table instead of comparing with it")
+    options = parser.parse_args(arguments)
+    quieten()
     rows = read_rows(options.result)
     for family, model_type in zoo.model_types():
         if (options.types and model_type not in options.types) or (model_type in rows and not options.again):
             continue
-        row = sweep(family, model_type)
-        rows[model_type] = row
-        print(f"{family} {model_type}: " + ", ".join(f"{c} {cell.outcome}" for c, cell in row.cells.items()), flush=True)
+        row = rows[model_type] = sweep(family, model_type)
+        gc.collect()
+        print(
+            f"{family} {model_type}: " + ", ".join(f"{c} {cell.outcome}" for c, cell in row.cells.items()), flush=True
+        )
         if options.types:
-            for column, cell in row.cells.items():
-                print(f"    {column}: {cell.detail}")
+            print("\n".join(f"    {c}: {cell.detail}" for c, cell in row.cells.items() if cell.detail))
             print("\n".join(f"    {text}" for text in row.layers))
         options.result.write_text("".join(json.dumps(asdict(r)) + "\n" for r in rows.values()), encoding="utf-8")
-    print_totals(list(rows.values()))
-    return 0
+    if options.types:
+        return 0
+    print(_totals_table(list(rows.values())))
+    if options.write:
+        TABLE.write_text(table(list(rows.values())), encoding="utf-8")
+        return 0
+    lines = changes(list(rows.values()), read_table_text(TABLE.read_text(encoding="utf-8") if TABLE.is_file() else ""))
+    print("\n".join(lines) or "nothing changed")
+    options.result.replace(options.result.with_suffix(".done.jsonl"))
+    return int(bool(lines))
 
 
-def print_totals(rows: Sequence[Row]) -> None:
-    """Print how many types have which outcome, by family and column."""
-    for family in zoo.FAMILIES:
-        own = [row for row in rows if row.family == family]
-        print(f"{family}: {len(own)} types")
-        for column in COLUMNS:
-            outcomes = [row.cells[column].outcome for row in own if column in row.cells]
-            counts = {o: outcomes.count(o) for o in (RIGHT, REFUSED, WRONG, TRACEBACK, UNBUILDABLE)}
-            print(f"  {column:<11}" + "  ".join(f"{o} {n}" for o, n in counts.items()))
+def quieten() -> None:
+    """Keep transformers from writing what it always writes, and torch to one thread."""
+    import transformers
+
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
 
 
 if __name__ == "__main__":

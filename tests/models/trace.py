@@ -23,13 +23,37 @@ VIEWS = {
 }
 SUMS = {"add", "add_", "sub", "sub_", "rsub"}
 FACTORS = {"mul", "mul_", "div", "div_"}
-GATHERS = {"index", "index_add", "index_add_", "index_put", "index_put_", "index_copy_", "sum", "cat", "stack", "scatter"}
-GATHERS |= {"where", "masked_fill", "masked_fill_", "index_select", "gather", "scatter_add_", "repeat_interleave", "mean"}
+GATHERS = {
+    "index",
+    "index_add",
+    "index_add_",
+    "index_put",
+    "index_put_",
+    "index_copy_",
+    "sum",
+    "cat",
+    "stack",
+    "scatter",
+}
+GATHERS |= {
+    "where",
+    "masked_fill",
+    "masked_fill_",
+    "index_select",
+    "gather",
+    "scatter_add_",
+    "repeat_interleave",
+    "mean",
+}
 NORM, INPUT = "norm", "input"
+NORMALISATION = re.compile(r"norm\d*d?$|(layer|rms|group|batch|no)norm", re.IGNORECASE)
 MIXER = re.compile(
-    r"attn|attention|mixer|mamba|ssm|conv|delta|recurrent|rglru|lstm|temporal|retention|timemix|memory|rwkv", re.IGNORECASE
+    r"attn|attention|mixer|mamba|ssm|conv|delta|recurrent|rglru|lstm|temporal|retention|timemix|memory|rwkv",
+    re.IGNORECASE,
 )
-MLP = re.compile(r"mlp|ffn|feed|forward|moe|expert|fc\d|dense|output|intermediate|channel|^ff|sparse|^w\d|linear", re.IGNORECASE)
+MLP = re.compile(
+    r"mlp|ffn|feed|forward|moe|expert|fc\d|dense|output|intermediate|channel|^ff|sparse|^w\d|linear", re.IGNORECASE
+)
 
 
 @dataclass(eq=False)
@@ -80,10 +104,12 @@ class Tracer(TorchDispatchMode):
         network: the network.
         layers: its layers.
         rows: tokens of the prompt, which runs alone.
+        last: the network puts tokens of its own before the prompt's.
     """
 
-    def __init__(self, network: nn.Module, layers: Sequence[nn.Module], rows: int) -> None:
+    def __init__(self, network: nn.Module, layers: Sequence[nn.Module], rows: int, *, last: bool = False) -> None:
         super().__init__()
+        self._last = last
         self.network, self.layers, self.rows = network, list(layers), rows
         self.traces = [LayerTrace() for _ in self.layers]
         self.names = {module: name for name, module in network.named_modules()}
@@ -94,13 +120,18 @@ class Tracer(TorchDispatchMode):
         self._handles: list[Any] = []
         self._start: Node | None = None
         self._current: int | None = None
+        self._before: Tensor | None = None
 
     def __enter__(self) -> "Tracer":
         index = {layer: i for i, layer in enumerate(self.layers)}
         for name, module in self.network.named_modules():
-            self._handles.append(module.register_forward_pre_hook(self._push(name, index.get(module)), with_kwargs=True, prepend=True))
             self._handles.append(
-                module.register_forward_hook(self._pop(module, name, index.get(module)), with_kwargs=True, always_call=True)
+                module.register_forward_pre_hook(self._push(name, index.get(module)), with_kwargs=True, prepend=True)
+            )
+            self._handles.append(
+                module.register_forward_hook(
+                    self._pop(module, name, index.get(module)), with_kwargs=True, always_call=True
+                )
             )
         super().__enter__()
         return self
@@ -162,13 +193,13 @@ class Tracer(TorchDispatchMode):
                 self._remember(hidden)
                 self._start = Node(INPUT, [], tuple(self._stack), hidden)
                 self._nodes[id(hidden)] = self._start
-                self._current = layer
+                self._current, self._before = layer, hidden
                 self.traces[layer].before = hidden.clone()
 
         return hook
 
     def _pop(self, module: nn.Module, name: str, layer: int | None) -> Any:
-        is_norm = "norm" in type(module).__name__.lower() and not list(module.children())
+        is_norm = bool(NORMALISATION.search(type(module).__name__))
 
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             while self._stack and self._stack.pop() != name:
@@ -220,7 +251,7 @@ class Tracer(TorchDispatchMode):
                 kinds.add("constant")
                 value = next((x for x in node.others if isinstance(x, Tensor)), None)
                 if value is not None and value.ndim:
-                    trace.parts.append(Part("other", group, "constant", _rows(value.expand_as(node.value), self.rows), []))
+                    trace.parts.append(Part("other", group, "constant", self._rows(value.expand_as(node.value)), []))
                 group += 1
             elif node.op == NORM:
                 kinds.add("norm")
@@ -232,7 +263,7 @@ class Tracer(TorchDispatchMode):
         assert trace.before is not None
         assert trace.after is not None
         if trace.path in {"sum", "constant"}:
-            update = _rows(trace.after, self.rows).double() - _rows(trace.before, self.rows).double()
+            update = self._rows(trace.after).double() - self._rows(trace.before).double()
             total = sum((part.value.double() for part in trace.parts), torch.zeros_like(update))
             trace.plain = bool(torch.linalg.vector_norm(update - total) <= 1e-4 * torch.linalg.vector_norm(update))
             if not trace.plain:
@@ -252,9 +283,21 @@ class Tracer(TorchDispatchMode):
         kind = next((k for k in ("mixer", "mlp", "other") if k in kinds), "other") if len(set(kinds)) > 1 else kinds[0]
         if "mlp" in kinds and "mixer" in kinds:
             kind = self._kind(node.scope, where) if node.scope[-1] != where else kinds[0]
-        hidden = [(s.scope[-1], _activation(s)) for s in sources]
-        value = _rows(node.value, self.rows) * scale
+        hidden = [(s.scope[-1], self._of_prompt(_activation(s))) for s in sources]
+        value = self._rows(node.value) * scale
         yield Part(kind, group, _relative(scopes[0][-1], where), value.clone(), hidden)
+
+    def _rows(self, hidden: Tensor) -> Tensor:
+        return token_rows(hidden, self.rows, last=self._last)
+
+    def _of_prompt(self, hidden: Tensor) -> Tensor:
+        """Leave out the tokens that the network itself has added."""
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        assert self._before is not None
+        total = self._before.numel() // self._before.shape[-1]
+        if total > self.rows and len(flat) == total and self._before.shape[1] == total:
+            return flat[-self.rows :] if self._last else flat[: self.rows]
+        return hidden
 
     def _kind(self, scope: tuple[str, ...], where: str) -> str:
         relative = [name for name in scope if name.startswith(f"{where}.")]
@@ -300,7 +343,9 @@ class _Carries:
             inner = [cost for n in dict.fromkeys(node.inputs) if (cost := self._cost(n)) is not None]
             passes = node.op in VIEWS | SUMS | {NORM} or (node.op in FACTORS and len(set(node.inputs)) == 1)
             if passes and inner:
-                self._known[id(node)] = min(inner) + (10.0 if node.op in FACTORS | {NORM} else 0.0 if node.op in SUMS else 0.01)
+                self._known[id(node)] = min(inner) + (
+                    10.0 if node.op in FACTORS | {NORM} else 0.0 if node.op in SUMS else 0.01
+                )
         return self._known[id(node)]
 
 
@@ -350,15 +395,11 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _rows(hidden: Tensor, rows: int) -> Tensor:
-    """Return the hidden states of a prompt that ran alone as (S, width), wherever its axis of tokens is."""
-    return token_rows(hidden, rows)
-
-
-def token_rows(hidden: Tensor, rows: int) -> Tensor:
+def token_rows(hidden: Tensor, rows: int, *, last: bool = False) -> Tensor:
     """Return the hidden states of a prompt that ran alone as (S, width), wherever its axis of tokens is.
 
-    Padding that a model adds by itself on the right is cut off; streams side by side are one wide token.
+    Padding that a model adds by itself on the right is cut off, or what it puts before the prompt where the prompt is
+    the last; streams side by side are one wide token.
     """
     if hidden.ndim == 2 and hidden.shape[0] == rows:
         return hidden
@@ -367,7 +408,8 @@ def token_rows(hidden: Tensor, rows: int) -> Tensor:
         axes = [axis for axis in range(hidden.ndim - 1) if hidden.shape[axis] > rows]
         if not axes:
             raise ValueError(f"no axis of {tuple(hidden.shape)} holds {rows} tokens")
-    moved = hidden.movedim(axes[-1], 0)[:rows]
+    moved = hidden.movedim(axes[-1], 0)
+    moved = moved[-rows:] if last else moved[:rows]
     return moved.reshape(rows, -1)
 
 
@@ -381,7 +423,9 @@ def hidden_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 def hidden_output(output: Any) -> Tensor:
     """Return the hidden states among a layer's outputs."""
-    value = next((x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point() and x.ndim >= 2), None)
+    value = next(
+        (x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point() and x.ndim >= 2), None
+    )
     if value is None:
         raise ValueError("the layer returned no hidden states")
     return value

@@ -24,50 +24,32 @@ from transformers.models.auto import modeling_auto
 
 NUM_LAYERS = 4
 VOCABULARY = 128
-SMALL: dict[str, Any] = {
-    **dict.fromkeys(
-        ("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "embedding_size", "embed_dim", "hidden_dim"), 32
-    ),
-    **dict.fromkeys(("embedding_dim", "projection_dim", "out_hidden_size", "lru_width", "word_embed_proj_dim"), 32),
-    **dict.fromkeys(("vision_hidden_size", "backbone_hidden_size", "attention_hidden_size", "dim_model"), 32),
-    **dict.fromkeys(
-        ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks", "decoder_layers", "encoder_layers", "layers"),
-        NUM_LAYERS,
-    ),
-    **dict.fromkeys(("num_decoder_layers", "num_encoder_layers", "depth"), NUM_LAYERS),
-    **dict.fromkeys(
-        ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads", "encoder_attention_heads"), 4
-    ),
-    **dict.fromkeys(("num_key_value_heads", "n_head_kv", "num_kv_heads", "swa_num_key_value_heads", "multi_query_group_num"), 2),
-    **dict.fromkeys(("head_dim", "d_head", "d_kv", "v_head_dim", "qk_nope_head_dim", "swa_head_dim", "dim_head"), 8),
-    **dict.fromkeys(("qk_rope_head_dim", "rotary_dim"), 4),
-    **dict.fromkeys(("swa_num_attention_heads",), 4),
-    **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "o_lora_rank"), 16),
-    **dict.fromkeys(
-        ("intermediate_size", "n_inner", "d_inner", "ffn_dim", "d_ff", "ffn_hidden_size", "decoder_ffn_dim"), 64
-    ),
-    **dict.fromkeys(("encoder_ffn_dim", "dim_ff", "shared_intermediate_size", "shared_expert_intermediate_size"), 64),
-    **dict.fromkeys(("moe_intermediate_size", "expert_ffn_hidden_size", "moe_shared_expert_intermediate_size"), 32),
-    **dict.fromkeys(("vocab_size", "n_tokens", "unpadded_vocab_size", "src_vocab_size", "tgt_vocab_size"), VOCABULARY),
-    **dict.fromkeys(("vocab_size_per_layer_input",), VOCABULARY),
-    "hidden_size_per_layer_input": 8,
-    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"), 128),
-    **dict.fromkeys(
-        ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_moe_experts"), 4
-    ),
-    **dict.fromkeys(("num_experts_per_tok", "moe_topk", "num_experts_per_token", "moe_k", "experts_per_token"), 2),
-    **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "num_shared_experts"), 1),
-    **dict.fromkeys(("sliding_window", "sliding_window_size", "attention_window_size", "local_attention"), 64),
-    **dict.fromkeys(("image_size",), 28),
-    **dict.fromkeys(("patch_size",), 14),
-    **dict.fromkeys(("mamba_d_state", "state_size", "mamba_expand", "ssm_state_size"), 4),
-    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "n_mamba_heads"), 4),
-    **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), 4),
-    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "mamba_d_head", "mamba_head_dim", "index_head_dim"), 8),
-    "index_n_heads": 2,
-    "num_nextn_predict_layers": 0,
-    "num_mtp_layers": 0,
-}
+SIZES = (
+    (NUM_LAYERS, "num_hidden_layers n_layer n_layers num_layers num_blocks decoder_layers encoder_layers layers"),
+    (NUM_LAYERS, "num_decoder_layers num_encoder_layers depth"),
+    (VOCABULARY, "vocab_size n_tokens unpadded_vocab_size src_vocab_size tgt_vocab_size vocab_size_per_layer_input"),
+    (128, "max_position_embeddings n_positions n_ctx max_seq_len seq_length"),
+    (64, "intermediate_size n_inner d_inner ffn_dim d_ff ffn_hidden_size decoder_ffn_dim encoder_ffn_dim dim_ff"),
+    (64, "shared_intermediate_size shared_expert_intermediate_size"),
+    (64, "sliding_window sliding_window_size attention_window_size local_attention"),
+    (32, "hidden_size d_model n_embd dim emb_dim embedding_size embed_dim hidden_dim embedding_dim projection_dim"),
+    (32, "out_hidden_size lru_width word_embed_proj_dim vision_hidden_size backbone_hidden_size dim_model"),
+    (32, "attention_hidden_size moe_intermediate_size expert_ffn_hidden_size moe_shared_expert_intermediate_size"),
+    (28, "image_size"),
+    (16, "kv_lora_rank q_lora_rank o_lora_rank"),
+    (14, "patch_size"),
+    (8, "head_dim d_head d_kv v_head_dim qk_nope_head_dim swa_head_dim dim_head linear_key_head_dim"),
+    (8, "linear_value_head_dim mamba_d_head mamba_head_dim index_head_dim hidden_size_per_layer_input"),
+    (4, "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads"),
+    (4, "swa_num_attention_heads qk_rope_head_dim rotary_dim linear_num_key_heads linear_num_value_heads"),
+    (4, "num_experts num_local_experts n_routed_experts moe_num_experts num_moe_experts"),
+    (4, "mamba_d_state state_size mamba_expand ssm_state_size mamba_n_heads mamba_num_heads n_mamba_heads"),
+    (2, "num_key_value_heads n_head_kv num_kv_heads swa_num_key_value_heads multi_query_group_num index_n_heads"),
+    (2, "num_experts_per_tok moe_topk num_experts_per_token moe_k experts_per_token"),
+    (1, "n_group topk_group n_shared_experts num_shared_experts"),
+    (0, "num_nextn_predict_layers num_mtp_layers"),
+)
+SMALL = {name: size for size, names in SIZES for name in names.split()}
 """Sizes by the name that a configuration gives them."""
 SPECIAL_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
@@ -147,7 +129,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "text_config.rope_parameters": ROPE | {"mrope_section": [1, 1, 2]},
         "text_config.moe_intermediate_size": [32, 32],
     },
-    "esm": {"vocab_size": 33},
+    "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 3},
     "esmc": {"num_key_value_heads": 4},
     "falcon_h1": {"mamba_expand": 1, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_ssm": 32},
     "florence2": {
@@ -171,6 +153,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "vision_config.hidden_size": 64,
     },
     "granitemoehybrid": {"mamba_expand": 1, "mamba_n_heads": 4, "mamba_d_head": 8},
+    "granitemoeshared": {"shared_intermediate_size": 64},
     "hunyuan_vl": {"text_config.rope_parameters": ROPE | {"mrope_section": [1, 1, 1, 1]}},
     "inkling2": {"vision_config.text_hidden_size": 32},
     "janus": {"vq_config.base_channels": 32, "vision_config.projection_dim": 32, "vq_config.projection_dim": 32},
@@ -195,13 +178,19 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen3_omni_moe_thinker": {"audio_config.downsample_hidden_size": 16},
     "qwen4_exp": {f"text_config.{name}": value for name, value in QWEN4.items()},
     "qwen4_exp_text": QWEN4,
-    "reformer": {"is_decoder": True, "axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 16]},
+    "reformer": {
+        "attn_layers": ["local", "lsh", "local", "lsh"],
+        "is_decoder": True,
+        "axial_pos_embds_dim": [16, 16],
+        "axial_pos_shape": [8, 16],
+    },
     "roc_bert": {"shape_vocab_size": 64, "pronunciation_vocab_size": 64},
     "step3p7": {"text_config.sliding_window": 64},
     "unlimited_ocr": {
         "vision_config.sam_config.downsample_channels": [16, 32],
         "vision_config.sam_config.output_channels": 16,
     },
+    "xmod": {"default_language": "en_XX"},
     "zamba": {
         "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
         "attention_hidden_size": 64,
@@ -209,6 +198,25 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "zamba2": {"layers_block_type": ["linear_attention", "linear_attention", "hybrid", "linear_attention"]},
 }
+VARIANTS: dict[str, dict[str, Any]] = {
+    "bert/decoder": {"is_decoder": True},
+    "bert-generation/decoder": {"is_decoder": True},
+    "bloom/post": {"apply_residual_connection_post_layernorm": True},
+    "falcon/new": {"new_decoder_architecture": True},
+    "falcon/sequential": {"parallel_attn": False},
+    "gemma4_text/moe": {
+        "enable_moe_block": True,
+        "num_experts": 4,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 32,
+        "hidden_size_per_layer_input": 0,
+    },
+    "gemma4_text/plain": {"hidden_size_per_layer_input": 0},
+    "gpt_neox/sequential": {"use_parallel_residual": False},
+    "opt/post": {"do_layer_norm_before": False},
+    "stablelm/parallel": {"use_parallel_residual": True},
+}
+"""Other settings under which a type's layers are wired in another way; they are swept as types of their own."""
 SECTIONED = ("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl", "qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl")
 """Types whose code knows sections of the rotary embedding that their configuration does not show."""
 OVERRIDES |= {name: {"text_config.rope_parameters": ROPE | {"mrope_section": [2, 1, 1]}} for name in SECTIONED}
@@ -231,16 +239,16 @@ def model_types() -> Iterator[tuple[str, str]]:
             if name not in seen:
                 seen.add(name)
                 yield family, name
+                yield from ((family, variant) for variant in VARIANTS if variant.partition("/")[0] == name)
 
 
 def tiny_config(model_type: str) -> PreTrainedConfig:
     """Return a small configuration of a type."""
-    return _small(CONFIG_MAPPING[model_type], OVERRIDES.get(model_type, {}))
+    name = model_type.partition("/")[0]
+    return _small(CONFIG_MAPPING[name], OVERRIDES.get(name, {}) | VARIANTS.get(model_type, {}))
 
 
-def _small(
-    config_class: type[PreTrainedConfig], overrides: dict[str, Any], *, tower: bool = False
-) -> PreTrainedConfig:
+def _small(config_class: type[PreTrainedConfig], overrides: dict[str, Any], *, tower: bool = False) -> PreTrainedConfig:
     default = config_class()
     fields = _field_names(config_class)
     values: dict[str, Any] = {}
@@ -249,7 +257,9 @@ def _small(
             value = getattr(default, name, None)
         except Exception:  # an attribute that differs from layer to layer
             continue
-        if isinstance(value, PreTrainedConfig):
+        if name in FACTORS and value is not None:
+            values[name] = FACTORS[name]
+        elif isinstance(value, PreTrainedConfig):
             inner = {k.split(".", 1)[1]: v for k, v in overrides.items() if k.startswith(f"{name}.")}
             values[name] = _small(type(value), inner, tower=tower or not TEXT.search(name)).to_dict()
         elif name in SMALL and value is not None and not isinstance(value, list | tuple | dict):
@@ -286,6 +296,8 @@ ENCODER_LAYERS = ("encoder_layers", "num_encoder_layers")
 TOWER_LAYERS = 2
 """Layers of a tower for images or sound, other than the text's, so that neither can be taken for the other."""
 TEXT = re.compile(r"text|language|llm|decoder|thinker|lm_|backbone")
+FACTORS = {"residual_multiplier": 0.5, "attention_out_multiplier": 0.6, "ssm_out_multiplier": 0.7}
+"""Factors that a default of one would hide."""
 FILLED = {"head_dim": 8, "num_key_value_heads": 4}
 """Sizes that a default leaves open and some types cannot do without."""
 
