@@ -335,9 +335,10 @@ class _Sweep:
 
 
 def _prompts(network: Any) -> list[Tensor]:
-    embeddings = network.get_input_embeddings()
-    size = min(zoo.VOCABULARY, getattr(embeddings, "num_embeddings", zoo.VOCABULARY))
-    return [torch.randint(4, size, (n,), generator=torch.Generator().manual_seed(n)) for n in LENGTHS]
+    sizes = [zoo.VOCABULARY]
+    with contextlib.suppress(NotImplementedError, AttributeError):
+        sizes.append(network.get_input_embeddings().num_embeddings)
+    return [torch.randint(4, min(sizes), (n,), generator=torch.Generator().manual_seed(n)) for n in LENGTHS]
 
 
 def _card() -> Any:

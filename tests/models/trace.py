@@ -283,7 +283,10 @@ class Tracer(TorchDispatchMode):
         kind = next((k for k in ("mixer", "mlp", "other") if k in kinds), "other") if len(set(kinds)) > 1 else kinds[0]
         if "mlp" in kinds and "mixer" in kinds:
             kind = self._kind(node.scope, where) if node.scope[-1] != where else kinds[0]
-        hidden = [(s.scope[-1], self._of_prompt(_activation(s))) for s in sources]
+        hidden = []
+        if kind == "mlp":
+            last = dict.fromkeys(p for source in sources for p in _behind_nonlinearity(source))
+            hidden = [(p.scope[-1], self._of_prompt(_operand(p).value.clone())) for p in last]
         value = self._rows(node.value) * scale
         yield Part(kind, group, _relative(scopes[0][-1], where), value.clone(), hidden)
 
@@ -361,8 +364,13 @@ def _is_product(node: Node) -> bool:
     return node.op in MATMULS or "grouped_mm" in node.op or node.op == "einsum"
 
 
-def _last_products(node: Node) -> Iterator[Node]:
-    """Yield the matrix products that a part is a linear function of."""
+def _last_products(node: Node, *, gated: bool = True) -> Iterator[Node]:
+    """Yield the matrix products that a part is a linear function of.
+
+    Args:
+        node: the part.
+        gated: pass through a product of two activations, element by element.
+    """
     seen: set[int] = set()
     waiting = [node]
     while waiting:
@@ -372,14 +380,24 @@ def _last_products(node: Node) -> Iterator[Node]:
         seen.add(id(current))
         if _is_product(current):
             yield current
+        elif not gated and current.op in FACTORS and sum(n.value.shape[-1:] != (1,) for n in current.inputs) > 1:
+            continue
         elif current.op in VIEWS | SUMS | FACTORS | GATHERS | {NORM, "convolution"}:
             waiting.extend(current.inputs)
 
 
-def _activation(product: Node) -> Tensor:
-    """Return the operand of a product that depends on the layer's input, features last."""
-    operand = product.inputs[0] if product.op not in {"addmm", "baddbmm"} else product.inputs[-1]
-    return operand.value.clone()
+def _behind_nonlinearity(product: Node) -> Iterator[Node]:
+    """Yield the product itself, or those before it where no non-linearity stands between."""
+    earlier = list(_last_products(_operand(product), gated=False))
+    if not earlier:
+        yield product
+    for other in earlier:
+        yield from _behind_nonlinearity(other)
+
+
+def _operand(product: Node) -> Node:
+    """Return the operand of a product that depends on the layer's input."""
+    return product.inputs[0] if product.op not in {"addmm", "baddbmm"} else product.inputs[-1]
 
 
 def _alpha(node: Node) -> float:
