@@ -180,6 +180,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen4_exp_text": QWEN4,
     "reformer": {
         "attn_layers": ["local", "lsh", "local", "lsh"],
+        "hash_seed": 0,
         "is_decoder": True,
         "axial_pos_embds_dim": [16, 16],
         "axial_pos_shape": [8, 16],
