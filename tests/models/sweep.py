@@ -608,11 +608,13 @@ def _totals_table(rows: Sequence[Row]) -> str:
             counts = [sum(row.cells[column].outcome == outcome for row in own) for outcome in outcomes]
             lines.append(f"| {family} | {column} | {' | '.join(map(str, counts))} |")
         lines.append(f"| {family} | all but left | {sum(_all_right(row) for row in own)} | | | | |")
+        without = sum(_all_right(row, without=("left", "format")) for row in own)
+        lines.append(f"| {family} | all but left and format | {without} | | | | |")
     return "\n".join(lines) + "\n"
 
 
-def _all_right(row: Row) -> bool:
-    return all(row.cells[column].outcome == RIGHT for column in COLUMNS if column != "left")
+def _all_right(row: Row, *, without: Sequence[str] = ("left",)) -> bool:
+    return all(row.cells[column].outcome == RIGHT for column in COLUMNS if column not in without)
 
 
 def _shown(cell: Cell, row: Row, notes: dict[str, int]) -> str:
@@ -624,7 +626,8 @@ def _shown(cell: Cell, row: Row, notes: dict[str, int]) -> str:
 
 def _general(cell: Cell, row: Row) -> str:
     """Return the detail of a cell without what differs from type to type and from machine to machine."""
-    text = cell.detail.replace(row.architecture, "the model").replace(row.model_type, "TYPE")
+    text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(row.model_type.partition('/')[0])}(?![A-Za-z0-9])", "TYPE", cell.detail)
+    text = re.sub(r"\b[A-Z]\w*(Model|Thinker|ForCausalLM|ForConditionalGeneration|Config)\b", "CLASS", text)
     text = re.sub(r"<class '[^']*'>", "its class", text)
     if cell.outcome == WRONG:
         text = re.sub(r"(-?[\d.]+(e[+-]?\d+)?|inf) apart, count -?[\d.]+(e[+-]?\d+)? \(\d+\)", "apart", text)

@@ -42,7 +42,7 @@ FAULTS_BY_CAUSE = {
     """,
     "parts are multiplied before they are added": """
         beam esmc granite granite4_vision granite_docling granite_swa granitemoe granitemoe_swa granitemoeshared
-        hyperclovax hyperclovax_vision_v2 minicpm3 muse_spark zaya
+        hyperclovax hyperclovax_vision_v2 minicpm3 muse_spark neomme zaya
     """,
     "a part adds the residual itself": """
         bloom bloom/post esm megatron-bert mpnet mpt roberta-prelayernorm xlm-roberta-xl
