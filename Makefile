@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 
-.PHONY: help setup cluster score faithfulness audit test test-all check bench docs clean
+.PHONY: help setup cluster score faithfulness audit test test-all check structure bench docs clean
 
 help:
 	@echo "make setup     install what a run needs into $(VENV)"
@@ -16,6 +16,7 @@ help:
 	@echo "make audit     look into SmolLM2 and a forecaster, and compare with the nights before"
 	@echo "make test      the tests of every change; make test-all adds the slow ones"
 	@echo "make check     ruff, mypy, import-linter"
+	@echo "make structure  figures of the source: share of pipelines, cycles, names, lengths of functions"
 	@echo "make bench     measure speed and memory against the baselines"
 	@echo "make docs      write the pages that follow from the code, and build the site into site/"
 	@echo "make clean     remove $(VENV) and caches; runs/ stays"
@@ -57,13 +58,16 @@ check: $(DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+structure: $(DEV)
+	$(BIN)/python tests/structure.py
+
 bench: $(RUNTIME)
 	$(BIN)/python benchmarks/probe.py
 	$(BIN)/python benchmarks/job.py
 	$(BIN)/python benchmarks/memory.py
 
 docs: $(DEV)
-	$(BIN)/python docs/write_options.py
+	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --strict
 
 clean:

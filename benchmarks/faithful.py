@@ -1,11 +1,10 @@
 """Measure plain and faithful training of TimeSieve against a straightforward implementation of the papers.
 
-The straightforward one does as the authors' public code does: every batch goes through the wavelet in NumPy, and
-through all four maps of the predictor, in an ascent too; the teacher is asked anew for every batch; Adam is the plain
-one. Both lose the same (tests/forecasting/test_straightforward.py). Batches are
-paired, one of each in turn, the first of them by turns, and the median of their ratios is told; an epoch is as many
-batches as the training part has. What ours does once for all epochs, asking the teacher, is a pass in ten epochs and
-left out.
+The baseline follows the authors' public code: every batch passes through the wavelet in NumPy and through all four maps
+of the predictor, during ascents too; the teacher forecasts every batch anew; Adam is not fused. Both implementations
+have equal losses (tests/forecasting/test_straightforward.py). Batches are paired, in alternating order, and the median
+of their ratios is printed; an epoch has as many batches as the training part. Our single forecast of the teacher, one
+pass in all epochs, is not counted.
 
 usage: python benchmarks/faithful.py SERIES [--horizons N ...] [--batches N] [--threads N]
 """
@@ -34,7 +33,7 @@ Tensor = torch.Tensor
 
 
 class NumpyWavelet(torch.autograd.Function):
-    """The wavelet's halves, by PyWavelets; the gradient of an orthogonal transform is its inverse."""
+    """The wavelet transform by PyWavelets; the gradient of an orthogonal transform is its inverse."""
 
     @staticmethod
     def forward(_context: Any, series: Tensor) -> Tensor:
@@ -46,7 +45,7 @@ class NumpyWavelet(torch.autograd.Function):
 
 
 class NumpyInverse(torch.autograd.Function):
-    """The way back."""
+    """The inverse transform."""
 
     @staticmethod
     def forward(_context: Any, halves: Tensor) -> Tensor:
@@ -58,10 +57,10 @@ class NumpyInverse(torch.autograd.Function):
 
 
 class Straightforward(nn.Module):
-    """A TimeSieve computed as it is written down.
+    """A TimeSieve computed step by step.
 
     Args:
-        model: whose weights it takes over.
+        model: the TimeSieve whose weights it copies.
     """
 
     def __init__(self, model: TimeSieve) -> None:
@@ -69,87 +68,87 @@ class Straightforward(nn.Module):
         self.model = copy.deepcopy(model)
 
     def forward(self, series: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return forecast, the bottlenecks' loss, and the rebuilt series."""
+        """Return the forecast, the bottlenecks' loss, and the reconstructed series."""
         halves = NumpyWavelet.apply(series.transpose(1, 2).contiguous())
         blocks = (self.model.approximation, self.model.detail)
         sieved = [block(half) for block, half in zip(blocks, halves, strict=True)]
         outputs = torch.stack([s.output + half for s, half in zip(sieved, halves, strict=True)])
         rebuilt = NumpyInverse.apply(outputs)
-        found = rebuilt
+        values = rebuilt
         for layer in self.model.predictor.maps:
-            found = layer(found)
-        return found.transpose(1, 2), sum(s.loss.sum() for s in sieved), rebuilt.transpose(1, 2)
+            values = layer(values)
+        return values.transpose(1, 2), sum(s.loss.sum() for s in sieved), rebuilt.transpose(1, 2)
 
     def plain_loss(self, windows: Tensor, target: Tensor) -> Tensor:
         """Return the loss of plain training."""
-        values, own, _ = self(windows)
-        return functional.l1_loss(values, target) + own
+        values, loss, _ = self(windows)
+        return functional.l1_loss(values, target) + loss
 
     def faithful_loss(self, windows: Tensor, target: Tensor, teacher: "Straightforward", start: Tensor) -> Tensor:
-        """Return the loss of faithful training, its perturbation sought from a start."""
+        """Return the loss of faithful training, with the ascent from a given start."""
         delta = start.clamp(-ASCENT.radius, ASCENT.radius)
         for _ in range(ASCENT.steps):
             delta.requires_grad_(True)
             loss = functional.l1_loss(self(windows + delta)[0], target)
             (gradient,) = torch.autograd.grad(loss, delta)
             delta = (delta.detach() + ASCENT.step * gradient.sign()).clamp(-ASCENT.radius, ASCENT.radius)
-        moved, own, moved_latent = self(windows + delta)
+        perturbed, model_loss, perturbed_latent = self(windows + delta)
         clean, _, latent = self(windows)
         with torch.no_grad():
-            taught = teacher(windows)[0]
-        loss = functional.l1_loss(moved, target) + own + functional.l1_loss(clean, taught)
-        return loss + 0.05 * functional.l1_loss(moved, clean) + 0.05 * functional.l1_loss(moved_latent, latent)
+            teacher_forecast = teacher(windows)[0]
+        loss = functional.l1_loss(perturbed, target) + model_loss + functional.l1_loss(clean, teacher_forecast)
+        return loss + 0.05 * functional.l1_loss(perturbed, clean) + 0.05 * functional.l1_loss(perturbed_latent, latent)
 
 
-def timed(step: Callable[[], Tensor], optimiser: torch.optim.Optimizer) -> float:
-    """Return the seconds of a step of training."""
+def time_step(step: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> float:
+    """Return the seconds of a training step."""
     started = time.perf_counter()
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     loss = step()
     loss.backward()
-    optimiser.step()
+    optimizer.step()
     return time.perf_counter() - started
 
 
-def measure(windows: Windows, given: argparse.Namespace) -> None:
-    """Print a horizon's rows."""
+def measure(windows: Windows, num_batches: int) -> None:
+    """Print the rows of a horizon."""
     torch.manual_seed(0)
-    ours = TimeSieve(windows.lookback, windows.horizon, TimeSieveSettings()).train()
-    theirs = Straightforward(ours).train()
-    teacher = copy.deepcopy(theirs).eval()
-    fast = torch.optim.Adam(ours.parameters(), lr=FitSettings().learning_rate, fused=True)
-    slow = torch.optim.Adam(theirs.parameters(), lr=RATE, foreach=False)
+    model = TimeSieve(windows.lookback, windows.horizon, TimeSieveSettings()).train()
+    baseline = Straightforward(model).train()
+    teacher = copy.deepcopy(baseline).eval()
+    fast = torch.optim.Adam(model.parameters(), lr=FitSettings().learning_rate, fused=True)
+    slow = torch.optim.Adam(baseline.parameters(), lr=RATE, foreach=False)
     epoch = -(-len(windows) // BATCH)
-    taken: dict[str, list[tuple[float, float]]] = {"plain": [], "faithful": []}
+    seconds: dict[str, list[tuple[float, float]]] = {"plain": [], "faithful": []}
     order = torch.split(torch.randperm(len(windows)), BATCH)
-    for number in range(given.batches + 1):
+    for number in range(num_batches + 1):
         batch, target = windows.batch(order[number])
-        taught = teacher(batch)[0].detach()
+        teacher_forecast = teacher(batch)[0].detach()
         start = ASCENT.radius * torch.randn(batch.shape, generator=torch.Generator().manual_seed(number))
 
         def plain(batch: Tensor = batch, target: Tensor = target) -> Tensor:
-            found = ours(batch)
-            return distance(found.values, target).mean() + found.of_batch(found.loss)
+            forecast = model(batch)
+            return distance(forecast.values, target).mean() + forecast.batch_loss(forecast.loss)
 
         def faithful(
-            batch: Tensor = batch, target: Tensor = target, taught: Tensor = taught, n: int = number
+            batch: tuple[Tensor, Tensor, Tensor] = (batch, target, teacher_forecast), seed: int = number
         ) -> Tensor:
-            return faithful_loss(ours, (batch, target, taught), FaithfulLoss(), torch.Generator().manual_seed(n))
+            return faithful_loss(model, batch, FaithfulLoss(), torch.Generator().manual_seed(seed))
 
         steps: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
-            "plain": (plain, lambda b=batch, t=target: theirs.plain_loss(b, t)),
-            "faithful": (faithful, lambda b=batch, t=target, s=start: theirs.faithful_loss(b, t, teacher, s)),
+            "plain": (plain, lambda b=batch, t=target: baseline.plain_loss(b, t)),
+            "faithful": (faithful, lambda b=batch, t=target, s=start: baseline.faithful_loss(b, t, teacher, s)),
         }
         for name, both in steps.items():
             sides = [(0, fast), (1, slow)] if number % 2 else [(1, slow), (0, fast)]
-            seconds = {side: timed(both[side], optimiser) for side, optimiser in sides}
+            times = {side: time_step(both[side], optimizer) for side, optimizer in sides}
             if number:
-                taken[name].append((seconds[0], seconds[1]))
-    for name, times in taken.items():
-        own, other = (statistics.median(t[side] for t in times) * epoch for side in (0, 1))
-        ratios = sorted(t[1] / t[0] for t in times)
+                seconds[name].append((times[0], times[1]))
+    for name, pairs in seconds.items():
+        ours, other = (statistics.median(pair[side] for pair in pairs) * epoch for side in (0, 1))
+        ratios = sorted(pair[1] / pair[0] for pair in pairs)
         print(
-            f"| {windows.horizon} | {name} | {other:.0f} s | {own:.0f} s | {statistics.median(ratios):.1f} "
+            f"| {windows.horizon} | {name} | {other:.0f} s | {ours:.0f} s | {statistics.median(ratios):.1f} "
             f"({ratios[0]:.1f} to {ratios[-1]:.1f}, {len(ratios)} pairs) |",
             flush=True,
         )
@@ -161,13 +160,13 @@ def main() -> None:
     parser.add_argument("--horizons", type=int, nargs="+", default=[48, 96])
     parser.add_argument("--batches", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    series = load_series(SeriesSource(given.series))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    series = load_series(SeriesSource(arguments.series))
     print("| horizon | training | straightforward, an epoch | ours | ratio |\n|---|---|---|---|---|")
-    for horizon in given.horizons:
+    for horizon in arguments.horizons:
         starts = torch.from_numpy(series.starts("train", 2 * horizon, horizon))
-        measure(Windows(torch.from_numpy(series.values), starts, 2 * horizon, horizon), given)
+        measure(Windows(torch.from_numpy(series.values), starts, 2 * horizon, horizon), arguments.batches)
 
 
 if __name__ == "__main__":

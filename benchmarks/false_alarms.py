@@ -16,9 +16,10 @@ from scipy.stats import binomtest
 
 import stratoscope
 from stratoscope.execution import cluster
-from stratoscope.pipelines.audit.config import ThresholdsSection
-from stratoscope.pipelines.audit.drift import Drift, Run, drift
-from stratoscope.results import Storage
+from stratoscope.pipelines.audit.config import RegressionThresholdsSection
+from stratoscope.pipelines.audit.layer_drift import layer_drift
+from stratoscope.results import Run, Storage
+from stratoscope.scoring.drift import Drift
 
 
 def night(seed: int, prompts: int, output: str) -> stratoscope.ScoreRun:
@@ -33,12 +34,11 @@ def night(seed: int, prompts: int, output: str) -> stratoscope.ScoreRun:
 
 
 def compared(pairs: list[tuple[Run, Run]]) -> list[Drift]:
-    thresholds = ThresholdsSection()
-    found = [
-        drift(now, before, level=thresholds.level, least=thresholds.layer_shift, seed=index)
+    thresholds = RegressionThresholdsSection()
+    return [
+        layer_drift(now, before, level=thresholds.level, min_shift=thresholds.layer_shift, seed=index)
         for index, (before, now) in enumerate(pairs)
     ]
-    return [d for d in found if isinstance(d, Drift)]
 
 
 def main() -> None:
@@ -49,10 +49,10 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, cluster():
         runs = [night(seed, given.prompts, given.output or folder) for seed in range(2 * given.repeats)]
-        opened = [(Storage(run.path), run.manifest) for run in runs]
+        opened = [Run(Storage(run.path), run.manifest) for run in runs]
         pairs = compared(list(zip(opened[::2], opened[1::2], strict=True)))
         every = compared(list(combinations(opened, 2)))
-    level = ThresholdsSection().level
+    level = RegressionThresholdsSection().level
     moved = sum(bool(d.moved) for d in pairs)
     interval = binomtest(moved, len(pairs)).proportion_ci()
     print(f"{len(pairs)} pairs of nights, {pairs[0].design}, {given.prompts} prompts each, level {level:g}")

@@ -24,9 +24,10 @@ import torch
 from stratoscope.activations import run_backbone
 from stratoscope.execution import ActorPool, cluster, run_shards
 from stratoscope.models import LoadedModel, bucket, encode, load_model
-from stratoscope.pipelines.measuring.layout import Shards
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
+from stratoscope.pipelines.score.run import worker_settings
 from stratoscope.pipelines.score.worker import ScoreWorker, make_worker
+from stratoscope.pipelines.sharded.layout import Shards
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -41,7 +42,7 @@ def prepared(num_prompts: int, shard_size: int) -> ScoreJob:
 
 def batches_of(job: ScoreJob, model: LoadedModel) -> Iterator[Batch]:
     """Yield the padded batches of all shards."""
-    for table in Shards(job.layout, job.prompts.table, range(job.layout.num_shards)):
+    for table in Shards(job.inputs.layout, job.inputs.prompts.table, range(job.inputs.layout.num_shards)):
         (shard,) = table.to_pylist()
         rows = [e.ids for e in encode(model.tokenizer, shard["text"], job.config.prompts.to_encoding(1024))]
         for chosen in bucket([len(row) for row in rows], job.config.batching.max_tokens):
@@ -64,8 +65,8 @@ def bare_rate(model: LoadedModel, batches: Sequence[Batch]) -> float:
 
 def job_rate(job: ScoreJob, pool: ActorPool) -> float:
     """Return the tokens per second of the job's actors in their steady state."""
-    shards = Shards(job.layout, job.prompts.table, range(job.layout.num_shards))
-    make = partial(make_worker, job._worker_settings(pool))
+    shards = Shards(job.inputs.layout, job.inputs.prompts.table, range(job.inputs.layout.num_shards))
+    make = partial(make_worker, worker_settings(job.config, job.inputs, pool))
     counts = [result.counts for result in run_shards(shards, make, pool, "ScoreActor")]
     processes = {c["process"] for c in counts}
     start = max(min(c["started"] for c in counts if c["process"] == p) for p in processes)
@@ -133,8 +134,11 @@ def keep_hidden_states(job: ScoreJob) -> None:
 def plain_worker(job: ScoreJob) -> None:
     """Do the same with the job's worker in this process."""
     threads = os.cpu_count() or 1
-    worker = ScoreWorker(job._worker_settings(ActorPool(1, 1, 1, threads, 0)))
-    shards = [t.to_pylist()[0] for t in Shards(job.layout, job.prompts.table, range(job.layout.num_shards))]
+    worker = ScoreWorker(worker_settings(job.config, job.inputs, ActorPool(1, 1, 1, threads, 0)))
+    shards = [
+        t.to_pylist()[0]
+        for t in Shards(job.inputs.layout, job.inputs.prompts.table, range(job.inputs.layout.num_shards))
+    ]
     before = psutil.Process().memory_info().rss
     start = time.perf_counter()
     tokens = sum(worker(shard).counts["tokens"] for shard in shards)

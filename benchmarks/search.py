@@ -18,9 +18,9 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 
 import stratoscope
-from stratoscope.evaluation import Choice, Evaluator, Slice, choose_items, load_tasks
+from stratoscope.evaluation import Evaluator, ItemSampling, Slice, choose_items, load_tasks
 from stratoscope.models import LoadedModel, load_model, without_layers
-from stratoscope.pipelines.search.final import random_sets
+from stratoscope.pruning.selection import random_sets
 
 TASKS = ("sciq", "sst2", "passages")
 ALL = Slice("search", 0.0, 1.0)
@@ -48,7 +48,7 @@ def evaluator_of(items: int) -> tuple[Evaluator, dict[str, list[int]]]:
     """Return a ready evaluator, and the places of its items in each task, for the harness."""
     model = loaded()
     tasks = load_tasks(TASKS)
-    chosen = [choose_items(task, Choice(items, 1), (), model.tokenizer) for task in tasks]
+    chosen = [choose_items(task, ItemSampling(items, 1), (), model.tokenizer) for task in tasks]
     samples = {}
     for task in chosen:
         docs = {tuple(map(str, doc.values())): i for i, doc in enumerate(task.task.eval_docs)}

@@ -1,8 +1,8 @@
-"""Measure whether seeds of a small forecaster are fitted faster together, by torch.func, than one after another.
+"""Measure whether training the seeds of a small forecaster together, by torch.func, is faster than one after another.
 
-Together, the weights of all seeds are stacked, one vectorised gradient serves all of them, and one step of fused Adam
-moves them. One after another is what the job's cells do, each with a thread of its own. Steps are paired, a step of all
-seeds each, on one thread, and the median of their ratios is told, with how far the two have come apart.
+Together, the weights of all seeds are stacked, and one vectorised gradient and one step of fused Adam serve them all.
+One after another is what the job's cells do, each on a thread of its own. Steps of all seeds are paired on one thread,
+and the median of their ratios is printed with the largest difference between the resulting weights.
 
 usage: python benchmarks/seeds.py SERIES [--forecasters NAME ...] [--seeds N] [--horizon N] [--steps N]
 """
@@ -24,27 +24,27 @@ BATCH, RATE, WARM_UP = 32, 1e-4, 3
 Tensor = torch.Tensor
 
 
-def apart(models: list[nn.Module]) -> Callable[[list[tuple[Tensor, Tensor]]], None]:
-    optimisers = [torch.optim.Adam(model.parameters(), lr=RATE, fused=True) for model in models]
+def separate_steps(models: list[nn.Module]) -> Callable[[list[tuple[Tensor, Tensor]]], None]:
+    optimizers = [torch.optim.Adam(model.parameters(), lr=RATE, fused=True) for model in models]
 
     def step(batches: list[tuple[Tensor, Tensor]]) -> None:
-        for model, optimiser, (windows, target) in zip(models, optimisers, batches, strict=True):
+        for model, optimizer, (windows, target) in zip(models, optimizers, batches, strict=True):
             loss = error_of(model(windows).values, target, "mae").mean()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             torch.autograd.backward(loss)
-            optimiser.step()
+            optimizer.step()
 
     return step
 
 
-def together(models: list[nn.Module]) -> tuple[dict[str, Tensor], Callable[[list[tuple[Tensor, Tensor]]], None]]:
+def joint_steps(models: list[nn.Module]) -> tuple[dict[str, Tensor], Callable[[list[tuple[Tensor, Tensor]]], None]]:
     stacked, buffers = stack_module_state(models)
-    bare = copy.deepcopy(models[0])
-    optimiser = torch.optim.Adam(list(stacked.values()), lr=RATE, fused=True)
+    skeleton = copy.deepcopy(models[0])
+    optimizer = torch.optim.Adam(list(stacked.values()), lr=RATE, fused=True)
 
-    def loss(own: dict[str, Tensor], kept: dict[str, Tensor], windows: Tensor, target: Tensor) -> Tensor:
-        found = functional_call(bare, (own, kept), (windows,))
-        return error_of(found.values, target, "mae").mean()
+    def loss(weights: dict[str, Tensor], buffers: dict[str, Tensor], windows: Tensor, target: Tensor) -> Tensor:
+        forecast = functional_call(skeleton, (weights, buffers), (windows,))
+        return error_of(forecast.values, target, "mae").mean()
 
     gradients = vmap(grad(loss), randomness="different")
 
@@ -52,15 +52,15 @@ def together(models: list[nn.Module]) -> tuple[dict[str, Tensor], Callable[[list
         windows, targets = (torch.stack(part) for part in zip(*batches, strict=True))
         for name, gradient in gradients(stacked, buffers, windows, targets).items():
             stacked[name].grad = gradient
-        optimiser.step()
+        optimizer.step()
 
     return stacked, step
 
 
-def taken(step: Callable[[list[tuple[Tensor, Tensor]]], None], batches: list[tuple[Tensor, Tensor]]) -> float:
-    begun = time.perf_counter()
+def time_step(step: Callable[[list[tuple[Tensor, Tensor]]], None], batches: list[tuple[Tensor, Tensor]]) -> float:
+    started = time.perf_counter()
     step(batches)
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -70,36 +70,36 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--horizon", type=int, default=48)
     parser.add_argument("--steps", type=int, default=30)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    series = load_series(SeriesSource(given.series))
-    lookback = 2 * given.horizon
-    starts = torch.from_numpy(series.starts("train", lookback, given.horizon))
-    data = Windows(torch.from_numpy(series.values), starts, lookback, given.horizon)
-    shape = Shape(lookback, given.horizon, data.values.shape[1])
-    print("| forecaster | one after another, a step of a seed | together / one after another | apart after it |")
+    series = load_series(SeriesSource(arguments.series))
+    lookback = 2 * arguments.horizon
+    starts = torch.from_numpy(series.starts("train", lookback, arguments.horizon))
+    data = Windows(torch.from_numpy(series.values), starts, lookback, arguments.horizon)
+    shape = Shape(lookback, arguments.horizon, data.values.shape[1])
+    print("| forecaster | one after another, a step of a seed | together / one after another | weights differ by |")
     print("|---|---|---|---|")
-    for name in given.forecasters:
+    for name in arguments.forecasters:
         models = []
-        for seed in range(given.seeds):
+        for seed in range(arguments.seeds):
             torch.manual_seed(seed)
             models.append(FORECASTERS[name].make(shape, TimeSieveSettings()).train())
-        stacked, one = together(copy.deepcopy(models))
-        other = apart(models)
-        ratios, alone = [], []
-        for number in range(given.steps + WARM_UP):
+        stacked, joint = joint_steps(copy.deepcopy(models))
+        separate = separate_steps(models)
+        ratios, seconds = [], []
+        for number in range(arguments.steps + WARM_UP):
             generator = torch.Generator().manual_seed(number)
             batches = [data.batch(torch.randint(len(data), (BATCH,), generator=generator)) for _ in models]
-            pair = taken(one, batches), taken(other, batches)
+            joint_seconds, separate_seconds = time_step(joint, batches), time_step(separate, batches)
             if number >= WARM_UP:
-                ratios.append(pair[0] / pair[1])
-                alone.append(pair[1] / len(models))
+                ratios.append(joint_seconds / separate_seconds)
+                seconds.append(separate_seconds / len(models))
         weights = dict(models[0].named_parameters())
-        off = max(float((stacked[n][0] - weights[n]).detach().abs().max()) for n in weights)
-        found = sorted(ratios)
+        difference = max(float((stacked[n][0] - weights[n]).detach().abs().max()) for n in weights)
+        ratios.sort()
         print(
-            f"| {name} | {1000 * statistics.median(alone):.2f} ms | {statistics.median(found):.3f} "
-            f"({found[0]:.3f} to {found[-1]:.3f}) | {off:.1e} |",
+            f"| {name} | {1000 * statistics.median(seconds):.2f} ms | {statistics.median(ratios):.3f} "
+            f"({ratios[0]:.3f} to {ratios[-1]:.3f}) | {difference:.1e} |",
             flush=True,
         )
 

@@ -1,10 +1,9 @@
 #!/usr/bin/env python
-"""Look into many models and forecasters, and compare with the nights before; `--help` lists what can be set."""
+"""Run the jobs on many models, and compare the results with earlier nights; `--help` lists the options."""
 
 import sys
 
-from stratoscope.pipelines.audit import AuditJob
-from stratoscope.pipelines.job import run_from_command_line
+from stratoscope.pipelines.jobs import JOBS
 
 if __name__ == "__main__":
-    sys.exit(run_from_command_line(AuditJob))
+    sys.exit(JOBS["audit"].run_command(sys.argv[1:]))

@@ -1,10 +1,9 @@
 #!/usr/bin/env python
-"""See whether forecasts survive another seed and perturbed inputs; `--help` lists what can be set."""
+"""Evaluate whether forecasts survive other seeds and perturbed inputs; `--help` lists the options."""
 
 import sys
 
-from stratoscope.pipelines.faithfulness import FaithfulnessJob
-from stratoscope.pipelines.job import run_from_command_line
+from stratoscope.pipelines.jobs import JOBS
 
 if __name__ == "__main__":
-    sys.exit(run_from_command_line(FaithfulnessJob))
+    sys.exit(JOBS["faithfulness"].run_command(sys.argv[1:]))

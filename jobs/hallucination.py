@@ -1,10 +1,9 @@
 #!/usr/bin/env python
-"""Find the layers of a language model that react to wrong answers; `--help` lists what can be set."""
+"""Find layers whose activations differ between wrong and right answers; `--help` lists the options."""
 
 import sys
 
-from stratoscope.pipelines.hallucination import HallucinationJob
-from stratoscope.pipelines.job import run_from_command_line
+from stratoscope.pipelines.jobs import JOBS
 
 if __name__ == "__main__":
-    sys.exit(run_from_command_line(HallucinationJob))
+    sys.exit(JOBS["hallucination"].run_command(sys.argv[1:]))

@@ -1,10 +1,9 @@
 #!/usr/bin/env python
-"""Mend a language model in its hallucinating layers, or heal a pruned one; `--help` lists what can be set."""
+"""Fine-tune the layers that hallucinate, or recover a model after layers were dropped; `--help` lists the options."""
 
 import sys
 
-from stratoscope.pipelines.job import run_from_command_line
-from stratoscope.pipelines.mitigation import MitigationJob
+from stratoscope.pipelines.jobs import JOBS
 
 if __name__ == "__main__":
-    sys.exit(run_from_command_line(MitigationJob))
+    sys.exit(JOBS["mitigation"].run_command(sys.argv[1:]))

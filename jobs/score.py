@@ -1,10 +1,9 @@
 #!/usr/bin/env python
-"""Rank the layers of a language model; `--help` lists what can be set."""
+"""Rank the layers of a language model; `--help` lists the options."""
 
 import sys
 
-from stratoscope.pipelines.job import run_from_command_line
-from stratoscope.pipelines.score import ScoreJob
+from stratoscope.pipelines.jobs import JOBS
 
 if __name__ == "__main__":
-    sys.exit(run_from_command_line(ScoreJob))
+    sys.exit(JOBS["score"].run_command(sys.argv[1:]))

@@ -1,10 +1,9 @@
 #!/usr/bin/env python
-"""Find layers that a language model can do without; `--help` lists what can be set."""
+"""Find layers that a language model can do without; `--help` lists the options."""
 
 import sys
 
-from stratoscope.pipelines.job import run_from_command_line
-from stratoscope.pipelines.targets import Search
+from stratoscope.pipelines.jobs import JOBS
 
 if __name__ == "__main__":
-    sys.exit(run_from_command_line(Search()))
+    sys.exit(JOBS["search"].run_command(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""A package of somebody else's adds a metric, a forecaster, a perturbation and a stage, without touching ours."""
+"""Another package adds a metric, a forecaster, a perturbation and a stage."""
 
 import json
 import os
@@ -19,19 +19,19 @@ PACKAGING = """
 requires = ["setuptools"]
 build-backend = "setuptools.build_meta"
 [project]
-name = "other-house"
+name = "other-package"
 version = "1.0"
 [project.entry-points."stratoscope.metrics"]
-loudness = "other_house:LOUDNESS"
-broken = "other_house:NOTHING"
-avss = "other_house:LOUDNESS"
+loudness = "other_package:LOUDNESS"
+broken = "other_package:NOTHING"
+avss = "other_package:LOUDNESS"
 [project.entry-points."stratoscope.forecasters"]
-zero = "other_house:ZERO"
+zero = "other_package:ZERO"
 [project.entry-points."stratoscope.perturbations"]
-shift = "other_house:SHIFT"
+shift = "other_package:SHIFT"
 [project.entry-points."stratoscope.stages"]
-layers = "other_house.stage:LAYERS"
-width = "other_house.job:WIDTH"
+layers = "other_package.stage:LAYERS"
+width = "other_package.job:WIDTH"
 """
 CODE = """
 import numpy as np
@@ -59,17 +59,17 @@ ZERO = Forecaster(lambda shape, settings: Zero(shape), trainable=False)
 SHIFT = Perturbation(lambda windows, level, generator: windows + level)
 """
 STAGE = """
-from stratoscope.pipelines.audit.figures import Figure
 from stratoscope.pipelines.audit.stages import Stage
 from stratoscope.pipelines.score import ScoreJob
+from stratoscope.scoring import KeyMetric
 
 
 def settings(entry, runs):
     return {"model": {"source": entry.source}, "scores": {"metrics": ["loudness"], "bootstrap": 100, "splits": 2}}
 
 
-def figures(storage, manifest):
-    yield Figure("layers", manifest.facts["num_layers"])
+def figures(run):
+    yield KeyMetric("layers", run.manifest.facts["num_layers"])
 
 
 LAYERS = Stage("layers", ScoreJob, "model", settings, figures)
@@ -83,7 +83,7 @@ PAGE = (ROOT / "docs" / "extending.md").read_text()
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Variables of a process that finds the package installed."""
     folder = tmp_path_factory.mktemp("other")
-    package = folder / "source" / "other_house"
+    package = folder / "source" / "other_package"
     package.mkdir(parents=True)
     (folder / "source" / "pyproject.toml").write_text(PACKAGING)
     (package / "__init__.py").write_text(textwrap.dedent(CODE))
@@ -115,23 +115,39 @@ def test_entries_are_found_beside_ours_and_bad_ones_are_left_out_with_a_warning(
     assert "broken" not in metrics
     assert avss == "avss"
     assert (forecasters[-1], perturbations[-1], stages[-2:]) == ("zero", "shift", ["layers", "width"])
-    told = [line for line in answer.stderr.splitlines() if "other-house" in line]
-    assert len(told) == 2
-    assert any("'broken'" in line and "cannot be imported" in line for line in told)
-    assert any("'avss'" in line and "another has that name" in line for line in told)
+    warnings = [line for line in answer.stderr.splitlines() if "other-package" in line]
+    assert len(warnings) == 2
+    assert any("'broken'" in line and "cannot be imported" in line for line in warnings)
+    assert any("'avss'" in line and "another entry has that name" in line for line in warnings)
+
+
+def test_a_job_of_another_package_has_its_command(
+    environment: dict[str, str], tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    usage = run(environment, "-m", "stratoscope.cli", "--help").stdout
+    assert re.search(r"^  width +a stage of the package other-package$", usage, re.MULTILINE)
+    options = ["--model.source", str(tiny_model_folder), "--output", str(tmp_path), "--run_id", "one"]
+    finished = run(environment, "-m", "stratoscope.cli", "width", *options)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.splitlines()[-1] == f"run: {tmp_path}/width/one"
+    report = run(environment, "-m", "stratoscope.cli", "report", "one", "--output", str(tmp_path))
+    assert "numbers for each token" in report.stdout, report.stderr
+    refused = run(environment, "-m", "stratoscope.cli", "layers")
+    assert refused.returncode == 2
+    assert "use 'stratoscope score'" in refused.stderr
 
 
 def test_a_digest_of_a_package_follows_all_of_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "third_house"
+    package = tmp_path / "third_package"
     package.mkdir()
-    (package / "__init__.py").write_text("from third_house.parts import ONE")
+    (package / "__init__.py").write_text("from third_package.parts import ONE")
     (package / "parts.py").write_text("ONE = 1")
     monkeypatch.syspath_prepend(str(tmp_path))
-    before = source_digest("third_house")
-    assert source_digest("third_house.parts") == before != ""
+    before = source_digest("third_package")
+    assert source_digest("third_package.parts") == before != ""
     (package / "parts.py").write_text("ONE = 2")
-    assert source_digest("third_house") != before
-    assert source_digest("nobodys_house") == ""
+    assert source_digest("third_package") != before
+    assert source_digest("no_package") == ""
 
 
 @pytest.mark.slow

@@ -1,194 +1,158 @@
-"""The jobs as Python functions."""
+"""The jobs as Python functions.
 
-from dataclasses import dataclass
-from typing import Any
+Every function is an imperative: the verb of the job (`score`, `search`, `mitigate`, `audit`), or a verb before its name
+(`detect_hallucination`, `evaluate_faithfulness`).
+"""
 
-import pyarrow as pa
+import warnings
+from typing import Any, TypeVar
 
-from stratoscope.pipelines.audit import AuditConfig, AuditJob
-from stratoscope.pipelines.config import validate
-from stratoscope.pipelines.faithfulness import FaithfulnessConfig, FaithfulnessJob
-from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob
-from stratoscope.pipelines.job import EXIT_REGRESSION
-from stratoscope.pipelines.mitigation import MitigationConfig, MitigationJob
-from stratoscope.pipelines.score import ScoreConfig, ScoreJob
-from stratoscope.pipelines.search import SearchConfig
-from stratoscope.pipelines.targets import Search
-from stratoscope.results import Manifest, Storage, read_table
+from stratoscope.config import (
+    AuditConfig,
+    FaithfulnessConfig,
+    HallucinationConfig,
+    MitigationConfig,
+    ScoreConfig,
+    SearchConfig,
+)
+from stratoscope.errors import InputError
+from stratoscope.pipelines.jobs import JOBS
+from stratoscope.pipelines.runtime.config import JobConfig, merged, validate
+from stratoscope.results import Run
+from stratoscope.runs import (
+    AuditRun,
+    FaithfulnessRun,
+    HallucinationRun,
+    MitigationRun,
+    ScoreRun,
+    SearchRun,
+)
 
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run."""
-
-    path: str
-    """Its folder, or URL."""
-    manifest: Manifest
-
-    def table(self, name: str) -> pa.Table:
-        """Read one of the run's tables, such as `prompt_stats` or `trials`."""
-        return read_table(Storage(self.path), name)
-
-
-@dataclass(frozen=True)
-class ScoreRun(Run):
-    """A finished scoring run."""
-
-    @property
-    def layer_scores(self) -> pa.Table:
-        """One row per layer, tap and metric."""
-        return self.table("layer_scores")
+Config = TypeVar("Config", bound=JobConfig)
+AnyRun = TypeVar("AnyRun", bound=Run)
 
 
-@dataclass(frozen=True)
-class HallucinationRun(Run):
-    """A finished hallucination run."""
-
-    @property
-    def scores(self) -> pa.Table:
-        """One row per data set, layer, tap and definition."""
-        return self.table("hallucination_scores")
-
-
-@dataclass(frozen=True)
-class SearchRun(Run):
-    """A finished search."""
-
-    @property
-    def front(self) -> pa.Table:
-        """The sets of layers that no other beats, with what they keep on held-out items."""
-        return self.table("front")
-
-    @property
-    def exported(self) -> str | None:
-        """Folder of the pruned checkpoint, or None where none was written."""
-        return self.manifest.facts.get("exported")
-
-
-@dataclass(frozen=True)
-class MitigationRun(Run):
-    """A finished mitigation run."""
-
-    @property
-    def evaluation(self) -> pa.Table:
-        """One row per model and metric: before and after, on held-out items."""
-        return self.table("evaluation")
-
-    @property
-    def models(self) -> list[str]:
-        """Folders of the checkpoints that were written."""
-        return list(self.manifest.facts["models"])
-
-
-@dataclass(frozen=True)
-class FaithfulnessRun(Run):
-    """A finished faithfulness run."""
-
-    @property
-    def cells(self) -> pa.Table:
-        """One row per fitted forecaster, perturbation and level."""
-        return self.table("cells")
-
-    @property
-    def verdicts(self) -> list[str]:
-        """What each forecaster survives, in words."""
-        return list(self.manifest.facts["verdicts"])
-
-
-@dataclass(frozen=True)
-class AuditRun(Run):
-    """A finished night."""
-
-    @property
-    def models(self) -> pa.Table:
-        """One row per model and stage: verdict, what changed, what got worse."""
-        return self.table("models")
-
-    @property
-    def regressed(self) -> bool:
-        """Whether anything got worse beyond its threshold."""
-        return self.manifest.exit_code == EXIT_REGRESSION
-
-
-def score(**fields: Any) -> ScoreRun:
-    """Rank the layers of a model, as `stratoscope score` does.
+def score(config: ScoreConfig | None = None, **overrides: Any) -> ScoreRun:
+    """Rank the layers of a language model, as `stratoscope score` does.
 
     Args:
-        **fields: the job's fields, sections as dictionaries, such as `prompts={"source": "sciq", "limit": 64}`.
+        config: configuration of the run; None starts from the defaults.
+        **overrides: fields of the configuration, sections as dictionaries, such as
+            `prompts={"source": "sciq", "limit": 64}`.
 
     Raises:
         InputError: a field is unknown or wrong, or the input cannot be read.
     """
-    job = ScoreJob(validate(ScoreConfig, fields))
-    job.perform()
-    return ScoreRun(job.run.url, job.manifest)
+    return _perform("score", ScoreConfig, ScoreRun, config, overrides)
 
 
-def search(**fields: Any) -> SearchRun:
-    """Find layers that a model can do without, or what flags hallucinating ones, as `stratoscope search` does.
+def search(config: SearchConfig | None = None, **overrides: Any) -> SearchRun:
+    """Find layers that a model can do without, or thresholds that flag layers, as `stratoscope search` does.
 
     Args:
-        **fields: the job's fields, sections as dictionaries, such as `space={"ratios": [0.25]}`.
+        config: configuration of the run; None starts from the defaults.
+        **overrides: fields of the configuration, sections as dictionaries, such as
+            `space={"ratios": [0.25]}`.
 
     Raises:
         InputError: a field is unknown or wrong, or the input cannot be read.
     """
-    job = Search()(validate(SearchConfig, fields))
-    job.perform()
-    return SearchRun(job.run.url, job.manifest)
+    return _perform("search", SearchConfig, SearchRun, config, overrides)
 
 
-def hallucination(**fields: Any) -> HallucinationRun:
-    """Find layers that react to wrong answers, as `stratoscope hallucination` does.
+def detect_hallucination(config: HallucinationConfig | None = None, **overrides: Any) -> HallucinationRun:
+    """Find layers whose activations differ between wrong and right answers, as `stratoscope hallucination` does.
 
     Args:
-        **fields: the job's fields, sections as dictionaries, such as `pairs={"source": ["sciq"], "limit": 100}`.
+        config: configuration of the run; None starts from the defaults.
+        **overrides: fields of the configuration, sections as dictionaries, such as
+            `pairs={"source": ["sciq"], "limit": 100}`.
 
     Raises:
         InputError: a field is unknown or wrong, or the input cannot be read.
     """
-    job = HallucinationJob(validate(HallucinationConfig, fields))
-    job.perform()
-    return HallucinationRun(job.run.url, job.manifest)
+    return _perform("hallucination", HallucinationConfig, HallucinationRun, config, overrides)
 
 
-def mitigate(**fields: Any) -> MitigationRun:
-    """Mend a model in its hallucinating layers, or heal it after layers were dropped, as `stratoscope mitigation` does.
+def mitigate(config: MitigationConfig | None = None, **overrides: Any) -> MitigationRun:
+    """Fine-tune hallucinating layers, or recover a model after layers were dropped, as `stratoscope mitigation` does.
 
     Args:
-        **fields: the job's fields, sections as dictionaries, such as `train={"max_steps": 40}`.
+        config: configuration of the run; None starts from the defaults.
+        **overrides: fields of the configuration, sections as dictionaries, such as
+            `train={"max_steps": 40}`.
 
     Raises:
         InputError: a field is unknown or wrong, or the input cannot be read.
     """
-    job = MitigationJob(validate(MitigationConfig, fields))
-    job.perform()
-    return MitigationRun(job.run.url, job.manifest)
+    return _perform("mitigation", MitigationConfig, MitigationRun, config, overrides)
 
 
-def faithfulness(**fields: Any) -> FaithfulnessRun:
-    """See whether forecasts survive another seed and perturbed inputs, as `stratoscope faithfulness` does.
+def evaluate_faithfulness(config: FaithfulnessConfig | None = None, **overrides: Any) -> FaithfulnessRun:
+    """Evaluate whether forecasts survive other seeds and perturbed inputs, as `stratoscope faithfulness` does.
 
     Args:
-        **fields: the job's fields, sections as dictionaries, such as `grid={"seeds": [1, 2, 3]}`.
+        config: configuration of the run; None starts from the defaults.
+        **overrides: fields of the configuration, sections as dictionaries, such as
+            `grid={"seeds": [1, 2, 3]}`.
 
     Raises:
         InputError: a field is unknown or wrong, or the input cannot be read.
     """
-    job = FaithfulnessJob(validate(FaithfulnessConfig, fields))
-    job.perform()
-    return FaithfulnessRun(job.run.url, job.manifest)
+    return _perform("faithfulness", FaithfulnessConfig, FaithfulnessRun, config, overrides)
 
 
-def audit(**fields: Any) -> AuditRun:
-    """Look into many models and forecasters, and compare with the nights before, as `stratoscope audit` does.
+def audit(config: AuditConfig | None = None, **overrides: Any) -> AuditRun:
+    """Run the jobs on many models, and compare the results with earlier nights, as `stratoscope audit` does.
 
     Args:
-        **fields: the job's fields, such as `models=[{"source": "smollm2", "stages": ["score"]}]`.
+        config: configuration of the run; None starts from the defaults.
+        **overrides: fields of the configuration, sections as dictionaries, such as
+            `models=[{"source": "smollm2", "stages": ["score"]}]`.
 
     Raises:
-        InputError: a field is unknown or wrong, or a model is not there.
+        InputError: a field is unknown or wrong, or the input cannot be read.
     """
-    job = AuditJob(validate(AuditConfig, fields))
+    return _perform("audit", AuditConfig, AuditRun, config, overrides)
+
+
+def hallucination(**overrides: Any) -> HallucinationRun:
+    """Call `detect_hallucination`; deprecated."""
+    _warn("hallucination", "detect_hallucination")
+    return detect_hallucination(**overrides)
+
+
+def faithfulness(**overrides: Any) -> FaithfulnessRun:
+    """Call `evaluate_faithfulness`; deprecated."""
+    _warn("faithfulness", "evaluate_faithfulness")
+    return evaluate_faithfulness(**overrides)
+
+
+def _warn(old: str, new: str) -> None:
+    warnings.warn(f"stratoscope.{old} is deprecated; use stratoscope.{new}", DeprecationWarning, stacklevel=3)
+
+
+def _perform(
+    name: str, config_class: type[Config], run_class: type[AnyRun], config: Config | None, overrides: dict[str, Any]
+) -> AnyRun:
+    """Perform a job and return its run."""
+    job = JOBS[name].maker(configured(config_class, config, overrides))
     job.perform()
-    return AuditRun(job.run.url, job.manifest)
+    return run_class(job.context.storage, job.context.manifest)
+
+
+def configured(config_class: type[Config], config: Config | None, overrides: dict[str, Any]) -> Config:
+    """Return a configuration with overrides applied.
+
+    Args:
+        config_class: the job's configuration class.
+        config: configuration to start from; None starts from the defaults.
+        overrides: fields by name; a dictionary changes fields of a section, a section replaces it.
+
+    Raises:
+        InputError: a field is unknown or wrong, or `config` belongs to another job.
+    """
+    if config is not None and not isinstance(config, config_class):
+        raise InputError(f"config must be a {config_class.__name__}, not a {type(config).__name__}")
+    base = config.model_dump(exclude_unset=True) if config is not None else {}
+    return validate(config_class, merged(base, overrides))

@@ -1,4 +1,4 @@
-"""Digests that identify content: equal content gives equal digests, on every machine."""
+"""Digests of content: equal content has equal digests on every machine."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """Return a digest of a mapping that JSON can write, 32 hexadecimal digits."""
+    """Return a digest of a mapping of JSON values, 32 hexadecimal digits."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -22,7 +22,7 @@ def file_digest(path: Path) -> str:
 
 @cache
 def code_digest() -> str:
-    """Return a digest of this package's source, as it stood when first asked for."""
+    """Return a digest of this package's source, read once per process."""
     here = Path(__file__).parent
     files = [*here.rglob("*.py"), *here.rglob("*.yaml")]
     return digest({str(file.relative_to(here)): file_digest(file) for file in sorted(files)})

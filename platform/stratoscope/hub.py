@@ -1,4 +1,4 @@
-"""Asking the Hugging Face hub for what a name means now, with a bound on the wait."""
+"""Resolving a name on the Hugging Face hub to a commit, with a bounded wait."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,13 +9,13 @@ TIMEOUT_S = 6.0
 
 
 def hub_commit(kind: Literal["model", "dataset"], name: str, revision: str | None, field: str) -> str:
-    """Return the commit that a hub name points to; without a hub, the one in the local cache.
+    """Return the commit that a hub name points to; if the hub cannot be reached, the commit in the local cache.
 
     Args:
-        kind: what the name names.
+        kind: kind of repository.
         name: 'owner/name'.
         revision: branch, tag or commit; None is the main branch.
-        field: the configuration field that holds the name, for the message.
+        field: the configuration field that holds the name, for messages.
 
     Raises:
         InputError: the hub does not know the name, or cannot be reached and nothing is cached.
@@ -27,13 +27,16 @@ def hub_commit(kind: Literal["model", "dataset"], name: str, revision: str | Non
     try:
         return str(HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=TIMEOUT_S).sha)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise InputError(f"{field} {name!r} (revision {revision or 'main'}): the hub has no such {kind}") from error
+        raise InputError(
+            f"{field} {name!r} (revision {revision or 'main'}): the hub has no such {kind}; check it, or log in if "
+            "it is private"
+        ) from error
     except (httpx2.HTTPError, OfflineModeIsEnabled, OSError) as error:
         probe = "config.json" if kind == "model" else "README.md"
         cached = try_to_load_from_cache(name, probe, revision=revision, repo_type=kind)
         if not isinstance(cached, str):
             raise InputError(
-                f"{field} {name!r}: the hub cannot be reached ({first_line(error)}) and nothing of it is cached; "
-                "give a local path, or a known name"
+                f"{field} {name!r}: the hub cannot be reached ({first_line(error)}) and the {kind} is not cached; "
+                "use a local path or a known name"
             ) from error
         return Path(cached).parent.name

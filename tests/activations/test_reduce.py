@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratoscope.activations import reduce
-from stratoscope.activations.reduce import Bins, Layout, TokenSums, merge_tokens, reduce_tokens
+from stratoscope.activations.reduce import Bins, RowLayout, TokenSums, merge_tokens, reduce_tokens
 from stratoscope.activations.segments import Segments
 from stratoscope.statistics.histogram import NUM_BINS, bin_of
 
@@ -28,7 +28,7 @@ number = st.one_of(special, st.floats(width=32))
 @given(st.lists(number, min_size=16, max_size=16), st.sets(st.sampled_from([1e-45, 1e-5, 0.01, 1.0, 1.05, 1e30])))
 def test_every_number_is_counted_exactly(values: list[float], epsilons: set[float]) -> None:
     ordered = tuple(sorted(epsilons))
-    layout = Layout(len(ordered))
+    layout = RowLayout(len(ordered))
     x = torch.tensor(values, dtype=torch.float32).view(8, 2)
     row = packed(x, Bins.build(ordered, CPU), careful=True)[0]
     flat = x.numpy().ravel()
@@ -62,7 +62,7 @@ def test_careful_and_fast_agree_on_finite_numbers() -> None:
     bins = Bins.build((0.1,), CPU)
     fast, careful = (packed(x, bins, careful=flag) for flag in (False, True))
     torch.testing.assert_close(fast, careful, rtol=1e-5, atol=1e-7)
-    assert fast.shape == (1, Layout(1).below.stop)
+    assert fast.shape == (1, RowLayout(1).below.stop)
 
 
 @pytest.mark.parametrize("mask", [[[1, 1, 0], [1, 0, 0]], [[0, 1, 1], [0, 0, 1]], [[1, 1, 1], [1, 1, 1]]])

@@ -1,4 +1,4 @@
-"""Questions with right and wrong answers: every format, what is kept, and what is refused."""
+"""Questions with right and wrong answers: formats, selection and refusals."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stratoscope.data import PairChoice, PairSource, Question, load_pairs
-from stratoscope.data.donors import answer_type, donated
+from stratoscope.data.distractors import answer_type, sample_wrong_answers
 from stratoscope.errors import InputError
 
 WIKIQA = """QuestionID\tQuestion\tDocumentID\tDocumentTitle\tSentenceID\tSentence\tLabel
@@ -29,7 +29,7 @@ def load(*sources: str, kind: str = "auto", **choice: object) -> list[Question]:
     return list(load_pairs([PairSource(s, kind) for s in sources], PairChoice(**choice)))
 
 
-def shown(question: Question) -> list[tuple[str, bool, str]]:
+def answers_of(question: Question) -> list[tuple[str, bool, str]]:
     return [(a.text, a.right, a.origin) for a in question.answers]
 
 
@@ -43,7 +43,7 @@ def test_truthfulqa_in_both_its_forms(tmp_path: Path) -> None:
         ("It is y", False, "given"),
         ("It, too, is z", False, "given"),
     ]
-    assert shown(question) == expected
+    assert answers_of(question) == expected
     assert question.prompt == "Question: What is it?\nAnswer:"
     row = {
         "question": "What is it?",
@@ -52,7 +52,7 @@ def test_truthfulqa_in_both_its_forms(tmp_path: Path) -> None:
         "incorrect_answers": ["It is y", "It, too, is z"],
     }
     (same,) = load(write(tmp_path / "hub.jsonl", [row]))
-    assert shown(same) == expected
+    assert answers_of(same) == expected
 
 
 def test_wikiqa_gathers_the_sentences_of_a_question(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_wikiqa_gathers_the_sentences_of_a_question(tmp_path: Path) -> None:
     file.write_text(WIKIQA)
     loaded = load_pairs([PairSource(str(file))], PairChoice())
     (question,) = loaded
-    assert shown(question) == [('It is 3 m "big".', True, "gold"), ("It is a thing.", False, "given")]
+    assert answers_of(question) == [('It is 3 m "big".', True, "gold"), ("It is a thing.", False, "given")]
     assert question.prompt == "Question: how big is it?\nAnswer:"
     (facts,) = loaded.datasets
     assert (facts.format, facts.read, facts.unusable, facts.kept) == ("wikiqa", 2, 1, 1)
@@ -70,13 +70,13 @@ def test_halueval_and_own_files(tmp_path: Path) -> None:
     row = {"knowledge": "K.", "question": "Who?", "right_answer": "Ann", "hallucinated_answer": "Bob"}
     (question,) = load(write(tmp_path / "h.jsonl", [row]))
     assert question.prompt == "K.\nQuestion: Who?\nAnswer:"
-    assert shown(question) == [("Ann", True, "gold"), ("Bob", False, "given")]
+    assert answers_of(question) == [("Ann", True, "gold"), ("Bob", False, "given")]
     own = [
         {"question": "Who?", "right": ["Ann", "ann", ""], "wrong": ["Bob", "ANN"], "dataset": "one"},
         {"question": "When?", "right": ["1999"], "wrong": ["2000"], "dataset": "two"},
     ]
     first, second = load(write(tmp_path / "own.jsonl", own))
-    assert (first.dataset, shown(first)) == ("one", [("Ann", True, "gold"), ("Bob", False, "given")])
+    assert (first.dataset, answers_of(first)) == ("one", [("Ann", True, "gold"), ("Bob", False, "given")])
     assert (second.dataset, second.gold) == ("two", ("1999",))
 
 
@@ -114,40 +114,40 @@ def test_a_smaller_limit_keeps_a_beginning_and_equal_questions_count_once(tmp_pa
     assert [q.question_id for q in load(path, seed=1)] != ids
 
 
-def test_donors_answer_another_question_of_the_same_type() -> None:
+def test_wrong_answers_are_sampled_from_questions_of_the_same_type() -> None:
     assert answer_type("Who wrote it", "Jane Austen") == ("who", "name", 2)
     assert answer_type("In what year was it", "1999") == ("what", "year", 1)
     assert answer_type("how many are there", "3 or 4") == ("how many", "number", 3)
     questions = [f"who is {i}" for i in range(10)] + [f"what year is {i}" for i in range(10)]
     gold = [[f"Name N{i}"] for i in range(10)] + [[str(1900 + i)] for i in range(10)]
-    found = donated(questions, gold, 0)
-    for index, answer in enumerate(found):
+    sampled = sample_wrong_answers(questions, gold, 0)
+    for index, answer in enumerate(sampled):
         assert answer != gold[index][0]
         assert answer in [g[0] for g in (gold[:10] if index < 10 else gold[10:])]
     order = list(reversed(range(20)))
-    again = donated([questions[i] for i in order], [gold[i] for i in order], 0)
-    assert [again[order.index(i)] for i in range(20)] == found
-    assert donated(["who"], [["A"]], 0) == [None]
+    again = sample_wrong_answers([questions[i] for i in order], [gold[i] for i in order], 0)
+    assert [again[order.index(i)] for i in range(20)] == sampled
+    assert sample_wrong_answers(["who"], [["A"]], 0) == [None]
 
 
 @pytest.mark.parametrize(
-    ("rows", "kind", "says"),
+    ("rows", "kind", "message"),
     [
         ([{"question": "Q?", "right": "a"}], "auto", "no question of 'f' has a wrong answer"),
         ([{"question": "Q?", "right": "a", "wrong": ["A"]}], "auto", "no question of 'f' has one right and one wrong"),
-        ([{"q": "Q?"}], "auto", "those of no format"),
+        ([{"q": "Q?"}], "auto", "which match no format"),
         ([{"question": "Q?", "right": "a", "wrong": "b"}], "wikiqa", "is not of format wikiqa"),
-        ([{"question": "Q?", "right": "a", "wrong": "b"}], "wikqa", "no format"),
+        ([{"question": "Q?", "right": "a", "wrong": "b"}], "wikqa", "is not a format"),
     ],
 )
-def test_what_cannot_be_used_is_refused(tmp_path: Path, rows: list[dict[str, object]], kind: str, says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_unusable_questions_are_refused(tmp_path: Path, rows: list[dict[str, object]], kind: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         load(write(tmp_path / "f.jsonl", rows), kind=kind)
-    with pytest.raises(InputError, match=r"pairs\.source 'nowhere' is no known set"):
+    with pytest.raises(InputError, match=r"pairs\.source 'nowhere' is not a known set"):
         load("nowhere")
 
 
-def test_shots_stand_before_every_question_and_are_none_of_them(tmp_path: Path) -> None:
+def test_shots_precede_every_question_and_are_not_questions_themselves(tmp_path: Path) -> None:
     rows = [{"question": f"q{i}", "right": ["", f"a{i}"], "wrong": ["x"]} for i in range(12)]
     file = write(tmp_path / "pairs.jsonl", rows)
     questions = load(file, shots=3, answers="own")
@@ -155,8 +155,8 @@ def test_shots_stand_before_every_question_and_are_none_of_them(tmp_path: Path) 
     *blocks, last = questions[0].prompt.split("\n\n")
     shots = {re.fullmatch(r"Question: q(\d+)\?\nAnswer: a(\d+)", block)[1] for block in blocks}
     assert len(shots) == 3
-    asked = {re.fullmatch(r"Question: q(\d+)\?\nAnswer:", q.prompt.split("\n\n")[-1])[1] for q in questions}
+    questions_asked = {re.fullmatch(r"Question: q(\d+)\?\nAnswer:", q.prompt.split("\n\n")[-1])[1] for q in questions}
     assert last.endswith("Answer:")
-    assert not shots & asked
+    assert not shots & questions_asked
     assert len({q.prompt.rpartition("\n\n")[0] for q in questions}) == 1
     assert load(file, shots=3, answers="own", seed=1)[0].prompt != questions[0].prompt

@@ -29,9 +29,9 @@ def write(path: Path, rows: list[dict]) -> Path:
 @pytest.mark.parametrize("kind", [".jsonl", ".csv", ".tsv", ".parquet"])
 def test_every_kind_of_file_gives_the_same_prompts(tmp_path: Path, kind: str) -> None:
     expected = load_prompts(PromptSource(str(write(tmp_path / "a.jsonl", ROWS)), "{{ question }}?"), None, 0)
-    got = load_prompts(PromptSource(str(write(tmp_path / f"b{kind}", ROWS)), "{{ question }}?"), None, 0)
-    assert [(p.prompt_id, p.text) for p in got.prompts] == [(p.prompt_id, p.text) for p in expected.prompts]
-    assert got.ordered.num_read == 20
+    loaded = load_prompts(PromptSource(str(write(tmp_path / f"b{kind}", ROWS)), "{{ question }}?"), None, 0)
+    assert [(p.prompt_id, p.text) for p in loaded.prompts] == [(p.prompt_id, p.text) for p in expected.prompts]
+    assert loaded.ordered.num_read == 20
 
 
 def test_empty_and_duplicate_prompts_are_counted_and_the_limit_comes_after(tmp_path: Path) -> None:
@@ -66,36 +66,36 @@ def test_an_id_is_of_the_row_not_of_its_rendering(tmp_path: Path) -> None:
 def test_groups_and_folders(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", ROWS[:10])
     write(tmp_path / "b.parquet", ROWS[10:])
-    got = load_prompts(PromptSource(str(tmp_path), group="topic"), None, 0)
-    assert len(got) == 20
-    assert {p.group for p in got.prompts} == {"odd", "even"}
+    loaded = load_prompts(PromptSource(str(tmp_path), group="topic"), None, 0)
+    assert len(loaded) == 20
+    assert {p.group for p in loaded.prompts} == {"odd", "even"}
 
 
 @pytest.mark.parametrize("name", sorted(KNOWN_SETS))
 def test_known_sets_are_read_and_rendered(name: str) -> None:
-    got = load_prompts(PromptSource(name), 5, 0)
-    assert len(got) == 5
-    assert all(p.text.endswith("Answer:") or name == "lambada" for p in got.prompts)
-    assert all(p.group == name for p in got.prompts)
-    assert got.ordered.num_read >= 570
+    loaded = load_prompts(PromptSource(name), 5, 0)
+    assert len(loaded) == 5
+    assert all(p.text.endswith("Answer:") or name == "lambada" for p in loaded.prompts)
+    assert all(p.group == name for p in loaded.prompts)
+    assert loaded.ordered.num_read >= 570
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         (PromptSource("scqi"), "did you mean 'sciq'"),
-        (PromptSource("nothing.jsonl"), "no known set, file or hub name"),
-        (PromptSource("{folder}/empty.txt"), "holds no rows"),
+        (PromptSource("nothing.jsonl"), "not a known set, file or hub name"),
+        (PromptSource("{folder}/empty.txt"), "has no rows"),
         (PromptSource("{folder}/blank.txt"), "all 2 prompts are empty"),
         (PromptSource("{folder}/broken.parquet"), "cannot be read as parquet"),
-        (PromptSource("{folder}/rows.jsonl", "{{ nosuch }}"), "does not fit the columns question, topic, n"),
+        (PromptSource("{folder}/rows.jsonl", "{{ nosuch }}"), "does not match the columns question, topic, n"),
         (PromptSource("{folder}/rows.jsonl", "{{ question"), "is not a Jinja template"),
-        (PromptSource("{folder}/rows.jsonl", group="nosuch"), "is no column"),
-        (PromptSource("{folder}/numbers.jsonl"), r"give prompts\.template over its columns: n"),
-        (PromptSource("{folder}/photo.png"), "files of kind '.png' are not read"),
+        (PromptSource("{folder}/rows.jsonl", group="nosuch"), "is not a column"),
+        (PromptSource("{folder}/numbers.jsonl"), r"set prompts\.template, using its columns: n"),
+        (PromptSource("{folder}/photo.png"), "files of kind '.png' cannot be read"),
     ],
 )
-def test_what_cannot_be_used_is_refused(tmp_path: Path, source: PromptSource, message: str) -> None:
+def test_unusable_sources_are_refused(tmp_path: Path, source: PromptSource, message: str) -> None:
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "blank.txt").write_text("\n \n")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 nothing")
@@ -109,7 +109,7 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, source: PromptSource, me
 
 def test_a_template_cannot_reach_the_machine(tmp_path: Path) -> None:
     path = str(write(tmp_path / "rows.jsonl", ROWS))
-    with pytest.raises(InputError, match="does not fit"):
+    with pytest.raises(InputError, match="does not match"):
         load_prompts(PromptSource(path, "{{ question.__class__.__mro__ }}"), None, 0)
 
 
@@ -120,6 +120,6 @@ def test_order_and_duplicates_are_those_of_a_plain_sort() -> None:
     first_of_text: dict[str, Prompt] = {}
     for prompt in by_digest:
         first_of_text.setdefault(prompt.text, prompt)
-    got = order_prompts(given, None, 5)
-    assert [Prompt(**row) for row in got.table.to_pylist()] == list(first_of_text.values())
-    assert got.num_duplicates == 1000 - len(first_of_text)
+    loaded = order_prompts(given, None, 5)
+    assert [Prompt(**row) for row in loaded.table.to_pylist()] == list(first_of_text.values())
+    assert loaded.num_duplicates == 1000 - len(first_of_text)

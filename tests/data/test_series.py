@@ -1,4 +1,4 @@
-"""Series: read, checked, divided, standardised, cut."""
+"""Series: reading, validation, splitting, standardisation, windows."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def written(folder: Path, num: int, name: str = "series.csv", **columns: list) -
     return str(path)
 
 
-def test_a_series_is_divided_in_time_and_standardised_by_its_training_part(tmp_path: Path) -> None:
+def test_a_series_is_split_in_time_and_standardised_by_its_training_part(tmp_path: Path) -> None:
     series = load_series(SeriesSource(written(tmp_path, 100)))
     assert series.columns == ("a", "b")
     assert series.bounds == (70, 80, 100)
@@ -29,47 +29,47 @@ def test_a_series_is_divided_in_time_and_standardised_by_its_training_part(tmp_p
     )
 
 
-def test_windows_leave_nothing_out_and_forecast_their_part_alone(tmp_path: Path) -> None:
+def test_windows_cover_every_row_of_their_part(tmp_path: Path) -> None:
     series = load_series(SeriesSource(written(tmp_path, 100)))
     train, validation, test = (series.starts(part, 6, 3) for part in ("train", "validation", "test"))
     assert (train[0], train[-1] + 9) == (0, 70)
-    # What is forecast begins where the part does, and ends where it does.
+    # The rows forecast start and end with the part.
     assert (validation[0] + 6, validation[-1] + 9) == (70, 80)
     assert (test[0] + 6, test[-1] + 9) == (80, 100)
     assert len(test) == 18
 
 
-def test_ett_files_are_divided_by_months(tmp_path: Path) -> None:
+def test_ett_files_are_split_by_months(tmp_path: Path) -> None:
     series = load_series(SeriesSource(written(tmp_path, 15_000, "ETTh1.csv")))
     assert series.bounds == (8640, 11520, 14400)
     assert len(series.starts("test", 96, 48)) == 2880 - 48 + 1
 
 
 @pytest.mark.parametrize(
-    ("changes", "source", "says"),
+    ("changes", "source", "message"),
     [
         ({"b": [1.0] * 60}, {}, "'b' is constant"),
         ({"b": [98765.4] * 60}, {}, "'b' is constant"),
         ({"b": [1.0, "", *range(58)]}, {}, "1 missing values, the first in row 1"),
         ({}, {"columns": ("a", "c")}, "has no column 'c'"),
         ({}, {"columns": ("date",)}, "is not numeric"),
-        ({}, {"split": "ett_hourly"}, "takes 14400"),
+        ({}, {"split": "ett_hourly"}, "needs 14400"),
     ],
 )
-def test_what_cannot_be_used_is_refused_in_one_line(changes: dict, source: dict, says: str, tmp_path: Path) -> None:
+def test_unusable_series_are_refused_in_one_line(changes: dict, source: dict, message: str, tmp_path: Path) -> None:
     path = written(tmp_path, 60, **changes)
-    with pytest.raises(InputError, match=says) as refused:
+    with pytest.raises(InputError, match=message) as refusal:
         load_series(SeriesSource(path, **source))
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_series_shorter_than_a_window_is_refused(tmp_path: Path) -> None:
     series = load_series(SeriesSource(written(tmp_path, 60)))
-    with pytest.raises(InputError, match=r"its validation part has .* take shorter horizons"):
+    with pytest.raises(InputError, match=r"its validation part has .* choose shorter horizons"):
         series.starts("validation", 20, 10)
 
 
-def test_the_known_series_are_there() -> None:
+def test_known_series_can_be_loaded() -> None:
     demand = load_series(SeriesSource("vic_elec", limit=2000))
     assert demand.values.shape == (2000, 2)
     assert load_series(SeriesSource("epf_fr")).columns == ("y", "gen_forecast", "system_load")

@@ -1,4 +1,4 @@
-"""A real autoscaling Ray on this machine: no worker at first, some while a job runs, none when it is over."""
+"""A real autoscaling Ray on this machine: no worker at first, two while a job runs, none afterwards."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ IDLE_MINUTES = 0.4
 
 
 def autoscaling() -> dict:
-    """What Ray's provider of extra raylets on one machine wants to be told."""
+    """Return the configuration of Ray's provider of extra raylets on one machine."""
     none: dict = {f"{kind}_commands": [] for kind in ("initialization", "setup", "head_setup", "worker_setup")}
     return none | {
         "cluster_name": "fake",
@@ -81,9 +81,9 @@ def autoscaling_head(folder: Path) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def watching(environment: dict[str, str]) -> Iterator[Callable[[], int]]:
-    """Yield a function that tells the number of living nodes beside the head.
+    """Yield a function that returns the number of living nodes besides the head.
 
-    One driver stays connected for it: each new one would make the nodes start processes for it, and seem busy.
+    One driver stays connected, since nodes start processes for every new driver and would appear busy.
     """
     code = """
 import ray, sys
@@ -129,6 +129,6 @@ def test_workers_come_for_a_job_and_leave_when_it_is_done(small_run: Fields, und
         while workers():
             assert time.monotonic() < deadline, "idle workers stayed"
             time.sleep(2)
-    finished = stratoscope.api.ScoreRun(out.splitlines()[-1].removeprefix("run: "), undisturbed.manifest)
+    finished = stratoscope.open_run(out.splitlines()[-1].removeprefix("run: "))
     for name in COMPARED:
         assert finished.table(name).equals(undisturbed.table(name)), name

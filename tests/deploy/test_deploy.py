@@ -1,4 +1,4 @@
-"""What clusters are made from: valid by Ray's own schema, and with the same pins everywhere."""
+"""Cluster files: valid by Ray's own schema, and with the same pins everywhere."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def manifest(name: str) -> dict:
 
 
 def cluster_spec(name: str) -> dict:
-    """The cluster that a manifest describes, wherever it stands in it."""
+    """Return the specification of the cluster in a manifest of any kind."""
     spec = manifest(name)["spec"]
     return spec.get("jobTemplate", spec).get("rayClusterSpec", spec)
 
@@ -36,7 +36,7 @@ def test_the_launcher_file_is_valid_by_rays_schema(launcher: dict) -> None:
     schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
     check = jsonschema.validators.validator_for(schema)(schema)
     assert [error.message for error in check.iter_errors(launcher)] == []
-    assert list(check.iter_errors(launcher | {"min_workers": 1})), "the schema refuses what it does not know"
+    assert list(check.iter_errors(launcher | {"min_workers": 1})), "the schema refuses unknown fields"
     prepared = prepare_config(launcher)
     validate_config(prepared)
     assert prepared["available_node_types"]["gpu_spot"]["max_workers"] == prepared["max_workers"]
@@ -90,9 +90,9 @@ def test_all_manifests_describe_the_same_cluster() -> None:
     assert cluster_spec("rayjob") == cluster_spec("raycluster") == cluster_spec("raycronjob")
 
 
-def test_what_is_submitted_are_jobs_of_this_project_with_options_that_it_has() -> None:
+def test_submitted_jobs_and_their_options_exist() -> None:
     from stratoscope.pipelines.audit import AuditConfig
-    from stratoscope.pipelines.config import load_config
+    from stratoscope.pipelines.runtime.config import load_config
     from stratoscope.pipelines.score import ScoreConfig
 
     entrypoints = {
@@ -102,9 +102,9 @@ def test_what_is_submitted_are_jobs_of_this_project_with_options_that_it_has() -
     for config_class, entrypoint in entrypoints.items():
         python, job, *options = entrypoint.split()
         assert (python, (ROOT / job).exists()) == ("python", True)
-        # Files are named as they are seen from the checkout.
-        found = load_config(config_class, "job", [str(ROOT / o) if (ROOT / o).is_file() else o for o in options])
-        assert found.output == "s3://your-bucket/runs"
+        # Paths are relative to the checkout.
+        config = load_config(config_class, "job", [str(ROOT / o) if (ROOT / o).is_file() else o for o in options])
+        assert config.output == "s3://your-bucket/runs"
 
 
 def test_ray_is_the_pinned_one_everywhere() -> None:

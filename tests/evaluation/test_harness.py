@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from stratoscope.data import read_known, row_id
 from stratoscope.errors import InputError
-from stratoscope.evaluation import Choice, Evaluator, Slice, choose_items, load_tasks, task_names
+from stratoscope.evaluation import Evaluator, ItemSampling, Slice, choose_items, load_tasks, task_names
 from stratoscope.evaluation.tasks import SHIPPED
 from stratoscope.models import LoadedModel, find_anatomy, load_tokenizer, resolve_source
 
@@ -32,9 +32,9 @@ def test_every_shipped_task_scores_as_the_harness_scores_it(model: LoadedModel) 
     from lm_eval.models.huggingface import HFLM
 
     tasks = load_tasks(task_names())
-    items = [choose_items(task, Choice(6, 0), (), model.tokenizer) for task in tasks]
+    items = [choose_items(task, ItemSampling(6, 0), (), model.tokenizer) for task in tasks]
     evaluator = Evaluator(model, items, max_batch_tokens=1024, max_length=512)
-    found = {(score.task, score.item_id): score for score in evaluator.evaluate((), EVERYTHING)}
+    scores = {(score.task, score.item_id): score for score in evaluator.evaluate((), EVERYTHING)}
     harness = HFLM(pretrained=model.network, tokenizer=model.tokenizer, batch_size=4, max_length=512)
     fresh = load_tasks(task_names())
     ids = {task.config.task: [row_id(doc) for doc in task.eval_docs] for task in fresh}
@@ -46,7 +46,7 @@ def test_every_shipped_task_scores_as_the_harness_scores_it(model: LoadedModel) 
     compared = 0
     for chosen in items:
         for sample in results["samples"][chosen.name]:
-            ours = found[chosen.name, row_id(sample["doc"])]
+            ours = scores[chosen.name, row_id(sample["doc"])]
             if chosen.by_token:
                 log_likelihood, num_bytes = sample["bits_per_byte"]
                 assert ours.num_bytes == num_bytes
@@ -62,7 +62,7 @@ def test_every_shipped_task_scores_as_the_harness_scores_it(model: LoadedModel) 
 def test_calibration_and_both_parts_are_disjoint_by_id(model: LoadedModel) -> None:
     (task,) = load_tasks(["sciq"])
     calibrated = [row_id(row) for row, _ in zip(read_known("sciq"), range(900), strict=False)]
-    chosen = choose_items(task, Choice(60, 60, seed=3), calibrated, model.tokenizer)
+    chosen = choose_items(task, ItemSampling(60, 60, seed=3), calibrated, model.tokenizer)
     search, held_out = ({item.item_id for item in part} for part in (chosen.search, chosen.held_out))
     assert not search & held_out
     assert not (search | held_out) & set(calibrated)
@@ -73,13 +73,13 @@ def test_passages_leave_out_every_row_that_holds_them(model: LoadedModel) -> Non
     rows = list(read_known("boolq"))
     shared = next(r for i, r in enumerate(rows) if any(o["passage"] == r["passage"] for o in rows[:i]))
     (task,) = load_tasks(["passages"])
-    chosen = choose_items(task, Choice(1, 1), [row_id(shared)], model.tokenizer)
+    chosen = choose_items(task, ItemSampling(1, 1), [row_id(shared)], model.tokenizer)
     assert chosen.num_excluded == 1
 
 
 def test_a_chat_template_wraps_what_is_asked(model: LoadedModel) -> None:
     (task,) = load_tasks(["sciq"])
-    chosen = choose_items(task, Choice(1, 1, chat=True), (), model.tokenizer)
+    chosen = choose_items(task, ItemSampling(1, 1, chat=True), (), model.tokenizer)
     context = chosen.search[0].requests[0].args[0]
     assert context.startswith("<|im_start|>")
     assert context.endswith("<|im_start|>assistant\n")
@@ -93,14 +93,18 @@ def test_a_local_yaml_file_is_a_task(model: LoadedModel, tmp_path: Path) -> None
         "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n" % (tmp_path / "docs.jsonl")
     )
     (task,) = load_tasks([str(tmp_path / "mine.yaml")])
-    chosen = choose_items(task, Choice(1, 1), (), model.tokenizer)
+    chosen = choose_items(task, ItemSampling(1, 1), (), model.tokenizer)
     scores = Evaluator(model, [chosen], max_batch_tokens=64, max_length=64).evaluate((), EVERYTHING)
     assert [s.task for s in scores] == ["mine"]
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("scq", "did you mean 'sciq'"), ("nothing.yaml", "no such file"), ("harness:nosuchtask", "is no task")],
+    [
+        ("scq", "did you mean 'sciq'"),
+        ("nothing.yaml", "no such file"),
+        ("harness:nosuchtask", "neither a shipped"),
+    ],
 )
 def test_unknown_tasks_are_refused_in_one_line(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
@@ -115,7 +119,7 @@ def test_two_tasks_of_one_name_are_refused() -> None:
 
 def test_a_task_with_few_items_is_in_the_first_slice(model: LoadedModel) -> None:
     (task,) = load_tasks(["sciq"])
-    chosen = choose_items(task, Choice(2, 1), (), model.tokenizer)
+    chosen = choose_items(task, ItemSampling(2, 1), (), model.tokenizer)
     parts = [Slice("search", a, b).of(chosen) for a, b in [(0, 0.25), (0.25, 0.5), (0.5, 1)]]
     assert len(parts[0]) == 1
     assert [item for part in parts for item in part] == list(chosen.search)

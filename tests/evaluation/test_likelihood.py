@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stratoscope.evaluation.generation import Prompt, generate
+from stratoscope.evaluation.generation import GenerationPrompt, generate
 from stratoscope.evaluation.likelihood import Scorer
 from stratoscope.evaluation.rows import Request, lay_out, make_batches
 from stratoscope.models import LoadedModel, without_layers
@@ -33,11 +33,11 @@ def plainly(model: LoadedModel, request: Request, dropped: tuple[int, ...] = ())
 def test_requests_score_as_each_would_alone(name: str, tiny_model_folder: Path) -> None:
     model = load_tiny(name, tiny_model_folder)
     scorer = Scorer(model, max_batch_tokens=64)
-    found = scorer.score(scorer.batches(REQUESTS), (1,))
+    likelihoods = scorer.score(scorer.batches(REQUESTS), (1,))
     for index, request in enumerate(REQUESTS):
         log_likelihood, correct = plainly(model, request, (1,))
-        assert found[index].log_likelihood == pytest.approx(log_likelihood, abs=2e-4)
-        assert (found[index].correct, found[index].tokens) == (correct, len(request.target))
+        assert likelihoods[index].log_likelihood == pytest.approx(log_likelihood, abs=2e-4)
+        assert (likelihoods[index].correct, likelihoods[index].tokens) == (correct, len(request.target))
     assert scorer._shares is True
 
 
@@ -59,10 +59,10 @@ def test_contexts_are_shared_where_the_model_allows_it(tiny_model_folder: Path) 
 
     model.network.model.rotary_emb = Forgetful(model.network.model.rotary_emb)
     scorer = Scorer(model, max_batch_tokens=64)
-    found = scorer.score(scorer.batches(REQUESTS), ())
+    likelihoods = scorer.score(scorer.batches(REQUESTS), ())
     assert scorer._shares is False
     for index, request in enumerate(REQUESTS):
-        assert found[index].log_likelihood == pytest.approx(plainly(model, request)[0], abs=2e-4)
+        assert likelihoods[index].log_likelihood == pytest.approx(plainly(model, request)[0], abs=2e-4)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -124,10 +124,14 @@ def test_every_target_token_is_predicted_once_from_the_place_before_it(
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
 def test_answers_are_those_of_generate_whatever_the_batch(name: str, tiny_model_folder: Path) -> None:
     model = load_tiny(name, tiny_model_folder)
-    prompts = [Prompt((5, 9, 33), (), 6), Prompt((7, 21, 60, 11, 4, 4, 8), (), 6), Prompt((4,), ("w8",), 6)]
-    found = generate(model, prompts, (1,), 64)
+    prompts = [
+        GenerationPrompt((5, 9, 33), (), 6),
+        GenerationPrompt((7, 21, 60, 11, 4, 4, 8), (), 6),
+        GenerationPrompt((4,), ("w8",), 6),
+    ]
+    texts = generate(model, prompts, (1,), 64)
     with without_layers(model, (1,)) as pruned:
-        for prompt, text in zip(prompts, found, strict=True):
+        for prompt, text in zip(prompts, texts, strict=True):
             ids = torch.tensor([prompt.ids])
             new = pruned.network.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :]
             whole = model.tokenizer.decode(new, skip_special_tokens=True)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from stratoscope.evaluation import ItemScore, Resampling, TaskScores, by_task, mean_retention, retained
 
-HOW = Resampling(draws=400, seed=3)
+RESAMPLING = Resampling(draws=400, seed=3)
 
 
 def scores(values: list[float], weight: float = 1.0, task: str = "t") -> TaskScores:
@@ -14,7 +14,7 @@ def scores(values: list[float], weight: float = 1.0, task: str = "t") -> TaskSco
 
 def test_raw_and_above_chance_by_hand() -> None:
     before, after = scores([1] * 55 + [0] * 45), scores([1] * 49 + [0] * 51)
-    r = retained(before, after, 0.25, HOW)
+    r = retained(before, after, 0.25, RESAMPLING)
     assert r.raw.value == pytest.approx(0.49 / 0.55)
     assert r.above_chance.value == pytest.approx(0.24 / 0.30)
     assert (r.before.value, r.after.value) == (pytest.approx(0.55), pytest.approx(0.49))
@@ -22,16 +22,16 @@ def test_raw_and_above_chance_by_hand() -> None:
     assert r.difference.low < -0.06 < r.difference.high
 
 
-def test_nothing_is_measured_from_chance_where_the_base_does_not_stand_above_it() -> None:
+def test_retention_above_chance_needs_a_base_above_chance() -> None:
     before, after = scores([1, 0] * 50), scores([0, 1] * 50)
-    assert retained(before, after, 0.5, HOW).above_chance.missing
-    assert retained(before, after, 0.45, HOW).above_chance.missing
-    assert not retained(before, after, 0.25, HOW).above_chance.missing
+    assert retained(before, after, 0.5, RESAMPLING).above_chance.missing
+    assert retained(before, after, 0.45, RESAMPLING).above_chance.missing
+    assert not retained(before, after, 0.25, RESAMPLING).above_chance.missing
 
 
 def test_equal_items_differ_by_nothing_at_all() -> None:
     before = scores([1, 0, 1, 1, 0] * 20)
-    r = retained(before, before, 0.25, HOW)
+    r = retained(before, before, 0.25, RESAMPLING)
     assert (r.raw.low, r.raw.value, r.raw.high) == (1, 1, 1)
     assert r.within_noise
 
@@ -41,33 +41,33 @@ def test_pairing_makes_intervals_narrow() -> None:
     values = (generator.random(400) < 0.6).astype(float)
     worse = values.copy()
     worse[:20] = 0
-    paired = retained(scores(list(values)), scores(list(worse)), 0, HOW)
-    shuffled = retained(scores(list(values)), scores(list(generator.permutation(worse))), 0, HOW)
+    paired = retained(scores(list(values)), scores(list(worse)), 0, RESAMPLING)
+    shuffled = retained(scores(list(values)), scores(list(generator.permutation(worse))), 0, RESAMPLING)
     assert paired.raw.high - paired.raw.low < 0.6 * (shuffled.raw.high - shuffled.raw.low)
     assert not paired.within_noise
 
 
 def test_other_items_are_refused() -> None:
     with pytest.raises(ValueError, match="same items"):
-        retained(scores([1, 0]), scores([1, 0, 1]), 0, HOW)
+        retained(scores([1, 0]), scores([1, 0, 1]), 0, RESAMPLING)
 
 
 def test_the_mean_over_tasks_leaves_out_those_without_a_retention() -> None:
     before = {"a": scores([1] * 50 + [0] * 50), "b": scores([0] * 10), "c": scores([1, 0] * 50)}
     after = {"a": scores([1] * 40 + [0] * 60), "b": scores([1] * 10), "c": scores([1, 0] * 50)}
-    raw, above = mean_retention(before, after, {"a": 0.25, "c": 0.5}, HOW)
+    raw, above = mean_retention(before, after, {"a": 0.25, "c": 0.5}, RESAMPLING)
     assert raw.value == pytest.approx((0.8 + 1.0) / 2)
     assert above.value == pytest.approx(0.15 / 0.25)
-    nothing, _ = mean_retention({"b": before["b"]}, {"b": after["b"]}, {}, HOW)
+    nothing, _ = mean_retention({"b": before["b"]}, {"b": after["b"]}, {}, RESAMPLING)
     assert nothing.missing
 
 
 def test_tokens_count_and_bits_per_byte() -> None:
     items = [ItemScore("text", "b", 3, 10, -20.0, 50), ItemScore("text", "a", 1, 30, -60.0, 150)]
-    found = by_task(items)["text"]
-    assert found.item_ids == ("a", "b")
-    assert found.accuracy == pytest.approx(4 / 40)
-    assert found.bits_per_byte == pytest.approx(80 / np.log(2) / 200)
+    result = by_task(items)["text"]
+    assert result.item_ids == ("a", "b")
+    assert result.accuracy == pytest.approx(4 / 40)
+    assert result.bits_per_byte == pytest.approx(80 / np.log(2) / 200)
     assert scores([1, 0]).bits_per_byte is None
 
 
@@ -75,7 +75,7 @@ def test_tokens_count_and_bits_per_byte() -> None:
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=5, max_size=60))
 def test_intervals_hold_the_value_and_order_of_items_is_nothing(pairs: list[tuple[bool, bool]]) -> None:
     before, after = scores([float(a) for a, _ in pairs]), scores([float(b) for _, b in pairs])
-    r = retained(before, after, 0.0, HOW)
+    r = retained(before, after, 0.0, RESAMPLING)
     for estimate in (r.before, r.after, r.difference):
         assert estimate.low - 1e-9 <= estimate.value <= estimate.high + 1e-9
     assert r.raw.missing == (before.accuracy == 0)

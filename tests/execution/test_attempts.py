@@ -7,22 +7,22 @@ from stratoscope.execution.attempts import (
     CRASHES_OF_A_UNIT,
     CRASHES_OF_A_WHOLE_BATCH,
     CRASHES_OUTSIDE_A_BATCH,
-    Ledger,
+    AttemptTracker,
 )
 
 
-def run_shard(ledger: Ledger, batches: list[list[int]], killers: set[int]) -> tuple[list[int], list[int], int]:
-    """Attempt a shard until it goes through; a batch that holds a killer ends the attempt."""
+def run_shard(tracker: AttemptTracker, batches: list[list[int]], killers: set[int]) -> tuple[list[int], list[int], int]:
+    """Attempt a shard until it succeeds; a batch that contains a killer ends the attempt."""
     for crashes in range(1000):
-        begun = ledger.begin(7)
-        assert begun is not None
-        runnable, given_up = Attempt(*begun).divide(batches)
+        attempt = tracker.begin(7)
+        assert attempt is not None
+        runnable, given_up = Attempt(*attempt).plan_batches(batches)
         for batch in runnable:
-            assert ledger.note(7, batch)
+            assert tracker.note(7, batch)
             if killers & set(batch):
                 break
         else:
-            ledger.finish(7)
+            tracker.finish(7)
             return [unit for batch in runnable for unit in batch], given_up, crashes
     raise AssertionError("no end")
 
@@ -33,7 +33,7 @@ def test_just_the_killers_are_given_up_after_a_bounded_number_of_crashes(sizes: 
     units = iter(range(sum(sizes)))
     batches = [[next(units) for _ in range(size)] for size in sizes]
     killers = data.draw(st.sets(st.integers(0, sum(sizes) - 1), max_size=3))
-    done, given_up, crashes = run_shard(Ledger(), batches, killers)
+    done, given_up, crashes = run_shard(AttemptTracker(), batches, killers)
     assert sorted(given_up) == sorted(killers)
     assert sorted(done + given_up) == list(range(sum(sizes)))
     per_killer = CRASHES_OF_A_WHOLE_BATCH + max(sizes).bit_length() + CRASHES_OF_A_UNIT
@@ -42,40 +42,40 @@ def test_just_the_killers_are_given_up_after_a_bounded_number_of_crashes(sizes: 
 
 def test_one_crash_changes_no_batch() -> None:
     batches = [[0, 1, 2], [3, 4]]
-    assert FIRST_ATTEMPT.divide(batches) == (batches, [])
-    assert Attempt(2, {(3, 4): 1}).divide(batches) == (batches, [])
-    assert Attempt(3, {(3, 4): 2}).divide(batches) == ([[0, 1, 2], [3], [4]], [])
+    assert FIRST_ATTEMPT.plan_batches(batches) == (batches, [])
+    assert Attempt(2, {(3, 4): 1}).plan_batches(batches) == (batches, [])
+    assert Attempt(3, {(3, 4): 2}).plan_batches(batches) == ([[0, 1, 2], [3], [4]], [])
 
 
 def test_a_shard_that_is_lost_after_it_went_through_has_not_crashed() -> None:
-    ledger = Ledger()
-    assert ledger.begin(1) == (1, {})
-    ledger.note(1, [0])
-    ledger.finish(1)
-    assert ledger.begin(1) == (2, {})
+    tracker = AttemptTracker()
+    assert tracker.begin(1) == (1, {})
+    tracker.note(1, [0])
+    tracker.finish(1)
+    assert tracker.begin(1) == (2, {})
 
 
 def test_a_shard_that_loses_its_process_without_a_batch_ends_the_run() -> None:
-    ledger = Ledger()
+    tracker = AttemptTracker()
     for _ in range(CRASHES_OUTSIDE_A_BATCH + 1):
-        ledger.begin(3)
+        tracker.begin(3)
     with pytest.raises(RuntimeError, match="shard 3 lost its process 21 times before it ran a batch"):
-        ledger.begin(3)
+        tracker.begin(3)
 
 
 def test_stopping_lets_started_shards_end_and_starts_no_other() -> None:
-    ledger = Ledger()
-    ledger.begin(1)
-    assert ledger.note(1, [0])
-    ledger.begin(2)
-    ledger.stop()
-    assert ledger.note(1, [1]), "it is on its way"
-    assert not ledger.note(2, [0]), "it has not begun"
-    assert ledger.begin(3) is None
+    tracker = AttemptTracker()
+    tracker.begin(1)
+    assert tracker.note(1, [0])
+    tracker.begin(2)
+    tracker.stop()
+    assert tracker.note(1, [1]), "the shard has started"
+    assert not tracker.note(2, [0]), "the shard has run no batch"
+    assert tracker.begin(3) is None
 
 
 def test_deaths_while_loading_are_counted_by_actor_and_forgotten_when_it_is_ready() -> None:
-    ledger = Ledger()
-    assert [ledger.load("a"), ledger.load("b"), ledger.load("a")] == [0, 0, 1]
-    ledger.ready("a")
-    assert ledger.load("a") == 0
+    tracker = AttemptTracker()
+    assert [tracker.load("a"), tracker.load("b"), tracker.load("a")] == [0, 0, 1]
+    tracker.ready("a")
+    assert tracker.load("a") == 0

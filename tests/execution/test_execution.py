@@ -7,12 +7,12 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from stratoscope.execution import ActorPool, Attempt, Meter, plan_pool, progress, run_shards
+from stratoscope.execution import ActorPool, Attempt, Meter, plan_pool, progress, root_cause, run_shards
 from stratoscope.results import ShardResult
 
 
 class Doubler:
-    """Doubles the numbers of a shard; tells which process did it."""
+    """Doubles the numbers of a shard, and reports its process."""
 
     def __init__(self, offset: int) -> None:
         self.offset = offset
@@ -66,8 +66,8 @@ def test_a_bug_in_a_worker_ends_the_run_with_its_message() -> None:
 def test_pools_fit_the_cluster(
     minimum: int, maximum: int | None, gpus: float | None, resources: dict, work: int, expected: ActorPool
 ) -> None:
-    got = plan_pool(minimum=minimum, maximum=maximum, num_cpus=1, num_gpus=gpus, resources=resources, work=work)
-    assert got == expected
+    pool = plan_pool(minimum=minimum, maximum=maximum, num_cpus=1, num_gpus=gpus, resources=resources, work=work)
+    assert pool == expected
 
 
 def test_progress_in_a_log_is_a_line() -> None:
@@ -79,3 +79,10 @@ def test_progress_in_a_log_is_a_line() -> None:
     lines = out.getvalue().splitlines()
     assert [line.split(",")[0] for line in lines] == ["score: 6/10", "score: 10/10"]
     assert "tokens/s" in lines[1]
+
+
+def test_the_root_cause_of_an_error_is_one_line() -> None:
+    outer = RuntimeError("outer")
+    outer.__cause__ = ValueError("inner\nsecond line")
+    assert root_cause(outer) == "ValueError: inner"
+    assert root_cause(KeyError()) == "KeyError: KeyError"

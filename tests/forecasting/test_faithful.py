@@ -1,4 +1,4 @@
-"""Ascent, the three conditions, and faithful fitting."""
+"""Ascent, the three conditions, and faithful training."""
 
 import copy
 from itertools import product
@@ -6,20 +6,22 @@ from typing import get_args
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
 from stratoscope.forecasting import (
     FORECASTERS,
     AscentSettings,
+    AttackGoal,
     Data,
     DivergedError,
     FaithfulLoss,
     FaithfulWeights,
     FitSettings,
     Forecast,
-    Goal,
+    SearchSettings,
     Shape,
     TimeSieveSettings,
     Windows,
@@ -31,11 +33,10 @@ from stratoscope.forecasting import (
     fit_faithfully,
     predict,
     preference,
+    search_ascent,
     worst_case,
 )
-from stratoscope.forecasting.faithful import made_once, standing_still
-from stratoscope.pipelines.faithfulness.cells import REACH
-from stratoscope.pipelines.faithfulness.config import WorstSection
+from stratoscope.forecasting.faithful import cached_weights, frozen
 
 SHAPE = Shape(16, 8, 2)
 
@@ -61,8 +62,8 @@ def model_of(name: str, seed: int = 0, **changes: object) -> nn.Module:
 
 
 @given(st.sampled_from(["linf", "l2"]), st.floats(0.01, 1), st.floats(0.001, 2), st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
-def test_ascent_stays_in_its_ball_and_ends_no_lower_than_it_began(
+@hypothesis_settings(max_examples=25, deadline=None)
+def test_ascent_stays_in_its_ball_and_never_ends_below_its_start(
     norm: str, radius: float, step: float, seed: int
 ) -> None:
     model = model_of("linear", seed)
@@ -71,8 +72,8 @@ def test_ascent_stays_in_its_ball_and_ends_no_lower_than_it_began(
     def objective(perturbed: torch.Tensor) -> torch.Tensor:
         return distance(model(perturbed).values, target)
 
-    wanted = AscentSettings(radius, step, 5, norm)
-    delta = ascend(objective, windows, wanted, generator(seed), keep_best=True)
+    ascent = AscentSettings(radius, step, 5, norm)
+    delta = ascend(objective, windows, ascent, generator(seed), keep_best=True)
     size = delta.abs().flatten(1).amax(1) if norm == "linf" else delta.flatten(1).norm(dim=1)
     assert torch.all(size <= radius * (1 + 1e-5))
     with torch.no_grad():
@@ -84,15 +85,13 @@ def test_the_worst_case_of_a_linear_forecaster_is_its_radius_times_the_dual_norm
     torch.manual_seed(0)
     model = FORECASTERS["linear"].make(Shape(16, 1, 1), TimeSieveSettings())
     windows = torch.randn(6, 16, 1, generator=generator())
-    # As the job searches by default.
-    steps = WorstSection().steps
-    how = AscentSettings(0.3, REACH * 0.3 / steps, steps, norm)
-    found = worst_case(model, (windows, torch.zeros(6, 1, 1)), "own", how, generator())
+    ascent = search_ascent(0.3, SearchSettings().steps, norm)
+    worst = worst_case(model, (windows, torch.zeros(6, 1, 1)), "own", ascent, generator())
     expected = 0.3 * model.map.weight.norm(p=dual)
-    # On a sphere the last of the way is slow.
-    torch.testing.assert_close(found.snp, expected.expand(6).detach(), rtol=1e-5 if norm == "linf" else 0.03, atol=0)
-    assert torch.all(found.snp <= expected * (1 + 1e-5))
-    assert found.sib is None
+    # Ascent on a sphere converges slowly at the end.
+    torch.testing.assert_close(worst.snp, expected.expand(6).detach(), rtol=1e-5 if norm == "linf" else 0.03, atol=0)
+    assert torch.all(worst.snp <= expected * (1 + 1e-5))
+    assert worst.sib is None
 
 
 def test_ascent_finds_nearly_the_worst_corner_and_nothing_beyond_it() -> None:
@@ -100,16 +99,16 @@ def test_ascent_finds_nearly_the_worst_corner_and_nothing_beyond_it() -> None:
     model = FORECASTERS["linear"].make(Shape(10, 4, 1), TimeSieveSettings())
     windows = torch.randn(6, 10, 1, generator=generator())
     batch = windows, torch.zeros(6, 4, 1)
-    found = worst_case(model, batch, "own", AscentSettings(0.3, 0.03, 60, "linf"), generator())
-    # Of a convex function over a cube the largest value is at a corner.
+    worst = worst_case(model, batch, "own", AscentSettings(0.3, 0.03, 60, "linf"), generator())
+    # A convex function over a cube is largest at a corner.
     corners = 0.3 * torch.tensor(list(product((-1.0, 1.0), repeat=10)))
-    worst = (corners @ model.map.weight.T).abs().mean(dim=1).max().item()
-    assert torch.all(found.snp <= worst * (1 + 1e-4))
-    # One start for each window, and of a linear forecaster all windows are alike.
-    assert found.snp.max() >= 0.95 * worst
+    expected = (corners @ model.map.weight.T).abs().mean(dim=1).max().item()
+    assert torch.all(worst.snp <= expected * (1 + 1e-4))
+    # A linear forecaster has the same worst case for all windows, and each window has its own start.
+    assert worst.snp.max() >= 0.95 * expected
 
 
-def judged(model: nn.Module) -> float:
+def validation_error(model: nn.Module) -> float:
     return errors(predict(model, data().validation), data().validation)["mae"]
 
 
@@ -126,22 +125,23 @@ class Constant(nn.Module):
 @pytest.mark.parametrize("looks", [True, False])
 def test_a_constant_forecaster_is_perfectly_faithful(*, looks: bool) -> None:
     batch = data().train.batch(torch.arange(4))
-    for goal in get_args(Goal):
-        found = worst_case(Constant(looks=looks), batch, goal, AscentSettings(), generator())
-        assert torch.all(found.snp == 0)
+    for goal in get_args(AttackGoal):
+        worst = worst_case(Constant(looks=looks), batch, goal, AscentSettings(), generator())
+        assert torch.all(worst.snp == 0)
     assert preference(0.5, 0.5, 0.5, 0.6) == 100
 
 
-def test_what_is_sought_itself_is_found_nearly_as_large_as_by_any_other_goal() -> None:
+def test_own_goal_finds_nearly_as_large_a_change_as_any_other_goal() -> None:
     model = model_of("timesieve")
     fit(model, data(), FitSettings(epochs=3, learning_rate=1e-3), seed=0)
     model.eval()
     batch = data().train.batch(torch.arange(8))
-    found = {g: worst_case(model, batch, g, AscentSettings(0.2, 0.05, 10), generator()) for g in get_args(Goal)}
+    ascent = AscentSettings(0.2, 0.05, 10)
+    worst = {goal: worst_case(model, batch, goal, ascent, generator()) for goal in get_args(AttackGoal)}
     for goal in ("conditions", "error"):
-        assert 0 < found[goal].snp.mean() <= 1.05 * found["own"].snp.mean()
-        assert 0 < found[goal].sib.mean() <= 1.05 * found["own"].sib.mean()
-    assert found["error"].snp.mean() > 0.5 * found["own"].snp.mean()
+        assert 0 < worst[goal].snp.mean() <= 1.05 * worst["own"].snp.mean()
+        assert 0 < worst[goal].sib.mean() <= 1.05 * worst["own"].sib.mean()
+    assert worst["error"].snp.mean() > 0.5 * worst["own"].snp.mean()
 
 
 def test_preference_of_the_papers_table() -> None:
@@ -150,43 +150,43 @@ def test_preference_of_the_papers_table() -> None:
     assert preference(0.0868, 0.0876, 0.0929, 0.0960) == pytest.approx(72.4, abs=0.05)
 
 
-def test_where_the_plain_forecaster_does_not_move_there_is_no_preference() -> None:
+def test_there_is_no_preference_where_the_plain_error_does_not_change() -> None:
     assert preference(0.5, 0.6, 0.5, 0.5) is None
     assert preference(0.0, 0.1, 0.5, 0.6) is None
 
 
-def test_weights_that_stand_still_take_no_gradient_and_are_free_afterwards() -> None:
+def test_frozen_weights_get_no_gradient_and_are_trainable_afterwards() -> None:
     model = model_of("timesieve").eval()
     windows, _ = data().train.batch(torch.arange(4))
     before = model(windows).values
-    with standing_still(model):
-        given_windows = windows.clone().requires_grad_(True)
-        still = model(given_windows).values
-        still.sum().backward()
+    with frozen(model):
+        inputs = windows.clone().requires_grad_(True)
+        values = model(inputs).values
+        values.sum().backward()
         assert all(p.grad is None for p in model.parameters())
-        assert given_windows.grad is not None
-    torch.testing.assert_close(still, before, atol=1e-5, rtol=1e-4)
+        assert inputs.grad is not None
+    torch.testing.assert_close(values, before, atol=1e-5, rtol=1e-4)
     assert all(p.requires_grad for p in model.parameters())
 
 
 def test_the_faithful_loss_is_the_sum_of_its_parts() -> None:
     model = model_of("timesieve").eval()
     windows, target = data().train.batch(torch.arange(4))
-    taught = target + 0.1
-    settings_of = AscentSettings(0.1, 0.02, 3)
+    teacher_forecast = target + 0.1
+    ascent = AscentSettings(0.1, 0.02, 3)
 
     def loss(**weights: float) -> torch.Tensor:
-        wanted = FaithfulLoss(FaithfulWeights(**({"sib": 0.0, "cps": 0.0, "snp": 0.0} | weights)), settings_of)
-        return faithful_loss(model, (windows, target, taught), wanted, generator())
+        settings = FaithfulLoss(FaithfulWeights(**({"sib": 0.0, "cps": 0.0, "snp": 0.0} | weights)), ascent)
+        return faithful_loss(model, (windows, target, teacher_forecast), settings, generator())
 
-    nothing = loss()
-    parts = [loss(sib=1.0) - nothing, loss(cps=1.0) - nothing, loss(snp=1.0) - nothing]
+    base = loss()
+    parts = [loss(sib=1.0) - base, loss(cps=1.0) - base, loss(snp=1.0) - base]
     assert all(part > 0 for part in parts)
-    torch.testing.assert_close(parts[1], distance(model(windows).values, taught).mean(), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(loss(sib=2.0, cps=3.0, snp=0.5), nothing + 2 * parts[0] + 3 * parts[1] + parts[2] / 2)
+    torch.testing.assert_close(parts[1], distance(model(windows).values, teacher_forecast).mean(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(loss(sib=2.0, cps=3.0, snp=0.5), base + 2 * parts[0] + 3 * parts[1] + parts[2] / 2)
 
 
-def test_what_is_made_once_changes_no_gradient() -> None:
+def test_cached_weights_change_no_gradient() -> None:
     model = model_of("timesieve").eval()
     windows, target = data().train.batch(torch.arange(4))
 
@@ -194,36 +194,37 @@ def test_what_is_made_once_changes_no_gradient() -> None:
         passes = distance(model(windows).values, target).mean() + model(windows + 0.1).values.mean()
         return list(torch.autograd.grad(passes, list(model.predictor.parameters())))
 
-    apart = gradients()
-    with made_once(model):
-        with standing_still(model):
+    separate = gradients()
+    with cached_weights(model):
+        with frozen(model):
             assert not model(windows).values.requires_grad
-        together = gradients()
-    for one, other in zip(apart, together, strict=True):
+        cached = gradients()
+    for one, other in zip(separate, cached, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
-def test_the_error_of_faithful_fitting_is_the_one_that_is_asked_for() -> None:
+def test_faithful_training_minimizes_the_configured_error() -> None:
     model = model_of("linear").eval()
     windows, target = data().train.batch(torch.arange(4))
-    nothing = FaithfulWeights(0.0, 0.0, 0.0)
-    still = AscentSettings(1e-9, 1e-9, 1)
+    zero_weights = FaithfulWeights(0.0, 0.0, 0.0)
+    tiny_ascent = AscentSettings(1e-9, 1e-9, 1)
     for error, expected in (
         ("mae", (model(windows).values - target).abs()),
         ("mse", (model(windows).values - target) ** 2),
     ):
-        found = faithful_loss(model, (windows, target, target), FaithfulLoss(nothing, still, error=error), generator())
-        torch.testing.assert_close(found, expected.mean())
+        settings = FaithfulLoss(zero_weights, tiny_ascent, error=error)
+        loss = faithful_loss(model, (windows, target, target), settings, generator())
+        torch.testing.assert_close(loss, expected.mean())
 
 
-def test_running_means_stand_still_while_a_perturbation_is_sought() -> None:
+def test_an_ascent_does_not_update_running_means() -> None:
     model = model_of("patchtst").train()
     windows, target = data().train.batch(torch.arange(8))
     before = {
         key: value.clone() for key, value in model.named_buffers() if key.endswith(("running_mean", "running_var"))
     }
     assert before
-    with standing_still(model):
+    with frozen(model):
         ascend(lambda x: distance(model(x).values, target), windows, AscentSettings(steps=3), generator())
     after = dict(model.named_buffers())
     assert all(torch.equal(value, after[key]) for key, value in before.items())
@@ -232,11 +233,11 @@ def test_running_means_stand_still_while_a_perturbation_is_sought() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FORECASTERS))
-def test_every_forecaster_forecasts_and_learns(name: str) -> None:
+def test_every_forecaster_trains(name: str) -> None:
     model = model_of(name)
-    before = judged(model)
+    before = validation_error(model)
     fit(model, data(), FitSettings(epochs=3, learning_rate=3e-3), seed=0)
-    after = judged(model)
+    after = validation_error(model)
     assert predict(model, data().validation).shape == (100, 8, 2)
     if name == "last_value":
         assert after == before
@@ -244,9 +245,9 @@ def test_every_forecaster_forecasts_and_learns(name: str) -> None:
         assert after < before
 
 
-@pytest.mark.parametrize("how", ["error", "conditions"])
+@pytest.mark.parametrize("attack", ["error", "conditions"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_faithful_fitting_moves_less_under_attack_than_as_much_plain_fitting(how: str, norm: str) -> None:
+def test_faithful_training_makes_forecasts_more_stable_than_longer_plain_training(attack: str, norm: str) -> None:
     plain = model_of("timesieve")
     fit(plain, data(), FitSettings(epochs=4, learning_rate=1e-3), seed=0)
     faithful = copy.deepcopy(plain)
@@ -255,16 +256,16 @@ def test_faithful_fitting_moves_less_under_attack_than_as_much_plain_fitting(how
     radius = 0.15 if norm == "linf" else 1.0
     ascent = AscentSettings(radius, radius / 10, 10, norm)
     strict = FaithfulWeights(sib=0.5, cps=0.1, snp=3.0)
-    fit_faithfully(faithful, data(), more, FaithfulLoss(strict, ascent, how), seed=0)
+    fit_faithfully(faithful, data(), more, FaithfulLoss(strict, ascent, attack), seed=0)
     batch = data().validation.batch(torch.arange(32))
 
-    def moved(model: nn.Module) -> float:
+    def forecast_change(model: nn.Module) -> float:
         return float(worst_case(model.eval(), batch, "own", ascent, generator()).snp.mean())
 
-    assert moved(faithful) < moved(plain)
+    assert forecast_change(faithful) < forecast_change(plain)
 
 
-def test_equal_seeds_give_equal_models_and_others_do_not() -> None:
+def test_equal_seeds_give_equal_models_and_different_seeds_different_ones() -> None:
     def weights(seed: int) -> torch.Tensor:
         model = model_of("timesieve", seed)
         fit(model, data(), FitSettings(epochs=1), seed=seed)
@@ -275,15 +276,15 @@ def test_equal_seeds_give_equal_models_and_others_do_not() -> None:
     assert not torch.equal(weights(1), weights(2))
 
 
-def test_a_loss_that_is_no_number_is_told() -> None:
-    with pytest.raises(DivergedError, match="was no number"):
+def test_a_loss_that_is_not_finite_raises() -> None:
+    with pytest.raises(DivergedError, match="is not finite"):
         fit(model_of("timesieve"), data(), FitSettings(epochs=3, learning_rate=1e30), seed=0)
 
 
-def test_the_best_epoch_is_kept_where_patience_is_asked_for() -> None:
+def test_training_with_patience_keeps_the_weights_of_the_best_epoch() -> None:
     model = model_of("linear")
-    told = []
-    fit(model, data(), FitSettings(epochs=6, learning_rate=0.5, decay=1.0, patience=2), seed=0, told=told.append)
-    best = min(epoch.validation for epoch in told)
-    assert judged(model) == pytest.approx(best)
-    assert told[-1].validation > best, "the last epoch is the best, and shows nothing"
+    epochs = []
+    fit(model, data(), FitSettings(epochs=6, learning_rate=0.5, decay=1.0, patience=2), seed=0, on_epoch=epochs.append)
+    best = min(epoch.validation for epoch in epochs)
+    assert validation_error(model) == pytest.approx(best)
+    assert epochs[-1].validation > best, "the last epoch is the best, so the test shows nothing"

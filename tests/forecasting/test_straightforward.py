@@ -1,4 +1,4 @@
-"""The baseline of benchmarks/faithful.py computes the same losses and gradients, only more slowly."""
+"""The baseline of benchmarks/faithful.py computes the same losses and gradients."""
 
 import importlib.util
 from pathlib import Path
@@ -21,32 +21,35 @@ def baseline() -> ModuleType:
 
 
 def gradients(loss: torch.Tensor, parameters: list[torch.Tensor]) -> torch.Tensor:
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    values = torch.autograd.grad(loss, parameters, allow_unused=True)
     return torch.cat(
-        [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, found, strict=True)]
+        [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, values, strict=True)]
     )
 
 
 @pytest.mark.parametrize("training", ["plain", "faithful"])
-def test_both_lose_the_same_and_go_the_same_way(training: str, baseline: ModuleType) -> None:
+def test_losses_and_gradients_agree(training: str, baseline: ModuleType) -> None:
     torch.manual_seed(0)
-    # In evaluation mode nothing is drawn, and in double precision no sign of a gradient is left to rounding.
-    ours = TimeSieve(32, 16, TimeSieveSettings()).double().eval()
-    theirs = baseline.Straightforward(ours).eval()
+    # Evaluation mode draws nothing, and double precision leaves no sign of a gradient to rounding.
+    model = TimeSieve(32, 16, TimeSieveSettings()).double().eval()
+    reference = baseline.Straightforward(model).eval()
     windows, target = torch.randn(8, 32, 3, dtype=torch.float64), torch.randn(8, 16, 3, dtype=torch.float64)
-    found = ours(windows)
+    forecast = model(windows)
     if training == "plain":
-        losses = distance(found.values, target).mean() + found.loss.sum(), theirs.plain_loss(windows, target)
+        losses = distance(forecast.values, target).mean() + forecast.loss.sum(), reference.plain_loss(windows, target)
     else:
-        # A teacher that is another model, so that consistency counts.
+        # The teacher is another model, so that consistency contributes to the loss.
         torch.manual_seed(1)
         teacher = baseline.Straightforward(TimeSieve(32, 16, TimeSieveSettings()).double()).eval()
-        taught = teacher(windows)[0].detach()
+        teacher_forecast = teacher(windows)[0].detach()
         draws = torch.randn(windows.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
         losses = (
-            faithful_loss(ours, (windows, target, taught), FaithfulLoss(), torch.Generator().manual_seed(3)),
-            theirs.faithful_loss(windows, target, teacher, baseline.ASCENT.radius * draws),
+            faithful_loss(model, (windows, target, teacher_forecast), FaithfulLoss(), torch.Generator().manual_seed(3)),
+            reference.faithful_loss(windows, target, teacher, baseline.ASCENT.radius * draws),
         )
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-9, atol=0)
-    one, other = gradients(losses[0], list(ours.parameters())), gradients(losses[1], list(theirs.model.parameters()))
+    one, other = (
+        gradients(losses[0], list(model.parameters())),
+        gradients(losses[1], list(reference.model.parameters())),
+    )
     torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-10)

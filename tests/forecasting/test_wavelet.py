@@ -13,7 +13,7 @@ from stratoscope.forecasting import make_wavelet
 
 @given(st.sampled_from(["db1", "haar", "db2", "sym4", "coif1"]), st.integers(8, 40), st.integers(0, 2**31))
 @settings(max_examples=40, deadline=None)
-def test_a_series_is_rebuilt_from_its_coefficients(name: str, half: int, seed: int) -> None:
+def test_a_series_is_reconstructed_from_its_coefficients(name: str, half: int, seed: int) -> None:
     series = torch.randn(2, 3, 2 * half, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     wavelet = make_wavelet(name)
     approximation, detail = wavelet.decompose(series)
@@ -24,13 +24,13 @@ def test_a_series_is_rebuilt_from_its_coefficients(name: str, half: int, seed: i
 @pytest.mark.parametrize("name", ["db1", "db2"])
 def test_coefficients_are_those_of_pywavelets(name: str) -> None:
     series = torch.randn(4, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = make_wavelet(name).decompose(series)
+    coefficients = make_wavelet(name).decompose(series)
     expected = pywt.dwt(series.numpy(), name, mode="symmetric")
-    for own, its in zip(found, expected, strict=True):
-        np.testing.assert_allclose(own.numpy(), its, atol=1e-12)
+    for values, expected_values in zip(coefficients, expected, strict=True):
+        np.testing.assert_allclose(values.numpy(), expected_values, atol=1e-12)
 
 
-def test_gradients_run_through_both_ways() -> None:
+def test_both_directions_are_differentiable() -> None:
     for name in ("db1", "db2"):
         wavelet = make_wavelet(name)
         series = torch.randn(1, 8, dtype=torch.float64, requires_grad=True)
@@ -38,7 +38,7 @@ def test_gradients_run_through_both_ways() -> None:
         assert torch.autograd.gradcheck(wavelet.decompose, series)
 
 
-def test_what_cannot_be_divided_is_refused() -> None:
+def test_an_odd_lookback_and_an_unknown_wavelet_are_refused() -> None:
     with pytest.raises(InputError, match="cannot halve a lookback of 25"):
         make_wavelet("db1").length(25)
     with pytest.raises(InputError, match="is unknown"):

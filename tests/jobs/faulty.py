@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from stratoscope.execution import FIRST_ATTEMPT, Attempt
-from stratoscope.pipelines.score.worker import ScoreWorker, WorkerSettings
+from stratoscope.pipelines.score.worker import ScoreWorker, ScoreWorkerSettings
 from stratoscope.results import ShardResult
 
 Trouble = Callable[["FaultyWorker", Sequence[int]], None]
@@ -22,7 +22,9 @@ Trouble = Callable[["FaultyWorker", Sequence[int]], None]
 class FaultyWorker(ScoreWorker):
     """A worker to which something happens whenever a batch holds the victim's tokens."""
 
-    def __init__(self, settings: WorkerSettings, trouble: "Trouble | None", victim: str, pause: float = 0.0) -> None:
+    def __init__(
+        self, settings: ScoreWorkerSettings, trouble: "Trouble | None", victim: str, pause: float = 0.0
+    ) -> None:
         super().__init__(settings)
         self.trouble, self.victim, self.pause = trouble, victim, pause
 
@@ -45,7 +47,7 @@ class Faulty:
     victim: str = ""
     pause: float = 0.0
 
-    def __call__(self, settings: WorkerSettings) -> ScoreWorker:
+    def __call__(self, settings: ScoreWorkerSettings) -> ScoreWorker:
         return FaultyWorker(settings, self.trouble, self.victim, self.pause)
 
 
@@ -91,7 +93,12 @@ def break_the_device(_worker: FaultyWorker, _rows: Sequence[Sequence[int]]) -> N
     raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
 
-def die_while_loading(_settings: WorkerSettings) -> ScoreWorker:
+def die_while_loading(_settings: ScoreWorkerSettings) -> ScoreWorker:
     """Be killed before the model is there."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
+
+
+def fail_while_loading(_settings: ScoreWorkerSettings) -> ScoreWorker:
+    """Raise before the model is loaded."""
+    raise RuntimeError("the weights cannot be read")

@@ -101,12 +101,12 @@ def nights(tiny_model_folder: Path, prompts_file: Path, tmp_path_factory: pytest
     audit = make_audit(folder, tiny_model_folder, prompts_file, lost, late)
     first = audit.night("n1")
     assert first.returncode == 1, first.stdout + first.stderr
-    assert "did not end well" in first.stdout
+    assert "did not succeed" in first.stdout
     plant(folder / "a")
     destinations = {"webhook": True, "webhook_attempts": 1}
     audit.change(models=yaml.safe_load(audit.file.read_text())["models"][:2], destinations=destinations)
     second = audit.night("n2", STRATOSCOPE_WEBHOOK_URL=f"http://127.0.0.1:9/{SECRET}", STRATOSCOPE_WEBHOOK_TOKEN=SECRET)
-    assert "the webhook did not take the summary in 1 attempts" in second.stdout
+    assert "the webhook did not accept the summary in 1 attempts" in second.stdout
     assert SECRET not in second.stdout + second.stderr
     assert second.returncode == 3, second.stdout + second.stderr
     assert second.stdout.splitlines()[-1] == f"run: {audit.output}/audit/n2"
@@ -121,7 +121,7 @@ def test_a_model_that_fails_or_hangs_loses_no_other(nights: Audit) -> None:
         ("late", "score"): "over time",
         ("late", "search"): "skipped",
     }
-    assert "it stands on late.score, which was over time" in rows["late", "search"]["error"]
+    assert "it depends on late.score, which was over time" in rows["late", "search"]["error"]
     assert "no-prompts.txt" in rows[HOSTILE, "score"]["error"]
     assert rows["a", "score"]["figures"]
     assert nights.manifest("n1")["status"] == "failed"
@@ -146,7 +146,7 @@ def test_a_finished_night_ends_again_as_it_ended(nights: Audit) -> None:
     assert page.stat().st_mtime_ns == written
 
 
-def test_the_night_is_told_in_files(nights: Audit) -> None:
+def test_a_night_is_summarized_in_files(nights: Audit) -> None:
     folder = nights.output / "audit" / "n2"
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["exit_code"], summary["previous_night"]) == (3, "n1")
@@ -156,8 +156,8 @@ def test_the_night_is_told_in_files(nights: Audit) -> None:
     assert (suites[HOSTILE].failures, suites[HOSTILE].errors) == (0, 1)
 
 
-def test_an_alert_that_nobody_takes_is_told_and_its_secrets_are_nowhere(nights: Audit) -> None:
-    assert nights.manifest("n2")["facts"]["untold"]
+def test_an_undelivered_alert_is_reported_without_its_secrets(nights: Audit) -> None:
+    assert nights.manifest("n2")["facts"]["undelivered"]
     files = [file for file in nights.output.rglob("*") if file.is_file()]
     assert {"log.txt", "manifest.json", "a.score.yaml", "a.score.err"} <= {file.name for file in files}
     assert not [file for file in files if SECRET.encode() in file.read_bytes()]
@@ -184,14 +184,14 @@ def test_the_page_shows_what_changed_first_and_leads_to_the_runs(
     assert browser.get_log("browser") == []
 
 
-def test_nights_are_told_by_the_command_line(nights: Audit, capfd: pytest.CaptureFixture[str]) -> None:
+def test_commands_show_nights(nights: Audit, capfd: pytest.CaptureFixture[str]) -> None:
     output = ["--output", str(nights.output)]
     assert main(["report", "--latest", "--job", "audit", *output]) == 0
     assert "✗ regression" in capfd.readouterr().out
     assert main(["compare", "n1.a", "n2.a", *output]) == 0
-    told = capfd.readouterr().out
-    assert "changed: other weights; other activations" in told
-    assert f"layers whose weights differ: {PLANTED}" in told
+    text = capfd.readouterr().out
+    assert "changed: other weights; other activations" in text
+    assert f"layers whose weights differ: {PLANTED}" in text
     assert main(["history", "--facts", "--model", "a", *output]) == 0
     assert "least split-half correlation" in capfd.readouterr().out
     asked = "SELECT model, verdict FROM audit_models WHERE run_id = 'n2' ORDER BY model"
@@ -206,18 +206,18 @@ def test_nights_are_told_by_the_command_line(nights: Audit, capfd: pytest.Captur
         (["report", "n3"], "no run_id under"),
         (["compare", "n1.a"], "at least 2"),
         (["compare", "n1", "n1.a"], "is a run of audit and"),
-        (["compare", "n1", "n2"], "runs of audit have no key figures"),
+        (["compare", "n1", "n2"], "runs of audit have no key metrics"),
         (["history", "--model", "b"], "model 'b' is in no night"),
-        (["history", "--sql", "SELECT"], "cannot be answered"),
+        (["history", "--sql", "SELECT"], "the query failed"),
     ],
 )
 def test_bad_questions_are_one_line_and_exit_code_2(
     nights: Audit, arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*arguments, "--output", str(nights.output)]) == 2
-    told = capfd.readouterr().err
-    assert said in told
-    assert told.count("\n") == 1
+    output = capfd.readouterr().err
+    assert said in output
+    assert output.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -247,7 +247,7 @@ def test_an_identical_night_computes_nothing_and_alerts_on_nothing(
 
 
 @pytest.mark.slow
-def test_a_night_that_was_killed_goes_on_and_a_second_of_its_name_is_refused(
+def test_a_killed_night_resumes_and_a_second_process_is_refused(
     tiny_model_folder: Path, prompts_file: Path, tmp_path: Path
 ) -> None:
     other = {"source": str(tiny_model_folder), "name": "b", "stages": ["score"]}
@@ -263,7 +263,7 @@ def test_a_night_that_was_killed_goes_on_and_a_second_of_its_name_is_refused(
     os.kill(child, signal.SIGSTOP)  # so that the night does not end meanwhile
     refused = audit.night("n1")
     assert refused.returncode == 2
-    assert "is being worked on" in refused.stderr
+    assert "is in use by process" in refused.stderr
     night.send_signal(signal.SIGKILL)
     night.wait(timeout=60)
     time.sleep(2)
@@ -276,7 +276,7 @@ def test_a_night_that_was_killed_goes_on_and_a_second_of_its_name_is_refused(
 
 
 @pytest.mark.slow
-def test_sigterm_leaves_a_night_that_goes_on_and_two_nights_at_once_do_not_disturb_each_other(
+def test_a_night_resumes_after_sigterm_and_two_nights_at_once_do_not_disturb_each_other(
     tiny_model_folder: Path, prompts_file: Path, tmp_path: Path
 ) -> None:
     audit = make_audit(tmp_path, tiny_model_folder, prompts_file)
@@ -290,9 +290,9 @@ def test_sigterm_leaves_a_night_that_goes_on_and_two_nights_at_once_do_not_distu
     time.sleep(1)
     stopped.terminate()
     assert stopped.stderr is not None
-    told = stopped.stderr.read().decode()
+    output = stopped.stderr.read().decode()
     assert stopped.wait(timeout=200) == 1
-    assert "stopped by SIGTERM" in told
+    assert "stopped by SIGTERM" in output
     both = [subprocess.Popen(audit.command(night), cwd=ROOT, stdout=subprocess.DEVNULL) for night in ("n1", "n2")]
     assert [night.wait(timeout=300) for night in both] == [0, 0]
     scores = [pq.read_table(audit.output / "score" / f"{night}.a" / "layer_scores.parquet") for night in ("n1", "n2")]

@@ -10,10 +10,10 @@ import pytest
 
 import stratoscope
 from stratoscope.errors import InputError
-from stratoscope.pipelines.config import validate
-from stratoscope.pipelines.measuring.layout import MOST_SHARDS, Layout, Shards
+from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.score.layout import FEWEST_MERGED_SHARDS, lay_out
+from stratoscope.pipelines.sharded.layout import MAX_SHARDS, ShardLayout, Shards
 from stratoscope.results import Manifest, ShardStore
 from tests.jobs.small import Fields
 
@@ -100,6 +100,7 @@ def test_a_run_by_shard_goes_on_where_it_stopped_to_the_bit(
     runs: dict[str, stratoscope.ScoreRun], grouped: Fields
 ) -> None:
     from stratoscope.execution import ActorPool
+    from stratoscope.pipelines.score.run import worker_settings
     from stratoscope.pipelines.score.worker import ScoreWorker
 
     fields = grouped(
@@ -110,30 +111,30 @@ def test_a_run_by_shard_goes_on_where_it_stopped_to_the_bit(
     config = validate(ScoreConfig, fields)
     job = ScoreJob(config)
     job.prepare()
-    job.run.write_manifest(
+    job.context.folder.write_manifest(
         Manifest(job="score", run_id="resumed-by-shard", config=config.model_dump(mode="json"), seed=0)
     )
-    worker = ScoreWorker(job._worker_settings(ActorPool(1, 1, 1, 1, 0)))
-    for table in Shards(job.layout, job.prompts.table, range(0, 64, 2)):
-        ShardStore(job.run.storage).write(worker(table.to_pylist()[0]))
+    worker = ScoreWorker(worker_settings(config, job.inputs, ActorPool(1, 1, 1, 1, 0)))
+    for table in Shards(job.inputs.layout, job.inputs.prompts.table, range(0, 64, 2)):
+        ShardStore(job.context.storage).write(worker(table.to_pylist()[0]))
     resumed = stratoscope.score(**fields)
     assert (resumed.manifest.counts["shards_computed"], resumed.manifest.counts["shards_skipped"]) == (32, 32)
     for name in ("shard_stats", "shard_spans", "prompt_stats", "layer_scores", "stability"):
         assert resumed.table(name).equals(runs["shard"].table(name)), name
 
 
-def layout(num_prompts: int, rows: int = 60, **fields: object) -> Layout:
+def layout(num_prompts: int, rows: int = 60, **fields: object) -> ShardLayout:
     return lay_out(validate(ScoreConfig, fields), num_prompts, rows)
 
 
 def test_runs_are_laid_out_by_their_size() -> None:
-    assert layout(256) == Layout(256, 32, by_shard=False)
+    assert layout(256) == ShardLayout(256, 32, by_shard=False)
     assert not layout(16_666).by_shard
     assert layout(16_667).by_shard
-    assert layout(16_667, statistics={"keep": "prompt"}) == Layout(16_667, 32, by_shard=False)
+    assert layout(16_667, statistics={"keep": "prompt"}) == ShardLayout(16_667, 32, by_shard=False)
     million = layout(1_000_000)
     assert (million.num_shards, million.by_shard) == (1024, True)
-    assert layout(10_000_000, 160).num_shards == MOST_SHARDS
+    assert layout(10_000_000, 160).num_shards == MAX_SHARDS
     small = layout(320, statistics={"keep": "shard"})
     assert small.num_shards >= FEWEST_MERGED_SHARDS
     for given in (1, 7, 32, 40):
@@ -149,7 +150,7 @@ def test_too_few_shards_are_refused() -> None:
 
 def test_every_prompt_is_in_one_shard() -> None:
     table = pa.table({name: [f"{name}{i}" for i in range(103)] for name in ("prompt_id", "group", "text")})
-    cut = Layout(103, 10, by_shard=False)
+    cut = ShardLayout(103, 10, by_shard=False)
     rows = [row for part in Shards(cut, table, range(cut.num_shards)) for row in part.to_pylist()]
     assert [row["start"] for row in rows] == list(range(0, 103, 10))
     assert [text for row in rows for text in row["text"]] == table["text"].to_pylist()

@@ -20,8 +20,8 @@ import stratoscope
 from stratoscope.cli import main
 from stratoscope.errors import InputError, RunError
 from stratoscope.execution.attempts import DEATHS_WHILE_LOADING
-from stratoscope.pipelines.measuring.batches import CRASHED
 from stratoscope.pipelines.score import run as run_module
+from stratoscope.pipelines.sharded.batches import CRASHED
 from tests.jobs.faulty import (
     Faulty,
     die,

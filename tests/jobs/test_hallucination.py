@@ -12,14 +12,16 @@ import torch
 import stratoscope
 from stratoscope.data import PairChoice, PairSource, load_pairs
 from stratoscope.errors import InputError, RunError
-from stratoscope.evaluation import Prompt, generate
+from stratoscope.evaluation import GenerationPrompt, generate
 from stratoscope.models import encode_text, load_model
-from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob, tables
-from stratoscope.pipelines.hallucination import run as run_module
+from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob
+from stratoscope.pipelines.hallucination import inputs as inputs_module
+from stratoscope.pipelines.hallucination.run import worker_settings
 from stratoscope.pipelines.hallucination.worker import HallucinationWorker
-from stratoscope.pipelines.job import run_from_command_line
-from stratoscope.pipelines.measuring.layout import Shards
+from stratoscope.pipelines.runtime.job import run_from_command_line
+from stratoscope.pipelines.sharded.layout import Shards
 from stratoscope.results import from_parquet
+from stratoscope.tables import hallucination as tables
 from tests.jobs.reacting import REACTING, pairs_file, reacting_fields, reacting_model
 
 __all__ = ["pairs_file", "reacting_fields", "reacting_model"]
@@ -35,7 +37,7 @@ def run(reacting_fields: Callable[..., dict], local_ray: None) -> stratoscope.Ha
         "epsilon": [0.01],
         "quantile": [0.1],
     }
-    return stratoscope.hallucination(**reacting_fields(run_id="whole", contrasts=contrasts))
+    return stratoscope.detect_hallucination(**reacting_fields(run_id="whole", contrasts=contrasts))
 
 
 def test_the_layer_that_was_made_to_react_is_found(run: stratoscope.HallucinationRun) -> None:
@@ -59,8 +61,8 @@ def test_the_layer_that_was_made_to_react_is_found(run: stratoscope.Hallucinatio
 
 def test_tables_have_their_columns_and_rows(run: stratoscope.HallucinationRun) -> None:
     stats, answers = run.table("pair_stats"), run.table("answers")
-    assert stats.schema.names == tables.PAIR_STATS.names
-    assert run.scores.schema.equals(tables.SCORES)
+    assert stats.schema.names == tables.PairStatsRow.schema().names
+    assert run.scores.schema.equals(tables.HallucinationScoreRow.schema())
     assert answers.num_rows == 240
     units = 2 * 240 + 60
     assert stats.num_rows == units * 4 * 2
@@ -104,11 +106,13 @@ def test_a_plain_loop_and_two_actors_give_the_same_bits(
     job.prepare()
     from stratoscope.execution import ActorPool
 
-    worker = HallucinationWorker(job.worker(ActorPool(1, 1, 1, 1, 0)).args[0])
-    parts = [worker(t.to_pylist()[0]) for t in Shards(job.layout, job.units(), range(job.layout.num_shards))]
+    inputs = job.inputs
+    worker = HallucinationWorker(worker_settings(job.config, inputs, ActorPool(1, 1, 1, 1, 0)))
+    shards = Shards(inputs.layout, inputs.questions.table, range(inputs.layout.num_shards))
+    parts = [worker(table.to_pylist()[0]) for table in shards]
     rows = [from_parquet(part.files["pair_stats"]).to_pylist() for part in parts]
     assert [row for part in rows for row in part] == run.table("pair_stats").to_pylist()
-    two = stratoscope.hallucination(**reacting_fields(run_id="two", actors={"min": 2, "max": 2}))
+    two = stratoscope.detect_hallucination(**reacting_fields(run_id="two", actors={"min": 2, "max": 2}))
     assert two.table("pair_stats").equals(run.table("pair_stats"))
 
 
@@ -121,8 +125,8 @@ def test_a_failed_run_goes_on_where_it_stopped(
     path.write_text("\n".join(map(json.dumps, rows)))
     settings = reacting_fields(run_id="resumed", pairs={"source": [str(path)], "limit": None})
     with pytest.raises(RunError, match="1 questions could not be scored"):
-        stratoscope.hallucination(**settings, fail_on_error=True)
-    resumed = stratoscope.hallucination(**settings)
+        stratoscope.detect_hallucination(**settings, fail_on_error=True)
+    resumed = stratoscope.detect_hallucination(**settings)
     assert resumed.manifest.counts["shards_skipped"] > 0
     assert resumed.manifest.counts["errors"] == 1
     assert "too long" in resumed.table("errors")["error"][0].as_py()
@@ -149,7 +153,9 @@ def test_own_answers_are_graded_and_compared(
     """Of half the questions what the model writes is the right answer."""
     model = load_model(str(reacting_model), head=True)
     questions = [f"w{i} w{(i * 3) % 50} w{i % 11}" for i in range(60)]
-    prompts = [Prompt(tuple(encode_text(model.tokenizer, f"Question: {q}?\nAnswer:")), ("\n",), 4) for q in questions]
+    prompts = [
+        GenerationPrompt(tuple(encode_text(model.tokenizer, f"Question: {q}?\nAnswer:")), ("\n",), 4) for q in questions
+    ]
     written = generate(model, prompts, (), 512)
     rows = [
         {"question": q, "right": [w.upper() if i % 2 else "w3"]}
@@ -162,7 +168,7 @@ def test_own_answers_are_graded_and_compared(
     common = {"readings": {"taps": ["update"]}, "generation": {"max_tokens": 4, "shots": 0}}
     pairs = {"source": [str(path)], "limit": None}
     both = {"source": [str(never), str(path)], "limit": None, "answers": "own"}
-    own = stratoscope.hallucination(**reacting_fields(run_id="own", pairs=both, **common))
+    own = stratoscope.detect_hallucination(**reacting_fields(run_id="own", pairs=both, **common))
     none, rate = own.table("rates").to_pylist()
     assert (none["answered"], none["wrong"]) == (20, 20)
     assert "all 20 answers to 'never' are wrong" in own.manifest.facts["verdicts"][-1]
@@ -173,7 +179,7 @@ def test_own_answers_are_graded_and_compared(
     own_answers = [a for a in answers if a["dataset"] == "own"]
     assert {(a["origin"], a["right"]) for a in own_answers} == {("own", True), ("own", False)}
     assert own.scores["num_questions"][0].as_py() == 60
-    beside = stratoscope.hallucination(
+    beside = stratoscope.detect_hallucination(
         **reacting_fields(run_id="beside", pairs={**pairs, "answers": "gold_and_own"}, **common)
     )
     origins = [(a["origin"], a["right"]) for a in beside.table("answers").to_pylist()]
@@ -199,15 +205,15 @@ def test_what_vllm_wrote_is_graded_and_the_actors_write_the_rest(
         found = {i: int(re.search(r"Question: w(\d+)", prompt)[1]) for i, prompt in enumerate(prompts)}
         return {i: f"w{10 + number}" if number % 2 else "w3" for i, number in found.items() if number != 7}
 
-    monkeypatch.setattr(run_module, "vllm_installed", lambda: True)
-    monkeypatch.setattr(run_module, "write_with_vllm", write)
+    monkeypatch.setattr(inputs_module, "vllm_installed", lambda: True)
+    monkeypatch.setattr(inputs_module, "write_with_vllm", write)
     settings = reacting_fields(
         run_id="vllm",
         pairs={"source": [str(path)], "limit": None, "answers": "own"},
         readings={"taps": ["update"]},
         generation={"engine": "vllm", "max_tokens": 3, "shots": 0},
     )
-    run = stratoscope.hallucination(**settings)
+    run = stratoscope.detect_hallucination(**settings)
     assert len(asked) == 40
     texts = {r["text"]: r["right"] for r in run.table("generated").to_pylist()}
     assert run.table("generated").num_rows == 40
@@ -216,7 +222,9 @@ def test_what_vllm_wrote_is_graded_and_the_actors_write_the_rest(
 
 
 def test_a_threshold_that_flags_nothing_is_a_result(reacting_fields: Callable[..., dict], local_ray: None) -> None:  # noqa: ARG001
-    run = stratoscope.hallucination(**reacting_fields(run_id="nothing", contrasts={"draws": 499, "threshold": 50.0}))
+    run = stratoscope.detect_hallucination(
+        **reacting_fields(run_id="nothing", contrasts={"draws": 499, "threshold": 50.0})
+    )
     assert not any(run.scores["flagged"].to_pylist())
     assert run.manifest.exit_code == 0
     assert any("propensity is at most" in verdict for verdict in run.manifest.facts["verdicts"])
@@ -261,7 +269,7 @@ def test_answers_of_one_kind_are_refused(reacting_fields: Callable[..., dict], t
     path = tmp_path / "one.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(InputError, match="all 20 answers to 'one' are wrong"):
-        stratoscope.hallucination(
+        stratoscope.detect_hallucination(
             **reacting_fields(
                 run_id="one",
                 pairs={"source": [str(path)], "answers": "own"},

@@ -1,4 +1,4 @@
-"""What the actors of a real run tell Prometheus."""
+"""Prometheus metrics of a real run."""
 
 import re
 import time
@@ -14,8 +14,8 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def scrape() -> dict[str, float]:
-    """Sum of every sample of the project's metrics over all nodes, by name."""
-    found: dict[str, float] = {}
+    """Return the sums of the project's metrics over all nodes, by name."""
+    sums: dict[str, float] = {}
     for node in ray.nodes():
         if not node["Alive"] or not node["MetricsExportPort"]:
             continue
@@ -24,8 +24,8 @@ def scrape() -> dict[str, float]:
             for line in answer.read().decode().splitlines():
                 sample = re.match(r'(ray_stratoscope_\w+)\{.*job="score".*\} ([\d.e+]+)', line)
                 if sample:
-                    found[sample[1]] = found.get(sample[1], 0) + float(sample[2])
-    return found
+                    sums[sample[1]] = sums.get(sample[1], 0) + float(sample[2])
+    return sums
 
 
 def test_actors_count_prompts_tokens_errors_and_seconds(small_run: Fields, many_prompts: object) -> None:

@@ -17,8 +17,9 @@ import torch
 
 import stratoscope
 from stratoscope.errors import RunError
-from stratoscope.pipelines.job import run_from_command_line
-from stratoscope.pipelines.mitigation import MitigationJob, tables
+from stratoscope.pipelines.mitigation import MitigationJob
+from stratoscope.pipelines.runtime.job import run_from_command_line
+from stratoscope.tables.mitigation import TABLES
 from tests.jobs.reacting import pairs_file, reacting_model
 
 __all__ = ["pairs_file", "reacting_model"]
@@ -55,20 +56,13 @@ def fields(
 
 @pytest.fixture(scope="module")
 def run(fields: Fields, local_ray: None) -> stratoscope.MitigationRun:  # noqa: ARG001
-    return stratoscope.mitigate(**fields(run_id="mended"))
+    return stratoscope.mitigate(**fields(run_id="trained"))
 
 
 def test_tables_have_a_row_for_every_step_model_and_metric(run: stratoscope.MitigationRun) -> None:
-    for name, schema in (
-        ("training", tables.TRAINING),
-        ("variants", tables.VARIANTS),
-        ("evaluation", tables.EVALUATION),
-        ("comparison", tables.COMPARISON),
-        ("items", tables.ITEMS),
-        ("separation", tables.SEPARATION),
-        ("errors", tables.ERRORS),
-    ):
-        assert run.table(name).schema.equals(schema), name
+    for name, row_type in TABLES.items():
+        if name != "tuning":
+            assert run.table(name).schema.equals(row_type.schema()), name
     steps = run.table("training").to_pylist()
     assert [(s["variant"], s["step"]) for s in steps] == [("flagged", step) for step in range(1, 7)]
     assert all(s["contrastive"] is not None and s["text"] is None for s in steps)
@@ -121,12 +115,12 @@ def test_every_step_of_the_same_questions_loses_less(run: stratoscope.Mitigation
     assert steps[0]["forgetting"] == pytest.approx(0, abs=1e-6)
 
 
-def test_nothing_that_is_judged_was_trained_on(run: stratoscope.MitigationRun) -> None:
+def test_no_evaluated_question_was_trained_on(run: stratoscope.MitigationRun) -> None:
     counts = run.manifest.facts["questions"]
     assert counts["first"] == {"trained": 12, "validated": 0, "held_out": 8}
     assert counts["second"] == {"trained": 0, "validated": 0, "held_out": 8}
-    judged = {r["item_id"] for r in run.table("items").to_pylist() if r["metric"] == "mc1"}
-    assert len(judged) == 16
+    item_ids = {r["item_id"] for r in run.table("items").to_pylist() if r["metric"] == "mc1"}
+    assert len(item_ids) == 16
 
 
 def test_the_checkpoint_is_the_model_with_trained_layers_and_nothing_else_changed(
@@ -135,8 +129,8 @@ def test_the_checkpoint_is_the_model_with_trained_layers_and_nothing_else_change
     from transformers import AutoModelForCausalLM
 
     (url,) = run.models
-    mended, base = (AutoModelForCausalLM.from_pretrained(p).state_dict() for p in (url, reacting_model))
-    changed = {name for name in base if not torch.equal(base[name], mended[name])}
+    trained, base = (AutoModelForCausalLM.from_pretrained(p).state_dict() for p in (url, reacting_model))
+    changed = {name for name in base if not torch.equal(base[name], trained[name])}
     assert {name.split(".")[2] for name in changed} == {"1", "2"}
     assert run.manifest.facts["frozen_tensors"] > 0
     card = Path(url, "README.md").read_text()
@@ -149,7 +143,7 @@ def test_the_checkpoint_is_the_model_with_trained_layers_and_nothing_else_change
 
 def test_a_finished_run_is_not_made_again(fields: Fields, run: stratoscope.MitigationRun) -> None:
     before = Path(run.path, "training.parquet").stat().st_mtime_ns
-    again = stratoscope.mitigate(**fields(run_id="mended"))
+    again = stratoscope.mitigate(**fields(run_id="trained"))
     assert Path(again.path, "training.parquet").stat().st_mtime_ns == before
 
 
@@ -208,9 +202,9 @@ def test_a_killed_worker_is_followed_by_another_that_reaches_the_same_loss(
 
 @pytest.mark.slow
 def test_a_killed_driver_is_followed_by_another(fields: Fields, run: stratoscope.MitigationRun) -> None:
-    asked = fields(run_id="driver", compare=["flagged", "random"])
+    options = fields(run_id="driver", compare=["flagged", "random"])
     script = "import json, sys, stratoscope; stratoscope.mitigate(**json.loads(sys.argv[1]))"
-    command = [sys.executable, "-c", script, json.dumps(asked)]
+    command = [sys.executable, "-c", script, json.dumps(options)]
     process = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": ""})
     folder = Path(run.path).parent / "driver"
     deadline = time.monotonic() + 240
@@ -222,7 +216,7 @@ def test_a_killed_driver_is_followed_by_another(fields: Fields, run: stratoscope
     process.kill()
     process.wait()
     time.sleep(1)
-    again = stratoscope.mitigate(**asked)
+    again = stratoscope.mitigate(**options)
     assert again.manifest.status == "done"
     assert _losses(again)[:6] == pytest.approx(_losses(run), abs=1e-3)
     variants = again.table("variants").to_pylist()
@@ -235,10 +229,12 @@ def test_a_killed_driver_is_followed_by_another(fields: Fields, run: stratoscope
 
 
 @pytest.mark.slow
-def test_sigterm_keeps_a_checkpoint_and_the_same_run_goes_on(fields: Fields, run: stratoscope.MitigationRun) -> None:
-    asked = fields(run_id="stopped", train=fields()["train"] | {"max_steps": 60, "checkpoint_every": 50})
-    file = Path(run.path).parent / "asked.json"
-    file.write_text(json.dumps(asked))
+def test_sigterm_keeps_a_checkpoint_from_which_the_same_run_resumes(
+    fields: Fields, run: stratoscope.MitigationRun
+) -> None:
+    options = fields(run_id="stopped", train=fields()["train"] | {"max_steps": 60, "checkpoint_every": 50})
+    file = Path(run.path).parent / "options.json"
+    file.write_text(json.dumps(options))
     command = [sys.executable, str(ROOT / "jobs" / "mitigation.py"), "--config", str(file)]
     process = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": ""}, stderr=subprocess.PIPE, text=True)
     curves = Path(run.path).parent / "stopped" / "tensorboard"
@@ -250,17 +246,17 @@ def test_sigterm_keeps_a_checkpoint_and_the_same_run_goes_on(fields: Fields, run
         time.sleep(0.05)
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=240)
+    _, stderr = process.communicate(timeout=240)
     assert process.returncode == 1
-    assert "stopped by SIGTERM during training" in said
+    assert "stopped by SIGTERM during training" in stderr
     steps = list((Path(run.path).parent / "stopped" / "training").rglob("steps.json"))
     assert steps
     made = json.loads(steps[-1].read_text())
     assert len(made) < 50
-    again = stratoscope.mitigate(**asked)
+    again = stratoscope.mitigate(**options)
     kept = again.table("training").to_pylist()[: len(made)]
     assert [row["tokens_per_s"] for row in kept] == [row["tokens_per_s"] for row in made]
-    undisturbed = stratoscope.mitigate(**(asked | {"run_id": "unstopped"}))
+    undisturbed = stratoscope.mitigate(**(options | {"run_id": "unstopped"}))
     assert _losses(again) == pytest.approx(_losses(undisturbed), abs=1e-3)
 
 
@@ -270,19 +266,19 @@ def test_a_training_that_fails_loses_no_other(fields: Fields, run: stratoscope.M
     training.mkdir(parents=True)
     # A file where one variant's checkpoints were to go.
     (training / "random-0").write_text("in the way")
-    found = stratoscope.mitigate(**fields(run_id="obstructed", compare=["flagged", "random"]))
-    assert [v["variant"] for v in found.table("variants").to_pylist()] == ["flagged"]
-    (error,) = found.table("errors").to_pylist()
+    result = stratoscope.mitigate(**fields(run_id="obstructed", compare=["flagged", "random"]))
+    assert [v["variant"] for v in result.table("variants").to_pylist()] == ["flagged"]
+    (error,) = result.table("errors").to_pylist()
     assert (error["variant"], error["seed"]) == ("random", 0)
-    assert found.manifest.counts["failed"] == 1
+    assert result.manifest.counts["failed"] == 1
     assert "Training failed due to" not in error["error"]
-    assert any("random-0 failed" in line for line in found.manifest.facts["verdicts"])
+    assert any("random-0 failed" in line for line in result.manifest.facts["verdicts"])
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_ends_a_training_at_once(fields: Fields, run: stratoscope.MitigationRun) -> None:
+def test_a_loss_that_is_not_finite_ends_a_training_at_once(fields: Fields, run: stratoscope.MitigationRun) -> None:
     wild = fields()["train"] | {"learning_rate": 1e30, "warmup": 0}
-    with pytest.raises(RunError, match="its loss was no number"):
+    with pytest.raises(RunError, match="its loss became non-finite"):
         stratoscope.mitigate(**fields(run_id="wild", train=wild))
     manifest = json.loads((Path(run.path).parent / "wild" / "manifest.json").read_text())
     assert manifest["status"] == "failed"
@@ -294,12 +290,12 @@ def test_layers_come_from_a_hallucination_run_of_its_own_and_a_search_chooses(
     fields: Fields,
     local_ray: None,  # noqa: ARG001
 ) -> None:
-    asked = fields(run_id="searched", layers=None, flags={"num_layers": 1})
-    asked["tune"] = {"num_samples": 3, "learning_rates": [0.001, 0.003], "temperatures": [0.1, 0.5], "limit": 6}
-    asked["pairs"] = asked["pairs"] | {"limit": 20}
-    run = stratoscope.mitigate(**asked)
+    options = fields(run_id="searched", layers=None, flags={"num_layers": 1})
+    options["tune"] = {"num_samples": 3, "learning_rates": [0.001, 0.003], "temperatures": [0.1, 0.5], "limit": 6}
+    options["pairs"] = options["pairs"] | {"limit": 20}
+    run = stratoscope.mitigate(**options)
     rows = run.table("tuning").to_pylist()
-    assert run.table("tuning").schema.equals(tables.TUNING)
+    assert run.table("tuning").schema.equals(TABLES["tuning"].schema())
     assert len(rows) == 3
     assert sum(r["chosen"] for r in rows) == 1
     best = max((r for r in rows if r["reports"] == 2), key=lambda r: r["objective"])
@@ -316,16 +312,16 @@ def test_layers_come_from_a_hallucination_run_of_its_own_and_a_search_chooses(
 
 
 @pytest.mark.slow
-def test_a_pruned_model_is_healed(fields: Fields, local_ray: None) -> None:  # noqa: ARG001
-    asked = fields(run_id="healed", layers=None, drop="1")
-    asked["train"] = asked["train"] | {"max_steps": 30}
-    run = stratoscope.mitigate(**asked)
+def test_a_pruned_model_recovers(fields: Fields, local_ray: None) -> None:  # noqa: ARG001
+    options = fields(run_id="recovered", layers=None, drop="1")
+    options["train"] = options["train"] | {"max_steps": 30}
+    run = stratoscope.mitigate(**options)
     steps = run.table("training").to_pylist()
     assert steps[-1]["forgetting"] < steps[0]["forgetting"]
     assert steps[0]["contrastive"] is None
     rows = {(r["variant"], r["dataset"]): r for r in run.evaluation.to_pylist()}
-    healed, cut = rows["given", "prompts"], rows["given, not healed", "prompts"]
-    assert healed["after"] < cut["after"]
+    recovered, pruned = rows["given", "prompts"], rows["given, not healed", "prompts"]
+    assert recovered["after"] < pruned["after"]
     (url,) = run.models
     assert json.loads(Path(url, "config.json").read_text())["num_hidden_layers"] == 3
 

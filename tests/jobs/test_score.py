@@ -11,14 +11,18 @@ import pytest
 import stratoscope
 from stratoscope.cli import main
 from stratoscope.errors import InputError
-from stratoscope.pipelines.config import validate
-from stratoscope.pipelines.measuring.layout import Shards
-from stratoscope.pipelines.measuring.rows import statistics_of_tap
-from stratoscope.pipelines.score import ScoreConfig, ScoreJob, tables
-from stratoscope.pipelines.score.run import score_groups
-from stratoscope.pipelines.score.worker import ScoreWorker, WorkerSettings
+from stratoscope.pipelines.runtime.config import validate
+from stratoscope.pipelines.score import ScoreConfig, ScoreJob
+from stratoscope.pipelines.score import run as run_module
+from stratoscope.pipelines.score.load_statistics import StatisticsTables, score_tables
+from stratoscope.pipelines.score.run import worker_settings
+from stratoscope.pipelines.score.worker import ScoreWorker, ScoreWorkerSettings
+from stratoscope.pipelines.sharded.layout import Shards
 from stratoscope.results import Manifest, ShardResult, ShardStore, Storage, from_parquet, write_table
 from stratoscope.statistics import spearman
+from stratoscope.tables import score as tables
+from stratoscope.tables.activations import statistics_of_tap
+from tests.jobs.faulty import fail_while_loading
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 TAPS = ["block", "update", "attention", "mlp", "mlp_hidden"]
@@ -52,33 +56,34 @@ def run(fields: Fields) -> stratoscope.ScoreRun:
     return stratoscope.score(**fields(run_id="one-actor"))
 
 
-def settings_of(config: ScoreConfig) -> tuple[ScoreJob, WorkerSettings]:
-    """The job of a configuration, prepared, and what its actors would be told."""
+def settings_of(config: ScoreConfig) -> tuple[ScoreJob, ScoreWorkerSettings]:
+    """The prepared job of a configuration, and the settings of its workers."""
     from stratoscope.execution import ActorPool
 
     job = ScoreJob(config)
     job.prepare()
-    return job, job._worker_settings(ActorPool(1, 1, 1, 1, 0))
+    return job, worker_settings(config, job.inputs, ActorPool(1, 1, 1, 1, 0))
 
 
 def shards_of(job: ScoreJob, *chosen: int) -> list[dict]:
     """Some shards of a prepared job, or all of them, as an actor gets them."""
-    numbers = chosen or range(job.layout.num_shards)
-    return [row for table in Shards(job.layout, job.prompts.table, numbers) for row in table.to_pylist()]
+    layout, prompts = job.inputs.layout, job.inputs.prompts
+    numbers = chosen or range(layout.num_shards)
+    return [row for table in Shards(layout, prompts.table, numbers) for row in table.to_pylist()]
 
 
 def test_tables_have_their_columns_and_rows(run: stratoscope.ScoreRun) -> None:
     expected = {
-        "prompt_stats": (tables.PROMPT_STATS, 40 * 4 * 5),
-        "span_stats": (tables.SPAN_STATS, 40 * 7),
-        "layer_scores": (tables.LAYER_SCORES, 4 * (5 * (4 + 2 + 2) + 5)),
-        "stability": (tables.STABILITY, 5 * (4 + 2 + 2) + 5),
-        "errors": (tables.ERRORS, 0),
-        "layers": (tables.LAYERS, 4),
+        "prompt_stats": 40 * 4 * 5,
+        "span_stats": 40 * 7,
+        "layer_scores": 4 * (5 * (4 + 2 + 2) + 5),
+        "stability": 5 * (4 + 2 + 2) + 5,
+        "errors": 0,
+        "layers": 4,
     }
-    for name, (schema, rows) in expected.items():
+    for name, rows in expected.items():
         table = run.table(name)
-        assert table.schema.equals(schema), name
+        assert table.schema.equals(tables.TABLES[name].schema()), name
         assert table.num_rows == rows, name
     ranks = run.layer_scores.group_by(["tap", "metric", "variance", "epsilon_kind"]).aggregate([("rank", "list")])
     assert all(sorted(row) == [0, 1, 2, 3] for row in ranks["rank_list"].to_pylist())
@@ -110,9 +115,10 @@ def test_scores_equal_those_of_a_plain_loop_to_the_bit(
         assert table.equals(run.table(name))
         write_table(plain, name, table)
     write_table(plain, "layers", from_parquet(results[0].files["layers"]))
-    scorings = score_groups(plain, run.manifest.facts["epsilons"], job.config, by_shard=False)
-    rows = [row for group, scoring in scorings for row in tables.score_rows(scoring, group)]
-    assert rows == [tuple(row.values()) for row in run.layer_scores.to_pylist()]
+    source = StatisticsTables(plain, by_shard=False, taps=tuple(TAPS), epsilons=tuple(run.manifest.facts["epsilons"]))
+    scorings = score_tables(source, job.config.scores.to_settings(job.config.seed))
+    rows = [row for group, scoring in scorings for row in tables.layer_score_rows(scoring, group)]
+    assert tables.LayerScoreRow.table(rows).equals(run.layer_scores)
 
 
 def test_another_number_of_actors_changes_nothing(run: stratoscope.ScoreRun, fields: Fields) -> None:
@@ -138,10 +144,12 @@ def test_another_batch_size_changes_rounding_alone(run: stratoscope.ScoreRun, fi
 def test_a_started_run_does_only_what_is_missing(run: stratoscope.ScoreRun, fields: Fields) -> None:
     config = validate(ScoreConfig, fields(run_id="resumed"))
     job, settings = settings_of(config)
-    job.run.write_manifest(Manifest(job="score", run_id="resumed", config=config.model_dump(mode="json"), seed=0))
+    job.context.folder.write_manifest(
+        Manifest(job="score", run_id="resumed", config=config.model_dump(mode="json"), seed=0)
+    )
     worker = ScoreWorker(settings)
     for shard in shards_of(job, 1, 3):
-        ShardStore(job.run.storage).write(worker(shard))
+        ShardStore(job.context.storage).write(worker(shard))
     resumed = stratoscope.score(**fields(run_id="resumed"))
     assert (resumed.manifest.counts["shards_computed"], resumed.manifest.counts["shards_skipped"]) == (3, 2)
     assert resumed.manifest.counts["tokens"] == run.manifest.counts["tokens"]
@@ -162,7 +170,7 @@ def test_a_run_is_not_resumed_on_other_data_under_the_same_name(fields: Fields, 
     )
     path.write_text("".join(f"w{i} w{i + 2}\n" for i in range(20)))
     for _ in range(2):
-        with pytest.raises(InputError, match="begun with other prompts and activations"):
+        with pytest.raises(InputError, match="started with other prompts and activations"):
             stratoscope.score(**changed)
 
 
@@ -236,7 +244,7 @@ def test_the_command_ends_with_the_path_and_repeats_for_free(fields: Fields, cap
     [
         ({"model.source": "smolm2"}, "did you mean 'smollm2'?"),
         ({"prompts.source": "scqi"}, "did you mean 'sciq'?"),
-        ({"prompts.source": "missing.jsonl"}, "no known set, file or hub name"),
+        ({"prompts.source": "missing.jsonl"}, "not a known set, file or hub name"),
         ({"run_id": "a/b"}, "no path separator"),
         ({"run_id": "one-actor"}, "with other settings"),
         ({"activations.spans": "9"}, "has only 4 layers"),
@@ -270,16 +278,10 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(fields: Fields, capfd: 
 
 
 def test_a_failure_while_running_exits_1_and_says_where_to_look(
-    fields: Fields, tiny_model_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    fields: Fields, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
-    broken = tmp_path / "broken"
-    shutil.copytree(tiny_model_folder, broken)
-    # Weights of another shape than the configuration says are seen only when they are loaded.
-    config = json.loads((broken / "config.json").read_text()) | {"intermediate_size": 40}
-    (broken / "config.json").write_text(json.dumps(config))
-    code = main(arguments(fields, run_id="broken", **{"model.source": str(broken)}))
+    monkeypatch.setattr(run_module, "make_worker", fail_while_loading)
+    code = main(arguments(fields, run_id="broken"))
     _, err = capfd.readouterr()
     assert code == 1
     assert len(err.splitlines()) == 1

@@ -15,9 +15,15 @@ import pytest
 import stratoscope
 from stratoscope.cli import main
 from stratoscope.evaluation import Resampling, by_task, retained
-from stratoscope.pipelines.search.store import EvaluationStore
-from stratoscope.pipelines.search.tables import EVALUATIONS, front_schema, item_scores, trials_schema
+from stratoscope.pipelines.search.pruning.store import EvaluationStore
 from stratoscope.results import Storage
+from stratoscope.tables.pruning import (
+    ComparisonRow,
+    EvaluationRow,
+    FrontRow,
+    PruningTrialRow,
+    SpeedRow,
+)
 from tests.conftest import tiny_network
 from tests.jobs.small import command_line
 
@@ -99,70 +105,76 @@ def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def found(fields: Fields, mlflow_uri: str) -> stratoscope.SearchRun:
+def finished(fields: Fields, mlflow_uri: str) -> stratoscope.SearchRun:
     return stratoscope.search(**fields(run_id="found", final={"random_sets": 3}, tracking={"mlflow": mlflow_uri}))
 
 
-def settled(run: stratoscope.SearchRun) -> list[dict]:
-    """What of the trials may not depend on the clock."""
+def without_times(run: stratoscope.SearchRun) -> list[dict]:
+    """Rows of the trials without the columns that depend on the clock."""
     timed = ("tokens_per_s", "seconds")
     return [{k: v for k, v in row.items() if k not in timed} for row in run.table("trials").to_pylist()]
 
 
-def test_tables_have_their_columns_and_the_front_is_one(found: stratoscope.SearchRun) -> None:
-    trials, front = found.table("trials"), found.front
-    assert trials.schema.equals(trials_schema(["pick", "read"]))
-    assert front.schema.equals(front_schema(["pick", "read"]))
-    assert found.table("evaluations").schema.equals(EVALUATIONS)
+def test_tables_have_their_columns_and_the_front_is_one(finished: stratoscope.SearchRun) -> None:
+    trials, front = finished.table("trials"), finished.front
+    assert trials.schema.equals(PruningTrialRow.schema(["pick", "read"]))
+    assert front.schema.equals(FrontRow.schema(["pick", "read"]))
+    for name, row_type in (("evaluations", EvaluationRow), ("comparison", ComparisonRow), ("speed", SpeedRow)):
+        assert finished.table(name).schema.equals(row_type.schema())
     rows = trials.to_pylist()
     assert [row["trial_id"] for row in rows] == [f"{i:04d}" for i in range(len(rows))]
     assert [row["origin"] for row in rows[:9]] == ["starting point"] * 8 + ["nsga2"]
     assert {row["status"] for row in rows} == {"done"}
     assert all(len(row["dropped_layers"]) in (1, 2) for row in rows)
     for row in front.to_pylist():
-        better = [r for r in rows if len(r["dropped_layers"]) >= len(row["dropped_layers"])]
-        assert all(r["retention_raw"] <= row["retention_raw"] for r in better)
+        larger = [r for r in rows if len(r["dropped_layers"]) >= len(row["dropped_layers"])]
+        assert all(r["retention_raw"] <= row["retention_raw"] for r in larger)
     assert sum(row["chosen"] for row in front.to_pylist()) == 1
-    assert all(row["parameters"] < found.manifest.facts["parameters"] for row in rows)
+    assert all(row["parameters"] < finished.manifest.facts["parameters"] for row in rows)
 
 
 def test_retention_is_that_of_the_items_and_the_parts_are_disjoint(
-    found: stratoscope.SearchRun, statistics: stratoscope.ScoreRun
+    finished: stratoscope.SearchRun, statistics: stratoscope.ScoreRun
 ) -> None:
-    table = found.table("evaluations").to_pylist()
-    ids = {part: {r["item_id"] for r in table if r["part"] == part} for part in ("search", "held_out")}
+    evaluations = finished.table("evaluations").to_pylist()
+    ids = {part: {r["item_id"] for r in evaluations if r["part"] == part} for part in ("search", "held_out")}
     calibrated = set(statistics.table("prompt_stats")["prompt_id"].to_pylist())
     assert not ids["search"] & ids["held_out"]
     assert not (ids["search"] | ids["held_out"]) & calibrated
     assert {len(ids["search"]), len(ids["held_out"])} == {16, 12}
-    assert [t["calibrated"] for t in found.manifest.facts["tasks"].values()] == [12, 12]
+    assert [t["calibrated"] for t in finished.manifest.facts["tasks"].values()] == [12, 12]
 
-    def of(dropped: list[int]) -> dict:
-        rows = [r for r in table if r["part"] == "search" and r["dropped_layers"] == dropped]
-        return by_task(item_scores(pa.Table.from_pylist(rows, schema=EVALUATIONS)))
+    def scores(dropped: list[int]) -> dict:
+        rows = [r for r in evaluations if r["part"] == "search" and r["dropped_layers"] == dropped]
+        table = pa.Table.from_pylist(rows, schema=EvaluationRow.schema())
+        return by_task([row.to_score() for row in EvaluationRow.read(table)])
 
-    base = of([])
-    for row in found.table("trials").to_pylist():
-        after = of(row["dropped_layers"])
+    base = scores([])
+    for row in finished.table("trials").to_pylist():
+        after = scores(row["dropped_layers"])
         raw = [retained(base[t], after[t], 0, Resampling()).raw.value for t in ("pick", "read")]
         assert row["retention_raw"] == pytest.approx(sum(raw) / 2)
         assert row["pick"] == pytest.approx(after["pick"].accuracy)
 
 
-def test_the_checkpoint_is_there_and_says_what_it_is(found: stratoscope.SearchRun) -> None:
-    folder = Path(found.exported or "")
-    chosen = next(row for row in found.front.to_pylist() if row["chosen"])
-    assert folder.parent == Path(found.path) / "models"
+def test_the_checkpoint_and_its_card_show_what_was_dropped(finished: stratoscope.SearchRun) -> None:
+    folder = Path(finished.exported or "")
+    chosen = next(row for row in finished.front.to_pylist() if row["chosen"])
+    assert folder.parent == Path(finished.path) / "models"
     config = json.loads((folder / "config.json").read_text())
     assert config["num_hidden_layers"] == 4 - len(chosen["dropped_layers"])
     card = (folder / "README.md").read_text()
     assert f"**{' '.join(map(str, chosen['dropped_layers']))}**" in card
     assert "| pick | acc |" in card
-    assert [row["what"] for row in found.table("speed").to_pylist()] == ["prefill", "decoding", "memory of the weights"]
+    assert [row["what"] for row in finished.table("speed").to_pylist()] == [
+        "prefill",
+        "decoding",
+        "memory of the weights",
+    ]
 
 
-def test_the_run_is_reported_and_logged(found: stratoscope.SearchRun) -> None:
-    path = Path(found.path)
+def test_the_run_is_reported_and_logged(finished: stratoscope.SearchRun) -> None:
+    path = Path(finished.path)
     page = (path / "report.html").read_text()
     for heading in (
         "Verdict",
@@ -174,25 +186,26 @@ def test_the_run_is_reported_and_logged(found: stratoscope.SearchRun) -> None:
         assert f"<h2>{heading}</h2>" in page
     assert list(path.glob("tune/trials/*/events.out.tfevents*"))
     assert not (path / "evaluations").exists()
-    kinds = found.table("comparison")["kind"].to_pylist()
+    kinds = finished.table("comparison")["kind"].to_pylist()
     assert kinds.count("random") == 3 * 2
-    assert len(found.manifest.facts["verdicts"]) >= 2
-    assert found.manifest.counts["trials"] == found.table("trials").num_rows
+    assert len(finished.manifest.facts["verdicts"]) >= 2
+    assert {"load", "search", "validate", "export"} <= finished.manifest.timings.keys()
+    assert finished.manifest.counts["trials"] == finished.table("trials").num_rows
 
 
-def test_trials_are_in_mlflow_by_one_option(found: stratoscope.SearchRun, mlflow_uri: str) -> None:
+def test_trials_are_in_mlflow_by_one_option(finished: stratoscope.SearchRun, mlflow_uri: str) -> None:
     import mlflow
 
     mlflow.set_tracking_uri(mlflow_uri)
     logged = mlflow.search_runs(experiment_names=["stratoscope"], output_format="list")
     assert {run.data.tags["stratoscope.run_id"] for run in logged} == {"found"}
-    objectives = [row["objective"] for row in found.table("trials").to_pylist() if row["origin"] != "swap"]
+    objectives = [row["objective"] for row in finished.table("trials").to_pylist() if row["origin"] != "swap"]
     assert sorted(run.data.metrics["objective"] for run in logged) == pytest.approx(sorted(objectives))
 
 
 @pytest.mark.slow
-def test_the_same_search_finds_the_same_and_a_kill_repeats_nothing(
-    found: stratoscope.SearchRun, fields: Fields, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_search_resumes_to_equal_tables_and_repeats_nothing(
+    finished: stratoscope.SearchRun, fields: Fields, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed = fields(run_id="killed")
     command = [sys.executable, str(ROOT / "jobs" / "search.py"), *command_line(killed)]
@@ -217,8 +230,8 @@ def test_the_same_search_finds_the_same_and_a_kill_repeats_nothing(
     again = stratoscope.search(**killed)
     assert len(after) > len(before)
     assert {path: after[path] for path in before} == before
-    assert settled(again) == settled(found)
-    assert again.table("evaluations").sort_by("item_id").equals(found.table("evaluations").sort_by("item_id"))
+    assert without_times(again) == without_times(finished)
+    assert again.table("evaluations").sort_by("item_id").equals(finished.table("evaluations").sort_by("item_id"))
 
 
 def store_files(fields: dict) -> list[Path]:
@@ -232,17 +245,17 @@ def test_every_algorithm_finds_a_front(algorithm: str, fields: Fields) -> None:
     run = stratoscope.search(**fields(run_id=algorithm, search=search))
     rows = run.table("trials").to_pylist()
     assert {row["status"] for row in rows} <= {"done", "stopped"}
-    walked = [row for row in rows if row["origin"] == "greedy"]
+    greedy = [row for row in rows if row["origin"] == "greedy"]
     expected = {"tpe": 8, "grid": GRID, "greedy": 2}[algorithm]
     assert len([row for row in rows if row["origin"] != "swap"]) == expected
-    assert bool(walked) == (algorithm == "greedy")
+    assert bool(greedy) == (algorithm == "greedy")
     if algorithm == "tpe":
         assert {row["share_of_items"] for row in rows if row["status"] == "stopped"} <= {0.25, 0.5}
     assert sum(row["chosen"] for row in run.front.to_pylist()) == 1
 
 
 @pytest.mark.slow
-def test_sigterm_leaves_a_search_that_goes_on(fields: Fields) -> None:
+def test_sigterm_leaves_a_search_that_can_be_resumed(fields: Fields) -> None:
     stopped = fields(run_id="stopped", search={"algorithm": "grid", "concurrency": 1})
     command = [sys.executable, str(ROOT / "jobs" / "search.py"), *command_line(stopped)]
     store = EvaluationStore(Storage(stopped["output"]).child("search", "stopped"))
@@ -274,7 +287,7 @@ def test_sigterm_leaves_a_search_that_goes_on(fields: Fields) -> None:
         (["--final.path", "FULL"], "exists and is not empty"),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_one_line(
+def test_invalid_input_is_refused_in_one_line(
     options: list[str], message: str, fields: Fields, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "full").mkdir()

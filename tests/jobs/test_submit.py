@@ -42,7 +42,7 @@ class Head:
                 timeout=400,
                 check=False,
             )
-            # The dashboard answers a moment before the agent that starts jobs does.
+            # The dashboard answers before the agent that starts jobs is available.
             if "No available agent" not in answer.stderr:
                 break
             time.sleep(2)
@@ -86,7 +86,7 @@ def head(binaries: Path) -> Iterator[Head]:
 
 
 def wait_for(process: subprocess.Popen[bytes], log: Path, dashboard: int) -> None:
-    """Return when the dashboard answers, be it only to ask for a token."""
+    """Return when the dashboard answers, even if it only demands a token."""
     for _ in range(120):
         assert process.poll() is None, log.read_text()
         with suppress(OSError), closing(http.client.HTTPConnection("127.0.0.1", dashboard, timeout=5)) as connection:
@@ -110,14 +110,14 @@ def job(tiny_model_folder: Path, prompts_file: Path, tmp_path: Path) -> list[str
 
 
 def check(submitted: subprocess.CompletedProcess[str], output: Path) -> None:
-    """The job ended well and left a finished run."""
+    """Check that the job succeeded and left a finished run."""
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     assert f"run: {output}/score/submitted" in submitted.stdout
     manifest = json.loads((output / "score" / "submitted" / "manifest.json").read_text())
     assert (manifest["status"], manifest["exit_code"], manifest["counts"]["scored"]) == ("done", 0, 40)
 
 
-def test_where_the_package_is_installed_the_job_is_its_file_alone(job: list[str], tmp_path: Path) -> None:
+def test_an_installed_package_needs_no_runtime_environment(job: list[str], tmp_path: Path) -> None:
     with head(Path(sys.executable).parent) as running:
         check(running.submit("--", "jobs/score.py", *job), tmp_path)
         refused = running.submit(
@@ -127,9 +127,7 @@ def test_where_the_package_is_installed_the_job_is_its_file_alone(job: list[str]
 
 
 @pytest.mark.slow
-def test_where_only_the_dependencies_are_installed_the_runtime_environment_brings_it(
-    job: list[str], tmp_path: Path
-) -> None:
+def test_the_runtime_environment_provides_the_package(job: list[str], tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="deps-") as folder:
         venv.create(folder, with_pip=False, symlinks=True)
         packages = Path(sysconfig.get_path("purelib", vars={"base": folder, "platbase": folder}))
@@ -144,9 +142,7 @@ def test_where_only_the_dependencies_are_installed_the_runtime_environment_bring
 
 
 @pytest.mark.slow
-def test_two_audits_are_submitted_at_once_and_do_not_disturb_each_other(
-    tiny_model_folder: Path, prompts_file: Path, tmp_path: Path
-) -> None:
+def test_two_concurrent_audits_do_not_interfere(tiny_model_folder: Path, prompts_file: Path, tmp_path: Path) -> None:
     audit = {
         "output": str(tmp_path / "runs"),
         "models": [{"source": str(tiny_model_folder), "name": "tiny", "stages": ["score"]}],

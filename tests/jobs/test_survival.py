@@ -102,7 +102,7 @@ def test_sigterm_finishes_the_shard_and_a_second_start_meanwhile_is_refused(
     process = start(fields, raylets.address)
     wait_for_shards(fields, "stopped", 3, process)
     assert main(["score", *command_line(fields)]) == 2
-    assert "is being worked on by process" in capfd.readouterr().err
+    assert "is in use by process" in capfd.readouterr().err
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -110,7 +110,8 @@ def test_sigterm_finishes_the_shard_and_a_second_start_meanwhile_is_refused(
     folder = Path(fields["output"]) / "score" / "stopped"
     left = ShardStore(Storage(str(folder))).num_done()
     assert err.splitlines()[-1] == (
-        f"score: stopped by SIGTERM with {left} of {NUM_SHARDS} shards done; the same run_id goes on from there"
+        f"score: stopped by SIGTERM with {left} of {NUM_SHARDS} shards done; repeat the command with the same run_id "
+        "to resume"
     )
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["status"], manifest["exit_code"]) == ("failed", 1)

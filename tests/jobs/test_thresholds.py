@@ -7,7 +7,7 @@ import pytest
 
 import stratoscope
 from stratoscope.errors import InputError
-from stratoscope.pipelines.thresholds import tables
+from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
 from tests.jobs.reacting import REACTING, pairs_file, reacting_fields, reacting_model
 
 __all__ = ["pairs_file", "reacting_fields", "reacting_model"]
@@ -15,7 +15,7 @@ __all__ = ["pairs_file", "reacting_fields", "reacting_model"]
 
 @pytest.fixture(scope="module")
 def measured(reacting_fields: Callable[..., dict], local_ray: None) -> stratoscope.HallucinationRun:  # noqa: ARG001
-    return stratoscope.hallucination(**reacting_fields(run_id="statistics"))
+    return stratoscope.detect_hallucination(**reacting_fields(run_id="statistics"))
 
 
 def settings(measured: stratoscope.HallucinationRun, run_id: str, **changes: object) -> dict:
@@ -47,7 +47,8 @@ def run(measured: stratoscope.HallucinationRun) -> stratoscope.SearchRun:
 
 def test_the_reacting_layer_is_flagged_and_confirmed_on_other_questions(run: stratoscope.SearchRun) -> None:
     trials = run.table("trials")
-    assert trials.schema.equals(tables.TRIALS)
+    assert trials.schema.equals(DefinitionTrialRow.schema())
+    assert run.table("outcomes").schema.equals(DefinitionOutcomeRow.schema())
     assert trials.num_rows == 12
     assert set(trials["status"].to_pylist()) == {"done"}
     outcomes = run.table("outcomes").to_pylist()
@@ -70,7 +71,7 @@ def test_at_one_concurrent_trial_a_search_repeats_itself(
     run: stratoscope.SearchRun, measured: stratoscope.HallucinationRun
 ) -> None:
     again = stratoscope.search(**settings(measured, "again"))
-    without = [name for name in tables.TRIALS.names if name != "seconds"]
+    without = [name for name in DefinitionTrialRow.schema().names if name != "seconds"]
     assert again.table("trials").select(without).equals(run.table("trials").select(without))
 
 
@@ -83,7 +84,7 @@ def test_a_grid_tries_every_candidate_once(measured: stratoscope.HallucinationRu
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"statistics": None}, "needs --statistics"),
         ({"statistics": "nowhere"}, "no folder of a hallucination run"),
@@ -94,6 +95,8 @@ def test_a_grid_tries_every_candidate_once(measured: stratoscope.HallucinationRu
         ({"thresholds": {"choose_on": [], "confirm_on": ["first", "second"]}}, "leaves no data set"),
     ],
 )
-def test_what_does_not_fit_is_refused(measured: stratoscope.HallucinationRun, changes: dict, says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_a_space_that_does_not_fit_the_statistics_is_refused(
+    measured: stratoscope.HallucinationRun, changes: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
         stratoscope.search(**settings(measured, "refused", **changes))

@@ -15,16 +15,16 @@ from torch import Generator, multiprocessing, randint
 from stratoscope.mitigation import (
     STEPS,
     Corpus,
-    Optimising,
+    LossTerms,
+    OptimizerSettings,
     QuestionExample,
     Sharding,
-    Terms,
-    Trained,
+    TrainableSpec,
     TrainingSettings,
     Weights,
     train,
 )
-from stratoscope.models import Loading, resolve_source
+from stratoscope.models import LoadSpec, resolve_source
 
 
 def corpus() -> Corpus:
@@ -41,13 +41,13 @@ def corpus() -> Corpus:
 
 
 def settings(folder: Path, **changes: object) -> TrainingSettings:
-    """All terms but those of healing, two layers trained whole, six steps of four questions and four texts."""
+    """All terms but those of recovery, two layers trained in full, six steps of four questions and four texts."""
     base = TrainingSettings(
-        loading=Loading(resolve_source(str(folder)), "cpu", "float32", None, False, False),
+        loading=LoadSpec(resolve_source(str(folder)), "cpu", "float32", None, False, False),
         dropped=(),
-        trained=Trained((1, 3)),
-        terms=Terms(Weights(contrastive=1.0, likelihood=0.5, margin=0.5, forgetting=1.0, text=0.3)),
-        optimising=Optimising(learning_rate=1e-3, warmup=0.1, weight_decay=0.0, clip=1.0, steps=6),
+        trainable=TrainableSpec((1, 3)),
+        terms=LossTerms(Weights(contrastive=1.0, likelihood=0.5, margin=0.5, forgetting=1.0, text=0.3)),
+        optimizer=OptimizerSettings(learning_rate=1e-3, warmup=0.1, weight_decay=0.0, clip=1.0, steps=6),
         sharding=Sharding(),
         questions_per_step=4,
         texts_per_step=4,
@@ -82,8 +82,8 @@ class SpawnedHost:
         return self._stop_after is not None and self._done >= self._stop_after
 
 
-def _work(rank: int, workers: int, port: int, asked: tuple) -> None:
-    wanted, folder, start, stop_after = asked
+def _work(rank: int, workers: int, port: int, arguments: tuple) -> None:
+    wanted, folder, start, stop_after = arguments
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
@@ -96,7 +96,7 @@ def _work(rank: int, workers: int, port: int, asked: tuple) -> None:
     dist.destroy_process_group()
 
 
-def trained(
+def run_training(
     workers: int, wanted: TrainingSettings, folder: Path, *, start: Path | None = None, stop_after: int | None = None
 ) -> list[dict[str, float]]:
     """Train on some processes and return what was logged; the last checkpoint is in the folder."""

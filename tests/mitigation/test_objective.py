@@ -7,17 +7,17 @@ import torch
 
 from stratoscope.mitigation import (
     Anchor,
-    Reference,
-    Terms,
-    Trained,
+    LossTerms,
+    ReferenceStates,
+    TrainableSpec,
     Weights,
     answer_rows,
-    cuts_of,
-    measured,
-    open_parameters,
+    dropped_spans,
+    measure_reference,
     separation,
+    unfreeze,
 )
-from stratoscope.mitigation.objective import Counts, Micro, Objective
+from stratoscope.mitigation.objective import Counts, MicroBatch, MitigationObjective
 from stratoscope.models import LoadedModel, kept_layers, load_model, without_layers
 from tests.conftest import load_tiny
 from tests.mitigation.spawned import corpus
@@ -34,18 +34,18 @@ def wide_model(folder: Path) -> LoadedModel:
 
 
 def objective(
-    model: LoadedModel, frozen: LoadedModel, terms: Terms, dropped: tuple[int, ...] = (), max_padding: float = 0.1
-) -> Objective:
+    model: LoadedModel, frozen: LoadedModel, terms: LossTerms, dropped: tuple[int, ...] = (), max_padding: float = 0.1
+) -> MitigationObjective:
     layer_of = kept_layers(len(frozen.anatomy), dropped)
-    reference = measured(
-        Reference(frozen, layer_of), range(len(frozen.anatomy)), answer_rows(CORPUS.questions, filler=0)
+    reference = measure_reference(
+        ReferenceStates(frozen, layer_of), range(len(frozen.anatomy)), answer_rows(CORPUS.questions, filler=0)
     )
     layers = [1, 2] if dropped else [1, 3]
-    return Objective(
-        open_parameters(model, Trained(tuple(layers)), seed=0),
+    return MitigationObjective(
+        unfreeze(model, TrainableSpec(tuple(layers)), seed=0),
         model.anatomy,
         layers=layers,
-        cuts=cuts_of(len(frozen.anatomy), dropped),
+        spans=dropped_spans(len(frozen.anatomy), dropped),
         terms=terms,
         corpus=CORPUS,
         reference=reference,
@@ -54,22 +54,22 @@ def objective(
     )
 
 
-def micro() -> Micro:
+def micro() -> MicroBatch:
     wrong = sum(len(CORPUS.questions[i].wrong) for i in QUESTIONS)
-    return Micro(QUESTIONS, TEXTS, [wrong], Counts.of(CORPUS, QUESTIONS, TEXTS))
+    return MicroBatch(QUESTIONS, TEXTS, [wrong], Counts.of(CORPUS, QUESTIONS, TEXTS))
 
 
 @pytest.mark.parametrize(
     ("terms", "dropped"),
     [
-        (Terms(Weights(1.0, 0.5, 0.7, 0.9, 0.0, 0.3), temperature=0.3), ()),
-        (Terms(Weights(contrastive=1.0), temperature=0.3, anchor="frozen"), ()),
-        (Terms(Weights(forgetting=1.0, hidden=0.5, text=0.3), softening=2.0), (2,)),
+        (LossTerms(Weights(1.0, 0.5, 0.7, 0.9, 0.0, 0.3), temperature=0.3), ()),
+        (LossTerms(Weights(contrastive=1.0), temperature=0.3, anchor="frozen"), ()),
+        (LossTerms(Weights(forgetting=1.0, hidden=0.5, text=0.3), softening=2.0), (2,)),
     ],
-    ids=["mending", "anchored on the frozen model", "healing"],
+    ids=["fine-tuning", "anchored on the frozen model", "recovery"],
 )
 def test_gradients_are_what_differences_of_the_loss_say(
-    terms: Terms, dropped: tuple[int, ...], tiny_model_folder: Path
+    terms: LossTerms, dropped: tuple[int, ...], tiny_model_folder: Path
 ) -> None:
     frozen, model = wide_model(tiny_model_folder), wide_model(tiny_model_folder)
     generator = torch.Generator().manual_seed(0)
@@ -100,21 +100,21 @@ def test_gradients_are_what_differences_of_the_loss_say(
 
 @pytest.mark.parametrize("anchor", ["question", "frozen"])
 def test_the_loss_is_the_same_however_rows_are_grouped(anchor: Anchor, tiny_model_folder: Path) -> None:
-    terms = Terms(Weights(1.0, 0.5, 0.7, 0.9, 0.0, 0.3), anchor=anchor)
-    found = []
+    terms = LossTerms(Weights(1.0, 0.5, 0.7, 0.9, 0.0, 0.3), anchor=anchor)
+    parts = []
     for max_padding in (1.0, 0.25, 0.0):
         frozen, model = wide_model(tiny_model_folder), wide_model(tiny_model_folder)
-        found.append(
+        parts.append(
             {k: v.item() for k, v in objective(model, frozen, terms, max_padding=max_padding)(micro()).items()}
         )
-    assert found[1] == pytest.approx(found[0], rel=1e-9)
-    assert found[2] == pytest.approx(found[0], rel=1e-9)
+    assert parts[1] == pytest.approx(parts[0], rel=1e-9)
+    assert parts[2] == pytest.approx(parts[0], rel=1e-9)
 
 
 def test_separation_is_that_of_every_question_alone(tiny_model_folder: Path) -> None:
     model = load_model(str(tiny_model_folder), head=True)
     layers = tuple(range(len(model.anatomy)))
-    reference = measured(Reference(model, layers), layers, answer_rows(CORPUS.questions, filler=0))
+    reference = measure_reference(ReferenceStates(model, layers), layers, answer_rows(CORPUS.questions, filler=0))
     together = separation(model, CORPUS.questions, reference, layers)
     assert together.gap.shape == together.closer.shape == (len(CORPUS.questions), len(layers))
     alone = separation(model, CORPUS.questions[5:6], reference, layers)
@@ -136,8 +136,8 @@ def test_separation_is_that_of_every_question_alone(tiny_model_folder: Path) -> 
 def test_without_a_layer_the_layers_behind_it_are_numbered_as_in_the_whole_model(tiny_model_folder: Path) -> None:
     model = load_model(str(tiny_model_folder), head=True)
     layers = tuple(range(len(model.anatomy)))
-    reference = measured(Reference(model, layers), layers, answer_rows(CORPUS.questions, filler=0))
+    reference = measure_reference(ReferenceStates(model, layers), layers, answer_rows(CORPUS.questions, filler=0))
     whole = separation(model, CORPUS.questions, reference, layers)
-    with without_layers(model, (3,)) as cut:
-        found = separation(cut, CORPUS.questions, reference, (0, 1, 2))
-    torch.testing.assert_close(torch.tensor(found.gap), torch.tensor(whole.gap[:, :3]), atol=1e-5, rtol=0)
+    with without_layers(model, (3,)) as pruned:
+        result = separation(pruned, CORPUS.questions, reference, (0, 1, 2))
+    torch.testing.assert_close(torch.tensor(result.gap), torch.tensor(whole.gap[:, :3]), atol=1e-5, rtol=0)

@@ -52,8 +52,8 @@ def test_divergence_is_that_of_its_definition() -> None:
 
 def test_segment_means_are_those_of_each_segment() -> None:
     states = torch.arange(10.0).reshape(5, 2)
-    found = objectives.segment_mean(states, torch.tensor([1, 0, 1, 1, 0]), 2)
-    assert torch.equal(found, torch.stack([states[[1, 4]].mean(dim=0), states[[0, 2, 3]].mean(dim=0)]))
+    means = objectives.segment_mean(states, torch.tensor([1, 0, 1, 1, 0]), 2)
+    assert torch.equal(means, torch.stack([states[[1, 4]].mean(dim=0), states[[0, 2, 3]].mean(dim=0)]))
 
 
 def test_every_term_does_not_depend_on_how_a_batch_is_dealt() -> None:

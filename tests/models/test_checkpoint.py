@@ -14,7 +14,7 @@ from tests.conftest import tiny_network
 
 @pytest.fixture
 def sharded(tiny_model_folder: Path, tmp_path: Path) -> Path:
-    """The tiny model, its weights over several files."""
+    """The tiny model, with its weights in several files."""
     folder = tmp_path / "sharded"
     shutil.copytree(tiny_model_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     tiny_network("llama").save_pretrained(folder, max_shard_size="40KB")
@@ -36,12 +36,12 @@ def test_a_checkpoint_of_several_files_is_accepted_whole(sharded: Path) -> None:
 def test_a_missing_weight_file_is_named(sharded: Path) -> None:
     missing = sorted(sharded.glob("*.safetensors"))[1]
     missing.unlink()
-    with pytest.raises(InputError, match=rf"lacks 1 of its \d+ weight files, the first of them {missing.name}"):
+    with pytest.raises(InputError, match=rf"lacks 1 of its \d+ weight files, such as {missing.name}"):
         resolve_source(str(sharded))
 
 
 @pytest.mark.parametrize("end", [0, 5, 200, -1])
-def test_a_weight_file_cut_short_is_named(sharded: Path, end: int) -> None:
+def test_a_truncated_weight_file_is_named(sharded: Path, end: int) -> None:
     cut = sorted(sharded.glob("*.safetensors"))[0]
     cut.write_bytes(cut.read_bytes()[:end])
     with pytest.raises(InputError, match=rf"{cut.name}.*copy it again"):
@@ -66,15 +66,15 @@ def test_a_quantised_checkpoint_that_cannot_be_loaded_is_refused_in_one_line(
         describe_model(resolve_source(str(folder)))
 
 
-def test_what_needs_a_gpu_is_refused_here_and_left_to_the_nodes_of_a_cluster(
+def test_a_missing_gpu_is_an_error_here_but_not_on_a_cluster(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers.quantizers.quantizer_bitnet import BitNetHfQuantizer
 
-    def want_a_gpu(*_: object, **__: object) -> None:
+    def require_gpu(*_: object, **__: object) -> None:
         raise RuntimeError("no GPU was found")
 
-    monkeypatch.setattr(BitNetHfQuantizer, "validate_environment", want_a_gpu)
+    monkeypatch.setattr(BitNetHfQuantizer, "validate_environment", require_gpu)
     source = resolve_source(str(quantised(tiny_model_folder, tmp_path / "model", quant_method="bitnet")))
     with pytest.raises(InputError, match="quantised by bitnet, which cannot be loaded here: no GPU was found"):
         describe_model(source)
@@ -90,12 +90,12 @@ def test_a_quantised_checkpoint_that_can_be_loaded_is_read(tiny_model_folder: Pa
     assert (facts.quantisation, facts.shows_hidden) == ("bitnet", True)
     model, plain = load_model(str(folder)), load_model(str(tiny_model_folder))
     ids = torch.tensor([[5, 6, 7, 8]])
-    found = []
+    results = []
     for network in (model, plain):
         with Probe(network, list(Tap)) as probe:
-            found.append(probe.measure(ids, torch.ones_like(ids)).statistics)
-    assert np.isfinite(found[0].variance).all()
-    assert (found[0].variance != found[1].variance).all(), "the weights are rounded to three values"
+            results.append(probe.measure(ids, torch.ones_like(ids)).statistics)
+    assert np.isfinite(results[0].variance).all()
+    assert (results[0].variance != results[1].variance).all(), "the weights are rounded to three values"
 
 
 def test_integer_weights_have_no_norm(tiny_model_folder: Path) -> None:
@@ -109,24 +109,24 @@ def test_integer_weights_have_no_norm(tiny_model_folder: Path) -> None:
 def test_a_model_that_is_spread_gives_the_same_statistics(
     tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On this machine both places are the CPU; what accelerate moves between devices is moved here too."""
+    """Both devices are the CPU here, but accelerate moves tensors between them all the same."""
     import transformers
 
-    given = {}
+    arguments: dict[str, object] = {}
     load = transformers.AutoModel.from_pretrained
 
     def spread_over_cpu(*args: object, **options: object) -> object:
-        given.update(options)
+        arguments.update(options)
         parts = {"embed_tokens": "cpu", "norm": "cpu", "rotary_emb": "cpu"} | {f"layers.{i}": "cpu" for i in range(4)}
         return load(*args, **options | {"device_map": parts})
 
     monkeypatch.setattr(transformers.AutoModel, "from_pretrained", spread_over_cpu)
     model, ids = load_model(str(tiny_model_folder), spread=True), torch.tensor([[5, 6, 7, 8]])
-    assert given["device_map"] == "auto"
+    assert arguments["device_map"] == "auto"
     monkeypatch.undo()
-    found = []
+    results = []
     for network in (model, load_model(str(tiny_model_folder))):
         with Probe(network, list(Tap), (), [(0, 2)]) as probe:
-            found.append(probe.measure(ids, torch.ones_like(ids)))
-    assert (found[0].statistics.m2 == found[1].statistics.m2).all()
-    assert (found[0].span_cosine == found[1].span_cosine).all()
+            results.append(probe.measure(ids, torch.ones_like(ids)))
+    assert (results[0].statistics.m2 == results[1].statistics.m2).all()
+    assert (results[0].span_cosine == results[1].span_cosine).all()

@@ -37,7 +37,7 @@ def test_layers_are_found_by_structure(name: str) -> None:
         assert anatomy.shows_hidden
 
 
-def test_what_is_not_understood_is_said() -> None:
+def test_unrecognized_layers_are_reported() -> None:
     with pytest.raises(InputError, match="no list of 3 layers"):
         find_anatomy(tiny_network("llama"), 3)
     twin = nn.ModuleDict({"a": tiny_network("llama"), "b": tiny_network("llama")})
@@ -86,7 +86,7 @@ def test_the_fingerprint_follows_the_weights(tiny_model_folder: Path, tmp_path: 
     network.save_pretrained(copy)
     other = weights_fingerprint(resolve_source(str(copy)))
     assert other != same
-    # What a prompt is wrapped in, answers follow from, too.
+    # The chat template changes outputs as well.
     (copy / "chat_template.jinja").write_text("{{ messages }}")
     assert weights_fingerprint(resolve_source(str(copy))) not in (same, other)
 

@@ -13,8 +13,8 @@ from stratoscope.models import (
     LoadedModel,
     ModelCard,
     check_prunable,
+    consecutive_runs,
     export_pruned,
-    runs_of,
     without_layers,
 )
 from tests.conftest import CONFIGURATIONS, ENCODERS, load_tiny
@@ -49,7 +49,7 @@ def answers(model: LoadedModel) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_dropping_layers_is_undone_to_the_bit_and_copies_nothing(name: str, tiny_model_folder: Path) -> None:
+def test_dropped_layers_are_restored_bit_for_bit_without_copies(name: str, tiny_model_folder: Path) -> None:
     model = load_tiny(name, tiny_model_folder)
     config, places = model.network.config.to_dict(), [p.data_ptr() for p in model.network.parameters()]
     before = answers(model)
@@ -63,7 +63,7 @@ def test_dropping_layers_is_undone_to_the_bit_and_copies_nothing(name: str, tiny
     assert model.network.config.to_dict() == config
 
 
-def test_an_error_inside_the_block_puts_the_layers_back_too(tiny_model_folder: Path) -> None:
+def test_an_error_inside_the_block_restores_the_layers(tiny_model_folder: Path) -> None:
     model = load_tiny("llama", tiny_model_folder)
     before = answers(model)
     with pytest.raises(RuntimeError, match="mine"), without_layers(model, [0]):
@@ -102,7 +102,7 @@ def test_a_fresh_process_loads_the_exported_checkpoints_to_the_same_bits(
             assert torch.equal(found[folder][key], value), (folder, key)
 
 
-def test_configuration_tokenizer_card_and_slices_come_along(tmp_path: Path, tiny_model_folder: Path) -> None:
+def test_configuration_tokenizer_card_and_slices_are_exported(tmp_path: Path, tiny_model_folder: Path) -> None:
     export_pruned(load_tiny("gemma3", tiny_model_folder), [0], tmp_path / "gemma", CARD)
     config = json.loads((tmp_path / "gemma" / "config.json").read_text())
     assert config["num_hidden_layers"] == 3
@@ -125,8 +125,8 @@ def test_layers_that_are_named_by_number_are_renumbered(tmp_path: Path, tiny_mod
     assert config["mlp_only_layers"] == [0]
 
 
-def test_runs_of_layers() -> None:
-    assert runs_of([0, 1, 4, 5, 6, 9]) == [(0, 2), (4, 7), (9, 10)]
+def test_consecutive_runs_of_layers() -> None:
+    assert consecutive_runs([0, 1, 4, 5, 6, 9]) == [(0, 2), (4, 7), (9, 10)]
 
 
 @pytest.mark.parametrize(("dropped", "message"), [([4], "layers are 0 to 3"), ([0, 1, 2, 3], "leaves none")])
@@ -148,10 +148,10 @@ def test_a_model_that_scales_by_depth_is_refused(tiny_model_folder: Path) -> Non
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_encoders_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match="no causal language model"):
+    with pytest.raises(InputError, match="not a causal language model"):
         check_prunable(CONFIGURATIONS[name], "x")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_decoders_are_not(name: str) -> None:
+def test_decoders_are_accepted(name: str) -> None:
     check_prunable(CONFIGURATIONS[name], "x")

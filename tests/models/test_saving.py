@@ -1,4 +1,4 @@
-"""Writing a checkpoint."""
+"""Saving of checkpoints."""
 
 import subprocess
 import sys

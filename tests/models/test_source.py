@@ -31,7 +31,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(vocabulary)
     writer.add_tokenizer_model("gpt2")
-    tokens = ["<eos>", '!"', *(chr(33 + i) for i in range(vocabulary - 2))]
+    tokens = ["<|endoftext|>", '!"', *(chr(33 + i) for i in range(vocabulary - 2))]
     writer.add_token_list(tokens)
     writer.add_token_types([3] + [1] * (vocabulary - 1))
     writer.add_token_merges(['! "'])
@@ -80,24 +80,22 @@ def test_two_processes_convert_a_gguf_file_once(tiny_gguf: Path, tmp_path: Path)
     assert [process.returncode for process in both] == [0, 0]
     assert answers[0] == answers[1]
     folders = [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
-    assert [str(folder) for folder in folders] == [answers[0]], "one conversion, nothing left aside"
+    assert [str(folder) for folder in folders] == [answers[0]], "one conversion, no partial folder"
 
 
-def test_a_conversion_loads_and_is_not_made_again(
-    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_conversion_loads_and_is_cached(tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRATOSCOPE_CACHE", str(tmp_path))
     model = load_model(str(tiny_gguf))
     assert len(model.anatomy) == 2
     assert next(model.network.parameters()).dtype == torch.float32
-    made = converted_gguf(tiny_gguf)
-    before = made.stat().st_ctime_ns
+    folder = converted_gguf(tiny_gguf)
+    before = folder.stat().st_ctime_ns
     assert converted_gguf(tiny_gguf).stat().st_ctime_ns == before
-    assert weights_fingerprint(resolve_source(str(tiny_gguf))) == f"gguf:{made.name}"
+    assert weights_fingerprint(resolve_source(str(tiny_gguf))) == f"gguf:{folder.name}"
     assert describe_model(resolve_source(str(tiny_gguf))).num_layers == 2
 
 
-def test_a_broken_gguf_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_gguf_leaves_no_partial_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRATOSCOPE_CACHE", str(tmp_path / "cache"))
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + bytes(100))
@@ -110,8 +108,8 @@ def test_a_broken_gguf_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.M
     ("name", "message"),
     [
         ("smolm2", "did you mean 'smollm2'"),
-        ("missing.gguf", "no known name, folder, .gguf file"),
-        ("/nonexistent/folder", "no known name"),
+        ("missing.gguf", "not a known name, folder, .gguf file"),
+        ("/nonexistent/folder", "not a known name"),
     ],
 )
 def test_unknown_sources_are_refused(name: str, message: str) -> None:
@@ -141,7 +139,7 @@ def test_a_missing_package_names_the_command_that_installs_it(monkeypatch: pytes
         resolve_source("smollm2")
 
 
-def test_an_unreachable_hub_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     code = (
         "from stratoscope.models import pin_source, resolve_source\n"

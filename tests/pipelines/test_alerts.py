@@ -36,19 +36,19 @@ def step(model: str, stage: str, verdict: str, **fields: Any) -> dict[str, Any]:
     )
 
 
-TOLD = {
+NIGHT = {
     "audit": "nightly",
     "run_id": "n2",
     "started": "2026-01-02T03:04:05+00:00",
     "previous_night": "n1",
     "exit_code": 3,
-    "headline": "1 of 3 stages got worse since n1.",
+    "headline": "1 of 3 stages regressed since n1.",
     "report": "runs/audit/n2/report.html",
     "steps": [
         step("a <b>|x", "score", "regression", regressions=["layers 3 moved"], changed=["other weights"]),
         step("a <b>|x", "search", "steady", figures={"held-out retention": 0.75}),
         step("c", "score", "failed", status="failed", error="it broke"),
-        step("c", "search", "skipped", status="skipped", error="it stands on c.score, which was failed"),
+        step("c", "search", "skipped", status="skipped", error="it depends on c.score, which was failed"),
     ],
 }
 
@@ -91,24 +91,24 @@ def test_a_webhook_that_refuses_twice_gets_the_summary_at_last(
 ) -> None:
     with receiver(500, 503, 204) as (url, seen):
         monkeypatch.setenv(alerts.WEBHOOK_URL, url)
-        assert alerts.send_webhook(TOLD, destinations) is None
-    headline = {"text": "Audit nightly: 1 of 3 stages got worse since n1."}
-    assert [content for _, content in seen] == [headline | TOLD] * 3
+        assert alerts.send_webhook(NIGHT, destinations) is None
+    headline = {"text": "Audit nightly: 1 of 3 stages regressed since n1."}
+    assert [content for _, content in seen] == [headline | NIGHT] * 3
     assert {authorization for authorization, _ in seen} == {f"Bearer {SECRET}"}
 
 
 @pytest.mark.parametrize("gone", [False, True])
-def test_a_webhook_that_never_answers_well_is_told_of_without_its_secrets(
+def test_a_failing_webhook_is_reported_without_its_secrets(
     destinations: DestinationsSection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, gone: bool
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with receiver(*[500] * 9) as (url, seen):
         monkeypatch.setenv(alerts.WEBHOOK_URL, url)
-        trouble = None if gone else alerts.send_webhook(TOLD, destinations)
+        trouble = None if gone else alerts.send_webhook(NIGHT, destinations)
     if gone:  # nobody listens at that port any more
-        trouble = alerts.send_webhook(TOLD, destinations)
+        trouble = alerts.send_webhook(NIGHT, destinations)
     assert trouble is not None
-    assert f"in 3 attempts: {'ConnectError' if gone else 'the answer was 500'}" in trouble
+    assert f"in 3 attempts: {'ConnectError' if gone else 'the response was 500'}" in trouble
     assert len(seen) == (0 if gone else 3)
     assert SECRET not in trouble
     assert SECRET not in caplog.text
@@ -121,7 +121,7 @@ def test_a_webhook_without_an_address_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_junit_has_a_suite_for_each_model_and_a_case_for_each_stage() -> None:
-    suites = {suite.name: suite for suite in JUnitXml.fromstring(alerts.junit(TOLD))}
+    suites = {suite.name: suite for suite in JUnitXml.fromstring(alerts.junit(NIGHT))}
     assert list(suites) == ["a <b>|x", "c"]
     assert (suites["a <b>|x"].tests, suites["a <b>|x"].failures) == (2, 1)
     assert (suites["c"].errors, suites["c"].skipped) == (1, 1)
@@ -130,7 +130,7 @@ def test_junit_has_a_suite_for_each_model_and_a_case_for_each_stage() -> None:
 
 
 def test_markdown_shows_names_as_they_are_and_regressions_first() -> None:
-    text = alerts.markdown(TOLD)
+    text = alerts.markdown(NIGHT)
     assert "<b>" not in text.replace(r"\<b\>", "")
     assert text.index("layers 3 moved") < text.index("it broke") < text.index("other weights")
     row = next(line for line in text.splitlines() if "✗ regression" in line)
@@ -175,11 +175,11 @@ def _answers(address: str) -> bool:
         return False
 
 
-def test_an_mlflow_server_that_is_not_there_is_told_of_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_mlflow_server_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    told = alerts.send_mlflow(TOLD, DestinationsSection(mlflow="http://127.0.0.1:9"))
-    assert told is not None
-    assert told.startswith("MLflow did not take the key figures: ")
+    error = alerts.send_mlflow(NIGHT, DestinationsSection(mlflow="http://127.0.0.1:9"))
+    assert error is not None
+    assert error.startswith("MLflow did not accept the key metrics: ")
 
 
 @pytest.mark.parametrize("store", ["sqlite", pytest.param("server", marks=pytest.mark.slow)])
@@ -187,7 +187,7 @@ def test_key_figures_reach_mlflow(store: str, request: pytest.FixtureRequest, tm
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}" if store == "sqlite" else request.getfixturevalue("mlflow_server")
-    assert alerts.send_mlflow(TOLD, DestinationsSection(mlflow=uri, mlflow_experiment="nights")) is None
+    assert alerts.send_mlflow(NIGHT, DestinationsSection(mlflow=uri, mlflow_experiment="nights")) is None
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("nights")
     (run,) = client.search_runs([experiment.experiment_id])

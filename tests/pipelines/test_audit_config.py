@@ -7,8 +7,8 @@ import yaml
 
 from stratoscope.pipelines.audit import AuditConfig, AuditJob
 from stratoscope.pipelines.audit.steps import all_steps
-from stratoscope.pipelines.config import validate
-from stratoscope.pipelines.job import run_from_command_line
+from stratoscope.pipelines.runtime.config import validate
+from stratoscope.pipelines.runtime.job import run_from_command_line
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from stratoscope.pipelines.job import run_from_command_line
     [
         ({"models": [], "forecasters": []}, "name at least one"),
         ({"models": [{"source": "smolm2"}]}, "did you mean 'smollm2'"),
-        ({"models": [{"source": "no/such/folder/here"}]}, "no known name"),
+        ({"models": [{"source": "no/such/folder/here"}]}, "not a known name"),
         (
             {"models": [{"source": "smollm2", "stages": ["scoer"]}]},
             "smollm2: stages 'scoer' is no stage of a model; did you mean 'score'",
@@ -98,7 +98,7 @@ def test_stages_come_after_those_that_they_stand_on_and_get_their_settings_in_or
 
 def test_a_dry_run_lists_the_stages_and_does_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_from_command_line(AuditJob, ["--output", str(tmp_path / "runs"), "--dry_run"]) == 0
-    told = capfd.readouterr().out
-    assert "smollm2, score: for the first time" in told
-    assert "dlinear, faithfulness: for the first time" in told
+    output = capfd.readouterr().out
+    assert "smollm2, score: for the first time" in output
+    assert "dlinear, faithfulness: for the first time" in output
     assert not (tmp_path / "runs").exists()

@@ -1,13 +1,24 @@
+from enum import Enum
+from functools import reduce
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
 from stratoscope.cli import main
 from stratoscope.errors import InputError
 from stratoscope.pipelines.audit import AuditConfig
-from stratoscope.pipelines.config import load_config, result_settings
 from stratoscope.pipelines.hallucination import HallucinationConfig
+from stratoscope.pipelines.jobs import JOBS
 from stratoscope.pipelines.mitigation import MitigationConfig
+from stratoscope.pipelines.runtime.config import (
+    ConfigSection,
+    JobConfig,
+    default_text,
+    field_names,
+    load_config,
+    result_settings,
+)
 from stratoscope.pipelines.score import ScoreConfig
 from stratoscope.pipelines.search import SearchConfig
 
@@ -68,6 +79,9 @@ def test_where_and_how_fast_a_run_goes_does_not_decide_its_result() -> None:
         (["--actors.min", "3", "--actors.max", "2"], "max (2) is less than min (3)"),
         (["--config", "nosuch.yaml"], "config 'nosuch.yaml' cannot be read"),
         (["stray"], "stray"),
+        (["--model", "smollm2"], "option '--model' is a section; did you mean '--model.source'?"),
+        (["--activations=mlp"], "option '--activations' is a section; did you mean '--activations.taps'?"),
+        (["--dry-rum"], "option '--dry-rum' is unknown; did you mean '--dry_run'?"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_field(arguments: list[str], message: str) -> None:
@@ -80,6 +94,7 @@ def test_mistakes_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     for content, message in (
         ("prompts:\n  limt: 3\n", "field 'prompts.limt' is unknown; did you mean 'prompts.limit'?"),
+        ("model: smollm2\n", "model 'smollm2': model is a section; did you mean 'model.source'?"),
         ("- a\n", "must hold fields by name"),
         ("a: [", "is not YAML"),
     ):
@@ -116,3 +131,83 @@ def test_every_example_is_a_configuration_of_its_job(path: Path) -> None:
     }
     config = load_config(classes.get(path.stem.split("_")[0], SearchConfig), "job", ["--config", str(path)])
     assert result_settings(config) != result_settings(type(config)())
+
+
+def choices(annotation: Any) -> list[Any]:
+    """Return the values of all literals and enumerations in an annotation."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return list(annotation)
+    return [value for argument in get_args(annotation) for value in choices(argument)]
+
+
+def is_list(annotation: Any) -> bool:
+    return get_origin(annotation) is list or any(map(is_list, get_args(annotation)))
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_choice_is_accepted_as_text(job: str) -> None:
+    config_class = JOBS[job].config_class
+    for name, field in field_names(config_class):
+        values = [default_text(value) for value in choices(field.annotation)]
+        together = [",".join(values)] if values and is_list(field.annotation) else []
+        for text in [*values, *together]:
+            config, refused = loaded(config_class, f"--{name}", text)
+            if config is not None:
+                assert default_text(reduce(getattr, name.split("."), config)) == text, name
+            else:
+                assert "input should be" not in refused
+
+
+def loaded(config_class: type[JobConfig], *arguments: str) -> tuple[JobConfig | None, str]:
+    """Return the configuration, or why it was refused."""
+    try:
+        return load_config(config_class, "job", arguments), ""
+    except InputError as error:
+        return None, str(error)
+
+
+class NumbersSection(ConfigSection):
+    """A section with choices of all kinds."""
+
+    level: Literal[1, 2, 3] = 1
+    """A number."""
+    levels: list[Literal[1, 2]] = [1]
+    """Numbers."""
+    share: Literal["auto", 0.5] | None = None
+    """A number, a name or nothing."""
+    switch: Literal[True, "auto"] = "auto"
+    """A switch with a third position."""
+
+
+def test_numbers_among_choices_are_accepted_from_the_command_line() -> None:
+    config = load_config(MitigationConfig, "mitigation", ["--train.zero", "3"])
+    assert config.train.zero == 3
+    arguments = ["--level=2", "--levels", "2,1", "--share", "0.5", "--switch", "true"]
+    assert load_config(NumbersSection, "numbers", arguments) == NumbersSection(
+        level=2, levels=[2, 1], share=0.5, switch=True
+    )
+    assert load_config(NumbersSection, "numbers", ["--share", "null", "--switch", "auto"]) == NumbersSection()
+    with pytest.raises(InputError, match="level '4': input should be 1, 2 or 3"):
+        load_config(NumbersSection, "numbers", ["--level", "4"])
+
+
+def test_dashes_are_taken_for_underscores() -> None:
+    config = load("--dry-run", "--prompts.max-tokens", "9", "--statistics.max-rows=7", "--no-prompts.chat")
+    assert (config.dry_run, config.prompts.max_tokens, config.statistics.max_rows) == (True, 9, 7)
+    assert not load("--no-dry-run").dry_run
+    assert load("--scores.epsilon", ".5,.1", "--run-id", "a-b").run_id == "a-b"
+
+
+def test_help_shows_choices_and_defaults_as_they_are_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    for job in JOBS:
+        with pytest.raises(SystemExit):
+            main([job, "--help"])
+        shown = " ".join(capsys.readouterr().out.split())
+        for wrong in ("BLOCK", "<Tap", "(default: None)", "(default: False)", "(default: ['"):
+            assert wrong not in shown, job
+        if job == "score":
+            assert "list[{block,update,attention,mlp,mlp_hidden}]" in shown
+            assert "(default: block,update)" in shown
+            assert "(default: null)" in shown

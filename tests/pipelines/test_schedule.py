@@ -1,4 +1,4 @@
-"""What a night's budgets stop, and what they leave alone, with real processes that take their time."""
+"""Time limits of a night, with real processes that sleep."""
 
 import sys
 import threading
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from stratoscope.pipelines.audit.config import AuditConfig
 from stratoscope.pipelines.audit.schedule import Scheduler
-from stratoscope.pipelines.audit.steps import Step, StepEnd, all_steps
-from stratoscope.pipelines.config import validate
+from stratoscope.pipelines.audit.steps import Step, StepResult, all_steps
+from stratoscope.pipelines.runtime.config import validate
 
 SECOND = 1 / 3600
 
@@ -20,42 +20,45 @@ class Sleeping(Scheduler):
         return [sys.executable, "-c", "import time; time.sleep(1.5); print('run: runs/x')"]
 
 
-def night(folder: Path, earlier: Mapping[str, StepEnd] | None = None, **schedule: float) -> dict[str, StepEnd]:
+def night(folder: Path, earlier: Mapping[str, StepResult] | None = None, **schedule: float) -> dict[str, StepResult]:
     """Run three models' scores one after another, the first two on a GPU each; return how they ended."""
     gpu = {"gpus": 1, "workers": 1}
     names = {"a": gpu, "b": gpu, "c": {}}
     models = [{"source": "smollm2", "name": n, "stages": ["score"], "resources": r} for n, r in names.items()]
     config = validate(AuditConfig, {"models": models, "forecasters": [], "schedule": {"parallel": 1, **schedule}})
     steps = all_steps(config, "night")
-    found = Sleeping(config, folder, threading.Event()).run(steps, earlier or {})
-    return {step.subject.called: end for step, end in found}
+    finished = Sleeping(config, folder, threading.Event()).run(steps, earlier or {})
+    return {step.subject.display_name: result for step, result in finished}
 
 
 def test_when_the_hours_are_over_what_runs_is_stopped_and_nothing_else_begins(tmp_path: Path) -> None:
-    ends = night(tmp_path, hours=2 * SECOND)
-    assert ends["a"].fine
-    assert ends["b"].status == "over time"
-    assert "the night's 0.000555556 hours are over" in str(ends["b"].error)
-    assert ends["c"].status == "skipped"
+    results = night(tmp_path, hours=2 * SECOND)
+    assert results["a"].succeeded
+    assert results["b"].status == "over time"
+    assert "the night's 0.000555556 hours are over" in str(results["b"].error)
+    assert results["c"].status == "skipped"
 
 
 def test_when_gpu_hours_are_used_up_only_what_takes_gpus_is_stopped(tmp_path: Path) -> None:
-    ends = night(tmp_path, gpu_hours=0.5 * SECOND)
-    assert ends["a"].status == "over time"
-    assert "GPU hours are over" in str(ends["a"].error)
-    assert ends["b"].status == "skipped"
-    assert "GPU hours are used up" in str(ends["b"].error)
-    assert ends["c"].fine
+    results = night(tmp_path, gpu_hours=0.5 * SECOND)
+    assert results["a"].status == "over time"
+    assert "GPU hours are over" in str(results["a"].error)
+    assert results["b"].status == "skipped"
+    assert "GPU hours are used up" in str(results["b"].error)
+    assert results["c"].succeeded
 
 
 def test_gpu_hours_of_earlier_starts_count_however_they_ended(tmp_path: Path) -> None:
-    earlier = {"a.score": StepEnd("failed", None, 3600.0, "it broke")}
-    ends = night(tmp_path, earlier, gpu_hours=0.9)
-    assert [(ends[name].status, ends[name].seconds) for name in ("a", "b")] == [("skipped", 3600.0), ("skipped", 0.0)]
-    assert ends["c"].fine
+    earlier = {"a.score": StepResult("failed", None, 3600.0, "it broke")}
+    results = night(tmp_path, earlier, gpu_hours=0.9)
+    assert [(results[name].status, results[name].seconds) for name in ("a", "b")] == [
+        ("skipped", 3600.0),
+        ("skipped", 0.0),
+    ]
+    assert results["c"].succeeded
 
 
 def test_a_stage_that_is_run_again_takes_what_it_took_in_all(tmp_path: Path) -> None:
-    ends = night(tmp_path, {"a.score": StepEnd("failed", None, 100.0, "it broke")})
-    assert ends["a"].fine
-    assert 101 < ends["a"].seconds < 160
+    results = night(tmp_path, {"a.score": StepResult("failed", None, 100.0, "it broke")})
+    assert results["a"].succeeded
+    assert 101 < results["a"].seconds < 160

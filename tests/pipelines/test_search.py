@@ -1,134 +1,21 @@
-"""The parts of the search that need neither a model nor Ray."""
+"""The configuration and the tables of the search."""
 
 import math
 
-import numpy as np
-import optuna
 import pytest
 
 from stratoscope.errors import InputError
-from stratoscope.evaluation import Estimate
-from stratoscope.pipelines.config import validate
-from stratoscope.pipelines.search.config import SearchConfig, SpaceSection
-from stratoscope.pipelines.search.final import AgainstRandom, Tried, choose, pareto_front, random_sets
-from stratoscope.pipelines.search.space import Candidate, LayerScores, ScoreKey, Space
-from stratoscope.pipelines.search.trial import WORST, Goal
-from stratoscope.pipelines.search.worker import Outcome
+from stratoscope.evaluation import ItemScore
+from stratoscope.pipelines.runtime.cards import checkpoint_name
+from stratoscope.pipelines.runtime.config import validate
+from stratoscope.pipelines.search.config import SearchConfig
+from stratoscope.pipelines.search.trials import plan_trials, trial_origin
+from stratoscope.pruning import ModelSize, PruningCandidate, TrialResult
+from stratoscope.tables.pruning import EvaluationRow, FrontRow, PruningTrialRow, evaluation_table
+from tests.pruning.examples import evaluation
 
-SECTION = SpaceSection(
-    metrics=["avss", "variance", "block_influence", "random", "last", "perplexity_drop"],
-    taps=["block", "update"],
-    variance=["elementwise", "pooled"],
-    epsilons=[0.01, 0.1],
-    quantiles=[0.2],
-    ratios=[0.1, 0.25],
-    contiguous=[False, True],
-    draws=3,
-)
-
-
-def outcome(raw: float, dropped: tuple[int, ...] = (), above: float = math.nan, bits: float = math.nan) -> Outcome:
-    return Outcome(dropped, {}, Estimate(raw, raw, raw), Estimate(above, above, above), bits, 0.0)
-
-
-def tried(trial_id: str, dropped: tuple[int, ...], raw: float, status: str = "done") -> Tried:
-    return Tried(trial_id, "grid", None, dropped, outcome(raw, dropped), raw, raw, 1.0, status)
-
-
-def test_the_grid_holds_every_combination_once() -> None:
-    candidates = list(Space(SECTION).grid())
-    assert len(candidates) == len(set(candidates))
-    of_avss = [c for c in candidates if c.metric == "avss"]
-    assert len(of_avss) == 2 * 2 * 3 * 2 * 2
-    assert all(c.epsilon is None and c.draw is None for c in candidates if c.metric == "variance")
-    assert {c.contiguous for c in candidates if c.metric == "random"} == {False}
-
-
-def test_candidates_and_suggestions_mean_each_other() -> None:
-    space = Space(SECTION)
-    for candidate in space.grid():
-        assert space.candidate(space.config(candidate)) == candidate
-    narrow = Space(SpaceSection(metrics=["avss", "random"], ratios=[0.25], epsilons=[0.01], draws=1))
-    for candidate in narrow.grid():
-        assert narrow.candidate(narrow.config(candidate)) == candidate
-
-
-def test_what_optuna_suggests_is_in_the_grid() -> None:
-    space = Space(SECTION)
-    candidates = set(space.grid())
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    found = set()
-    for _ in range(200):
-        trial = study.ask()
-        space(trial)
-        found.add(space.candidate(trial.params))
-    assert found <= candidates
-    assert len(found) > 40
-
-
-def test_starting_points_are_one_a_metric_and_ratio() -> None:
-    points = Space(SECTION).starting_points()
-    assert [(p.metric, p.ratio) for p in points[:2]] == [("avss", 0.1), ("variance", 0.1)]
-    assert len(points) == 6 * 2
-    assert points[0] == Candidate("avss", "update", "elementwise", "absolute", 0.01, None, 0.1, False)
-
-
-def test_a_candidate_drops_what_its_scores_say() -> None:
-    scores = {
-        ScoreKey("avss", "update", "elementwise", "absolute", 0.01): LayerScores(np.array([3.0, 1.0, 2.0, 4.0])),
-        ScoreKey("angular_distance", span=2): LayerScores(np.array([0.1, 0.1, 0.5, 0.6])),
-        ScoreKey("sparsity", "update", None, "absolute", 0.01): LayerScores(np.array([0.1, 0.9, 0.2, 0.8]), False),
-    }
-    avss = Candidate("avss", "update", "elementwise", "absolute", 0.01, None, 0.5, False)
-    assert avss.dropped(scores, 4) == (1, 2)
-    assert Candidate("angular_distance", None, None, None, None, None, 0.5, False).dropped(scores, 4) == (0, 1)
-    assert Candidate("sparsity", "update", None, "absolute", 0.01, None, 0.5, False).dropped(scores, 4) == (1, 3)
-
-
-def test_the_front_holds_what_no_other_beats() -> None:
-    trials = [
-        tried("0", (1,), 0.95),
-        tried("1", (2,), 0.97),
-        tried("2", (1, 2), 0.80),
-        tried("3", (1, 2, 3), 0.85),
-        tried("4", (1, 2, 3, 4), 0.2),
-        tried("5", (0, 5), 0.99, status="stopped"),
-        tried("6", (5,), 0.97),
-    ]
-    front = pareto_front(trials)
-    assert [t.trial_id for t in front] == ["1", "3", "4"]
-    assert choose(front, 0.9) is front[0]
-    assert choose(front, 0.8) is front[1]
-    assert choose(front, 0.99) is front[0]
-    assert choose([], 0.9) is None
-
-
-def test_random_sets_are_seeded_different_and_not_the_chosen_one() -> None:
-    sets = random_sets(30, 8, 20, 0, (1, 2))
-    assert sets == random_sets(30, 8, 20, 0, (1, 2))
-    assert sets != random_sets(30, 8, 20, 1, (1, 2))
-    assert len(set(sets)) == 20
-    assert all(len(set(s)) == 8 and s == tuple(sorted(s)) and max(s) < 30 for s in sets)
-    assert sorted(random_sets(3, 1, 20, 0, (1,))) == [(0,), (2,)]
-
-
-def test_the_verdict_against_random_sets_says_so_where_they_win() -> None:
-    won = AgainstRandom(0.9, tuple(np.linspace(0.3, 0.8, 20)))
-    assert "beats all 20" in won.verdict
-    assert won.p_value == pytest.approx(1 / 21)
-    lost = AgainstRandom(0.5, (0.4, 0.5, 0.6, 0.3))
-    assert "does not beat all random sets of its size, but 2 of 4" in lost.verdict
-    assert lost.p_value == pytest.approx(3 / 5)
-
-
-def test_one_number_for_retention_and_size() -> None:
-    goal = Goal("retention_raw", 0.9)
-    keeps, loses = goal.of(outcome(0.92), 0.25), goal.of(outcome(0.89), 0.4)
-    assert keeps == 0.25
-    assert loses == pytest.approx(-0.01)
-    assert Goal("retention_raw", None).of(outcome(0.89), 0.4) == 0.89
-    assert Goal("retention_above_chance", None).of(outcome(0.89), 0.4) == WORST
-    assert Goal("bits_per_byte", None).of(outcome(0.89, bits=1.5), 0.4) == -1.5
+SIZE = ModelSize(100, (10, 20, 30))
+SPEEDS = {100: 1.0, 80: 2.0}
 
 
 @pytest.mark.parametrize(
@@ -146,3 +33,55 @@ def test_one_number_for_retention_and_size() -> None:
 def test_wrong_fields_are_refused(fields: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         validate(SearchConfig, fields)
+
+
+def test_trials_survive_the_table() -> None:
+    candidate = PruningCandidate("random", None, None, None, None, 2, 0.3, False)
+    trials = [
+        TrialResult("0000", "grid", candidate, (1,), evaluation(0.9, (1,)), 0.9, 0.9, 1.0, "done"),
+        TrialResult("0001", "grid", candidate, (1,), None, math.nan, None, 0.0, "error", "no memory"),
+    ]
+    rows = [PruningTrialRow.from_trial(trial, SIZE, SPEEDS) for trial in trials]
+    done, failed = PruningTrialRow.read(PruningTrialRow.table(rows, ["pick"]))
+    assert (done.metric, done.draw, done.parameters, done.tokens_per_s) == ("random", 2, 80, 2.0)
+    assert done.retention_above_chance is None
+    assert (failed.retention_raw, failed.accuracy, failed.error) == (None, {"pick": None}, "no memory")
+    front = FrontRow.from_row(rows[0], evaluation(0.8, (1,)), chosen=True)
+    (read,) = FrontRow.read(FrontRow.table([front], ["pick"]))
+    assert (read.held_out_raw, read.held_out_above_chance, read.chosen) == (0.8, None, True)
+
+
+def test_a_trial_without_a_score_is_named_after_its_origin() -> None:
+    trial = TrialResult("0000", "greedy", None, (1,), evaluation(0.9, (1,)), 0.9, 0.9, 1.0, "done")
+    row = PruningTrialRow.from_trial(trial, SIZE, SPEEDS)
+    assert (row.metric, row.ratio, row.contiguous) == ("greedy", pytest.approx(1 / 3), None)
+
+
+def test_item_scores_survive_the_table() -> None:
+    scores = [ItemScore("pick", "a", 1.0, 1.0, None, None), ItemScore("read", "b", 3.0, 7.0, -12.5, 40)]
+    rows = EvaluationRow.read(evaluation_table((1, 2), "search", scores))
+    assert [row.to_score() for row in rows] == scores
+    assert list(rows[0].dropped_layers) == [1, 2]
+
+
+def test_a_plan_begins_with_starting_points_and_a_grid_has_none() -> None:
+    config = SearchConfig()
+    space = config.space.to_space()
+    arguments = {
+        "grid": [space.config(c) for c in space.grid()],
+        "starting_points": [space.config(c) for c in space.starting_points()],
+        "metrics": ("objective", "kept"),
+        "num_rungs": 3,
+        "concurrency": 1,
+        "seed": 0,
+    }
+    plan = plan_trials(config.search, space, **arguments)
+    assert [trial_origin(i, plan) for i in (0, len(plan.points))] == ["starting point", "nsga2"]
+    grid = plan_trials(config.search.model_copy(update={"algorithm": "grid"}), space, **arguments)
+    assert len(grid.points) == len(list(space.grid()))
+    assert trial_origin(0, grid) == "grid"
+
+
+def test_checkpoints_are_named_after_their_base() -> None:
+    assert checkpoint_name("owner/model", "without-2-layers") == "model-without-2-layers"
+    assert checkpoint_name("/models/base.gguf", "healed-avss-0") == "base-healed-avss-0"

@@ -3,12 +3,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratoscope.activations import Tap
-from stratoscope.pipelines.measuring import rows
-from stratoscope.pipelines.score import tables
 from stratoscope.results import from_parquet, to_parquet
 from stratoscope.statistics import Statistics
 from stratoscope.statistics.histogram import NUM_BINS
 from stratoscope.statistics.sufficient import ARRAYS
+from stratoscope.tables import activations as rows
+from stratoscope.tables import score as tables
 
 
 def random_statistics(seed: int) -> Statistics:

@@ -1,13 +1,21 @@
-"""What trials of the threshold search are judged by."""
+"""The objective of the search with target eavss."""
+
+from dataclasses import replace
 
 import pytest
 
+from stratoscope.errors import InputError
 from stratoscope.pipelines.hallucination.outcome import against_random
-from stratoscope.pipelines.thresholds.trial import Outcome, objective
+from stratoscope.pipelines.search.eavss.checks import split_datasets
+from stratoscope.pipelines.search.eavss.config import DefinitionSearchSection
+from stratoscope.pipelines.search.eavss.result import DefinitionResult, definition_front, outcome_row, verdicts
+from stratoscope.pipelines.search.eavss.trial import DefinitionOutcome, objective_value
+from stratoscope.scoring.definition_space import DefinitionCandidate
+from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
 
 
-def outcome(auroc: float, over_random: float) -> Outcome:
-    return Outcome(
+def outcome(auroc: float, over_random: float) -> DefinitionOutcome:
+    return DefinitionOutcome(
         dataset="d",
         auroc=auroc,
         ci_low=auroc - 0.02,
@@ -24,14 +32,49 @@ def outcome(auroc: float, over_random: float) -> Outcome:
     )
 
 
-def test_the_least_gain_counts_where_it_is_asked_for() -> None:
+def test_least_over_random_is_the_least_gain_over_data_sets() -> None:
     outcomes = [outcome(0.6, 0.08), outcome(0.7, 0.02)]
-    assert objective(outcomes, "least_over_random") == pytest.approx(0.02)
-    assert objective(outcomes, "over_random") == pytest.approx(0.05)
-    assert objective(outcomes, "auroc") == pytest.approx(0.65)
+    assert objective_value(outcomes, "least_over_random") == pytest.approx(0.02)
+    assert objective_value(outcomes, "over_random") == pytest.approx(0.05)
+    assert objective_value(outcomes, "auroc") == pytest.approx(0.65)
 
 
 def test_a_difference_is_one_only_where_its_interval_leaves_0_out() -> None:
     assert against_random(0.01, 0.05, 0.02).startswith("better")
     assert against_random(-0.05, -0.01, 0.02).startswith("worse")
     assert "could show 0.020" in against_random(-0.01, 0.05, 0.02)
+
+
+def result(trial_id: str, objective: float, num_layers: float = 2.0) -> DefinitionResult:
+    candidate = DefinitionCandidate("eavss", "block", "answer", "elementwise", 0, 1.0, 0.05)
+    outcomes = (replace(outcome(objective, 0.1), num_layers=num_layers),)
+    return DefinitionResult(trial_id, "grid", candidate, ("quantile", 0.2), objective, outcomes, 1.0, None)
+
+
+def test_the_front_holds_trials_that_no_other_dominates_with_as_few_layers() -> None:
+    failed = replace(result("2", 0.9), objective=float("-inf"), outcomes=(), error="no memory")
+    results = [result("0", 0.7, 4.0), result("1", 0.6, 2.0), failed, result("3", 0.65, 5.0)]
+    assert [r.trial_id for r in definition_front(results)] == ["0", "1"]
+    done, error = DefinitionTrialRow.read(DefinitionTrialRow.table([results[0].row(), failed.row()]))
+    assert (done.auroc, done.num_layers, done.epsilon, done.status) == (0.7, 4.0, 0.01, "done")
+    assert (error.objective, error.auroc, error.epsilon, error.error) == (None, None, 0.2, "no memory")
+
+
+def test_outcomes_become_rows_and_sentences() -> None:
+    row = outcome_row("0", "confirmed_on", outcome(0.7, 0.1))
+    (read,) = DefinitionOutcomeRow.read(DefinitionOutcomeRow.table([row]))
+    assert (read.role, read.auroc, list(read.flagged_layers)) == ("confirmed_on", 0.7, [1, 2])
+    lines = list(verdicts(result("0", 0.7), []))
+    assert lines[0].startswith("Best of the trials: eavss on tap block")
+    assert "layers 1 2; AUROC 0.700" in lines[1]
+    assert "name others in thresholds.confirm_on" in lines[2]
+    assert "d (confirmed on)" in list(verdicts(result("0", 0.7), [outcome(0.6, 0.1)]))[2]
+
+
+def test_data_sets_are_compared_on_unless_they_confirm() -> None:
+    section = DefinitionSearchSection(confirm_on=["b"])
+    assert split_datasets(section, ["a", "b", "c"], "run") == (("a", "c"), ("b",))
+    with pytest.raises(InputError, match="has no data set 'b'"):
+        split_datasets(section, ["a"], "run")
+    with pytest.raises(InputError, match="leaves no data set"):
+        split_datasets(section, ["b"], "run")

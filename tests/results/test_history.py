@@ -49,7 +49,7 @@ def test_manifests_are_rows_with_their_sections_as_json(output: str) -> None:
 
 def test_a_wrong_question_is_refused_with_what_there_is(output: str) -> None:
     finished(output, "one", pa.table({"layer": [0]}))
-    with pytest.raises(InputError, match=r"cannot be answered.*Views: runs, score_layer_scores"):
+    with pytest.raises(InputError, match=r"the query failed.*Views: runs, score_layer_scores"):
         History(output).query("SELECT nothing FROM nowhere")
-    with pytest.raises(InputError, match=r"cannot be answered.*Could not convert"):
+    with pytest.raises(InputError, match=r"the query failed.*Could not convert"):
         History(output).query("SELECT CAST(run_id AS INTEGER) FROM runs")

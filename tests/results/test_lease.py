@@ -10,7 +10,7 @@ import pytest
 from stratoscope.errors import InputError
 from stratoscope.results import Storage
 from stratoscope.results import lease as lease_module
-from stratoscope.results.lease import NAME, STALE_S, Holder, Lease, LeaseLostError, check_free, read_holder
+from stratoscope.results.lease import NAME, STALE_S, Lease, LeaseHolder, LeaseLostError, check_not_held, read_holder
 
 
 @pytest.fixture
@@ -18,23 +18,23 @@ def run(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path / "run"))
 
 
-def write(run: Storage, holder: Holder) -> None:
+def write(run: Storage, holder: LeaseHolder) -> None:
     run.write(NAME, json.dumps(asdict(holder)).encode())
 
 
 def test_a_held_folder_is_refused_and_a_released_one_is_free(run: Storage) -> None:
     with Lease(run):
-        with pytest.raises(InputError, match="is being worked on by process"):
-            check_free(run)
+        with pytest.raises(InputError, match="is in use by process"):
+            check_not_held(run)
         with pytest.raises(InputError, match="choose another run_id"), Lease(run):
             pass
     assert read_holder(run) is None
-    check_free(run)
+    check_not_held(run)
 
 
 def test_the_lease_of_a_dead_process_here_is_taken_over_at_once(run: Storage) -> None:
     process = subprocess.Popen([sys.executable, "-c", "pass"])
-    dead = replace(Holder.this_process(), pid=process.pid, beat=time.time())
+    dead = replace(LeaseHolder.this_process(), pid=process.pid, beat=time.time())
     process.wait()
     write(run, dead)
     with Lease(run):
@@ -42,24 +42,24 @@ def test_the_lease_of_a_dead_process_here_is_taken_over_at_once(run: Storage) ->
 
 
 def test_a_process_id_that_was_used_again_is_not_taken_for_its_holder(run: Storage) -> None:
-    mine = Holder.this_process()
+    mine = LeaseHolder.this_process()
     write(run, replace(mine, created=mine.created - 1000, beat=time.time()))
-    check_free(run)
+    check_not_held(run)
 
 
 def test_the_lease_of_another_host_is_taken_over_when_it_is_stale(run: Storage) -> None:
-    elsewhere = replace(Holder.this_process(), namespace="another host", pid=1)
+    elsewhere = replace(LeaseHolder.this_process(), namespace="another host", pid=1)
     write(run, replace(elsewhere, beat=time.time() - STALE_S / 2))
-    with pytest.raises(InputError, match="last sign of life 30 s ago"):
-        check_free(run)
+    with pytest.raises(InputError, match="last heartbeat 30 s ago"):
+        check_not_held(run)
     write(run, replace(elsewhere, beat=time.time() - STALE_S - 1))
-    check_free(run)
+    check_not_held(run)
 
 
 def test_beats_carry_progress_and_notice_a_takeover(run: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "BEAT_S", 0.02)
     with Lease(run) as lease:
-        lease.tell(done=3, total=8)
+        lease.publish_progress(done=3, total=8)
         deadline = time.monotonic() + 10
         while (holder := read_holder(run)) is None or not holder.progress:
             assert time.monotonic() < deadline
@@ -69,7 +69,7 @@ def test_beats_carry_progress_and_notice_a_takeover(run: Storage, monkeypatch: p
         with pytest.raises(LeaseLostError, match="taken over"):  # noqa: PT012 - until a beat has seen it
             while time.monotonic() < deadline:
                 write(run, other)
-                lease.tell(done=4, total=8)
+                lease.publish_progress(done=4, total=8)
                 time.sleep(0.02)
     assert read_holder(run) == other, "what another process holds is left alone"
 
@@ -96,4 +96,4 @@ def test_two_that_come_together_do_not_both_get_it(tmp_path: Path) -> None:
 
 def test_a_broken_lease_file_holds_nobody_up(run: Storage) -> None:
     run.write(NAME, b"{half")
-    check_free(run)
+    check_not_held(run)

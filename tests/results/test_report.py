@@ -10,7 +10,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from stratoscope.results import Cell, Page, Section, Table, render
+from stratoscope.results import Page, PageSection, Table, TableCell, render
 
 HOSTILE = "<script>document.title = 'broken'</script><img src=x onerror=alert(1)>"
 
@@ -48,7 +48,10 @@ def open_page(browser: webdriver.Chrome, page: Page, tmp_path: Path) -> None:
 
 def test_a_page_draws_its_plots_without_network_or_errors(browser: webdriver.Chrome, tmp_path: Path) -> None:
     figures = [Figure(Scatter(x=[0, 1], y=[1, 2])), Figure(Scatter(x=[0, 1], y=[2, 1]))]
-    sections = [Section("One", ["A paragraph."], figures), Section("Two", tables=[Table(["a", "b"], [["1", "2"]])])]
+    sections = [
+        PageSection("One", ["A paragraph."], figures),
+        PageSection("Two", tables=[Table(["a", "b"], [["1", "2"]])]),
+    ]
     open_page(browser, Page("A title", "A summary.", sections, [("Run", "x")]), tmp_path)
     assert browser.title == "A title"
     assert [e.text for e in browser.find_elements(By.CSS_SELECTOR, "nav a")] == ["One", "Two", "Run"]
@@ -60,8 +63,8 @@ def test_a_page_draws_its_plots_without_network_or_errors(browser: webdriver.Chr
 
 def test_names_with_html_in_them_do_no_harm(browser: webdriver.Chrome, tmp_path: Path) -> None:
     figure = Figure(Scatter(x=[0, 1], y=[1, 2], name=HOSTILE), layout={"title": HOSTILE, "showlegend": True})
-    table = Table([HOSTILE], [[HOSTILE, Cell(HOSTILE, href="x.html", tone="bad")]], filtered=HOSTILE)
-    section = Section(HOSTILE, [HOSTILE], [figure], [table])
+    table = Table([HOSTILE], [[HOSTILE, TableCell(HOSTILE, href="x.html", tone="bad")]], filtered=HOSTILE)
+    section = PageSection(HOSTILE, [HOSTILE], [figure], [table])
     open_page(browser, Page(HOSTILE, HOSTILE, [section], [(HOSTILE, HOSTILE)]), tmp_path)
     assert browser.title == HOSTILE
     assert not browser.find_elements(By.CSS_SELECTOR, "body img")
@@ -72,8 +75,8 @@ def test_a_table_is_filtered_by_what_is_typed_and_its_cells_lead_elsewhere(
     browser: webdriver.Chrome, tmp_path: Path
 ) -> None:
     (tmp_path / "other.html").write_text("<title>other</title>")
-    rows = [["first", Cell("✓ done", "other.html", "good")], ["second", Cell("✗ failed", tone="bad")]]
-    section = Section("Grid", tables=[Table(["model", "score"], rows, filtered="Filter models")])
+    rows = [["first", TableCell("✓ done", "other.html", "good")], ["second", TableCell("✗ failed", tone="bad")]]
+    section = PageSection("Grid", tables=[Table(["model", "score"], rows, filtered="Filter models")])
     open_page(browser, Page("A title", "A summary.", [section]), tmp_path)
     browser.find_element(By.CSS_SELECTOR, ".filter input").send_keys("SECOND")
     shown = [row.text for row in browser.find_elements(By.CSS_SELECTOR, "#section-1 tbody tr") if row.is_displayed()]
@@ -87,4 +90,4 @@ def test_a_table_is_filtered_by_what_is_typed_and_its_cells_lead_elsewhere(
 
 def test_a_page_with_plots_is_small() -> None:
     figures = [Figure(Scatter(x=list(range(500)), y=list(range(500)))) for _ in range(20)]
-    assert len(render(Page("A title", "A summary.", [Section("One", figures=figures)]))) < 3_000_000
+    assert len(render(Page("A title", "A summary.", [PageSection("One", figures=figures)]))) < 3_000_000

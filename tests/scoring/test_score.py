@@ -5,15 +5,18 @@ import pytest
 
 from stratoscope.scoring import (
     METRICS,
-    Choices,
     Measures,
     Observations,
+    ScoringSettings,
     SpanAngle,
+    cosine_to_angle,
+    layer_spans,
     lowest,
     num_dropped,
     observe_tap,
     random_scores,
     rank_layers,
+    score_groups,
     score_layers,
     sparsity,
 )
@@ -52,7 +55,7 @@ def reduce(a: np.ndarray, epsilons: tuple[float, ...] = EPSILONS) -> Statistics:
     )
 
 
-def scored(choices: Choices, a: np.ndarray | None = None, **more: object) -> dict:
+def scored(choices: ScoringSettings, a: np.ndarray | None = None, **more: object) -> dict:
     a = activations() if a is None else a
     observations = Observations({"block": observe_tap(reduce(a), choices.epsilons)}, **more)
     weights = np.arange(NUM_LAYERS, 0.0, -1)
@@ -65,7 +68,7 @@ def test_sparsity_by_hand() -> None:
 
 def test_avss_is_the_literal_formula() -> None:
     a = activations()
-    got = scored(Choices(("avss", "variance", "sparsity"), ("elementwise", "pooled")))
+    got = scored(ScoringSettings(("avss", "variance", "sparsity"), ("elementwise", "pooled")))
     per_layer = np.moveaxis(a.astype(np.float64), 1, 0).reshape(NUM_LAYERS, -1)
     variance = per_layer.var(axis=1)
     below = (np.abs(per_layer) < np.float32(0.01)).sum(axis=1)
@@ -89,7 +92,7 @@ def test_the_other_metrics_by_hand() -> None:
         for start, angle in enumerate([0.5, 0.1, 0.4, 0.3, 0.2])
     }
     names = ("block_influence", "angular_distance", "magnitude", "random", "last")
-    got = {key[0]: s for key, s in scored(Choices(names), angles=angles).items()}
+    got = {key[0]: s for key, s in scored(ScoringSettings(names), angles=angles).items()}
     np.testing.assert_allclose(got["block_influence"].scores, 1 - np.linspace(0.1, 0.9, 6))
     np.testing.assert_allclose(got["angular_distance"].scores, [0.5, 0.1, 0.1, 0.3, 0.2, 0.2])
     assert lowest(got["angular_distance"].ranking.rank, 2) == [1, 2], "the best span of two"
@@ -155,7 +158,7 @@ def test_shards_of_prompts_have_the_scores_of_the_prompts() -> None:
     known = ~np.isnan(angle)
     by_shard = known.reshape(-1, 3).sum(axis=1)
     means = np.nansum(angle.reshape(-1, 3), axis=1) / by_shard
-    choices = Choices(
+    choices = ScoringSettings(
         tuple(METRICS),
         ("elementwise", "pooled"),
         (("absolute", 0.01), ("absolute", 0.05), ("quantile", 0.2)),
@@ -175,7 +178,7 @@ def test_shards_of_prompts_have_the_scores_of_the_prompts() -> None:
 
 def test_scaling_all_activations_scales_avss_by_the_square() -> None:
     """With a quantile threshold, powers of two change nothing but the scale."""
-    choices = Choices(("avss",), epsilons=(("quantile", 0.1),))
+    choices = ScoringSettings(("avss",), epsilons=(("quantile", 0.1),))
     one, four = scored(choices), scored(choices, activations() * np.float32(4))
     key = ("avss", "elementwise", "quantile")
     np.testing.assert_allclose(four[key].scores, 16 * one[key].scores, rtol=1e-12)
@@ -183,25 +186,45 @@ def test_scaling_all_activations_scales_avss_by_the_square() -> None:
 
 
 def test_intervals_hold_the_score_and_a_clear_order_is_stable() -> None:
-    s = scored(Choices(("avss",), draws=500))["avss", "elementwise", "absolute"]
+    s = scored(ScoringSettings(("avss",), draws=500))["avss", "elementwise", "absolute"]
     assert (s.low < s.scores).all()
     assert (s.scores < s.high).all()
     assert s.split_half > 0.9
     assert s.num_never_sparse == 0
-    same = scored(Choices(("avss",), draws=500))["avss", "elementwise", "absolute"]
+    same = scored(ScoringSettings(("avss",), draws=500))["avss", "elementwise", "absolute"]
     assert (same.low == s.low).all()
 
 
 def test_layers_without_a_sparse_activation_are_counted() -> None:
     a = activations() + np.float32(100) * (np.arange(NUM_LAYERS) >= 4)[:, None, None]
-    assert scored(Choices(("avss",)), a)["avss", "elementwise", "absolute"].num_never_sparse == 2
+    assert scored(ScoringSettings(("avss",)), a)["avss", "elementwise", "absolute"].num_never_sparse == 2
 
 
 def test_one_prompt_has_a_score_but_no_interval() -> None:
-    s = scored(Choices(("variance",)), activations()[:1])["variance", "elementwise", None]
+    s = scored(ScoringSettings(("variance",)), activations()[:1])["variance", "elementwise", None]
     assert np.isfinite(s.scores).all()
     assert np.isnan(s.low).all()
 
 
 def test_layers_in_no_span_have_no_angle() -> None:
     assert np.isnan(least_span_angle({(1, 1): np.array(0.2)}, 3)).tolist() == [True, False, True]
+
+
+def test_groups_are_scored_in_order_and_without_magnitude_where_a_norm_is_missing() -> None:
+    settings = ScoringSettings(("variance", "magnitude"), draws=100)
+    everything = Observations({"block": observe_tap(reduce(activations()), settings.epsilons)})
+    groups = {"all": everything} | everything.split(["a", "b"] * (NUM_PROMPTS // 2))
+    norms = np.arange(NUM_LAYERS, 0.0, -1)
+    scorings = [(group, s.metric) for group, s in score_groups(groups, norms, settings)]
+    assert scorings == [(group, metric) for group in ("all", "a", "b") for metric in settings.metrics]
+    norms[2] = np.nan
+    assert [(group, s.metric) for group, s in score_groups(groups, norms, settings)] == [
+        (group, "variance") for group in ("all", "a", "b")
+    ]
+    assert everything.split(["a"] * NUM_PROMPTS) == {}
+
+
+def test_spans_start_at_every_layer() -> None:
+    assert layer_spans([2, 1, 2], 3) == ((0, 1), (1, 1), (2, 1), (0, 2), (1, 2))
+    assert layer_spans([4], 3) == ()
+    np.testing.assert_allclose(cosine_to_angle(np.array([1.0, 0.0, -1.0])), [0, 0.5, 1])

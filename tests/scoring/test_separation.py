@@ -9,13 +9,13 @@ from stratoscope.scoring.separation import (
     Folds,
     Learner,
     auroc,
-    chosen_inside,
     features,
     mean_auroc,
     random_layers,
+    select_by_fold,
     separate,
 )
-from tests.scoring.test_contrast import answers, readings
+from tests.scoring.test_layer_tests import answers, readings
 
 
 def test_the_area_is_scikit_learns_and_its_error_that_of_resampled_questions() -> None:
@@ -51,7 +51,7 @@ def test_layers_that_tell_do_and_noise_does_not() -> None:
     seen = readings(labels, 6, 5)
     seen.variance[labels.wrong, 3] *= 2
     table, folds = features(Readings(seen.variance, seen.sparsity)), Folds.draw(120, 5, 0)
-    assert sorted(np.bincount(folds.of_question)) == [24] * 5
+    assert sorted(np.bincount(folds.fold_of_question)) == [24] * 5
     told = separate(table, labels, folds, [(3,)] * 5, Learner())
     assert told.value > 0.6
     noise = separate(table, labels, folds, [(1,)] * 5, Learner())
@@ -68,9 +68,9 @@ def test_flags_are_chosen_without_the_held_out_questions() -> None:
         seen.append(questions)
         return (int(questions.sum()) % 3,)
 
-    assert chosen_inside(choose, folds) == [(1,)] * 5
+    assert select_by_fold(choose, folds) == [(1,)] * 5
     assert np.stack(seen).sum(axis=0).tolist() == [4] * 50
-    assert all((folds.of_question[questions] != fold).all() for fold, questions in enumerate(seen))
+    assert all((folds.fold_of_question[questions] != fold).all() for fold, questions in enumerate(seen))
     assert len(labels.wrong) == 200
 
 

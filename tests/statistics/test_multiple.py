@@ -1,4 +1,4 @@
-"""Tests that are made together."""
+"""Multiple testing."""
 
 import numpy as np
 import pytest
@@ -30,12 +30,12 @@ def test_holm_is_no_smaller_than_control_of_false_discoveries(p_values: list[flo
     assert np.all(np.array(holm(p_values)) >= false_discovery_control(p_values) - 1e-12)
 
 
-def test_a_bootstrap_tells_no_smaller_p_value_than_its_draws() -> None:
+def test_a_bootstrap_p_value_is_bounded_by_the_number_of_draws() -> None:
     assert bootstrap_p_value(np.full(999, 2.0)) == pytest.approx(0.002)
     assert bootstrap_p_value(np.array([-1.0, 1.0] * 500)) == pytest.approx(1.0, abs=0.01)
 
 
-def test_p_values_of_no_difference_are_even() -> None:
+def test_p_values_under_the_null_hypothesis_are_uniform() -> None:
     generator = np.random.default_rng(0)
     found = []
     for _ in range(300):

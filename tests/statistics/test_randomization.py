@@ -49,7 +49,7 @@ def test_scale_and_sign_change_no_p_value_and_more_effects_never_lower_one(seed:
 
 @pytest.mark.parametrize("shift", [0.0, 1.5])
 @pytest.mark.parametrize("design", ["paired", "grouped"])
-def test_under_the_null_hypothesis_anything_is_found_as_often_as_it_may(design: str, shift: float) -> None:
+def test_the_family_wise_error_rate_holds_under_the_null_hypothesis(design: str, shift: float) -> None:
     """In 400 draws of 12 correlated effects; more than the 99.9 % quantile of the binomial would be too many.
 
     With a shift the covariate goes along with what is tested, and explains all of it.

@@ -449,7 +449,7 @@ def finish_kernel(
         tl.store(rows_pointer + row * 3, mean)
         tl.store(rows_pointer + row * 3 + 1, m2)
         tl.store(rows_pointer + row * 3 + 2, _finish_pooled(vectors_pointer + place * D, length, D, num_parts, TOKENS))
-    if COSINE:
-        if tap == OWN_TAPS:  # noqa: SIM102 - the first is decided when the kernel is compiled
+    if COSINE:  # noqa: SIM102 - the outer condition is decided at compile time
+        if tap == OWN_TAPS:
             products = products_pointer + (slot * tokens + tl.load(firsts + segment)).to(tl.int64) * num_chunks * 3
             tl.store(cosine_pointer + layer * segments + segment, _finish_cosine(products, length, num_chunks))

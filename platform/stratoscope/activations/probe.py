@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from stratoscope.activations import fused
-from stratoscope.activations.reduce import Bins, Layout, TokenSums, merge_tokens, reduce_tokens, token_cosine
+from stratoscope.activations.reduce import Bins, RowLayout, TokenSums, merge_tokens, reduce_tokens, token_cosine
 from stratoscope.activations.residual import UNKNOWN, Residual, find_residuals
 from stratoscope.activations.segments import Segments, Span
 from stratoscope.activations.taps import Tap, on_experts, on_input, on_output
@@ -70,7 +70,7 @@ class _Pass:
     segments: Segments
     careful: bool
     sums: TokenSums | None
-    """Of every layer and tap, layer by layer; None where the fused kernel reduces them."""
+    """Sums of every layer and tap, layer by layer; None where the fused kernel reduces them."""
     cosine: Tensor | None
     """Between each layer's input and output by token, shape (layers, T); None as above."""
     kernel: fused.FusedPass | None
@@ -117,7 +117,7 @@ class Probe:
     ) -> None:
         self.model, self.taps, self.epsilons, self.spans = model, tuple(taps), epsilons, tuple(spans)
         self._bins = {model.device: Bins.build(epsilons, model.device)}
-        self._layout = Layout(len(epsilons))
+        self._layout = RowLayout(len(epsilons))
         self._residuals: tuple[Residual, ...] = (UNKNOWN,) * len(model.anatomy)
         self._has_kernel = False
         self._handles: list[RemovableHandle] = []
@@ -272,7 +272,7 @@ class Probe:
         gathered = self._gathering()
         if gathered.source is hidden:
             return
-        self._stand_at(hidden)
+        self._record_residual(hidden)
         if self.spans and not gathered.last_tokens:
             self._keep_last_token()
 
@@ -284,7 +284,7 @@ class Probe:
             attention, mlp = (gathered.parts.pop(tap, None) for tap in (Tap.ATTENTION, Tap.MLP))
             factor = self._residuals[layer].factor
             gathered.kernel.read_block(layer, before, hidden, attention=attention, mlp=mlp, factor=factor)
-            self._stand_at(hidden)
+            self._record_residual(hidden)
         else:
             self._reduce_block(layer, hidden)
         if self.spans:
@@ -295,7 +295,7 @@ class Probe:
         before, norm_before = gathered.entering, gathered.entering_norm
         assert before is not None
         assert norm_before is not None
-        self._stand_at(hidden)
+        self._record_residual(hidden)
         after, norm_after = gathered.entering, gathered.entering_norm
         assert after is not None
         assert norm_after is not None
@@ -360,7 +360,7 @@ class Probe:
             self._bins[device] = Bins.build(self.epsilons, device)
         return self._bins[device]
 
-    def _stand_at(self, hidden: Tensor) -> None:
+    def _record_residual(self, hidden: Tensor) -> None:
         """Remember the residual stream at this point: its real tokens in float, and their norms."""
         gathered = self._gathering()
         gathered.source = hidden

@@ -2,7 +2,7 @@
 
 Everything here is a pure function without a transfer or a synchronisation, and its memory is a few copies of one
 activation. What has to be done while the activations are at hand is `reduce_tokens`; the rest is done once for all
-layers and taps (`merge_tokens`), into one float64 row per prompt (`Layout`), in which counts stay exact.
+layers and taps (`merge_tokens`), into one float64 row per prompt (`RowLayout`), in which counts stay exact.
 """
 
 from collections.abc import Sequence
@@ -88,7 +88,7 @@ def _count(index: Tensor, size: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowLayout:
     """The columns of a packed row: mean, m2, pooled variance, histogram, non-finite count, counts under epsilons."""
 
     num_epsilons: int
@@ -216,7 +216,7 @@ def merge_tokens(sums: TokenSums, segments: Segments, bins: Bins) -> Tensor:
         bins: where magnitudes were counted.
 
     Returns:
-        Packed rows, shape (B, K, columns of `Layout`), float64.
+        Packed rows, shape (B, K, columns of `RowLayout`), float64.
 
     Source: Chan, Golub and LeVeque, 1979, for the merging of moments.
     """

@@ -1,11 +1,11 @@
-"""Data: prompts, and questions with right and wrong answers, from known sets, local files and the hub."""
+"""Prompts, questions with right and wrong answers, and time series, from known sets, local files and the hub."""
 
 from stratoscope.data.known import KNOWN_SETS, read_known
 from stratoscope.data.order import OrderedPrompts, Prompt, order_prompts
 from stratoscope.data.pairs import Answers, DataSet, PairChoice, PairSource, QuestionSet, decode, load_pairs
 from stratoscope.data.prompts import PromptSet, PromptSource, load_prompts, row_id
 from stratoscope.data.qa import AUTO, FORMATS, Answer, Question
-from stratoscope.data.series import KNOWN_SERIES, Part, Series, SeriesSource, SplitRule, load_series
+from stratoscope.data.series import KNOWN_SERIES, Series, SeriesSource, SeriesSplit, SplitRule, load_series
 
 __all__ = [
     "AUTO",
@@ -18,7 +18,6 @@ __all__ = [
     "OrderedPrompts",
     "PairChoice",
     "PairSource",
-    "Part",
     "Prompt",
     "PromptSet",
     "PromptSource",
@@ -26,6 +25,7 @@ __all__ = [
     "QuestionSet",
     "Series",
     "SeriesSource",
+    "SeriesSplit",
     "SplitRule",
     "decode",
     "load_pairs",

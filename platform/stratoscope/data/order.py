@@ -1,4 +1,4 @@
-"""Putting any number of prompts into their order without holding them in memory."""
+"""Seeded order of any number of prompts, in bounded memory."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 BATCH = 10_000
 MEMORY_LIMIT = "512MB"
-"""What ordering may hold; the rest is spilled to a temporary folder."""
+"""Memory limit of DuckDB, which spills to a temporary folder."""
 
 PROMPTS = pa.schema([("prompt_id", pa.string()), ("group", pa.string()), ("text", pa.string())])
 _POSITIONED = PROMPTS.append(pa.field("position", pa.uint64()))
@@ -24,7 +24,7 @@ _POSITIONED = PROMPTS.append(pa.field("position", pa.uint64()))
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered prompt. The id is a digest of the row it was made of, whatever template rendered it."""
+    """A rendered prompt. Its id is a digest of the raw row, independent of the template."""
 
     prompt_id: str
     group: str
@@ -33,12 +33,12 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class OrderedPrompts:
-    """Distinct prompts in their order, and what became of the others."""
+    """Distinct prompts in order, and the numbers of prompts that were read and dropped."""
 
     table: pa.Table
-    """Columns of `PROMPTS`, mapped from a file that is gone from its folder: its pages come and go as they are used."""
+    """Columns of `PROMPTS`, memory-mapped from an unlinked file, so that its pages are loaded on use."""
     fingerprint: str
-    """Digest of all of them, their order included."""
+    """Digest of all prompts and their order."""
     num_read: int
     num_empty: int
     num_duplicates: int
@@ -47,51 +47,51 @@ class OrderedPrompts:
 def order_prompts(prompts: Iterable[Prompt], limit: int | None, seed: int) -> OrderedPrompts:
     """Drop empty and duplicate prompts and order the rest by a seeded digest of their ids.
 
-    The order does not depend on how the prompts come, and a smaller limit keeps a beginning of what a larger one keeps.
-    Of equal texts the first in that order stays. Memory is bounded, whatever their number.
+    The order does not depend on the order of the input, and a smaller limit keeps a prefix of a larger one. Of equal
+    texts the first in that order stays. Memory is bounded for any number of prompts.
 
     Args:
-        prompts: the prompts, each of them once.
-        limit: most prompts to keep; None keeps all.
-        seed: of the order.
+        prompts: the rendered prompts.
+        limit: largest number of prompts to keep; None keeps all.
+        seed: seed of the order.
     """
     import duckdb
 
     with tempfile.TemporaryDirectory(prefix="stratoscope-") as folder:
         options = {"memory_limit": MEMORY_LIMIT, "temp_directory": folder, "threads": 2}
         with duckdb.connect(config=options) as database:  # type: ignore[arg-type]
-            num_read, num_kept = _fill(database, prompts, seed)
+            num_read, num_filled = _fill(database, prompts, seed)
             database.execute(
-                'CREATE TABLE kept AS SELECT prompt_id, "group", text, position FROM rendered '
+                'CREATE TABLE distinct_prompts AS SELECT prompt_id, "group", text, position FROM rendered '
                 "QUALIFY row_number() OVER (PARTITION BY text ORDER BY position, prompt_id) = 1"
             )
             database.execute("DROP TABLE rendered")
-            num_distinct = database.table("kept").shape[0]
-            chosen = 'SELECT prompt_id, "group", text FROM kept ORDER BY position, prompt_id'
-            ordered = database.sql(chosen if limit is None else f"{chosen} LIMIT {limit:d}")
+            num_distinct = database.table("distinct_prompts").shape[0]
+            query = 'SELECT prompt_id, "group", text FROM distinct_prompts ORDER BY position, prompt_id'
+            ordered = database.sql(query if limit is None else f"{query} LIMIT {limit:d}")
             table, fingerprint = _spool(ordered.to_arrow_reader(BATCH), Path(folder) / "prompts.arrow")
-    return OrderedPrompts(table, fingerprint, num_read, num_read - num_kept, num_kept - num_distinct)
+    return OrderedPrompts(table, fingerprint, num_read, num_read - num_filled, num_filled - num_distinct)
 
 
 def _fill(database: "DuckDBPyConnection", prompts: Iterable[Prompt], seed: int) -> tuple[int, int]:
-    """Put all prompts with some text into the table `rendered`; return how many there were, and how many it holds."""
+    """Insert all prompts that are not empty into the table `rendered`; return how many were read and inserted."""
     database.execute('CREATE TABLE rendered (prompt_id VARCHAR, "group" VARCHAR, text VARCHAR, position UBIGINT)')
-    num_read = num_kept = 0
+    num_read = num_inserted = 0
     remaining = iter(prompts)
     while batch := list(islice(remaining, BATCH)):
-        kept = [p for p in batch if p.text.strip()]
-        num_read, num_kept = num_read + len(batch), num_kept + len(kept)
+        filled = [p for p in batch if p.text.strip()]
+        num_read, num_inserted = num_read + len(batch), num_inserted + len(filled)
         columns = [
-            [p.prompt_id for p in kept],
-            [p.group for p in kept],
-            [p.text for p in kept],
-            [_position(seed, p.prompt_id) for p in kept],
+            [p.prompt_id for p in filled],
+            [p.group for p in filled],
+            [p.text for p in filled],
+            [_position(seed, p.prompt_id) for p in filled],
         ]
         arrays = [pa.array(c, f.type) for c, f in zip(columns, _POSITIONED, strict=True)]
         database.register("batch", pa.Table.from_arrays(arrays, schema=_POSITIONED))
         database.execute("INSERT INTO rendered SELECT * FROM batch")
         database.unregister("batch")
-    return num_read, num_kept
+    return num_read, num_inserted
 
 
 def _position(seed: int, prompt_id: str) -> int:
@@ -99,7 +99,7 @@ def _position(seed: int, prompt_id: str) -> int:
 
 
 def _spool(batches: Iterable[pa.RecordBatch], path: Path) -> tuple[pa.Table, str]:
-    """Write batches to a file and return them as mapped from it, with their digest."""
+    """Write batches to a file and return them memory-mapped, with their digest."""
     fingerprint = hashlib.blake2b(digest_size=16)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, PROMPTS) as writer:
         for batch in batches:

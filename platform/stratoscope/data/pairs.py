@@ -10,59 +10,72 @@ from typing import Literal
 
 import pyarrow as pa
 
-from stratoscope.data.donors import donated
+from stratoscope.data.distractors import sample_wrong_answers
 from stratoscope.data.order import OrderedPrompts, Prompt, order_prompts
 from stratoscope.data.prompts import PromptSource, read_rows, row_id
-from stratoscope.data.qa import AUTO, FORMATS, Answer, Question, RawQuestion, ask, distinct, find_format
+from stratoscope.data.qa import (
+    AUTO,
+    FORMATS,
+    Answer,
+    Question,
+    RawQuestion,
+    distinct_answers,
+    find_format,
+    question_prompt,
+)
 from stratoscope.digest import digest
 from stratoscope.errors import InputError
 
 Answers = Literal["given", "gold_and_own", "own"]
-"""Whose answers are read: those of the data, the right ones beside the model's own wrong one, or the model's own."""
+"""Answers that are read: those of the data, right ones and the model's own wrong one, or the model's own alone."""
 
 
 @dataclass(frozen=True)
 class PairSource:
-    """Where questions come from."""
+    """Source of questions with answers."""
 
     source: str
     """A known set, a local file or folder, or a hub name (owner/name)."""
     format: str = AUTO
+    """Name of a format in `FORMATS`, or auto."""
     split: str | None = None
-    """Of a hub set."""
+    """Split of a hub data set."""
     subset: str | None = None
-    """Configuration of a hub set."""
+    """Configuration of a hub data set."""
     revision: str | None = None
-    """Of a hub set."""
+    """Revision of a hub data set."""
 
 
 @dataclass(frozen=True)
 class PairChoice:
-    """Which questions and answers are kept."""
+    """Selection of questions and answers."""
 
     answers: Answers = "given"
     limit: int | None = None
-    """Questions of each data set."""
+    """Largest number of questions of each data set; None keeps all."""
     most_answers: int = 8
-    """Right ones, and wrong ones, of each question."""
+    """Largest number of right, and of wrong, answers to each question."""
     seed: int = 0
+    """Seed of the order, of sampled wrong answers and of shots."""
     shots: int = 0
-    """Questions of each data set, none of them kept, that stand before each other one with their right answers."""
+    """Number of few-shot questions of each data set, which precede every other question and are not read themselves."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """What became of the questions of one data set."""
+    """Numbers of questions of one data set."""
 
     name: str
     format: str
     kept: int
+    """Number of questions that are read by the model."""
     read: int
+    """Number of questions in the source."""
     unusable: int
-    """Without a right answer, or where the data's own are read without a wrong one."""
+    """Number of questions without a right answer, or without a wrong one if the answers of the data are read."""
     duplicates: int
     wrong_origin: str
-    """Where its wrong answers are from: given, other (another question's right one) or own."""
+    """Origin of the wrong answers: given, other (another question's right answer) or own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +83,7 @@ class QuestionSet:
     """Questions in order, data set by data set."""
 
     table: pa.Table
-    """Columns prompt_id, group and text: id, data set, and the question as `decode` reads it."""
+    """Columns prompt_id, group and text: id, data set, and the question as JSON (see `decode`)."""
     datasets: tuple[DataSet, ...]
     fingerprint: str
 
@@ -78,7 +91,7 @@ class QuestionSet:
         return int(self.table.num_rows)
 
     def with_written(self, texts: Mapping[str, str]) -> "QuestionSet":
-        """Return the same with what the model has answered already, by question id."""
+        """Return the questions with the answers that the model has already generated, by question id."""
         questions = [replace(q, written=texts.get(q.question_id)) for q in self]
         column = self.table.schema.get_field_index("text")
         table = self.table.set_column(column, "text", pa.array([_encode(q) for q in questions], pa.string()))
@@ -97,25 +110,25 @@ def decode(question_id: str, dataset: str, text: str) -> Question:
 
 
 def load_pairs(sources: Sequence[PairSource], choice: PairChoice) -> QuestionSet:
-    """Read questions, give those without a wrong answer another question's, and put them into a seeded order.
+    """Read questions, sample wrong answers for data sets without any, and put the questions into a seeded order.
 
     Args:
-        sources: where they are; a file of format pairs may name data sets of its own.
-        choice: what is kept.
+        sources: sources of questions; a file of the format pairs may name several data sets.
+        choice: selection of questions and answers.
 
     Raises:
-        InputError: a source is unknown, unreadable, of another format, or no question of it can be used.
+        InputError: a source is unknown, unreadable or of another format, or has no usable question.
     """
     tables: list[pa.Table] = []
     facts: list[DataSet] = []
     fingerprints: list[str] = []
     for source in sources:
-        kind, found = _read(source)
-        for name, raw in found.items():
+        kind, datasets = _read(source)
+        for name, raw in datasets.items():
             _check_answers(kind, name, choice.answers)
             dataset, ordered = _order(name, kind, raw, choice)
             if any(known.name == name for known in facts):
-                raise InputError(f"pairs.source: there are two data sets called {name!r}; rename a file")
+                raise InputError(f"pairs.source: two data sets are named {name!r}; rename a file")
             tables.append(ordered.table)
             facts.append(dataset)
             fingerprints.append(ordered.fingerprint)
@@ -129,79 +142,84 @@ def _read(source: PairSource) -> tuple[str, dict[str, list[RawQuestion]]]:
     )
     first = next(rows, None)
     if first is None:
-        raise InputError(f"pairs.source {source.source!r} holds no rows")
+        raise InputError(f"pairs.source {source.source!r} has no rows; name a file or set with at least one")
     kind = find_format(source.format, first, source.source)
-    found: dict[str, list[RawQuestion]] = defaultdict(list)
+    datasets: dict[str, list[RawQuestion]] = defaultdict(list)
     try:
         for raw in FORMATS[kind].read(chain([first], rows)):
-            found[raw.dataset or Path(source.source).stem].append(raw)
+            datasets[raw.dataset or Path(source.source).stem].append(raw)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"pairs.source {source.source!r} has a row that is not of format {kind}: {error!r}") from error
-    return kind, found
+        raise InputError(
+            f"pairs.source {source.source!r} has a row that is not of format {kind} ({error!r}); fix the row, or set "
+            "pairs.format"
+        ) from error
+    return kind, datasets
 
 
 def _check_answers(kind: str, name: str, answers: Answers) -> None:
     if answers != "given" and not FORMATS[kind].short_gold:
-        able = ", ".join(other for other, known in FORMATS.items() if known.short_gold)
+        short = ", ".join(other for other, known in FORMATS.items() if known.short_gold)
         raise InputError(
-            f"pairs.answers {answers}: the model's answers to {name!r} cannot be compared with the right ones of "
-            f"format {kind}, which are sentences; formats with short ones: {able}"
+            f"pairs.answers {answers}: the model's answers to {name!r} cannot be compared with right answers of format "
+            f"{kind}, which are sentences; use a format with short ones ({short}) or --pairs.answers given"
         )
 
 
 def _order(name: str, kind: str, raw: Sequence[RawQuestion], choice: PairChoice) -> tuple[DataSet, OrderedPrompts]:
-    other = choice.answers == "given" and not any(question.wrong for question in raw)
-    if other and not FORMATS[kind].gold_only:
+    sampled = choice.answers == "given" and not any(question.wrong for question in raw)
+    if sampled and not FORMATS[kind].gold_only:
         raise InputError(
-            f"pairs.source: no question of {name!r} has a wrong answer; add some, or take the model's own with "
+            f"pairs.source: no question of {name!r} has a wrong answer; add wrong answers, or use the model's own with "
             "--pairs.answers gold_and_own"
         )
-    known = _with_donors(raw, choice.seed) if other else raw
-    shown, known = _set_apart(known, choice)
-    questions = [q for q in (_question(name, r, choice, shown) for r in known) if q is not None]
+    complete = _with_wrong_answers(raw, choice.seed) if sampled else raw
+    prefix, rest = _split_shots(complete, choice)
+    questions = [q for q in (_question(name, r, choice, prefix) for r in rest) if q is not None]
     if not questions:
         what = "one right and one wrong answer" if choice.answers == "given" else "a right answer"
-        raise InputError(f"pairs.source: no question of {name!r} has {what}")
+        raise InputError(f"pairs.source: no question of {name!r} has {what}; add answers, or choose another set")
     ordered = order_prompts(
         (Prompt(q.question_id, q.dataset, _encode(q)) for q in questions), choice.limit, choice.seed
     )
-    wrong_origin = "own" if choice.answers != "given" else "other" if other else "given"
+    wrong_origin = "own" if choice.answers != "given" else "other" if sampled else "given"
     unusable = len(raw) - len(questions)
     dataset = DataSet(name, kind, len(ordered.table), len(raw), unusable, ordered.num_duplicates, wrong_origin)
     return dataset, ordered
 
 
-def _set_apart(raw: Sequence[RawQuestion], choice: PairChoice) -> tuple[str, Sequence[RawQuestion]]:
-    """Take the questions that are shown with their answers; return them as text, and all others."""
+def _split_shots(raw: Sequence[RawQuestion], choice: PairChoice) -> tuple[str, Sequence[RawQuestion]]:
+    """Return the few-shot questions with their answers as text, and all other questions."""
     if not choice.shots:
         return "", raw
-    able = [r for r in raw if any(r.right)]
-    order = sorted(able, key=lambda r: digest({"seed": choice.seed, "shot": row_id(r.row)}))
+    answerable = [r for r in raw if any(r.right)]
+    order = sorted(answerable, key=lambda r: digest({"seed": choice.seed, "shot": row_id(r.row)}))
     shots = order[: choice.shots]
-    taken = {row_id(r.row) for r in shots}
-    text = "".join(f"{ask(r)} {next(filter(None, r.right))}\n\n" for r in shots)
-    return text, [r for r in raw if row_id(r.row) not in taken]
+    shot_ids = {row_id(r.row) for r in shots}
+    text = "".join(f"{question_prompt(r)} {next(filter(None, r.right))}\n\n" for r in shots)
+    return text, [r for r in raw if row_id(r.row) not in shot_ids]
 
 
-def _with_donors(raw: Sequence[RawQuestion], seed: int) -> list[RawQuestion]:
-    able = [r for r in raw if any(r.right)]
-    wrong = donated([r.question for r in able], [r.right for r in able], seed)
+def _with_wrong_answers(raw: Sequence[RawQuestion], seed: int) -> list[RawQuestion]:
+    """Return the questions that have a right answer, each with a right answer to another question as a wrong one."""
+    answerable = [r for r in raw if any(r.right)]
+    wrong = sample_wrong_answers([r.question for r in answerable], [r.right for r in answerable], seed)
     return [
-        replace(r, wrong=(text,) if text else (), wrong_origin="other") for r, text in zip(able, wrong, strict=True)
+        replace(r, wrong=(text,) if text else (), wrong_origin="other")
+        for r, text in zip(answerable, wrong, strict=True)
     ]
 
 
-def _question(dataset: str, raw: RawQuestion, choice: PairChoice, shown: str) -> Question | None:
-    """Return a question, or None where it lacks the answers that are to be read."""
-    right, wrong = distinct(raw, choice.most_answers)
+def _question(dataset: str, raw: RawQuestion, choice: PairChoice, prefix: str) -> Question | None:
+    """Return a question, or None if it lacks the answers that are read."""
+    right, wrong = distinct_answers(raw, choice.most_answers)
     gold = tuple(text for text in raw.right if text)
     if not right or (choice.answers == "given" and not wrong):
         return None
     if raw.wrong_origin == "other" or choice.answers == "gold_and_own":
-        right = right[:1]  # beside one wrong answer the other names of the right one would say little
+        right = right[:1]  # synonyms of the right answer add little beside one wrong answer
     answers = [Answer(text, True, raw.right_origin) for text in right if choice.answers != "own"]
     answers += [Answer(text, False, raw.wrong_origin) for text in wrong if choice.answers == "given"]
-    return Question(row_id(raw.row), dataset, shown + ask(raw), tuple(answers), gold)
+    return Question(row_id(raw.row), dataset, prefix + question_prompt(raw), tuple(answers), gold)
 
 
 def _encode(question: Question) -> str:

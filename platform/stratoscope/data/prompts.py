@@ -1,4 +1,4 @@
-"""Prompts: read from wherever they are, rendered, freed of duplicates, and put into a seeded order."""
+"""Prompts: read from a source, rendered, deduplicated and put into a seeded order."""
 
 import hashlib
 import json
@@ -25,25 +25,25 @@ TEXT_COLUMNS = ("prompt", "text", "question", "sentence", "content")
 
 @dataclass(frozen=True)
 class PromptSource:
-    """Where prompts come from and how a row becomes text."""
+    """Source of prompts, and the template that renders its rows."""
 
     source: str
     """A known set, a local file or folder, or a hub name (owner/name)."""
     template: str | None = None
-    """Jinja template over a row's columns; None takes the known set's own, or the first usual text column."""
+    """Jinja template over the columns of a row; None takes the template of a known set, or the first text column."""
     split: str | None = None
-    """Of a hub set."""
+    """Split of a hub data set."""
     subset: str | None = None
-    """Configuration of a hub set."""
+    """Configuration of a hub data set."""
     revision: str | None = None
-    """Of a hub set."""
+    """Revision of a hub data set."""
     group: str | None = None
-    """Column whose value names a prompt's group; None puts all prompts into one group, named for the source."""
+    """Column that names the group of a prompt; None puts all prompts into one group named after the source."""
 
 
 @dataclass(frozen=True, eq=False)
 class PromptSet:
-    """The prompts that were kept, in order, and the template that rendered them."""
+    """Prompts in order, and the template that rendered them."""
 
     ordered: OrderedPrompts
     template: str
@@ -58,7 +58,7 @@ class PromptSet:
 
     @property
     def prompts(self) -> Iterator[Prompt]:
-        """The prompts one by one."""
+        """Prompts, one by one."""
         for batch in self.table.to_batches():
             for row in batch.to_pylist():
                 yield Prompt(**row)
@@ -68,21 +68,24 @@ def load_prompts(source: PromptSource, limit: int | None, seed: int) -> PromptSe
     """Read, render and order prompts (see `order_prompts`).
 
     Args:
-        source: where the prompts are.
-        limit: most prompts to keep after empty and duplicate ones are gone; None keeps all.
-        seed: of the order.
+        source: source of the prompts.
+        limit: largest number of prompts to keep, not counting empty and duplicate ones; None keeps all.
+        seed: seed of the order.
 
     Raises:
-        InputError: the source is unknown or unreadable, the template does not fit, or no prompt is left.
+        InputError: the source is unknown or unreadable, the template does not match the columns, or no prompt is left.
     """
     rows = read_rows(source)
     first = next(rows, None)
     if first is None:
-        raise InputError(f"prompts.source {source.source!r} holds no rows")
-    template = source.template or _usual_template(source, first)
+        raise InputError(f"prompts.source {source.source!r} has no rows; name a file or set with at least one")
+    template = source.template or _default_template(source, first)
     ordered = order_prompts(_render_all(chain([first], rows), template, source), limit, seed)
     if not len(ordered.table):
-        raise InputError(f"prompts.source {source.source!r}: all {ordered.num_read} prompts are empty after rendering")
+        raise InputError(
+            f"prompts.source {source.source!r}: all {ordered.num_read} prompts are empty after rendering; check "
+            f"prompts.template {template!r}"
+        )
     return PromptSet(ordered, template)
 
 
@@ -90,11 +93,11 @@ def read_rows(source: PromptSource, field: str = "prompts.source") -> Iterator[d
     """Yield the raw rows of a source.
 
     Args:
-        source: where they are.
-        field: of the configuration that names it, for messages.
+        source: source of the rows.
+        field: the configuration field that names it, for messages.
 
     Raises:
-        InputError: the source is no known set, file, folder or hub name, or cannot be read.
+        InputError: the source is not a known set, file, folder or hub name, or cannot be read.
     """
     name, path = source.source, Path(source.source).expanduser()
     if name in KNOWN_SETS:
@@ -104,7 +107,7 @@ def read_rows(source: PromptSource, field: str = "prompts.source") -> Iterator[d
     if HUB_NAME.fullmatch(name) and not name.startswith(".") and not path.suffix:
         return _read_hub(source, field)
     raise InputError(
-        f"{field} {name!r} is no known set, file or hub name (owner/name){suggest(name, KNOWN_SETS, 'sets')}"
+        f"{field} {name!r} is not a known set, file or hub name (owner/name){suggest(name, KNOWN_SETS, 'sets')}"
     )
 
 
@@ -118,7 +121,7 @@ def _read_hub(source: PromptSource, field: str) -> Iterator[dict[str, Any]]:
         raise InputError(f"{field} {source.source!r} cannot be read from the hub: {first_line(error)}") from error
 
 
-def _usual_template(source: PromptSource, row: dict[str, Any]) -> str:
+def _default_template(source: PromptSource, row: dict[str, Any]) -> str:
     if source.source in KNOWN_SETS:
         return KNOWN_SETS[source.source].template
     for column in TEXT_COLUMNS:
@@ -126,7 +129,7 @@ def _usual_template(source: PromptSource, row: dict[str, Any]) -> str:
             return f"{{{{ {column} }}}}"
     raise InputError(
         f"prompts.source {source.source!r} has none of the columns {', '.join(TEXT_COLUMNS)}; "
-        f"give prompts.template over its columns: {', '.join(row)}"
+        f"set prompts.template, using its columns: {', '.join(row)}"
     )
 
 
@@ -137,7 +140,7 @@ def _render_all(rows: Iterable[dict[str, Any]], template: str, source: PromptSou
             text = compiled.render(row)
         except TemplateError as error:
             raise InputError(
-                f"prompts.template {template!r} does not fit the columns {', '.join(row)}: {error}"
+                f"prompts.template {template!r} does not match the columns {', '.join(row)}: {error}"
             ) from error
         yield Prompt(row_id(row), _group(row, source), text)
 
@@ -154,11 +157,11 @@ def _group(row: dict[str, Any], source: PromptSource) -> str:
     if source.group is None:
         return Path(source.source).stem
     if source.group not in row:
-        raise InputError(f"prompts.group {source.group!r} is no column; the columns are {', '.join(row)}")
+        raise InputError(f"prompts.group {source.group!r} is not a column; choose one of {', '.join(row)}")
     return str(row[source.group])
 
 
 def row_id(row: dict[str, Any]) -> str:
-    """Return a stable id of a raw row: equal rows have equal ids, in every file and on every machine."""
+    """Return a stable id of a raw row: equal rows have equal ids in every file and on every machine."""
     text = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

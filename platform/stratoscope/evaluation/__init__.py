@@ -1,12 +1,28 @@
-"""Evaluation: what a model can do, through the tasks of lm-evaluation-harness, and what is retained of it."""
+"""Evaluation: scores of a model on tasks of lm-evaluation-harness and on questions, and comparisons of two models."""
 
-from stratoscope.evaluation.evaluator import Evaluator, ItemScore, Slice
-from stratoscope.evaluation.generation import Prompt, generate
-from stratoscope.evaluation.grading import equals_one_of
-from stratoscope.evaluation.questions import LOWER_IS_BETTER, QuestionEvaluator, Score, Text, aggregate, judge
-from stratoscope.evaluation.retention import (
+from stratoscope.evaluation.comparison import (
+    Comparison,
     Estimate,
+    ItemValues,
+    MetricKey,
+    PairwiseComparison,
     Resampling,
+    compare,
+    compare_variants,
+    group_scores,
+)
+from stratoscope.evaluation.evaluator import Evaluator, ItemScore, Slice
+from stratoscope.evaluation.generation import GenerationPrompt, generate
+from stratoscope.evaluation.grading import equals_one_of
+from stratoscope.evaluation.questions import (
+    LOWER_IS_BETTER,
+    QuestionEvaluator,
+    Score,
+    Text,
+    score_question,
+    validation_score,
+)
+from stratoscope.evaluation.retention import (
     Retention,
     TaskScores,
     by_task,
@@ -14,16 +30,22 @@ from stratoscope.evaluation.retention import (
     mean_retention,
     retained,
 )
-from stratoscope.evaluation.tasks import Choice, TaskItems, choose_items, items_digest, load_tasks, task_names
+from stratoscope.evaluation.splits import QuestionSplit, split_questions
+from stratoscope.evaluation.tasks import ItemSampling, TaskItems, choose_items, items_digest, load_tasks, task_names
 
 __all__ = [
     "LOWER_IS_BETTER",
-    "Choice",
+    "Comparison",
     "Estimate",
     "Evaluator",
+    "GenerationPrompt",
+    "ItemSampling",
     "ItemScore",
-    "Prompt",
+    "ItemValues",
+    "MetricKey",
+    "PairwiseComparison",
     "QuestionEvaluator",
+    "QuestionSplit",
     "Resampling",
     "Retention",
     "Score",
@@ -31,16 +53,20 @@ __all__ = [
     "TaskItems",
     "TaskScores",
     "Text",
-    "aggregate",
     "by_task",
     "choose_items",
+    "compare",
+    "compare_variants",
     "equals_one_of",
     "generate",
+    "group_scores",
     "items_digest",
-    "judge",
     "load_tasks",
     "mean_gain",
     "mean_retention",
     "retained",
+    "score_question",
+    "split_questions",
     "task_names",
+    "validation_score",
 ]

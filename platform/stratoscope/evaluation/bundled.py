@@ -1,4 +1,4 @@
-"""The data of the shipped tasks; their YAML files name this function as the harness's `custom_dataset`."""
+"""The data of the shipped tasks. Their YAML files name these functions as the harness's `custom_dataset`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 SPLIT = "validation"
 ALSO = "also"
-"""Column with ids of other rows that an item must not share a calibration with."""
+"""Column with the ids of all rows that hold an item's text; an item is left out if any of them was calibrated on."""
 
 
 def bundled(name: str, **_metadata: Any) -> dict[str, "Dataset"]:
-    """Return a known set as the harness wants it: splits by name."""
+    """Return a known set in the form that the harness takes: splits by name."""
     from datasets import Dataset
 
     return {SPLIT: Dataset.from_list(list(read_known(name)))}

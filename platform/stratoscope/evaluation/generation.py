@@ -11,17 +11,19 @@ from stratoscope.models import LoadedModel, bucket, pad, without_layers
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """What an answer is generated for."""
+class GenerationPrompt:
+    """A prompt that an answer is generated for."""
 
     ids: tuple[int, ...]
     until: tuple[str, ...]
-    """Texts that end the answer and are not part of it."""
+    """Stop strings; they are not part of the answer."""
     max_tokens: int
-    """Longest answer."""
+    """Most tokens of the answer."""
 
 
-def generate(model: LoadedModel, prompts: Sequence[Prompt], dropped: Sequence[int], max_batch_tokens: int) -> list[str]:
+def generate(
+    model: LoadedModel, prompts: Sequence[GenerationPrompt], dropped: Sequence[int], max_batch_tokens: int
+) -> list[str]:
     """Return the greedy answer to each prompt, in order, from a model without some of its layers.
 
     Args:
@@ -31,13 +33,13 @@ def generate(model: LoadedModel, prompts: Sequence[Prompt], dropped: Sequence[in
         max_batch_tokens: most tokens of a batch of prompts and answers together.
     """
     answers = [""] * len(prompts)
-    kinds = {(prompt.until, prompt.max_tokens) for prompt in prompts}
+    settings = {(prompt.until, prompt.max_tokens) for prompt in prompts}
     with torch.inference_mode(), without_layers(model, dropped) as pruned:
-        for until, max_tokens in sorted(kinds):
+        for until, max_tokens in sorted(settings):
             members = [i for i, p in enumerate(prompts) if (p.until, p.max_tokens) == (until, max_tokens)]
             lengths = [len(prompts[i].ids) + max_tokens for i in members]
-            for chosen in bucket(lengths, max_batch_tokens):
-                batch = [members[i] for i in chosen]
+            for indices in bucket(lengths, max_batch_tokens):
+                batch = [members[i] for i in indices]
                 texts = _generate_batch(pruned, [prompts[i].ids for i in batch], until, max_tokens)
                 for index, text in zip(batch, texts, strict=True):
                     answers[index] = text
@@ -58,28 +60,28 @@ def _generate_batch(
         do_sample=False,
         pad_token_id=filler,
         use_cache=True,
-        stopping_criteria=StoppingCriteriaList([_Ended(tokenizer, until, ids.shape[1])] if until else []),
+        stopping_criteria=StoppingCriteriaList([_StopStrings(tokenizer, until, ids.shape[1])] if until else []),
     )
     texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
-    return [_cut(text, until) for text in texts]
+    return [_truncate(text, until) for text in texts]
 
 
-class _Ended(StoppingCriteria):  # type: ignore[misc]
-    """Tells which answers hold a text that ends them.
+class _StopStrings(StoppingCriteria):  # type: ignore[misc]
+    """Stops answers that contain a stop string.
 
-    transformers' own criterion for that wants to spell words, which not every tokenizer can.
+    The criterion of transformers needs a tokenizer that can spell out its vocabulary, which not every tokenizer can.
     """
 
     def __init__(self, tokenizer: Any, until: Sequence[str], start: int) -> None:
         self._tokenizer, self._until, self._start = tokenizer, until, start
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_given: Any) -> Any:  # noqa: ARG002
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_options: Any) -> Any:  # noqa: ARG002
         texts = self._tokenizer.batch_decode(input_ids[:, self._start :], skip_special_tokens=True)
-        ended = [any(end in text for end in self._until if end) for text in texts]
-        return torch.tensor(ended, device=input_ids.device)
+        done = [any(stop in text for stop in self._until if stop) for text in texts]
+        return torch.tensor(done, device=input_ids.device)
 
 
-def _cut(text: str, until: Sequence[str]) -> str:
-    for end in until:
-        text = text.partition(end)[0] if end else text
+def _truncate(text: str, until: Sequence[str]) -> str:
+    for stop in until:
+        text = text.partition(stop)[0] if stop else text
     return text

@@ -1,4 +1,4 @@
-"""Likelihoods of requests under a model without some of its layers; what two such models share is computed once."""
+"""Likelihoods of requests under a model without some of its layers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,27 +7,27 @@ from typing import Any
 import torch
 
 from stratoscope.evaluation.prefix import PrefixCache
-from stratoscope.evaluation.rows import Batch, Request, Row, lay_out, make_batches
+from stratoscope.evaluation.rows import Batch, Request, TokenRow, lay_out, make_batches
 from stratoscope.models import LoadedModel
 
-SAME = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
-"""How far log-likelihoods may lie apart that are computed in rows of another shape."""
-TRIED = 8
-"""Requests on which sharing contexts is tried out."""
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
+"""Tolerance between log-likelihoods that are computed in rows of different shapes."""
+NUM_PROBES = 8
+"""Number of requests on which sharing of contexts is verified."""
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """What a model thinks of a target."""
+    """The likelihood of a target under a model."""
 
     log_likelihood: float
     correct: int
-    """Tokens of it that the model itself would have chosen."""
+    """Tokens of the target that are the model's most likely choice."""
     tokens: int
 
     @property
     def greedy(self) -> bool:
-        """Whether the model would have written just this."""
+        """Whether greedy decoding would have produced the target."""
         return self.correct == self.tokens
 
 
@@ -46,7 +46,7 @@ class Scorer:
         self._shares: bool | None = None
 
     def batches(self, requests: Sequence[Request]) -> list[Batch]:
-        """Return the batches in which requests are computed, contexts shared where the model allows that."""
+        """Return the batches of requests, with shared contexts where the model supports them."""
         rows = lay_out(requests, share_contexts=self._shares is not False, longest_shared=self._window)
         if self._shares is None and any(row.branched for row in rows):
             self._shares = self._contexts_can_be_shared(requests, rows)
@@ -61,8 +61,8 @@ class Scorer:
         Args:
             batches: of all requests.
             dropped: layers to leave out.
-            key: names these very batches for the cache of hidden states; None does without.
-            keep_bytes: most memory for hidden states of this set, for others to start from; 0 keeps none.
+            key: name of exactly these batches in the cache of hidden states; None does not use the cache.
+            keep_bytes: most memory for hidden states of this set, from which others start; 0 keeps none.
         """
         total: dict[int, float] = {}
         correct: dict[int, int] = {}
@@ -78,15 +78,15 @@ class Scorer:
         return {request: Likelihood(total[request], correct[request], count[request]) for request in total}
 
     def _predict(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the log-probability of each picked token and whether it is the likeliest, shape (picks,) each."""
+        """Return the log-probability of each target token, and whether it is the most likely, shape (picks,) each."""
         device, network = self.model.device, self.model.network
-        given: dict[str, Any] = {}
+        mask: dict[str, Any] = {}
         if batch.visible is not None and batch.positions is not None:
-            # Additive, for every attention implementation takes that.
+            # An additive mask, which every attention implementation accepts.
             hidden = torch.zeros(batch.visible.shape, dtype=network.dtype)
             hidden.masked_fill_(~batch.visible, torch.finfo(network.dtype).min)
-            given = {"attention_mask": hidden.to(device), "position_ids": batch.positions.to(device)}
-        logits = network(batch.ids.to(device), logits_to_keep=batch.keep.to(device), use_cache=False, **given).logits
+            mask = {"attention_mask": hidden.to(device), "position_ids": batch.positions.to(device)}
+        logits = network(batch.ids.to(device), logits_to_keep=batch.keep.to(device), use_cache=False, **mask).logits
         logits = logits.reshape(-1, logits.shape[-1]).float()
         kept, tokens = batch.kept.to(device), batch.tokens.to(device)
         chosen = logits[kept, tokens] - torch.logsumexp(logits, dim=-1)[kept]
@@ -98,24 +98,24 @@ class Scorer:
 
     @property
     def _window(self) -> int | None:
-        """Longest row that all layers' attention spans."""
+        """Longest row that the attention of all layers covers."""
         window = getattr(self.model.network.config.get_text_config(), "sliding_window", None)
         return int(window) if window else None
 
-    def _contexts_can_be_shared(self, requests: Sequence[Request], rows: Sequence[Row]) -> bool:
-        """Try on the model itself whether targets beside each other score as they do alone."""
+    def _contexts_can_be_shared(self, requests: Sequence[Request], rows: Sequence[TokenRow]) -> bool:
+        """Verify on the model itself that targets score in one row as they do in rows of their own."""
         branched = [row for row in rows if row.branched]
-        members = sorted({pick.request for row in branched[:2] for pick in row.picks})[:TRIED]
-        tried = [requests[i] for i in members]
-        found = []
+        members = sorted({pick.request for row in branched[:2] for pick in row.picks})[:NUM_PROBES]
+        probes = [requests[i] for i in members]
+        results = []
         for share in (False, True):
-            batches = make_batches(lay_out(tried, share_contexts=share), self.max_batch_tokens, self._filler)
+            batches = make_batches(lay_out(probes, share_contexts=share), self.max_batch_tokens, self._filler)
             try:
-                found.append(self.score(batches, ()))
+                results.append(self.score(batches, ()))
             except torch.OutOfMemoryError:
                 raise
             except (TypeError, ValueError, RuntimeError, IndexError):
                 return False
-        close = SAME.get(self.model.network.dtype, 0.3)
-        apart = [abs(found[0][i].log_likelihood - found[1][i].log_likelihood) for i in found[0]]
-        return max(apart) <= close
+        alone, shared = results
+        differences = [abs(alone[i].log_likelihood - shared[i].log_likelihood) for i in alone]
+        return max(differences) <= TOLERANCE.get(self.model.network.dtype, 0.3)

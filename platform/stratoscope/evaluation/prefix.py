@@ -1,8 +1,9 @@
-"""Hidden states kept from one set of dropped layers for others that agree with it up to some layer.
+"""A cache of hidden states that pruned models share.
 
-Two pruned models that drop the same layers below layer m compute the same up to there. So the states behind the layers
-of one are kept, and another starts behind the last layer that comes before the first difference. The layer that stands
-there is replaced by one that hands out the kept state; masks, positions and the head are the model's own business.
+Two pruned models that drop the same layers below layer m compute the same hidden states up to layer m. The cache keeps
+the outputs of some layers of one model, and another model starts after the last cached layer before the first
+difference. That layer is replaced by one that returns the cached state; masks, positions and the head are computed by
+the model itself.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,30 +17,30 @@ from torch import nn
 from stratoscope.evaluation.rows import Batch
 from stratoscope.models import LoadedModel, set_layers, without_layers
 
-Step = Callable[[int], AbstractContextManager[None]]
+LayerStep = Callable[[int], AbstractContextManager[None]]
 
 
 @dataclass
-class Reference:
-    """What is kept of one set of dropped layers."""
+class CachedPrefix:
+    """The cached hidden states of one set of dropped layers."""
 
     dropped: tuple[int, ...]
     layers: tuple[int, ...]
-    """Kept layers behind which states are held."""
+    """Layers whose outputs are cached."""
     states: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
-    """By batch and layer."""
+    """Outputs by batch and layer."""
     tuples: dict[int, int] = field(default_factory=dict)
-    """Of layers that return a tuple, its length."""
+    """Length of the tuple that a layer returns; layers that return a tensor are absent."""
 
     def start(self, dropped: tuple[int, ...]) -> int | None:
-        """Return the last layer behind which the other set may start, or None."""
+        """Return the last layer after which another set of dropped layers may start, or None."""
         different = set(self.dropped) ^ set(dropped)
         below = [layer for layer in self.layers if not different or layer < min(different)]
         return max(below, default=None)
 
 
 class PrefixCache:
-    """Keeps hidden states of batches: for each key the whole model's, and those of the latest set it was told to keep.
+    """Caches hidden states of batches: for each key those of the whole model and of the latest set that was kept.
 
     Args:
         model: whose layers are dropped.
@@ -47,23 +48,23 @@ class PrefixCache:
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
-        self._references: dict[str, list[Reference]] = {}
+        self._references: dict[str, list[CachedPrefix]] = {}
         self.layers_run = 0
-        """Layers computed, counted once a batch."""
+        """Number of layers computed, summed over batches."""
 
     def forget(self) -> None:
-        """Let go of all states."""
+        """Clear the cache."""
         self._references.clear()
 
     @contextmanager
     def run(
         self, dropped: tuple[int, ...], key: str | None, batches: Sequence[Batch], keep_bytes: int
-    ) -> Iterator[Step]:
-        """Prune the model while the block runs, and yield what each batch is to be run in.
+    ) -> Iterator[LayerStep]:
+        """Prune the model while the block runs, and yield a function that returns the context to run a batch in.
 
         Args:
             dropped: layers to leave out, in order.
-            key: names the batches; None keeps and uses nothing.
+            key: name of the batches; None does not use the cache.
             batches: all of them.
             keep_bytes: most memory for the states of this set; 0 keeps none.
         """
@@ -83,23 +84,22 @@ class PrefixCache:
 
     def _new_reference(
         self, key: str, dropped: tuple[int, ...], batches: Sequence[Batch], keep_bytes: int
-    ) -> Reference:
-        """Make room for a reference, and lay down behind which layers it holds states."""
+    ) -> CachedPrefix:
+        """Make room for a set of states, and choose the layers whose outputs it caches."""
         references = self._references.setdefault(key, [])
         references[:] = [r for r in references if not r.dropped and r.dropped != dropped]
         network = self._model.network
         width = network.config.get_text_config().hidden_size * torch.finfo(network.dtype).bits // 8
         layer_bytes = sum(batch.num_tokens for batch in batches) * width
-        room = keep_bytes // max(layer_bytes, 1)
         kept = [i for i in range(len(self._model.anatomy)) if i not in dropped]
-        num = min(room, len(kept))
+        num = min(keep_bytes // max(layer_bytes, 1), len(kept))
         layers = tuple(kept[(i + 1) * len(kept) // num - 1] for i in range(num)) if num else ()
-        reference = Reference(dropped, layers)
+        reference = CachedPrefix(dropped, layers)
         references.append(reference)
         return reference
 
     @contextmanager
-    def _keeping(self, reference: Reference) -> Iterator[Step]:
+    def _keeping(self, reference: CachedPrefix) -> Iterator[LayerStep]:
         current: list[int] = [0]
 
         def keep(layer: int) -> Callable[[nn.Module, Any, Any], None]:
@@ -127,7 +127,7 @@ class PrefixCache:
                 handle.remove()
 
     @contextmanager
-    def _starting(self, reference: Reference, start: int, dropped: tuple[int, ...]) -> Iterator[Step]:
+    def _starting(self, reference: CachedPrefix, start: int, dropped: tuple[int, ...]) -> Iterator[LayerStep]:
         replay = Replay(self._model.anatomy.blocks[start].module, reference.tuples.get(start))
 
         @contextmanager
@@ -136,8 +136,8 @@ class PrefixCache:
             self.layers_run += num_layers
             yield
 
-        gone = [*range(start), *(layer for layer in dropped if layer > start)]
-        with without_layers(self._model, gone) as rest:
+        skipped = [*range(start), *(layer for layer in dropped if layer > start)]
+        with without_layers(self._model, skipped) as rest:
             num_layers = len(rest.anatomy) - 1
             blocks = rest.anatomy.blocks
             set_layers(rest, nn.ModuleList([replay, *(block.module for block in blocks[1:])]))
@@ -145,11 +145,11 @@ class PrefixCache:
 
 
 class Replay(nn.Module):
-    """Stands in the place of a layer and hands out a state that was computed before.
+    """Replaces a layer and returns a cached state.
 
     Args:
-        layer: the layer it stands for; what the network asks of a layer besides its output is the layer's answer.
-        length: of the tuple that the layer returns; None where it returns the state alone.
+        layer: the layer that is replaced; all attributes of it remain readable.
+        length: length of the tuple that the layer returns; None where it returns a tensor.
     """
 
     state: torch.Tensor
@@ -157,10 +157,10 @@ class Replay(nn.Module):
     def __init__(self, layer: nn.Module, length: int | None) -> None:
         super().__init__()
         self._length = length
-        self._layer = [layer]  # in a list, so that its weights do not become this module's
+        self._layer = [layer]  # in a list, so that its weights are not registered as parameters of this module
 
-    def forward(self, *_args: Any, **_given: Any) -> Any:
-        """Return the kept state, whatever comes in."""
+    def forward(self, *_args: Any, **_options: Any) -> Any:
+        """Return the cached state, whatever the input."""
         return self.state if self._length is None else (self.state, *[None] * (self._length - 1))
 
     def __getattr__(self, name: str) -> Any:

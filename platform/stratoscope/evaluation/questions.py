@@ -1,6 +1,5 @@
-"""What a model makes of questions with right and wrong answers, and of texts, item by item."""
+"""The evaluator of questions with right and wrong answers, and of texts: scores a model item by item."""
 
-import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from stratoscope.data import Question
-from stratoscope.evaluation.generation import Prompt, generate
+from stratoscope.evaluation.generation import GenerationPrompt, generate
 from stratoscope.evaluation.grading import equals_one_of
 from stratoscope.evaluation.likelihood import Likelihood, Scorer
 from stratoscope.evaluation.rows import Batch, Request
@@ -23,11 +22,11 @@ END_OF_ANSWER = "\n"
 
 @dataclass(frozen=True)
 class Score:
-    """How an item went; a metric is the sum of values over that of weights, of perplexity its exponential."""
+    """The score of one item. A metric is the sum of values over that of weights; perplexity is its exponential."""
 
     dataset: str
     metric: str
-    """mc1, mc2, pairwise, exact_match, perplexity, or that of a task."""
+    """mc1, mc2, pairwise, exact_match, perplexity, or the metric of a task."""
     item_id: str
     value: float
     weight: float = 1.0
@@ -48,8 +47,8 @@ class QuestionEvaluator:
     Args:
         model: with its causal head.
         questions: with right and wrong answers.
-        texts: whose perplexity is measured.
-        answered: data sets whose questions the model is to answer too, for their right answers are short.
+        texts: texts whose perplexity is measured.
+        answered: data sets whose questions the model also answers in free text; their right answers are short.
         max_batch_tokens: most tokens of a batch, padding included.
         max_length: longest sequence that the model takes.
     """
@@ -74,26 +73,26 @@ class QuestionEvaluator:
         self._batches: list[Batch] = self._scorer.batches(requests) if requests else []
 
     def evaluate(self, dropped: Sequence[int] = ()) -> list[Score]:
-        """Score everything with the model as it is now, without some of its layers."""
-        found = self._scorer.score(self._batches, dropped)
+        """Score all questions and texts with the current weights of the model, without some of its layers."""
+        likelihoods = self._scorer.score(self._batches, dropped)
         scores: list[Score] = []
         for question, (start, end) in zip(self._questions, pairwise(self._ends), strict=True):
-            scores += judge(question, [found[i] for i in range(start, end)])
+            scores += score_question(question, [likelihoods[i] for i in range(start, end)])
         for number, text in enumerate(self._texts, start=self._ends[-1]):
-            likelihood = found[number]
+            likelihood = likelihoods[number]
             scores.append(
                 Score(text.dataset, "perplexity", text.text_id, -likelihood.log_likelihood, likelihood.tokens)
             )
         return [*scores, *self._exact_matches(dropped)]
 
     def _exact_matches(self, dropped: Sequence[int]) -> Iterator[Score]:
-        asked = [q for q in self._questions if q.dataset in self._answered]
+        questions = [q for q in self._questions if q.dataset in self._answered]
         prompts = [
-            Prompt(tuple(encode_text(self._model.tokenizer, q.prompt)), (END_OF_ANSWER,), ANSWER_TOKENS) for q in asked
+            GenerationPrompt(tuple(encode_text(self._model.tokenizer, q.prompt)), (END_OF_ANSWER,), ANSWER_TOKENS)
+            for q in questions
         ]
-        for question, text in zip(
-            asked, generate(self._model, prompts, dropped, self._max_batch_tokens) if prompts else [], strict=True
-        ):
+        texts = generate(self._model, prompts, dropped, self._max_batch_tokens) if prompts else []
+        for question, text in zip(questions, texts, strict=True):
             right = equals_one_of(text, question.gold)
             yield Score(question.dataset, "exact_match", question.question_id, float(right))
 
@@ -103,11 +102,11 @@ class QuestionEvaluator:
         return Request(tuple(context[-room:]), tuple(target[-self._max_length :]))
 
 
-def judge(question: Question, likelihoods: Sequence[Likelihood]) -> list[Score]:
-    """Return a question's scores.
+def score_question(question: Question, likelihoods: Sequence[Likelihood]) -> list[Score]:
+    """Return the scores of a question.
 
-    mc1: whether its first right answer is likelier than every wrong one. mc2: the share of right answers in the
-    likelihood of all. pairwise: how often a right answer is likelier, per token, than a wrong one.
+    mc1: whether the first right answer is more likely than every wrong one. mc2: the share of right answers in the
+    likelihood of all answers. pairwise: how often a right answer is more likely, per token, than a wrong one.
 
     Args:
         question: with right and wrong answers.
@@ -116,8 +115,8 @@ def judge(question: Question, likelihoods: Sequence[Likelihood]) -> list[Score]:
     Source: Lin et al., 'TruthfulQA', 2022, for mc1 and mc2.
     """
     right = np.array([answer.right for answer in question.answers])
-    total = np.array([found.log_likelihood for found in likelihoods])
-    per_token = total / np.array([found.tokens for found in likelihoods])
+    total = np.array([likelihood.log_likelihood for likelihood in likelihoods])
+    per_token = total / np.array([likelihood.tokens for likelihood in likelihoods])
     share = np.exp(total - total.max())
     above = per_token[right][:, None] - per_token[~right][None, :]
     values = {
@@ -128,7 +127,16 @@ def judge(question: Question, likelihoods: Sequence[Likelihood]) -> list[Score]:
     return [Score(question.dataset, metric, question.question_id, value) for metric, value in values.items()]
 
 
-def aggregate(metric: str, value: float, weight: float) -> float:
-    """Return a metric from the sums of its items' values and weights."""
-    mean = value / weight
-    return math.exp(mean) if metric in LOG_SCALE else mean
+def validation_score(scores: Sequence[Score]) -> float:
+    """Return one value of a model to maximise: mc2, averaged over data sets, or the log-likelihood per token of texts.
+
+    Args:
+        scores: item scores of questions, or of texts where there are no questions.
+    """
+    by_dataset: dict[str, list[float]] = {}
+    for score in scores:
+        if score.metric == "mc2":
+            by_dataset.setdefault(score.dataset, []).append(score.value)
+    if by_dataset:
+        return float(np.mean([np.mean(by_dataset[name]) for name in sorted(by_dataset)]))
+    return -sum(s.value for s in scores) / sum(s.weight for s in scores)

@@ -1,34 +1,36 @@
-"""What a pruned model retains of its base, with paired intervals over items."""
+"""Retention: the share of its base's accuracy that a pruned model keeps, with paired intervals over items."""
 
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from stratoscope.evaluation.comparison import (
+    MISSING,
+    Array,
+    Comparison,
+    Estimate,
+    ItemValues,
+    Resampling,
+    check_paired,
+    compare_draws,
+    ratio,
+    resample,
+)
 from stratoscope.evaluation.evaluator import ItemScore
-from stratoscope.statistics import bootstrap_weights, percentile_interval
 
 LEAST_ERRORS = 2.0
-"""Standard errors that the base must be above chance before anything is measured from there."""
-
-Array = NDArray[np.float64]
+"""Standard errors that the base must be above chance for retention above chance to be defined."""
 
 
 @dataclass(frozen=True, eq=False)
-class TaskScores:
-    """One model's items of one task, in order of their ids."""
+class TaskScores(ItemValues):
+    """One model's items of one task, in order of their ids: the value is what was right, the weight out of how much."""
 
-    item_ids: tuple[str, ...]
-    value: Array
-    """What was right, shape (items,)."""
-    weight: Array
-    """Of how much, shape (items,)."""
     log_likelihood: Array
-    """NaN where a task has none, shape (items,)."""
+    """Log-likelihood of each item, shape (items,); NaN where a task has none."""
     num_bytes: Array
-    """NaN likewise."""
+    """Bytes of each item's text, shape (items,); NaN where a task has none."""
 
     @property
     def accuracy(self) -> float:
@@ -37,178 +39,112 @@ class TaskScores:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Of language-model text; None elsewhere."""
+        """Bits per byte of language-model text; None elsewhere."""
         bits = -self.log_likelihood.sum() / np.log(2) / self.num_bytes.sum()
         return None if np.isnan(bits) else float(bits)
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A number with its interval; NaN where there is none."""
+class Retention(Comparison):
+    """A pruned model against its base on one task."""
 
-    value: float
-    low: float
-    high: float
-
-    @property
-    def missing(self) -> bool:
-        """Whether there is no number."""
-        return bool(np.isnan(self.value))
-
-
-@dataclass(frozen=True)
-class Retention:
-    """What is left of a task."""
-
-    before: Estimate
-    after: Estimate
-    difference: Estimate
-    """after - before, over the same items."""
-    raw: Estimate
-    """after / before."""
     above_chance: Estimate
-    """(after - chance) / (before - chance); NaN where the base is not `LEAST_ERRORS` standard errors above chance."""
+    """(after - chance) / (before - chance); missing unless the base is `LEAST_ERRORS` standard errors above chance."""
 
     @property
-    def within_noise(self) -> bool:
-        """Whether the interval of the difference holds 0."""
-        return bool(self.difference.low <= 0 <= self.difference.high)
-
-
-@dataclass(frozen=True)
-class Resampling:
-    """How intervals are made."""
-
-    draws: int = 1000
-    confidence: float = 0.95
-    seed: int = 0
+    def raw(self) -> Estimate:
+        """After / before."""
+        return self.ratio
 
 
 def by_task(scores: Sequence[ItemScore]) -> dict[str, TaskScores]:
-    """Gather item scores by task, in order of item ids, so that two models' items pair up."""
-    found: dict[str, list[ItemScore]] = {}
+    """Group item scores by task, in order of item ids, so that the items of two models pair up."""
+    groups: dict[str, list[ItemScore]] = {}
     for score in sorted(scores, key=lambda s: s.item_id):
-        found.setdefault(score.task, []).append(score)
-    return {task: _task_scores(items) for task, items in sorted(found.items())}
+        groups.setdefault(score.task, []).append(score)
+    return {task: _task_scores(items) for task, items in sorted(groups.items())}
 
 
-def retained(before: TaskScores, after: TaskScores, chance: float, how: Resampling) -> Retention:
+def retained(before: TaskScores, after: TaskScores, chance: float, resampling: Resampling) -> Retention:
     """Compare a pruned model with its base on one task.
 
     Args:
         before: the base.
         after: the pruned model, on the same items.
-        chance: what guessing gets right.
-        how: paired bootstrap over items.
+        chance: accuracy of guessing.
+        resampling: settings of the paired bootstrap over items.
 
     Raises:
-        ValueError: the items are not the same.
+        ValueError: there are no items, or the two models' items differ.
 
     Source: ours; papers report `raw`.
     """
-    draws = _draws(before, after, how)
-    start, end = draws.before, draws.after
-    usable = _above_chance(start, chance)
-    above = _share(end - chance, start - chance) if usable else np.full_like(end, np.nan)
-    return Retention(
-        before=_estimate(start, how),
-        after=_estimate(end, how),
-        difference=_estimate(end - start, how),
-        raw=_estimate(_share(end, start), how),
-        above_chance=_estimate(above, how),
-    )
+    start, end = _paired_draws(before, after, resampling)
+    confidence = resampling.confidence
+    above = Estimate.of_draws(ratio(end - chance, start - chance), confidence) if _above(start, chance) else MISSING
+    comparison = compare_draws(len(before.item_ids), start, end, confidence=confidence)
+    return Retention(**vars(comparison), above_chance=above)
 
 
 def mean_retention(
-    before: Mapping[str, TaskScores], after: Mapping[str, TaskScores], chance: Mapping[str, float], how: Resampling
+    before: Mapping[str, TaskScores],
+    after: Mapping[str, TaskScores],
+    chance: Mapping[str, float],
+    resampling: Resampling,
 ) -> tuple[Estimate, Estimate]:
-    """Return raw retention and that above chance, averaged over tasks.
+    """Return raw retention and retention above chance, averaged over tasks.
 
-    Items are resampled within their task. Tasks without a retention are left out; where none has one it is NaN.
+    Items are resampled within their task. Tasks without a retention are left out; where none has one it is missing.
     """
     raw, above = [], []
     for task, base in before.items():
-        draws = _draws(base, after[task], _of_task(how, task))
-        start, end, level = draws.before, draws.after, chance.get(task, 0.0)
+        start, end = _paired_draws(base, after[task], resampling.stream(task))
+        level = chance.get(task, 0.0)
         if start[0] > 0:
-            raw.append(_share(end, start))
-        if _above_chance(start, level):
-            above.append(_share(end - level, start - level))
-    nothing = Estimate(float("nan"), float("nan"), float("nan"))
-    return (
-        _estimate(np.mean(raw, axis=0), how) if raw else nothing,
-        _estimate(np.mean(above, axis=0), how) if above else nothing,
-    )
+            raw.append(ratio(end, start))
+        if _above(start, level):
+            above.append(ratio(end - level, start - level))
+    return _mean(raw, resampling), _mean(above, resampling)
 
 
 def mean_gain(
-    base: Mapping[str, TaskScores], one: Mapping[str, TaskScores], other: Mapping[str, TaskScores], how: Resampling
+    base: Mapping[str, TaskScores],
+    one: Mapping[str, TaskScores],
+    other: Mapping[str, TaskScores],
+    resampling: Resampling,
 ) -> Estimate:
-    """Return how much more of the base the other retains, raw and averaged over tasks, with a paired interval.
+    """Return how much more of the base the other model retains, raw and averaged over tasks, with a paired interval.
 
     Args:
         base: the whole model, by task.
         one: a pruned model on the same items.
-        other: another one.
-        how: paired bootstrap over items, within tasks.
+        other: another pruned model on the same items.
+        resampling: settings of the paired bootstrap over items, within tasks.
     """
     gains = []
     for task, whole in base.items():
-        first = _draws(whole, one[task], _of_task(how, task))
-        second = _draws(whole, other[task], _of_task(how, task))
-        if first.before[0] > 0:
-            gains.append(_share(second.after - first.after, first.before))
-    return _estimate(np.mean(gains, axis=0), how) if gains else Estimate(float("nan"), float("nan"), float("nan"))
+        start, first = _paired_draws(whole, one[task], resampling.stream(task))
+        _, second = _paired_draws(whole, other[task], resampling.stream(task))
+        if start[0] > 0:
+            gains.append(ratio(second - first, start))
+    return _mean(gains, resampling)
 
 
-def _of_task(how: Resampling, task: str) -> Resampling:
-    """Return a resampling with draws of its own, so that tasks of one size do not share theirs."""
-    return replace(how, seed=(how.seed + zlib.crc32(task.encode())) % 2**32)
+def _paired_draws(before: TaskScores, after: TaskScores, resampling: Resampling) -> tuple[Array, Array]:
+    check_paired(before, after)
+    return resample(before, resampling), resample(after, resampling)
 
 
-@dataclass(frozen=True, eq=False)
-class _Draws:
-    """Accuracies of both models, first as measured, then of each resample, shape (1 + draws,)."""
-
-    before: Array
-    after: Array
+def _mean(draws: Sequence[Array], resampling: Resampling) -> Estimate:
+    return Estimate.of_draws(np.mean(draws, axis=0), resampling.confidence) if draws else MISSING
 
 
-def _draws(before: TaskScores, after: TaskScores, how: Resampling) -> _Draws:
-    if before.item_ids != after.item_ids:
-        raise ValueError("retention compares the same items, and these differ")
-    num_items = len(before.item_ids)
-    weights = np.vstack([np.ones((1, num_items)), bootstrap_weights(num_items, how.draws, how.seed)])
-    return _Draws(
-        (weights @ before.value) / (weights @ before.weight), (weights @ after.value) / (weights @ after.weight)
-    )
-
-
-def _share(part: Array, whole: Array) -> Array:
-    """Return part / whole; NaN where the whole is not above 0."""
-    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
-
-
-def _above_chance(before: Array, chance: float) -> bool:
+def _above(before: Array, chance: float) -> bool:
+    """Tell whether the base is far enough above chance."""
     return bool(before[0] - chance > LEAST_ERRORS * before[1:].std())
 
 
-def _estimate(draws: Array, how: Resampling) -> Estimate:
-    if np.isnan(draws[0]):
-        return Estimate(float("nan"), float("nan"), float("nan"))
-    low, high = percentile_interval(draws[1:][np.isfinite(draws[1:])], how.confidence)
-    return Estimate(float(draws[0]), float(low), float(high))
-
-
 def _task_scores(items: Sequence[ItemScore]) -> TaskScores:
-    def column(name: str) -> Array:
-        values = [getattr(item, name) for item in items]
-        return np.array([np.nan if v is None else v for v in values], np.float64)
-
-    return TaskScores(
-        tuple(item.item_id for item in items),
-        column("value"),
-        column("weight"),
-        column("log_likelihood"),
-        column("num_bytes"),
-    )
+    names = ("value", "weight", "log_likelihood", "num_bytes")
+    columns = (np.array([getattr(item, name) for item in items], np.float64) for name in names)
+    return TaskScores(tuple(item.item_id for item in items), *columns)

@@ -1,9 +1,9 @@
-"""From requests to rows of tokens: what shares a context is computed with it once.
+"""Layout of requests in rows of tokens, with each shared context computed once.
 
-A request asks for the likelihood of a target behind a context. All targets of one context fit into one row: the
-context, then each target but for its last token, which nothing is predicted from. A target sees the context and itself
-alone, which a mask of four dimensions says, and its positions go on from the context. Where no more than one target of
-a context is longer than a token, the usual causal mask says the same.
+A request asks for the likelihood of a target after a context. All targets of one context fit into one row: the context,
+then each target without its last token, from which nothing is predicted. A target attends to the context and to itself
+only, by a four-dimensional mask, and its positions continue from the context. Where at most one target of a context is
+longer than a token, the usual causal mask is equivalent.
 """
 
 from collections.abc import Sequence
@@ -14,60 +14,60 @@ import torch
 from stratoscope.models import bucket, pad
 
 MOST_BRANCHES = 4
-"""Tokens of targets beside each other, in lengths of their context: what is shared is to be worth the attention."""
+"""Most tokens of targets in one row, as a multiple of their context; beyond it attention costs more than is shared."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """Token ids of a context, which is not empty, and of the target behind it."""
+    """Token ids of a context, which is not empty, and of the target after it."""
 
     context: tuple[int, ...]
     target: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Pick:
-    """One prediction that is looked at."""
+class TargetPosition:
+    """One prediction of a target token."""
 
     place: int
-    """In the row; what stands there predicts the token."""
+    """Position in the row that predicts the token."""
     token: int
     request: int
 
 
 @dataclass(frozen=True)
-class Row:
-    """Tokens that are computed together."""
+class TokenRow:
+    """Tokens of one context and its targets, computed together."""
 
     ids: tuple[int, ...]
     context: int
-    """How many of them all targets see."""
+    """Length of the context, which all targets attend to."""
     branches: tuple[int, ...]
-    """Length of each target's part, in order; one or none leaves the causal mask as it is."""
-    picks: tuple[Pick, ...]
+    """Length of each target's part, in order; with one or none the causal mask suffices."""
+    picks: tuple[TargetPosition, ...]
 
     @property
     def branched(self) -> bool:
-        """Whether targets stand beside each other that may not see each other."""
+        """Whether the row has several targets that must not attend to each other."""
         return len(self.branches) > 1
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Rows as a model takes them, and the predictions that are looked at, in order of rows and places."""
+    """Rows as a model takes them, and their predictions, in order of rows and places."""
 
     ids: torch.Tensor
     """Shape (rows, longest)."""
     positions: torch.Tensor | None
     """Same shape; None where they count from 0."""
     visible: torch.Tensor | None
-    """Shape (rows, 1, longest, longest), true where the second place is seen from the first; None where causal."""
+    """Shape (rows, 1, longest, longest), true where the first place attends to the second; None where causal."""
     keep: torch.Tensor
     """Same shape as `ids`, true where predictions are needed."""
     kept: torch.Tensor
-    """Of each pick, its number among the places of `keep`, shape (picks,)."""
+    """Number of each pick among the places of `keep`, shape (picks,)."""
     tokens: torch.Tensor
-    """The tokens that are to be predicted, shape (picks,)."""
+    """The target tokens, shape (picks,)."""
     requests: tuple[int, ...]
     """Whose they are."""
 
@@ -77,18 +77,18 @@ class Batch:
         return self.ids.numel()
 
 
-def lay_out(requests: Sequence[Request], *, share_contexts: bool, longest_shared: int | None = None) -> list[Row]:
+def lay_out(requests: Sequence[Request], *, share_contexts: bool, longest_shared: int | None = None) -> list[TokenRow]:
     """Lay requests out as rows.
 
     Args:
         requests: what to score.
-        share_contexts: put targets beside each other; otherwise each that is longer than a token gets its own row.
-        longest_shared: longest row in which they are, for models whose attention does not reach further.
+        share_contexts: put targets of one context into one row; otherwise each that has several tokens gets its own.
+        longest_shared: longest row with several targets, for models with a sliding window; None is unlimited.
     """
     by_context: dict[tuple[int, ...], list[int]] = {}
     for index, request in enumerate(requests):
         by_context.setdefault(request.context, []).append(index)
-    rows: list[Row] = []
+    rows: list[TokenRow] = []
     for context, members in by_context.items():
         most = MOST_BRANCHES * len(context) if share_contexts else 0
         if longest_shared is not None:
@@ -99,7 +99,7 @@ def lay_out(requests: Sequence[Request], *, share_contexts: bool, longest_shared
 
 
 def _groups(members: Sequence[int], lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Divide requests of one context into those of one row: at most `most` tokens of targets, or just one target."""
+    """Divide requests of one context among rows: at most `most` tokens of targets each, or a single target."""
     groups: list[list[int]] = [[]]
     used = 0
     for index in members:
@@ -111,35 +111,35 @@ def _groups(members: Sequence[int], lengths: Sequence[int], most: int) -> list[l
     return groups
 
 
-def _row(context: tuple[int, ...], members: Sequence[int], requests: Sequence[Request]) -> Row:
+def _row(context: tuple[int, ...], members: Sequence[int], requests: Sequence[Request]) -> TokenRow:
     ids, branches, picks = list(context), [], []
     for index in members:
         target = requests[index].target
-        picks.append(Pick(len(context) - 1, target[0], index))
-        picks += [Pick(len(ids) + step, token, index) for step, token in enumerate(target[1:])]
+        picks.append(TargetPosition(len(context) - 1, target[0], index))
+        picks += [TargetPosition(len(ids) + step, token, index) for step, token in enumerate(target[1:])]
         ids += target[:-1]
         if len(target) > 1:
             branches.append(len(target) - 1)
-    return Row(tuple(ids), len(context), tuple(branches), tuple(sorted(picks, key=lambda p: p.place)))
+    return TokenRow(tuple(ids), len(context), tuple(branches), tuple(sorted(picks, key=lambda p: p.place)))
 
 
-def make_batches(rows: Sequence[Row], max_tokens: int, filler: int) -> list[Batch]:
-    """Group rows of like length into batches; branched rows and plain ones stay apart.
+def make_batches(rows: Sequence[TokenRow], max_tokens: int, filler: int) -> list[Batch]:
+    """Group rows of similar length into batches; branched rows and plain ones are kept apart.
 
     Args:
         rows: in any order.
         max_tokens: most tokens of a batch, padding included.
-        filler: token id to pad with.
+        filler: padding token id.
     """
     batches = []
-    for kind in (False, True):
-        chosen = [row for row in rows if row.branched == kind]
-        for members in bucket([len(row.ids) for row in chosen], max_tokens):
-            batches.append(_batch([chosen[i] for i in members], filler))
+    for branched in (False, True):
+        candidates = [row for row in rows if row.branched == branched]
+        for members in bucket([len(row.ids) for row in candidates], max_tokens):
+            batches.append(_batch([candidates[i] for i in members], filler))
     return batches
 
 
-def _batch(rows: Sequence[Row], filler: int) -> Batch:
+def _batch(rows: Sequence[TokenRow], filler: int) -> Batch:
     ids, mask = pad([row.ids for row in rows], filler)
     keep = torch.zeros_like(mask, dtype=torch.bool)
     kept, picks, number = [], [], -1
@@ -163,7 +163,7 @@ def _batch(rows: Sequence[Row], filler: int) -> Batch:
     )
 
 
-def _positions(rows: Sequence[Row], longest: int) -> torch.Tensor:
+def _positions(rows: Sequence[TokenRow], longest: int) -> torch.Tensor:
     positions = torch.zeros(len(rows), longest, dtype=torch.long)
     for index, row in enumerate(rows):
         counts = [*range(row.context), *(row.context + step for length in row.branches for step in range(length))]
@@ -171,8 +171,8 @@ def _positions(rows: Sequence[Row], longest: int) -> torch.Tensor:
     return positions
 
 
-def _visible(rows: Sequence[Row], longest: int) -> torch.Tensor:
-    # The context is group 0, each target a group of its own; padding sees itself, for a softmax needs something.
+def _visible(rows: Sequence[TokenRow], longest: int) -> torch.Tensor:
+    # The context is group 0, each target a group of its own; padding attends to itself, so that its softmax is defined.
     group = torch.full((len(rows), longest), -1)
     for index, row in enumerate(rows):
         sizes = torch.tensor([row.context, *row.branches])

@@ -25,55 +25,55 @@ HARNESS = "harness:"
 """Prefix of a task of the harness where a shipped one has the same name."""
 NEXT_TOKEN = "next_token_accuracy"
 PER_ITEM = ("acc", "exact_match", "em")
-"""Metrics that say of one item whether it is right, in order of preference."""
+"""Metrics that score items individually, in order of preference."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One document of a task, as the harness asks it."""
+    """One document of a task, as phrased by the harness."""
 
     item_id: str
-    """Of the raw row, as prompts have them."""
+    """Id of the raw row; prompts have the same ids."""
     doc: dict[str, Any]
     requests: tuple["Instance", ...]
 
 
 @dataclass(frozen=True, eq=False)
 class TaskItems:
-    """A task with the documents that were chosen, in their seeded order, as two parts."""
+    """A task with its chosen documents, in their seeded order, in two parts."""
 
     name: str
     metric: str
-    """What counts as right; `next_token_accuracy` for language-model text."""
+    """Metric of the items; `next_token_accuracy` for language-model text."""
     task: "Task"
     search: tuple[Item, ...]
     held_out: tuple[Item, ...]
     num_excluded: int
-    """Documents left out for having been calibrated on."""
+    """Number of documents that are left out because they were calibrated on."""
     guess: float
-    """What guessing among the choices gets right, on average; 0 where there are none."""
+    """Mean accuracy of guessing among the choices; 0 where there are none."""
     num_left: int = 0
-    """Documents that no part took."""
+    """Number of documents in neither part."""
 
     @property
     def by_token(self) -> bool:
-        """Whether what is counted are tokens, not items."""
+        """Whether the metric counts tokens instead of items."""
         return self.metric == NEXT_TOKEN
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Which documents of each task to take."""
+class ItemSampling:
+    """Number of documents to take from each task."""
 
     search: int
-    """Most for the search."""
+    """Most documents for the search."""
     held_out: int
-    """Most that the search never sees; where a task has too few, the parts share it in these proportions."""
+    """Most documents that the search never sees; a task with too few divides them in these proportions."""
     seed: int = 0
     chat: bool = False
-    """Ask in the model's chat template."""
+    """Whether documents are phrased in the model's chat template."""
 
 
 def load_tasks(names: Sequence[str]) -> list["Task"]:
@@ -83,7 +83,7 @@ def load_tasks(names: Sequence[str]) -> list["Task"]:
         names: shipped tasks, tasks or groups of the harness, `harness:NAME`, or paths of task YAML files.
 
     Raises:
-        InputError: a name is none of these, a task's data cannot be read, or it has no metric that counts items.
+        InputError: a name is none of these, a task's data cannot be read, or it has no metric that scores items.
     """
     tasks: dict[str, Task] = {}
     for name in names:
@@ -103,7 +103,7 @@ def task_names() -> list[str]:
 
 
 def items_digest(tasks: Sequence["TaskItems"]) -> str:
-    """Return a digest of the chosen items of tasks, as a model is asked them."""
+    """Return a digest of the chosen items of tasks, as they are put to a model."""
     return digest(
         {
             t.name: [[[str(r.args) for r in item.requests] for item in part] for part in (t.search, t.held_out)]
@@ -113,43 +113,43 @@ def items_digest(tasks: Sequence["TaskItems"]) -> str:
 
 
 def choose_items(
-    task: "Task", choice: Choice, calibrated: Collection[str], tokenizer: "PreTrainedTokenizerBase"
+    task: "Task", sampling: ItemSampling, calibrated: Collection[str], tokenizer: "PreTrainedTokenizerBase"
 ) -> TaskItems:
-    """Choose documents of a task and let the harness phrase them.
+    """Choose documents of a task and phrase them by the harness.
 
     Args:
         task: one of `load_tasks`; its few-shot examples are drawn with the seed.
-        choice: how many, for what.
+        sampling: how many documents to take.
         calibrated: ids of rows that statistics were computed from; no such row is taken.
-        tokenizer: whose chat template is used, where it is.
+        tokenizer: the tokenizer whose chat template is applied where `sampling.chat` is set.
 
     Raises:
-        InputError: the tasks cannot be phrased, or nothing is left of it.
+        InputError: the task cannot be phrased, or none of its documents is left.
     """
-    task.set_fewshot_seed(choice.seed)
-    order, num_excluded = _order(task, frozenset(calibrated), choice.seed)
+    task.set_fewshot_seed(sampling.seed)
+    order, num_excluded = _order(task, frozenset(calibrated), sampling.seed)
     name = _name(task)
     if len(order) < 2:
         raise InputError(f"evaluation.tasks: {name} has no items that were not calibrated on; take other prompts")
-    num_search, num_held_out = _shares(len(order), choice)
+    num_search, num_held_out = _shares(len(order), sampling)
     chosen = order[: num_search + num_held_out]
-    items = dict(_phrase(task, sorted(index for index, _ in chosen), choice.chat, tokenizer))
-    ready = [Item(item_id, *items[index]) for index, item_id in chosen]
+    items = dict(_phrase(task, sorted(index for index, _ in chosen), sampling.chat, tokenizer))
+    phrased = [Item(item_id, *items[index]) for index, item_id in chosen]
     return TaskItems(
         name=name,
         metric=_metric(task),
         task=task,
-        search=tuple(ready[:num_search]),
-        held_out=tuple(ready[num_search:]),
+        search=tuple(phrased[:num_search]),
+        held_out=tuple(phrased[num_search:]),
         num_excluded=num_excluded,
-        guess=_guess(task, ready),
+        guess=_guess(task, phrased),
         num_left=len(order) - len(chosen),
     )
 
 
 @cache
 def _manager(*, harness: bool) -> Any:
-    """Return the index of the harness's own tasks, which takes seconds to read, or of the shipped ones."""
+    """Return the index of the harness's own tasks, which takes seconds to build, or of the shipped ones."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=None if harness else str(SHIPPED), include_defaults=harness)
@@ -162,18 +162,18 @@ def _load(name: str) -> Iterator["Task"]:
     if local and not path.is_file():
         raise InputError(f"evaluation.tasks {name!r}: there is no such file")
     spec = str(path.resolve()) if local else name.removeprefix(HARNESS)
-    owner = _manager(harness=not (shipped or local))
-    if not shipped and not local and spec not in owner.all_tasks:
-        known = [*task_names(), *owner.all_tasks]
+    manager = _manager(harness=not (shipped or local))
+    if not shipped and not local and spec not in manager.all_tasks:
+        known = [*task_names(), *manager.all_tasks]
         raise InputError(
-            f"evaluation.tasks {name!r} is no task, shipped or of the harness, and no YAML file"
+            f"evaluation.tasks {name!r} is neither a shipped task, a task of the harness, nor a YAML file"
             f"{suggest(name, known, 'tasks') if len(known) < 50 else _nearest_task(spec, known)}"
         )
     try:
-        yield from owner.load(spec)["tasks"].values()
+        yield from manager.load(spec)["tasks"].values()
     except InputError:
         raise
-    except Exception as error:  # a task runs code of its own, and reads data from wherever it likes
+    except Exception as error:  # a task runs arbitrary code and reads arbitrary data
         raise InputError(f"evaluation.tasks {name!r} cannot be loaded: {first_line(error)}") from error
 
 
@@ -196,12 +196,12 @@ def _metric(task: "Task") -> str:
             return metric
     raise InputError(
         f"evaluation.tasks: {_name(task)} has none of the metrics {', '.join(PER_ITEM)} (but {', '.join(metrics)}), so "
-        "it cannot be said of one item whether it is right"
+        "its items cannot be scored individually"
     )
 
 
 def _order(task: "Task", calibrated: frozenset[str], seed: int) -> tuple[list[tuple[int, str]], int]:
-    """Return index and id of each distinct document that was not calibrated on, shuffled, and how many were."""
+    """Return index and id of each distinct document, shuffled, and the number of those left out as calibrated on."""
     seen: set[str] = set()
     order = []
     num_excluded = 0
@@ -219,18 +219,18 @@ def _order(task: "Task", calibrated: frozenset[str], seed: int) -> tuple[list[tu
 
 
 def _raw_rows(task: "Task") -> Any:
-    """Return the rows that a task's documents are made of, one for one, or None where they are those themselves."""
+    """Return the raw rows of a task's documents, one for one, or None where the documents are the raw rows."""
     if getattr(task.config, "process_docs", None) is None:
         return None
     rows = task.dataset[task.config.test_split or task.config.validation_split]
     return rows if len(rows) == len(task.eval_docs) else None
 
 
-def _shares(available: int, choice: Choice) -> tuple[int, int]:
-    wanted = choice.search + choice.held_out
+def _shares(available: int, sampling: ItemSampling) -> tuple[int, int]:
+    wanted = sampling.search + sampling.held_out
     if available >= wanted:
-        return choice.search, choice.held_out
-    num_search = max(1, math.floor(available * choice.search / wanted))
+        return sampling.search, sampling.held_out
+    num_search = max(1, math.floor(available * sampling.search / wanted))
     return num_search, available - num_search
 
 
@@ -250,13 +250,13 @@ def _phrase(
     template = {"apply_chat_template": True, "chat_template": as_chat} if chat else {}
     try:
         task.build_all_requests(samples=list(indices), **template)
-    except Exception as error:  # templates and code of the task
+    except Exception as error:  # templates and code of the task may raise anything
         raise InputError(f"evaluation.tasks: {_name(task)} cannot be phrased: {first_line(error)}") from error
-    asked: dict[int, list[Instance]] = {}
+    by_document: dict[int, list[Instance]] = {}
     for instance in task.instances:
-        asked.setdefault(instance.doc_id, []).append(instance)
-    # The harness numbers the documents that it was given from 0, in order.
-    for number, instances in asked.items():
+        by_document.setdefault(instance.doc_id, []).append(instance)
+    # The harness numbers the documents of `samples` from 0, in order.
+    for number, instances in by_document.items():
         yield indices[number], (dict(instances[0].doc), tuple(instances))
 
 
@@ -265,7 +265,7 @@ def _guess(task: "Task", items: Sequence[Item]) -> float:
     if task.OUTPUT_TYPE != "multiple_choice":
         return 0.0
     choices = [tuple(task.doc_to_choice(item.doc)) for item in items]
-    by_chance = sum(1 / len(given) for given in choices) / len(choices)
+    by_chance = sum(1 / len(options) for options in choices) / len(choices)
     if len(set(choices)) > 1:
         return by_chance
     labels = Counter(str(task.doc_to_target(item.doc)) for item in items)

@@ -1,34 +1,35 @@
-"""Attempts at a shard, remembered outside the actors: a crash tells what was in work, and cannot repeat for ever.
+"""Attempts at a shard, tracked outside its actor, so that a unit that crashes its process is isolated and given up.
 
-An actor notes the units of a batch before it runs them. If its process dies, the next attempt at the shard runs that
-batch once more as it was, for most crashes are a lost node. After a second crash the batch is halved, and halved again,
-until the units that kill their actor stand alone; those are given up and the others done.
+An actor records the units of a batch before it runs them. If its process dies, the next attempt at the shard runs the
+same batch again, since most crashes are lost nodes. After a second crash the batch is bisected until the units that
+crash their process stand alone. Those units are given up and all others are done.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-Units = tuple[int, ...]
+UnitBatch = tuple[int, ...]
+"""Units of a shard, such as prompts, that run together."""
 
 CRASHES_OF_A_WHOLE_BATCH = 2
 CRASHES_OF_A_UNIT = 2
 CRASHES_OUTSIDE_A_BATCH = 20
-"""Of a shard that had nothing in work; mostly another shard's batch took the process along."""
+"""Crashes of a shard while it ran no batch; most are caused by a batch of another shard in the same process."""
 DEATHS_WHILE_LOADING = 3
-"""Of one actor, one after the other, before it is ready."""
+"""Consecutive deaths of one actor before it is ready."""
 
 
 class StoppedError(RuntimeError):
-    """The run is to end, and this shard has not been started."""
+    """The run is stopping, and this shard has not been started."""
 
 
 class BrokenProcessError(RuntimeError):
-    """The process cannot go on, though it lives: what it would compute from now on cannot be trusted."""
+    """The process is alive, but its further results cannot be trusted, as after a CUDA error."""
 
 
 def _ignore(_units: Sequence[int]) -> None:
-    """Note nothing: outside a pool of actors a crash ends the run anyway."""
+    """Record nothing: outside an actor pool a crash ends the run anyway."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ class Attempt:
     """One attempt at a shard, as its worker sees it."""
 
     number: int = 1
-    crashes: Mapping[Units, int] = field(default_factory=dict)
-    """How often the process died with these units in work."""
+    crashes: Mapping[UnitBatch, int] = field(default_factory=dict)
+    """Number of crashes while these units ran."""
     note: Callable[[Sequence[int]], None] = _ignore
-    """To be called with the units of a batch before they are run."""
+    """Records the units of a batch; called before the batch runs."""
 
-    def divide(self, batches: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[int]]:
-        """Divide the batches of a shard so that the units that kill their process are found.
+    def plan_batches(self, batches: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[int]]:
+        """Bisect the batches that crashed their process, and give up single units that did.
 
         Args:
             batches: the units of each batch; the same at every attempt.
@@ -53,10 +54,10 @@ class Attempt:
         runnable: list[list[int]] = []
         given_up: list[int] = []
         for batch in batches:
-            self._divide(list(batch), CRASHES_OF_A_WHOLE_BATCH, runnable, given_up)
+            self._bisect(list(batch), CRASHES_OF_A_WHOLE_BATCH, runnable, given_up)
         return runnable, given_up
 
-    def _divide(self, units: list[int], allowed: int, runnable: list[list[int]], given_up: list[int]) -> None:
+    def _bisect(self, units: list[int], allowed: int, runnable: list[list[int]], given_up: list[int]) -> None:
         allowed = CRASHES_OF_A_UNIT if len(units) == 1 else allowed
         if self.crashes.get(tuple(units), 0) < allowed:
             runnable.append(units)
@@ -64,67 +65,69 @@ class Attempt:
             given_up += units
         else:
             middle = len(units) // 2
-            self._divide(units[:middle], 1, runnable, given_up)
-            self._divide(units[middle:], 1, runnable, given_up)
+            self._bisect(units[:middle], 1, runnable, given_up)
+            self._bisect(units[middle:], 1, runnable, given_up)
 
 
 FIRST_ATTEMPT = Attempt()
 
 
-class Ledger:
-    """Remembers the attempts at all shards of a run. It lives in an actor of its own, beside the driver."""
+class AttemptTracker:
+    """Tracks the attempts at all shards of a run, in an actor on the driver's node."""
 
     def __init__(self) -> None:
         self._stopping = False
-        self._in_work: dict[int, Units | None] = {}
-        """Of the shards that were begun and not finished; None while no batch is being run."""
+        self._running: dict[int, UnitBatch | None] = {}
+        """Batch that each unfinished shard runs; None between batches."""
         self._attempts: Counter[int] = Counter()
-        self._crashes: dict[int, Counter[Units]] = {}
+        self._crashes: dict[int, Counter[UnitBatch]] = {}
         self._loading: Counter[str] = Counter()
 
     def load(self, actor: str) -> int:
-        """Note that an actor starts to load, and return how often it died since it was last ready."""
+        """Record that an actor starts to load, and return how often it died since it was last ready."""
         self._loading[actor] += 1
         return self._loading[actor] - 1
 
     def ready(self, actor: str) -> None:
-        """Note that an actor has loaded."""
+        """Record that an actor has loaded."""
         self._loading[actor] = 0
 
-    def begin(self, shard: int) -> tuple[int, dict[Units, int]] | None:
-        """Note that an attempt begins; return its number and the crashes so far, by the units that were in work.
+    def begin(self, shard: int) -> tuple[int, dict[UnitBatch, int]] | None:
+        """Record that an attempt begins, and return its number and the crashes so far.
 
-        Returns None where no shard is to be started any more.
+        Returns:
+            The number of the attempt, and the number of crashes of each batch; None if no further shard may start.
 
         Raises:
-            RuntimeError: the shard has lost its process too often for no reason that could be found.
+            RuntimeError: the process of the shard died too often while it ran no batch.
         """
         if self._stopping:
             return None
         crashes = self._crashes.setdefault(shard, Counter())
-        if shard in self._in_work:
-            crashes[self._in_work[shard] or ()] += 1
+        if shard in self._running:
+            crashes[self._running[shard] or ()] += 1
         if crashes[()] > CRASHES_OUTSIDE_A_BATCH:
             raise RuntimeError(f"shard {shard} lost its process {crashes[()]} times before it ran a batch")
-        self._in_work[shard] = None
+        self._running[shard] = None
         self._attempts[shard] += 1
         return self._attempts[shard], dict(crashes)
 
     def note(self, shard: int, units: Sequence[int]) -> bool:
-        """Note the units that are about to be run, and tell whether to run them.
+        """Record the units that are about to run.
 
-        They are not to be run where that would start a shard when no other is to be started.
+        Returns:
+            Whether to run them; False if the run is stopping and this is the first batch of the shard.
         """
-        if self._stopping and self._in_work[shard] is None:
-            del self._in_work[shard]
+        if self._stopping and self._running[shard] is None:
+            del self._running[shard]
             return False
-        self._in_work[shard] = tuple(units)
+        self._running[shard] = tuple(units)
         return True
 
     def stop(self) -> None:
-        """Let the shards that were started end, and start no other."""
+        """Let started shards finish, and start no other."""
         self._stopping = True
 
     def finish(self, shard: int) -> None:
-        """Note that an attempt went through."""
-        self._in_work.pop(shard, None)
+        """Record that an attempt succeeded."""
+        self._running.pop(shard, None)

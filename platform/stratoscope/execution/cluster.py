@@ -1,4 +1,4 @@
-"""Connecting to Ray: a local one by default, a cluster where RAY_ADDRESS or a submitted job names it."""
+"""Connection to Ray: local by default, to a cluster if RAY_ADDRESS or a submitted job names one."""
 
 import logging
 import os
@@ -8,35 +8,36 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 def is_local() -> bool:
-    """Tell whether the work runs on this machine alone, as far as is known before a connection is made."""
+    """Return whether the work runs on this machine alone, judging by the environment before a connection is made."""
     return not os.environ.get("RAY_ADDRESS")
 
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """Connect to Ray for the length of the block; a connection that was there before is used and left alone.
+    """Connect to Ray while the block runs. An existing connection is used and stays open.
 
-    A local Ray has as many CPUs as STRATOSCOPE_CPUS says, and all of the machine's without it.
+    A local Ray uses the number of CPUs in STRATOSCOPE_CPUS, or all CPUs of the machine if it is not set.
     """
     if ray.is_initialized():
         yield
         return
-    _hand_logs_to_the_root()
+    _propagate_logs()
     address = os.environ.get("RAY_ADDRESS") or "local"
-    share = os.environ.get("STRATOSCOPE_CPUS")
+    cpus = os.environ.get("STRATOSCOPE_CPUS")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(
         address=address,
-        num_cpus=int(share) if share and address == "local" else None,
+        num_cpus=int(cpus) if cpus and address == "local" else None,
         log_to_driver=False,
         logging_level=logging.WARNING,
         configure_logging=False,
     )
     if on_sigterm is not signal.SIG_DFL:
-        # Ray has set a handler that ends the process at once.
+        # Ray has installed a handler that ends the process at once.
         signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
@@ -44,8 +45,8 @@ def cluster() -> Iterator[None]:
         ray.shutdown()
 
 
-def _hand_logs_to_the_root() -> None:
-    """Let Ray's loggers reach the run's log file instead of the terminal."""
+def _propagate_logs() -> None:
+    """Send Ray's logs to the root logger, and so to the run's log file, instead of the terminal."""
     for name in ("ray", "ray.data"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -53,21 +54,26 @@ def _hand_logs_to_the_root() -> None:
         logger.setLevel(logging.INFO)
 
 
+def on_driver_node() -> NodeAffinitySchedulingStrategy:
+    """Return the strategy that places an actor on the driver's node, which outlives preemptible nodes."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def resources() -> dict[str, float]:
-    """Return what the cluster has now, by resource."""
+    """Return the current resources of the cluster, by name."""
     available: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return available
 
 
 def node_resources() -> list[dict[str, float]]:
-    """Return what each living node has, by resource."""
+    """Return the resources of each living node, by name."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"] for node in nodes if node["Alive"]]
 
 
-def largest_share() -> int:
-    """Return the CPUs that a worker may take for one to fit on every node that has any, or beside every GPU."""
-    held = [resources for resources in node_resources() if resources.get("CPU", 0) >= 1]
-    with_gpus = [resources for resources in held if resources.get("GPU", 0) > 0]
-    shares = [resources["CPU"] // max(1, resources.get("GPU", 0)) for resources in with_gpus or held]
+def cpus_per_worker() -> int:
+    """Return the most CPUs of a worker such that one worker fits on every node with CPUs, or beside every GPU."""
+    nodes = [node for node in node_resources() if node.get("CPU", 0) >= 1]
+    gpu_nodes = [node for node in nodes if node.get("GPU", 0) > 0]
+    shares = [node["CPU"] // max(1, node.get("GPU", 0)) for node in gpu_nodes or nodes]
     return max(1, int(min(shares, default=1)))

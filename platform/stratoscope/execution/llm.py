@@ -1,4 +1,4 @@
-"""Greedy answers from vLLM, through Ray Data's operators for language models; needs GPUs and the package vllm."""
+"""Greedy generation with vLLM through Ray Data; needs GPUs and the package vllm."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -10,21 +10,21 @@ NUMBER, TEXT = "number", "text"
 
 
 def vllm_installed() -> bool:
-    """Tell whether vLLM is there."""
+    """Return whether vLLM is installed."""
     return importlib.util.find_spec("vllm") is not None
 
 
 def write_with_vllm(
     model: str, prompts: Sequence[str], *, max_tokens: int, stop: Sequence[str], concurrency: int, dtype: str
 ) -> dict[int, str]:
-    """Return the greedy answer to each prompt, by its place; those that failed are left out.
+    """Return the greedy answer to each prompt by its index; failed prompts are left out.
 
     Args:
         model: hub name or folder.
-        prompts: texts, as they are; no chat template is put around them.
-        max_tokens: longest answer.
+        prompts: texts, used without a chat template.
+        max_tokens: length of the longest answer.
         stop: texts that end an answer.
-        concurrency: engines at once, one GPU each.
+        concurrency: number of engines, with one GPU each.
         dtype: number format.
     """
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig

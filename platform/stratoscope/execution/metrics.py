@@ -1,4 +1,4 @@
-"""What actors tell Prometheus, through the endpoint that Ray has on every node."""
+"""Prometheus metrics of actors, exported by Ray on every node."""
 
 from ray.util.metrics import Counter, Histogram
 
@@ -6,21 +6,21 @@ BOUNDARIES = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.
 
 
 class WorkMetrics:
-    """Counters of one actor, labelled with its job and model.
+    """Metrics of one actor, labelled with its job and model.
 
-    Ray adds the prefix `ray_` to the names. docs/operations.md lists them with what to alert on.
+    Ray adds the prefix `ray_` to the names. docs/operations.md lists them with suggested alerts.
 
     Args:
         job: name of the job.
-        model: name of the model, as it was given.
+        model: name of the model, as configured.
     """
 
     def __init__(self, job: str, model: str) -> None:
         tags = {"job": job, "model": model}
         self._prompts = Counter("stratoscope_prompts", "Prompts measured.", tuple(tags))
         self._tokens = Counter("stratoscope_tokens", "Tokens of measured prompts, without padding.", tuple(tags))
-        self._errors = Counter("stratoscope_errors", "Prompts that were put among the errors.", tuple(tags))
-        self._seconds = Histogram("stratoscope_batch_seconds", "Seconds that a batch took.", BOUNDARIES, tuple(tags))
+        self._errors = Counter("stratoscope_errors", "Prompts that failed.", tuple(tags))
+        self._seconds = Histogram("stratoscope_batch_seconds", "Seconds of a batch.", BOUNDARIES, tuple(tags))
         for metric in (self._prompts, self._tokens, self._errors, self._seconds):
             metric.set_default_tags(tags)
 

@@ -1,4 +1,4 @@
-"""How many actors work, and what each of them holds."""
+"""Size and resources of an actor pool."""
 
 import math
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ def plan_pool(
 
     Args:
         minimum: fewest actors.
-        maximum: most actors; None takes as many as the cluster holds now.
-        num_cpus: CPUs of each actor; its CPU mathematics runs on as many threads.
-        num_gpus: GPUs of each actor; None takes one where the cluster has any.
-        resources: what the cluster has now, by resource.
-        work: units of work; there are never more actors than that.
+        maximum: most actors; None takes as many as fit on the cluster now.
+        num_cpus: CPUs of each actor, and threads of its CPU computations.
+        num_gpus: GPUs of each actor; None takes one if the cluster has any.
+        resources: current resources of the cluster, by name.
+        work: number of units of work, which bounds the number of actors.
     """
     gpus = num_gpus if num_gpus is not None else float(resources.get("GPU", 0) > 0)
-    wanted = {"CPU": num_cpus, "GPU": gpus}
-    held = [math.floor(resources.get(name, 0) / amount) for name, amount in wanted.items() if amount > 0]
-    room = max(1, min(held, default=1))
-    most = max(1, min(maximum if maximum is not None else max(room, minimum), work))
+    needed = {"CPU": num_cpus, "GPU": gpus}
+    fits = [math.floor(resources.get(name, 0) / amount) for name, amount in needed.items() if amount > 0]
+    capacity = max(1, min(fits, default=1))
+    most = max(1, min(maximum if maximum is not None else max(capacity, minimum), work))
     least = min(minimum, most)
-    return ActorPool(least, max(least, min(room, most)), most, num_cpus, gpus)
+    return ActorPool(least, max(least, min(capacity, most)), most, num_cpus, gpus)

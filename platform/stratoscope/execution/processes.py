@@ -1,4 +1,4 @@
-"""Programs that run as processes of their own, each with its own time."""
+"""Child processes with a time limit."""
 
 import os
 import signal
@@ -10,30 +10,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GRACE_S = 120.0
-"""Between SIGTERM and SIGKILL: a job that was told to stop ends what it has in work."""
+"""Seconds between SIGTERM and SIGKILL, in which a job finishes its work in progress."""
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a process ended."""
+class ProcessResult:
+    """Result of a process that has ended."""
 
     code: int
-    """Its exit code; minus the number of the signal that killed it."""
+    """Exit code; minus the number of the signal that killed it."""
     seconds: float
-    late: str | None
-    """What was over when it was stopped for that; None where it was not."""
+    exceeded: str | None
+    """Limit that the process exceeded and was stopped for; None if it ended otherwise."""
 
 
 class Process:
-    """A process that writes to files, and is stopped when its time is over.
+    """A process that writes to files and is stopped when it exceeds its time limit.
 
     Args:
-        arguments: the program and what it is given.
+        arguments: the program and its arguments.
         output: file for its stdout.
         errors: file for its stderr.
-        seconds: its time; infinite sets no limit.
-        limit: what is over after that, in words.
-        environment: variables besides those of this process.
+        seconds: time limit; infinite sets none.
+        limit: name of the time limit, for `ProcessResult.exceeded`.
+        environment: environment variables, besides those of this process.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Process:
         environment: Mapping[str, str],
     ) -> None:
         with output.open("wb") as out, errors.open("wb") as err:
-            # A session of its own, so that all that it starts can be killed with it.
+            # A new session, so that its descendants can be killed with it.
             self._process = subprocess.Popen(
                 list(arguments),
                 stdin=subprocess.DEVNULL,
@@ -56,45 +56,45 @@ class Process:
                 env={**os.environ, **environment},
                 start_new_session=True,
             )
-        self._began = time.monotonic()
-        self._time, self._limit = seconds, limit
-        self._late: str | None = None
-        self._told: float | None = None
+        self._start = time.monotonic()
+        self._time_limit, self._limit = seconds, limit
+        self._exceeded: str | None = None
+        self._stopped_at: float | None = None
 
     @property
     def seconds(self) -> float:
-        """How long it has been running."""
-        return time.monotonic() - self._began
+        """Seconds since the process started."""
+        return time.monotonic() - self._start
 
-    def poll(self) -> Ended | None:
-        """Return how it ended, or None while it runs.
+    def poll(self) -> ProcessResult | None:
+        """Return the result, or None while the process runs.
 
-        Where its time is over it is stopped, and where it does not listen it is killed after `GRACE_S`.
+        A process over its time limit is stopped, and killed if it has not ended after `GRACE_S`.
         """
         code = self._process.poll()
         if code is not None:
-            # One that was killed leaves behind what it has started; after another there is nothing to end.
+            # A killed process leaves its descendants behind.
             self.kill()
-            return Ended(code, self.seconds, self._late)
-        if self.seconds > self._time:
+            return ProcessResult(code, self.seconds, self._exceeded)
+        if self.seconds > self._time_limit:
             self.expire(self._limit)
-        if self._told is not None and time.monotonic() > self._told + GRACE_S:
+        if self._stopped_at is not None and time.monotonic() > self._stopped_at + GRACE_S:
             self.kill()
         return None
 
     def expire(self, limit: str) -> None:
-        """Stop it, because something is over."""
-        if self._told is None:
-            self._late = limit
+        """Stop the process because it exceeded a limit, unless it has been stopped already."""
+        if self._stopped_at is None:
+            self._exceeded = limit
             self.stop()
 
     def stop(self) -> None:
-        """Ask it to end; `poll` kills it where it does not."""
-        if self._told is None:
-            self._told = time.monotonic()
+        """Send SIGTERM; `poll` kills the process if it does not end."""
+        if self._stopped_at is None:
+            self._stopped_at = time.monotonic()
             self._process.terminate()
 
     def kill(self) -> None:
-        """End it at once, and all that it has started."""
+        """Kill the process and its descendants."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)

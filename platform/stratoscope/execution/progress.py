@@ -1,4 +1,4 @@
-"""Progress on long work: a bar in a terminal, a plain line now and then elsewhere. It goes to stderr."""
+"""Progress of long work: a bar in a terminal, a line every few seconds elsewhere."""
 
 import time
 from collections.abc import Iterator
@@ -11,22 +11,22 @@ PLAIN_INTERVAL_S = 10.0
 
 
 class Meter:
-    """Counts units and their size, and tells their rates.
+    """Counts units of work and measures their rate.
 
     Args:
-        total: units in all.
-        done: units that an earlier run has done.
-        unit: name of a unit, in the plural.
-        size: name of what a unit is measured in, in the plural.
+        total: number of units.
+        done: number of units that an earlier start finished.
+        unit: plural noun for the units, such as 'prompts'.
+        size: plural noun for what their size counts, such as 'tokens'.
     """
 
     def __init__(self, total: int, done: int, unit: str, size: str) -> None:
-        self.total, self.done, self._earlier, self._unit, self._size = total, done, done, unit, size
+        self.total, self.done, self._initial, self._unit, self._size = total, done, done, unit, size
         self._amount = 0.0
         self._start: float | None = None
 
     def start(self) -> None:
-        """Start the clock; the rates leave out what came before."""
+        """Start the clock; rates count from here."""
         self._start = time.monotonic()
 
     def add(self, units: int, amount: float) -> None:
@@ -37,7 +37,7 @@ class Meter:
     @property
     def units_per_second(self) -> float:
         """Units per second since the start."""
-        return (self.done - self._earlier) / self._seconds
+        return (self.done - self._initial) / self._seconds
 
     @property
     def _seconds(self) -> float:
@@ -45,13 +45,13 @@ class Meter:
 
     @property
     def rates(self) -> str:
-        """Units and size per second since the start, as text."""
+        """Units and their size per second since the start, as text."""
         units = _rate(self.units_per_second, self._unit)
         return units if self._size == self._unit else f"{units}, {self._amount / self._seconds:,.0f} {self._size}/s"
 
 
 def _rate(per_second: float, unit: str) -> str:
-    """Return a rate as text, by the minute where it is slow."""
+    """Return a rate as text, per minute if it is below one per second."""
     return f"{per_second:,.1f} {unit}/s" if per_second >= 1 else f"{per_second * 60:,.1f} {unit}/min"
 
 
@@ -75,7 +75,7 @@ def progress(meter: Meter, title: str, console: Console) -> Iterator["Reporter"]
 
 
 class Reporter:
-    """Shows a meter whenever it has changed."""
+    """Shows a meter whenever it changes; this base class shows nothing."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
@@ -86,11 +86,11 @@ class Reporter:
         self._show()
 
     def _show(self) -> None:
-        """Show the meter as it stands."""
+        """Show the current state of the meter."""
 
 
 class BarReporter(Reporter):
-    """A bar in a terminal."""
+    """Shows a bar in a terminal."""
 
     def __init__(self, meter: Meter, title: str, bar: Progress) -> None:
         super().__init__(meter)
@@ -102,7 +102,7 @@ class BarReporter(Reporter):
 
 
 class PlainReporter(Reporter):
-    """A line in a log, at most every `PLAIN_INTERVAL_S` seconds and at the end."""
+    """Prints a line at most every `PLAIN_INTERVAL_S` seconds, and one at the end."""
 
     def __init__(self, meter: Meter, title: str, console: Console) -> None:
         super().__init__(meter)

@@ -1,4 +1,4 @@
-"""Workers that answer calls: each is an actor with its own state, and a call goes to one that is free."""
+"""Services: calls that are dispatched to the next free of several stateful worker actors."""
 
 import asyncio
 import os
@@ -11,22 +11,23 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stratoscope.errors import RunError
 from stratoscope.execution.attempts import BrokenProcessError
+from stratoscope.execution.cluster import on_driver_node
 from stratoscope.execution.failures import root_cause
 from stratoscope.execution.pool import ActorPool
-from stratoscope.execution.shards import BROKEN, NO_PROGRESS_TIMEOUT_S
+from stratoscope.execution.shards import EXIT_BROKEN, NO_PROGRESS_TIMEOUT_S
 
 RESTARTS = 3
-"""Of a worker whose process dies."""
+"""Restarts of a worker whose process dies."""
 RETRIES = 1
-"""Of the call that it died in."""
+"""Retries of the call that it died in."""
+STOPPED = "stopped by SIGTERM; repeat the command with the same run_id to resume"
 
 
-class _Worker:
-    """One actor."""
+class _ServiceActor:
+    """Actor that holds one worker."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._worker = make()
@@ -36,51 +37,51 @@ class _Worker:
         try:
             return getattr(self._worker, method)(*args)
         except BrokenProcessError:
-            os._exit(BROKEN)
+            os._exit(EXIT_BROKEN)
 
     def ready(self) -> None:
-        """Return once the worker is made."""
+        """Return once the worker is constructed."""
 
 
-class _Desk:
-    """Hands calls to workers that are free. A worker joins when it is ready, and leaves when it is dead for good."""
+class _Dispatcher:
+    """Dispatches calls to free workers. A worker joins when it is ready, and leaves when it cannot be restarted."""
 
     def __init__(self, workers: Sequence[Any]) -> None:
         self._workers = list(workers)
         self._ready: list[Any] = []
         self._free: asyncio.Queue[Any] = asyncio.Queue()
         self._joining: list[asyncio.Task[None]] = []
-        self._lost: Exception | None = None
+        self._last_error: Exception | None = None
 
     async def open(self) -> None:
-        """Let workers join, and return when the first has.
+        """Let workers join, and return when the first is ready.
 
         Raises:
-            Exception: none can be made.
+            Exception: no worker can be constructed.
         """
         self._joining = [asyncio.create_task(self._join(worker)) for worker in self._workers]
         waiting: set[asyncio.Task[None]] = set(self._joining)
         while waiting and not self._ready:
             _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if not self._ready and self._lost:
-            raise self._lost
+        if not self._ready and self._last_error:
+            raise self._last_error
 
     async def _join(self, worker: Any) -> None:
         try:
             await worker.ready.remote()
         except Exception as error:
-            self._lost = error
+            self._last_error = error
         else:
             self._ready.append(worker)
             self._free.put_nowait(worker)
 
     async def call(self, method: str, args: Sequence[Any]) -> Any:
-        """Wait for a free worker and let it answer."""
-        worker = await self._next()
+        """Wait for a free worker and return its answer."""
+        worker = await self._free_worker()
         try:
             answer = await worker.call.remote(method, args)
         except RayActorError:
-            # It may come back, or be gone for good: it joins again when it answers.
+            # Ray may restart it: it joins again once it is ready.
             self._ready.remove(worker)
             self._joining.append(asyncio.create_task(self._join(worker)))
             raise
@@ -90,16 +91,16 @@ class _Desk:
         self._free.put_nowait(worker)
         return answer
 
-    async def _next(self) -> Any:
+    async def _free_worker(self) -> Any:
         while True:
             if not self._ready and all(task.done() for task in self._joining):
-                raise RuntimeError(f"no worker is left; the last was lost to: {self._lost}")
+                raise RuntimeError(f"no worker is left; the last one failed with: {self._last_error}")
             try:
                 return await asyncio.wait_for(self._free.get(), timeout=5)
             except TimeoutError:
                 continue
 
-    async def tell_all(self, method: str, args: Sequence[Any]) -> None:
+    async def broadcast(self, method: str, args: Sequence[Any]) -> None:
         """Make the same call to every worker that is ready."""
         await asyncio.gather(*(worker.call.remote(method, args) for worker in self._ready))
 
@@ -109,39 +110,39 @@ class _Desk:
 
 
 class Service:
-    """A service by its name; it may be called from any process of the same Ray job.
+    """Handle of a service, which any process of the same Ray job may call.
 
     Args:
-        name: of the service.
-        stopping: once it is set, calls are given up.
+        name: name of the service.
+        stopping: event that abandons calls once it is set.
     """
 
     def __init__(self, name: str, stopping: threading.Event | None = None) -> None:
         self.name = name
-        self._desk = ray.get_actor(name)
+        self._dispatcher = ray.get_actor(name)
         self._stopping = stopping
 
     @property
     def size(self) -> int:
         """Number of workers that are ready."""
-        return sum(ray.get([self._desk.size.remote()]))
+        return sum(ray.get([self._dispatcher.size.remote()]))
 
     def call(self, method: str, *args: Any) -> Any:
-        """Let a free worker answer.
+        """Call a method of a free worker.
 
         Raises:
-            RunError: the run is to stop.
-            Exception: what the worker raised, wrapped by Ray.
+            RunError: the run is stopping.
+            Exception: the error of the worker, wrapped by Ray.
         """
-        return self._answers([self._desk.call.remote(method, args)])[0]
+        return self._answers([self._dispatcher.call.remote(method, args)])[0]
 
     def map(self, method: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
-        """Make several calls, as many at once as there are workers, and return the answers in order."""
-        return self._answers([self._desk.call.remote(method, args) for args in calls])
+        """Make several calls, one per worker at a time, and return the answers in order."""
+        return self._answers([self._dispatcher.call.remote(method, args) for args in calls])
 
     def try_map(self, method: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
-        """Make several calls like `map`; in the place of an answer that failed stands a `RunError` that says why."""
-        waiting: list[Any] = [self._desk.call.remote(method, args) for args in calls]
+        """Make several calls like `map`; a `RunError` with the cause takes the place of a failed answer."""
+        waiting: list[Any] = [self._dispatcher.call.remote(method, args) for args in calls]
         answers: list[Any] = []
         for call in waiting:
             try:
@@ -152,16 +153,16 @@ class Service:
                 answers.append(RunError(root_cause(error)))
         return answers
 
-    def tell_all(self, method: str, *args: Any) -> None:
+    def broadcast(self, method: str, *args: Any) -> None:
         """Make the same call to every worker that is ready."""
-        self._answers([self._desk.tell_all.remote(method, args)])
+        self._answers([self._dispatcher.broadcast.remote(method, args)])
 
     def _answers(self, calls: Sequence[Any]) -> list[Any]:
         waiting = list(calls)
         while waiting:
             _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=1.0)
             if self._stopping is not None and self._stopping.is_set():
-                raise RunError("stopped by SIGTERM; the same run_id goes on from there")
+                raise RunError(STOPPED)
         answers: list[Any] = ray.get(list(calls))
         return answers
 
@@ -170,18 +171,18 @@ class Service:
 def serve(
     name: str, make: Callable[[], Any], pool: ActorPool, stopping: threading.Event | None = None
 ) -> Iterator[Service]:
-    """Run workers while the block runs; it begins when the first is ready.
+    """Run workers while the block runs, which begins when the first worker is ready.
 
     Args:
-        name: what they are called on the dashboard.
-        make: makes one, in its own process.
-        pool: how many, and with what resources.
-        stopping: once it is set, calls are given up.
+        name: name of the actors on the dashboard.
+        make: constructs a worker, in its own process.
+        pool: number and resources of the workers.
+        stopping: event that abandons calls once it is set.
 
     Raises:
-        RunError: none was ready for a very long time.
+        RunError: no worker was ready within `NO_PROGRESS_TIMEOUT_S`.
     """
-    actor: Any = ray.remote(type(name, (_Worker,), {}))
+    actor: Any = ray.remote(type(name, (_ServiceActor,), {}))
     workers = [
         actor.options(
             num_cpus=pool.num_cpus,
@@ -191,19 +192,17 @@ def serve(
         ).remote(make)
         for _ in range(pool.max_size)
     ]
-    # Here, not on a node that may be taken away.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     unique = f"{name}-{uuid.uuid4().hex[:8]}"
-    desk: Any = (
-        ray.remote(_Desk)
-        .options(name=unique, num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
+    dispatcher: Any = (
+        ray.remote(_Dispatcher)
+        .options(name=unique, num_cpus=0, max_concurrency=1000, scheduling_strategy=on_driver_node())
         .remote(workers)
     )
     try:
-        _wait(desk.open.remote(), stopping)
+        _wait(dispatcher.open.remote(), stopping)
         yield Service(unique, stopping)
     finally:
-        for handle in [desk, *workers]:
+        for handle in [dispatcher, *workers]:
             ray.kill(handle)
 
 
@@ -211,7 +210,7 @@ def _wait(opening: Any, stopping: threading.Event | None) -> None:
     deadline = time.monotonic() + NO_PROGRESS_TIMEOUT_S
     while not ray.wait([opening], timeout=1.0)[0]:
         if stopping is not None and stopping.is_set():
-            raise RunError("stopped by SIGTERM; the same run_id goes on from there")
+            raise RunError(STOPPED)
         if time.monotonic() > deadline:
             raise RunError(f"no worker was ready within {NO_PROGRESS_TIMEOUT_S / 3600:.0f} hours")
     ray.get(opening)

@@ -1,50 +1,57 @@
-"""Running shards of work on an actor pool with Ray Data."""
+"""Shards of work, run on an actor pool by Ray Data."""
 
 import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from stratoscope.execution.attempts import DEATHS_WHILE_LOADING, Attempt, BrokenProcessError, Ledger, StoppedError
+from stratoscope.execution.attempts import (
+    DEATHS_WHILE_LOADING,
+    Attempt,
+    AttemptTracker,
+    BrokenProcessError,
+    StoppedError,
+)
+from stratoscope.execution.cluster import on_driver_node
 from stratoscope.execution.pool import ActorPool
 from stratoscope.results import ShardResult
 
 CALLS_AT_ONCE = 2
-"""Shards that an actor has in hand: one is computed while another is made ready or written up."""
+"""Concurrent shards of an actor: one is computed while another is prepared or written."""
 NO_PROGRESS_TIMEOUT_S = 3 * 3600.0
-"""Without a finished shard or a new actor; GPU nodes may take 40 minutes to come, and a shard on a large model long."""
-BROKEN = 70
-"""Exit status of an actor that cannot go on."""
+"""Longest wait for a shard or an actor. GPU nodes may take 40 minutes to start, and large models long for a shard."""
+EXIT_BROKEN = 70
+"""Exit code of an actor whose process is broken (see `BrokenProcessError`)."""
 
 
 class ShardWorker(Protocol):
-    """What an actor runs: a pure function of a shard, set up once per actor, and called from several threads."""
+    """A pure function of a shard, constructed once per actor and called from several threads."""
 
     def __call__(self, shard: dict[str, Any], attempt: Attempt, /) -> ShardResult:
-        """Do one shard, given as the columns of its row."""
+        """Compute one shard, given as the columns of its row."""
 
 
 class _ShardActor:
-    """Turns rows that describe shards into rows that hold their results.
+    """Maps rows that describe shards to rows that hold their results.
 
-    A result is one row, whatever its size, so Ray may move and regroup blocks as it likes.
+    A result is one row, whatever its size, so Ray may move and regroup blocks.
     """
 
-    def __init__(self, make_worker: Callable[[], ShardWorker], ledger: Any) -> None:
-        self._ledger = ledger
+    def __init__(self, make_worker: Callable[[], ShardWorker], tracker: Any) -> None:
+        self._tracker = tracker
         actor = ray.get_runtime_context().get_actor_id()
-        deaths = ray.get(ledger.load.remote(actor))
+        deaths = ray.get(tracker.load.remote(actor))
         if deaths > DEATHS_WHILE_LOADING:
-            raise RuntimeError(f"an actor died {deaths} times while it loaded, most likely for want of memory")
+            raise RuntimeError(f"an actor died {deaths} times while it loaded, most likely because memory ran out")
         self._worker = make_worker()
-        ray.get(ledger.ready.remote(actor))
+        ray.get(tracker.ready.remote(actor))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         results = [result for row in batch.to_pylist() if (result := self._run(row)) is not None]
@@ -59,28 +66,28 @@ class _ShardActor:
 
     def _run(self, row: dict[str, Any]) -> ShardResult | None:
         shard = row["shard"]
-        begun = ray.get(self._ledger.begin.remote(shard))
-        if begun is None:
+        attempt = ray.get(self._tracker.begin.remote(shard))
+        if attempt is None:
             return None
         try:
-            number, crashes = begun
+            number, crashes = attempt
             result = self._worker(row, Attempt(number, crashes, partial(self._note, shard)))
         except StoppedError:
             return None
         except BrokenProcessError:
-            os._exit(BROKEN)
-        ray.get(self._ledger.finish.remote(shard))
+            os._exit(EXIT_BROKEN)
+        ray.get(self._tracker.finish.remote(shard))
         return result
 
     def _note(self, shard: int, units: list[int]) -> None:
-        if not ray.get(self._ledger.note.remote(shard, list(units))):
+        if not ray.get(self._tracker.note.remote(shard, list(units))):
             raise StoppedError
 
 
 def _tasks_in_flight(pool: ActorPool, num_shards: int) -> int | None:
-    """Return 1 where the first actor to be ready would take the shards of those that still load.
+    """Return 1 if the first actor to be ready would otherwise take the shards of those that still load.
 
-    A pool that may grow needs a queue to see that it should, and where shards are many a queue does no harm.
+    A pool that may grow needs a queue to notice it, and a queue does no harm if there are many shards.
     """
     may_grow = pool.initial_size < pool.max_size
     return None if may_grow or num_shards >= 8 * pool.max_size else 1
@@ -96,26 +103,36 @@ def run_shards(
 ) -> Iterator[ShardResult]:
     """Run every shard once on a pool of actors and yield the results as they come.
 
-    An actor whose process dies is started again, and what it had in work is done again (see `Attempt`).
+    An actor whose process dies is restarted, and its shards run again (see `Attempt`).
 
     Args:
-        shards: tables of one row each; the worker gets its columns. They are read one by one, into Ray's object store.
-        make_worker: builds the worker inside each actor.
+        shards: tables of one row each, whose columns the worker gets. They are read one by one into the object store.
+        make_worker: constructs the worker inside each actor.
         pool: size and resources of the pool.
-        name: what the actors are called on the dashboard.
-        stopping: once it is set, the shards that were started are finished and no other is begun.
+        name: name of the actors on the dashboard.
+        stopping: event that lets started shards finish and starts no other once it is set.
     """
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
-    # Here, not on a node that may be taken away.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    ledger = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote()
-    # from_blocks looks at each table here; from_arrow would send a task for it, and wait for a CPU of the cluster.
-    dataset = ray.data.from_blocks(shards).map_batches(  # type: ignore[arg-type]
+    tracker = ray.remote(AttemptTracker).options(num_cpus=0, scheduling_strategy=on_driver_node()).remote()
+    dataset = _map_shards(shards, make_worker, pool, name, tracker)
+    with _relay_stop(stopping, tracker):
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for row in batch.to_pylist():
+                files = dict(zip(row["names"], row["contents"], strict=True))
+                yield ShardResult(row["shard"], files, json.loads(row["counts"]))
+
+
+def _map_shards(
+    shards: Sequence[pa.Table], make_worker: Callable[[], ShardWorker], pool: ActorPool, name: str, tracker: Any
+) -> Any:
+    """Return a lazy Ray Data dataset of the results."""
+    # from_blocks reads each table here; from_arrow would start a task for it and wait for a CPU of the cluster.
+    return ray.data.from_blocks(shards).map_batches(  # type: ignore[arg-type]
         type(name, (_ShardActor,), {}),
-        fn_constructor_args=[make_worker, ledger],
+        fn_constructor_args=[make_worker, tracker],
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
@@ -128,24 +145,26 @@ def run_shards(
         ),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
-        # The ledger sets the bounds: it knows whether an actor died loading, idle or in a batch.
+        # The tracker bounds retries: it knows whether an actor died loading, idle or in a batch.
         max_restarts=-1,
         max_task_retries=-1,
     )
-    ended = threading.Event()
+
+
+@contextmanager
+def _relay_stop(stopping: threading.Event | None, tracker: Any) -> Iterator[None]:
+    """Tell the tracker to stop once the event is set, while the block runs."""
+    done = threading.Event()
+
+    def watch(event: threading.Event) -> None:
+        while not event.wait(0.5):
+            if done.is_set():
+                return
+        tracker.stop.remote()
+
     if stopping is not None:
-        threading.Thread(target=_pass_on, args=(stopping, ended, ledger), daemon=True, name="stopping").start()
+        threading.Thread(target=watch, args=(stopping,), daemon=True, name="stopping").start()
     try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for row in batch.to_pylist():
-                files = dict(zip(row["names"], row["contents"], strict=True))
-                yield ShardResult(row["shard"], files, json.loads(row["counts"]))
+        yield
     finally:
-        ended.set()
-
-
-def _pass_on(stopping: threading.Event, ended: threading.Event, ledger: Any) -> None:
-    while not stopping.wait(0.5):
-        if ended.is_set():
-            return
-    ledger.stop.remote()
+        done.set()

@@ -1,4 +1,4 @@
-"""A graph of tasks, each run once by Ray, with at most one other that it waits for."""
+"""Graphs of Ray tasks in which each task depends on at most one other."""
 
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -13,24 +13,24 @@ from stratoscope.execution.failures import root_cause
 
 Key = TypeVar("Key", bound=Hashable)
 RETRIES = 2
-"""Of a task whose process or node died; an error of the task itself is told at once."""
+"""Retries of a task whose process or node died; an error of the task itself is not retried."""
 POLL_S = 0.5
-BEYOND = 4
-"""Tasks that wait for room on a cluster, so that it sees a reason to grow."""
+QUEUE_AHEAD = 4
+"""Tasks submitted beyond the capacity of a cluster, so that it scales up."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A call that is to be made somewhere in the cluster."""
+    """A call that runs somewhere in the cluster."""
 
     arguments: tuple[Any, ...]
     after: Hashable | None = None
-    """Key of the task that has to be done first; None waits for none, and so does one that is not in the graph."""
+    """Key of the task that must finish first; None, or a key that is not in the graph, for none."""
 
 
 @dataclass(frozen=True)
-class Done:
-    """How a task ended."""
+class TaskResult:
+    """Result of a task, or the error that it failed with."""
 
     result: Any = None
     error: str | None = None
@@ -44,25 +44,23 @@ def run_tasks(
     num_cpus: float,
     num_gpus: float,
     stopping: threading.Event,
-) -> Iterator[tuple[Key, Done]]:
-    """Call a function for every task, as many at once as there is room for, and yield how each ended.
+) -> Iterator[tuple[Key, TaskResult]]:
+    """Call a function for every task and yield the results as they come.
 
-    No more are handed to Ray than have room, or a few more where a cluster may grow: what it has been handed cannot be
-    called back.
-
-    A task that fails fails those that wait for it, and no others.
+    Only as many tasks as fit, and a few more on a cluster, are submitted to Ray at a time, so that the run can stop. If
+    a task fails, the tasks that depend on it fail too.
 
     Args:
         function: called with `shared` and a task's arguments.
-        tasks: by key.
-        shared: what all take; it is put into the object store once.
-        num_cpus: of each task.
-        num_gpus: likewise.
-        stopping: once it is set, no further task is handed to Ray; those that were are waited for.
+        tasks: the tasks by key.
+        shared: first argument of every call, put into the object store once.
+        num_cpus: CPUs of each task.
+        num_gpus: GPUs of each task.
+        stopping: event that lets submitted tasks finish and submits no other once it is set.
 
     Raises:
-        InputError: this machine has no room for a single task.
-        RunError: the run is to stop, and tasks are left.
+        InputError: not even one task fits on this machine.
+        RunError: the run is stopping, and tasks are left.
     """
     remote: Any = ray.remote(function).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=RETRIES)
     common = ray.put(shared)
@@ -71,34 +69,36 @@ def run_tasks(
     failed: dict[Hashable, str] = {}
     while waiting or running:
         if not stopping.is_set():
-            room = _room(num_cpus, num_gpus) - len(running)
+            free = _capacity(num_cpus, num_gpus) - len(running)
             ready = [k for k, t in waiting.items() if t.after not in waiting and t.after not in running.values()]
-            for key in ready[: max(0, room)]:
+            for key in ready[: max(0, free)]:
                 task = waiting.pop(key)
                 if task.after in failed:
-                    failed[key] = f"what it begins with failed: {failed[task.after]}"
-                    yield key, Done(error=failed[key])
+                    failed[key] = f"the task that it depends on failed: {failed[task.after]}"
+                    yield key, TaskResult(error=failed[key])
                 else:
                     running[remote.remote(common, *task.arguments)] = key
         elif not running:
-            raise RunError(f"stopped by SIGTERM; the same run_id goes on with the {len(waiting)} tasks that are left")
+            raise RunError(
+                f"stopped by SIGTERM with {len(waiting)} tasks left; repeat the command with the same run_id to resume"
+            )
         for reference in ray.wait(list(running), timeout=POLL_S)[0] if running else ():
             key = running.pop(reference)
             try:
-                yield key, Done(ray.get(reference))
+                yield key, TaskResult(ray.get(reference))
             except Exception as error:
                 failed[key] = root_cause(error)
-                yield key, Done(error=failed[key])
+                yield key, TaskResult(error=failed[key])
 
 
-def _room(num_cpus: float, num_gpus: float) -> int:
-    """Return how many tasks may be handed to Ray at a time."""
+def _capacity(num_cpus: float, num_gpus: float) -> int:
+    """Return how many tasks may be submitted to Ray at a time."""
     needed = {name: each for name, each in (("CPU", num_cpus), ("GPU", num_gpus)) if each}
-    # A task stands on one node.
-    room = sum(min(int(node.get(name, 0) / each) for name, each in needed.items()) for node in node_resources())
+    # A task runs on one node.
+    capacity = sum(min(int(node.get(name, 0) / each) for name, each in needed.items()) for node in node_resources())
     if not is_local():
-        return room + BEYOND
-    if not room:
-        asked = ", ".join(f"{each:g} {name}" for name, each in needed.items())
-        raise InputError(f"a task takes {asked}, and this machine has not so many; take less for each task")
-    return room
+        return capacity + QUEUE_AHEAD
+    if not capacity:
+        resources = ", ".join(f"{each:g} {name}" for name, each in needed.items())
+        raise InputError(f"a task needs {resources}, which this machine does not have; give each task less")
+    return capacity

@@ -1,4 +1,4 @@
-"""Training on several workers, by Ray Train: started, restarted after a loss, resumed from the last checkpoint."""
+"""Distributed training by Ray Train: restarts lost workers and resumes from the last checkpoint."""
 
 import logging
 import threading
@@ -13,45 +13,54 @@ import ray.tune
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stratoscope.errors import RunError
+from stratoscope.execution.cluster import on_driver_node
 from stratoscope.execution.failures import root_cause
 from stratoscope.results import Storage
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
-STOPPED = "stopped by SIGTERM during training; the same run_id goes on from its last checkpoint"
+STOPPED = (
+    "stopped by SIGTERM during training; repeat the command with the same run_id to resume from the last checkpoint"
+)
 RESTARTS = 3
-"""Of the workers, together, when one is lost."""
+"""Restarts of all workers after one is lost."""
 
 
 @dataclass(frozen=True)
-class Workers:
-    """Who trains."""
+class WorkerResources:
+    """Number and resources of training workers."""
 
     number: int
     cpus: int
+    """CPUs of each worker."""
     gpus: float
+    """GPUs of each worker."""
 
 
-Row = dict[str, float]
-Noted = Callable[[Row], None]
-"""Is told of a step that was made."""
+StepMetrics = dict[str, float]
+StepCallback = Callable[[StepMetrics], None]
+"""Receives the metrics of a finished step."""
 
 
 class WorkerHost:
-    """What a worker of Ray Train trains in."""
+    """Interface between a training loop and the worker of Ray Train that runs it.
 
-    def __init__(self, board: Any) -> None:
+    Args:
+        relay: actor handle of a `_ProgressRelay`; None if the driver does not follow the steps.
+    """
+
+    def __init__(self, relay: Any) -> None:
         self.rank = ray.train.get_context().get_world_rank()
-        self._board = board
-        self._asked: Any = None
+        self._relay = relay
+        self._pending: Any = None
+        """Last request for the stop signal."""
 
     @contextmanager
     def checkpoint(self) -> Iterator[Path | None]:
-        """Yield the folder of the last checkpoint, or None where there is none."""
+        """Yield the folder of the last checkpoint, or None if there is none."""
         last = ray.train.get_checkpoint()
         if last is None:
             yield None
@@ -60,118 +69,117 @@ class WorkerHost:
             yield Path(folder)
 
     def report(self, metrics: dict[str, float], folder: Path | None) -> None:
-        """Tell metrics and keep a checkpoint; waits for all workers."""
+        """Report metrics and a checkpoint to Ray Train; waits for all workers."""
         ray.train.report(metrics, checkpoint=None if folder is None else Checkpoint.from_directory(folder))
 
-    def note(self, row: Row) -> None:
-        """Tell of a step that was made."""
-        if self._board is not None:
-            self._board.note.remote(row)
+    def note(self, row: StepMetrics) -> None:
+        """Send the metrics of a finished step to the driver."""
+        if self._relay is not None:
+            self._relay.note.remote(row)
 
     def stopping(self) -> bool:
-        """Tell whether the run is to stop, as far as is known without waiting."""
-        if self._board is None:
+        """Return whether the run is stopping, as far as is known without waiting."""
+        if self._relay is None:
             return False
-        if self._asked is not None and not ray.wait([self._asked], timeout=0)[0]:
+        if self._pending is not None and not ray.wait([self._pending], timeout=0)[0]:
             return False
-        stop = self._asked is not None and bool(ray.get(self._asked))
-        self._asked = self._board.stopping.remote()
+        stop = self._pending is not None and bool(ray.get(self._pending))
+        self._pending = self._relay.stopping.remote()
         return stop
 
 
-class _Board:
-    """Carries notes from the workers to the driver, and the wish to stop back."""
+class _ProgressRelay:
+    """Relays step metrics from the workers to the driver, and the stop signal back."""
 
     def __init__(self) -> None:
-        self._notes: list[Row] = []
+        self._steps: list[StepMetrics] = []
         self._stop = False
 
-    def note(self, row: Row) -> None:
-        self._notes.append(row)
+    def note(self, row: StepMetrics) -> None:
+        self._steps.append(row)
 
-    def drain(self, stop: bool) -> list[Row]:
+    def drain(self, stop: bool) -> list[StepMetrics]:
         self._stop = self._stop or stop
-        notes, self._notes = self._notes, []
-        return notes
+        steps, self._steps = self._steps, []
+        return steps
 
     def stopping(self) -> bool:
         return self._stop
 
 
-def trained(
+def fit(
     work: Callable[[WorkerHost], None],
-    workers: Workers,
+    workers: WorkerResources,
     storage: Storage,
     name: str,
     *,
-    noted: Noted = lambda _row: None,
+    on_step: StepCallback = lambda _row: None,
     stopping: threading.Event | None = None,
 ) -> Checkpoint | None:
-    """Train, or go on from the last checkpoint of the same name, and return the last checkpoint, if one was kept.
+    """Train, or resume from the last checkpoint of the same name, and return the last checkpoint, if any.
 
     Args:
-        work: runs on every worker.
-        workers: how many, and with what.
-        storage: where checkpoints are kept.
-        name: of this training in it.
-        noted: is told of every step, in a thread of its own.
-        stopping: once it is set, a checkpoint is written and training ends.
+        work: training loop that runs on every worker.
+        workers: number and resources of the workers.
+        storage: folder for checkpoints.
+        name: name of this training in the folder.
+        on_step: receives the metrics of every step, in a thread of its own.
+        stopping: event that ends training with a checkpoint once it is set.
 
     Raises:
-        RunError: the run is to stop, or the workers failed more often than `RESTARTS`.
+        RunError: the run is stopping, or the workers failed more often than `RESTARTS`.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board: Any = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    relay: Any = ray.remote(_ProgressRelay).options(num_cpus=0, scheduling_strategy=on_driver_node()).remote()
     try:
-        with _following(board, noted, stopping):
-            result = _trainer(work, workers, storage, name, board=board).fit()
+        with _relay_progress(relay, on_step, stopping):
+            result = _trainer(work, workers, storage, name, relay=relay).fit()
     except Exception as error:
         raise RunError(f"training {name} failed: {root_cause(error)}") from error
     finally:
-        ray.kill(board)
+        ray.kill(relay)
     if stopping is not None and stopping.is_set():
         raise RunError(STOPPED)
     return result.checkpoint
 
 
-class Rooms:
-    """Where the workers of trials stand, so that this is free again when a trial is stopped.
+class PlacementGroupTracker:
+    """Tracks placement groups so that the resources of a stopped trial are released.
 
-    Tune stops a trial by killing it, and what it had reserved for its workers stays reserved: the helper of Ray Train
-    that is to free it asks the dashboard, and gives up where that does not answer.
+    Ray Tune stops a trial by killing it, and the placement group of its workers stays reserved: the helper of Ray Train
+    that should remove it asks the dashboard, and gives up if that does not answer.
     """
 
     def __init__(self) -> None:
-        self.register: Any = ray.remote(_Rooms).options(num_cpus=0).remote()
+        self.register: Any = ray.remote(_PlacementGroups).options(num_cpus=0).remote()
 
     def free(self, trial_id: str) -> None:
-        """Free what the workers of a trial that has ended stood in, if it is not free yet."""
-        for group in ray.get(self.register.left_by.remote(trial_id)):
+        """Remove the placement groups of a finished trial, if they still exist."""
+        for group in ray.get(self.register.pop.remote(trial_id)):
             remove_placement_group(group)
 
 
-class _Rooms:
+class _PlacementGroups:
     def __init__(self) -> None:
         self._groups: dict[str, list[PlacementGroup]] = {}
 
-    def take(self, trial_id: str, group: PlacementGroup) -> None:
+    def add(self, trial_id: str, group: PlacementGroup) -> None:
         self._groups.setdefault(trial_id, []).append(group)
 
-    def left_by(self, trial_id: str) -> list[PlacementGroup]:
+    def pop(self, trial_id: str) -> list[PlacementGroup]:
         return self._groups.pop(trial_id, [])
 
 
 def fit_in_trial(
-    work: Callable[[WorkerHost], None], workers: Workers, storage: Storage, name: str, register: Any
+    work: Callable[[WorkerHost], None], workers: WorkerResources, storage: Storage, name: str, register: Any
 ) -> None:
-    """Train inside a trial of Ray Tune, which is told of every report.
+    """Train inside a trial of Ray Tune, which receives every report.
 
     Args:
-        work: runs on every worker.
-        workers: how many, and with what.
-        storage: where checkpoints are kept.
-        name: of the trial's point.
-        register: of the `Rooms`.
+        work: training loop that runs on every worker.
+        workers: number and resources of the workers.
+        storage: folder for checkpoints.
+        name: name of the trial's point in the search space.
+        register: attribute `register` of the `PlacementGroupTracker`.
     """
     from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -180,26 +188,26 @@ def fit_in_trial(
     def registered(host: WorkerHost) -> None:
         group = get_current_placement_group()
         if host.rank == 0 and group is not None:
-            ray.get(register.take.remote(trial_id, group))
+            ray.get(register.add.remote(trial_id, group))
         work(host)
 
-    # Two trials may try the same point.
+    # Several trials may have the same point.
     name = f"{name}-{trial_id}"
     _trainer(registered, workers, storage, name, callbacks=[TuneReportCallback()]).fit()  # type: ignore[no-untyped-call]
 
 
 def _trainer(
     work: Callable[[WorkerHost], None],
-    workers: Workers,
+    workers: WorkerResources,
     storage: Storage,
     name: str,
     *,
-    board: Any = None,
+    relay: Any = None,
     callbacks: list[Any] | None = None,
 ) -> TorchTrainer:
     filesystem, path = storage.arrow()
     return TorchTrainer(
-        lambda _config: work(WorkerHost(board)),
+        lambda _config: work(WorkerHost(relay)),
         train_loop_config={},
         scaling_config=ScalingConfig(
             num_workers=workers.number,
@@ -218,36 +226,36 @@ def _trainer(
 
 
 @contextmanager
-def _following(board: Any, noted: Noted, stopping: threading.Event | None) -> Iterator[None]:
-    """Pass notes on and tell the board to stop, while the block runs."""
-    ended = threading.Event()
+def _relay_progress(relay: Any, on_step: StepCallback, stopping: threading.Event | None) -> Iterator[None]:
+    """Pass step metrics to the callback and the stop signal to the relay, while the block runs."""
+    done = threading.Event()
 
     def follow() -> None:
         while True:
-            last = ended.wait(POLL_S)
-            for note in ray.get(board.drain.remote(stopping is not None and stopping.is_set())):
+            last = done.wait(POLL_S)
+            for row in ray.get(relay.drain.remote(stopping is not None and stopping.is_set())):
                 try:
-                    noted(note)
+                    on_step(row)
                 except Exception:
-                    # The wish to stop has to be passed on whatever becomes of a note.
-                    logger.exception("a note of step %s was lost", note.get("step"))
+                    # The stop signal has to be relayed even if a callback fails.
+                    logger.exception("the metrics of step %s could not be recorded", row.get("step"))
             if last:
                 return
 
-    thread = threading.Thread(target=follow, daemon=True, name="following")
+    thread = threading.Thread(target=follow, daemon=True, name="progress")
     thread.start()
     try:
         yield
     finally:
-        ended.set()
+        done.set()
         thread.join()
 
 
-def apart(function: Callable[..., Any], *args: Any, cpus: int = 1) -> Any:
-    """Call a function in a process of its own somewhere in the cluster and return what it returns.
+def run_remote(function: Callable[..., Any], *args: Any, cpus: int = 1) -> Any:
+    """Call a function in a process of its own somewhere in the cluster and return its result.
 
     Raises:
-        RunError: it failed.
+        RunError: the function failed.
     """
     try:
         return ray.get(ray.remote(function).options(num_cpus=cpus).remote(*args))

@@ -1,4 +1,4 @@
-"""Trials of a search, by Ray Tune: suggested, stopped early, restored after a kill."""
+"""Trials of a search by Ray Tune: suggests them, stops them early, and restores them after a kill."""
 
 import json
 import os
@@ -21,49 +21,55 @@ from stratoscope.errors import RunError
 from stratoscope.results import Storage
 
 SNAPSHOT_S = "2"
-"""Between two snapshots of the search's state."""
+"""Seconds between two snapshots of the search's state."""
 NAME = "trials"
 TRIAL: dict[str, float] = {"cpu": 0, "memory": 2**29}
-"""What a trial's process takes. It bounds how many start at once where a restored search has many to begin again."""
+"""Resources of a trial's process. They bound how many trials a restored search restarts at once."""
 POINT = "point"
 ORDINAL = re.compile(r"run_[0-9a-f]+(?:_\d{5})?_(\d+)_")
-"""In the name of a trial's folder."""
-STOPPED = "stopped by SIGTERM during the search; the same run_id goes on from there"
+"""Number of a trial in the name of its folder."""
+STOPPED = "stopped by SIGTERM during the search; repeat the command with the same run_id to resume"
 QUIET = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # the other kind prints tables, whatever the verbosity
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints tables at any verbosity
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interrupted search is not a finished one
 }
 
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """How trials are chosen."""
+    """Settings of a search: its algorithm, space, metrics and budget."""
 
     algorithm: str
-    """tpe, nsga2 or grid."""
+    """Search algorithm: tpe, nsga2 or grid."""
     space: Callable[[Any], None]
-    """Define-by-run space of Optuna."""
+    """Define-by-run search space of Optuna."""
     points: Sequence[Mapping[str, Any]]
-    """Of grid all, otherwise those to begin with."""
+    """All points of a grid; otherwise the points to start with."""
     metrics: Sequence[str]
-    """What a trial reports; all but the first are to be small."""
+    """Metrics that a trial reports. The first is maximised, the others are minimised."""
     num_samples: int
+    """Number of trials, except for a grid."""
     num_rungs: int
+    """Number of reports at which ASHA may stop a trial early."""
     reduction_factor: int
+    """Factor by which ASHA reduces the number of trials at a rung."""
     concurrency: int
+    """Number of concurrent trials."""
     seed: int
     reuse: bool = True
-    """Run one trial after another in the same process."""
+    """Whether consecutive trials share a process."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How a trial ended."""
+    """A finished or failed trial."""
 
     config: Mapping[str, Any]
+    """Point in the search space."""
     metrics: Mapping[str, Any]
-    """The last that it reported; empty if it failed before."""
+    """Last reported metrics; empty if the trial failed before its first report."""
     error: str | None
+    """Error as text; None if the trial finished."""
 
 
 def run_trials(
@@ -75,18 +81,18 @@ def run_trials(
     on_end: Callable[[str], None] = lambda _trial_id: None,
     stopping: threading.Event | None = None,
 ) -> list[Trial]:
-    """Run the trials that are not done yet, and return all of them, in the order in which they were begun.
+    """Run the trials that are not finished, and return all of them in the order in which they started.
 
     Args:
-        trial: yields what to report, rung by rung; it runs in a process of its own.
-        plan: how trials are chosen.
-        storage: where Tune keeps its state and logs.
-        callbacks: further loggers of Tune.
-        on_end: called with the trial's id whenever one ends.
-        stopping: once it is set, what runs is given up, to be begun again when the search is restored.
+        trial: yields the metrics of each rung; runs in a process of its own.
+        plan: settings of the search.
+        storage: folder for Tune's state and logs.
+        callbacks: further callbacks of Tune.
+        on_end: called with the id of every trial that ends.
+        stopping: event that abandons running trials once it is set; a restored search restarts them.
 
     Raises:
-        RunError: the run is to stop.
+        RunError: the run is stopping.
     """
     if stopping is not None and stopping.is_set():
         raise RunError(STOPPED)
@@ -95,16 +101,15 @@ def run_trials(
     expected = len(plan.points) if plan.algorithm == "grid" else plan.num_samples
     if not _restorable(storage):
         storage.remove(NAME)
-    with _telling(on_end), _interrupted_by(stopping):
+    with _on_trial_end(on_end), _interrupted_by(stopping):
         results = _tuner(trial, plan, storage, callbacks).fit()
         if len(results) != expected and not (stopping is not None and stopping.is_set()):
-            # What Tune cannot restore it begins anew, and forgets how many trials there were to be.
+            # Tune restarts trials that it cannot restore, but forgets how many there should be.
             storage.remove(NAME)
             results = _tuner(trial, plan, storage, callbacks).fit()
     if stopping is not None and stopping.is_set():
         raise RunError(STOPPED)
-    ended = sorted((results[i] for i in range(len(results))), key=_ordinal)
-    return [_ended(result) for result in ended]
+    return [_to_trial(result) for result in sorted((results[i] for i in range(len(results))), key=_ordinal)]
 
 
 def _tuner(
@@ -134,13 +139,13 @@ def _tuner(
             storage_path=path,
             storage_filesystem=filesystem,
             verbose=0,
-            callbacks=[_Ends(), *callbacks],
+            callbacks=[_TrialEndCallback(), *callbacks],
         ),
     )
 
 
 def _restorable(storage: Storage) -> bool:
-    """Tell whether Tune's state of an earlier run is whole: it is copied over an older one, not renamed into place."""
+    """Return whether Tune's state can be read: a kill while Tune overwrites it leaves part of a file."""
     states = [name for name in storage.names(NAME) if name.startswith("experiment_state")]
     try:
         return bool(states) and bool(json.loads(storage.read(f"{NAME}/{states[-1]}")))
@@ -149,19 +154,19 @@ def _restorable(storage: Storage) -> bool:
 
 
 def _ordinal(result: Any) -> int:
-    """Return which trial it is, counted from the first that was begun; a restored search lists them otherwise."""
-    found = ORDINAL.match(posixpath.basename(result.path))
-    return int(found[1]) if found else sys.maxsize
+    """Return the number of a trial in the order of starts, in which a restored search does not list them."""
+    match = ORDINAL.match(posixpath.basename(result.path))
+    return int(match[1]) if match else sys.maxsize
 
 
-def _ended(result: Any) -> Trial:
+def _to_trial(result: Any) -> Trial:
     config = result.config or {}
     error = None if result.error is None else str(result.error)
     return Trial(config.get(POINT, config), result.metrics or {}, error)
 
 
 def mlflow_callback(tracking_uri: str, experiment: str, run_id: str) -> tune.Callback:
-    """Return the logger that sends trials to MLflow, each tagged with the run."""
+    """Return the callback that logs trials to MLflow, tagged with the run."""
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
     return MLflowLoggerCallback(
@@ -190,16 +195,16 @@ def _searcher(plan: TrialPlan) -> Searcher | SearchAlgorithm:
 
     if plan.algorithm == "grid":
         return BasicVariantGenerator(max_concurrent=plan.concurrency, random_state=plan.seed)
-    several = plan.algorithm == "nsga2"
+    multi_objective = plan.algorithm == "nsga2"
     generation = max(4, min(50, plan.num_samples // 4))
     return OptunaSearch(
         plan.space,
-        metric=list(plan.metrics) if several else plan.metrics[0],
-        mode=["max", *["min"] * (len(plan.metrics) - 1)] if several else "max",
+        metric=list(plan.metrics) if multi_objective else plan.metrics[0],
+        mode=["max", *["min"] * (len(plan.metrics) - 1)] if multi_objective else "max",
         points_to_evaluate=[dict(point) for point in plan.points][: plan.num_samples],
         sampler=(
             optuna.samplers.NSGAIISampler(population_size=generation, seed=plan.seed)
-            if several
+            if multi_objective
             else optuna.samplers.TPESampler(seed=plan.seed)
         ),
     )
@@ -218,49 +223,50 @@ def _scheduler(plan: TrialPlan) -> TrialScheduler:
     )
 
 
-_on_end: list[Callable[[str], None]] = []
+_end_listeners: list[Callable[[str], None]] = []
 
 
 @contextmanager
-def _telling(on_end: Callable[[str], None]) -> Iterator[None]:
-    _on_end.append(on_end)
+def _on_trial_end(listener: Callable[[str], None]) -> Iterator[None]:
+    """Call a function with the id of every trial that ends while the block runs."""
+    _end_listeners.append(listener)
     try:
         yield
     finally:
-        _on_end.remove(on_end)
+        _end_listeners.remove(listener)
 
 
-class _Ends(tune.Callback):
-    """Tells whoever waits in this process that a trial ended. Tune keeps it with its state, so it holds nothing."""
+class _TrialEndCallback(tune.Callback):
+    """Calls the listeners of this process when a trial ends. Tune pickles it, so it has no attributes."""
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:  # noqa: ARG002
-        """Tell it."""
-        for tell in _on_end:
-            tell(trial.trial_id)
+        """Call the listeners."""
+        for listener in _end_listeners:
+            listener(trial.trial_id)
 
     on_trial_error = on_trial_complete
 
 
 @contextmanager
 def _interrupted_by(stopping: threading.Event | None) -> Iterator[None]:
-    """Let Tune take its snapshot and end once the event is set; SIGUSR1 is what it listens to while it runs."""
-    ended = threading.Event()
+    """Make Tune take a snapshot and end once the event is set, by SIGUSR1, which it handles while it runs."""
+    done = threading.Event()
 
     def watch(event: threading.Event) -> None:
         while not event.wait(0.5):
-            if ended.is_set():
+            if done.is_set():
                 return
-        while not ended.wait(1.0):
+        while not done.wait(1.0):
             os.kill(os.getpid(), signal.SIGUSR1)
 
     if stopping is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    # Until Tune sets its own, the signal must not end the process.
-    earlier = signal.signal(signal.SIGUSR1, lambda _signal, _frame: None)
+    # Until Tune installs its handler, the signal must not end the process.
+    previous = signal.signal(signal.SIGUSR1, lambda _signal, _frame: None)
     threading.Thread(target=watch, args=(stopping,), daemon=True, name="stopping").start()
     try:
         yield
     finally:
-        ended.set()
-        signal.signal(signal.SIGUSR1, earlier)
+        done.set()
+        signal.signal(signal.SIGUSR1, previous)

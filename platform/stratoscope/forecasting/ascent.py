@@ -1,4 +1,4 @@
-"""Projected gradient ascent inside a ball around a batch: the worst that is found, not the worst there is."""
+"""Projected gradient ascent inside a ball around a batch; its result is a lower bound of the worst case."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,18 +8,30 @@ import torch
 
 Tensor = torch.Tensor
 Norm = Literal["linf", "l2"]
+L2_SHARE = 0.1
+"""Root mean square of the elements of a perturbation on the l2 sphere, relative to the linf radius."""
 
 
 @dataclass(frozen=True)
 class AscentSettings:
-    """How a perturbation is sought; the defaults are those of the public code."""
+    """Settings of an ascent; the defaults are those of the public code."""
 
     radius: float = 0.15
-    """Of the ball, in standard units: of each element (linf), or of a window's root of the sum of squares (l2)."""
+    """Radius of the ball in standard units: of each element (linf), or of a window's Euclidean norm (l2)."""
     step: float = 0.01
-    """Of linf, what each element moves; of l2, how far a window moves."""
+    """Step size: of each element (linf), or of a whole window (l2)."""
     steps: int = 20
+    """Number of steps."""
     norm: Norm = "linf"
+    """Norm of the ball."""
+
+
+def radius_scale(norm: Norm, elements: int) -> float:
+    """Return the factor from a radius in linf to the comparable radius in a norm, for windows of so many elements.
+
+    The l2 ball is as large as a window all of whose elements move by a tenth of the linf radius.
+    """
+    return 1.0 if norm == "linf" else L2_SHARE * elements**0.5
 
 
 def ascend(
@@ -30,15 +42,15 @@ def ascend(
     *,
     keep_best: bool = False,
 ) -> Tensor:
-    """Return a perturbation of each window inside the ball, found by going uphill from a random start.
+    """Return a perturbation of each window inside the ball, found by gradient ascent from a random start.
 
     Args:
-        objective: of perturbed windows, shape (B, T, C), a value for each, shape (B,), to be made large.
+        objective: function to maximise, from perturbed windows (B, T, C) to a value per window (B,).
         windows: shape (B, T, C).
-        settings: of the ascent.
-        generator: of the start.
-        keep_best: return the best perturbation met, no perturbation included, rather than the last; then the objective
-            never ends below where it was.
+        settings: settings of the ascent.
+        generator: source of the random start.
+        keep_best: return the best perturbation visited, zero included, instead of the last one; the objective then
+            never falls below its initial value.
 
     Returns:
         The perturbations, shape (B, T, C).
@@ -47,35 +59,34 @@ def ascend(
     """
     start = torch.randn(windows.shape, generator=generator, dtype=windows.dtype).to(windows.device)
     delta = project(start * _scale(windows, settings), settings)
-    best, reached = torch.zeros_like(windows), None
+    best, best_values = torch.zeros_like(windows), None
     if keep_best:
         with torch.no_grad():
-            reached = objective(windows)
+            best_values = objective(windows)
     for _ in range(settings.steps):
         delta.requires_grad_(True)
         values = objective(windows + delta)
         if not values.requires_grad:
-            # Whatever is forecast does not depend on the windows.
+            # The forecast does not depend on the windows.
             break
         (gradient,) = torch.autograd.grad(values.sum(), delta)
         delta = delta.detach()
-        if reached is not None:
-            best, reached = _better(best, reached, delta, values.detach())
-        delta = project(delta + _move(gradient, settings), settings)
+        if best_values is not None:
+            best, best_values = _better(best, best_values, delta, values.detach())
+        delta = project(delta + _update(gradient, settings), settings)
     delta = delta.detach()
-    if reached is None:
+    if best_values is None:
         return delta
     with torch.no_grad():
-        return _better(best, reached, delta, objective(windows + delta))[0]
+        return _better(best, best_values, delta, objective(windows + delta))[0]
 
 
 def project(delta: Tensor, settings: AscentSettings) -> Tensor:
     """Return the nearest perturbations inside the ball, shape (B, T, C)."""
     if settings.norm == "linf":
         return delta.clamp(-settings.radius, settings.radius)
-    length = _lengths(delta)
-    inside: Tensor = delta * (settings.radius / length).clamp_max(1.0)[:, None, None]
-    return inside
+    projected: Tensor = delta * (settings.radius / _lengths(delta)).clamp_max(1.0)[:, None, None]
+    return projected
 
 
 def _lengths(windows: Tensor) -> Tensor:
@@ -84,18 +95,17 @@ def _lengths(windows: Tensor) -> Tensor:
 
 
 def _scale(windows: Tensor, settings: AscentSettings) -> float:
-    """Return the standard deviation of the start, so that it fills the ball in either norm."""
+    """Return the standard deviation of the start, which fills the ball in either norm."""
     per_window = windows[0].numel()
     return settings.radius if settings.norm == "linf" else settings.radius / per_window**0.5
 
 
-def _move(gradient: Tensor, settings: AscentSettings) -> Tensor:
+def _update(gradient: Tensor, settings: AscentSettings) -> Tensor:
     if settings.norm == "linf":
         return settings.step * gradient.sign()
-    length = _lengths(gradient)
-    return settings.step * gradient / length[:, None, None]
+    return settings.step * gradient / _lengths(gradient)[:, None, None]
 
 
-def _better(best: Tensor, reached: Tensor, delta: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    improved = values > reached
-    return torch.where(improved[:, None, None], delta, best), torch.where(improved, values, reached)
+def _better(best: Tensor, best_values: Tensor, delta: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    improved = values > best_values
+    return torch.where(improved[:, None, None], delta, best), torch.where(improved, values, best_values)

@@ -1,9 +1,9 @@
 """Faithfulness of a forecaster: the three conditions of FTS (arXiv 2405.19647) as losses and as measurements.
 
-`sib`, similarity in the bottleneck space: a perturbed input is sieved to nearly the same. `cps`, consistency in the
-prediction space: the fine-tuned model forecasts what the frozen teacher does. `snp`, stability under noise: a perturbed
-input is forecast nearly the same. All distances are mean absolute differences, as in the public code; the paper leaves
-them open.
+`sib`, similarity in the bottleneck space: the bottleneck's output hardly changes under a perturbation of the input.
+`cps`, consistency in the prediction space: the fine-tuned model agrees with its frozen teacher. `snp`, stability under
+noise: the forecast hardly changes under a perturbation of the input. All distances are mean absolute differences, as in
+the public code; the paper leaves them open.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,97 +20,100 @@ from stratoscope.forecasting.linear import AffineChain
 from stratoscope.forecasting.timesieve import Forecast, TimeSieve
 
 Tensor = torch.Tensor
-Uphill = Literal["error", "conditions"]
-Goal = Literal["own", "conditions", "error"]
-
-
-@dataclass(frozen=True)
-class FaithfulWeights:
-    """Weight of each condition beside the error of the forecast; the defaults are those of the public code."""
-
-    sib: float = 0.05
-    cps: float = 1.0
-    snp: float = 0.05
-
-
+Attack = Literal["error", "conditions"]
+AttackGoal = Literal["own", "conditions", "error"]
 Error = Literal["mae", "mse"]
 
 
 @dataclass(frozen=True)
+class FaithfulWeights:
+    """Weights of the conditions relative to the forecast error; the defaults are those of the public code."""
+
+    sib: float = 0.05
+    """Weight of similarity in the bottleneck space."""
+    cps: float = 1.0
+    """Weight of consistency in the prediction space."""
+    snp: float = 0.05
+    """Weight of stability under noise."""
+
+
+@dataclass(frozen=True)
 class FaithfulLoss:
-    """The loss of faithful fine-tuning."""
+    """Settings of the loss of faithful fine-tuning."""
 
     weights: FaithfulWeights = field(default_factory=FaithfulWeights)
+    """Weights of the conditions."""
     ascent: AscentSettings = field(default_factory=AscentSettings)
-    uphill: Uphill = "error"
-    """What the ascent makes large."""
+    """Settings of the search for perturbations."""
+    attack: Attack = "error"
+    """Objective of the ascent."""
     error: Error = "mae"
-    """Error of the forecast that is made small, beside the conditions."""
+    """Forecast error that training minimises along with the conditions."""
 
 
-def distance(one: Tensor, other: Tensor) -> Tensor:
+def distance(first: Tensor, second: Tensor) -> Tensor:
     """Return the mean absolute difference of each window, shape (B,)."""
-    return (one - other).abs().flatten(1).mean(dim=1)
+    return (first - second).abs().flatten(1).mean(dim=1)
 
 
 def error_of(values: Tensor, target: Tensor, error: Error) -> Tensor:
-    """Return each window's error, shape (B,)."""
+    """Return the error of each window, shape (B,)."""
     return distance(values, target) if error == "mae" else (values - target).square().flatten(1).mean(dim=1)
 
 
 @contextmanager
-def made_once(model: nn.Module) -> Iterator[None]:
-    """Let what is made of a model's weights alone be made once, while the block runs and does not change them."""
+def cached_weights(model: nn.Module) -> Iterator[None]:
+    """Cache what depends on a model's weights alone while the block runs, in which they must not change."""
     with ExitStack() as stack:
         for module in model.modules():
             if isinstance(module, AffineChain):
-                stack.enter_context(module.made_once())
+                stack.enter_context(module.cached_weights())
         yield
 
 
 @contextmanager
-def standing_still(model: nn.Module) -> Iterator[None]:
-    """Keep a model as it is while the block runs, with affine maps multiplied out: no gradient, no running mean."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    running = [(m, m.momentum) for m in model.modules() if isinstance(m, _BatchNorm)]
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Freeze a model while the block runs: no gradients of weights, no updates of running means, merged affine maps."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    momenta = [(m, m.momentum) for m in model.modules() if isinstance(m, _BatchNorm)]
     with ExitStack() as stack:
         for module in model.modules():
             if isinstance(module, (AffineChain, TimeSieve)):
-                stack.enter_context(module.standing_still())
-        for parameter in trained:
+                stack.enter_context(module.frozen())
+        for parameter in trainable:
             parameter.requires_grad_(False)
-        for norm, _ in running:
+        for norm, _ in momenta:
             norm.momentum = 0.0
         try:
             yield
         finally:
-            for norm, momentum in running:
+            for norm, momentum in momenta:
                 norm.momentum = momentum
-            for parameter in trained:
+            for parameter in trainable:
                 parameter.requires_grad_(True)
 
 
-def uphill(model: nn.Module, windows: Tensor, target: Tensor, how: Uphill) -> Callable[[Tensor], Tensor]:
-    """Return what a perturbation is to make large.
+def attack_objective(model: nn.Module, windows: Tensor, target: Tensor, attack: Attack) -> Callable[[Tensor], Tensor]:
+    """Return the objective that a perturbation maximises.
 
     Args:
         model: forecaster, whose forward pass returns a `Forecast`.
-        windows: unperturbed, shape (B, T, C).
-        target: what comes after them, shape (B, H, C).
-        how: error, the absolute error of the forecast, as in the public code; conditions, sib and snp, as in the paper,
-            whose third distance does not depend on the perturbation.
+        windows: unperturbed windows, shape (B, T, C).
+        target: values that follow them, shape (B, H, C).
+        attack: error, the absolute error of the forecast, as in the public code; conditions, sib and snp, as in the
+            paper, whose third distance does not depend on the perturbation.
     """
-    if how == "error":
+    if attack == "error":
         return lambda perturbed: distance(model(perturbed).values, target)
     with torch.no_grad():
-        there: Forecast = model(windows)
+        clean: Forecast = model(windows)
 
     def conditions(perturbed: Tensor) -> Tensor:
-        here: Forecast = model(perturbed)
-        moved = distance(here.values, there.values)
-        if here.latent is not None and there.latent is not None:
-            moved = moved + distance(here.latent, there.latent)
-        return moved
+        forecast: Forecast = model(perturbed)
+        change = distance(forecast.values, clean.values)
+        if forecast.latent is not None and clean.latent is not None:
+            change = change + distance(forecast.latent, clean.latent)
+        return change
 
     return conditions
 
@@ -120,27 +123,29 @@ def faithful_loss(
 ) -> Tensor:
     """Return the loss of faithful fine-tuning on a batch.
 
-    The error and the model's own loss are those of perturbed windows, as in the public code.
+    The forecast error and the model's own loss are taken on perturbed windows, as in the public code.
 
     Args:
-        model: that is tuned.
-        batch: windows (B, T, C), what comes after them (B, H, C), and what the teacher forecasts (B, H, C).
-        settings: of the loss.
-        generator: of the ascent's start.
+        model: forecaster being fine-tuned.
+        batch: windows (B, T, C), values that follow them (B, H, C), and the teacher's forecast (B, H, C).
+        settings: settings of the loss.
+        generator: source of the ascent's start.
 
     Source: FTS, section 3, and the public code.
     """
-    windows, target, taught = batch
+    windows, target, teacher_forecast = batch
     weights = settings.weights
-    with made_once(model):
-        with standing_still(model):
-            delta = ascend(uphill(model, windows, target, settings.uphill), windows, settings.ascent, generator)
+    with cached_weights(model):
+        with frozen(model):
+            objective = attack_objective(model, windows, target, settings.attack)
+            delta = ascend(objective, windows, settings.ascent, generator)
         both: Forecast = model(torch.cat([windows, windows + delta]))
-    clean, moved = both.values.chunk(2)
-    loss = error_of(moved, target, settings.error).mean()
+    clean, perturbed = both.values.chunk(2)
+    loss = error_of(perturbed, target, settings.error).mean()
     if both.loss is not None:
-        loss = loss + both.of_batch(both.loss.chunk(2)[1])
-    loss = loss + weights.cps * distance(clean, taught).mean() + weights.snp * distance(moved, clean).mean()
+        loss = loss + both.batch_loss(both.loss.chunk(2)[1])
+    loss = loss + weights.cps * distance(clean, teacher_forecast).mean()
+    loss = loss + weights.snp * distance(perturbed, clean).mean()
     if both.latent is not None and weights.sib:
         before, after = both.latent.chunk(2)
         loss = loss + weights.sib * distance(after, before).mean()
@@ -149,67 +154,73 @@ def faithful_loss(
 
 @dataclass(frozen=True, eq=False)
 class WorstCase:
-    """What ascent finds for each window: lower bounds of the true suprema."""
+    """Largest changes that ascent finds for each window: lower bounds of the true suprema."""
 
     sib: Tensor | None
-    """beta; None where the forecaster has no bottleneck. Shape (B,)."""
+    """Change of the bottleneck's output (beta), shape (B,); None without a bottleneck."""
     snp: Tensor
-    """alpha 2, shape (B,)."""
+    """Change of the forecast (alpha 2), shape (B,)."""
 
 
 def worst_case(
-    model: nn.Module, batch: tuple[Tensor, Tensor], goal: Goal, settings: AscentSettings, generator: torch.Generator
+    model: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    goal: AttackGoal,
+    settings: AscentSettings,
+    generator: torch.Generator,
 ) -> WorstCase:
-    """Search each window's ball, and say how far the bottleneck and the forecast move there.
+    """Search the ball around each window for the largest changes of the bottleneck's output and of the forecast.
 
     Args:
-        model: in evaluation mode.
-        batch: windows (B, T, C), and what comes after them (B, H, C).
-        goal: what the search makes large; own, each of the two by a search of its own.
-        settings: of the ascent.
-        generator: of its starts.
+        model: forecaster in evaluation mode.
+        batch: windows (B, T, C), and values that follow them (B, H, C).
+        goal: objective of the search; own searches for each of the two changes separately.
+        settings: settings of the ascent.
+        generator: source of its starts.
 
     Source: FTS, section 3, its conditions 1 and 3; conditions as in the paper, error as in the public code, own: ours.
     """
     windows, target = batch
-    with standing_still(model):
+    with frozen(model):
         with torch.no_grad():
-            there = model(windows)
+            clean: Forecast = model(windows)
 
-        def moved(found: Forecast) -> Tensor:
-            return distance(found.values, there.values)
+        latent: Any = clean.latent
 
-        def sieved(found: Any) -> Tensor:
-            return distance(found.latent, there.latent)
+        def forecast_change(forecast: Forecast) -> Tensor:
+            return distance(forecast.values, clean.values)
 
-        def reached(objective: Callable[[Tensor], Tensor]) -> Forecast:
+        def latent_change(forecast: Any) -> Tensor:
+            return distance(forecast.latent, latent)
+
+        def maximize(objective: Callable[[Tensor], Tensor]) -> Forecast:
             delta = ascend(objective, windows, settings, generator, keep_best=True)
             with torch.no_grad():
-                found: Forecast = model(windows + delta)
-            return found
+                forecast: Forecast = model(windows + delta)
+            return forecast
 
         if goal != "own":
-            found = reached(uphill(model, windows, target, goal))
-            return WorstCase(None if there.latent is None else sieved(found), moved(found))
-        sib = None if there.latent is None else sieved(reached(lambda perturbed: sieved(model(perturbed))))
-        return WorstCase(sib, moved(reached(lambda perturbed: moved(model(perturbed)))))
+            forecast = maximize(attack_objective(model, windows, target, goal))
+            return WorstCase(latent_change(forecast) if latent is not None else None, forecast_change(forecast))
+        sib = latent_change(maximize(lambda perturbed: latent_change(model(perturbed)))) if latent is not None else None
+        return WorstCase(sib, forecast_change(maximize(lambda perturbed: forecast_change(model(perturbed)))))
 
 
 def preference(faithful_base: float, faithful: float, plain_base: float, plain: float) -> float | None:
-    """Return by how much a faithful model moves less with a seed than a plain one, in percent.
+    """Return how much less the error of a faithful model changes with the seed than that of a plain one, in percent.
 
     Args:
-        faithful_base: error with the base seed.
-        faithful: error with another seed.
-        plain_base: the plain model's, likewise.
-        plain: likewise.
+        faithful_base: error of the faithful model with the base seed.
+        faithful: its error with another seed.
+        plain_base: error of the plain model with the base seed.
+        plain: its error with the other seed.
 
     Returns:
-        None where the plain model does not move, and nothing can be less, or the faithful one's base has no error.
+        None where the plain model's error does not change, or the faithful model has no error with the base seed.
 
     Source: FTS, its 'preference' of table 2.
     """
-    moved = abs(plain_base - plain)
-    if moved == 0 or faithful_base == 0:
+    plain_change = abs(plain_base - plain)
+    if plain_change == 0 or faithful_base == 0:
         return None
-    return 100 * (1 - abs(faithful_base - faithful) / moved * plain_base / faithful_base)
+    return 100 * (1 - abs(faithful_base - faithful) / plain_change * plain_base / faithful_base)

@@ -1,4 +1,4 @@
-"""Fitting a forecaster to a series: plain, and faithful from a plain one."""
+"""Training of forecasters: plain, and faithful fine-tuning of a plain one."""
 
 import copy
 import math
@@ -8,139 +8,155 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from stratoscope.forecasting.faithful import Error, FaithfulLoss, error_of, faithful_loss, made_once
+from stratoscope.forecasting.faithful import Error, FaithfulLoss, cached_weights, error_of, faithful_loss
 from stratoscope.forecasting.timesieve import Forecast
 
 Tensor = torch.Tensor
-JUDGED_AT_ONCE = 512
-"""Windows of a pass in which nothing is learnt."""
+INFERENCE_BATCH = 512
+"""Windows of a forward pass without gradients."""
 
 
 class DivergedError(RuntimeError):
-    """The loss was no number."""
+    """Raised where a loss is not finite."""
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Windows of a series, cut when they are asked for."""
+    """Windows of a series, cut on demand."""
 
     values: Tensor
     """The series, shape (N, C)."""
     starts: Tensor
-    """Of the windows, shape (W,)."""
+    """First row of each window, shape (W,)."""
     lookback: int
+    """Number of rows that a forecast is made from."""
     horizon: int
+    """Number of rows that are forecast."""
 
     def __len__(self) -> int:
         return len(self.starts)
 
-    def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return some windows, shape (B, T, C), and what comes after them, shape (B, H, C)."""
-        whole = self.lookback + self.horizon
-        places = self.starts[numbers, None] + torch.arange(whole, device=self.starts.device)
-        cut = self.values[places]
-        return cut[:, : self.lookback], cut[:, self.lookback :]
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the windows of these indices, shape (B, T, C), and the values that follow them, shape (B, H, C)."""
+        offsets = torch.arange(self.lookback + self.horizon, device=self.starts.device)
+        values = self.values[self.starts[indices, None] + offsets]
+        return values[:, : self.lookback], values[:, self.lookback :]
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all windows in order."""
-        for numbers in torch.split(torch.arange(len(self), device=self.starts.device), size):
-            yield self.batch(numbers)
+        for indices in torch.split(torch.arange(len(self), device=self.starts.device), size):
+            yield self.batch(indices)
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What a forecaster is fitted to."""
+    """Windows that a forecaster is fitted to."""
 
     train: Windows
+    """Windows to train on."""
     validation: Windows
+    """Windows that decide which epoch is best."""
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a forecaster is fitted; the defaults are those of the papers, and of the code where they are silent."""
+    """Settings of training; the defaults are those of the papers, or of the public code where they give none."""
 
     epochs: int = 10
+    """Maximum number of epochs."""
     batch: int = 32
+    """Windows of a step."""
     learning_rate: float = 1e-4
+    """Learning rate of Adam in the first two epochs."""
     decay: float = 0.5
-    """Of the learning rate, after every epoch but the first."""
+    """Factor of the learning rate after every later epoch."""
     patience: int = 3
-    """Epochs without a better validation error until fitting ends; 0 goes on to the last and keeps its weights."""
+    """Epochs without a better validation error until training stops; 0 trains to the end and keeps the last weights."""
     error: Error = "mae"
+    """Error that training minimises."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """How an epoch went."""
+    """Progress of training after an epoch."""
 
-    number: int
+    epoch: int
+    """Number of the epoch, from 1."""
     loss: float
+    """Mean loss over the epoch."""
     validation: float
+    """Error on the validation windows."""
 
 
-Told = Callable[[Epoch], None]
+OnEpoch = Callable[[Epoch], None]
 
 
-def fit(model: nn.Module, data: Data, settings: FitSettings, seed: int, *, told: Told | None = None) -> None:
-    """Fit a forecaster in place, and leave it with the weights of the best validation error.
+def fit(model: nn.Module, data: Data, settings: FitSettings, seed: int, *, on_epoch: OnEpoch | None = None) -> None:
+    """Train a forecaster in place; it ends with the weights of the best validation error.
 
     Args:
-        model: whose forward pass returns a `Forecast`; one without weights is left as it is.
-        data: windows to learn from, and to judge by.
-        settings: of the fit.
-        seed: of the order of windows, and of all that the model draws.
-        told: is told of every epoch.
+        model: forecaster, whose forward pass returns a `Forecast`; one without weights does not change.
+        data: training and validation windows.
+        settings: settings of training.
+        seed: seed of the order of windows, and of the model's random draws.
+        on_epoch: called after every epoch.
 
     Raises:
-        DivergedError: the loss is no number.
+        DivergedError: the loss is not finite.
     """
 
-    def loss(numbers: Tensor) -> Tensor:
-        windows, target = data.train.batch(numbers)
-        found: Forecast = model(windows)
-        error = error_of(found.values, target, settings.error).mean()
-        return error if found.loss is None else error + found.of_batch(found.loss)
+    def loss_of(indices: Tensor) -> Tensor:
+        windows, target = data.train.batch(indices)
+        forecast: Forecast = model(windows)
+        error = error_of(forecast.values, target, settings.error).mean()
+        return error if forecast.loss is None else error + forecast.batch_loss(forecast.loss)
 
-    _descend(model, loss, data, settings, seed, told=told)
+    _minimize(model, loss_of, data, settings, seed, on_epoch=on_epoch)
 
 
 def fit_faithfully(
-    model: nn.Module, data: Data, settings: FitSettings, loss: FaithfulLoss, seed: int, *, told: Told | None = None
+    model: nn.Module,
+    data: Data,
+    settings: FitSettings,
+    loss: FaithfulLoss,
+    seed: int,
+    *,
+    on_epoch: OnEpoch | None = None,
 ) -> None:
-    """Make a fitted forecaster faithful, in place: it is its own teacher, as it was.
+    """Fine-tune a fitted forecaster in place to be faithful; its initial weights are the teacher.
 
     Args:
-        model: that was fitted.
-        data: windows to learn from, and to judge by.
-        settings: of the fit.
-        loss: that is made small.
-        seed: of the order of windows, of the ascents, and of all that the model draws.
-        told: is told of every epoch.
+        model: fitted forecaster.
+        data: training and validation windows.
+        settings: settings of training.
+        loss: settings of the loss.
+        seed: seed of the order of windows, of the ascents, and of the model's random draws.
+        on_epoch: called after every epoch.
 
     Raises:
-        DivergedError: the loss is no number.
+        DivergedError: the loss is not finite.
 
     Source: FTS (arXiv 2405.19647), section 3.
     """
-    # The teacher stands still, so what it forecasts is computed once.
-    taught = predict(model, data.train)
+    # The teacher is frozen, so its forecast is computed once.
+    teacher_forecast = predict(model, data.train)
     generator = torch.Generator().manual_seed(seed)
 
-    def loss_of(numbers: Tensor) -> Tensor:
-        windows, target = data.train.batch(numbers)
-        return faithful_loss(model, (windows, target, taught[numbers]), loss, generator)
+    def loss_of(indices: Tensor) -> Tensor:
+        windows, target = data.train.batch(indices)
+        return faithful_loss(model, (windows, target, teacher_forecast[indices]), loss, generator)
 
-    _descend(model, loss_of, data, settings, seed, told=told)
+    _minimize(model, loss_of, data, settings, seed, on_epoch=on_epoch)
 
 
-def _descend(
+def _minimize(
     model: nn.Module,
     loss_of: Callable[[Tensor], Tensor],
     data: Data,
     settings: FitSettings,
     seed: int,
     *,
-    told: Told | None,
+    on_epoch: OnEpoch | None,
 ) -> None:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
@@ -148,57 +164,57 @@ def _descend(
     device = data.train.values.device
     torch.manual_seed(seed)
     order = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
-    best, best_error, waited = None, math.inf, 0
+    optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
+    best, best_error, epochs_waited = None, math.inf, 0
     for epoch in range(settings.epochs):
-        for group in optimiser.param_groups:
-            # The second epoch goes on at the rate of the first, as in the public code.
+        for group in optimizer.param_groups:
+            # The second epoch keeps the rate of the first, as in the public code.
             group["lr"] = settings.learning_rate * settings.decay ** max(0, epoch - 1)
         model.train()
         total = torch.zeros((), device=device)
         batches = torch.split(torch.randperm(len(data.train), generator=order).to(device), settings.batch)
-        for numbers in batches:
-            loss = loss_of(numbers)
-            optimiser.zero_grad()
+        for indices in batches:
+            loss = loss_of(indices)
+            optimizer.zero_grad()
             torch.autograd.backward(loss)
-            optimiser.step()
+            optimizer.step()
             total += loss.detach()
         mean = float(total) / len(batches)
-        judged = errors(predict(model, data.validation), data.validation)[settings.error]
-        if not (math.isfinite(mean) and math.isfinite(judged)):
-            raise DivergedError(f"the loss of epoch {epoch + 1} was no number; take a lower fit.learning_rate")
-        if told is not None:
-            told(Epoch(epoch + 1, mean, judged))
+        validation = errors(predict(model, data.validation), data.validation)[settings.error]
+        if not (math.isfinite(mean) and math.isfinite(validation)):
+            raise DivergedError(f"the loss of epoch {epoch + 1} is not finite; choose a lower fit.learning_rate")
+        if on_epoch is not None:
+            on_epoch(Epoch(epoch + 1, mean, validation))
         if not settings.patience:
             continue
-        if judged < best_error:
-            best, best_error, waited = copy.deepcopy(model.state_dict()), judged, 0
+        if validation < best_error:
+            best, best_error, epochs_waited = copy.deepcopy(model.state_dict()), validation, 0
         else:
-            waited += 1
-            if waited == settings.patience:
+            epochs_waited += 1
+            if epochs_waited == settings.patience:
                 break
     if best is not None:
         model.load_state_dict(best)
 
 
 def predict(model: nn.Module, windows: Windows) -> Tensor:
-    """Return what a forecaster makes of windows, in order, shape (W, H, C)."""
+    """Return the forecasts of all windows in order, shape (W, H, C)."""
     model.eval()
-    with torch.no_grad(), made_once(model):
-        return torch.cat([model(given).values for given, _ in windows.batches(JUDGED_AT_ONCE)])
+    with torch.no_grad(), cached_weights(model):
+        return torch.cat([model(inputs).values for inputs, _ in windows.batches(INFERENCE_BATCH)])
 
 
-def errors(found: Tensor, windows: Windows) -> dict[str, float]:
-    """Return mean absolute and mean squared error of forecasts, over windows, horizons and channels.
+def errors(forecasts: Tensor, windows: Windows) -> dict[str, float]:
+    """Return the mean absolute and mean squared error of forecasts over windows, horizons and channels.
 
     Args:
-        found: forecasts of all windows, shape (W, H, C), in standard units.
-        windows: W of them.
+        forecasts: forecasts of all windows, shape (W, H, C), in standard units.
+        windows: the W windows.
     """
     absolute = squared = 0.0
-    for numbers in torch.split(torch.arange(len(windows), device=found.device), JUDGED_AT_ONCE):
-        _, target = windows.batch(numbers)
-        off = (found[numbers] - target).double()
-        absolute += off.abs().mean(dim=(1, 2)).sum().item()
-        squared += off.square().mean(dim=(1, 2)).sum().item()
+    for indices in torch.split(torch.arange(len(windows), device=forecasts.device), INFERENCE_BATCH):
+        _, target = windows.batch(indices)
+        difference = (forecasts[indices] - target).double()
+        absolute += difference.abs().mean(dim=(1, 2)).sum().item()
+        squared += difference.square().mean(dim=(1, 2)).sum().item()
     return {"mae": absolute / len(windows), "mse": squared / len(windows)}

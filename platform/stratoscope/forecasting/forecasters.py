@@ -1,4 +1,4 @@
-"""The forecasters that can be audited, by name."""
+"""Registry of the forecasters that can be audited."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,22 +13,26 @@ from stratoscope.forecasting.timesieve import Forecast, TimeSieve, TimeSieveSett
 
 Tensor = torch.Tensor
 LINEAR_RATE = 5e-3
-"""Of one linear map: Adam moves a weight by about the rate in a step, and these have to go far (DLinear's own code)."""
+"""Learning rate of linear forecasters, from DLinear's code: Adam moves a weight by about the rate in a step, and theirs
+have far to move."""
 PATCH_RATE = 1e-3
-"""Of the small ones of transformers; at 1e-4 six halving epochs leave them far from where they end (ours)."""
+"""Learning rate of PatchTST and PatchTSMixer (ours); at 1e-4 they are far from convergence after six halving epochs."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Of what a forecaster sees and forecasts."""
+    """Sizes of a forecaster's input and output."""
 
     lookback: int
+    """Number of input points."""
     horizon: int
+    """Number of points forecast."""
     channels: int
+    """Number of columns of the series."""
 
 
 class Linear(nn.Module):
-    """One affine map from the lookback to the horizon, the same for all channels."""
+    """An affine map from the lookback to the horizon, shared by all channels."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -40,7 +44,7 @@ class Linear(nn.Module):
 
 
 class DLinear(nn.Module):
-    """A moving average and the rest of the series, each with an affine map of its own.
+    """Separate affine maps of the moving average and of the remainder of a series.
 
     Source: Zeng et al., 'Are transformers effective for time series forecasting?', 2023.
     """
@@ -58,7 +62,7 @@ class DLinear(nn.Module):
 
 
 class LastValue(nn.Module):
-    """The last value, for ever."""
+    """Repeats the last value."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -70,7 +74,7 @@ class LastValue(nn.Module):
 
 
 class FromTransformers(nn.Module):
-    """A forecaster of transformers, with its own standardisation of each window."""
+    """A forecaster from transformers, which standardises each window itself."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -81,8 +85,8 @@ class FromTransformers(nn.Module):
         return Forecast(self.model(past_values=series).prediction_outputs)
 
 
-def _common(shape: Shape) -> dict[str, Any]:
-    """Return what both take: patches of 16 points, or less of a short lookback, that overlap by half."""
+def _patch_settings(shape: Shape) -> dict[str, Any]:
+    """Return settings of both: patches that overlap by half, of 16 points or half of a short lookback."""
     length = min(16, shape.lookback // 2)
     return {
         "num_input_channels": shape.channels,
@@ -99,7 +103,7 @@ def _patch_tst(shape: Shape) -> nn.Module:
     from transformers import PatchTSTConfig, PatchTSTForPrediction
 
     config = PatchTSTConfig(
-        **_common(shape),
+        **_patch_settings(shape),
         d_model=64,
         num_attention_heads=4,
         num_hidden_layers=2,
@@ -115,11 +119,7 @@ def _patch_tst(shape: Shape) -> nn.Module:
 def _patch_mixer(shape: Shape) -> nn.Module:
     from transformers import PatchTSMixerConfig, PatchTSMixerForPrediction
 
-    config = PatchTSMixerConfig(
-        **_common(shape),
-        d_model=32,
-        num_layers=3,
-    )
+    config = PatchTSMixerConfig(**_patch_settings(shape), d_model=32, num_layers=3)
     return FromTransformers(PatchTSMixerForPrediction(config))
 
 
@@ -128,11 +128,12 @@ class Forecaster:
     """A kind of forecaster."""
 
     make: Callable[[Shape, TimeSieveSettings], nn.Module]
-    """Returns one with random weights, from torch's own generator; its forward pass returns a `Forecast`."""
+    """Function that returns a model with random weights from torch's global generator; its forward pass returns a
+    `Forecast`."""
     trainable: bool = True
-    """Whether it has weights, and so anything that training could make faithful."""
+    """Whether the model has weights to train."""
     learning_rate: float = 1e-4
-    """Of Adam in the first epoch, unless it is told otherwise."""
+    """Default learning rate of Adam in the first epoch."""
 
 
 _OWN = {

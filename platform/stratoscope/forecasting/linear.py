@@ -1,4 +1,4 @@
-"""Affine maps with nothing between them: one affine map, and computed as one."""
+"""Chains of affine maps without activation, computed as one affine map."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,30 +20,30 @@ def parameters_of(layer: nn.Module) -> Affine:
 
 
 def compose(maps: Sequence[Affine]) -> Affine:
-    """Return the one map that maps make one behind another, the first of them applied first."""
+    """Return the composition of maps; the first map is applied first."""
     *earlier, (weight, bias) = maps
-    for own_weight, own_bias in reversed(earlier):
-        # The bias of an earlier map runs through all behind it.
-        bias = torch.addmv(bias, weight, own_bias)
-        weight = weight @ own_weight
+    for earlier_weight, earlier_bias in reversed(earlier):
+        # The bias of an earlier map passes through all later maps.
+        bias = torch.addmv(bias, weight, earlier_bias)
+        weight = weight @ earlier_weight
     return weight, bias
 
 
-def side_by_side(maps: Sequence[Affine]) -> Affine:
-    """Return the map that applies each of these to its own part of what it is given."""
+def block_diagonal(maps: Sequence[Affine]) -> Affine:
+    """Return the map that applies each of these maps to its own slice of the input."""
     weight: Tensor = torch.block_diag(*(weight for weight, _ in maps))  # type: ignore[no-untyped-call]
     return weight, torch.cat([bias for _, bias in maps])
 
 
 class AffineChain(nn.Module):
-    """Affine maps one behind another, without activation.
+    """A chain of affine maps without activation.
 
-    A batch is not pushed through them: the matrices are multiplied, from the narrow end, and the product is applied
-    to the batch. The result is the same but for rounding, and so are the gradients. Within `made_once` and
-    `standing_still` even the product is computed once.
+    The weight matrices are multiplied first, from the narrow end, and their product is applied to the batch. Results
+    and gradients equal those of the separate maps up to rounding. Within `cached_weights` and `frozen` the product is
+    computed once.
 
     Args:
-        widths: of the input, of every map's output, and so of the output.
+        widths: widths of the input and of every map's output.
     """
 
     def __init__(self, widths: Sequence[int]) -> None:
@@ -51,18 +51,18 @@ class AffineChain(nn.Module):
         self.maps = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self._collapsed: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, given: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., first width) to (..., last width)."""
         weight, bias = self.collapsed() if self._collapsed is None else self._collapsed
-        return nn.functional.linear(given, weight, bias)
+        return nn.functional.linear(inputs, weight, bias)
 
     def collapsed(self) -> Affine:
-        """Return weight, shape (last, first), and bias, shape (last,), of the one map that all make."""
-        return compose([parameters_of(each) for each in self.maps])
+        """Return weight, shape (last, first), and bias, shape (last,), of the composition of all maps."""
+        return compose([parameters_of(layer) for layer in self.maps])
 
     @contextmanager
-    def made_once(self) -> Iterator[None]:
-        """Compute the one map once for all passes of the block, in which the weights do not change."""
+    def cached_weights(self) -> Iterator[None]:
+        """Compute the composition once for all passes of the block, in which the weights must not change."""
         self._collapsed = self.collapsed()
         try:
             yield
@@ -70,13 +70,13 @@ class AffineChain(nn.Module):
             self._collapsed = None
 
     @contextmanager
-    def standing_still(self) -> Iterator[None]:
-        """Let no gradient reach the weights while the block runs; the one map is computed once, or was already."""
-        made = self._collapsed
+    def frozen(self) -> Iterator[None]:
+        """Let no gradient reach the weights while the block runs; a cached composition is reused."""
+        cached = self._collapsed
         with torch.no_grad():
-            weight, bias = self.collapsed() if made is None else made
+            weight, bias = self.collapsed() if cached is None else cached
         self._collapsed = (weight.detach(), bias.detach())
         try:
             yield
         finally:
-            self._collapsed = made
+            self._collapsed = cached

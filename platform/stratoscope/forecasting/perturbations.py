@@ -1,4 +1,4 @@
-"""What a fitted forecaster is met with: noise on its input, on its parts, and gaps."""
+"""Registry of perturbations: noise on a forecaster's input or parameters, and missing values."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,42 +16,42 @@ Disturb = Callable[[Tensor, float, torch.Generator], Tensor]
 
 
 def gaussian(windows: Tensor, level: float, generator: torch.Generator) -> Tensor:
-    """Add normal noise of a standard deviation, in standard units."""
+    """Add normal noise; the level is its standard deviation in standard units."""
     return windows + level * _normal(windows, generator)
 
 
 def residual(windows: Tensor, level: float, generator: torch.Generator) -> Tensor:
-    """Add normal noise as large as each window's own residual, its difference from a moving average, times the level.
+    """Add normal noise scaled by the residual of each window, its difference from a moving average.
 
-    Source: FTS says that input noise is built from the residual of a decomposition; how, could not be recovered: ours.
+    Source: FTS derives input noise from the residual of a decomposition but does not publish the method: ours.
     """
     rows = windows.transpose(1, 2)
-    spread = (rows - moving_average(rows)).std(dim=2, keepdim=True).transpose(1, 2)
-    return windows + level * spread * _normal(windows, generator)
+    deviation = (rows - moving_average(rows)).std(dim=2, keepdim=True).transpose(1, 2)
+    return windows + level * deviation * _normal(windows, generator)
 
 
 def missing(windows: Tensor, level: float, generator: torch.Generator) -> Tensor:
-    """Lose a share of the values; each is replaced by the last one known, or the mean of the series where none is."""
-    kept = torch.rand(windows.shape, generator=generator).to(windows.device) >= level
-    place = torch.arange(windows.shape[1], device=windows.device)[None, :, None].expand_as(windows)
-    last = torch.where(kept, place, -1).cummax(dim=1).values
+    """Drop a share of the values; each takes the last known value, or the mean of the series where there is none."""
+    known = torch.rand(windows.shape, generator=generator).to(windows.device) >= level
+    position = torch.arange(windows.shape[1], device=windows.device)[None, :, None].expand_as(windows)
+    last = torch.where(known, position, -1).cummax(dim=1).values
     filled = windows.gather(1, last.clamp_min(0))
     return torch.where(last >= 0, filled, torch.zeros_like(filled))
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """Something that a fitted forecaster is met with."""
+    """A perturbation of a fitted forecaster."""
 
     disturb: Disturb | None
-    """Windows (B, T, C) in standard units, a level and a generator -> perturbed windows; None of those that do not
-    act on the input alone."""
+    """Function of windows (B, T, C) in standard units, a level and a generator that returns perturbed windows; None for
+    perturbations that need the model."""
 
 
 PARAMETER = "parameter"
-"""Normal noise on the bottleneck's parameters, relative to the standard deviation of each tensor."""
+"""Normal noise on the bottleneck's parameters; the level is relative to the standard deviation of each tensor."""
 ADVERSARIAL = "adversarial"
-"""The perturbation of the input, no element by more than the level, that ascent on the error finds."""
+"""The input perturbation that gradient ascent on the error finds; no element changes by more than the level."""
 _OWN = {
     "gaussian": Perturbation(gaussian),
     "residual": Perturbation(residual),
@@ -63,31 +63,31 @@ PERTURBATIONS = Registry(_OWN, "stratoscope.perturbations", Perturbation)
 
 
 @contextmanager
-def shaken(model: nn.Module, level: float, generator: torch.Generator) -> Iterator[None]:
-    """Put noise on the parameters of a model's bottlenecks while the block runs.
+def perturbed_parameters(model: nn.Module, level: float, generator: torch.Generator) -> Iterator[None]:
+    """Add noise to the parameters of a model's bottlenecks while the block runs.
 
     Args:
-        model: without a bottleneck, it is left as it is.
-        level: standard deviation of the noise by that of each tensor.
-        generator: of the noise.
+        model: forecaster; one without a bottleneck does not change.
+        level: standard deviation of the noise relative to that of each tensor.
+        generator: source of the noise.
 
-    Source: FTS perturbs the IFCB layer by Gaussian noise; its size and code were not published: ours.
+    Source: FTS adds Gaussian noise to the IFCB layer but does not publish its size or code: ours.
     """
-    own = [p for bottleneck in _bottlenecks(model) for p in bottleneck.parameters()]
-    before = [p.detach().clone() for p in own]
+    parameters = [p for bottleneck in _bottlenecks(model) for p in bottleneck.parameters()]
+    originals = [p.detach().clone() for p in parameters]
     with torch.no_grad():
-        for parameter in own:
+        for parameter in parameters:
             parameter.add_(level * parameter.std(correction=0) * _normal(parameter, generator))
     try:
         yield
     finally:
         with torch.no_grad():
-            for parameter, value in zip(own, before, strict=True):
-                parameter.copy_(value)
+            for parameter, original in zip(parameters, originals, strict=True):
+                parameter.copy_(original)
 
 
 def has_bottleneck(model: nn.Module) -> bool:
-    """Tell whether a model has anything that parameter noise is put on."""
+    """Return whether a model has a bottleneck, whose parameters can be perturbed."""
     return bool(_bottlenecks(model))
 
 

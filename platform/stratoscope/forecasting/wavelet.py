@@ -16,30 +16,30 @@ class Wavelet(Protocol):
     """A wavelet transform of one level."""
 
     def length(self, time: int) -> int:
-        """Return how many coefficients of each kind so many points have."""
+        """Return the number of coefficients of each kind for a number of points."""
 
     def decompose(self, series: Tensor) -> tuple[Tensor, Tensor]:
         """Return approximation and detail, shape (..., K) each, of a series, shape (..., T)."""
 
     def reconstruct(self, approximation: Tensor, detail: Tensor, time: int) -> Tensor:
-        """Return the series, shape (..., T), that has these coefficients, shape (..., K) each."""
+        """Return the series, shape (..., T), with these coefficients, shape (..., K) each."""
 
 
 class Haar:
-    """The Haar wavelet (db1): sums and differences of neighbours, which need no convolution."""
+    """The Haar wavelet (db1): sums and differences of neighbours, without a convolution."""
 
     def length(self, time: int) -> int:
-        """Return half of the points.
+        """Return half the number of points.
 
         Raises:
-            InputError: their number is odd.
+            InputError: the number is odd.
         """
         if time % 2:
-            raise InputError(f"the Haar wavelet cannot halve a lookback of {time} points; take an even number")
+            raise InputError(f"the Haar wavelet cannot halve a lookback of {time} points; choose an even number")
         return time // 2
 
     def decompose(self, series: Tensor) -> tuple[Tensor, Tensor]:
-        """Return sums and differences of neighbours, by the root of two."""
+        """Return sums and differences of neighbours, divided by the square root of two."""
         even, odd = series[..., 0::2], series[..., 1::2]
         return (even + odd) * ROOT_HALF, (even - odd) * ROOT_HALF
 
@@ -50,13 +50,13 @@ class Haar:
 
 
 class FilterBank:
-    """Any other wavelet, by ptwt's convolutions, with the signal mirrored at its ends.
+    """Any other wavelet, computed by ptwt with the signal mirrored at its ends.
 
     Args:
-        name: as PyWavelets knows it.
+        name: name of the wavelet in PyWavelets.
 
     Raises:
-        InputError: PyWavelets does not.
+        InputError: PyWavelets has no such wavelet.
     """
 
     def __init__(self, name: str) -> None:
@@ -67,7 +67,7 @@ class FilterBank:
         self._name = name
 
     def length(self, time: int) -> int:
-        """Return how many coefficients of each kind so many points have."""
+        """Return the number of coefficients of each kind for a number of points."""
         import pywt
 
         return int(pywt.dwt_coeff_len(time, pywt.Wavelet(self._name).dec_len, "symmetric"))
@@ -83,9 +83,9 @@ class FilterBank:
 
 
 def make_wavelet(name: str) -> Wavelet:
-    """Return a wavelet by its name.
+    """Return a wavelet by its PyWavelets name.
 
     Raises:
-        InputError: there is none of this name.
+        InputError: the name is unknown.
     """
     return Haar() if name in HAAR else FilterBank(name)

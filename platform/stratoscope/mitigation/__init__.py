@@ -1,49 +1,84 @@
-"""Mitigation: training some layers of a model, by contrast of right and wrong answers or by distillation."""
+"""Mitigation: fine-tuning of layers by contrasting answers, and recovery after pruning by distillation."""
 
-from stratoscope.mitigation.examples import Corpus, Plan, QuestionExample, answer_rows
-from stratoscope.mitigation.objective import TERMS, Anchor, Terms, Weights
-from stratoscope.mitigation.parameters import Method, Trained, open_parameters, tensor_digests
-from stratoscope.mitigation.patch import Patch, check_frozen, make_patch, swapped_in
-from stratoscope.mitigation.states import Reference, Separation, measured, sample, separation
+from stratoscope.mitigation.examples import BatchSchedule, Corpus, QuestionExample, answer_rows, encode_question
+from stratoscope.mitigation.objective import TERMS, Anchor, LossTerms, Weights
+from stratoscope.mitigation.parameters import Method, TrainableSpec, tensor_digests, unfreeze
+from stratoscope.mitigation.patch import Patch, check_frozen, make_patch, patched_weights
+from stratoscope.mitigation.states import ReferenceStates, Separation, evenly_spaced, measure_reference, separation
 from stratoscope.mitigation.training import (
     STEPS,
     Host,
-    Optimising,
+    OptimizerSettings,
     Sharding,
     TrainingSettings,
     Validation,
-    cuts_of,
+    dropped_spans,
     train,
+)
+from stratoscope.mitigation.tuning import LayersByNumber, TuningSpace, apply_point
+from stratoscope.mitigation.variants import (
+    BASE,
+    EVERY,
+    FLAGGED,
+    GIVEN,
+    RANDOM,
+    LayerFlag,
+    LayersBySeed,
+    Variant,
+    fine_tuning_variants,
+    parse_layers,
+    random_layers,
+    rank_flagged,
+    recovery_variants,
+    resized_layers,
 )
 
 __all__ = [
+    "BASE",
+    "EVERY",
+    "FLAGGED",
+    "GIVEN",
+    "RANDOM",
     "STEPS",
     "TERMS",
     "Anchor",
+    "BatchSchedule",
     "Corpus",
     "Host",
+    "LayerFlag",
+    "LayersByNumber",
+    "LayersBySeed",
+    "LossTerms",
     "Method",
-    "Optimising",
+    "OptimizerSettings",
     "Patch",
-    "Plan",
     "QuestionExample",
-    "Reference",
+    "ReferenceStates",
     "Separation",
     "Sharding",
-    "Terms",
-    "Trained",
+    "TrainableSpec",
     "TrainingSettings",
+    "TuningSpace",
     "Validation",
+    "Variant",
     "Weights",
     "answer_rows",
+    "apply_point",
     "check_frozen",
-    "cuts_of",
+    "dropped_spans",
+    "encode_question",
+    "evenly_spaced",
+    "fine_tuning_variants",
     "make_patch",
-    "measured",
-    "open_parameters",
-    "sample",
+    "measure_reference",
+    "parse_layers",
+    "patched_weights",
+    "random_layers",
+    "rank_flagged",
+    "recovery_variants",
+    "resized_layers",
     "separation",
-    "swapped_in",
     "tensor_digests",
     "train",
+    "unfreeze",
 ]

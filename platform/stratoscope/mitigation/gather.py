@@ -1,4 +1,4 @@
-"""What the workers of a training step hold, put together, with gradients that find their way back."""
+"""Collective operations between the workers of a training step, with gradients."""
 
 from typing import Any
 
@@ -7,18 +7,18 @@ import torch.distributed as dist
 
 
 def world_size() -> int:
-    """Return how many workers train together."""
+    """Return the number of workers that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def gather_rows(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
-    """Return the rows of all workers, one worker's behind another's.
+    """Return the rows of all workers, concatenated in order of rank.
 
-    The gradient of a row is the sum over all workers of what their losses say of it, for each holds a part of the loss.
+    The gradient of a row is the sum of its gradients on all workers, since each computes a part of the loss.
 
     Args:
-        rows: this worker's, shape (counts[rank], ...).
-        counts: rows of each worker.
+        rows: rows of this worker, shape (counts[rank], ...).
+        counts: number of rows of each worker.
     """
     if world_size() == 1:
         return rows
@@ -28,7 +28,7 @@ def gather_rows(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
     return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
 
 
-def summed(values: torch.Tensor) -> torch.Tensor:
+def all_sum(values: torch.Tensor) -> torch.Tensor:
     """Return the sum over all workers, without a gradient."""
     total = values.detach().clone()
     if world_size() > 1:
@@ -36,16 +36,16 @@ def summed(values: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def largest(value: torch.Tensor) -> torch.Tensor:
-    """Return the largest of all workers' values."""
-    most = value.clone()
+def all_max(value: torch.Tensor) -> torch.Tensor:
+    """Return the maximum over all workers."""
+    maximum = value.clone()
     if world_size() > 1:
-        dist.all_reduce(most, op=dist.ReduceOp.MAX)
-    return most
+        dist.all_reduce(maximum, op=dist.ReduceOp.MAX)
+    return maximum
 
 
 class _Gather(torch.autograd.Function):
-    """Stacks a tensor of every worker, of equal shapes, shape (workers, ...)."""
+    """Stacks tensors of equal shape from all workers, shape (workers, ...)."""
 
     @staticmethod
     def forward(_context: Any, rows: torch.Tensor) -> torch.Tensor:

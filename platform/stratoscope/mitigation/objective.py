@@ -1,4 +1,4 @@
-"""The training objective of a step: one module, so that DeepSpeed sees all that happens to the parameters."""
+"""The training objective of a step: one module, so that DeepSpeed sees every use of the parameters."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from stratoscope.mitigation import objectives
-from stratoscope.mitigation.capture import captured
-from stratoscope.mitigation.examples import Corpus, Rows, answer_rows, text_rows
+from stratoscope.mitigation.examples import Corpus, PaddedRows, answer_rows, text_rows
 from stratoscope.mitigation.gather import gather_rows
-from stratoscope.mitigation.states import Reference, answer_means, question_ends
-from stratoscope.models import Anatomy
+from stratoscope.mitigation.states import ReferenceStates, answer_means, capture_states, question_ends
+from stratoscope.models import LayerLayout
 
 Tensor = torch.Tensor
 Anchor = Literal["question", "frozen"]
@@ -26,11 +25,11 @@ class Weights:
     contrastive: float = 0.0
     """InfoNCE on hidden states of the trained layers."""
     likelihood: float = 0.0
-    """Of right answers."""
+    """Likelihood of right answers."""
     margin: float = 0.0
-    """Of the likelihood of right answers over wrong ones."""
+    """Margin of the likelihood of right answers over wrong ones."""
     forgetting: float = 0.0
-    """Divergence from the reference on texts."""
+    """Divergence from the reference model on texts."""
     hidden: float = 0.0
     """Mismatch of hidden states with the reference's where layers were dropped, on texts."""
     text: float = 0.0
@@ -38,12 +37,12 @@ class Weights:
 
     @property
     def uses_questions(self) -> bool:
-        """Whether any term looks at questions."""
+        """Whether any term is computed on questions."""
         return bool(self.contrastive or self.likelihood or self.margin)
 
     @property
     def uses_texts(self) -> bool:
-        """Whether any term looks at texts."""
+        """Whether any term is computed on texts."""
         return bool(self.forgetting or self.hidden or self.text)
 
     def used(self) -> dict[str, float]:
@@ -52,33 +51,33 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """The terms and what they need to know."""
+class LossTerms:
+    """The terms of the loss and their parameters."""
 
     weights: Weights
     temperature: float = 0.1
-    """Of the contrast."""
+    """Temperature of the contrast."""
     anchor: Anchor = "question"
-    """What right and wrong answers are compared with: the end of the question, or the frozen model's right answer."""
+    """Anchor of the contrast: the end of the question, or the right answer in the frozen model."""
     margin: float = 1.0
-    """Nats per token."""
+    """Margin, in nats per token."""
     softening: float = 1.0
     """Temperature of the divergence."""
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A place where layers were dropped."""
+class DroppedSpan:
+    """A span of dropped layers after a remaining layer."""
 
     layer: int
-    """Whose output should be what the last of the dropped layers put out."""
+    """Layer before the span, as the trained model numbers it; its output should match that of the span."""
     reference: int
-    """That layer, as the reference numbers it."""
+    """Last layer of the span, as the reference model numbers it."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What the sums of a step's terms are divided by; over all workers and micro-batches."""
+    """Counts over all workers and micro-batches of a step, by which the sums of its terms are divided."""
 
     questions: int
     wrong: int
@@ -87,7 +86,7 @@ class Counts:
 
     @classmethod
     def of(cls, corpus: Corpus, questions: Sequence[int], texts: Sequence[int]) -> "Counts":
-        """Count a step's examples."""
+        """Count the examples of a step."""
         chosen = [corpus.questions[i] for i in questions]
         return cls(
             len(chosen),
@@ -98,69 +97,69 @@ class Counts:
 
 
 @dataclass(frozen=True, eq=False)
-class Micro:
-    """What one worker sees in one micro-batch."""
+class MicroBatch:
+    """The examples of one worker in one micro-batch."""
 
     questions: tuple[int, ...]
-    """Numbers in the corpus."""
+    """Numbers of questions in the corpus."""
     texts: tuple[int, ...]
     wrong_of_workers: list[int]
-    """How many wrong answers each worker has in this micro-batch."""
+    """Number of wrong answers of each worker in this micro-batch."""
     counts: Counts
 
 
-class Objective(nn.Module):
+class MitigationObjective(nn.Module):
     """Computes a worker's part of the loss of a micro-batch.
 
     Args:
-        network: the model that is trained, perhaps wrapped by peft.
-        anatomy: its layers.
-        layers: those that are contrasted.
-        cuts: places where layers were dropped.
-        terms: of the loss.
-        corpus: what is trained on.
+        network: the trained model, wrapped by peft where it has adapters.
+        anatomy: layers of the trained model.
+        layers: layers whose states are contrasted.
+        spans: spans of dropped layers.
+        terms: terms of the loss.
+        corpus: the training data.
         reference: the frozen model.
-        filler: token id to pad with.
-        max_padding: largest share of a pass through the model that may be padding; 1 makes one pass of all rows.
+        filler: padding token id.
+        max_padding: largest share of padding in a pass through the model; 1 makes a single pass of all rows.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        anatomy: Anatomy,
+        anatomy: LayerLayout,
         *,
         layers: Sequence[int],
-        cuts: Sequence[Cut],
-        terms: Terms,
+        spans: Sequence[DroppedSpan],
+        terms: LossTerms,
         corpus: Corpus,
-        reference: Reference,
+        reference: ReferenceStates,
         filler: int,
         max_padding: float,
     ) -> None:
         super().__init__()
         self.network = network
         self._anatomy, self._terms, self._corpus, self._filler = anatomy, terms, corpus, filler
-        self._cuts, self._max_padding = list(cuts), max_padding
+        self._spans, self._max_padding = list(spans), max_padding
         self._numbers = [(layer, reference.layer_of[layer]) for layer in layers]
-        # In a list, for it is no part of what is trained.
+        # In a list, so that its parameters are not registered as this module's.
         self._reference = [reference]
 
     @property
-    def reference(self) -> Reference:
+    def reference(self) -> ReferenceStates:
         """The frozen model."""
         return self._reference[0]
 
-    def forward(self, micro: Micro) -> dict[str, Tensor]:
-        """Return this worker's part of each term, divided by the counts of the step; their sum over workers counts."""
+    def forward(self, micro: MicroBatch) -> dict[str, Tensor]:
+        """Return this worker's part of each term, divided by the counts of the step; a term is their sum."""
         parts: dict[str, Tensor] = {}
         weights = self._terms.weights
         if weights.uses_questions:
-            parts |= self._of_questions(micro)
+            parts |= self._question_terms(micro)
         if weights.uses_texts:
-            parts |= self._of_texts(micro)
+            parts |= self._text_terms(micro)
         return parts
 
-    def _of_questions(self, micro: Micro) -> dict[str, Tensor]:
+    def _question_terms(self, micro: MicroBatch) -> dict[str, Tensor]:
         weights, counts = self._terms.weights, micro.counts
         examples = [self._corpus.questions[i] for i in micro.questions]
         rows = answer_rows(examples, self._filler).to(self._device)
@@ -172,8 +171,8 @@ class Objective(nn.Module):
         if weights.margin:
             per_token = answers.likelihood / rows.segment.sum(dim=1)
             question = torch.tensor([i for i, e in enumerate(examples) for _ in e.wrong], device=self._device)
-            missing = objectives.margin(per_token[:num], per_token[num:], question, self._terms.margin)
-            parts["margin"] = missing / max(1, counts.wrong)
+            violations = objectives.margin(per_token[:num], per_token[num:], question, self._terms.margin)
+            parts["margin"] = violations / max(1, counts.wrong)
         if weights.contrastive:
             wrong = gather_rows(answers.means[num:], micro.wrong_of_workers)
             anchor = answers.ends[:num] if self._terms.anchor == "question" else self._frozen_means(rows, num)
@@ -181,75 +180,75 @@ class Objective(nn.Module):
             parts["contrastive"] = loss / (counts.questions * len(self._numbers))
         return parts
 
-    def _answers(self, rows: Rows) -> "_Answers":
-        """Run the model on rows of answers, those of like length together."""
+    def _answers(self, rows: PaddedRows) -> "_Answers":
+        """Run the model on rows of answers, grouped by similar length."""
         layers = [layer for layer, _ in self._numbers] if self._terms.weights.contrastive else []
         order: list[int] = []
-        found: list[_Answers] = []
-        for chosen, part in rows.parts(self._max_padding):
-            row, place, tokens = part.predicted
-            with captured(self._anatomy, layers) as states:
-                logits = _predict(self.network, part, row, place)
+        groups: list[_Answers] = []
+        for members, part in rows.parts(self._max_padding):
+            row, position, tokens = part.predictions
+            with capture_states(self._anatomy, layers) as states:
+                logits = _predict(self.network, part, row, position)
             likelihood = objectives.token_log_likelihood(logits, tokens)
-            total = torch.zeros(len(chosen), dtype=likelihood.dtype, device=self._device).index_add(0, row, likelihood)
+            total = torch.zeros(len(members), dtype=likelihood.dtype, device=self._device).index_add(0, row, likelihood)
             numbers = self._numbers if layers else []
-            found.append(
+            groups.append(
                 _Answers(
                     total,
                     answer_means(states, part, numbers, self.reference),
-                    question_ends(states, part, len(chosen), numbers, self.reference),
+                    question_ends(states, part, len(members), numbers, self.reference),
                 )
             )
-            order += chosen
-        back = torch.tensor(order, device=self._device).argsort()
+            order += members
+        inverse = torch.tensor(order, device=self._device).argsort()
         return _Answers(
-            torch.cat([f.likelihood for f in found])[back],
-            torch.cat([f.means for f in found])[back],
-            torch.cat([f.ends for f in found])[back],
+            torch.cat([g.likelihood for g in groups])[inverse],
+            torch.cat([g.means for g in groups])[inverse],
+            torch.cat([g.ends for g in groups])[inverse],
         )
 
-    def _frozen_means(self, rows: Rows, num: int) -> Tensor:
+    def _frozen_means(self, rows: PaddedRows, num: int) -> Tensor:
         """Return the frozen model's mean states of the right answers, shape (num, L, D)."""
-        right = Rows(rows.ids[:num], rows.mask[:num], rows.segment[:num])
+        right = PaddedRows(rows.ids[:num], rows.mask[:num], rows.segment[:num])
         originals = [original for _, original in self._numbers]
-        with torch.no_grad(), captured(self.reference.model.anatomy, originals) as frozen:
+        with torch.no_grad(), capture_states(self.reference.model.anatomy, originals) as frozen:
             self.reference.model.backbone(right.ids, attention_mask=right.mask, use_cache=False)
         return answer_means(frozen, right, [(o, o) for o in originals], self.reference)
 
-    def _of_texts(self, micro: Micro) -> dict[str, Tensor]:
+    def _text_terms(self, micro: MicroBatch) -> dict[str, Tensor]:
         rows = text_rows([self._corpus.texts[i] for i in micro.texts], self._filler).to(self._device)
         sums: dict[str, Tensor] = {}
         for _, part in rows.parts(self._max_padding):
-            for name, value in self._sums_of_texts(part).items():
+            for name, value in self._text_sums(part).items():
                 sums[name] = sums[name] + value if name in sums else value
         return {name: value / micro.counts.text_tokens for name, value in sums.items()}
 
-    def _sums_of_texts(self, rows: Rows) -> dict[str, Tensor]:
-        """Return the sums over tokens of the terms that look at texts."""
+    def _text_sums(self, rows: PaddedRows) -> dict[str, Tensor]:
+        """Return the sums over tokens of the terms that are computed on texts."""
         weights = self._terms.weights
-        row, place, tokens = rows.predicted
-        cuts = self._cuts if weights.hidden else []
-        with captured(self._anatomy, [cut.layer for cut in cuts]) as states:
-            logits = _predict(self.network, rows, row, place)
+        row, position, tokens = rows.predictions
+        spans = self._spans if weights.hidden else []
+        with capture_states(self._anatomy, [span.layer for span in spans]) as states:
+            logits = _predict(self.network, rows, row, position)
         sums: dict[str, Tensor] = {}
         if weights.text:
             sums["text"] = -objectives.token_log_likelihood(logits, tokens).sum()
-        if not weights.forgetting and not cuts:
+        if not weights.forgetting and not spans:
             return sums
         frozen = self.reference.model
-        with torch.no_grad(), captured(frozen.anatomy, [cut.reference for cut in cuts]) as there:
-            expected = _predict(frozen.network, rows, row, place)
+        with torch.no_grad(), capture_states(frozen.anatomy, [span.reference for span in spans]) as targets:
+            expected = _predict(frozen.network, rows, row, position)
         if weights.forgetting:
             sums["forgetting"] = objectives.divergence(expected, logits, self._terms.softening)
-        if cuts:
-            apart = [
+        if spans:
+            mismatches = [
                 objectives.mismatch(
-                    self.reference.standard(there[cut.reference][row, place], cut.reference),
-                    self.reference.standard(states[cut.layer][row, place], cut.reference),
+                    self.reference.standardise(targets[span.reference][row, position], span.reference),
+                    self.reference.standardise(states[span.layer][row, position], span.reference),
                 )
-                for cut in cuts
+                for span in spans
             ]
-            sums["hidden"] = torch.stack(apart).mean()
+            sums["hidden"] = torch.stack(mismatches).mean()
         return sums
 
     @property
@@ -259,20 +258,20 @@ class Objective(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class _Answers:
-    """What a model makes of rows of answers."""
+    """The output of a model for rows of answers."""
 
     likelihood: Tensor
-    """Log-likelihood of each, shape (rows,)."""
+    """Log-likelihood of each row, shape (rows,)."""
     means: Tensor
-    """Mean standardised states in the L contrasted layers, shape (rows, L, D)."""
+    """Mean standardised states of the answer in the L contrasted layers, shape (rows, L, D)."""
     ends: Tensor
-    """Those of the question's end, shape (rows, L, D)."""
+    """Standardised states of the question's last token, shape (rows, L, D)."""
 
 
-def _predict(network: Any, rows: Rows, row: Tensor, place: Tensor) -> Tensor:
-    """Return the logits at some places, shape (T, V); the head runs on these alone."""
+def _predict(network: Any, rows: PaddedRows, row: Tensor, position: Tensor) -> Tensor:
+    """Return the logits at some positions, shape (T, V); the head runs on these only."""
     handle = network.get_output_embeddings().register_forward_pre_hook(
-        lambda _head, given: (given[0][row, place][None],)
+        lambda _head, inputs: (inputs[0][row, position][None],)
     )
     try:
         logits = network(rows.ids, attention_mask=rows.mask, use_cache=False).logits

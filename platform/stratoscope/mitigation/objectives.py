@@ -1,8 +1,8 @@
 """The terms of the training objective, as pure functions of tensors.
 
 Each returns a sum, to be divided by a count over all workers and micro-batches of a step, so that the loss does not
-depend on how a batch is dealt. The paper on EAVSS (arXiv 2411.10069) says that contrastive learning is applied to the
-layers it flags; which loss, on which vectors, at which temperature could not be recovered. Everything here is ours.
+depend on how a batch is divided. The paper on EAVSS (arXiv 2411.10069) applies contrastive learning to the layers that
+it flags; the loss, the vectors and the temperature could not be recovered. Everything here is ours.
 """
 
 import torch
@@ -11,8 +11,8 @@ from torch.nn import functional
 Tensor = torch.Tensor
 
 
-def wide(values: Tensor) -> Tensor:
-    """Return values of half precision in single; others as they are."""
+def upcast(values: Tensor) -> Tensor:
+    """Return half-precision values in single precision; others unchanged."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -25,30 +25,30 @@ def info_nce(anchor: Tensor, right: Tensor, wrong: Tensor, temperature: float) -
     Args:
         anchor: shape (Q, L, D).
         right: shape (Q, L, D).
-        wrong: shape (N, L, D), those of the questions and of any others.
-        temperature: t.
+        wrong: wrong answers of these and other questions, shape (N, L, D).
+        temperature: temperature t.
 
     Source: van den Oord et al., 'Representation learning with contrastive predictive coding', 2018; its use here: ours.
     """
-    anchor, right, wrong = (functional.normalize(wide(v), dim=-1) for v in (anchor, right, wrong))
+    anchor, right, wrong = (functional.normalize(upcast(v), dim=-1) for v in (anchor, right, wrong))
     positive = (anchor * right).sum(dim=-1) / temperature
     negative = torch.einsum("qld,nld->qln", anchor, wrong) / temperature
-    everything = torch.cat([positive[..., None], negative], dim=-1)
-    return (torch.logsumexp(everything, dim=-1) - positive).sum()
+    similarities = torch.cat([positive[..., None], negative], dim=-1)
+    return (torch.logsumexp(similarities, dim=-1) - positive).sum()
 
 
-def margin(right: Tensor, wrong: Tensor, question: Tensor, wanted: float) -> Tensor:
-    """Return the sum over wrong answers of how far each is from being less likely than the right one by a margin.
+def margin(right: Tensor, wrong: Tensor, question: Tensor, target: float) -> Tensor:
+    """Return the sum over wrong answers of the shortfall of the right answer's likelihood from a margin above it.
 
     Args:
         right: log-likelihood per token of each question's right answer, shape (Q,).
-        wrong: the same of wrong answers, shape (N,).
+        wrong: log-likelihood per token of the wrong answers, shape (N,).
         question: number of each wrong answer's question, shape (N,).
-        wanted: the margin, in nats per token.
+        target: the margin, in nats per token.
 
-    Source: ours; a hinge.
+    Source: ours; a hinge loss.
     """
-    return functional.relu(wanted - (right[question] - wrong)).sum()
+    return functional.relu(target - (right[question] - wrong)).sum()
 
 
 def token_log_likelihood(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def token_log_likelihood(logits: Tensor, tokens: Tensor) -> Tensor:
         logits: shape (T, V).
         tokens: shape (T,).
     """
-    return -functional.cross_entropy(wide(logits), tokens, reduction="none")
+    return -functional.cross_entropy(upcast(logits), tokens, reduction="none")
 
 
 def divergence(reference: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -66,14 +66,14 @@ def divergence(reference: Tensor, logits: Tensor, temperature: float = 1.0) -> T
 
     Args:
         reference: logits of the reference, shape (T, V).
-        logits: those of the model.
-        temperature: of both; the result is multiplied by its square, so that gradients keep their size.
+        logits: logits of the model, shape (T, V).
+        temperature: temperature of both; the result is multiplied by its square, which keeps the size of gradients.
 
     Source: Hinton et al., 'Distilling the knowledge in a neural network', 2015.
     """
-    there = functional.log_softmax(wide(reference) / temperature, dim=-1)
-    here = functional.log_softmax(wide(logits) / temperature, dim=-1)
-    return functional.kl_div(here, there, reduction="sum", log_target=True) * temperature**2
+    target = functional.log_softmax(upcast(reference) / temperature, dim=-1)
+    own = functional.log_softmax(upcast(logits) / temperature, dim=-1)
+    return functional.kl_div(own, target, reduction="sum", log_target=True) * temperature**2
 
 
 def mismatch(reference: Tensor, hidden: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def mismatch(reference: Tensor, hidden: Tensor) -> Tensor:
 
     Source: ours, after Romero et al., 'FitNets', 2015.
     """
-    return (wide(hidden) - wide(reference)).square().mean(dim=-1).sum()
+    return (upcast(hidden) - upcast(reference)).square().mean(dim=-1).sum()
 
 
 def segment_mean(states: Tensor, segment: Tensor, num: int) -> Tensor:
@@ -94,7 +94,7 @@ def segment_mean(states: Tensor, segment: Tensor, num: int) -> Tensor:
     Args:
         states: shape (T, ...).
         segment: number of each state's segment, shape (T,).
-        num: segments; each has a state.
+        num: number of segments; each has a state.
 
     Returns:
         Shape (num, ...).

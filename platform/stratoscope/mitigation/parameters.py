@@ -1,4 +1,4 @@
-"""What of a model is trained: some layers whole, or low-rank adapters on them; all else is frozen."""
+"""The trained parameters of a model: some layers in full, or low-rank adapters on them; all others are frozen."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from stratoscope.errors import InputError
-from stratoscope.models import Anatomy, LoadedModel
+from stratoscope.models import LayerLayout, LoadedModel
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -19,68 +19,70 @@ Method = Literal["whole", "lora"]
 
 
 @dataclass(frozen=True)
-class Trained:
-    """Which parameters are trained."""
+class TrainableSpec:
+    """The trained parameters."""
 
     layers: tuple[int, ...]
-    """As the model numbers them that is trained."""
+    """Numbers of the trained layers."""
     method: Method = "whole"
     rank: int = 8
     alpha: int = 16
     dropout: float = 0.0
 
 
-def open_parameters(model: LoadedModel, trained: Trained, seed: int) -> "nn.Module":
-    """Freeze a model but for what is to be trained.
+def unfreeze(model: LoadedModel, trainable: TrainableSpec, seed: int) -> "nn.Module":
+    """Freeze all parameters of a model except the trained ones.
 
     Args:
         model: changed in place.
-        trained: what is to be trained.
-        seed: of the adapters' first weights.
+        trainable: the parameters to train.
+        seed: seed of the adapters' initial weights.
 
     Returns:
         The network, wrapped by peft where it has adapters.
 
     Raises:
-        InputError: a layer has nothing that an adapter fits.
+        InputError: no adapter fits the layers, or they are quantised.
     """
     network: nn.Module = model.network
     network.requires_grad_(False)
-    if trained.method == "lora":
-        adapted: nn.Module = _with_adapters(model, trained, seed)
+    if trainable.method == "lora":
+        adapted: nn.Module = _add_adapters(model, trainable, seed)
         return adapted
-    for layer in trained.layers:
+    for layer in trainable.layers:
         for parameter in model.anatomy.blocks[layer].module.parameters():
             if not parameter.is_floating_point():
-                raise InputError("a quantised model's layers cannot be trained whole; take --parameters.method lora")
+                raise InputError("quantised layers cannot be trained in full; use --parameters.method lora")
             parameter.requires_grad_(True)
     return network
 
 
-def linear_names(anatomy: Anatomy, layers: Sequence[int]) -> list[str]:
-    """Return the names of all linear maps inside some layers, as peft's target_modules takes them."""
-    found = {
+def linear_names(anatomy: LayerLayout, layers: Sequence[int]) -> list[str]:
+    """Return the names of all linear modules of some layers, as peft's target_modules takes them."""
+    names = {
         name.rpartition(".")[2]
         for layer in layers
         for name, module in anatomy.blocks[layer].module.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
     }
-    return sorted(found)
+    return sorted(names)
 
 
-def _with_adapters(model: LoadedModel, trained: Trained, seed: int) -> "PeftModel":
+def _add_adapters(model: LoadedModel, trainable: TrainableSpec, seed: int) -> "PeftModel":
     from peft import LoraConfig, get_peft_model
 
-    targets = linear_names(model.anatomy, trained.layers)
+    targets = linear_names(model.anatomy, trainable.layers)
     if not targets:
-        raise InputError("parameters.method lora: the layers hold no linear map that an adapter fits; train them whole")
+        raise InputError(
+            "parameters.method lora: the layers have no linear module for an adapter; use --parameters.method whole"
+        )
     torch.manual_seed(seed)
     config = LoraConfig(
-        r=trained.rank,
-        lora_alpha=trained.alpha,
-        lora_dropout=trained.dropout,
+        r=trainable.rank,
+        lora_alpha=trainable.alpha,
+        lora_dropout=trainable.dropout,
         target_modules=targets,
-        layers_to_transform=list(trained.layers),
+        layers_to_transform=list(trainable.layers),
         layers_pattern=model.anatomy.path.rpartition(".")[2],
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.network.modules()),
     )
@@ -89,7 +91,7 @@ def _with_adapters(model: LoadedModel, trained: Trained, seed: int) -> "PeftMode
 
 
 def tensor_digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Return a digest of every tensor's bytes, by name."""
+    """Return a digest of the bytes of every tensor, by name."""
     return {name: _digest(tensor) for name, tensor in tensors.items()}
 
 

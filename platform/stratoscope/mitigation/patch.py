@@ -1,100 +1,100 @@
-"""What training changed: the tensors of the trained layers, by their names in the whole model."""
+"""Patches: the tensors of the trained layers, by their names in the whole model."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from stratoscope.errors import RunError
-from stratoscope.mitigation.parameters import Trained, open_parameters, tensor_digests
+from stratoscope.mitigation.parameters import tensor_digests, unfreeze
 from stratoscope.mitigation.training import TAG, TrainingSettings
 from stratoscope.models import LoadedModel, kept_layers, without_layers
 
 Patch = dict[str, torch.Tensor]
+"""Trained tensors by their names in the whole model."""
 PREFIX = "network."
-"""Of the network in the module that DeepSpeed saw."""
+"""Prefix of the network's parameters in the module that DeepSpeed trained."""
 
 
 def make_patch(folder: Path, settings: TrainingSettings) -> Patch:
-    """Put the workers' parts of the last checkpoint together, adapters merged into the weights that they belong to.
+    """Assemble the patch from the workers' parts of a checkpoint, with adapters merged into their weights.
 
     Args:
         folder: the checkpoint.
-        settings: with which it was trained.
+        settings: settings of the training.
 
     Returns:
-        Every tensor of the trained layers, named as in the whole model.
+        All tensors of the trained layers, named as in the whole model.
+
+    Raises:
+        RunError: the checkpoint lacks a trained tensor.
     """
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    found = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
-    state = {name.removeprefix(PREFIX): tensor for name, tensor in found.items()}
+    parameters = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
+    state = {name.removeprefix(PREFIX): tensor for name, tensor in parameters.items()}
     model = settings.loading.load(head=True)
     kept = kept_layers(len(model.anatomy), settings.dropped)
-    renumbered = {old: new for new, old in enumerate(kept)}
-    layers = tuple(renumbered[layer] for layer in settings.trained.layers)
+    trainable = settings.renumbered(len(model.anatomy))
     with without_layers(model, settings.dropped) as student:
-        network = open_parameters(student, Trained(**{**asdict(settings.trained), "layers": layers}), settings.seed)
-        wanted = {name for name, p in network.named_parameters() if p.requires_grad}
-        if wanted - state.keys():
-            raise RunError(
-                f"the checkpoint lacks {len(wanted - state.keys())} trained tensors, {min(wanted - set(state))}"
-            )
-        network.load_state_dict({name: state[name] for name in wanted}, strict=False)
+        network = unfreeze(student, trainable, settings.seed)
+        names = {name for name, p in network.named_parameters() if p.requires_grad}
+        if missing := names - state.keys():
+            raise RunError(f"the checkpoint lacks {len(missing)} trained tensors, {min(missing)}")
+        network.load_state_dict({name: state[name] for name in names}, strict=False)
         plain: Any = network
-        if settings.trained.method == "lora":
+        if trainable.method == "lora":
             plain = plain.merge_and_unload()
         path = student.anatomy.path
         return {
             f"{path}.{kept[layer]}.{name}": parameter.detach().clone()
-            for layer in layers
+            for layer in trainable.layers
             for name, parameter in plain.get_submodule(f"{path}.{layer}").named_parameters()
         }
 
 
 @contextmanager
-def swapped_in(model: LoadedModel, patch: Mapping[str, torch.Tensor]) -> Iterator[LoadedModel]:
-    """Put trained tensors in the place of a model's own while the block runs.
+def patched_weights(model: LoadedModel, patch: Mapping[str, torch.Tensor]) -> Iterator[LoadedModel]:
+    """Replace tensors of a model by trained ones while the block runs.
 
     Raises:
-        RunError: the model has no tensor of that name and shape.
+        RunError: the model has no tensor of the same name and shape.
     """
     own = dict(model.network.named_parameters())
     for name, tensor in patch.items():
         if name not in own or own[name].shape != tensor.shape:
-            raise RunError(f"the trained tensor {name} does not fit the model; it was trained on another one")
+            raise RunError(f"the trained tensor {name} does not fit the model; it belongs to another model")
     before = {name: own[name].detach().clone() for name in patch}
-    _put(own, patch)
+    _copy(patch, own)
     try:
         yield model
     finally:
-        _put(own, before)
+        _copy(before, own)
 
 
-def _put(own: Mapping[str, torch.nn.Parameter], tensors: Mapping[str, torch.Tensor]) -> None:
+def _copy(tensors: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.nn.Parameter]) -> None:
     with torch.no_grad():
         for name, tensor in tensors.items():
-            own[name].copy_(tensor)
+            parameters[name].copy_(tensor)
 
 
 def check_frozen(before: LoadedModel, folder: Path, layers: Sequence[int], dropped: Sequence[int]) -> int:
-    """See that a checkpoint differs from the model that it was trained from in the trained layers alone.
+    """Check that a checkpoint differs from the model that it was trained from in the trained layers only.
 
     Args:
-        before: the whole model, as it was.
+        before: the whole model before training.
         folder: the checkpoint.
-        layers: those that were trained, as the whole model numbers them.
-        dropped: those that the checkpoint lacks.
+        layers: trained layers, as the whole model numbers them.
+        dropped: layers that the checkpoint lacks.
 
     Returns:
-        How many tensors are equal to the bit.
+        Number of bit-identical tensors.
 
     Raises:
-        RunError: another tensor was changed.
+        RunError: another tensor has changed.
     """
     from safetensors.torch import load_file
 
@@ -105,12 +105,12 @@ def check_frozen(before: LoadedModel, folder: Path, layers: Sequence[int], dropp
     same = 0
     for file in sorted(folder.glob("*.safetensors")):
         for name, value in tensor_digests(load_file(file)).items():
-            found = pattern.match(name)
-            layer = kept[int(found[1])] if found else None
-            original = pattern.sub(f"{path}.{layer}.", name) if found else name
+            match = pattern.match(name)
+            layer = kept[int(match[1])] if match else None
+            original = pattern.sub(f"{path}.{layer}.", name) if match else name
             if layer in layers:
                 continue
             if own.get(original) != value:
-                raise RunError(f"{name} was to be frozen and is another tensor in the checkpoint")
+                raise RunError(f"{name} was frozen but differs in the checkpoint")
             same += 1
     return same

@@ -1,4 +1,4 @@
-"""Training under DeepSpeed: steps, checkpoints, and going on from one. It knows no Ray; a `Host` stands for that."""
+"""Training with DeepSpeed: steps, checkpoints and resuming. A `Host` provides what Ray Train provides in a job."""
 
 import json
 import math
@@ -6,41 +6,41 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from stratoscope.errors import InputError, RunError
-from stratoscope.mitigation.examples import Corpus, Plan, answer_rows, text_rows
-from stratoscope.mitigation.gather import largest, summed, world_size
-from stratoscope.mitigation.objective import Counts, Cut, Micro, Objective, Terms
-from stratoscope.mitigation.parameters import Trained, open_parameters
-from stratoscope.mitigation.states import Reference, measured, sample
-from stratoscope.models import LoadedModel, Loading, kept_layers, peak_memory_bytes, without_layers
+from stratoscope.mitigation.examples import BatchSchedule, Corpus, answer_rows, text_rows
+from stratoscope.mitigation.gather import all_max, all_sum, world_size
+from stratoscope.mitigation.objective import Counts, DroppedSpan, LossTerms, MicroBatch, MitigationObjective
+from stratoscope.mitigation.parameters import TrainableSpec, unfreeze
+from stratoscope.mitigation.states import ReferenceStates, evenly_spaced, measure_reference
+from stratoscope.models import LoadedModel, LoadSpec, kept_layers, peak_memory_bytes, without_layers
 
 STEPS = "steps.json"
-"""In a checkpoint: what was logged of the steps before it."""
+"""File in a checkpoint with the metrics of the steps before it."""
 TAG = "state"
 MAX_PADDING = 0.25
-"""Of a pass through the model."""
+"""Largest share of padding in a pass through the model."""
 
 
 @dataclass(frozen=True)
-class Optimising:
-    """How parameters are changed."""
+class OptimizerSettings:
+    """Settings of AdamW and its learning rate schedule."""
 
     learning_rate: float
     warmup: float
-    """Share of the steps in which the learning rate rises; then it falls as a cosine to zero."""
+    """Share of the steps in which the learning rate rises; then it falls to zero along a cosine."""
     weight_decay: float
     clip: float
-    """Largest norm of a gradient; 0 does not clip."""
+    """Largest norm of the gradient; 0 disables clipping."""
     steps: int
 
     def share(self, step: int) -> float:
-        """Return the share of the learning rate at a step, counted from 0; none of the steps has a rate of zero."""
+        """Return the learning rate at a step, counted from 0, as a share of the peak; no step has a rate of zero."""
         rising = round(self.warmup * self.steps)
         if step < rising:
             return (step + 1) / (rising + 1)
@@ -49,27 +49,27 @@ class Optimising:
 
 @dataclass(frozen=True)
 class Sharding:
-    """What DeepSpeed deals out to the workers."""
+    """Settings of DeepSpeed's ZeRO."""
 
     stage: int = 1
-    """Of ZeRO: 1 optimiser states, 2 gradients too, 3 parameters too."""
+    """Stage of ZeRO: 1 partitions optimiser states, 2 also gradients, 3 also parameters."""
     offload: bool = False
-    """Keep the optimiser's states, and of stage 3 the parameters, in the memory of the CPU."""
+    """Whether optimiser states, and in stage 3 parameters, are kept in CPU memory."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them."""
+    """Whether activations are recomputed in the backward pass instead of being stored."""
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Everything that a worker has to know."""
+    """Settings of one training, the same for all workers."""
 
-    loading: Loading
+    loading: LoadSpec
     dropped: tuple[int, ...]
     """Layers that the trained model lacks; the reference has them."""
-    trained: Trained
-    """Numbered as the whole model numbers its layers."""
-    terms: Terms
-    optimising: Optimising
+    trainable: TrainableSpec
+    """The trained parameters, with layers as the whole model numbers them."""
+    terms: LossTerms
+    optimizer: OptimizerSettings
     sharding: Sharding
     questions_per_step: int
     texts_per_step: int
@@ -77,43 +77,52 @@ class TrainingSettings:
     checkpoint_every: int
     """Steps between two checkpoints."""
     validate_every: int
-    """Steps between two validations; 0 for none."""
+    """Steps between two validations; 0 disables validation."""
     num_threads: int
     seed: int
 
+    def renumbered(self, num_layers: int) -> TrainableSpec:
+        """Return the trained parameters with layers as the pruned model numbers them.
+
+        Args:
+            num_layers: number of layers of the whole model.
+        """
+        kept = kept_layers(num_layers, self.dropped)
+        return replace(self.trainable, layers=tuple(kept.index(layer) for layer in self.trainable.layers))
+
 
 class Host(Protocol):
-    """Where a worker trains."""
+    """The environment of a training worker."""
 
     rank: int
 
     def checkpoint(self) -> AbstractContextManager[Path | None]:
-        """Yield the folder of the last checkpoint, or None where there is none."""
+        """Yield the folder of the last checkpoint, or None if there is none."""
 
     def report(self, metrics: dict[str, float], folder: Path | None) -> None:
-        """Tell metrics and, where one was written, keep the checkpoint in a folder; every worker calls it as often."""
+        """Report metrics and, if a folder is given, its checkpoint; every worker calls this equally often."""
 
     def note(self, row: dict[str, float]) -> None:
-        """Tell of a step that was made; only the first worker calls it."""
+        """Report a finished step; only the first worker calls this."""
 
     def stopping(self) -> bool:
-        """Tell whether the run is to stop; only the first worker is asked."""
+        """Return whether the run is stopping; only the first worker calls this."""
 
 
 Validation = Callable[[LoadedModel], dict[str, float]]
-"""What a model is worth on questions that are not trained on."""
+"""Returns the metrics of a model on questions or texts that it is not trained on."""
 
 
 def train(settings: TrainingSettings, corpus: Corpus, host: Host, validate: Validation | None = None) -> None:
-    """Train until the last step, or until the run is to stop; every worker calls this.
+    """Train until the last step, or until the run is stopping; every worker calls this.
 
-    A loss or gradient that is no number ends the training, too; the last checkpoint, if any, is from before it.
+    A loss or gradient that is not finite also ends the training; the last checkpoint, if any, is from before it.
 
     Args:
-        settings: the same for all workers.
-        corpus: likewise.
-        host: where this worker trains.
-        validate: called on every worker now and then; the first worker's outcome is told.
+        settings: settings of the training, the same for all workers.
+        corpus: the training data, the same for all workers.
+        host: environment of this worker.
+        validate: called on every worker every `validate_every` steps; the metrics of the first worker are reported.
     """
     if settings.loading.device == "cpu":
         torch.set_num_threads(settings.num_threads)
@@ -134,7 +143,7 @@ class _Trainer:
     ) -> None:
         self._settings, self._corpus, self._host, self._validate = settings, corpus, host, validate
         self._model = model
-        self._plan = Plan(
+        self._schedule = BatchSchedule(
             len(corpus.questions),
             len(corpus.texts),
             settings.questions_per_step if settings.terms.weights.uses_questions else 0,
@@ -147,10 +156,10 @@ class _Trainer:
         self._rows: list[dict[str, float]] = []
 
     def run(self) -> None:
-        """Go on from the last checkpoint."""
-        begun = self._resume()
-        settings, total = self._settings, self._settings.optimising.steps
-        for step in range(begun, total):
+        """Train, from the last checkpoint if there is one."""
+        start = self._resume()
+        settings, total = self._settings, self._settings.optimizer.steps
+        for step in range(start, total):
             row = self._step(step)
             if self._host.rank == 0:
                 self._host.note(row)
@@ -158,12 +167,12 @@ class _Trainer:
                 return
             self._rows.append(row)
             done = step + 1
-            stop = self._told_to_stop()
+            stop = self._should_stop()
             last = done == total
             metrics = {"step": float(done), "loss": self._rows[-1]["loss"]}
             due = settings.validate_every and (done % settings.validate_every == 0 or last)
             if due and self._validate is not None:
-                metrics |= self._validated()
+                metrics |= self._validation_metrics()
             if stop or last or done % settings.checkpoint_every == 0:
                 self._save(metrics)
             elif due:
@@ -174,28 +183,28 @@ class _Trainer:
     def _step(self, step: int) -> dict[str, float]:
         started = time.perf_counter()
         learning_rate = float(self._engine.get_lr()[0])
-        plan, engine = self._plan, self._engine
-        # Dropout is a function of the step, too.
+        schedule, engine = self._schedule, self._engine
+        # Dropout is a function of the step, too, so that a resumed run repeats it.
         torch.manual_seed((self._settings.seed * 1_000_003 + step) * world_size() + self._host.rank)
-        questions, texts = plan.questions(step), plan.texts(step)
+        questions, texts = schedule.questions(step), schedule.texts(step)
         counts = Counts.of(self._corpus, questions, texts)
         weights = self._settings.terms.weights.used()
         totals: dict[str, Any] = {}
         tokens = 0
-        for number in range(plan.micro_batches):
-            micro = self._micro(plan.micro(questions, number), plan.micro(texts, number), counts)
+        for number in range(schedule.micro_batches):
+            micro = self._micro(schedule.micro(questions, number), schedule.micro(texts, number), counts)
             tokens += self._num_tokens(micro)
             parts = engine(micro)
-            # DeepSpeed takes the mean over workers and micro-batches, and what is wanted is their sum.
-            scale = world_size() * plan.micro_batches
+            # DeepSpeed averages over workers and micro-batches; the loss is their sum.
+            scale = world_size() * schedule.micro_batches
             loss = sum(weights[name] * part for name, part in parts.items())
             engine.backward(loss * scale)
             engine.step()
             for name, part in parts.items():
                 totals[name] = totals.get(name, 0) + part.detach().double()
         names = sorted(totals)
-        both = summed(torch.stack([*(totals[n] for n in names), self._scalar(tokens)]))
-        terms = dict(zip(names, both.tolist(), strict=False))
+        *sums, num_tokens = all_sum(torch.stack([*(totals[n] for n in names), self._scalar(tokens)])).tolist()
+        terms = dict(zip(names, sums, strict=True))
         seconds = time.perf_counter() - started
         return {
             "step": float(step + 1),
@@ -203,42 +212,42 @@ class _Trainer:
             **terms,
             "gradient_norm": float(engine.get_global_grad_norm() or 0.0),
             "learning_rate": learning_rate,
-            "tokens": float(both[-1]),
-            "tokens_per_s": float(both[-1]) / seconds,
-            "peak_memory_bytes": float(largest(self._scalar(peak_memory_bytes()))),
+            "tokens": num_tokens,
+            "tokens_per_s": num_tokens / seconds,
+            "peak_memory_bytes": float(all_max(self._scalar(peak_memory_bytes()))),
         }
 
-    def _micro(self, questions: Sequence[int], texts: Sequence[int], counts: Counts) -> Micro:
+    def _micro(self, questions: Sequence[int], texts: Sequence[int], counts: Counts) -> MicroBatch:
         workers, rank = world_size(), self._host.rank
-        shares = [Plan.share(questions, r, workers) for r in range(workers)]
-        return Micro(
+        shares = [BatchSchedule.share(questions, r, workers) for r in range(workers)]
+        return MicroBatch(
             tuple(shares[rank]),
-            tuple(Plan.share(texts, rank, workers)),
+            tuple(BatchSchedule.share(texts, rank, workers)),
             [sum(len(self._corpus.questions[i].wrong) for i in share) for share in shares],
             counts,
         )
 
-    def _num_tokens(self, micro: Micro) -> int:
+    def _num_tokens(self, micro: MicroBatch) -> int:
         chosen = [self._corpus.questions[i] for i in micro.questions]
         answers = sum(len(q.question) * (1 + len(q.wrong)) + len(q.right) + sum(map(len, q.wrong)) for q in chosen)
         return answers + sum(len(self._corpus.texts[i]) for i in micro.texts)
 
-    def _validated(self) -> dict[str, float]:
+    def _validation_metrics(self) -> dict[str, float]:
         self._engine.eval()
-        found = self._validate(self._model) if self._validate else {}
+        metrics = self._validate(self._model) if self._validate else {}
         self._engine.train()
-        return found
+        return metrics
 
-    def _told_to_stop(self) -> bool:
-        return bool(summed(self._scalar(self._host.rank == 0 and self._host.stopping())) > 0)
+    def _should_stop(self) -> bool:
+        return bool(all_sum(self._scalar(self._host.rank == 0 and self._host.stopping())) > 0)
 
     def _scalar(self, value: float) -> torch.Tensor:
-        # On the model's device, for workers on GPUs exchange nothing else.
+        # On the model's device, since workers on GPUs communicate by nccl.
         return torch.tensor(float(value), dtype=torch.float64, device=self._model.device)
 
     def _save(self, metrics: dict[str, float]) -> None:
-        with tempfile.TemporaryDirectory(prefix="stratoscope-") as aside:
-            folder = Path(aside)
+        with tempfile.TemporaryDirectory(prefix="stratoscope-") as temporary:
+            folder = Path(temporary)
             self._engine.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
             if self._host.rank == 0:
                 (folder / STEPS).write_text(json.dumps(self._rows), encoding="utf-8")
@@ -248,66 +257,66 @@ class _Trainer:
         with self._host.checkpoint() as folder:
             if folder is None:
                 return 0
-            read, _ = self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
-            if read is None:
-                raise RunError(f"the checkpoint in {folder} is not whole; remove the run's training folder")
+            path, _ = self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+            if path is None:
+                raise RunError(f"the checkpoint in {folder} is incomplete; remove the run's training folder")
             self._rows = json.loads((folder / STEPS).read_text(encoding="utf-8"))
             return len(self._rows)
 
 
-def cuts_of(num_layers: int, dropped: Sequence[int]) -> list[Cut]:
-    """Return the places behind which layers were dropped; where the first ones were there is no layer before."""
+def dropped_spans(num_layers: int, dropped: Sequence[int]) -> list[DroppedSpan]:
+    """Return the spans of dropped layers, except one at the start, which no remaining layer precedes."""
     kept = kept_layers(num_layers, dropped)
     ends = [*kept[1:], num_layers]
-    return [Cut(new, end - 1) for new, (old, end) in enumerate(zip(kept, ends, strict=True)) if end > old + 1]
+    return [DroppedSpan(new, end - 1) for new, (old, end) in enumerate(zip(kept, ends, strict=True)) if end > old + 1]
 
 
-def _make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedModel) -> Objective:
+def _make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedModel) -> MitigationObjective:
     frozen = settings.loading.load(head=True)
     frozen.network.requires_grad_(False)
     num_layers = len(frozen.anatomy)
-    layer_of = tuple(kept_layers(num_layers, settings.dropped))
-    renumbered = {old: new for new, old in enumerate(layer_of)}
-    layers = tuple(renumbered[layer] for layer in settings.trained.layers)
-    cuts = cuts_of(num_layers, settings.dropped)
+    trainable = settings.renumbered(num_layers)
+    spans = dropped_spans(num_layers, settings.dropped)
     filler = int(model.tokenizer.pad_token_id or 0)
-    reference = Reference(frozen, layer_of)
+    reference = ReferenceStates(frozen, tuple(kept_layers(num_layers, settings.dropped)))
     weights = settings.terms.weights
     if weights.contrastive:
-        rows = answer_rows(sample(corpus.questions), filler)
-        reference = measured(reference, settings.trained.layers, rows)
-    if weights.hidden and cuts:
-        reference = measured(reference, [c.reference for c in cuts], text_rows(sample(corpus.texts), filler))
-    if set(weights.used()) == {"hidden"} and not cuts:
-        raise InputError("objective.hidden: no layer is left before the dropped ones, so there is nothing to match")
-    network = open_parameters(model, Trained(**{**asdict(settings.trained), "layers": layers}), settings.seed)
+        rows = answer_rows(evenly_spaced(corpus.questions), filler)
+        reference = measure_reference(reference, settings.trainable.layers, rows)
+    if weights.hidden and spans:
+        reference = measure_reference(
+            reference, [s.reference for s in spans], text_rows(evenly_spaced(corpus.texts), filler)
+        )
+    if set(weights.used()) == {"hidden"} and not spans:
+        raise InputError("objective.hidden: no layer precedes the dropped ones, so there are no states to match")
+    network = unfreeze(model, trainable, settings.seed)
     if settings.sharding.gradient_checkpointing:
         model.network.gradient_checkpointing_enable({"use_reentrant": False})
     network.train()
-    return Objective(
+    return MitigationObjective(
         network,
         model.anatomy,
-        layers=layers,
-        cuts=cuts,
+        layers=trainable.layers,
+        spans=spans,
         terms=settings.terms,
         corpus=corpus,
         reference=reference,
         filler=filler,
-        # In stage 3 workers gather parameters together, so each has to make as many passes as the others.
+        # In stage 3 the workers gather parameters together, so all have to make equally many passes.
         max_padding=1.0 if settings.sharding.stage == 3 else MAX_PADDING,
     )
 
 
-def _engine(objective: Objective, settings: TrainingSettings) -> Any:
+def _engine(objective: MitigationObjective, settings: TrainingSettings) -> Any:
     import deepspeed
     from torch.optim.lr_scheduler import LambdaLR
 
-    optimising = settings.optimising
+    optimizer = settings.optimizer
     engine, *_ = deepspeed.initialize(
         model=objective,
         model_parameters=[p for p in objective.parameters() if p.requires_grad],
         config=deepspeed_config(settings, next(objective.network.parameters()).dtype),
-        lr_scheduler=lambda optimiser: LambdaLR(optimiser, optimising.share),
+        lr_scheduler=lambda adamw: LambdaLR(adamw, optimizer.share),
         dist_init_required=False,
     )
     return engine
@@ -315,22 +324,22 @@ def _engine(objective: Objective, settings: TrainingSettings) -> Any:
 
 def deepspeed_config(settings: TrainingSettings, dtype: torch.dtype) -> dict[str, Any]:
     """Return DeepSpeed's configuration."""
-    optimising, sharding = settings.optimising, settings.sharding
+    optimizer, sharding = settings.optimizer, settings.sharding
     zero: dict[str, Any] = {"stage": sharding.stage}
     if sharding.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
         if sharding.stage == 3:
             zero["offload_param"] = {"device": "cpu"}
     return {
-        # What a micro-batch holds is the plan's business; DeepSpeed needs numbers that multiply out.
+        # The schedule decides the size of a micro-batch; DeepSpeed needs numbers that are consistent.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": settings.micro_batches,
-        "gradient_clipping": optimising.clip,
+        "gradient_clipping": optimizer.clip,
         "optimizer": {
             "type": "AdamW",
             "params": {
-                "lr": optimising.learning_rate,
-                "weight_decay": optimising.weight_decay,
+                "lr": optimizer.learning_rate,
+                "weight_decay": optimizer.weight_decay,
                 "torch_adam": True,
             },
         },

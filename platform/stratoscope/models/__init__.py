@@ -1,12 +1,12 @@
-"""Models: loading from hub, folder or GGUF, where their layers are, dropping some of them, and their fingerprint."""
+"""Language models: loading, layer layout, dropping layers, export, tokenisation and fingerprints."""
 
-from stratoscope.models.anatomy import Anatomy, Block, find_anatomy, first_position, layer_parameters
+from stratoscope.models.anatomy import Block, LayerLayout, find_anatomy, first_position, layer_parameters
 from stratoscope.models.batching import bucket, pad
-from stratoscope.models.export import ModelCard, check_describable, export_pruned, runs_of, slices_yaml
+from stratoscope.models.export import ModelCard, check_describable, consecutive_runs, export_pruned, slices_yaml
 from stratoscope.models.fingerprint import weights_fingerprint
 from stratoscope.models.load import (
     LoadedModel,
-    Loading,
+    LoadSpec,
     ModelFacts,
     describe_model,
     dtype_name,
@@ -23,12 +23,12 @@ from stratoscope.models.tokens import Encoded, Encoding, encode, encode_pair, en
 
 __all__ = [
     "BUNDLED_MODELS",
-    "Anatomy",
     "Block",
     "Encoded",
     "Encoding",
+    "LayerLayout",
+    "LoadSpec",
     "LoadedModel",
-    "Loading",
     "ModelCard",
     "ModelFacts",
     "ModelSource",
@@ -36,6 +36,7 @@ __all__ = [
     "check_causal",
     "check_describable",
     "check_prunable",
+    "consecutive_runs",
     "describe_model",
     "dtype_name",
     "encode",
@@ -56,7 +57,6 @@ __all__ = [
     "pin_source",
     "resolve_dtype",
     "resolve_source",
-    "runs_of",
     "set_layers",
     "slices_yaml",
     "weights_fingerprint",

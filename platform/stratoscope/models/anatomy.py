@@ -43,7 +43,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class LayerLayout:
     """The layers of a network, in order, and the name under which the network keeps them."""
 
     path: str
@@ -58,7 +58,7 @@ class Anatomy:
         return all(block.mlp_output is not None or block.has_gated_experts for block in self.blocks)
 
 
-def find_anatomy(network: nn.Module, num_layers: int) -> Anatomy:
+def find_anatomy(network: nn.Module, num_layers: int) -> LayerLayout:
     """Find the layers of a network by structure.
 
     Args:
@@ -84,7 +84,7 @@ def find_anatomy(network: nn.Module, num_layers: int) -> Anatomy:
     if len(candidates) > 1:
         raise InputError(f"model {name}: several lists could be its layers ({', '.join(candidates)}); none is taken")
     (path, layers), *_ = candidates.items()
-    return Anatomy(path, tuple(_dissect(layer, f"{name}.{path}.{i}") for i, layer in enumerate(layers)))
+    return LayerLayout(path, tuple(_dissect(layer, f"{name}.{path}.{i}") for i, layer in enumerate(layers)))
 
 
 def _dissect(layer: nn.Module, where: str) -> Block:
@@ -152,7 +152,7 @@ def first_position(backbone: nn.Module) -> int:
     return 0 if padding is None else padding + 1
 
 
-def layer_parameters(anatomy: Anatomy) -> Iterator[tuple[int, float]]:
+def layer_parameters(anatomy: LayerLayout) -> Iterator[tuple[int, float]]:
     """Yield each layer's number of parameters and the Frobenius norm of them all, in order of layers.
 
     The norm is NaN where weights are stored as integers, for only their quantiser knows what these stand for.

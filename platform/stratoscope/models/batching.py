@@ -1,4 +1,4 @@
-"""Which sequences share a batch, and how a batch is padded."""
+"""Batches of sequences of similar length, and their padding."""
 
 from collections.abc import Sequence
 
@@ -8,19 +8,19 @@ import torch
 def bucket(
     lengths: Sequence[int], max_tokens: int, max_padding: float = 0.1, max_prompts: int = 256
 ) -> list[list[int]]:
-    """Group prompts of like length into batches under a budget of padded tokens.
+    """Group prompts of similar length into batches under a budget of padded tokens.
 
-    The longest come first, so that a batch too large for the device shows at once. The grouping is a pure function of
-    the lengths.
+    The longest come first, so that a batch that is too large for the device fails at once. The grouping is a pure
+    function of the lengths.
 
     Args:
-        lengths: tokens of each prompt.
-        max_tokens: most tokens of a batch, padding included; a longer prompt gets a batch of its own.
-        max_padding: largest share of a batch that may be padding.
-        max_prompts: most prompts of a batch, for each has statistics of its own.
+        lengths: number of tokens of each prompt.
+        max_tokens: largest number of tokens in a batch, padding included; a longer prompt gets a batch of its own.
+        max_padding: largest share of padding in a batch.
+        max_prompts: largest number of prompts in a batch, which bounds the memory of their statistics.
 
     Returns:
-        Indices into `lengths`, one list a batch.
+        Indices into `lengths`, one list per batch.
     """
     batches: list[list[int]] = []
     longest = real = 0
@@ -40,8 +40,8 @@ def pad(rows: Sequence[Sequence[int]], filler: int) -> tuple[torch.Tensor, torch
     """Pad sequences of token ids on the right.
 
     Args:
-        rows: one sequence each.
-        filler: token id to pad with.
+        rows: the sequences.
+        filler: token id of the padding.
 
     Returns:
         Ids and mask, both of shape (rows, longest) and integer; the mask is 0 on padding.

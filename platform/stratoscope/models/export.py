@@ -1,4 +1,4 @@
-"""Writing a pruned model as a standard checkpoint, with a card that says what it is."""
+"""Export of pruned and fine-tuned models as standard checkpoints with a model card."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,30 +19,30 @@ SLICES = "mergekit.yaml"
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What the card of a pruned or trained model says."""
+    """Content of the card of a pruned or fine-tuned model."""
 
     base_model: str
     chosen_by: str
-    """How the layers were chosen, in words."""
+    """Rule that chose the layers, as the end of a sentence."""
     cost: Sequence[Sequence[str]]
     """Rows of a table: task, measure, before, after, retention, items."""
     command: str | None = None
-    """What repeats it."""
+    """Command that reproduces the model."""
     trained: str | None = None
-    """What was trained, in words; None where no weight was changed."""
+    """Description of the training; None if no weight was changed."""
 
 
 def export_pruned(model: LoadedModel, dropped: Sequence[int], folder: Path, card: ModelCard) -> None:
     """Write a model without some of its layers as a checkpoint that `from_pretrained` loads.
 
     Args:
-        model: the whole model, with its causal head.
+        model: the complete model, with its causal head.
         dropped: numbers of the layers to leave out.
-        folder: where to write; it must not hold anything yet.
-        card: what README.md says besides.
+        folder: empty folder for the checkpoint.
+        card: content of README.md.
 
     Raises:
-        RunError: the configuration that was written does not describe the weights that were written.
+        RunError: the saved configuration does not describe the saved weights.
     """
     num_layers = len(model.anatomy)
     with without_layers(model, dropped) as pruned:
@@ -56,16 +56,16 @@ def export_pruned(model: LoadedModel, dropped: Sequence[int], folder: Path, card
 
 
 def slices_yaml(base_model: str, num_layers: int, dropped: Sequence[int], dtype: str) -> str:
-    """Return the mergekit configuration of the same model: each run of kept layers is a slice, its end exclusive."""
+    """Return the mergekit configuration of the same model: each run of kept layers is a slice with an exclusive end."""
     slices = [
         {"sources": [{"model": base_model, "layer_range": [start, end]}]}
-        for start, end in runs_of(kept_layers(num_layers, dropped))
+        for start, end in consecutive_runs(kept_layers(num_layers, dropped))
     ]
     return yaml.safe_dump({"slices": slices, "merge_method": "passthrough", "dtype": dtype}, sort_keys=False)
 
 
-def runs_of(layers: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the runs of consecutive layers as (first, one past the last)."""
+def consecutive_runs(layers: Sequence[int]) -> list[tuple[int, int]]:
+    """Return runs of consecutive layers as pairs of start and exclusive end."""
     runs: list[tuple[int, int]] = []
     for layer in layers:
         if runs and runs[-1][1] == layer:
@@ -76,10 +76,10 @@ def runs_of(layers: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def check_describable(source: ModelSource, *, trust_remote_code: bool = False) -> None:
-    """See, without reading a weight, that a model without half of its layers is what its configuration then describes.
+    """Check, without reading a weight, that a configuration can describe the model after layers are dropped.
 
     Raises:
-        InputError: it is not, so no checkpoint of it could be loaded.
+        InputError: it cannot, so that no checkpoint of the pruned model could be loaded.
     """
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
@@ -91,38 +91,39 @@ def check_describable(source: ModelSource, *, trust_remote_code: bool = False) -
     model = LoadedModel(network, None, find_anatomy(network, num_layers), network.device)
     with without_layers(model, range(0, num_layers - 1, 2)) as pruned:
         try:
-            wrong = _described_otherwise(pruned, type(config).from_dict(pruned.network.config.to_dict()))
+            differences = _differences(pruned, type(config).from_dict(pruned.network.config.to_dict()))
         except (ValueError, TypeError, IndexError) as error:
-            wrong = first_line(error)
-    if wrong:
+            differences = first_line(error)
+    if differences:
         raise InputError(
-            f"model.source {source.name!r} ({config.model_type}) cannot be pruned: its configuration does not describe "
-            f"what is left without some layers ({wrong})"
+            f"model.source {source.name!r} ({config.model_type}) cannot be pruned: its configuration cannot describe "
+            f"the model without some layers ({differences}); choose another model"
         )
 
 
 def _check_described(pruned: LoadedModel, folder: Path) -> None:
-    """See that a model made from the written configuration has just the weights that were written."""
+    """Check that a model built from the saved configuration has the saved weights."""
     from transformers import AutoConfig
 
-    wrong = _described_otherwise(pruned, AutoConfig.from_pretrained(folder))
-    if wrong:
+    differences = _differences(pruned, AutoConfig.from_pretrained(folder))
+    if differences:
         raise RunError(
             f"the pruned {type(pruned.network).__name__} cannot be exported: its configuration describes other weights "
-            f"({wrong})"
+            f"({differences})"
         )
 
 
-def _described_otherwise(pruned: LoadedModel, config: Any) -> str:
-    """Return the first weights that a model made from a configuration has in another shape, or not, or besides."""
+def _differences(pruned: LoadedModel, config: Any) -> str:
+    """Return the first weights whose shapes differ from those of a model built from a configuration."""
     from accelerate import init_empty_weights
 
     with init_empty_weights():
         empty = type(pruned.network)(config)
-    there = {name: tuple(p.shape) for name, p in empty.state_dict().items()}
-    here = {name: tuple(p.shape) for name, p in pruned.network.state_dict().items()}
-    wrong = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
-    return ", ".join(wrong[:3])
+    built, actual = (
+        {name: tuple(p.shape) for name, p in network.state_dict().items()} for network in (empty, pruned.network)
+    )
+    different = sorted(name for name in built.keys() | actual.keys() if built.get(name) != actual.get(name))
+    return ", ".join(different[:3])
 
 
 def _card_text(card: ModelCard, num_layers: int, dropped: Sequence[int]) -> str:
@@ -134,19 +135,19 @@ def _card_text(card: ModelCard, num_layers: int, dropped: Sequence[int]) -> str:
         tags=(["pruned", "layer-pruning"] if dropped else []) + (["fine-tuned"] if card.trained else []),
     )
     layers = " ".join(map(str, sorted(dropped)))
-    changed = card.trained or "No weight was changed or trained."
     rows = ["| task | measure | before | after | retention | items |", "|---|---|---|---|---|---|"]
     rows += [f"| {' | '.join(row)} |" for row in card.cost]
     parts = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {card.base_model} " + (f"without {len(dropped)} of its {num_layers} layers" if dropped else "mended"),
+        f"# {card.base_model} " + (f"without {len(dropped)} of its {num_layers} layers" if dropped else "fine-tuned"),
         *([f"Layers dropped, counted from 0 as in `model.layers`: **{layers}**."] if dropped else []),
-        changed,
+        card.trained or "No weight was changed or trained.",
         f"Layers were chosen by {card.chosen_by}.",
-        "What came of it, on items that the choice never saw; retention is after / before, with its interval:",
+        "Results on held-out items, which were not used to choose the layers; retention is after / before, with its "
+        "interval:",
         "\n".join(rows),
         *([] if card.trained else [f"`{SLICES}` describes the same model as slices of the original."]),
     ]
     if card.command:
-        parts.append(f"Made with:\n\n```\n{card.command}\n```")
+        parts.append(f"Created with:\n\n```\n{card.command}\n```")
     return "\n\n".join(parts) + "\n"

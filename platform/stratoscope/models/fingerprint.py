@@ -1,4 +1,4 @@
-"""What identifies a model's weights, so that two runs can tell whether they saw the same one."""
+"""Fingerprints that identify a model by its weights, configuration, tokenizer and code."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,13 +7,14 @@ from stratoscope.digest import digest, file_digest
 from stratoscope.models.source import ModelSource, local_folder, pin_source
 
 KINDS = ("safetensors", "json", "model", "jinja", "txt", "py")
-"""Endings of the files of a model's folder that its answers follow from."""
+"""Suffixes of the files in a model's folder that determine its outputs."""
 
 
 def weights_fingerprint(source: ModelSource) -> str:
     """Return a digest of a model's weights, configuration, tokenizer, chat template and code.
 
-    Of a hub name it is the commit that the revision points to, of a folder or GGUF file the content of the files.
+    The fingerprint of a hub name is the commit that its revision points to, that of a folder or GGUF file a digest of
+    the files.
 
     Raises:
         InputError: the hub does not know the name or cannot be reached.
@@ -21,7 +22,7 @@ def weights_fingerprint(source: ModelSource) -> str:
     if source.kind == "hub":
         return f"hub:{source.location}@{pin_source(source).revision}"
     if source.kind == "gguf":
-        # The conversion is kept under the digest of the file's content.
+        # The folder of the conversion is named after the digest of the GGUF file.
         return f"gguf:{Path(local_folder(source)).name}"
     folder = Path(source.location)
     files = sorted(file for kind in KINDS for file in folder.glob(f"*.{kind}"))

@@ -1,4 +1,4 @@
-"""Loading a model and its tokenizer, and describing one without loading its weights."""
+"""Loading of models and tokenizers, and description of models without their weights."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from stratoscope.errors import InputError, first_line
-from stratoscope.models.anatomy import Anatomy, find_anatomy, first_position
+from stratoscope.models.anatomy import LayerLayout, find_anatomy, first_position
 from stratoscope.models.checkpoint import check_quantisation, quantisation_method
+from stratoscope.models.completeness import check_complete, check_vocabulary
 from stratoscope.models.source import ModelSource, local_folder, resolve_source
 
 if TYPE_CHECKING:
@@ -18,39 +19,39 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network on its device, in evaluation mode, with its tokenizer and the places of its layers."""
+    """A network on its device, in evaluation mode, with its tokenizer and the layout of its layers."""
 
     network: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
-    anatomy: Anatomy
+    anatomy: LayerLayout
     device: torch.device
 
     @property
     def backbone(self) -> "PreTrainedModel":
-        """The network without its vocabulary head."""
+        """Network without its vocabulary head."""
         backbone: PreTrainedModel = self.network.base_model
         return backbone
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a configuration tells of a model before any weight is read."""
+    """Architecture and size of a model, read from its configuration."""
 
     architecture: str
     num_layers: int
     hidden_size: int
     num_parameters: int
     max_positions: int | None
-    """Longest sequence that it has positions for."""
+    """Length of the longest sequence."""
     shows_hidden: bool = True
     """Whether the tap mlp_hidden can be read."""
     quantisation: str | None = None
-    """Method by which the checkpoint is quantised."""
+    """Quantisation method of the checkpoint; None if it is not quantised."""
 
 
 @dataclass(frozen=True)
-class Loading:
-    """How a process is to load a model; all but the source are those of `load_model`."""
+class LoadSpec:
+    """Source of a model and the options of `load_model` with which a process loads it."""
 
     source: ModelSource
     device: str
@@ -60,7 +61,7 @@ class Loading:
     spread: bool
 
     def load(self, *, head: bool = False) -> LoadedModel:
-        """Load the model, with its vocabulary head or without."""
+        """Load the model, optionally with its vocabulary head."""
         return load_model(
             self.source,
             self.device,
@@ -86,23 +87,25 @@ def load_model(
     """Load a model from a hub name, a folder, a .gguf file or a bundled name.
 
     Args:
-        source: what `model.source` takes, or the outcome of `resolve_source`.
+        source: value of `model.source`, or a resolved source.
         device: a torch device, such as 'cpu' or 'cuda'.
         dtype: 'float32', 'bfloat16' or 'float16'; 'auto' is bfloat16 on a GPU and float32 elsewhere.
-        revision: of a hub name.
-        attention: transformers' attention implementation ('sdpa', 'eager', ...); None takes its own choice.
-        trust_remote_code: run code that the model's repository carries.
-        head: load the vocabulary head too; statistics never need it.
-        spread: spread the layers over all GPUs that this process sees, as many on each as fit.
+        revision: revision of a hub name.
+        attention: transformers' attention implementation ('sdpa', 'eager', ...); None takes the default of the model.
+        trust_remote_code: whether to run code from the model's repository.
+        head: whether to load the vocabulary head, which statistics do not need.
+        spread: whether to spread the layers over all GPUs that this process sees.
 
     Raises:
-        InputError: the source cannot be resolved or read, or its layers are not found.
+        InputError: the source cannot be resolved or read, weights are missing, or the layers are not recognised.
     """
     from transformers import AutoModel, AutoModelForCausalLM
 
     resolved = source if isinstance(source, ModelSource) else resolve_source(source, revision)
+    config = load_config(resolved, trust_remote_code=trust_remote_code)
     folder = local_folder(resolved)
     common: dict[str, Any] = {"revision": resolved.revision or "main", "trust_remote_code": trust_remote_code}
+    check_complete(folder, config, resolved.name, head=head, **common)
     if attention is not None:
         common["attn_implementation"] = attention
     if spread:
@@ -119,10 +122,10 @@ def load_model(
 
 
 def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
-    """Load a model's tokenizer, padding on the right, with a padding token whatever the checkpoint says.
+    """Load a model's tokenizer.
 
     Raises:
-        InputError: there is no tokenizer beside the model.
+        InputError: the model has no tokenizer.
     """
     from transformers import AutoTokenizer
 
@@ -131,21 +134,26 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> "
             local_folder(source), revision=source.revision or "main", trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"model.source {source.name!r} has no tokenizer: {first_line(error)}") from error
+        raise InputError(
+            f"model.source {source.name!r} has no tokenizer ({first_line(error)}); save one with the model"
+        ) from error
     return tokenizer
 
 
-def describe_model(source: ModelSource, *, trust_remote_code: bool = False, here: bool = True) -> ModelFacts:
-    """Tell a model's architecture and size from its configuration alone, and see that it can be loaded and read.
+def describe_model(
+    source: ModelSource, *, trust_remote_code: bool = False, here: bool = True, head: bool = False
+) -> ModelFacts:
+    """Return a model's architecture and size from its configuration, after checking that the model can be loaded.
 
     Args:
-        source: the model.
-        trust_remote_code: run code that the model's repository carries.
-        here: it will be loaded on this machine, not on others of a cluster.
+        source: source of the model.
+        trust_remote_code: whether to run code from the model's repository.
+        here: whether this machine loads the model, rather than other nodes of a cluster.
+        head: whether the model is loaded with its vocabulary head.
 
     Raises:
-        InputError: the configuration cannot be read, the layers are not found, or the checkpoint is quantised in a way
-            that cannot be loaded.
+        InputError: the configuration cannot be read, the layers are not recognised, weights are missing, a token has no
+            embedding, or the quantisation method is not supported.
     """
     from accelerate import init_empty_weights
     from transformers import AutoModel
@@ -158,6 +166,10 @@ def describe_model(source: ModelSource, *, trust_remote_code: bool = False, here
         raise InputError(f"model.source {source.name!r} cannot be read: {first_line(error)}") from error
     check_quantisation(config, source.name, here=here)
     anatomy = find_anatomy(empty, num_layers_of(config))
+    if source.kind != "hub":  # actors check what they download from the hub
+        check_complete(local_folder(source), config, source.name, head=head, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+        check_vocabulary(tokenizer, empty.get_input_embeddings().weight.shape[0], source.name)
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
     return ModelFacts(
@@ -172,10 +184,10 @@ def describe_model(source: ModelSource, *, trust_remote_code: bool = False, here
 
 
 def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
-    """Load a model's configuration.
+    """Load a model's transformers configuration.
 
     Raises:
-        InputError: there is none, or transformers does not know its architecture.
+        InputError: it does not exist, or transformers does not support the architecture.
     """
     from transformers import AutoConfig
 
@@ -188,7 +200,7 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
 
 
 def num_layers_of(config: Any) -> int:
-    """Return the number of layers that a configuration names for its text part."""
+    """Return the number of layers of the text model that a configuration describes."""
     return int(config.get_text_config().num_hidden_layers)
 
 
@@ -200,5 +212,5 @@ def resolve_dtype(dtype: str, device: str) -> torch.dtype:
 
 
 def dtype_name(dtype: str, device: str) -> str:
-    """Return the name of the dtype that a model will have."""
+    """Return the name of the torch dtype of a model, with 'auto' resolved for its device."""
     return str(resolve_dtype(dtype, device)).removeprefix("torch.")

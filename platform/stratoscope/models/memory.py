@@ -1,4 +1,4 @@
-"""How much memory a process has held."""
+"""Peak memory of a process."""
 
 import resource
 
@@ -6,7 +6,7 @@ import torch
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory this process has held: on the host, plus what torch held on its GPUs."""
-    # Linux tells kilobytes.
+    """Return the peak memory of this process: resident memory on the host plus torch's allocations on its GPUs."""
+    # Linux reports kilobytes.
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return host + sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))

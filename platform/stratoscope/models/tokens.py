@@ -1,4 +1,4 @@
-"""From text to token ids, under a stated policy for templates, special tokens and length."""
+"""Tokenisation under a policy for chat templates, special tokens and length."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ EMPTY = "no tokens"
 
 @dataclass(frozen=True)
 class Encoding:
-    """How texts become tokens; all of it changes activations."""
+    """Tokenisation policy, which changes activations."""
 
     chat: bool
-    """Wrap each text as a user's message in the model's chat template."""
+    """Whether to wrap each text as a user's message in the model's chat template."""
     bos: Literal["auto", "always", "never"]
-    """Begin-of-sequence token: as the tokenizer does, always one, or no special tokens at all."""
+    """Begin-of-sequence token: the default of the tokenizer, always one, or no special tokens at all."""
     max_tokens: int
-    """Longest prompt in tokens."""
+    """Largest number of tokens of a prompt."""
     too_long: Literal["truncate", "refuse"]
-    """What happens to a longer one."""
+    """Treatment of longer prompts."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The outcome for one text: its ids, or why there are none."""
+    """Token ids of one text, or the reason why it has none."""
 
     ids: tuple[int, ...]
     truncated: bool = False
@@ -35,10 +35,10 @@ class Encoded:
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], policy: Encoding) -> list[Encoded]:
-    """Encode texts, one outcome each, in order."""
+    """Encode texts in order."""
     if policy.chat:
         texts = [_as_chat(tokenizer, text) for text in texts]
-    # A chat template writes the special tokens itself.
+    # A chat template contains the special tokens.
     special = policy.bos != "never" and not policy.chat
     rows = tokenizer(list(texts), add_special_tokens=special, padding=False, truncation=False)["input_ids"]
     if policy.bos == "always" and not policy.chat:
@@ -63,24 +63,24 @@ def _fit(ids: list[int], policy: Encoding) -> Encoded:
 
 
 def encode_pair(tokenizer: "PreTrainedTokenizerBase", context: str, target: str) -> tuple[list[int], list[int]]:
-    """Encode context and target as one text and cut it where the context ends, as lm-evaluation-harness does.
+    """Encode context and target as one text and split it at the end of the context, like lm-evaluation-harness.
 
-    Spaces at the end of the context go to the target.
+    Spaces at the end of the context belong to the target.
 
     Args:
-        tokenizer: of the model.
-        context: not empty.
-        target: what stands behind it.
+        tokenizer: tokenizer of the model.
+        context: non-empty context.
+        target: continuation of the context.
     """
     spaces = len(context) - len(context.rstrip())
     if spaces:
         context, target = context[:-spaces], context[-spaces:] + target
-    before, whole = encode_text(tokenizer, context), encode_text(tokenizer, context + target)
-    return before, whole[len(before) :]
+    context_ids = encode_text(tokenizer, context)
+    return context_ids, encode_text(tokenizer, context + target)[len(context_ids) :]
 
 
 def encode_text(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Encode a text with the tokenizer's special tokens, unless a chat template has written the first already."""
+    """Encode a text with the tokenizer's special tokens, unless a chat template has already added the first one."""
     bos = tokenizer.bos_token
     special = not (bos and text.startswith(bos))
     ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]

@@ -2,14 +2,10 @@
 
 from stratoscope.results.figures import COLOURS, SYMBOLS, style
 from stratoscope.results.history import History
-from stratoscope.results.lease import Holder, Lease, LeaseLostError, check_free, read_holder
+from stratoscope.results.lease import Lease, LeaseHolder, LeaseLostError, check_not_held, read_holder
 from stratoscope.results.listing import RunState, list_runs
 from stratoscope.results.manifest import Manifest, package_versions
-from stratoscope.results.report import Cell, Page, Section, Table, render
-from stratoscope.results.run_folder import RunFolder, check_reachable, new_run_id
-from stratoscope.results.shards import ShardResult, ShardStore
-from stratoscope.results.storage import Storage
-from stratoscope.results.tables import (
+from stratoscope.results.parquet import (
     from_parquet,
     from_rows,
     iter_table,
@@ -18,25 +14,37 @@ from stratoscope.results.tables import (
     to_parquet,
     write_table,
 )
+from stratoscope.results.report import Page, PageSection, Table, TableCell, render
+from stratoscope.results.rows import ByTask, Column, Int16, Int32, TableRow
+from stratoscope.results.run import Run
+from stratoscope.results.run_folder import RunFolder, check_reachable, new_run_id
+from stratoscope.results.shards import ShardResult, ShardStore
+from stratoscope.results.storage import Storage
 
 __all__ = [
     "COLOURS",
     "SYMBOLS",
-    "Cell",
+    "ByTask",
+    "Column",
     "History",
-    "Holder",
+    "Int16",
+    "Int32",
     "Lease",
+    "LeaseHolder",
     "LeaseLostError",
     "Manifest",
     "Page",
+    "PageSection",
+    "Run",
     "RunFolder",
     "RunState",
-    "Section",
     "ShardResult",
     "ShardStore",
     "Storage",
     "Table",
-    "check_free",
+    "TableCell",
+    "TableRow",
+    "check_not_held",
     "check_reachable",
     "from_parquet",
     "from_rows",

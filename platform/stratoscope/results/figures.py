@@ -1,4 +1,4 @@
-"""What all figures of the reports have in common."""
+"""The style that all figures of the reports share."""
 
 from typing import TYPE_CHECKING
 
@@ -13,15 +13,15 @@ SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 def style(
     figure: "Figure", x: str, y: str, *, height: int = 340, logarithmic: bool = False, by_layer: bool = False
 ) -> None:
-    """Give a figure its looks.
+    """Apply the shared style to a figure, in place.
 
     Args:
-        figure: changed in place.
+        figure: the figure to style.
         x: title of the horizontal axis.
         y: title of the vertical axis.
-        height: in pixels.
-        logarithmic: draw the vertical axis so.
-        by_layer: the horizontal axis counts layers.
+        height: height in pixels.
+        logarithmic: whether the vertical axis is logarithmic.
+        by_layer: whether the horizontal axis counts layers.
     """
     figure.update_layout(
         template="plotly_white",
@@ -32,8 +32,8 @@ def style(
     )
     figure.update_xaxes(title=x)
     if by_layer:
-        most = max(len(trace.x) for trace in figure.data)
-        figure.update_xaxes(dtick=max(1, 5 * round(most / 50)))
+        num_layers = max(len(trace.x) for trace in figure.data)
+        figure.update_xaxes(dtick=max(1, 5 * round(num_layers / 50)))
     figure.update_yaxes(title=y, type="log" if logarithmic else None, automargin=True)
     if logarithmic:
         figure.update_yaxes(exponentformat="power", dtick=1)

@@ -1,4 +1,4 @@
-"""All runs of an output as tables to ask in SQL. The run folders are the truth: nothing is kept besides them."""
+"""All runs of an output folder as SQL views. The views read the run folders; no other state is kept."""
 
 import json
 from collections.abc import Sequence
@@ -28,15 +28,15 @@ RUNS = pa.schema(
         ("counts", pa.string()),
     ]
 )
-"""One row per run; what has fields of its own is JSON."""
+"""One row per run; nested values are JSON."""
 
 
 class History:
-    """The runs of an output, as views of DuckDB.
+    """The runs of an output folder, as views of DuckDB.
 
     The view `runs` has a row per run. Every table of every job is a view called `job_table`, such as
-    `score_layer_scores`, over all runs that have it, with the column `run_id`; a column that a run lacks, for it was
-    made by an earlier version, is null in its rows.
+    `score_layer_scores`, over all runs that have it, with the column `run_id`. A column that a run of an older version
+    lacks is null in its rows.
 
     Args:
         output: local path or fsspec URL that holds all runs.
@@ -48,7 +48,7 @@ class History:
     def __init__(self, output: str) -> None:
         self._storage = Storage(output)
         self._connection = duckdb.connect()
-        self._storage.open_to(self._connection)
+        self._storage.register_with(self._connection)
         states = list(list_runs(output))
         rows = [_row(state) for state in states]
         self._connection.register("runs", pa.Table.from_pylist(rows, schema=RUNS))
@@ -56,27 +56,27 @@ class History:
 
     @property
     def views(self) -> list[str]:
-        """Names of the views."""
+        """The names of the views."""
         return ["runs", *sorted(self._files)]
 
     def query(self, sql: str) -> pa.Table:
-        """Return the answer to a question in SQL.
+        """Return the result of an SQL query.
 
         Raises:
-            InputError: the question is not SQL, names what is not there, or has no answer.
+            InputError: the query is not valid, names an unknown view or column, or returns no table.
         """
         try:
             for view, files in self._files.items():
                 if view.lower() in sql.lower():
                     self._make_view(view, files)
-            answer = self._connection.sql(sql)
-            # It is computed only here.
-            table = None if answer is None else answer.to_arrow_table()
+            relation = self._connection.sql(sql)
+            # DuckDB runs the query here.
+            table = None if relation is None else relation.to_arrow_table()
         except duckdb.Error as error:
             views = ", ".join(self.views)
-            raise InputError(f"the query cannot be answered: {first_line(error)}. Views: {views}") from error
+            raise InputError(f"the query failed: {first_line(error)}. Views: {views}") from error
         if table is None:
-            raise InputError("the query has no answer; ask with SELECT")
+            raise InputError("the query returns no table; use SELECT")
         return table
 
     def _tables(self, states: Sequence[RunState]) -> dict[str, list[str]]:
@@ -91,7 +91,7 @@ class History:
         return files
 
     def _make_view(self, view: str, files: Sequence[str]) -> None:
-        """Make a view when it is first asked for: that opens all its files."""
+        """Create a view on first use, since that opens all its files."""
         listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
         self._connection.sql(
             f'CREATE VIEW IF NOT EXISTS "{view}" AS SELECT parse_path(filename)[-2] AS run_id, * EXCLUDE filename '
@@ -101,6 +101,6 @@ class History:
 
 def _row(run: RunState) -> dict[str, object]:
     manifest = run.manifest
-    named = {name: getattr(manifest, name) for name in RUNS.names if hasattr(manifest, name)}
-    as_json = {name: json.dumps(named[name], default=str) for name in ("config", "fingerprints", "facts", "counts")}
-    return named | as_json | {"state": run.state, "seconds": sum(manifest.timings.values())}
+    values = {name: getattr(manifest, name) for name in RUNS.names if hasattr(manifest, name)}
+    as_json = {name: json.dumps(values[name], default=str) for name in ("config", "fingerprints", "facts", "counts")}
+    return values | as_json | {"state": run.state, "seconds": sum(manifest.timings.values())}

@@ -1,4 +1,4 @@
-"""The lease on a run folder: who works in it now, and how far they are."""
+"""The lease on a run folder: which process holds the run, and its progress."""
 
 import json
 import logging
@@ -19,36 +19,38 @@ from stratoscope.results.storage import Storage
 
 NAME = "lease.json"
 BEAT_S = 10.0
+"""Seconds between heartbeats."""
 STALE_S = 60.0
-"""A lease of another host without a beat for this long is taken over."""
+"""Seconds without a heartbeat after which a lease of another host is taken over."""
 SETTLE_S = 0.3
-"""Between writing a lease and reading it again: of two that come together, the later one stays."""
+"""Seconds between writing a lease and reading it back; of two processes that start together, the later one wins."""
 
 logger = logging.getLogger(__name__)
 
 
 class LeaseLostError(RuntimeError):
-    """Another process has taken the run over."""
+    """Another process has taken over the run."""
 
 
 @dataclass(frozen=True)
-class Holder:
-    """A process that works in a run folder."""
+class LeaseHolder:
+    """The process that holds the lease on a run folder."""
 
     owner: str
     host: str
-    """Name of the host, for people."""
+    """Name of the host, for messages."""
     namespace: str
-    """Within it, a process id names one process: boot of the host and namespace of process ids."""
+    """Boot of the host and namespace of process ids; within it, a process id is unique."""
     pid: int
     created: float
-    """When the process began, for ids are used again."""
+    """Start time of the process; the operating system reuses process ids."""
     beat: float = 0.0
-    """Last sign of life, seconds since 1970."""
-    progress: dict[str, float] = field(default_factory=dict)
+    """Time of the last heartbeat, in seconds since 1970."""
+    progress: dict[str, Any] = field(default_factory=dict)
+    """Progress of the current stage: done, total, errors, rate and unit."""
 
     @classmethod
-    def this_process(cls) -> "Holder":
+    def this_process(cls) -> "LeaseHolder":
         """Describe the calling process."""
         process = psutil.Process()
         return cls(
@@ -56,107 +58,108 @@ class Holder:
         )
 
     def is_alive(self, now: float) -> bool:
-        """Tell whether the holder works on: by its process here, by its last beat elsewhere."""
+        """Return whether the holder is alive: checks its process on this host, and its last heartbeat elsewhere."""
         if self.namespace != _namespace():
             return now - self.beat < STALE_S
         try:
-            # The time is kept in ticks of the clock, so it is compared with some room.
+            # The start time is rounded to clock ticks.
             return abs(psutil.Process(self.pid).create_time() - self.created) < 1
         except psutil.NoSuchProcess:
             return False
 
 
-def read_holder(run: Storage) -> Holder | None:
-    """Return who holds a run folder, alive or not, or None."""
+def read_holder(run: Storage) -> LeaseHolder | None:
+    """Return the holder of a run folder, alive or not, or None where nobody holds it."""
     try:
-        content = json.loads(run.read(NAME))
-        return Holder(**content)
-    except (FileNotFoundError, ValueError, TypeError):
+        values = json.loads(run.read(NAME)).items()
+        return LeaseHolder(**{name: value for name, value in values if name in LeaseHolder.__dataclass_fields__})
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return None
 
 
-def check_free(run: Storage) -> None:
-    """See that nobody works in a run folder.
+def check_not_held(run: Storage) -> None:
+    """Check that no live process holds a run folder.
 
     Raises:
-        InputError: somebody does.
+        InputError: a live process holds it.
     """
     holder, now = read_holder(run), time.time()
     if holder is not None and holder.is_alive(now):
         raise InputError(
-            f"{run.url()} is being worked on by process {holder.pid} on {holder.host} (last sign of life "
+            f"{run.url()} is in use by process {holder.pid} on {holder.host} (last heartbeat "
             f"{max(0.0, now - holder.beat):.0f} s ago); wait for it, stop it, or choose another run_id"
         )
 
 
 class Lease:
-    """Holds a run folder while its block runs, with a beat from a thread of its own.
+    """Holds a run folder while its block runs, and renews the lease from a background thread.
 
-    Two processes that take a folder in the same instant see each other when the lease has settled. One that was cut off
-    for longer than `STALE_S`, and lost the folder meanwhile, learns of it at its next beat. Neither can spoil a result:
-    shards are pure and files whole, so what is written twice is the same.
+    Of two processes that take a folder at the same instant, one finds the other's lease after `SETTLE_S` and gives up.
+    A process that was cut off for longer than `STALE_S`, and lost the folder meanwhile, notices at its next heartbeat.
+    Neither case can corrupt a result: shards are pure functions and files are written atomically.
 
     Args:
         run: the run folder.
 
     Raises:
-        InputError: somebody works in it.
+        InputError: a live process holds the folder.
     """
 
     def __init__(self, run: Storage) -> None:
         self._run = run
-        self._holder = Holder.this_process()
-        self._lost = self._ended = False
+        self._holder = LeaseHolder.this_process()
+        self._lost = self._released = False
         self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._keep, daemon=True, name="lease")
+        self._thread = threading.Thread(target=self._renew, daemon=True, name="lease")
 
     def __enter__(self) -> Self:
-        check_free(self._run)
+        check_not_held(self._run)
         self._beat()
         time.sleep(SETTLE_S)
         if not self._is_mine():
-            raise InputError(f"{self._run.url()} was taken by another process in the same moment; wait for it")
+            raise InputError(f"{self._run.url()} was taken by another process at the same moment; wait for it to end")
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._ended = True
-        self._wake.set()
-        self._thread.join()
+        self._stop_renewing()
         try:
             if self._is_mine():
                 self._run.remove(NAME)
-        except OSError as trouble:
-            logger.warning("the lease could not be removed: %s", trouble)
+        except OSError as removal_error:
+            logger.warning("the lease could not be removed: %s", removal_error)
 
     def remove_folder(self) -> None:
-        """Remove the run folder, and so give up the lease."""
-        self._ended = True
-        self._wake.set()
-        self._thread.join()
+        """Remove the run folder, which also releases the lease."""
+        self._stop_renewing()
         self._run.remove("")
 
-    def tell(self, **progress: float) -> None:
-        """Say how far the work is; the next beat carries it.
+    def publish_progress(self, **progress: Any) -> None:
+        """Set the progress that the next heartbeat publishes.
 
         Raises:
-            LeaseLostError: another process has taken the run over.
+            LeaseLostError: another process has taken over the run.
         """
         if self._lost:
             raise LeaseLostError(f"another process has taken over {self._run.url()}")
         self._holder = replace(self._holder, progress=progress)
 
-    def _keep(self) -> None:
-        while not self._wake.wait(BEAT_S) and not self._ended:
+    def _stop_renewing(self) -> None:
+        self._released = True
+        self._wake.set()
+        self._thread.join()
+
+    def _renew(self) -> None:
+        while not self._wake.wait(BEAT_S) and not self._released:
             try:
                 self._lost = not self._is_mine()
                 if self._lost:
                     return
                 self._beat()
-            except Exception as trouble:  # a store that cannot be reached now may be at the next beat
-                logger.warning("the lease could not be renewed: %s", trouble)
+            except Exception as error:  # a store that is unreachable now may be back at the next heartbeat
+                logger.warning("the lease could not be renewed: %s", error)
 
     def _beat(self) -> None:
         content: dict[str, Any] = asdict(replace(self._holder, beat=time.time()))
@@ -168,7 +171,7 @@ class Lease:
 
 
 def _namespace() -> str:
-    """Return what two processes have in common if, and only if, they can see each other."""
+    """Return a name that two processes share if and only if they can see each other's process ids."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116 - a link that cannot be resolved

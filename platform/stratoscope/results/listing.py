@@ -1,11 +1,11 @@
-"""What runs there are in an output, and how far those are that somebody works on."""
+"""The runs in an output folder, with their state and progress."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from stratoscope.results.lease import Holder, read_holder
+from stratoscope.results.lease import LeaseHolder, read_holder
 from stratoscope.results.manifest import NAME, Manifest
 from stratoscope.results.storage import Storage
 
@@ -14,26 +14,28 @@ State = Literal["running", "done", "failed", "abandoned"]
 
 @dataclass(frozen=True)
 class RunState:
-    """A run and its state now."""
+    """A run and its current state."""
 
     manifest: Manifest
-    holder: Holder | None
-    """Who works on it, if somebody does."""
+    holder: LeaseHolder | None
+    """The live process that computes the run, or None."""
+    progress: Mapping[str, Any]
+    """Progress of the run's last stage: done, total, errors, rate and unit; empty where unknown."""
 
     @property
     def state(self) -> State:
-        """Its state: abandoned is a run that says that it is running, while nobody works on it."""
+        """State of the run; a run is abandoned if its manifest says running but no live process holds it."""
         if self.holder is not None:
             return "running"
         return "abandoned" if self.manifest.status == "running" else self.manifest.status
 
 
 def list_runs(output: str, job: str | None = None) -> Iterator[RunState]:
-    """Yield the runs of an output by job and run id.
+    """Yield the runs of an output folder, ordered by job and run id.
 
     Args:
         output: local path or fsspec URL that holds all runs.
-        job: only this job's.
+        job: name of a job, to list its runs alone.
 
     Raises:
         InputError: the output cannot be used.
@@ -45,6 +47,8 @@ def list_runs(output: str, job: str | None = None) -> Iterator[RunState]:
             try:
                 manifest = Manifest.from_json(run.read(NAME))
             except (OSError, ValueError, TypeError):
-                continue  # not a run, or one that has not begun
+                continue  # not a run, or one that has not started
             holder = read_holder(run)
-            yield RunState(manifest, holder if holder is not None and holder.is_alive(time.time()) else None)
+            alive = holder is not None and holder.is_alive(time.time())
+            progress = manifest.progress if holder is None else holder.progress
+            yield RunState(manifest, holder if alive else None, progress)

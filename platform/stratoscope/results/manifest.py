@@ -1,4 +1,4 @@
-"""The manifest of a run: what was asked, on what, with which versions, and how it ended."""
+"""The manifest of a run: configuration, fingerprints, versions, timings and outcome."""
 
 import importlib.metadata
 import json
@@ -43,17 +43,17 @@ def git_commit() -> str | None:
     """Return the commit of the checkout that this package runs from, or None outside one."""
     here = Path(__file__).parent
     try:
-        answer = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip() or None
+    return result.stdout.strip() or None
 
 
 @dataclass
 class Manifest:
-    """What identifies and describes a run; `manifest.json` holds it."""
+    """The record that identifies and describes a run; `manifest.json` holds it."""
 
     job: str
     run_id: str
@@ -69,18 +69,20 @@ class Manifest:
     """Digest of the package's source."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     identity: str | None = None
-    """Digest of all that the result follows from; runs of equal identity have equal results."""
+    """Digest of everything that determines the result; runs of equal identity have equal results."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What the job wants remembered of its model, data and machines."""
+    """Properties of the model, data and machines that the job records."""
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     finished: str | None = None
     timings: dict[str, float] = field(default_factory=dict)
-    """Seconds by stage."""
+    """Seconds of each stage."""
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
-    """Of the largest actor."""
+    """Peak memory of the largest actor."""
     counts: dict[str, int] = field(default_factory=dict)
-    """Units computed, skipped, retried, and what became of prompts."""
+    """Counts of units computed, skipped and retried, and of prompts by outcome."""
+    progress: dict[str, Any] = field(default_factory=dict)
+    """Progress of the last stage that reported any: done, total, errors, rate and unit."""
 
     def to_json(self) -> bytes:
         """Return the content of `manifest.json`."""
@@ -88,7 +90,6 @@ class Manifest:
 
     @classmethod
     def from_json(cls, content: bytes) -> "Manifest":
-        """Read a manifest; fields of later versions are left out, and what earlier ones did not know is None."""
-        known = cls.__dataclass_fields__
-        read = {name: value for name, value in json.loads(content).items() if name in known}
-        return cls(**{"code": None} | read)
+        """Read a manifest of any version: unknown fields are ignored, and missing ones are empty or None."""
+        values = {name: value for name, value in json.loads(content).items() if name in cls.__dataclass_fields__}
+        return cls(**{"code": None, "git_commit": None, "versions": {}, "started": ""} | values)

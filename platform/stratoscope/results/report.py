@@ -16,14 +16,14 @@ Tone = Literal["good", "bad", "warn", "soft"]
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A cell of a table with more to it than its text."""
+class TableCell:
+    """A table cell with a link or a tone."""
 
     text: str
     href: str | None = None
-    """Where a click leads, relative to the page."""
+    """Target of the cell's link, relative to the page."""
     tone: Tone | None = None
-    """Its colour; the text has to say the same, for not everybody sees colours."""
+    """Colour of the cell; its text must carry the same meaning for colour-blind readers."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Table:
     """A table of text cells."""
 
     header: Sequence[str]
-    rows: Sequence[Sequence[str | Cell]]
+    rows: Sequence[Sequence[str | TableCell]]
     filtered: str | None = None
-    """Label of a field above the table that leaves only the rows which hold what is typed; None has no field."""
+    """Label of a filter field above the table; None leaves the field out."""
 
 
 @dataclass(frozen=True)
-class Section:
-    """A part of a page: a heading, paragraphs, then figures and tables."""
+class PageSection:
+    """A section of a page: a heading, paragraphs, figures and tables."""
 
     heading: str
     paragraphs: Sequence[str] = ()
@@ -52,29 +52,30 @@ class Page:
 
     title: str
     summary: str
-    sections: Sequence[Section]
+    sections: Sequence[PageSection]
     facts: Sequence[tuple[str, str]] = field(default=())
 
 
 def render(page: Page) -> bytes:
-    """Return a page as one self-contained HTML file, plots and their library included. All text is escaped."""
+    """Render a page as one self-contained HTML file, with Plotly's library. All text is escaped."""
     environment = Environment(
         loader=PackageLoader("stratoscope.results"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.get_template("page.html")
-    drawn = any(section.figures for section in page.sections)
-    return template.render(page=page, plotly=_packed_library() if drawn else None, figure_json=_figure_json).encode()
+    has_figures = any(section.figures for section in page.sections)
+    library = _packed_library() if has_figures else None
+    return template.render(page=page, plotly=library, figure_json=_figure_json).encode()
 
 
 @cache
 def _packed_library() -> str:
-    """Return Plotly's library, gzipped, in base64: that is two megabytes instead of five."""
+    """Return Plotly's library, gzipped, in base64: two megabytes instead of five."""
     from plotly.offline import get_plotlyjs
 
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
 def _figure_json(figure: "Figure") -> str:
-    """Return a figure as JSON that may stand in a script element."""
+    """Return a figure as JSON that is safe inside a script element."""
     content: str = figure.to_json()
     return content.replace("<", "\\u003c")

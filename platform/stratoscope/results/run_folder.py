@@ -13,23 +13,23 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def new_run_id() -> str:
-    """Return a run id that sorts by time."""
+    """Return a run id that begins with the time, so that ids sort by it."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M}-{secrets.token_hex(2)}"
 
 
 def check_reachable(url: str) -> None:
-    """See, on a node that works for a run, that the run's folder is there to write into.
+    """Check, on a worker's node, that the run's folder can be reached.
 
     Args:
-        url: of the folder.
+        url: path or URL of the folder.
 
     Raises:
-        RunError: it is not.
+        RunError: the folder does not exist on this node.
     """
     if not Storage(url).exists(NAME):
         raise RunError(
-            f"the run's folder {url} is not there on node {platform.node()}; on several nodes output has "
-            "to be a folder that all share, or an object store such as s3://bucket/runs"
+            f"the run's folder {url} does not exist on node {platform.node()}; on several nodes output has "
+            "to be a folder that all nodes share, or an object store such as s3://bucket/runs"
         )
 
 
@@ -60,7 +60,7 @@ class RunFolder:
         return self.storage.url()
 
     def read_manifest(self) -> Manifest | None:
-        """Return the manifest, or None if the run never started."""
+        """Return the manifest, or None if the run has not started."""
         try:
             return Manifest.from_json(self.storage.read(NAME))
         except FileNotFoundError:

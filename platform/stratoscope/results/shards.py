@@ -1,4 +1,4 @@
-"""Partial results of a run, one set of files a shard, each shard closed by a completion mark."""
+"""Partial results of a run: a set of files per shard, completed by a marker file."""
 
 import json
 from collections.abc import Iterator
@@ -6,25 +6,25 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from stratoscope.results.parquet import from_parquet
 from stratoscope.results.storage import Storage
-from stratoscope.results.tables import from_parquet
 
 FOLDER = "shards"
 
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What one shard yields."""
+    """The result of one shard."""
 
     shard: int
     files: dict[str, bytes]
-    """Content of Parquet files, by table."""
+    """Content of the Parquet files, by table."""
     counts: dict[str, float]
-    """Units done in it, and what the work took."""
+    """Number of units in the shard, and the resources that they took."""
 
 
 class ShardStore:
-    """The shards of a run in its folder. A shard counts as done when its mark is there; the mark is written last."""
+    """The shards of a run in its folder. A shard is done once its completion marker exists, which is written last."""
 
     def __init__(self, run: Storage) -> None:
         self._run = run
@@ -32,8 +32,8 @@ class ShardStore:
 
     def done(self) -> dict[int, dict[str, float]]:
         """Return the counts of every finished shard."""
-        marks = [name for name in self._storage.names() if name.endswith(".json")]
-        contents = self._storage.read_all(marks)
+        markers = [name for name in self._storage.names() if name.endswith(".json")]
+        contents = self._storage.read_all(markers)
         return {int(name.removesuffix(".json")): json.loads(content) for name, content in contents.items()}
 
     def num_done(self) -> int:
@@ -41,13 +41,13 @@ class ShardStore:
         return sum(name.endswith(".json") for name in self._storage.names())
 
     def write(self, result: ShardResult) -> None:
-        """Keep a shard's files, then its mark."""
+        """Write a shard's files, then its completion marker."""
         for table, content in result.files.items():
             self._storage.write(f"{result.shard:06d}.{table}.parquet", content)
         self._storage.write(f"{result.shard:06d}.json", json.dumps(result.counts).encode())
 
     def read(self, table: str) -> Iterator[pa.Table]:
-        """Yield the parts of a table in order of finished shards, leaving out those without one."""
+        """Yield the parts of a table in order of shards; finished shards without the table are skipped."""
         names = self._storage.names()
         done = {name.removesuffix(".json") for name in names if name.endswith(".json")}
         for name in names:
@@ -56,5 +56,5 @@ class ShardStore:
                 yield from_parquet(self._storage.read(name))
 
     def clear(self) -> None:
-        """Remove all shards, once their content stands in the run's tables."""
+        """Remove all shards, once the run's tables hold their content."""
         self._run.remove(FOLDER)

@@ -1,4 +1,4 @@
-"""Files of a run, on a local disk or any fsspec URL; each appears whole or not at all."""
+"""Files of a run on a local disk or any fsspec URL. Every write is atomic."""
 
 import os
 import posixpath
@@ -25,7 +25,7 @@ class Storage:
         url: a local path or an fsspec URL such as s3://bucket/folder.
 
     Raises:
-        InputError: no file system answers to the URL.
+        InputError: no file system can open the URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -45,14 +45,14 @@ class Storage:
         return path if self.is_local else str(self._fs.unstrip_protocol(path))
 
     def arrow(self, *names: str) -> tuple[pafs.FileSystem, str]:
-        """Return the file system as Arrow sees it, and a path in it."""
+        """Return the Arrow file system, and the path within it."""
         path = posixpath.join(self._root, *names)
         if self.is_local:
             return pafs.LocalFileSystem(), path
         return pafs.PyFileSystem(pafs.FSSpecHandler(self._fs)), path
 
-    def open_to(self, connection: "DuckDBPyConnection") -> None:
-        """Let DuckDB read the URLs of this storage."""
+    def register_with(self, connection: "DuckDBPyConnection") -> None:
+        """Register the file system with DuckDB, so that it can read URLs of this storage."""
         if not self.is_local:
             connection.register_filesystem(self._fs)
 
@@ -61,12 +61,12 @@ class Storage:
         return Path(self._root, *names) if self.is_local else None
 
     def exists(self, name: str) -> bool:
-        """Tell whether a file or folder is there now."""
+        """Return whether a file or folder exists; the answer is never cached."""
         self._fs.invalidate_cache()
         return bool(self._fs.exists(posixpath.join(self._root, name)))
 
     def names(self, folder: str = "") -> list[str]:
-        """Return the names in a folder, sorted; none if it does not exist."""
+        """Return the names in a folder, sorted; empty if the folder does not exist."""
         self._fs.invalidate_cache()
         path = posixpath.join(self._root, folder) if folder else self._root
         if not self._fs.isdir(path):
@@ -77,75 +77,75 @@ class Storage:
         """Return a file's content.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the file does not exist.
         """
         return bytes(self._fs.cat_file(posixpath.join(self._root, name)))
 
     def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
-        """Return the content of several files by name, fetched together where the store can."""
+        """Return the content of several files by name, fetched concurrently where the store supports it."""
         paths = {posixpath.join(self._root, name): name for name in names}
         if not paths:
             return {}
-        found = self._fs.cat(list(paths), on_error="raise")
-        return {paths[path]: bytes(content) for path, content in found.items()}
+        contents = self._fs.cat(list(paths), on_error="raise")
+        return {paths[path]: bytes(content) for path, content in contents.items()}
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file for reading parts of it.
+        """Open a file, to read parts of it.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the file does not exist.
         """
         file: BinaryIO = self._fs.open(posixpath.join(self._root, name), "rb")
         return file
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file whole: aside and renamed on a disk, one put on an object store."""
+        """Write a file atomically: by a rename on a disk, by a single put on an object store."""
         if not self.is_local:
             self._fs.pipe_file(posixpath.join(self._root, name), content)
             return
-        with self.writing(name) as path:
+        with self.atomic_file(name) as path:
             path.write_bytes(content)
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
-        """Yield a local path to write a large file to; it appears under its name, whole, when the block ends well."""
+    def atomic_file(self, name: str) -> Iterator[Path]:
+        """Yield a local path to write a large file to; the file takes its name once the block succeeds."""
         target = posixpath.join(self._root, name)
         if not self.is_local:
             with tempfile.TemporaryDirectory(prefix="stratoscope-") as folder:
-                aside = Path(folder) / posixpath.basename(name)
-                yield aside
-                self._fs.put_file(str(aside), target)
+                temporary = Path(folder) / posixpath.basename(name)
+                yield temporary
+                self._fs.put_file(str(temporary), target)
             return
         Path(target).parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(target).with_name(f".{posixpath.basename(name)}.{uuid.uuid4().hex[:8]}")
+        temporary = Path(target).with_name(f".{posixpath.basename(name)}.{uuid.uuid4().hex[:8]}")
         try:
-            yield aside
-            with aside.open("rb") as file:
+            yield temporary
+            with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            aside.replace(target)
+            temporary.replace(target)
         finally:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
     @contextmanager
     def writing_folder(self) -> Iterator[Path]:
-        """Yield a local folder to fill; it becomes this folder, whole, when the block ends well, whatever was here."""
+        """Yield a local folder to fill; it replaces this folder once the block succeeds."""
         target = self._root.rstrip("/")
         if self.is_local:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
         beside = Path(target).parent if self.is_local else None
         with tempfile.TemporaryDirectory(prefix=".stratoscope-", dir=beside) as folder:
-            aside = Path(folder) / posixpath.basename(target)
-            aside.mkdir()
-            yield aside
+            temporary = Path(folder) / posixpath.basename(target)
+            temporary.mkdir()
+            yield temporary
             if self._fs.exists(target):
                 self._fs.rm(target, recursive=True)
             if self.is_local:
-                aside.rename(target)
+                temporary.rename(target)
             else:
-                self._fs.put(str(aside), target, recursive=True)
+                self._fs.put(str(temporary), target, recursive=True)
 
     def remove(self, name: str) -> None:
-        """Remove a file, or a folder and all in it, if it is there."""
+        """Remove a file, or a folder with its content, if it exists."""
         path = posixpath.join(self._root, name)
         self._fs.invalidate_cache()
         if self._fs.exists(path):

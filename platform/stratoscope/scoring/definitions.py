@@ -1,9 +1,9 @@
-"""The meanings of HSAV, HSS and EAVSS: what stands for variance and for sparsity in an answer.
+"""Definitions of HSAV, HSS and EAVSS.
 
 The paper on EAVSS (arXiv 2411.10069) names hallucination-specific activation variance, HSAV, and sparsity, HSS. Its
 formulas could not be recovered; every definition here is ours. Each turns an answer's variance and sparsity at a layer
-into two numbers, whose contrast, wrong against right, is HSAV and, with the sign turned, HSS: for both, more is more
-AVSS when wrong. Their sum is EAVSS.
+into two numbers. Their contrasts, wrong less right, are HSAV and, with the opposite sign, HSS: a positive value of
+either means more AVSS in wrong answers. EAVSS is their sum.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Readings:
-    """What was read of the answers at one tap. Shapes: (N answers, L layers)."""
+    """Variance and sparsity of the answers at one tap, shape (N answers, L layers)."""
 
     variance: Array
     sparsity: Array
-    """In (0, 1): see `scoring.sparsity`."""
+    """Sparsity, in (0, 1); see `scoring.sparsity`."""
 
     def __getitem__(self, answers: NDArray[np.bool_]) -> "Readings":
         """Select answers."""
@@ -36,22 +36,22 @@ class Readings:
 
 
 Parts = tuple[Array, Array]
-"""What stands for variance and for sparsity, by answer and layer, shape (N, L) each."""
+"""The two numbers that stand for variance and for sparsity, by answer and layer, shape (N, L) each."""
 
 
 @dataclass(frozen=True)
 class Definition:
-    """One meaning of EAVSS."""
+    """A definition of EAVSS."""
 
     name: str
     parts: Callable[[Readings, NDArray[np.bool_]], Parts]
-    """From readings, and which answers are wrong."""
-    shown: Callable[[Array], Array] = np.asarray
-    """From a contrast to what is reported."""
+    """Function from readings and the mask of wrong answers to the two numbers."""
+    transform: Callable[[Array], Array] = np.asarray
+    """Function from a contrast to the reported value."""
     unit: Literal["none", "questions", "answers"] = "none"
-    """Report multiples of the standard deviation over questions, or over answers."""
+    """Unit of the reported values: none, or the standard deviation over questions or over answers."""
     contrasts: bool = True
-    """Whether right answers are looked at; without them nothing can be tested."""
+    """Whether right answers are used; without them nothing can be tested."""
 
 
 def _logarithm(readings: Readings, _wrong: NDArray[np.bool_]) -> Parts:
@@ -80,11 +80,11 @@ DEFINITIONS = {
         Definition("standardized", _logarithm, unit="questions"),
         Definition("dprime", _logarithm, unit="answers"),
         Definition("difference", _difference),
-        Definition("ratio", _ratio, shown=np.expm1),
+        Definition("ratio", _ratio, transform=np.expm1),
         Definition("hallucinated_only", _logarithm, contrasts=False),
     )
 }
-"""eavss: mean log-ratio of AVSS, wrong to right. standardized: the same in standard deviations over questions, dprime:
-in those of log AVSS over answers, which is what can be seen of an answer whose question has no other.
-difference: of variance and sparsity, each in units of its mean. ratio: of means over questions, less 1.
-hallucinated_only: log AVSS of wrong answers, against its mean over layers."""
+"""eavss: mean log-ratio of AVSS, wrong to right. standardized: the same in standard deviations over questions. dprime:
+the same in standard deviations of log AVSS over answers, which apply to a single answer too. difference: the difference
+of variance and sparsity, each in units of its mean. ratio: the ratio of means over questions, less 1.
+hallucinated_only: log AVSS of wrong answers, less its mean over layers."""

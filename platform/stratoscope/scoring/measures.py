@@ -1,6 +1,6 @@
 """From sufficient statistics to the measures that metrics are computed from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,15 +16,15 @@ VarianceKind = Literal["elementwise", "pooled"]
 
 @dataclass(frozen=True)
 class Threshold:
-    """A sparsity threshold, and where the counts under it are found."""
+    """A sparsity threshold, and where the counts under it are stored."""
 
     kind: EpsilonKind
     epsilon: float
-    """As applied: a bin edge, unless this very value was counted exactly."""
+    """Threshold as applied: a bin edge, unless this very value was counted exactly."""
     counted: int | None = None
-    """Its place among the statistics' epsilons, if it was counted exactly."""
+    """Index among the statistics' epsilons, if the threshold was counted exactly."""
     bin_index: int = 0
-    """First histogram bin above it, otherwise."""
+    """First histogram bin above the threshold, otherwise."""
 
     def below(self, statistics: Statistics) -> NDArray[np.int64]:
         """Return the number of activations with |a| < epsilon, shape of the statistics."""
@@ -51,7 +51,7 @@ def sparsity(below: NDArray[np.generic], count: NDArray[np.generic]) -> NDArray[
 
 
 def absolute_threshold(epsilon: float, counted: Sequence[float]) -> Threshold:
-    """Place an absolute epsilon: exactly if it is one of those counted, else at the nearest bin edge."""
+    """Place an absolute epsilon: exactly if it was counted, else at the nearest bin edge."""
     for index, exact in enumerate(counted):
         if np.isclose(exact, epsilon, rtol=1e-12, atol=0):
             return Threshold("absolute", exact, counted=index)
@@ -60,13 +60,13 @@ def absolute_threshold(epsilon: float, counted: Sequence[float]) -> Threshold:
 
 
 def quantile_threshold(quantile: float, histogram: NDArray[np.int64]) -> Threshold:
-    """Place a quantile of |a| pooled over everything that is read at one tap, at the nearest bin edge.
+    """Place a quantile of |a|, pooled over all activations of a tap, at the nearest bin edge.
 
     A quantile per layer would make sparsity the same everywhere, so there is one for the tap.
 
     Args:
         quantile: share of activations under the threshold.
-        histogram: of all prompts and layers of the tap, shape (NUM_BINS,).
+        histogram: histogram over all prompts and layers of the tap, shape (NUM_BINS,).
 
     Raises:
         ValueError: the quantile is outside (0, 1), or there are no activations.
@@ -75,8 +75,19 @@ def quantile_threshold(quantile: float, histogram: NDArray[np.int64]) -> Thresho
     return Threshold("quantile", edge, bin_index=bin_index)
 
 
+def cosine_to_angle(cosine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return arccos(cosine) / pi. Source: arXiv 2403.17887, angular distance."""
+    angle: NDArray[np.float64] = np.arccos(np.clip(cosine, -1, 1)) / np.pi
+    return angle
+
+
+def layer_spans(lengths: Iterable[int], num_layers: int) -> tuple[tuple[int, int], ...]:
+    """Return (start, length) of every span of these lengths."""
+    return tuple((start, n) for n in sorted(set(lengths)) for start in range(num_layers - n + 1))
+
+
 def least_span_angle(angles: dict[tuple[int, int], NDArray[np.float64]], num_layers: int) -> NDArray[np.float64]:
-    """Return for each layer the least angle over the spans that hold it.
+    """Return for each layer the least angle over the spans that contain it.
 
     Args:
         angles: mean angle per (start, length), each of shape (...).

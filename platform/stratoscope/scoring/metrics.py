@@ -13,18 +13,18 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Measures:
-    """What metrics are computed from; arrays of shape (..., layers), where leading axes are resamples."""
+    """Input of the metrics; arrays of shape (..., layers), whose leading axes are resamples."""
 
     variance: Scores
     sparsity: Scores
     cosine: Scores
-    """Between a layer's input and output."""
+    """Cosine between a layer's input and output."""
     angle: Scores
-    """Least mean angular distance over the spans that hold a layer; NaN where no spans were measured."""
+    """Least mean angular distance over the spans that contain a layer; NaN where no spans were measured."""
     weight_norm: Scores
     """Frobenius norm of a layer's parameters, shape (layers,)."""
     seed: int
-    """Of the random metric."""
+    """Seed of the random metric."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Metric:
     name: str
     compute: Callable[[Measures], Scores]
     per_tap: bool = False
-    """Whether it is read at a tap, or once a layer."""
+    """Whether the metric is computed for each tap, or once for a layer."""
     uses_variance: bool = False
     uses_sparsity: bool = False
     from_prompts: bool = True
-    """Whether it depends on the prompts, so that resampling them says how far to trust it."""
+    """Whether the metric depends on the prompts, so that resampling them gives its uncertainty."""
     high_is_important: bool = True
-    """Whether a layer with a high score is one to keep."""
+    """Whether a high score marks an important layer."""
 
 
 def avss(m: Measures) -> Scores:
@@ -64,7 +64,7 @@ def block_influence(m: Measures) -> Scores:
 
 
 def angular_distance(m: Measures) -> Scores:
-    """Least mean angular distance of a span that holds the layer, so the n lowest layers are the best span of n.
+    """Least mean angular distance of a span that contains the layer: the n lowest layers are the best span of n.
 
     Source: arXiv 2403.17887 for the distance of a span; the reading per layer is ours.
     """
@@ -77,13 +77,13 @@ def magnitude(m: Measures) -> Scores:
 
 
 def random(m: Measures) -> Scores:
-    """A seeded random order, the baseline that every other metric has to beat."""
+    """A seeded random order, the baseline of every other metric."""
     first: Scores = random_scores(len(m.weight_norm), 1, m.seed)[0]
     return first
 
 
 def last(m: Measures) -> Scores:
-    """Distance to the end of the stack: the last layers count least."""
+    """Distance to the end of the stack: the last layers rank lowest."""
     num_layers = len(m.weight_norm)
     return np.arange(num_layers, 0, -1, dtype=np.float64)
 

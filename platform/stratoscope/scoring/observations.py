@@ -1,4 +1,4 @@
-"""What scores are computed from: statistics by unit and layer, with the counts under each threshold in use."""
+"""Input of the scores: statistics by unit and layer, with the counts under each threshold in use."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,14 +15,14 @@ Epsilons = Sequence[tuple[EpsilonKind, float]]
 
 @dataclass(frozen=True, eq=False)
 class TapUnits:
-    """What was seen at one tap. A unit is what resampling draws: a prompt, or a shard of prompts merged."""
+    """Statistics of the units at one tap. Resampling draws units: prompts, or merged shards of prompts."""
 
     statistics: Statistics
-    """Shape (units, layers); without histograms, once the counts under the thresholds are taken."""
+    """Statistics of shape (units, layers), without histograms."""
     thresholds: tuple[Threshold, ...]
-    """In order of the epsilons that were asked for."""
+    """Thresholds in order of the requested epsilons."""
     below: NDArray[np.int64]
-    """Activations under each threshold, shape (units, layers, thresholds)."""
+    """Number of activations under each threshold, shape (units, layers, thresholds)."""
 
     def __getitem__(self, units: Any) -> "TapUnits":
         """Select units."""
@@ -34,9 +34,9 @@ class SpanAngle:
     """Angular distance over a span of layers, by unit."""
 
     mean: NDArray[np.float64]
-    """Over the unit's prompts, shape (units,); NaN where none has one."""
+    """Mean over the unit's prompts, shape (units,); NaN where none has an angle."""
     prompts: NDArray[np.int64]
-    """Prompts that have one, shape (units,)."""
+    """Number of prompts with an angle, shape (units,)."""
 
     def __getitem__(self, units: Any) -> "SpanAngle":
         """Select units."""
@@ -48,30 +48,39 @@ Spans = dict[tuple[int, int], SpanAngle]
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """What was seen of a group of prompts."""
+    """Statistics of a group of prompts."""
 
     taps: dict[str, TapUnits]
-    """By tap, all of the same units."""
+    """Statistics by tap, all of the same units."""
     angles: Spans = field(default_factory=dict)
-    """By (start, length) of a span."""
+    """Angular distances by (start, length) of a span."""
 
     def __getitem__(self, units: Any) -> "Observations":
         """Select units."""
         return Observations(
-            {tap: seen[units] for tap, seen in self.taps.items()},
+            {tap: of_tap[units] for tap, of_tap in self.taps.items()},
             {span: angle[units] for span, angle in self.angles.items()},
         )
+
+    def split(self, groups: Sequence[str]) -> dict[str, "Observations"]:
+        """Return the observations of each group of units, in order of names; none where there is only one group.
+
+        Args:
+            groups: the group of each unit.
+        """
+        names = sorted(set(groups))
+        return {name: self[np.flatnonzero(np.asarray(groups) == name)] for name in names if len(names) > 1}
 
 
 def place_thresholds(
     epsilons: Epsilons, counted: Sequence[float], histogram: NDArray[np.int64]
 ) -> tuple[Threshold, ...]:
-    """Place each epsilon that is asked for.
+    """Place the requested epsilons.
 
     Args:
-        epsilons: kind and value.
+        epsilons: kind and value of each.
         counted: absolute epsilons that the statistics counted exactly.
-        histogram: of all prompts and layers of the tap, shape (NUM_BINS,); quantiles are taken of it.
+        histogram: histogram over all prompts and layers of the tap, shape (NUM_BINS,), for quantiles.
     """
     return tuple(
         absolute_threshold(value, counted) if kind == "absolute" else quantile_threshold(value, histogram)
@@ -80,23 +89,23 @@ def place_thresholds(
 
 
 def count_units(statistics: Statistics, thresholds: tuple[Threshold, ...]) -> TapUnits:
-    """Take the counts under each threshold and let go of the histograms.
+    """Count the activations under each threshold and drop the histograms.
 
     Args:
-        statistics: shape (units, layers).
-        thresholds: where to count.
+        statistics: statistics of shape (units, layers).
+        thresholds: the thresholds.
     """
     below = np.stack([t.below(statistics) for t in thresholds], axis=-1)
     return TapUnits(statistics.without_histogram(), thresholds, below)
 
 
 def observe_tap(statistics: Statistics, epsilons: Epsilons) -> TapUnits:
-    """Return what was seen at a tap, from statistics of shape (units, layers) that fit into memory."""
+    """Return the units of a tap from statistics of shape (units, layers) that fit into memory."""
     pooled = statistics.histogram.reshape(-1, statistics.histogram.shape[-1]).sum(axis=0)
     return count_units(statistics, place_thresholds(epsilons, statistics.epsilons, pooled))
 
 
 def join_units(parts: Sequence[TapUnits]) -> TapUnits:
-    """Join units that were counted under the same thresholds."""
+    """Concatenate units that were counted under the same thresholds."""
     below = np.concatenate([part.below for part in parts])
     return TapUnits(stack([part.statistics for part in parts]), parts[0].thresholds, below)

@@ -1,4 +1,4 @@
-"""From scores to ranks, shares and the layers to drop."""
+"""Ranks, shares and the layers to drop, from scores."""
 
 import math
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Ranking:
-    """Scores of all layers put in order, each array of shape (layers,)."""
+    """Ranks of all layers; each array has shape (layers,)."""
 
     rank: NDArray[np.int64]
-    """0 = least important; ties go to the lower layer, layers without a score come last."""
+    """Rank, 0 = least important; the lower layer wins a tie, and layers without a score rank last."""
     normalized: NDArray[np.float64]
     """Share of the sum of all scores."""
     cumulative: NDArray[np.float64]
-    """Sum of the shares of this layer and of all that rank under it."""
+    """Sum of the shares of this layer and of all that rank below it."""
 
 
 def rank_layers(scores: NDArray[np.float64], *, high_is_important: bool = True) -> Ranking:
-    """Put layers in order of importance.
+    """Rank layers by importance.
 
     Args:
         scores: one per layer, shape (layers,), not negative; NaN where a layer has none.
@@ -40,7 +40,7 @@ def rank_layers(scores: NDArray[np.float64], *, high_is_important: bool = True) 
 
 
 def num_dropped(ratio: float, num_layers: int) -> int:
-    """Return how many layers a prune ratio takes: floor(ratio * layers + 1/2)."""
+    """Return the number of layers that a prune ratio drops: floor(ratio * layers + 1/2)."""
     return math.floor(ratio * num_layers + 0.5)
 
 

@@ -1,7 +1,7 @@
-"""Scores of all layers with their uncertainty, from the statistics of prompts or of shards of them."""
+"""Scores of all layers with their uncertainty, from the statistics of prompts or of shards of prompts."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,8 @@ from stratoscope.statistics import (
 
 
 @dataclass(frozen=True)
-class Choices:
-    """Which scores to compute; every combination that a metric can use becomes one scoring."""
+class ScoringSettings:
+    """Settings of the scores; every combination that a metric can use becomes one scoring."""
 
     metrics: tuple[str, ...]
     variances: tuple[VarianceKind, ...] = ("elementwise",)
@@ -35,70 +35,90 @@ class Choices:
 
 @dataclass(frozen=True)
 class Scoring:
-    """One score for each layer, with its interval and its stability."""
+    """One score per layer, with its interval and its stability."""
 
     metric: str
     tap: str | None
     variance: VarianceKind | None
     epsilon_kind: EpsilonKind | None
     epsilon: float | None
-    """As applied."""
+    """Threshold as applied."""
     scores: Scores
-    """Shape (layers,)."""
+    """Scores, shape (layers,)."""
     ranking: Ranking
     low: Scores
     """Lower end of the bootstrap interval over units; NaN where the metric does not depend on prompts."""
     high: Scores
+    """Upper end of the interval; NaN likewise."""
     split_half: float
     """Rank correlation between two halves of the units, averaged over seeded splits; NaN likewise."""
     num_never_sparse: int | None
-    """Layers without one activation under epsilon: there the half count decides the rank."""
+    """Number of layers without any activation under epsilon: there the half count decides the rank."""
 
 
 @dataclass(frozen=True)
-class _View:
-    """A tap seen through one choice of variance and threshold."""
+class _TapView:
+    """The statistics of a tap under one choice of variance and threshold."""
 
     statistics: Statistics
     variance: VarianceKind
     threshold: Threshold
     below: NDArray[np.int64]
-    """Activations under the threshold, shape (units, layers)."""
+    """Number of activations under the threshold, shape (units, layers)."""
 
 
-def score_layers(observations: Observations, weight_norm: Scores, choices: Choices) -> Iterator[Scoring]:
-    """Compute every scoring that is asked for.
+def score_groups(
+    observations: Mapping[str, Observations], weight_norm: Scores, settings: ScoringSettings
+) -> Iterator[tuple[str, Scoring]]:
+    """Yield every scoring of each group of prompts.
 
     Args:
-        observations: the units to score, counted under the thresholds of `choices.epsilons`, in their order.
-        weight_norm: Frobenius norm of each layer's weights, shape (layers,).
-        choices: what to compute.
+        observations: the units of each group.
+        weight_norm: Frobenius norm of each layer's weights, shape (layers,); without magnitude where one is NaN.
+        settings: the scores to compute.
     """
-    for name in choices.metrics:
+    if np.isnan(weight_norm).any():
+        settings = replace(settings, metrics=tuple(name for name in settings.metrics if name != "magnitude"))
+    for group, of_group in observations.items():
+        for scoring in score_layers(of_group, weight_norm, settings):
+            yield group, scoring
+
+
+def score_layers(observations: Observations, weight_norm: Scores, settings: ScoringSettings) -> Iterator[Scoring]:
+    """Yield every scoring of one group of prompts.
+
+    Args:
+        observations: the units to score, counted under the thresholds of `settings.epsilons`, in their order.
+        weight_norm: Frobenius norm of each layer's weights, shape (layers,).
+        settings: the scores to compute.
+    """
+    for name in settings.metrics:
         metric = METRICS[name]
         taps: Sequence[str] = list(observations.taps) if metric.per_tap else list(observations.taps)[:1]
         for tap in taps:
-            seen = observations.taps[tap]
-            for variance in choices.variances if metric.uses_variance else choices.variances[:1]:
-                for index, threshold in enumerate(seen.thresholds if metric.uses_sparsity else seen.thresholds[:1]):
-                    view = _View(seen.statistics, variance, threshold, seen.below[..., index])
+            units = observations.taps[tap]
+            for variance in settings.variances if metric.uses_variance else settings.variances[:1]:
+                for index, threshold in enumerate(units.thresholds if metric.uses_sparsity else units.thresholds[:1]):
+                    view = _TapView(units.statistics, variance, threshold, units.below[..., index])
                     yield _score(
-                        metric, tap, view, angles=observations.angles, weight_norm=weight_norm, choices=choices
+                        metric, tap, view, angles=observations.angles, weight_norm=weight_norm, settings=settings
                     )
 
 
-def _score(metric: Metric, tap: str, view: _View, *, angles: Spans, weight_norm: Scores, choices: Choices) -> Scoring:
+def _score(
+    metric: Metric, tap: str, view: _TapView, *, angles: Spans, weight_norm: Scores, settings: ScoringSettings
+) -> Scoring:
     def compute(weights: NDArray[np.float64]) -> Scores:
-        return metric.compute(_measures(view, angles, weight_norm, weights, choices.seed))
+        return metric.compute(_measures(view, angles, weight_norm, weights, settings.seed))
 
     num_units, num_layers = view.statistics.shape
     scores = compute(np.ones((1, num_units))).reshape(-1)[-num_layers:]
     low, high, split_half = np.full(num_layers, np.nan), np.full(num_layers, np.nan), float("nan")
     if metric.from_prompts and num_units > 1:
-        draws = compute(bootstrap_weights(num_units, choices.draws, choices.seed))
-        low, high = percentile_interval(draws, choices.confidence)
-        halves = half_weights(num_units, choices.splits, choices.seed)
-        pairs = compute(halves.reshape(-1, num_units)).reshape(choices.splits, 2, num_layers)
+        draws = compute(bootstrap_weights(num_units, settings.draws, settings.seed))
+        low, high = percentile_interval(draws, settings.confidence)
+        halves = half_weights(num_units, settings.splits, settings.seed)
+        pairs = compute(halves.reshape(-1, num_units)).reshape(settings.splits, 2, num_layers)
         split_half = float(np.mean([spearman(a, b) for a, b in pairs]))
     return Scoring(
         metric=metric.name,
@@ -115,7 +135,7 @@ def _score(metric: Metric, tap: str, view: _View, *, angles: Spans, weight_norm:
     )
 
 
-def _measures(view: _View, angles: Spans, weight_norm: Scores, weights: NDArray[np.float64], seed: int) -> Measures:
+def _measures(view: _TapView, angles: Spans, weight_norm: Scores, weights: NDArray[np.float64], seed: int) -> Measures:
     merged = resample(view.statistics, view.below, weights)
     return Measures(
         variance=merged.variance if view.variance == "elementwise" else merged.pooled_variance,

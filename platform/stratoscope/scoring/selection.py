@@ -1,4 +1,4 @@
-"""From a score per layer to the layers that a prune ratio drops."""
+"""The layers that a prune ratio drops, from a score per layer."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,8 @@ def select_layers(
     Args:
         scores: one per layer, shape (layers,), not negative; NaN where a layer has none.
         ratio: share of the layers; see `num_dropped`.
-        contiguous: drop one span: the one of the least sum of scores, the first of several.
-        high_is_important: whether low scores or high ones go.
+        contiguous: drop one span, the first of those with the least sum of scores.
+        high_is_important: whether a high score marks an important layer.
 
     Raises:
         ValueError: no layer would be left, or too few have a score.

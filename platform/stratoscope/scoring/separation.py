@@ -1,8 +1,8 @@
-"""How well statistics of some layers tell wrong answers from right ones, on questions that were not learnt from.
+"""How well statistics of some layers separate wrong answers from right ones, on held-out questions.
 
-A logistic regression on log variance and log sparsity of a set of layers is fitted in each fold's training questions
-and predicts its held-out ones. What depends on labels, such as which layers are flagged, is chosen inside the training
-questions too.
+A logistic regression on log variance and log sparsity of a set of layers is fitted to each fold's training questions
+and predicts its held-out ones. Whatever depends on labels, such as the choice of flagged layers, uses the training
+questions alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,27 +12,27 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from stratoscope.scoring.contrast import Labels
+from stratoscope.scoring.answers import Labels
 from stratoscope.scoring.definitions import Readings
 from stratoscope.scoring.logistic import decision_functions
 
 Array = NDArray[np.float64]
 Layers = tuple[int, ...]
-Choose = Callable[[NDArray[np.bool_]], Layers]
-"""From which questions may be looked at, shape (Q,), to layers."""
+LayerSelector = Callable[[NDArray[np.bool_]], Layers]
+"""Function from the mask of training questions, shape (Q,), to layers."""
 
 
 @dataclass(frozen=True, eq=False)
 class Auroc:
-    """An area under the ROC curve, with what each question contributes to its error."""
+    """Area under the ROC curve, with the influence of each question on it."""
 
     value: float
     influence: Array
-    """Shape (Q,), of sum 0; the error of the value is about the sum over the questions of another sample."""
+    """Influence of each question, shape (Q,), with sum 0; on another sample the value is off by about its sum there."""
 
     @property
     def error(self) -> float:
-        """Standard error, questions being the unit."""
+        """Standard error, with questions as the sampling unit."""
         num = len(self.influence)
         return float(np.sqrt((self.influence**2).sum() * num / (num - 1)))
 
@@ -42,43 +42,43 @@ class Auroc:
         return self.value - half, self.value + half
 
     def minus(self, other: "Auroc") -> "Auroc":
-        """Return the difference to another of the same questions."""
+        """Return the difference to another area over the same questions."""
         return Auroc(self.value - other.value, self.influence - other.influence)
 
     def detectable(self, level: float = 0.05, power: float = 0.8) -> float:
-        """Return the smallest value that a two-sided test against 0 would find with that power."""
+        """Return the smallest true value that a two-sided test against 0 detects with that power."""
         normal = NormalDist()
         return (normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)) * self.error
 
 
 @dataclass(frozen=True)
 class Folds:
-    """Which questions are held out together."""
+    """Folds of questions."""
 
-    of_question: NDArray[np.int64]
-    """Shape (Q,)."""
+    fold_of_question: NDArray[np.int64]
+    """Fold that holds out each question, shape (Q,)."""
     num_folds: int
 
     @classmethod
     def draw(cls, num_questions: int, num_folds: int, seed: int) -> "Folds":
-        """Deal questions into folds of like size."""
+        """Assign questions to folds of nearly equal size at random."""
         order = np.random.default_rng(seed).permutation(num_questions)
         return cls(order % num_folds, num_folds)
 
     def holds_out(self, fold: int, labels: Labels) -> NDArray[np.bool_]:
-        """Return which answers a fold holds out, shape (N,)."""
-        return np.asarray(self.of_question[labels.question] == fold)
+        """Return the mask of the answers that a fold holds out, shape (N,)."""
+        return np.asarray(self.fold_of_question[labels.question] == fold)
 
 
 @dataclass(frozen=True)
 class Learner:
-    """The classifier."""
+    """Logistic regression with balanced classes."""
 
     c: float = 1.0
     """Inverse strength of the L2 penalty on standardised features."""
 
     def predict(self, train: Array, wrong: NDArray[np.bool_], test: Array) -> Array:
-        """Fit on training answers and return scores that are higher for answers more likely wrong, shape (test,)."""
+        """Fit training answers and return the log-odds that each test answer is wrong, shape (test,)."""
         from sklearn.linear_model import LogisticRegression
 
         if train.shape[1] == 0 or wrong.all() or not wrong.any():
@@ -92,13 +92,13 @@ class Learner:
     def predict_many(
         self, table: Array, wrong: NDArray[np.bool_], test: NDArray[np.bool_], sets: Sequence[Layers]
     ) -> Array:
-        """Do the same for many sets of as many layers, together.
+        """Fit and predict many sets of layers together.
 
         Args:
             table: features, shape (N, L, K).
-            wrong: shape (N,).
-            test: the answers that are held out, shape (N,).
-            sets: all of one size.
+            wrong: whether an answer is wrong, shape (N,).
+            test: mask of the held-out answers, shape (N,).
+            sets: sets of one size.
 
         Returns:
             Scores of the held-out answers, shape (sets, test).
@@ -110,8 +110,8 @@ class Learner:
         train, held = _standardised(table[~test].reshape(len(inside), -1), table[test].reshape(int(test.sum()), -1))
         distinct = sorted(set(sets))
         columns = np.array([[layer * num_features + k for layer in s for k in range(num_features)] for s in distinct])
-        found = dict(zip(distinct, decision_functions(train, inside, held, columns, self.c), strict=True))
-        return np.stack([found[s] for s in sets])
+        scores = dict(zip(distinct, decision_functions(train, inside, held, columns, self.c), strict=True))
+        return np.stack([scores[s] for s in sets])
 
 
 def _standardised(train: Array, test: Array) -> tuple[Array, Array]:
@@ -121,7 +121,7 @@ def _standardised(train: Array, test: Array) -> tuple[Array, Array]:
 
 
 def auroc(scores: Array, labels: Labels) -> Auroc:
-    """Return the chance that a wrong answer scores above a right one, ties counting half.
+    """Return the probability that a wrong answer scores above a right one, ties counting half.
 
     Source: Obuchowski, 'Nonparametric analysis of clustered ROC curve data', 1997, for the error.
     """
@@ -140,7 +140,7 @@ def auroc(scores: Array, labels: Labels) -> Auroc:
 
 
 def mean_auroc(parts: Sequence[Auroc]) -> Auroc:
-    """Return the mean of several of the same questions."""
+    """Return the mean of several areas over the same questions."""
     return Auroc(float(np.mean([p.value for p in parts])), np.mean([p.influence for p in parts], axis=0))
 
 
@@ -149,24 +149,19 @@ def features(readings: Readings) -> Array:
     return np.stack([np.log(readings.variance), np.log(readings.sparsity)], axis=2)
 
 
-def of_layers(table: Array, layers: Layers) -> Array:
-    """Return the features of some layers, shape (N, 2 * layers)."""
-    return table[:, list(layers)].reshape(len(table), -1)
-
-
-def chosen_inside(choose: Choose, folds: Folds) -> list[Layers]:
-    """Choose layers inside the training questions of each fold."""
-    return [choose(folds.of_question != fold) for fold in range(folds.num_folds)]
+def select_by_fold(selector: LayerSelector, folds: Folds) -> list[Layers]:
+    """Select layers from the training questions of each fold."""
+    return [selector(folds.fold_of_question != fold) for fold in range(folds.num_folds)]
 
 
 def separate(table: Array, labels: Labels, folds: Folds, sets: Sequence[Layers], learner: Learner) -> Auroc:
-    """Return how well held-out answers are told apart, each fold by its own set of layers.
+    """Return how well each fold's set of layers separates its held-out answers.
 
     Args:
         table: features, shape (N, L, K).
-        labels: of the answers.
-        folds: of the questions.
-        sets: one per fold.
+        labels: labels of the answers.
+        folds: folds of the questions.
+        sets: one set of layers per fold.
         learner: the classifier.
     """
     parts = [
@@ -179,21 +174,21 @@ def separate(table: Array, labels: Labels, folds: Folds, sets: Sequence[Layers],
 def held_out(
     table: Array, wrong: NDArray[np.bool_], test: NDArray[np.bool_], layers: Layers, learner: Learner
 ) -> Array:
-    """Return the scores of held-out answers, learnt from all others.
+    """Return the scores of held-out answers from a fit to all others.
 
     Args:
         table: features, shape (N, L, K).
-        wrong: shape (N,).
-        test: the answers that are held out, shape (N,).
-        layers: whose features are used.
+        wrong: whether an answer is wrong, shape (N,).
+        test: mask of the held-out answers, shape (N,).
+        layers: layers whose features are used.
         learner: the classifier.
     """
-    inside = of_layers(table, layers)
-    return learner.predict(inside[~test], wrong[~test], inside[test])
+    values = table[:, list(layers)].reshape(len(table), -1)
+    return learner.predict(values[~test], wrong[~test], values[test])
 
 
 def joined(parts: Sequence[Array], labels: Labels, folds: Folds) -> Array:
-    """Put the scores of all folds into the order of the answers, shape (N,)."""
+    """Join the scores of all folds in order of the answers, shape (N,)."""
     scores = np.zeros(len(labels.question))
     for fold, part in enumerate(parts):
         scores[folds.holds_out(fold, labels)] = part
@@ -201,6 +196,6 @@ def joined(parts: Sequence[Array], labels: Labels, folds: Folds) -> Array:
 
 
 def random_layers(num_layers: int, size: int, draws: int, seed: int) -> list[Layers]:
-    """Return seeded random sets; a larger one of the same draw holds the smaller."""
+    """Return seeded random sets of layers; a larger set contains the smaller one of the same draw."""
     orders = [np.random.default_rng((seed, draw)).permutation(num_layers) for draw in range(draws)]
     return [tuple(sorted(order[:size].tolist())) for order in orders]

@@ -1,4 +1,4 @@
-"""Sufficient statistics of activations, their merging, their histogram and resampling. Needs numpy alone."""
+"""Sufficient statistics of activations, resampling and statistical tests; requires only numpy."""
 
 from stratoscope.statistics.correlation import spearman
 from stratoscope.statistics.multiple import bootstrap_p_value, holm

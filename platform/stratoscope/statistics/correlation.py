@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 
 def average_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ranks from 0 in ascending order, ties sharing their mean rank; shape (n,) as given."""
+    """Return ranks from 0 in ascending order, shape (n,); ties share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     mean_rank = last - (counts + 1) / 2
@@ -14,7 +14,7 @@ def average_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Return Spearman's rank correlation of two vectors, ties averaged; NaN if either is constant or not finite."""
+    """Return Spearman's rank correlation of two vectors; NaN if either is constant or not finite."""
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return float("nan")
     x, y = average_ranks(a), average_ranks(b)

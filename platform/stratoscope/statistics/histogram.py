@@ -1,7 +1,7 @@
-"""A histogram of magnitudes that merges exactly: its bins are bits of the number itself.
+"""Exactly mergeable histograms of magnitudes, whose bins are bit patterns.
 
-A float32 magnitude falls into the bin named by its exponent and the top three bits of its mantissa, eight bins an
-octave. No logarithm is taken, so a bin never depends on a machine's mathematics library, and counts add as integers.
+The bin of a float32 magnitude is given by its exponent and the top three bits of its mantissa, with eight bins per
+octave. No logarithm is taken, so bins do not depend on a mathematics library, and counts add as integers.
 """
 
 from typing import Final
@@ -25,7 +25,7 @@ FIRST_KEY: Final = (127 + LOWEST_EXPONENT) * BINS_PER_OCTAVE
 
 
 def lower_edges() -> NDArray[np.float64]:
-    """Return the smallest magnitude of every bin, shape (NUM_BINS,); bins are half open, edge included."""
+    """Return the smallest magnitude of every bin, shape (NUM_BINS,); bins are half-open and include it."""
     octaves = 2.0 ** np.arange(LOWEST_EXPONENT, HIGHEST_EXPONENT)
     mantissas = 1.0 + np.arange(BINS_PER_OCTAVE) / BINS_PER_OCTAVE
     regular = (octaves[:, None] * mantissas[None, :]).ravel()
@@ -34,7 +34,7 @@ def lower_edges() -> NDArray[np.float64]:
 
 
 def bin_of_key(key: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return the bin of every shifted bit pattern, taken from a finite number other than zero."""
+    """Return the bin of every shifted bit pattern of a finite, non-zero number."""
     return np.clip(np.asarray(key, np.int64) - FIRST_KEY + FIRST_REGULAR, UNDERFLOW, OVERFLOW)
 
 
@@ -42,14 +42,14 @@ def bin_of(values: NDArray[np.floating]) -> NDArray[np.int64]:
     """Return the bin of every finite value, in the shape of `values`.
 
     Args:
-        values: any shape; taken as float32.
+        values: values of any shape, converted to float32.
     """
     bits = np.abs(np.asarray(values, np.float32)).view(np.int32)
     return np.where(bits == 0, ZEROS, bin_of_key(bits >> KEY_SHIFT))
 
 
 def snap(threshold: float) -> tuple[int, float]:
-    """Return the bin whose lower edge is nearest to a threshold in ratio, and that edge.
+    """Return the bin whose lower edge is nearest to a threshold by ratio, and that edge.
 
     Raises:
         ValueError: the threshold is not a positive number.
@@ -62,7 +62,7 @@ def snap(threshold: float) -> tuple[int, float]:
 
 
 def quantile_edge(histogram: NDArray[np.int64], quantile: float) -> tuple[int, float]:
-    """Return the bin edge under which the share of values is nearest to a quantile, and its magnitude.
+    """Return the bin below whose lower edge the share of values is nearest to a quantile, and that edge.
 
     Args:
         histogram: counts, shape (NUM_BINS,).
@@ -82,6 +82,6 @@ def quantile_edge(histogram: NDArray[np.int64], quantile: float) -> tuple[int, f
 
 
 def count_below(histogram: NDArray[np.int64], bin_index: int) -> NDArray[np.int64]:
-    """Return how many values lie under the lower edge of a bin; shape (..., NUM_BINS) becomes (...)."""
+    """Return the number of values below the lower edge of a bin; shape (..., NUM_BINS) becomes (...)."""
     below: NDArray[np.int64] = histogram[..., :bin_index].sum(axis=-1)
     return below

@@ -1,4 +1,4 @@
-"""Tests that are made together."""
+"""Multiple testing, and p-values from bootstrap draws."""
 
 from collections.abc import Sequence
 
@@ -7,26 +7,26 @@ from numpy.typing import NDArray
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for being the smallest of several, each at least its own.
+    """Return p-values with Holm's correction for multiple testing.
 
     Args:
-        p_values: of the tests that are made together, in any order.
+        p_values: p-values of the family of tests, in any order.
 
     Source: Holm, 'A simple sequentially rejective multiple test procedure', 1979.
     """
     order = np.argsort(p_values, kind="stable")
-    left = len(p_values) - np.arange(len(p_values))
-    rising = np.maximum.accumulate(np.asarray(p_values, dtype=float)[order] * left)
+    remaining = len(p_values) - np.arange(len(p_values))
+    rising = np.maximum.accumulate(np.asarray(p_values, dtype=float)[order] * remaining)
     corrected = np.empty(len(p_values))
     corrected[order] = np.minimum(1.0, rising)
     return [float(p) for p in corrected]
 
 
 def bootstrap_p_value(draws: NDArray[np.float64]) -> float:
-    """Return the two-sided p-value of a difference from the draws of its bootstrap: no smaller than they can tell.
+    """Return the two-sided p-value of a difference from its bootstrap draws, at least 2 / (draws + 1).
 
     Args:
-        draws: of the difference, without the one that was observed.
+        draws: bootstrap draws of the difference, without the observed value.
 
     Source: Davison and Hinkley, 'Bootstrap methods and their application', 1997, section 4.4, of percentile intervals.
     """

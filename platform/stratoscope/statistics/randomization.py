@@ -1,11 +1,10 @@
 """Randomisation tests of many effects at once: step-down max-T, with covariates, and simultaneous intervals.
 
-Two designs, one computation. In the paired design each unit brings a difference, and under the null hypothesis its sign
-is as likely as the other. In the grouped design each unit brings a value and belongs to one of two groups, and under
-the null hypothesis groups could be dealt anew. Both are the linear model y = b x + Z c + e, where x is a column of ones
-or the group. What is randomised is x, for a pair whose labels are exchanged turns the sign of its difference and of its
-covariates alike. The statistic is Student's, so that it means the same where covariates go along with x and where
-they do not.
+Two designs share one computation. In the paired design each unit contributes a difference, whose sign is random under
+the null hypothesis. In the grouped design each unit contributes a value and belongs to one of two groups, which are
+exchangeable under the null hypothesis. Both are the linear model y = b x + Z c + e, where x is a column of ones or the
+group. The tests randomise x, since exchanging the labels of a pair flips the signs of its difference and covariates
+alike. The statistic is studentised, so that it is comparable whether or not covariates correlate with x.
 
 Sources: Westfall and Young, 'Resampling-based multiple testing', 1993 (step-down max-T); Draper and Stoneman, 'Testing
 for the inclusion of variables in linear regression by a randomisation technique', 1966 (randomising x alone).
@@ -20,25 +19,25 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Design = Literal["paired", "grouped"]
 CHUNK = 1024
-"""Draws that are computed together."""
+"""Number of draws that are computed together."""
 
 
 @dataclass(frozen=True, eq=False)
 class MaxT:
-    """The outcome for T effects."""
+    """Result of a max-T test of T effects."""
 
     effect: Array
     """Estimates b, shape (T,)."""
     error: Array
-    """Their standard errors, shape (T,)."""
+    """Standard errors, shape (T,)."""
     statistic: Array
     """b / error, shape (T,); 0 where nothing varies."""
     p_value: Array
-    """Adjusted for all T effects by step-down max-T, shape (T,)."""
+    """P-values adjusted for all T effects by step-down max-T, shape (T,)."""
     critical: float
-    """The quantile of the largest |statistic| under the null hypothesis, at the level."""
+    """Quantile 1 - level of the largest |statistic| under the null hypothesis."""
     level: float
-    """Chance that an interval misses its effect, or that a p-value at most as large is found, anywhere by chance."""
+    """Family-wise error rate of the intervals."""
 
     @property
     def low(self) -> Array:
@@ -52,15 +51,15 @@ class MaxT:
 
 
 @dataclass(frozen=True, eq=False)
-class _Reduced:
-    """The model without x."""
+class _ReducedModel:
+    """The linear model without x."""
 
     residual: Array
-    """Shape (units, T)."""
+    """Residuals, shape (units, T)."""
     basis: Array
-    """Of the covariates, shape (units, rank)."""
+    """Orthonormal basis of the covariates, shape (units, rank)."""
     free: int
-    """Degrees of freedom of the whole model."""
+    """Degrees of freedom of the full model."""
 
 
 def max_t(
@@ -68,16 +67,16 @@ def max_t(
 ) -> MaxT:
     """Test the effects of x on each column of y, all at once.
 
-    Where the covariates explain x itself, no effect can be told from theirs: estimates are NaN and p-values 1.
+    If the covariates explain x completely, effects are not identified: estimates are NaN and p-values 1.
 
     Args:
         y: differences or values, shape (units, T).
         x: ones (paired) or group membership (grouped), shape (units,).
-        covariates: what is adjusted for, shape (units, K), K may be 0; a constant is added in the grouped design.
-        design: how units are randomised.
-        draws: randomisations besides the identity.
-        level: of the simultaneous intervals.
-        seed: of the draws.
+        covariates: covariates, shape (units, K), where K may be 0; the grouped design adds a constant.
+        design: randomisation of the units.
+        draws: number of randomisations besides the identity.
+        level: family-wise error rate of the simultaneous intervals.
+        seed: seed of the draws.
 
     Raises:
         ValueError: there are too few units for the number of columns.
@@ -91,13 +90,15 @@ def max_t(
     direction = x - basis @ (basis.T @ x)
     length = float(np.linalg.norm(direction))
     if length < 1e-9 * np.linalg.norm(x):
-        nothing = np.full(y.shape[1], np.nan)
-        return MaxT(nothing, nothing, np.zeros(y.shape[1]), np.ones(y.shape[1]), float("nan"), level)
+        missing = np.full(y.shape[1], np.nan)
+        return MaxT(missing, missing, np.zeros(y.shape[1]), np.ones(y.shape[1]), float("nan"), level)
     direction = direction / length
     along = direction @ y
     residual = y - basis @ (basis.T @ y)
     statistic, spread = _studentised(along, (residual**2).sum(axis=0), free)
-    null = np.concatenate([np.abs(statistic)[None], _null(_Reduced(residual, basis, free), x, design, draws, seed)])
+    null = np.concatenate(
+        [np.abs(statistic)[None], _null(_ReducedModel(residual, basis, free), x, design, draws, seed)]
+    )
     return MaxT(
         effect=along / length,
         error=spread / length,
@@ -125,7 +126,7 @@ def _studentised(along: Array, total: Array, free: int) -> tuple[Array, Array]:
     return np.where(spread > tiny, along / np.where(spread > tiny, spread, 1), 0.0), spread
 
 
-def _null(reduced: _Reduced, x: Array, design: Design, draws: int, seed: int) -> Array:
+def _null(reduced: _ReducedModel, x: Array, design: Design, draws: int, seed: int) -> Array:
     """Return |statistic| of randomised x, shape (draws, T)."""
     generator = np.random.default_rng(seed)
     total = (reduced.residual**2).sum(axis=0)
@@ -133,20 +134,20 @@ def _null(reduced: _Reduced, x: Array, design: Design, draws: int, seed: int) ->
     for start in range(0, draws, CHUNK):
         shape = (min(CHUNK, draws - start), len(x))
         if design == "paired":
-            dealt = generator.integers(0, 2, size=shape) * 2.0 - 1.0
+            randomised = generator.integers(0, 2, size=shape) * 2.0 - 1.0
         else:
-            dealt = generator.permuted(np.broadcast_to(x, shape), axis=1)
-        length = np.sqrt((dealt**2).sum(axis=1) - ((dealt @ reduced.basis) ** 2).sum(axis=1))
-        along = (dealt @ reduced.residual) / length[:, None]
+            randomised = generator.permuted(np.broadcast_to(x, shape), axis=1)
+        length = np.sqrt((randomised**2).sum(axis=1) - ((randomised @ reduced.basis) ** 2).sum(axis=1))
+        along = (randomised @ reduced.residual) / length[:, None]
         statistic, _ = _studentised(along, total, reduced.free)
         parts.append(np.abs(statistic))
     return np.concatenate(parts)
 
 
 def _step_down(observed: Array, null: Array) -> Array:
-    """Return step-down adjusted p-values; the first row of the null is what was observed."""
+    """Return step-down adjusted p-values; the first row of the null is the observed statistic."""
     order = np.argsort(-observed, kind="stable")
-    # Of the effects from the k-th largest down, the largest in each draw.
+    # Largest statistic of each draw among the effects from the k-th largest down.
     largest = np.maximum.accumulate(null[:, order[::-1]], axis=1)[:, ::-1]
     # Equal statistics may differ in their last digits.
     p = (largest >= observed[order] * (1 - 1e-12)).mean(axis=0)

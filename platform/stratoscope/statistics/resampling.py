@@ -1,7 +1,7 @@
-"""Resampling over prompts: bootstrap intervals and split halves, as matrices of weights.
+"""Resampling over prompts: bootstrap intervals and split halves as matrices of weights.
 
-A resample is a row of integer weights, one a prompt. Statistics of all resamples at once are then matrix products, so
-a thousand bootstrap draws of every layer cost less than one batch of the model.
+A resample is a row of integer weights, one per prompt. The statistics of all resamples are matrix products, so that a
+thousand bootstrap draws of every layer cost less than one batch of the model.
 """
 
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ class Resampled:
 
 
 def bootstrap_weights(num_items: int, draws: int, seed: int) -> NDArray[np.float64]:
-    """Return how often each item is drawn, shape (draws, num_items), from a seeded multinomial."""
+    """Return the number of times that each bootstrap draw contains each item, shape (draws, num_items)."""
     generator = np.random.default_rng(seed)
     return generator.multinomial(num_items, np.full(num_items, 1 / num_items), size=draws).astype(np.float64)
 
 
 def half_weights(num_items: int, splits: int, seed: int) -> NDArray[np.float64]:
-    """Return seeded random halves and their complements, shape (splits, 2, num_items), as zeros and ones."""
+    """Return random halves and their complements as zeros and ones, shape (splits, 2, num_items)."""
     generator = np.random.default_rng(seed)
     halves = np.zeros((splits, 2, num_items))
     for split in range(splits):
@@ -45,12 +45,12 @@ def resample(statistics: Statistics, below: NDArray[np.int64], weights: NDArray[
 
     Args:
         statistics: one set per prompt and layer, shape (prompts, layers).
-        below: activations under the threshold in use, shape (prompts, layers).
+        below: number of activations under the threshold, shape (prompts, layers).
         weights: shape (resamples, prompts).
     """
     s = statistics
     count = weights @ s.count
-    # Deviations are taken from the mean of all prompts: it is near every resample's mean, so nothing cancels.
+    # Deviations from the mean of all prompts avoid cancellation, as it is close to the mean of every resample.
     totals = s.count.sum(axis=0)
     centre = (s.count * s.mean).sum(axis=0) / np.maximum(totals, 1)
     shifted = s.mean - centre

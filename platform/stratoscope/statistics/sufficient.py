@@ -1,4 +1,4 @@
-"""Sufficient statistics of activations: what is kept of them, and how two sets are merged."""
+"""Sufficient statistics of activations, and their merging."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -16,29 +16,29 @@ class Statistics:
     """
 
     epsilons: tuple[float, ...]
-    """Absolute thresholds that `below` counts, ascending."""
+    """Absolute thresholds of `below`, ascending."""
     prompts: NDArray[np.int64]
-    """Prompts in the set that have a pooled variance."""
+    """Number of prompts that have a pooled variance."""
     tokens: NDArray[np.int64]
-    """Tokens in the set."""
+    """Number of tokens."""
     count: NDArray[np.int64]
-    """Finite activations."""
+    """Number of finite activations."""
     mean: NDArray[np.float64]
-    """Mean of the finite activations; 0 where there are none."""
+    """Mean of the finite activations; 0 if there are none."""
     m2: NDArray[np.float64]
     """Sum of squared deviations from the mean."""
     pooled_variance: NDArray[np.float64]
-    """Variance over the width of a prompt's token-mean vector, averaged over prompts; NaN where there is none."""
+    """Variance over the width of a prompt's token-mean vector, averaged over prompts; NaN if there is none."""
     histogram: NDArray[np.int64]
     """Counts of magnitudes, shape (..., NUM_BINS)."""
     below: NDArray[np.int64]
     """Counts of |a| < epsilon, shape (..., len(epsilons))."""
     cosine: NDArray[np.float64]
-    """Cosine between the layer's input and its output, averaged over tokens; NaN where there is none."""
+    """Cosine between the layer's input and its output, averaged over tokens; NaN if there is none."""
     cosine_tokens: NDArray[np.int64]
-    """Tokens that the cosine stands for."""
+    """Number of tokens that the cosine averages over."""
     nonfinite: NDArray[np.int64]
-    """Activations that are NaN or infinite; they count nowhere else."""
+    """Number of activations that are NaN or infinite, which all other statistics leave out."""
 
     def __post_init__(self) -> None:
         for name in ARRAYS:
@@ -57,7 +57,7 @@ class Statistics:
         return _divide(self.m2, self.count)
 
     def without_histogram(self) -> "Statistics":
-        """Return the same without the histograms, which are most of its memory."""
+        """Return the statistics without their histograms, which take most of the memory."""
         return replace(self, histogram=self.histogram[..., :0].copy())
 
     def __getitem__(self, index: Any) -> "Statistics":
@@ -78,15 +78,15 @@ def _divide(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.fl
 def weighted_mean(
     values: NDArray[np.float64], weights: NDArray[np.int64], axis: int | tuple[int, ...] = 0
 ) -> NDArray[np.float64]:
-    """Return the mean of `values` over an axis; NaN where nothing has weight, and NaN of no weight counts nowhere."""
+    """Return the weighted mean over an axis; NaN if all weights are 0. Values of weight 0 may be NaN."""
     return _divide((np.nan_to_num(values) * weights).sum(axis=axis), weights.sum(axis=axis))
 
 
 def merge_all(statistics: Statistics, axis: int = 0) -> Statistics:
     """Merge the sets along one leading axis into one.
 
-    The mean is taken first and the squared deviations are moved to it, all in float64, so the result depends on the
-    order of the sets only by rounding.
+    The mean is computed first and the squared deviations are shifted to it, all in float64, so that the result depends
+    on the order of the sets only by rounding.
 
     Source: Chan, Golub and LeVeque, 'Updating formulae and a pairwise algorithm for computing sample variances', 1979.
     """
@@ -111,10 +111,10 @@ def merge_all(statistics: Statistics, axis: int = 0) -> Statistics:
 
 
 def stack(parts: Sequence[Statistics], axis: int = 0) -> Statistics:
-    """Join arrays of sets along a leading axis that they already have.
+    """Concatenate arrays of sets along an existing leading axis.
 
     Raises:
-        ValueError: there are no parts, or they were counted under different thresholds.
+        ValueError: there are no parts, or their thresholds differ.
     """
     epsilons = _common_epsilons(parts)
     return Statistics(epsilons, *(np.concatenate([getattr(p, name) for p in parts], axis=axis) for name in ARRAYS))
@@ -124,7 +124,7 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     """Merge two arrays of sets, set by set; associative and commutative up to rounding.
 
     Raises:
-        ValueError: the two were counted under different thresholds.
+        ValueError: the thresholds of the two differ.
     """
     epsilons = _common_epsilons([a, b])
     pairs = ((getattr(a, name), getattr(b, name)) for name in ARRAYS)
@@ -134,5 +134,5 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
 def _common_epsilons(parts: Sequence[Statistics]) -> tuple[float, ...]:
     thresholds = {part.epsilons for part in parts}
     if len(thresholds) != 1:
-        raise ValueError(f"statistics counted under different thresholds cannot be joined: {sorted(thresholds)}")
+        raise ValueError(f"statistics with different thresholds cannot be merged: {sorted(thresholds)}")
     return thresholds.pop()

@@ -1,4 +1,4 @@
-"""The audit job: many models and forecasters, compared with the nights before."""
+"""The audit job: runs stages over many models and forecasters, and compares them with previous nights."""
 
 from stratoscope.pipelines.audit.config import AuditConfig
 from stratoscope.pipelines.audit.run import AuditJob

@@ -1,188 +1,194 @@
-"""What a night's steps come to: key figures beside those of the night before, what changed, and what got worse."""
+"""Assessment of a night's steps: key metrics beside those of the previous night, changes, and regressions."""
 
 import logging
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from stratoscope.execution import root_cause
-from stratoscope.pipelines.audit.config import ModelEntry, ThresholdsSection
-from stratoscope.pipelines.audit.drift import Drift, drift
-from stratoscope.pipelines.audit.figures import WITHOUT_THRESHOLD, Figure, finite_figures
-from stratoscope.pipelines.audit.nights import Earlier
-from stratoscope.pipelines.audit.steps import Lost, Step, StepEnd
-from stratoscope.pipelines.config import JobConfig, result_settings
-from stratoscope.results import Manifest, Storage
+from stratoscope.pipelines.audit.config import RegressionThresholdsSection
+from stratoscope.pipelines.audit.layer_drift import layer_drift
+from stratoscope.pipelines.audit.previous_runs import PreviousResult
+from stratoscope.pipelines.audit.steps import FailureStatus, Step, StepResult
+from stratoscope.pipelines.runtime.config import JobConfig
+from stratoscope.pipelines.runtime.run_lookup import recorded_settings
+from stratoscope.results import Manifest, Run, Storage
 from stratoscope.results.manifest import NAME
+from stratoscope.scoring import KeyMetric, MetricComparison
+from stratoscope.scoring.drift import Drift, NotComparableError
+from stratoscope.scoring.regression import WITHOUT_THRESHOLD, finite_metrics, missing_metrics
 
-Verdict = Literal["first", "same", "steady", "regression"] | Lost
+Verdict = Literal["first", "same", "steady", "regression"] | FailureStatus
 SCORE = "score"
 """The job whose runs are compared layer by layer."""
-MOST_SETTINGS = 5
-"""That differ, named one by one."""
-MAY_DIFFER = ("seed", "statistics", "layers")
-"""Settings besides the model's with which a run's figures still mean the same."""
+MAX_SETTINGS = 5
+"""Number of changed settings that are named one by one."""
+COMPARABLE_SETTINGS = ("seed", "statistics", "layers")
+"""Settings besides the model's that may differ between runs whose metrics are compared."""
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A key figure beside that of the night before."""
-
-    figure: Figure
-    before: Figure | None
-    threshold: float | None
-    """Of its loss; None of what has no threshold, and where the two runs were asked other things."""
-
-    @property
-    def loss(self) -> float | None:
-        """How much worse it is, in the terms of its threshold."""
-        if self.before is None or self.threshold is None:
-            return None
-        return self.figure.loss(self.before)
-
-    @property
-    def regressed(self) -> bool:
-        """Whether it got worse by more than its threshold, and by more than the intervals allow for."""
-        if self.before is None or self.loss is None or self.threshold is None:
-            return False
-        return self.loss > self.threshold and not self.figure.within_noise(self.before)
-
-    @property
-    def text(self) -> str:
-        """The change in words."""
-        before = self.before.value if self.before else math.nan
-        return f"{self.figure.name}: {before:.4g} -> {self.figure.value:.4g}"
-
-
-@dataclass(frozen=True)
 class Assessment:
-    """A step as the morning sees it."""
+    """The result of a step, compared with the previous night."""
 
     step: Step
-    end: StepEnd
+    result: StepResult
     manifest: Manifest | None
-    """Of its run, where it ended well."""
-    earlier: Earlier | None
-    compared: tuple[Compared, ...] = ()
+    """Manifest of the step's run, where it succeeded."""
+    previous: PreviousResult | None
+    comparisons: tuple[MetricComparison, ...] = ()
     drift: Drift | None = None
-    changed: tuple[str, ...] = ()
-    """What is other than in the night before."""
+    changes: tuple[str, ...] = ()
+    """Differences from the previous night, in words."""
     regressions: tuple[str, ...] = ()
-    """What got worse, in words."""
+    """Regressions in words."""
 
     @property
     def subject(self) -> str:
-        """Name of what was looked into."""
-        return self.step.subject.called
+        """Name of the model or forecaster."""
+        return self.step.subject.display_name
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage."""
+        return self.step.stage.name
 
     @property
     def verdict(self) -> Verdict:
-        """The step in a word."""
-        if self.end.status != "done" and self.end.status != "reused":  # noqa: PLR1714 - mypy follows this form
-            return self.end.status
+        """The assessment in a word."""
+        if self.result.status != "done" and self.result.status != "reused":  # noqa: PLR1714 - mypy follows this form
+            return self.result.status
         if self.regressions:
             return "regression"
-        if self.earlier is None:
+        if self.previous is None:
             return "first"
-        return "same" if self.manifest and self.manifest.run_id == self.earlier.run_id else "steady"
+        return "same" if self.manifest and self.manifest.run_id == self.previous.run_id else "steady"
 
     @property
     def gpu_hours(self) -> float:
-        """GPUs that it was said to take, times its hours."""
-        return self.step.gpus * self.end.seconds / 3600
+        """GPU hours of the step: the GPUs that it requests times its hours."""
+        return self.step.gpus * self.result.seconds / 3600
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Differences between two runs of a job."""
+
+    texts: tuple[str, ...]
+    """Differences in words."""
+    settings_differ: bool = False
+    """Whether the settings differ such that key metrics are not comparable. Another model, seed, or run that the job
+    depends on does not count."""
 
 
 def assess(
-    step: Step, end: StepEnd, earlier: Earlier | None, *, output: str, thresholds: ThresholdsSection, seed: int
+    step: Step,
+    result: StepResult,
+    previous: PreviousResult | None,
+    *,
+    output: str,
+    thresholds: RegressionThresholdsSection,
+    seed: int,
 ) -> Assessment:
-    """Compare a step's run with the last one of the nights before.
+    """Compare the run of a step with that of the previous night.
 
-    What goes wrong in it, such as a run whose folder was removed, makes the step a failed one, and loses no other.
+    An error, such as a run whose folder was removed, makes the step a failed one, and leaves the others alone.
 
     Args:
-        step: what was done.
-        end: how it ended.
-        earlier: what the nights before have of it.
-        output: that holds all runs.
-        thresholds: from when on a change is a regression.
-        seed: of randomisations.
+        step: the step.
+        result: the result of the step.
+        previous: the latest result of a previous night.
+        output: folder that holds all runs.
+        thresholds: regression thresholds.
+        seed: seed of the randomization tests.
     """
-    if not end.fine or end.run is None:
-        return Assessment(step, end, None, earlier)
+    if not result.succeeded or result.run is None:
+        return Assessment(step, result, None, previous)
     try:
-        return _assessed(step, end, earlier, output=output, thresholds=thresholds, seed=seed)
+        storage = Storage(result.run)
+        run = Run(storage, Manifest.from_json(storage.read(NAME)))
+        metrics = list(finite_metrics(step.stage.figures(run)))
+        assessment = Assessment(step, result, run.manifest, previous)
+        if previous is None or run.manifest.run_id == previous.run_id:
+            known = previous.metrics if previous else {}
+            return replace(assessment, comparisons=_comparisons(metrics, known, thresholds))
+        earlier_run = previous.open(output)
+        assessment = _compare_metrics(assessment, run, earlier_run, metrics, thresholds)
+        if earlier_run is None or step.stage.job.name != SCORE:
+            return assessment
+        return _compare_layers(assessment, run, earlier_run, thresholds, seed)
     except Exception as error:
         logger.exception("%s cannot be compared", step.key)
-        lost = replace(end, status="failed", error=f"its run cannot be read: {root_cause(error)}")
-        return Assessment(step, lost, None, earlier)
+        failed = replace(result, status="failed", error=f"its run cannot be read: {root_cause(error)}")
+        return Assessment(step, failed, None, previous)
 
 
-def _assessed(
-    step: Step, end: StepEnd, earlier: Earlier | None, *, output: str, thresholds: ThresholdsSection, seed: int
+def _compare_metrics(
+    assessment: Assessment,
+    run: Run,
+    earlier_run: Run | None,
+    metrics: list[KeyMetric],
+    thresholds: RegressionThresholdsSection,
 ) -> Assessment:
-    storage = Storage(str(end.run))
-    manifest = Manifest.from_json(storage.read(NAME))
-    figures = list(finite_figures(step.stage.figures(storage, manifest)))
-    known = earlier.figures if earlier else {}
-    if earlier is None or manifest.run_id == earlier.run_id:
-        same = tuple(Compared(f, known.get(f.name), _threshold(f, thresholds)) for f in figures)
-        return Assessment(step, end, manifest, earlier, same)
-    before = earlier.open(output)
-    changed = (
-        what_changed(step.stage.job.config_class, manifest, before[1])
-        if before
-        else Changes(("the earlier run is gone",))
-    )
-    asked_alike = not changed.asked
-    compared = tuple(
-        Compared(f, known.get(f.name), _threshold(f, thresholds) if asked_alike else None) for f in figures
-    )
-    regressions = [c.text for c in compared if c.regressed]
-    there = {f.name for f in figures}
-    for name in (name for name in known if name not in there):
-        said = f"{name}: {known[name].value:.4g} -> none"
-        if asked_alike and known[name].kind not in WITHOUT_THRESHOLD:
-            regressions.append(said)
-    notes = list(changed.texts)
-    found: Drift | None = None
-    if before and step.stage.job.name == SCORE:
-        layers = drift((storage, manifest), before, level=thresholds.level, least=thresholds.layer_shift, seed=seed)
-        if isinstance(layers, str):
-            notes.append(f"layers were not compared: {layers}")
-        else:
-            found = layers
-            compared += tuple(Compared(figure, None, None) for figure in finite_figures(_orders(found)))
-            regressions += _of_layers(found, thresholds)
-    return Assessment(step, end, manifest, earlier, compared, found, tuple(notes), tuple(regressions))
+    """Add the comparison of key metrics to an assessment; thresholds apply where the settings are comparable."""
+    known = assessment.previous.metrics if assessment.previous else {}
+    if earlier_run is None:
+        changes = Changes(("the earlier run is gone",))
+    else:
+        changes = find_changes(assessment.step.stage.job.config_class, run.manifest, earlier_run.manifest)
+    comparisons = _comparisons(metrics, known, None if changes.settings_differ else thresholds)
+    regressions = [comparison.text for comparison in comparisons if comparison.regressed]
+    if not changes.settings_differ:
+        missing = [metric for metric in missing_metrics(metrics, known) if metric.kind not in WITHOUT_THRESHOLD]
+        regressions += [f"{metric.name}: {metric.value:.4g} -> none" for metric in missing]
+    return replace(assessment, comparisons=comparisons, changes=changes.texts, regressions=tuple(regressions))
 
 
-def _threshold(figure: Figure, thresholds: ThresholdsSection) -> float | None:
-    if figure.kind in WITHOUT_THRESHOLD:
+def _comparisons(
+    metrics: Iterable[KeyMetric], known: Mapping[str, KeyMetric], thresholds: RegressionThresholdsSection | None
+) -> tuple[MetricComparison, ...]:
+    return tuple(MetricComparison(m, known.get(m.name), _threshold(m, thresholds)) for m in metrics)
+
+
+def _threshold(metric: KeyMetric, thresholds: RegressionThresholdsSection | None) -> float | None:
+    if thresholds is None or metric.kind in WITHOUT_THRESHOLD:
         return None
-    value: float = getattr(thresholds, figure.kind)
+    value: float = getattr(thresholds, metric.kind)
     return value
 
 
-def _orders(found: Drift) -> Iterator[Figure]:
-    for tap, correlation in found.rank_correlation.items():
-        yield Figure(f"rank correlation of layers with the night before, {tap}", correlation, "order")
+def _compare_layers(
+    assessment: Assessment, run: Run, earlier_run: Run, thresholds: RegressionThresholdsSection, seed: int
+) -> Assessment:
+    """Add the comparison of layers to the assessment of a score run."""
+    try:
+        drift = layer_drift(run, earlier_run, level=thresholds.level, min_shift=thresholds.layer_shift, seed=seed)
+    except NotComparableError as error:
+        return replace(assessment, changes=(*assessment.changes, f"layers were not compared: {error}"))
+    orders = [
+        KeyMetric(f"rank correlation of layers with the night before, {tap}", correlation, "order")
+        for tap, correlation in drift.rank_correlation.items()
+    ]
+    return replace(
+        assessment,
+        comparisons=(*assessment.comparisons, *_comparisons(finite_metrics(orders), {}, None)),
+        drift=drift,
+        regressions=(*assessment.regressions, *_layer_regressions(drift, thresholds)),
+    )
 
 
-def _of_layers(found: Drift, thresholds: ThresholdsSection) -> Iterator[str]:
-    """Say which layers moved, and whether their order is another."""
-    if not found.moved:
+def _layer_regressions(drift: Drift, thresholds: RegressionThresholdsSection) -> Iterator[str]:
+    """Yield texts on the layers that moved, and on taps whose order of layers changed."""
+    if not drift.moved:
         return
-    worst = max((s for s in found.shifts if s.moved), key=lambda s: abs(s.shift))
-    weights = f"; weights differ in layers {_list(found.reweighted)}" if found.reweighted else ""
+    worst = max((shift for shift in drift.shifts if shift.moved), key=lambda shift: abs(shift.shift))
+    weights = f"; weights differ in layers {_list(drift.reweighted)}" if drift.reweighted else ""
     yield (
-        f"layers {_list(found.moved)} moved on {found.design} ({found.prompts}), most of all layer {worst.layer} "
+        f"layers {_list(drift.moved)} moved on {drift.design} ({drift.prompts}), most of all layer {worst.layer} "
         f"at tap {worst.tap}: log AVSS {worst.shift:+.3f} ({worst.low:+.3f} to {worst.high:+.3f}){weights}"
     )
-    for tap, correlation in found.rank_correlation.items():
+    for tap, correlation in drift.rank_correlation.items():
         if correlation < thresholds.rank_correlation:
             yield f"the order of layers at tap {tap} correlates by {correlation:.2f} with that of the night before"
 
@@ -191,48 +197,35 @@ def _list(layers: Iterable[int]) -> str:
     return ", ".join(map(str, layers))
 
 
-@dataclass(frozen=True)
-class Changes:
-    """What is other than in an earlier run."""
+def find_changes(config_class: type[JobConfig], now: Manifest, before: Manifest) -> Changes:
+    """Return the differences between two runs of a job, which other versions may have made.
 
-    texts: tuple[str, ...]
-    asked: bool = False
-    """Whether the run was asked something else, so that its figures mean something else; another model, another seed,
-    and another run to stand on are no such thing."""
-
-
-def what_changed(config_class: type[JobConfig], now: Manifest, before: Manifest) -> Changes:
-    """Name what is other than in an earlier run of the same job, given the class of its configuration."""
-    here, there = (_settings(config_class, m.config) for m in (now, before))
-    differing = [name for name in here if here[name] != there.get(name)]
-    texts = [f"{name} {there.get(name)} -> {here[name]}" for name in differing[:MOST_SETTINGS]]
-    if len(differing) > MOST_SETTINGS:
-        texts.append(f"{len(differing) - MOST_SETTINGS} more settings")
-    prints = now.fingerprints.items()
-    differ = [(name, before.fingerprints[name], v) for name, v in prints if before.fingerprints.get(name, v) != v]
-    texts += [f"other {name}{_commits(there, here)}" for name, there, here in differ]
-    versions = now.versions.items()
-    texts += [f"{name} {before.versions.get(name)} -> {v}" for name, v in versions if before.versions.get(name) != v]
+    Args:
+        config_class: the job's configuration class.
+        now: manifest of the later run.
+        before: manifest of the earlier run.
+    """
+    new, old = (recorded_settings(config_class, manifest.config) for manifest in (now, before))
+    settings = [name for name in {**new, **old} if new.get(name) != old.get(name)]
+    texts = [f"{name} {old.get(name)} -> {new.get(name)}" for name in settings[:MAX_SETTINGS]]
+    if len(settings) > MAX_SETTINGS:
+        texts.append(f"{len(settings) - MAX_SETTINGS} more settings")
+    for name, old_print, new_print in _differences(before.fingerprints, now.fingerprints):
+        if name in before.fingerprints:
+            texts.append(f"other {name}{_commits(old_print, new_print)}")
+    texts += [f"{name} {old_v} -> {new_v}" for name, old_v, new_v in _differences(before.versions, now.versions)]
     if now.code != before.code:
         texts.append("other code of stratoscope")
-    asked = any(not name.startswith("model.") and name not in MAY_DIFFER for name in differing)
-    return Changes(tuple(texts), asked)
+    differ = any(not name.startswith("model.") and name not in COMPARABLE_SETTINGS for name in settings)
+    return Changes(tuple(texts), differ)
 
 
-def _commits(before: str, now: str) -> str:
-    """Return the two commits of a hub's model."""
-    commits = [each.rpartition("@")[2][:12] for each in (before, now) if each.startswith("hub:")]
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return name, old and new value of what differs."""
+    return [(name, old.get(name), value) for name, value in new.items() if old.get(name) != value]
+
+
+def _commits(old: str, new: str) -> str:
+    """Return the two commits of a model from the hub."""
+    commits = [each.rpartition("@")[2][:12] for each in (old, new) if each.startswith("hub:")]
     return f" ({commits[0]} -> {commits[1]})" if len(commits) == 2 else ""
-
-
-def _settings(config_class: type[JobConfig], config: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that decide a result; of a run whose fields this version does not know, none."""
-    try:
-        return result_settings(config_class.model_validate(config))
-    except ValidationError:
-        return {}
-
-
-def kind_of(step: Step) -> str:
-    """Return what a step's subject is."""
-    return "model" if isinstance(step.subject, ModelEntry) else "forecaster"

@@ -1,144 +1,148 @@
-"""The fields of the audit job."""
+"""The configuration of the audit job."""
 
 import re
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
-from stratoscope.pipelines.lists import DISTINCT
+from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
+from stratoscope.pipelines.runtime.validators import DISTINCT
 
-LONGEST_SLUG = 40
+MAX_SLUG_LENGTH = 40
 WEBHOOK_URL, WEBHOOK_TOKEN = "STRATOSCOPE_WEBHOOK_URL", "STRATOSCOPE_WEBHOOK_TOKEN"
 SECRETS = (WEBHOOK_URL, WEBHOOK_TOKEN)
-"""Variables that stages have no business with."""
+"""Environment variables that are hidden from stages."""
 Settings = dict[str, Any]
 
 
-class ResourcesSection(Section):
-    """What a model's stages may take; null leaves it to each job."""
+class ResourcesSection(ConfigSection):
+    """Resources of a subject's stages; null leaves the choice to each job."""
 
     cpus: int | None = Field(None, ge=1)
     """CPUs of each worker."""
     gpus: float | None = Field(None, ge=0)
     """GPUs of each worker."""
     workers: int | None = Field(None, ge=1)
-    """Most workers."""
+    """Maximum number of workers."""
 
 
-class Subject(Section):
-    """What stages are run on."""
+class Subject(ConfigSection):
+    """A model or forecaster that stages run on."""
 
-    named_by: ClassVar[str]
-    """The field that says what it is."""
+    kind: ClassVar[Literal["model", "forecaster"]]
+    """Kind of the subject."""
+    source_field: ClassVar[str]
+    """Name of the field that identifies the subject."""
     name: str | None = None
-    """What it is called on the page; null takes the last part of its source."""
+    """Name on the page; null takes the last part of the source."""
     stages: Annotated[list[str], DISTINCT]
-    """Stages, in any order; one that stands on another waits for it."""
+    """Stages, in any order; a stage waits for the stages that it depends on."""
     overrides: dict[str, Settings] = {}
-    """Settings by stage, over those of `settings`."""
-    resources: ResourcesSection = Field(ResourcesSection(), json_schema_extra=AFFECTS_NOTHING)
-    """What its stages may take."""
-    hours: float | None = Field(None, gt=0, json_schema_extra=AFFECTS_NOTHING)
-    """Most hours of each of its stages; null is schedule.stage_hours."""
+    """Settings by stage, which override those in `settings`."""
+    resources: ResourcesSection = Field(ResourcesSection(), json_schema_extra=NOT_IN_IDENTITY)
+    """Resources of the stages."""
+    hours: float | None = Field(None, gt=0, json_schema_extra=NOT_IN_IDENTITY)
+    """Maximum hours of each stage; null is schedule.stage_hours."""
 
     @property
-    def called(self) -> str:
-        """Its name."""
-        source: str = getattr(self, self.named_by)
+    def display_name(self) -> str:
+        """Name of the subject in tables and on the page."""
+        source: str = getattr(self, self.source_field)
         return self.name or source.rstrip("/").rsplit("/", 1)[-1]
 
     @property
     def slug(self) -> str:
-        """Its name as a part of run ids."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.called).strip("-.")[:LONGEST_SLUG] or "subject"
+        """Name of the subject as a part of run ids."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.display_name).strip("-.")[:MAX_SLUG_LENGTH] or "subject"
 
 
 class ModelEntry(Subject):
     """A language model."""
 
-    named_by: ClassVar[str] = "source"
+    kind: ClassVar[Literal["model", "forecaster"]] = "model"
+    source_field: ClassVar[str] = "source"
     source: str
     """A hub name (owner/model), a folder, a .gguf file, or 'smollm2'."""
     revision: str | None = None
     """Branch, tag or commit of a hub name."""
     dtype: str | None = None
-    """Number format; null leaves it to each job."""
+    """Number format; null leaves the choice to each job."""
     stages: Annotated[list[str], DISTINCT] = Field(["score", "hallucination"], min_length=1)
-    """score, hallucination, search, mitigation."""
+    """Stages: score, hallucination, search, mitigation."""
 
 
 class ForecasterEntry(Subject):
     """A forecaster."""
 
-    named_by: ClassVar[str] = "forecaster"
+    kind: ClassVar[Literal["model", "forecaster"]] = "forecaster"
+    source_field: ClassVar[str] = "forecaster"
     forecaster: str
-    """timesieve, dlinear, linear, last_value, patchtst, patchtsmixer, or one of an installed package."""
+    """Forecaster: timesieve, dlinear, linear, last_value, patchtst, patchtsmixer, or one of an installed package."""
     stages: Annotated[list[str], DISTINCT] = Field(["faithfulness"], min_length=1)
-    """faithfulness."""
+    """Stages: faithfulness."""
 
     @model_validator(mode="after")
     def _no_workers(self) -> Self:
         if self.resources.workers is not None:
-            raise ValueError("resources.workers: a forecaster's cells run as many at a time as there is room for")
+            raise ValueError("resources.workers: forecasters have no workers; cells run in parallel as resources allow")
         return self
 
 
-class ScheduleSection(Section):
-    """How much runs at a time, and for how long."""
+class ScheduleSection(ConfigSection):
+    """Parallel stages and time limits."""
 
     parallel: int | None = Field(None, ge=1)
-    """Stages at a time; null is one on this machine and four on a cluster."""
+    """Number of parallel stages; null is one on this machine and four on a cluster."""
     stage_hours: float = Field(6.0, gt=0)
-    """Most hours of a stage; one that takes longer is stopped, and the others go on."""
+    """Maximum hours of a stage; a stage that takes longer is stopped, and the others continue."""
     hours: float | None = Field(None, gt=0)
-    """Most hours of a start of the night; what has not begun by then is skipped, what is running is stopped."""
+    """Maximum hours of each start of the night; then running stages are stopped and the others are skipped."""
     gpu_hours: float | None = Field(None, gt=0)
-    """Most GPU hours of the night, counted by resources.gpus times resources.workers, the wait for a GPU included; when
-    they are used up, stages that take GPUs are stopped, and no other begins. A forecaster counts as one worker."""
+    """Maximum GPU hours of the night, counted as resources.gpus times resources.workers, including the wait for a GPU.
+    Once they are used up, stages that use GPUs are stopped, and no others start. A forecaster counts as one worker."""
 
 
-class ThresholdsSection(Section):
-    """From when on a change is a regression, which makes the audit exit 3.
+class RegressionThresholdsSection(ConfigSection):
+    """Regression thresholds. A loss above its threshold is a regression, and the audit exits with 3.
 
-    Where a figure has intervals, the change has to lie outside them, too.
+    Where a metric has intervals, the change must exceed them, too.
     """
 
     level: float = Field(0.05, gt=0, lt=1)
-    """Of the tests of layers, all models together: how often a night alerts on any by chance."""
+    """Significance level of the layer tests over all models: probability that a night raises any false alarm."""
     layer_shift: float = Field(0.02, ge=0)
-    """Smallest change of a layer's AVSS, by its size, that matters however sure it is."""
+    """Smallest relative change of a layer's AVSS that counts, however significant."""
     rank_correlation: float = Field(0.9, ge=-1, le=1)
-    """Of a model's layers between two nights in which layers moved; less is told."""
+    """Minimum rank correlation of a model's layers between two nights; checked where layers moved."""
     retention: float = Field(0.03, gt=0)
-    """Loss of what the pruned model keeps of its tasks."""
+    """Maximum drop in the pruned model's retention."""
     auroc: float = Field(0.03, gt=0)
-    """Loss of how well flagged layers tell wrong answers."""
+    """Maximum drop in AUROC of wrong against right answers."""
     hallucination_rate: float = Field(0.05, gt=0)
-    """Growth of the share of wrong answers."""
+    """Maximum increase of the share of wrong answers."""
     gain: float = Field(0.03, gt=0)
-    """Loss of what mending gains, by the size of what is mended."""
+    """Maximum drop in relative mitigation gain."""
     seed_spread: float = Field(0.5, gt=0)
-    """Growth of the spread over seeds, by its size."""
+    """Maximum relative increase of the spread over seeds."""
     error: float = Field(0.05, gt=0)
-    """Growth of a forecaster's error, by its size."""
+    """Maximum relative increase of a forecaster's error."""
 
 
-class DestinationsSection(Section):
-    """Where alerts go besides the run folder."""
+class DestinationsSection(ConfigSection):
+    """Destinations of alerts besides the run folder."""
 
     webhook: bool = False
     """Send the summary as JSON to the address in STRATOSCOPE_WEBHOOK_URL, with the token in STRATOSCOPE_WEBHOOK_TOKEN
-    where there is one."""
+    if it is set."""
     webhook_seconds: float = Field(10.0, gt=0)
-    """How long an attempt waits for a connection, and for each part of an answer."""
+    """Timeout of each attempt in seconds, for the connection and for each part of the response."""
     webhook_attempts: int = Field(4, ge=1)
-    """Attempts, each after twice the pause of the one before."""
+    """Number of attempts, with exponential backoff."""
     mlflow: str | None = Field(None, pattern=r"^[^@]*$")
-    """Tracking URI of an MLflow server or folder, without a password in it: MLFLOW_TRACKING_USERNAME and
-    MLFLOW_TRACKING_PASSWORD are for that; needs the package mlflow."""
+    """Tracking URI of an MLflow server or folder; requires the package mlflow. Pass credentials in
+    MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, not in the URI."""
     mlflow_experiment: str = "stratoscope"
-    """Name of the experiment there."""
+    """Name of the MLflow experiment."""
 
 
 SMALL_MODEL: dict[str, Settings] = {
@@ -154,40 +158,40 @@ SMALL_FORECASTER: dict[str, Settings] = {
 
 
 class AuditConfig(JobConfig):
-    """Look into many models and forecasters, compare them with the nights before, and say what changed."""
+    """Run stages over many models and forecasters, compare them with previous nights, and report changes."""
 
     name: str = Field("nightly", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Of the audit: nights of one name are compared."""
+    """Name of the audit; nights of the same name are compared."""
     models: list[ModelEntry] = [ModelEntry(source="smollm2", overrides=SMALL_MODEL)]
     """Language models."""
     forecasters: list[ForecasterEntry] = [ForecasterEntry(forecaster="dlinear", overrides=SMALL_FORECASTER)]
     """Forecasters."""
     settings: dict[str, Settings] = {}
-    """Settings of each stage, those of its job: {score: {prompts: {limit: 64}}}."""
-    schedule: ScheduleSection = Field(ScheduleSection(), json_schema_extra=AFFECTS_NOTHING)
-    """How much runs at a time, and for how long."""
-    thresholds: ThresholdsSection = ThresholdsSection()
-    """From when on a change is a regression."""
-    destinations: DestinationsSection = Field(DestinationsSection(), json_schema_extra=AFFECTS_NOTHING)
-    """Where alerts go besides the run folder."""
-    reuse: bool = Field(True, json_schema_extra=AFFECTS_NOTHING)
-    """Take a stage's finished run of the same model, data, settings and code in its place."""
+    """Settings of each stage's job: {score: {prompts: {limit: 64}}}."""
+    schedule: ScheduleSection = Field(ScheduleSection(), json_schema_extra=NOT_IN_IDENTITY)
+    """Parallel stages and time limits."""
+    thresholds: RegressionThresholdsSection = RegressionThresholdsSection()
+    """Regression thresholds."""
+    destinations: DestinationsSection = Field(DestinationsSection(), json_schema_extra=NOT_IN_IDENTITY)
+    """Destinations of alerts besides the run folder."""
+    reuse: bool = Field(True, json_schema_extra=NOT_IN_IDENTITY)
+    """Reuse a finished run of a stage with the same model, data, settings and code."""
 
     @property
     def subjects(self) -> list[Subject]:
-        """All that stages are run on, models first."""
+        """All models and forecasters, models first."""
         return [*self.models, *self.forecasters]
 
     @model_validator(mode="after")
-    def _something_named_apart(self) -> Self:
+    def _check_subjects(self) -> Self:
         if not self.subjects:
             raise ValueError("models and forecasters are both empty; name at least one")
         slugs: dict[str, str] = {}
         for subject in self.subjects:
             if subject.slug in slugs:
                 raise ValueError(
-                    f"{subject.called!r} and {slugs[subject.slug]!r} would share the name {subject.slug!r}; "
+                    f"{subject.display_name!r} and {slugs[subject.slug]!r} would share the name {subject.slug!r}; "
                     "give one of them a name"
                 )
-            slugs[subject.slug] = subject.called
+            slugs[subject.slug] = subject.display_name
         return self

@@ -1,24 +1,30 @@
-"""The page of a night: what changed first, then the grid of models and stages, trends, and what it took."""
+"""The page of a night: changes first, then the grid of models and stages, trends, layers, metrics and cost."""
 
 import html
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table as TerminalTable
 
 from stratoscope.pipelines.audit.assess import Assessment, Verdict
-from stratoscope.pipelines.audit.figures import FigureKind
-from stratoscope.pipelines.audit.nights import MOST_NIGHTS
+from stratoscope.pipelines.audit.previous_runs import MAX_NIGHTS
 from stratoscope.pipelines.audit.steps import PROCESSES
-from stratoscope.pipelines.facts import number_text, run_facts
-from stratoscope.results import COLOURS, SYMBOLS, Cell, Manifest, Page, Section, Table, style
+from stratoscope.pipelines.reporting.formatting import number_text, run_facts
+from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, PageSection, Table, TableCell, style
+from stratoscope.scoring import MetricKind
+from stratoscope.tables.audit import KeyMetricRow, StageRow
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
     from stratoscope.results.report import Tone
+    from stratoscope.scoring.drift import Drift
 
+Trends = Mapping[str, Sequence[KeyMetricRow]]
+"""Key metrics by label of the night, in order of nights."""
 SIGNS: dict[Verdict, tuple[str, "Tone"]] = {
     "first": ("◦ first", "soft"),
     "same": ("= same", "soft"),
@@ -29,123 +35,130 @@ SIGNS: dict[Verdict, tuple[str, "Tone"]] = {
     "over time": ("! over time", "warn"),
     "skipped": ("- skipped", "warn"),
 }
-"""Each with a sign, so that nobody needs the colour."""
-NAMES: dict[FigureKind, str] = {
+"""Text and tone of each verdict; a sign conveys the same as the tone for colour-blind readers."""
+TREND_TITLES: dict[MetricKind, str] = {
     "retention": "Retention of pruned models",
     "auroc": "AUROC of wrong answers",
     "hallucination_rate": "Hallucination rate",
-    "gain": "Gain by mending",
+    "gain": "Mitigation gain",
     "seed_spread": "Spread over seeds",
     "error": "Squared error of forecasters",
     "order": "Rank correlation of layers with the night before",
 }
-MOST_LINES = 24
-"""Of a plot of trends; what is regressed comes first."""
+MAX_LINES = 24
+"""Number of lines in a plot of trends; lines with a regression come first."""
 
 
-def summary_table(rows: Sequence[dict[str, Any]]) -> TerminalTable:
-    """Return the grid for the terminal, from the rows of `models`."""
-    stages = list(dict.fromkeys(row["stage"] for row in rows))
+def summary_table(rows: Sequence[StageRow]) -> TerminalTable:
+    """Return the grid of models and stages for the terminal."""
+    stages = list(dict.fromkeys(row.stage for row in rows))
     table = TerminalTable("model", *stages, box=None)
-    for model in dict.fromkeys(row["model"] for row in rows):
-        own = {row["stage"]: SIGNS[row["verdict"]][0] for row in rows if row["model"] == model}
-        table.add_row(escape(model), *(own.get(stage, "") for stage in stages))
+    for model, own in groupby(rows, lambda row: row.model):
+        verdicts = {row.stage: _sign_text(row.verdict) for row in own}
+        table.add_row(escape(model), *(verdicts.get(stage, "") for stage in stages))
     return table
 
 
-def build_page(
-    found: Sequence[Assessment], manifest: Manifest, trends: Sequence[dict[str, object]], previous: str | None
-) -> Page:
+def _sign_text(verdict: str) -> str:
+    """Return the text of a verdict, which another version may have written."""
+    return next((text for known, (text, _) in SIGNS.items() if known == verdict), verdict)
+
+
+def build_page(assessments: Sequence[Assessment], manifest: Manifest, trends: Trends, previous: str | None) -> Page:
     """Compose the page of a night.
 
     Args:
-        found: its steps.
-        manifest: of the audit.
-        trends: rows of `figures` of this and earlier nights, with the columns `night` and `run_id`, in order of nights.
-        previous: run_id of the night before, or None.
+        assessments: the assessed steps.
+        manifest: manifest of the audit.
+        trends: key metrics of this and of previous nights.
+        previous: run_id of the previous night, or None.
     """
     sections = [
-        _changes_section(found, previous),
-        _grid_section(found),
-        *_trends_section(found, trends),
-        *_layers_section(found),
-        _figures_section(found),
-        _cost_section(found),
+        _changes_section(assessments, previous),
+        _grid_section(assessments),
+        *_trends_section(assessments, trends),
+        *_layers_section(assessments),
+        _metrics_section(assessments),
+        _cost_section(assessments),
     ]
     return Page(
         title=f"Audit {manifest.config['name']}, {manifest.started[:10]}",
-        summary=headline(found, previous),
+        summary=headline(assessments, previous),
         sections=sections,
-        facts=list(_facts(manifest)),
+        facts=[("Run", manifest.run_id), ("Started", manifest.started), *run_facts(manifest)],
     )
 
 
-def headline(found: Sequence[Assessment], previous: str | None) -> str:
+def headline(assessments: Sequence[Assessment], previous: str | None) -> str:
     """Return the night in a sentence."""
-    worse = sum(a.verdict == "regression" for a in found)
-    lost = sum(not a.end.fine for a in found)
-    same = sum(a.end.status == "reused" for a in found)
-    since = f"since {previous}" if previous else "in the first night of this name"
-    parts = [f"{worse} of {len(found)} stages got worse {since}" if previous else f"{len(found)} stages {since}"]
-    parts.append(f"{lost} did not end well" if lost else "all ended well")
-    parts += [f"{same} {'was' if same == 1 else 'were'} unchanged and not computed again"] if same else []
+    regressed = sum(a.verdict == "regression" for a in assessments)
+    failed = sum(not a.result.succeeded for a in assessments)
+    reused = sum(a.result.status == "reused" for a in assessments)
+    number = len(assessments)
+    first = f"{regressed} of {number} stages regressed since {previous}"
+    parts = [first if previous else f"{number} stages in the first night of this name"]
+    parts.append(f"{failed} did not succeed" if failed else "all succeeded")
+    parts += [f"{reused} {'was' if reused == 1 else 'were'} unchanged and not computed again"] if reused else []
     return "; ".join(parts) + "."
 
 
-def _changes_section(found: Sequence[Assessment], previous: str | None) -> Section:
-    worse = [[*_where(a), _sign(a), text] for a in found for text in a.regressions]
-    lost = [[*_where(a), _sign(a), a.end.error] for a in found if a.end.error]
-    other = [[*_where(a), Cell("changed", tone="soft"), "; ".join(a.changed)] for a in found if a.changed]
-    rows = [*worse, *lost, *other]
+def _changes_section(assessments: Sequence[Assessment], previous: str | None) -> PageSection:
+    regressed = [[*_place(a), _sign(a), text] for a in assessments for text in a.regressions]
+    failed = [[*_place(a), _sign(a), a.result.error] for a in assessments if a.result.error]
+    changed = [[*_place(a), TableCell("changed", tone="soft"), "; ".join(a.changes)] for a in assessments if a.changes]
+    rows = [*regressed, *failed, *changed]
     if not rows:
-        return Section("What changed", ["Nothing."] if previous else ["There is no night before this one."])
-    return Section("What changed", tables=[Table(["model", "stage", "", "what"], rows)])
+        return PageSection("What changed", ["Nothing." if previous else "There is no previous night."])
+    return PageSection("What changed", tables=[Table(["model", "stage", "", "change"], rows)])
 
 
-def _grid_section(found: Sequence[Assessment]) -> Section:
-    stages = list(dict.fromkeys(a.step.stage.name for a in found))
-    rows: list[list[str | Cell]] = []
-    for subject in dict.fromkeys(a.subject for a in found):
-        own = {a.step.stage.name: a for a in found if a.subject == subject}
+def _grid_section(assessments: Sequence[Assessment]) -> PageSection:
+    stages = list(dict.fromkeys(a.stage for a in assessments))
+    rows: list[list[str | TableCell]] = []
+    for subject in dict.fromkeys(a.subject for a in assessments):
+        own = {a.stage: a for a in assessments if a.subject == subject}
         rows.append([subject, *(_sign(own[stage], link=True) if stage in own else "" for stage in stages)])
     table = Table(["model", *stages], rows, filtered="Show only models and verdicts with")
-    return Section(
-        "Models and stages",
-        ["A click leads to the stage's own report, or to what its process had to say."],
-        tables=[table],
-    )
+    note = "Each verdict links to the stage's own report, or to the error output of its process."
+    return PageSection("Models and stages", [note], tables=[table])
 
 
-def _trends_section(found: Sequence[Assessment], trends: Sequence[dict[str, object]]) -> Iterator[Section]:
-    nights = list(dict.fromkeys(str(row["night"]) for row in trends))[-MOST_NIGHTS:]
+def _trends_section(assessments: Sequence[Assessment], trends: Trends) -> Iterator[PageSection]:
+    nights = list(trends)[-MAX_NIGHTS:]
     if len(nights) < 2:
         return
-    regressed = {(a.subject, c.figure.name) for a in found for c in a.compared if c.regressed}
-    figures = []
-    paragraphs = []
-    for kind, title in NAMES.items():
-        rows = [row for row in trends if row["kind"] == kind and row["night"] in nights]
-        lines: dict[tuple[str, str], list[dict[str, object]]] = {}
-        for row in rows:
-            lines.setdefault((str(row["model"]), str(row["figure"])), []).append(row)
+    regressed = {(a.subject, c.metric.name) for a in assessments for c in a.comparisons if c.regressed}
+    figures, paragraphs = [], []
+    for kind, title in TREND_TITLES.items():
+        lines = _trend_lines(trends, nights, kind)
         if lines:
-            shown = sorted(lines, key=lambda line: line not in regressed)[:MOST_LINES]
-            figures.append(_trend(title, {line: lines[line] for line in shown}, nights))
-            if len(shown) < len(lines):
-                paragraphs.append(f"{title}: {len(shown)} of {len(lines)} lines are shown; all are in figures.parquet.")
+            selected = sorted(lines, key=lambda line: line not in regressed)[:MAX_LINES]
+            figures.append(_trend(title, {line: lines[line] for line in selected}, nights))
+            if len(selected) < len(lines):
+                paragraphs.append(f"{title}: {len(selected)} of {len(lines)} lines; figures.parquet has all of them.")
     if figures:
-        yield Section("Trends", paragraphs, figures)
+        yield PageSection("Trends", paragraphs, figures)
 
 
-def _trend(title: str, lines: dict[tuple[str, str], list[dict[str, object]]], nights: Sequence[str]) -> "Figure":
+def _trend_lines(trends: Trends, nights: Sequence[str], kind: MetricKind) -> dict[tuple[str, str], dict[str, float]]:
+    """Return the values by night of each metric of a kind, by model and name."""
+    lines: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for night in nights:
+        for row in trends[night]:
+            if row.kind == kind:
+                lines[row.model, row.figure][night] = row.value
+    return lines
+
+
+def _trend(title: str, lines: Mapping[tuple[str, str], Mapping[str, float]], nights: Sequence[str]) -> "Figure":
     from plotly.graph_objects import Figure, Scatter
 
     figure = Figure()
-    for index, ((model, name), rows) in enumerate(lines.items()):
+    for index, ((model, name), values) in enumerate(lines.items()):
         figure.add_trace(
             Scatter(
-                x=[str(row["night"]) for row in rows],
-                y=[row["value"] for row in rows],
+                x=list(values),
+                y=list(values.values()),
                 name=html.escape(f"{model}: {name}"),
                 mode="lines+markers",
                 line={"color": COLOURS[index % len(COLOURS)]},
@@ -154,100 +167,99 @@ def _trend(title: str, lines: dict[tuple[str, str], list[dict[str, object]]], ni
         )
     style(figure, "", title, height=300 + 22 * len(lines))
     figure.update_layout(showlegend=True, legend={"orientation": "v", "y": -0.2, "yanchor": "top", "x": 0})
-    # Otherwise nights would stand in the order in which lines have them.
+    # Otherwise nights would appear in the order in which the lines have them.
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=nights)
     return figure
 
 
-def _layers_section(found: Sequence[Assessment]) -> Iterator[Section]:
-    from plotly.graph_objects import Figure, Heatmap
-
-    compared = [a for a in found if a.drift]
-    if not compared:
+def _layers_section(assessments: Sequence[Assessment]) -> Iterator[PageSection]:
+    drifts = {a.subject: a.drift for a in assessments if a.drift}
+    if not drifts:
         return
-    figures, rows = [], []
-    for a in compared:
-        assert a.drift is not None
-        taps = list(dict.fromkeys(s.tap for s in a.drift.shifts))
-        shifts = [[s.shift for s in a.drift.shifts if s.tap == tap] for tap in taps]
-        limit = max(0.02, *(abs(value) for row in shifts for value in row))
-        figure = Figure(
-            Heatmap(
-                z=shifts,
-                y=[html.escape(f"{a.subject}, {tap}") for tap in taps],
-                x=list(range(len(shifts[0]))),
-                zmin=-limit,
-                zmax=limit,
-                colorscale=[[0, COLOURS[0]], [0.5, "#f7f7f7"], [1, COLOURS[1]]],
-                hovertemplate="%{y}<br>layer %{x}: %{z:+.3f}<extra></extra>",
-                xgap=2,
-                ygap=4,
-            )
-        )
-        style(figure, "layer", "", height=120 + 34 * len(taps), by_layer=True)
-        figures.append(figure)
-        rows += [
-            [a.subject, s.tap, str(s.layer), f"{s.shift:+.3f}", f"{s.low:+.3f} to {s.high:+.3f}", f"{s.p_value:.4f}"]
-            for s in a.drift.shifts
-            if s.moved
-        ]
-    said = (
-        "Difference of mean log AVSS between this night and the last one that has the model, layer by layer; 0.1 is "
+    figures = [_shift_map(subject, drift) for subject, drift in drifts.items()]
+    rows = [
+        [subject, s.tap, str(s.layer), f"{s.shift:+.3f}", f"{s.low:+.3f} to {s.high:+.3f}", f"{s.p_value:.4f}"]
+        for subject, drift in drifts.items()
+        for s in drift.shifts
+        if s.moved
+    ]
+    note = (
+        "Difference of mean log AVSS between this night and the last one that has the model, for each layer; 0.1 is "
         "about 10 % more. Layers are numbered from 0. Intervals and p-values hold for all layers and taps of a model "
         "together."
     )
     tables = [Table(["model", "tap", "layer", "shift", "interval", "p"], rows)] if rows else []
-    yield Section("Layers that moved", [said] if rows else [said, "None moved."], figures, tables)
+    yield PageSection("Layers that moved", [note] if rows else [note, "No layer moved."], figures, tables)
 
 
-def _figures_section(found: Sequence[Assessment]) -> Section:
-    rows: list[list[str | Cell]] = []
-    for a in found:
-        for c in a.compared:
-            sign: str | Cell = Cell("✗ regression", tone="bad") if c.regressed else ""
+def _shift_map(subject: str, drift: "Drift") -> "Figure":
+    from plotly.graph_objects import Figure, Heatmap
+
+    taps = list(dict.fromkeys(s.tap for s in drift.shifts))
+    shifts = [[s.shift for s in drift.shifts if s.tap == tap] for tap in taps]
+    limit = max(0.02, *(abs(value) for row in shifts for value in row))
+    figure = Figure(
+        Heatmap(
+            z=shifts,
+            y=[html.escape(f"{subject}, {tap}") for tap in taps],
+            x=list(range(len(shifts[0]))),
+            zmin=-limit,
+            zmax=limit,
+            colorscale=[[0, COLOURS[0]], [0.5, "#f7f7f7"], [1, COLOURS[1]]],
+            hovertemplate="%{y}<br>layer %{x}: %{z:+.3f}<extra></extra>",
+            xgap=2,
+            ygap=4,
+        )
+    )
+    style(figure, "layer", "", height=120 + 34 * len(taps), by_layer=True)
+    return figure
+
+
+def _metrics_section(assessments: Sequence[Assessment]) -> PageSection:
+    rows: list[list[str | TableCell]] = []
+    for a in assessments:
+        for c in a.comparisons:
+            sign: str | TableCell = TableCell("✗ regression", tone="bad") if c.regressed else ""
             limit = "" if c.threshold is None else f"{c.threshold:g}"
             before = number_text(c.before.value if c.before else None, ".4g")
             loss = number_text(c.loss, "+.4f")
-            rows.append(
-                [a.subject, a.step.stage.name, c.figure.name, before, f"{c.figure.value:.4g}", loss, limit, sign]
-            )
-    header = ["model", "stage", "figure", "before", "now", "loss", "threshold", ""]
-    return Section("Key figures", tables=[Table(header, rows, filtered="Show only rows with")])
+            rows.append([a.subject, a.stage, c.metric.name, before, f"{c.metric.value:.4g}", loss, limit, sign])
+    header = ["model", "stage", "metric", "before", "now", "loss", "threshold", ""]
+    return PageSection("Key metrics", tables=[Table(header, rows, filtered="Show only rows with")])
 
 
-def _cost_section(found: Sequence[Assessment]) -> Section:
-    rows = []
-    for a in found:
-        m = a.manifest
-        memory = f"{m.peak_memory_bytes / 1e9:.2f} GB" if m and m.peak_memory_bytes else ""
-        rate = f"{m.tokens_per_second:,.0f}" if m and m.tokens_per_second else ""
-        gpu = f"{a.gpu_hours:.2f}" if a.gpu_hours else ""
-        rows.append([a.subject, a.step.stage.name, a.end.status, f"{a.end.seconds:,.0f}", gpu, memory, rate])
-    for subject in dict.fromkeys(a.subject for a in found):
-        seconds = sum(a.end.seconds for a in found if a.subject == subject)
-        gpu_hours = sum(a.gpu_hours for a in found if a.subject == subject)
-        rows.append([subject, "all", "", f"{seconds:,.0f}", f"{gpu_hours:.2f}" if gpu_hours else "", "", ""])
+def _cost_section(assessments: Sequence[Assessment]) -> PageSection:
+    rows = [_cost_row(a) for a in assessments]
+    for subject in dict.fromkeys(a.subject for a in assessments):
+        own = [a for a in assessments if a.subject == subject]
+        gpu_hours = sum(a.gpu_hours for a in own)
+        rows.append([subject, "all", "", f"{sum(a.result.seconds for a in own):,.0f}", _hours(gpu_hours), "", ""])
     header = ["model", "stage", "status", "seconds", "GPU hours", "memory of the largest worker", "tokens/s"]
-    return Section("What it took", tables=[Table(header, rows)])
+    return PageSection("Cost", tables=[Table(header, rows)])
 
 
-def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    yield "Run", manifest.run_id
-    yield "Begun", manifest.started
-    yield from run_facts(manifest)
+def _cost_row(a: Assessment) -> list[str]:
+    m = a.manifest
+    memory = f"{m.peak_memory_bytes / 1e9:.2f} GB" if m and m.peak_memory_bytes else ""
+    rate = f"{m.tokens_per_second:,.0f}" if m and m.tokens_per_second else ""
+    return [a.subject, a.stage, a.result.status, f"{a.result.seconds:,.0f}", _hours(a.gpu_hours), memory, rate]
 
 
-def _sign(a: Assessment, *, link: bool = False) -> Cell:
+def _hours(hours: float) -> str:
+    return f"{hours:.2f}" if hours else ""
+
+
+def _sign(a: Assessment, *, link: bool = False) -> TableCell:
     text, tone = SIGNS[a.verdict]
-    return Cell(text, _link(a) if link else None, tone)
+    return TableCell(text, _link(a) if link else None, tone)
 
 
 def _link(a: Assessment) -> str | None:
-    """Return where a step's own report is, seen from the night's folder."""
+    """Return the location of a step's own report or error output, relative to the night's folder."""
     if a.manifest:
         return f"../../{a.manifest.job}/{a.manifest.run_id}/report.html"
-    return f"{PROCESSES}/{a.step.key}.err" if a.end.status != "skipped" else None
+    return f"{PROCESSES}/{a.step.key}.err" if a.result.status != "skipped" else None
 
 
-def _where(a: Assessment) -> list[str | Cell]:
-    return [a.subject, Cell(a.step.stage.name, _link(a))]
+def _place(a: Assessment) -> list[str | TableCell]:
+    return [a.subject, TableCell(a.stage, _link(a))]

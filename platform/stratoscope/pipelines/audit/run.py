@@ -1,222 +1,206 @@
-"""The flow of the audit job: steps -> processes -> comparison with the nights before -> page and alerts."""
+"""The flow of the audit job: steps -> processes -> comparison with previous nights -> page and alerts."""
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 from rich.console import Console
 
-from stratoscope.execution import Meter, progress
-from stratoscope.pipelines.audit import alerts, tables
-from stratoscope.pipelines.audit.assess import SCORE, Assessment, assess, kind_of
-from stratoscope.pipelines.audit.config import AuditConfig
-from stratoscope.pipelines.audit.nights import JOB, MOST_NIGHTS, TABLE, earlier_nights, key_figures, last_found
-from stratoscope.pipelines.audit.report import build_page, summary_table
+from stratoscope.pipelines.audit import alerts
+from stratoscope.pipelines.audit.assess import SCORE, Assessment, assess
+from stratoscope.pipelines.audit.config import AuditConfig, DestinationsSection
+from stratoscope.pipelines.audit.previous_runs import (
+    JOB,
+    MAX_NIGHTS,
+    TABLE,
+    PreviousResult,
+    latest_results,
+    previous_metrics,
+    previous_nights,
+)
+from stratoscope.pipelines.audit.report import Trends, build_page, summary_table
+from stratoscope.pipelines.audit.rows import metric_rows, shift_rows, stage_row
 from stratoscope.pipelines.audit.schedule import Scheduler
-from stratoscope.pipelines.audit.steps import PROCESSES, Step, StepEnd, StepStore, all_steps
-from stratoscope.pipelines.job import STOP_GRACE_S, Job
-from stratoscope.results import Manifest, from_rows, read_table, render, write_table
+from stratoscope.pipelines.audit.steps import PROCESSES, Step, StepResult, StepStore, all_steps
+from stratoscope.pipelines.runtime.context import RunContext
+from stratoscope.pipelines.runtime.job import STOP_GRACE_S, Job
+from stratoscope.results import Manifest, Run, Storage, write_table
+from stratoscope.tables.audit import KeyMetricRow, LayerShiftRow, StageRow
 
 
 class AuditJob(Job[AuditConfig]):
-    """Runs stages over models and forecasters, and compares what they find with the nights before."""
+    """Runs stages over models and forecasters, and compares their results with previous nights."""
 
     name: ClassVar[str] = JOB
     config_class = AuditConfig
     stop_grace_s: ClassVar[float] = STOP_GRACE_S + 15
-    """Longer than that of the stages, which stop first."""
+    """Longer than the grace period of the stages, which stop first."""
 
     steps: list[Step]
 
     def prepare(self) -> None:
-        """See that every stage of every model and forecaster is configured well, and that alerts can be sent."""
+        """Validate the configuration of every stage, and check that alerts can be sent."""
         alerts.check_destinations(self.config.destinations)
-        self.steps = all_steps(self.config, self.run.run_id)
+        self.steps = all_steps(self.config, self.context.folder.run_id)
 
     def plan(self) -> Sequence[tuple[str, str]]:
-        """Return the steps, and what each waits for."""
-        known = last_found(self.config.output, self._nights())
+        """Return the steps, and the steps that each waits for."""
+        previous = latest_results(self._previous_nights())
         lines = []
         for step in self.steps:
-            waits = f", after {', '.join(step.after)}" if step.after else ""
-            earlier = known.get((step.subject.called, step.stage.name))
-            since = f"last done in {earlier.night}" if earlier else "for the first time"
-            lines.append((f"{step.subject.called}, {step.stage.name}", f"{since}{waits}"))
+            result = previous.get((step.subject.display_name, step.stage.name))
+            when = f"last done in {result.night}" if result else "for the first time"
+            lines.append((step.label, f"{when}, after {', '.join(step.after)}" if step.after else when))
         return [*lines, ("work", f"{len(self.steps)} stages, each a run of its own under {self.config.output}")]
 
     def execute(self) -> None:
-        """Run what has not been done, compare, and tell."""
-        store = StepStore(self.run.storage)
-        with self.stage("stages"):
-            ends = self._run(store)
-        with self.stage("compare"):
-            nights = self._nights()
-            known = last_found(self.config.output, nights)
-            found = [self._assess(step, ends[step.key], known) for step in self.steps]
-            previous = nights[0].run_id if nights else None
-        with self.stage("report"):
-            self._write(found)
-            page = build_page(found, self.manifest, list(self._trends(nights, found)), previous)
-            self.run.storage.write("report.html", render(page))
-        told = alerts.summary(found, self.manifest, previous, self.run.url)
-        self.exit_code = told["exit_code"]
-        with self.stage("alerts"):
-            self._tell(told)
-        self.manifest.facts["headline"] = told["headline"]
-        self.manifest.counts = {
-            "stages": len(found),
-            "computed": sum(a.end.status == "done" for a in found),
-            "reused": sum(a.end.status == "reused" for a in found),
-            "lost": sum(not a.end.fine for a in found),
-            "regressions": sum(len(a.regressions) for a in found),
-        }
+        """Run the missing stages, compare their results, and send alerts."""
+        context, config = self.context, self.config
+        with context.stage("stages"):
+            results = run_steps(self.steps, config, context)
+        with context.stage("compare"):
+            nights = self._previous_nights()
+            previous_night = nights[0].manifest.run_id if nights else None
+            assessments = assess_steps(self.steps, results, latest_results(nights), config)
+        with context.stage("report"):
+            write_tables(context.storage, assessments)
+            trends = collect_trends(nights, assessments, context.manifest)
+            context.write_report(build_page(assessments, context.manifest, trends, previous_night))
+        summary = alerts.summary(assessments, context.manifest, previous_night, context.url)
+        self.exit_code = summary["exit_code"]
+        with context.stage("alerts"):
+            context.manifest.facts["undelivered"] = send_alerts(summary, context.storage, config.destinations)
+        context.manifest.facts["headline"] = summary["headline"]
+        context.manifest.counts = count_outcomes(assessments)
 
-    def show(self, console: Console) -> None:
-        """Print the grid and what got worse."""
-        summary = json.loads(self.run.storage.read("summary.json"))
-        console.print(summary_table(read_table(self.run.storage, "models").to_pylist()))
+    @staticmethod
+    def show(run: Run, console: Console) -> None:
+        """Print the grid of models and stages, and the regressions."""
+        summary = json.loads(run.storage.read("summary.json"))
+        console.print(summary_table(StageRow.read(run.table(TABLE))))
         console.print(summary["headline"], soft_wrap=True)
         for step in summary["steps"]:
-            where = f"{step['model']}, {step['stage']}"
+            label = f"{step['model']}, {step['stage']}"
             for text in step["regressions"]:
-                console.print(f"regression: {where}: {text}", soft_wrap=True, markup=False)
+                console.print(f"regression: {label}: {text}", soft_wrap=True, markup=False)
             if step["error"]:
-                console.print(f"{step['status']}: {where}: {step['error']}", soft_wrap=True, markup=False)
-        for trouble in self.manifest.facts.get("untold", ()):
-            console.print(trouble, soft_wrap=True)
-        console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
+                console.print(f"{step['status']}: {label}: {step['error']}", soft_wrap=True, markup=False)
+        # Version 0.1.0 recorded undelivered alerts as untold.
+        for error in run.manifest.facts.get("undelivered", run.manifest.facts.get("untold", ())):
+            console.print(error, soft_wrap=True)
+        console.print(f"report: {run.report_url}", soft_wrap=True)
 
-    def _run(self, store: StepStore) -> dict[str, StepEnd]:
-        ends = store.read()
-        fine = {key: end for key, end in ends.items() if end.fine}
-        meter = Meter(len(self.steps), len(fine), "stages", "stages")
-        console = self.terminal.console
-        with ExitStack() as stack:
-            folder = stack.enter_context(self._process_folder())
-            bar = stack.enter_context(progress(meter, self.name, console))
-            running = stack.enter_context(closing(Scheduler(self.config, folder, self.stopping).run(self.steps, ends)))
-            for step, end in running:
-                ends[step.key] = end
-                store.write(step.key, end)
-                bar.add(1, 1)
-                trouble = f": {end.error}" if end.error else ""
-                console.print(
-                    f"{step.subject.called}, {step.stage.name}: {end.status} in {end.seconds:,.0f} s{trouble}",
-                    highlight=False,
-                    markup=False,
-                    soft_wrap=True,
-                )
-                self.lease.tell(done=meter.done, total=meter.total, rate=meter.units_per_second)
-        return ends
-
-    def _nights(self) -> list[Manifest]:
+    def _previous_nights(self) -> list[Run]:
         config = self.config
-        return earlier_nights(config.output, config.name, self.manifest.started, self.run.run_id)
-
-    def _assess(self, step: Step, end: StepEnd, known: dict[tuple[str, str], Any]) -> Assessment:
-        earlier = known.get((step.subject.called, step.stage.name))
-        # The level holds for a night, so its models share it.
-        tested = sum(step.stage.job.name == SCORE for step in self.steps)
-        thresholds = self.config.thresholds
-        shared = thresholds.model_copy(update={"level": thresholds.level / max(1, tested)})
-        return assess(step, end, earlier, output=self.config.output, thresholds=shared, seed=self.config.seed)
-
-    def _write(self, found: Sequence[Assessment]) -> None:
-        storage = self.run.storage
-        figures = [row for a in found for row in _figure_rows(a)]
-        write_table(storage, "figures", from_rows(figures, tables.FIGURES))
-        write_table(storage, "drift", from_rows([row for a in found for row in _drift_rows(a)], tables.DRIFT))
-        # Later nights look for this one: all else is there when it is.
-        write_table(storage, TABLE, from_rows([_model_row(a) for a in found], tables.MODELS))
-
-    def _trends(self, nights: Sequence[Manifest], found: Sequence[Assessment]) -> Iterator[dict[str, object]]:
-        """Yield the key figures of nights, the earliest first."""
-        for night in reversed(nights[: MOST_NIGHTS - 1]):
-            yield from ({**row, "night": _short(night)} for row in key_figures(self.config.output, night))
-        for a in found:
-            for row in _figure_rows(a):
-                yield {**dict(zip(tables.FIGURES.names, row, strict=True)), "night": _short(self.manifest)}
-
-    def _tell(self, told: dict[str, Any]) -> None:
-        storage, destinations = self.run.storage, self.config.destinations
-        # Whoever waits for these files is not to wait for a server.
-        storage.write("summary.json", json.dumps(told, indent=2).encode())
-        storage.write("summary.md", alerts.markdown(told).encode())
-        storage.write("junit.xml", alerts.junit(told))
-        troubles = [
-            alerts.send_webhook(told, destinations) if destinations.webhook else None,
-            alerts.send_mlflow(told, destinations) if destinations.mlflow else None,
-        ]
-        self.manifest.facts["untold"] = [trouble for trouble in troubles if trouble]
-
-    @contextmanager
-    def _process_folder(self) -> Iterator[Path]:
-        """Yield a local folder for processes; on an object store its files go to the run when the block ends."""
-        local = self.run.storage.local_path(PROCESSES)
-        if local is not None:
-            local.mkdir(parents=True, exist_ok=True)
-            yield local
-            return
-        with tempfile.TemporaryDirectory(prefix="stratoscope-") as folder:
-            try:
-                yield Path(folder)
-            finally:
-                for file in Path(folder).iterdir():
-                    self.run.storage.write(f"{PROCESSES}/{file.name}", file.read_bytes())
+        return previous_nights(config.output, config.name, self.context.manifest.started, self.context.folder.run_id)
 
 
-def _short(night: Manifest) -> str:
-    """Return what a night is called on an axis."""
-    return f"{night.started[:16].replace('T', ' ')} {night.run_id}"
+def run_steps(steps: Sequence[Step], config: AuditConfig, context: RunContext) -> dict[str, StepResult]:
+    """Run the steps that have not succeeded in an earlier start, and return the results by key of the step."""
+    store = StepStore(context.storage)
+    results = store.read()
+    num_done = sum(result.succeeded for result in results.values())
+    with (
+        _process_folder(context.storage) as folder,
+        context.progress(JOB, len(steps), num_done, "stages") as bar,
+        closing(Scheduler(config, folder, context.stopping).run(steps, results)) as finished,
+    ):
+        for step, result in finished:
+            results[step.key] = result
+            store.write(step.key, result)
+            bar.add()
+            error = f": {result.error}" if result.error else ""
+            text = f"{step.label}: {result.status} in {result.seconds:,.0f} s{error}"
+            context.console.print(text, highlight=False, markup=False, soft_wrap=True)
+    return results
 
 
-def _model_row(a: Assessment) -> tuple[object, ...]:
-    m = a.manifest
-    moved = [abs(s.shift) for s in a.drift.shifts if s.moved] if a.drift else []
-    return (
-        a.subject,
-        kind_of(a.step),
-        a.step.stage.name,
-        a.end.status,
-        a.verdict,
-        a.end.error,
-        m.job if m else None,
-        m.run_id if m else None,
-        a.end.seconds,
-        a.gpu_hours,
-        m.peak_memory_bytes if m else None,
-        a.earlier.night if a.earlier else None,
-        list(a.changed),
-        list(a.regressions),
-        max(moved, default=0.0) if a.drift else None,
-        [(c.figure.name, c.figure.value) for c in a.compared],
-    )
-
-
-def _figure_rows(a: Assessment) -> Iterator[tuple[object, ...]]:
-    for c in a.compared:
-        f = c.figure
-        yield (
-            a.subject,
-            a.step.stage.name,
-            f.name,
-            f.kind,
-            f.value,
-            f.low,
-            f.high,
-            c.before.value if c.before else None,
-            c.loss,
-            c.threshold,
-            c.regressed,
-        )
-
-
-def _drift_rows(a: Assessment) -> Iterator[tuple[object, ...]]:
-    if a.drift is None:
+@contextmanager
+def _process_folder(storage: Storage) -> Iterator[Path]:
+    """Yield a local folder for the files of processes; on an object store they are uploaded when the block ends."""
+    local = storage.local_path(PROCESSES)
+    if local is not None:
+        local.mkdir(parents=True, exist_ok=True)
+        yield local
         return
-    for s in a.drift.shifts:
-        where = (a.subject, a.step.stage.name, a.drift.design)
-        yield (*where, s.tap, s.layer, s.shift, s.low, s.high, s.p_value, s.moved)
+    with tempfile.TemporaryDirectory(prefix="stratoscope-") as folder:
+        try:
+            yield Path(folder)
+        finally:
+            for file in Path(folder).iterdir():
+                storage.write(f"{PROCESSES}/{file.name}", file.read_bytes())
+
+
+def assess_steps(
+    steps: Sequence[Step],
+    results: Mapping[str, StepResult],
+    previous: Mapping[tuple[str, str], PreviousResult],
+    config: AuditConfig,
+) -> list[Assessment]:
+    """Compare the results of all steps with those of previous nights."""
+    # The level holds for the whole night, so that its score runs share it.
+    num_tests = max(1, sum(step.stage.job.name == SCORE for step in steps))
+    thresholds = config.thresholds.model_copy(update={"level": config.thresholds.level / num_tests})
+    return [
+        assess(
+            step,
+            results[step.key],
+            previous.get((step.subject.display_name, step.stage.name)),
+            output=config.output,
+            thresholds=thresholds,
+            seed=config.seed,
+        )
+        for step in steps
+    ]
+
+
+def write_tables(storage: Storage, assessments: Sequence[Assessment]) -> None:
+    """Write the tables of a night."""
+    write_table(storage, "figures", KeyMetricRow.table(row for a in assessments for row in metric_rows(a)))
+    write_table(storage, "drift", LayerShiftRow.table(row for a in assessments for row in shift_rows(a)))
+    # Later nights look for this table, so it comes last.
+    write_table(storage, TABLE, StageRow.table(map(stage_row, assessments)))
+
+
+def collect_trends(nights: Sequence[Run], assessments: Sequence[Assessment], manifest: Manifest) -> Trends:
+    """Return the key metrics by night, the earliest first.
+
+    Args:
+        nights: previous nights, the latest first.
+        assessments: the assessed steps of this night.
+        manifest: manifest of this night.
+    """
+    trends = {_night_label(night.manifest): previous_metrics(night) for night in reversed(nights[: MAX_NIGHTS - 1])}
+    return trends | {_night_label(manifest): [row for a in assessments for row in metric_rows(a)]}
+
+
+def _night_label(manifest: Manifest) -> str:
+    return f"{manifest.started[:16].replace('T', ' ')} {manifest.run_id}"
+
+
+def send_alerts(summary: Mapping[str, Any], storage: Storage, destinations: DestinationsSection) -> list[str]:
+    """Write a night's summary to its folder, send it to the destinations, and return what could not be delivered."""
+    # The files come first, so that their readers do not wait for a server.
+    storage.write("summary.json", json.dumps(summary, indent=2).encode())
+    storage.write("summary.md", alerts.markdown(summary).encode())
+    storage.write("junit.xml", alerts.junit(summary))
+    errors = [
+        alerts.send_webhook(summary, destinations) if destinations.webhook else None,
+        alerts.send_mlflow(summary, destinations) if destinations.mlflow else None,
+    ]
+    return [error for error in errors if error]
+
+
+def count_outcomes(assessments: Sequence[Assessment]) -> dict[str, int]:
+    """Return the counts that the manifest records."""
+    statuses = [a.result.status for a in assessments]
+    return {
+        "stages": len(assessments),
+        "computed": statuses.count("done"),
+        "reused": statuses.count("reused"),
+        "lost": sum(not a.result.succeeded for a in assessments),
+        "regressions": sum(len(a.regressions) for a in assessments),
+    }

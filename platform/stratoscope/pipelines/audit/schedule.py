@@ -1,4 +1,4 @@
-"""Running the steps of a night: several at a time, each in a process of its own, within its time and the night's."""
+"""Runs the steps of a night: several in parallel, each in a process of its own, within the time limits."""
 
 import os
 import sys
@@ -11,21 +11,18 @@ from pathlib import Path
 
 import yaml
 
-from stratoscope.errors import RunError
-from stratoscope.execution import Ended, Process, is_local
+from stratoscope.errors import EXIT_DONE, EXIT_REFUSED, RunError
+from stratoscope.execution import Process, ProcessResult, is_local
 from stratoscope.pipelines.audit.config import SECRETS, AuditConfig
-from stratoscope.pipelines.audit.steps import Step, StepEnd
-from stratoscope.pipelines.job import EXIT_DONE, EXIT_REFUSED
+from stratoscope.pipelines.audit.steps import Status, Step, StepResult
 
 POLL_S = 0.2
-ON_A_CLUSTER = 4
-"""Stages at a time where schedule.parallel is not given; on one machine it is one, and takes all of it."""
+PARALLEL_ON_CLUSTER = 4
+"""Number of parallel stages on a cluster, unless schedule.parallel is given; one machine runs one stage at a time."""
 
 
 @dataclass(frozen=True)
-class _Running:
-    """A step in work."""
-
+class _RunningStep:
     step: Step
     process: Process
     output: Path
@@ -36,174 +33,187 @@ class Scheduler:
     """Runs steps.
 
     Args:
-        config: of the audit.
-        folder: local, for the processes' configurations and what they print.
-        stopping: once it is set, running steps are told to stop, and no other begins.
+        config: configuration of the audit.
+        folder: local folder for the configurations and the output of the processes.
+        stopping: an event that stops running steps, and keeps others from starting.
     """
 
     def __init__(self, config: AuditConfig, folder: Path, stopping: threading.Event) -> None:
         self._config, self._folder, self._stopping = config, folder, stopping
-        self._parallel = config.schedule.parallel or (1 if is_local() else ON_A_CLUSTER)
-        self._began = time.monotonic()
+        self._parallel = config.schedule.parallel or (1 if is_local() else PARALLEL_ON_CLUSTER)
+        self._start_time = time.monotonic()
         self._gpu_hours = 0.0
-        """Of steps that have ended."""
+        """GPU hours of the steps that have ended."""
 
-    def run(self, steps: Sequence[Step], ended: Mapping[str, StepEnd]) -> Generator[tuple[Step, StepEnd]]:
-        """Run the steps that have not ended well yet, and yield how each ended.
+    def run(self, steps: Sequence[Step], earlier: Mapping[str, StepResult]) -> Generator[tuple[Step, StepResult]]:
+        """Run the steps that have not succeeded yet, and yield the result of each.
 
         Args:
-            steps: each after those that it waits for.
-            ended: how steps ended in earlier starts, all of whose time counts; those that ended well are not run again.
+            steps: the steps, each after those that it waits for.
+            earlier: results of earlier starts by key of the step. Successful steps do not run again; the time of all
+                steps counts.
 
         Raises:
-            RunError: the night was told to stop.
+            RunError: SIGTERM has stopped the night.
         """
-        ends = {key: end for key, end in ended.items() if end.fine}
-        waiting = [step for step in steps if step.key not in ends]
-        self._gpu_hours = sum(step.gpus * ended[step.key].seconds / 3600 for step in steps if step.key in ended)
-        spent = {key: end.seconds for key, end in ended.items() if not end.fine}
-        with self._children() as running:
+        results = {key: result for key, result in earlier.items() if result.succeeded}
+        waiting = [step for step in steps if step.key not in results]
+        self._gpu_hours = sum(step.gpus * earlier[step.key].seconds / 3600 for step in steps if step.key in earlier)
+        failed_seconds = {key: result.seconds for key, result in earlier.items() if not result.succeeded}
+        with self._killed_at_end() as running:
             while waiting or running:
-                if self._stopping.is_set():
-                    self._wind_up(running)
-                    raise RunError(
-                        f"stopped by SIGTERM with {len(waiting)} steps to go; the same run_id goes on from there"
-                    )
-                for step in self._startable(waiting, running, ends):
-                    why_not = self._why_not(step, running, ends)
-                    waiting.remove(step)
-                    if why_not:
-                        ends[step.key] = StepEnd("skipped", None, spent.get(step.key, 0.0), why_not)
-                        yield step, ends[step.key]
-                    else:
-                        running.append(self._start(step, ends))
-                self._stop_beyond(running)
-                for one in list(running):
-                    ended_now = one.process.poll()
-                    if ended_now is not None:
-                        running.remove(one)
-                        self._gpu_hours += one.step.gpus * ended_now.seconds / 3600
-                        ends[one.step.key] = _end(one, ended_now, spent.get(one.step.key, 0.0))
-                        yield one.step, ends[one.step.key]
+                self._check_stopping(waiting, running)
+                finished = [*self._start_ready(waiting, running, results)]
+                self._stop_over_gpu_hours(running)
+                finished += self._collect(running)
+                for step, result in finished:
+                    total = failed_seconds.get(step.key, 0.0) + result.seconds
+                    results[step.key] = StepResult(result.status, result.run, total, result.error)
+                    yield step, results[step.key]
                 time.sleep(POLL_S)
 
-    def _startable(
-        self, waiting: Sequence[Step], running: Sequence[_Running], ends: Mapping[str, StepEnd]
-    ) -> list[Step]:
-        ready = [step for step in waiting if all(key in ends for key in step.after)]
-        return ready[: max(0, self._parallel - len(running))]
+    def _check_stopping(self, waiting: Sequence[Step], running: list[_RunningStep]) -> None:
+        if not self._stopping.is_set():
+            return
+        for one in running:
+            one.process.stop()
+        while any(one.process.poll() is None for one in running):
+            time.sleep(POLL_S)
+        running.clear()
+        raise RunError(f"stopped by SIGTERM with {len(waiting)} steps not started; the same run_id resumes it")
 
-    def _why_not(self, step: Step, running: Sequence[_Running], ends: Mapping[str, StepEnd]) -> str | None:
-        """Return why a step that is ready cannot begin."""
-        schedule = self._config.schedule
-        lost = [key for key in step.after if not ends[key].fine]
-        if lost:
-            return f"it stands on {lost[0]}, which was {ends[lost[0]].status}"
-        if schedule.hours is not None and self._left() <= 0:
-            return f"{self._of_hours} are over"
-        if step.gpus and self._gpus_are_used_up(running):
-            return f"{self._of_gpu_hours} are used up"
+    def _start_ready(
+        self, waiting: list[Step], running: list[_RunningStep], results: Mapping[str, StepResult]
+    ) -> Iterator[tuple[Step, StepResult]]:
+        """Start the steps that are ready, and yield those that are skipped instead."""
+        ready = [step for step in waiting if all(key in results for key in step.after)]
+        for step in ready[: max(0, self._parallel - len(running))]:
+            waiting.remove(step)
+            reason = self._skip_reason(step, running, results)
+            if reason:
+                yield step, StepResult("skipped", None, 0.0, reason)
+            else:
+                running.append(self._start(step, results))
+
+    def _skip_reason(
+        self, step: Step, running: Sequence[_RunningStep], results: Mapping[str, StepResult]
+    ) -> str | None:
+        """Return why a step that is ready cannot start, or None."""
+        failed = [key for key in step.after if not results[key].succeeded]
+        if failed:
+            return f"it depends on {failed[0]}, which was {results[failed[0]].status}"
+        if self._seconds_left() <= 0:
+            return f"{self._hours_text} are over"
+        if step.gpus and self._gpu_hours_exhausted(running):
+            return f"{self._gpu_hours_text} are used up"
         return None
 
-    def _gpus_are_used_up(self, running: Sequence[_Running]) -> bool:
+    def _gpu_hours_exhausted(self, running: Sequence[_RunningStep]) -> bool:
         limit = self._config.schedule.gpu_hours
-        now = sum(one.step.gpus * one.process.seconds / 3600 for one in running)
-        return limit is not None and self._gpu_hours + now >= limit
+        in_progress = sum(one.step.gpus * one.process.seconds / 3600 for one in running)
+        return limit is not None and self._gpu_hours + in_progress >= limit
 
-    def _stop_beyond(self, running: Sequence[_Running]) -> None:
-        """Stop what takes GPUs when the night's GPU hours are used up."""
-        if self._gpus_are_used_up(running):
+    def _stop_over_gpu_hours(self, running: Sequence[_RunningStep]) -> None:
+        """Stop the steps that use GPUs once the night's GPU hours are used up."""
+        if self._gpu_hours_exhausted(running):
             for one in running:
                 if one.step.gpus:
-                    one.process.expire(self._of_gpu_hours)
+                    one.process.expire(self._gpu_hours_text)
+
+    def _collect(self, running: list[_RunningStep]) -> Iterator[tuple[Step, StepResult]]:
+        """Yield the results of the processes that have ended."""
+        for one in list(running):
+            process_result = one.process.poll()
+            if process_result is not None:
+                running.remove(one)
+                self._gpu_hours += one.step.gpus * process_result.seconds / 3600
+                yield one.step, _step_result(one, process_result)
 
     @property
-    def _of_hours(self) -> str:
+    def _hours_text(self) -> str:
         return f"the night's {self._config.schedule.hours or 0:g} hours"
 
     @property
-    def _of_gpu_hours(self) -> str:
+    def _gpu_hours_text(self) -> str:
         return f"the night's {self._config.schedule.gpu_hours or 0:g} GPU hours"
 
-    def _left(self) -> float:
-        """Return the seconds that are left of the night."""
+    def _seconds_left(self) -> float:
         hours = self._config.schedule.hours
-        return float("inf") if hours is None else 3600 * hours - (time.monotonic() - self._began)
+        return float("inf") if hours is None else 3600 * hours - (time.monotonic() - self._start_time)
 
-    def _start(self, step: Step, ends: Mapping[str, StepEnd]) -> _Running:
-        runs = {name: end.run for name in step.stage.after if (end := ends.get(step.key_of(name))) and end.run}
+    def _start(self, step: Step, results: Mapping[str, StepResult]) -> _RunningStep:
+        runs = {name: run for name in step.stage.after if (run := _run_of(results, step.key_of(name)))}
         config = step.configuration(self._config.output, self._config.seed, runs, reuse=self._config.reuse)
         file = self._folder / f"{step.key}.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
-        left = self._left()
+        seconds_left = self._seconds_left()
         output, errors = self._folder / f"{step.key}.out", self._folder / f"{step.key}.err"
         process = Process(
             self._command(step, file),
             output=output,
             errors=errors,
-            seconds=min(step.seconds, left),
-            limit=self._of_hours if left < step.seconds else f"its {step.seconds / 3600:g} hours",
-            environment=dict.fromkeys(SECRETS, "") | self._share(),
+            seconds=min(step.seconds, seconds_left),
+            limit=self._hours_text if seconds_left < step.seconds else f"its {step.seconds / 3600:g} hours",
+            environment=dict.fromkeys(SECRETS, "") | self._cpu_limit(),
         )
-        return _Running(step, process, output, errors)
+        return _RunningStep(step, process, output, errors)
 
     def _command(self, step: Step, file: Path) -> list[str]:
-        module = "stratoscope.pipelines.audit.child"
+        module = "stratoscope.pipelines.audit.stage_process"
         return [sys.executable, "-m", module, str(os.getpid()), step.stage.name, "--config", str(file)]
 
-    def _share(self) -> dict[str, str]:
-        """Return the variable that says how many of this machine's CPUs a stage may take, where it is not all."""
+    def _cpu_limit(self) -> dict[str, str]:
+        """Return the variable that limits a stage's share of this machine's CPUs, or nothing where it may use all."""
         if not is_local() or self._parallel == 1:
             return {}
         return {"STRATOSCOPE_CPUS": str(max(1, len(os.sched_getaffinity(0)) // self._parallel))}
 
     @staticmethod
     @contextmanager
-    def _children() -> Iterator[list[_Running]]:
-        """Yield a list of what runs; whatever ends the block, nothing in it is left running."""
-        running: list[_Running] = []
+    def _killed_at_end() -> Iterator[list[_RunningStep]]:
+        """Yield a list of running steps, whose processes are killed however the block ends."""
+        running: list[_RunningStep] = []
         try:
             yield running
         finally:
             for one in running:
                 one.process.kill()
 
-    @staticmethod
-    def _wind_up(running: list[_Running]) -> None:
-        for one in running:
-            one.process.stop()
-        while any(one.process.poll() is None for one in running):
-            time.sleep(POLL_S)
-        running.clear()
+
+def _run_of(results: Mapping[str, StepResult], key: str) -> str | None:
+    return results[key].run if key in results else None
 
 
-def _end(one: _Running, ended: Ended, spent: float) -> StepEnd:
-    """Return how a step ended; `spent` are seconds of earlier starts in which it did not end well."""
-    seconds = spent + ended.seconds
-    run = _told(one.output, "run: ")
-    if ended.code == EXIT_DONE and run:
+def _step_result(one: _RunningStep, process: ProcessResult) -> StepResult:
+    """Return the result of a step whose process has ended."""
+    run = _last_value(one.output, "run: ")
+    if process.code == EXIT_DONE and run:
         reused = run.rstrip("/").rsplit("/", 1)[-1] != one.step.run_id
-        return StepEnd("reused" if reused else "done", run, seconds, None)
-    name = one.step.stage.job.name
-    error = _told(one.errors, f"{name}: ") or _last_line(one.errors) or f"its process ended with {ended.code}"
-    if ended.late:
-        said = f"it was stopped after {ended.seconds / 3600:.2g} hours: {ended.late} are over"
-        return StepEnd("over time", None, seconds, said)
-    if ended.code == EXIT_REFUSED:
-        return StepEnd("refused", None, seconds, error)
-    if ended.code < 0:
-        error = f"its process was killed by signal {-ended.code}"
-    return StepEnd("failed", None, seconds, error)
+        return StepResult("reused" if reused else "done", run, process.seconds, None)
+    status, error = _failure(one, process)
+    return StepResult(status, None, process.seconds, error)
 
 
-def _told(file: Path, beginning: str) -> str | None:
-    """Return what follows on the last line of a file that begins so."""
-    lines = [
-        line for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.startswith(beginning)
-    ]
-    return lines[-1].removeprefix(beginning) if lines else None
+def _failure(one: _RunningStep, process: ProcessResult) -> tuple[Status, str]:
+    if process.exceeded:
+        return "over time", f"it was stopped after {process.seconds / 3600:.2g} hours: {process.exceeded} are over"
+    if process.code < 0:
+        return "failed", f"its process was killed by signal {-process.code}"
+    job = one.step.stage.job.name
+    error = _last_value(one.errors, f"{job}: ") or _last_line(one.errors) or f"its process ended with {process.code}"
+    return "refused" if process.code == EXIT_REFUSED else "failed", error
+
+
+def _last_value(file: Path, prefix: str) -> str | None:
+    """Return the text after a prefix, from the last line of a file that begins with it."""
+    lines = [line for line in _lines(file) if line.startswith(prefix)]
+    return lines[-1].removeprefix(prefix) if lines else None
 
 
 def _last_line(file: Path) -> str | None:
-    lines = file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    lines = [line for line in _lines(file) if line.strip()]
     return lines[-1] if lines else None
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -1,4 +1,4 @@
-"""The stages of an audit: which job each is, what it stands on, and what its configuration follows from."""
+"""The stages of an audit: the job of each, the stages that it depends on, and the settings that follow from them."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -7,21 +7,21 @@ from typing import Any, Literal
 from stratoscope.errors import InputError, suggest
 from stratoscope.extensions import Registry
 from stratoscope.pipelines.audit.config import ForecasterEntry, ModelEntry, ResourcesSection, Settings, Subject
-from stratoscope.pipelines.audit.figures import (
-    Figure,
-    faithfulness_figures,
-    hallucination_figures,
-    mitigation_figures,
-    score_figures,
-    search_figures,
+from stratoscope.pipelines.audit.key_metrics import (
+    faithfulness_metrics,
+    hallucination_metrics,
+    mitigation_metrics,
+    score_metrics,
+    search_metrics,
 )
 from stratoscope.pipelines.faithfulness import FaithfulnessJob
 from stratoscope.pipelines.hallucination import HallucinationJob
-from stratoscope.pipelines.job import JobMaker
 from stratoscope.pipelines.mitigation import MitigationJob
+from stratoscope.pipelines.runtime.job import JobMaker
 from stratoscope.pipelines.score import ScoreJob
-from stratoscope.pipelines.targets import Search
-from stratoscope.results import Manifest, Storage
+from stratoscope.pipelines.search.targets import Search
+from stratoscope.results import Run
+from stratoscope.scoring import KeyMetric
 
 Runs = Mapping[str, str]
 """Folders of the subject's finished runs, by stage."""
@@ -29,72 +29,72 @@ Runs = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Stage:
-    """A kind of stage."""
+    """A stage of an audit: a job with key metrics."""
 
     name: str
     job: JobMaker[Any]
-    """What runs it."""
-    of: Literal["model", "forecaster"]
+    """Job that the stage runs."""
+    subject_kind: Literal["model", "forecaster"]
+    """Kind of subject that the stage runs on."""
     settings: Callable[[Any, Runs], Settings]
-    """What of its job's configuration follows from the subject and from the stages that it stands on."""
-    figures: Callable[[Storage, Manifest], Iterable[Figure]]
-    """Key figures of a finished run."""
+    """Returns the settings of the job that follow from the subject, and from the runs of the stages in `after`."""
+    figures: Callable[[Run], Iterable[KeyMetric]]
+    """Returns the key metrics of a finished run."""
     after: tuple[str, ...] = ()
-    """Stages whose runs it stands on, where the subject has them."""
+    """Stages that this stage depends on, where the subject has them."""
 
 
-def _given(**values: object) -> Settings:
+def _without_none(**values: object) -> Settings:
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _actors(resources: ResourcesSection) -> Settings:
-    return _given(cpus=resources.cpus, gpus=resources.gpus, max=resources.workers)
+    return _without_none(cpus=resources.cpus, gpus=resources.gpus, max=resources.workers)
 
 
 def _model(entry: ModelEntry) -> Settings:
-    return {"model": _given(source=entry.source, revision=entry.revision, dtype=entry.dtype)}
+    return {"model": _without_none(source=entry.source, revision=entry.revision, dtype=entry.dtype)}
 
 
-def _measuring(entry: ModelEntry, _runs: Runs) -> Settings:
+def _sharded_settings(entry: ModelEntry, _runs: Runs) -> Settings:
     return _model(entry) | {"actors": _actors(entry.resources)}
 
 
-def _search(entry: ModelEntry, runs: Runs) -> Settings:
+def _search_settings(entry: ModelEntry, runs: Runs) -> Settings:
     actors = _actors(entry.resources)
-    return _model(entry) | {"actors": actors, "evaluators": actors} | _given(statistics=runs.get("score"))
+    return _model(entry) | {"actors": actors, "evaluators": actors} | _without_none(statistics=runs.get("score"))
 
 
-def _mitigation(entry: ModelEntry, runs: Runs) -> Settings:
-    asked = entry.resources
-    workers = _given(cpus=asked.cpus, gpus=asked.gpus, num_workers=asked.workers)
-    return _model(entry) | {"train": workers} | _given(layers=runs.get("hallucination"))
+def _mitigation_settings(entry: ModelEntry, runs: Runs) -> Settings:
+    resources = entry.resources
+    workers = _without_none(cpus=resources.cpus, gpus=resources.gpus, num_workers=resources.workers)
+    return _model(entry) | {"train": workers} | _without_none(layers=runs.get("hallucination"))
 
 
-def _faithfulness(entry: ForecasterEntry, _runs: Runs) -> Settings:
-    asked = entry.resources
-    return {"grid": {"forecasters": [entry.forecaster]} | _given(cpus=asked.cpus, gpus=asked.gpus)}
+def _faithfulness_settings(entry: ForecasterEntry, _runs: Runs) -> Settings:
+    resources = _without_none(cpus=entry.resources.cpus, gpus=entry.resources.gpus)
+    return {"grid": {"forecasters": [entry.forecaster]} | resources}
 
 
 _OWN = (
-    Stage("score", ScoreJob, "model", _measuring, score_figures),
-    Stage("hallucination", HallucinationJob, "model", _measuring, hallucination_figures),
-    Stage("search", Search(), "model", _search, search_figures, after=("score",)),
-    Stage("mitigation", MitigationJob, "model", _mitigation, mitigation_figures, after=("hallucination",)),
-    Stage("faithfulness", FaithfulnessJob, "forecaster", _faithfulness, faithfulness_figures),
+    Stage("score", ScoreJob, "model", _sharded_settings, score_metrics),
+    Stage("hallucination", HallucinationJob, "model", _sharded_settings, hallucination_metrics),
+    Stage("search", Search(), "model", _search_settings, search_metrics, after=("score",)),
+    Stage("mitigation", MitigationJob, "model", _mitigation_settings, mitigation_metrics, after=("hallucination",)),
+    Stage("faithfulness", FaithfulnessJob, "forecaster", _faithfulness_settings, faithfulness_metrics),
 )
 
 
 STAGES = Registry({stage.name: stage for stage in _OWN}, "stratoscope.stages", Stage)
 
 
-def stage_of(name: str, subject: Subject) -> Stage:
-    """Return a subject's stage.
+def get_stage(name: str, subject: Subject) -> Stage:
+    """Return a stage of a subject.
 
     Raises:
-        InputError: there is none of that name for such a subject.
+        InputError: no stage for subjects of this kind has the name.
     """
-    kind = "model" if isinstance(subject, ModelEntry) else "forecaster"
-    known = {stage.name: stage for stage in STAGES.values() if stage.of == kind}
-    if name not in known:
-        raise InputError(f"stages {name!r} is no stage of a {kind}{suggest(name, known, 'stages')}")
-    return known[name]
+    stages = {stage.name: stage for stage in STAGES.values() if stage.subject_kind == subject.kind}
+    if name not in stages:
+        raise InputError(f"stages {name!r} is no stage of a {subject.kind}{suggest(name, stages, 'stages')}")
+    return stages[name]

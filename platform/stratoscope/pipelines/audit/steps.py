@@ -1,25 +1,26 @@
-"""The steps of a night: each subject's stages, with their configurations, checked before anything starts."""
+"""The steps of a night: the stages of each subject with their configurations, validated before any of them starts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from stratoscope.errors import InputError
 from stratoscope.models import resolve_source
 from stratoscope.pipelines.audit.config import AuditConfig, ModelEntry, Settings, Subject
-from stratoscope.pipelines.audit.stages import Runs, Stage, stage_of
-from stratoscope.pipelines.config import merged, validate
+from stratoscope.pipelines.audit.stages import Runs, Stage, get_stage
+from stratoscope.pipelines.runtime.config import merged, validate
 from stratoscope.results import RunFolder, Storage
 
 FOLDER = "steps"
 PROCESSES = "processes"
-"""Folder of the night with each stage's configuration and what its process printed."""
-TAKEN = ("output", "run_id", "reuse", "dry_run")
-"""Fields of every job that are not for the audit file to set."""
-Lost = Literal["failed", "refused", "over time", "skipped"]
-Status = Literal["done", "reused"] | Lost
-FINE: tuple[Status, ...] = ("done", "reused")
+"""Folder of the night with the configuration and the output of each stage's process."""
+RESERVED_FIELDS = ("output", "run_id", "reuse", "dry_run")
+"""Fields of every job that the audit itself sets."""
+FailureStatus = Literal["failed", "refused", "over time", "skipped"]
+Status = Literal["done", "reused"] | FailureStatus
+SUCCESS: tuple[Status, ...] = ("done", "reused")
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,21 @@ class Step:
     subject: Subject
     stage: Stage
     run_id: str
-    """Of the run that it makes."""
+    """Run_id of the stage's run, unless an equal run is reused."""
     seconds: float
-    """Most that it may take."""
+    """Time limit in seconds."""
     common: Settings
-    """Of its job's configuration, what the audit says for all subjects."""
+    """Settings of the stage that the audit gives for all subjects."""
 
     @property
     def key(self) -> str:
-        """Its name, unique in the night."""
+        """Name of the step, unique in the night."""
         return self.key_of(self.stage.name)
+
+    @property
+    def label(self) -> str:
+        """Names of subject and stage, for messages."""
+        return f"{self.subject.display_name}, {self.stage.name}"
 
     def key_of(self, stage: str) -> str:
         """Return the key of a stage of the same subject."""
@@ -46,129 +52,146 @@ class Step:
 
     @property
     def after(self) -> list[str]:
-        """Keys of the steps that it waits for."""
+        """Keys of the steps that this step waits for."""
         return [self.key_of(name) for name in self.stage.after if name in self.subject.stages]
 
     @property
     def gpus(self) -> float:
-        """GPUs that it was said to take."""
+        """Number of GPUs that the subject's resources request."""
         resources = self.subject.resources
         return (resources.gpus or 0.0) * (resources.workers or 1)
 
+    @property
+    def overrides(self) -> Settings:
+        """Settings of the stage that its subject gives."""
+        return self.subject.overrides.get(self.stage.name, {})
+
     def configuration(self, output: str, seed: int, runs: Runs, *, reuse: bool) -> Settings:
-        """Return its job's configuration.
+        """Return the configuration of the stage's job.
 
         Args:
-            output: that holds all runs.
-            seed: of the audit, unless its settings name another.
-            runs: folders of the runs that it stands on, by stage.
-            reuse: whether a finished equal run is taken.
+            output: folder that holds all runs.
+            seed: seed of the audit, which the settings may override.
+            runs: folders of the runs that the stage depends on, by stage.
+            reuse: whether to reuse a finished equal run.
         """
-        own = {"output": output, "run_id": self.run_id, "reuse": reuse}
-        said = merged(self.common, self.stage.settings(self.subject, runs))
-        return merged(merged({"seed": seed}, merged(said, self.subject.overrides.get(self.stage.name, {}))), own)
+        reserved = {"output": output, "run_id": self.run_id, "reuse": reuse}
+        settings: Settings = {"seed": seed}
+        for more in (self.common, self.stage.settings(self.subject, runs), self.overrides, reserved):
+            settings = merged(settings, more)
+        return settings
 
 
 @dataclass(frozen=True)
-class StepEnd:
-    """How a step ended."""
+class StepResult:
+    """The outcome of a step."""
 
     status: Status
     run: str | None
-    """Folder of its run, where it has one."""
+    """Folder of the run, where the step succeeded."""
     seconds: float
-    """Of all starts in which it came to an end."""
+    """Duration in seconds of all starts that came to an end."""
     error: str | None
 
     @property
-    def fine(self) -> bool:
-        """Whether its run can be built upon."""
-        return self.status in FINE
+    def succeeded(self) -> bool:
+        """Whether other stages can use the run."""
+        return self.status in SUCCESS
 
 
 class StepStore:
-    """The ends of a night's steps, in its folder."""
+    """The results of a night's steps, in its run folder."""
 
     def __init__(self, run: Storage) -> None:
         self._storage = run.child(FOLDER)
 
-    def write(self, key: str, end: StepEnd) -> None:
-        """Keep how a step ended."""
-        self._storage.write(f"{key}.json", json.dumps(asdict(end)).encode())
+    def write(self, key: str, result: StepResult) -> None:
+        """Store the result of a step."""
+        self._storage.write(f"{key}.json", json.dumps(asdict(result)).encode())
 
-    def read(self) -> dict[str, StepEnd]:
-        """Return how steps ended, by key."""
+    def read(self) -> dict[str, StepResult]:
+        """Return the results by key of the step."""
         names = [name for name in self._storage.names() if name.endswith(".json")]
         contents = self._storage.read_all(names)
-        return {name.removesuffix(".json"): StepEnd(**json.loads(content)) for name, content in contents.items()}
+        return {name.removesuffix(".json"): StepResult(**json.loads(content)) for name, content in contents.items()}
 
 
 def all_steps(config: AuditConfig, run_id: str) -> list[Step]:
-    """Return a night's steps, subject by subject.
+    """Return the steps of a night, each after the steps that it waits for.
 
     Raises:
-        InputError: a stage is unknown, a model is not there, or a configuration is wrong; the message says where.
+        InputError: a stage is unknown, a model does not exist, or a configuration is invalid; the message names it.
     """
-    known = {name for subject in config.subjects for name in subject.stages}
-    unused = sorted(set(config.settings) - known)
+    stages = {name for subject in config.subjects for name in subject.stages}
+    unused = sorted(set(config.settings) - stages)
     if unused:
         raise InputError(
-            f"settings.{unused[0]}: no model and no forecaster has that stage; its stages are {sorted(known)}"
+            f"settings.{unused[0]}: no model and no forecaster has that stage; the stages are {sorted(stages)}"
         )
-    steps: list[Step] = []
+    steps = []
     for subject in config.subjects:
-        counted = config.schedule.gpu_hours is not None and isinstance(subject, ModelEntry)
-        if counted and subject.resources.gpus and subject.resources.workers is None:
-            raise InputError(
-                f"schedule.gpu_hours counts GPUs times workers; give {subject.called!r} resources.workers, too"
-            )
-        if isinstance(subject, ModelEntry):
-            _checked(subject.called, lambda entry=subject: resolve_source(entry.source, entry.revision))
-        strange = sorted(set(subject.overrides) - set(subject.stages))
-        if strange:
-            raise InputError(f"{subject.called}: overrides.{strange[0]}: {strange[0]!r} is none of its stages")
-        hours = subject.hours or config.schedule.stage_hours
-        for name in subject.stages:
-            stage = _checked(subject.called, lambda n=name, s=subject: stage_of(n, s))
-            own = f"{run_id}.{subject.slug}" if name == stage.job.name else f"{run_id}.{subject.slug}.{name}"
-            step = Step(subject, stage, own, 3600 * hours, config.settings.get(name, {}))
-            where = f"{subject.called}, stage {name}"
-            _checked(where, lambda step=step: _validated(step, config))
-            steps.append(step)
+        _check_subject(subject, config)
+        steps += [_step(subject, name, config, run_id) for name in subject.stages]
     return _in_order(steps)
 
 
-def _validated(step: Step, config: AuditConfig) -> None:
-    """See that a step's configuration would do, without the runs that it stands on."""
-    for given in (step.common, step.subject.overrides.get(step.stage.name, {})):
-        taken = [name for name in TAKEN if name in given]
-        if taken:
-            raise InputError(f"field {taken[0]!r} is the audit's own; leave it out")
-        if "source" in (given.get("model") or {}):
+def _check_subject(subject: Subject, config: AuditConfig) -> None:
+    """Check what does not depend on a stage: GPU hours, the model's source, and the names in overrides."""
+    name, resources = subject.display_name, subject.resources
+    limited = config.schedule.gpu_hours is not None and subject.kind == "model"
+    if limited and resources.gpus and resources.workers is None:
+        raise InputError(f"schedule.gpu_hours counts GPUs times workers; give {name!r} resources.workers, too")
+    if isinstance(subject, ModelEntry):
+        with _name_in_errors(name):
+            resolve_source(subject.source, subject.revision)
+    unknown = sorted(set(subject.overrides) - set(subject.stages))
+    if unknown:
+        raise InputError(f"{name}: overrides.{unknown[0]}: {unknown[0]!r} is none of its stages")
+
+
+def _step(subject: Subject, name: str, config: AuditConfig, run_id: str) -> Step:
+    with _name_in_errors(subject.display_name):
+        stage = get_stage(name, subject)
+    suffix = "" if name == stage.job.name else f".{name}"
+    hours = subject.hours or config.schedule.stage_hours
+    step = Step(subject, stage, f"{run_id}.{subject.slug}{suffix}", 3600 * hours, config.settings.get(name, {}))
+    with _name_in_errors(f"{subject.display_name}, stage {name}"):
+        _check_configuration(step, config)
+    return step
+
+
+def _check_configuration(step: Step, config: AuditConfig) -> None:
+    """Validate the configuration of a step's job, as far as it does not depend on other runs."""
+    for settings in (step.common, step.overrides):
+        reserved = [name for name in RESERVED_FIELDS if name in settings]
+        if reserved:
+            raise InputError(f"field {reserved[0]!r} is the audit's own; leave it out")
+        if "source" in (settings.get("model") or {}):
             raise InputError("field 'model.source' is the audit's own; add another model with its own name")
-        if "forecasters" in (given.get("grid") or {}):
+        if "forecasters" in (settings.get("grid") or {}):
             raise InputError("field 'grid.forecasters' is the audit's own; add another forecaster")
     RunFolder(config.output, step.stage.job.name, step.run_id)
-    asked = step.configuration(config.output, config.seed, {}, reuse=config.reuse)
-    validate(step.stage.job.config_class, asked)
+    validate(step.stage.job.config_class, step.configuration(config.output, config.seed, {}, reuse=config.reuse))
 
 
-def _checked(where: str, check: Any) -> Any:
+@contextmanager
+def _name_in_errors(place: str) -> Iterator[None]:
+    """Prefix the message of an input error with the place that it concerns."""
     try:
-        return check()
+        yield
     except InputError as error:
-        raise InputError(f"{where}: {error}") from error
+        raise InputError(f"{place}: {error}") from error
 
 
 def _in_order(steps: Sequence[Step]) -> list[Step]:
-    """Return steps so that each comes after those that it waits for."""
+    """Return steps such that each comes after those that it waits for."""
     ordered: list[Step] = []
     waiting = list(steps)
     while waiting:
-        left = {step.key for step in waiting}
-        ready = [step for step in waiting if not left & set(step.after)]
+        keys = {step.key for step in waiting}
+        ready = [step for step in waiting if not keys & set(step.after)]
         if not ready:
-            raise InputError(f"stages wait for each other in a circle: {', '.join(sorted(left))}")
+            raise InputError(f"stages wait for each other in a circle: {', '.join(sorted(keys))}")
         ordered += ready
         waiting = [step for step in waiting if step not in ready]
     return ordered

@@ -1,34 +1,38 @@
-"""The pictures of the faithfulness report."""
+"""Figures of the faithfulness report."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stratoscope.pipelines.faithfulness.cells import NONE
-from stratoscope.pipelines.faithfulness.config import TRAININGS
+from stratoscope.forecasting import NONE, TRAININGS, Measurement, Training
 from stratoscope.results import COLOURS, SYMBOLS, style
+from stratoscope.tables.faithfulness import ForecastRow
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-Row = dict[str, Any]
 DASHES = dict(zip(TRAININGS, ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot"), strict=True))
 
 
-def degradation(rows: Sequence[Row], perturbation: str, metric: str) -> "Figure":
+def _by_model(measurements: Sequence[Measurement]) -> dict[tuple[str, Training], list[Measurement]]:
+    groups: dict[tuple[str, Training], list[Measurement]] = {}
+    for m in measurements:
+        groups.setdefault((m.forecaster, m.training), []).append(m)
+    return groups
+
+
+def degradation(measurements: Sequence[Measurement], perturbation: str, metric: str) -> "Figure":
     """Draw an error by the level of a perturbation: means over seeds, with bands from the smallest to the largest."""
     from plotly.graph_objects import Figure, Scatter
 
-    own = [r for r in rows if r["perturbation"] in (NONE, perturbation)]
     traces = []
-    models = list(dict.fromkeys((r["forecaster"], r["training"]) for r in own))
-    for number, (forecaster, training) in enumerate(models):
-        line = [r for r in own if (r["forecaster"], r["training"]) == (forecaster, training)]
-        levels = sorted({r["level"] for r in line})
+    models = _by_model([m for m in measurements if m.perturbation in (NONE, perturbation)])
+    for number, ((forecaster, training), group) in enumerate(models.items()):
+        levels = sorted({m.level for m in group})
         if len(levels) == 1:
             continue
-        values = [[r[metric] for r in line if r["level"] == level] for level in levels]
+        values = [[getattr(m, metric) for m in group if m.level == level] for level in levels]
         colour = COLOURS[number % len(COLOURS)]
         name = f"{forecaster}, {training}"
         low, high = [min(v) for v in values], [max(v) for v in values]
@@ -59,29 +63,29 @@ def degradation(rows: Sequence[Row], perturbation: str, metric: str) -> "Figure"
         )
     figure = Figure(traces)
     style(figure, f"level of {perturbation}", metric, height=360)
-    # Names of many models take more lines than there is room for above.
+    # The legend of many models takes more lines than there is room for above the plot.
     figure.update_layout(legend={"y": -0.25, "yanchor": "top"}, height=360 + 24 * (len(models) // 4))
     return figure
 
 
-def seeds(rows: Sequence[Row], metric: str) -> "Figure":
-    """Draw each forecaster's unperturbed errors by seed as boxes, trainings beside each other, by their mean."""
+def seeds(measurements: Sequence[Measurement], metric: str) -> "Figure":
+    """Draw boxes of each model's unperturbed errors over seeds, relative to their mean."""
     from plotly.graph_objects import Box, Figure
 
-    clean = [r for r in rows if r["perturbation"] == NONE]
     traces = []
-    for number, (forecaster, training) in enumerate(dict.fromkeys((r["forecaster"], r["training"]) for r in clean)):
-        own = [r for r in clean if (r["forecaster"], r["training"]) == (forecaster, training)]
-        mean = float(np.mean([r[metric] for r in own])) or 1.0
+    models = _by_model([m for m in measurements if m.perturbation == NONE])
+    for number, ((forecaster, training), group) in enumerate(models.items()):
+        errors = [getattr(m, metric) for m in group]
+        mean = float(np.mean(errors)) or 1.0
         traces.append(
             Box(
-                y=[100 * (r[metric] / mean - 1) for r in own],
+                y=[100 * (error / mean - 1) for error in errors],
                 name=f"{forecaster}<br>{training}",
                 boxpoints="all",
                 jitter=0.4,
                 pointpos=0,
                 marker={"color": COLOURS[number % len(COLOURS)], "size": 6},
-                customdata=[[r["seed"], r[metric]] for r in own],
+                customdata=[[m.seed, error] for m, error in zip(group, errors, strict=True)],
                 hovertemplate=f"seed %{{customdata[0]}}: {metric} %{{customdata[1]:.4f}}<extra></extra>",
                 showlegend=False,
             )
@@ -91,21 +95,15 @@ def seeds(rows: Sequence[Row], metric: str) -> "Figure":
     return figure
 
 
-def heat(rows: Sequence[Row], metric: str) -> "Figure":
-    """Draw by what share each perturbation and level raises an error, forecaster by forecaster."""
+def heat(measurements: Sequence[Measurement], metric: str) -> "Figure":
+    """Draw the relative growth of an error under each perturbation and level, by model."""
     from plotly.graph_objects import Figure, Heatmap
 
-    columns = list(dict.fromkeys((r["perturbation"], r["level"]) for r in rows if r["perturbation"] != NONE))
-    models = list(dict.fromkeys((r["forecaster"], r["training"]) for r in rows))
-    values = []
-    for model in models:
-        own = [r for r in rows if (r["forecaster"], r["training"]) == model]
-        clean = float(np.mean([r[metric] for r in own if r["perturbation"] == NONE]))
-        found = [[r[metric] for r in own if (r["perturbation"], r["level"]) == column] for column in columns]
-        values.append([100 * (float(np.mean(f)) / clean - 1) if f and clean else None for f in found])
+    columns = list(dict.fromkeys((m.perturbation, m.level) for m in measurements if m.perturbation != NONE))
+    models = _by_model(measurements)
     figure = Figure(
         Heatmap(
-            z=values,
+            z=[list(_growth(group, columns, metric)) for group in models.values()],
             x=[f"{name} {level:g}" for name, level in columns],
             y=[", ".join(model) for model in models],
             colorscale="Blues",
@@ -121,18 +119,28 @@ def heat(rows: Sequence[Row], metric: str) -> "Figure":
     return figure
 
 
-def forecasts(rows: Sequence[Row], forecaster: str, channel: str) -> "Figure":
-    """Draw one window's forecasts under all seeds on top of each other, training by training, with the truth.
+def _growth(
+    measurements: Sequence[Measurement], columns: Sequence[tuple[str, float]], metric: str
+) -> Iterator[float | None]:
+    """Yield the growth of an error under each perturbation and level, in percent."""
+    clean = float(np.mean([getattr(m, metric) for m in measurements if m.perturbation == NONE]))
+    for column in columns:
+        errors = [getattr(m, metric) for m in measurements if (m.perturbation, m.level) == column]
+        yield 100 * (float(np.mean(errors)) / clean - 1) if errors and clean else None
 
-    Of what was before the forecast, as much is drawn as is forecast.
+
+def forecasts(points: Sequence[ForecastRow], forecaster: str, channel: str) -> "Figure":
+    """Draw the forecasts of one window under all seeds with the truth, a panel for each training.
+
+    The part before the forecast is as long as the forecast.
     """
     from plotly.graph_objects import Scatter
     from plotly.subplots import make_subplots
 
-    own = [r for r in rows if (r["forecaster"], r["channel"]) == (forecaster, channel)]
-    horizon = max(r["step"] for r in own)
-    own = [r for r in own if r["step"] > -horizon]
-    trainings = list(dict.fromkeys(r["training"] for r in own))
+    points = [p for p in points if (p.forecaster, p.channel) == (forecaster, channel)]
+    horizon = max(p.step for p in points)
+    points = [p for p in points if p.step > -horizon]
+    trainings = list(dict.fromkeys(p.training for p in points))
     figure = make_subplots(
         rows=len(trainings),
         cols=1,
@@ -140,45 +148,25 @@ def forecasts(rows: Sequence[Row], forecaster: str, channel: str) -> "Figure":
         vertical_spacing=0.2 / len(trainings),
         subplot_titles=trainings,
     )
-    for place, training in enumerate(trainings, start=1):
-        of_training = [r for r in own if r["training"] == training]
-        for number, seed in enumerate(dict.fromkeys(r["seed"] for r in of_training)):
-            line = [r for r in of_training if r["seed"] == seed]
-            if not number:
-                figure.add_trace(
-                    Scatter(
-                        x=[r["step"] for r in line],
-                        y=[r["truth"] for r in line],
-                        mode="lines",
-                        name="truth",
-                        legendgroup="truth",
-                        showlegend=place == 1,
-                        line={"color": "#222222", "width": 2},
-                    ),
-                    row=place,
-                    col=1,
-                )
-            ahead = [r for r in line if r["value"] is not None]
-            figure.add_trace(
-                Scatter(
-                    x=[r["step"] for r in ahead],
-                    y=[r["value"] for r in ahead],
-                    mode="lines",
-                    name=f"seed {seed}",
-                    legendgroup=f"seed {seed}",
-                    showlegend=place == 1,
-                    line={
-                        "color": COLOURS[number % len(COLOURS)],
-                        "dash": ("solid", "dot")[number // len(COLOURS) % 2],
-                        "width": 1.2,
-                    },
-                ),
-                row=place,
-                col=1,
-            )
-    seeds_drawn = len({r["seed"] for r in own})
+
+    def add_line(row: int, name: str, steps: list[int], values: list[float], line: dict[str, object]) -> None:
+        shown = {"name": name, "legendgroup": name, "showlegend": row == 1}
+        figure.add_trace(Scatter(x=steps, y=values, mode="lines", line=line, **shown), row=row, col=1)
+
+    for row, training in enumerate(trainings, start=1):
+        by_seed: dict[int, list[ForecastRow]] = {}
+        for p in points:
+            if p.training == training:
+                by_seed.setdefault(p.seed, []).append(p)
+        truth = next(iter(by_seed.values()))
+        add_line(row, "truth", [p.step for p in truth], [p.truth for p in truth], {"color": "#222222", "width": 2})
+        for number, (seed, group) in enumerate(by_seed.items()):
+            dash = ("solid", "dot")[number // len(COLOURS) % 2]
+            line = {"color": COLOURS[number % len(COLOURS)], "dash": dash, "width": 1.2}
+            ahead = [(p.step, p.value) for p in group if p.value is not None]
+            add_line(row, f"seed {seed}", [step for step, _ in ahead], [value for _, value in ahead], line)
     # The legend takes a line for every seven names, below Plotly's own buttons.
-    top = 90 + 30 * (1 + seeds_drawn // 7)
+    top = 90 + 30 * (1 + len({p.seed for p in points}) // 7)
     inside = 200 * len(trainings)
     style(figure, "", channel, height=inside + top + 50)
     figure.update_layout(margin={"t": top, "b": 50}, legend={"y": 1 + 30 / inside, "yanchor": "bottom"})

@@ -1,234 +1,215 @@
-"""What a faithfulness run's page and terminal table show."""
+"""Page and terminal table of a faithfulness run."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from rich.table import Table as TerminalTable
 
-from stratoscope.pipelines.facts import interval_text, number_text, run_facts
+from stratoscope.forecasting import NONE, Measurement
 from stratoscope.pipelines.faithfulness import figures
-from stratoscope.pipelines.faithfulness.cells import NONE
-from stratoscope.results import Manifest, Page, Section, Storage, Table, read_table
-
-Row = dict[str, Any]
-_WORST_OF = ("dataset", "forecaster", "training", "horizon", "condition", "norm", "goal", "radius")
+from stratoscope.pipelines.reporting.formatting import interval_text, number_text, run_facts
+from stratoscope.results import Manifest, Page, PageSection, Run, Table
+from stratoscope.tables.faithfulness import CellRow, DifferenceRow, ForecastRow, SpreadRow, WorstCaseRow
 
 
-def summary_table(storage: Storage) -> TerminalTable:
-    """Return each forecaster's errors, its spread over seeds, and what costs it most."""
-    cells = [r for r in read_table(storage, "cells").to_pylist() if r["status"] == "done"]
+def summary_table(run: Run) -> TerminalTable:
+    """Return each forecaster's errors, its spread over seeds, and the perturbation that raises its error most."""
+    measurements = _measurements(CellRow.read(run.table("cells")))
     table = TerminalTable(title="Errors in standard units, means over seeds", title_justify="left")
-    left = ("data set", "forecaster", "training", "costliest")
+    texts = ("data set", "forecaster", "training", "costliest")
     for name in ("data set", "forecaster", "training", "H", "mae", "mse", "sd", "costliest"):
-        table.add_column(name, justify="left" if name in left else "right")
-    for row in read_table(storage, "spreads").to_pylist():
-        if row["metric"] != "mse":
+        table.add_column(name, justify="left" if name in texts else "right")
+    for spread in SpreadRow.read(run.table("spreads")):
+        if spread.metric != "mse":
             continue
-        fields = ("dataset", "forecaster", "training", "horizon")
-        key = tuple(row[field] for field in fields)
-        own = [r for r in cells if tuple(r[field] for field in fields) == key]
-        clean = _mean(own, NONE, 0.0)
-        table.add_row(
-            *map(str, key),
-            f"{clean:.4f}",
-            f"{row['mean']:.4f}",
-            number_text(row["deviation"], ".4f"),
-            _costliest(own, clean),
-        )
+        key = spread.dataset, spread.forecaster, spread.training, spread.horizon
+        errors = _mean_errors([m for m in measurements if (m.dataset, m.forecaster, m.training, m.horizon) == key])
+        clean = errors[NONE, 0.0]
+        numbers = f"{clean:.4f}", f"{spread.mean:.4f}", number_text(spread.deviation, ".4f")
+        table.add_row(*map(str, key), *numbers, _costliest(errors, clean))
     return table
 
 
-def _costliest(rows: Sequence[Row], clean: float) -> str:
-    met = dict.fromkeys((r["perturbation"], r["level"]) for r in rows if r["perturbation"] != NONE)
-    if not met:
+def _measurements(rows: Sequence[CellRow]) -> list[Measurement]:
+    return [row.measurement() for row in rows if row.status == "done"]
+
+
+def _mean_errors(measurements: Sequence[Measurement]) -> dict[tuple[str, float], float]:
+    """Return the absolute error by perturbation and level, averaged over seeds."""
+    errors: dict[tuple[str, float], list[float]] = {}
+    for m in measurements:
+        errors.setdefault((m.perturbation, m.level), []).append(m.mae)
+    return {key: float(np.mean(values)) for key, values in errors.items()}
+
+
+def _costliest(errors: Mapping[tuple[str, float], float], clean: float) -> str:
+    perturbed = {key: error for key, error in errors.items() if key[0] != NONE}
+    if not perturbed:
         return ""
-    name, level = max(met, key=lambda each: _mean(rows, *each))
-    return f"{name} {level:g}: {_mean(rows, name, level) / clean - 1:+.1%}" if clean else f"{name} {level:g}"
+    name, level = max(perturbed, key=perturbed.__getitem__)
+    return f"{name} {level:g}: {perturbed[name, level] / clean - 1:+.1%}" if clean else f"{name} {level:g}"
 
 
-def _mean(rows: Sequence[Row], perturbation: str, level: float) -> float:
-    """Return the absolute error under a perturbation, averaged over seeds."""
-    return float(np.mean([r["mae"] for r in rows if (r["perturbation"], r["level"]) == (perturbation, level)]))
-
-
-def build_page(storage: Storage, manifest: Manifest) -> Page:
+def build_page(run: Run) -> Page:
     """Compose the report of a run from its tables."""
-    every = read_table(storage, "cells").to_pylist()
-    cells = [row for row in every if row["status"] == "done"]
-    failed = [row for row in every if row["status"] == "failed"]
-    forecasts = read_table(storage, "forecasts").to_pylist()
-    sections = [Section("Verdict", list(manifest.facts["verdicts"]))]
-    for dataset, horizon in dict.fromkeys((r["dataset"], r["horizon"]) for r in cells):
-        own = [r for r in cells if (r["dataset"], r["horizon"]) == (dataset, horizon)]
-        drawn = [r for r in forecasts if (r["dataset"], r["horizon"]) == (dataset, horizon)]
-        sections += _sections_of(f"{dataset}, horizon {horizon}", own, drawn)
-    sections.append(_spread_section(read_table(storage, "spreads").to_pylist()))
-    differences = read_table(storage, "differences").to_pylist()
-    if differences:
-        sections.append(_difference_section(differences))
-    sections.append(_worst_section(read_table(storage, "worst_case").to_pylist()))
-    if failed:
-        rows = [
-            [*(str(r[f]) for f in ("dataset", "forecaster", "training", "seed", "horizon")), r["error"]] for r in failed
-        ]
-        header = ["data set", "forecaster", "training", "seed", "horizon", "error"]
-        sections.append(Section("What failed", [], [], [Table(header, rows)]))
+    rows = CellRow.read(run.table("cells"))
+    measurements = _measurements(rows)
+    forecasts = ForecastRow.read(run.table("forecasts"))
+    sections = [PageSection("Verdict", list(run.manifest.facts["verdicts"]))]
+    for key in dict.fromkeys((m.dataset, m.horizon) for m in measurements):
+        sections += _figure_sections(
+            f"{key[0]}, horizon {key[1]}",
+            [m for m in measurements if (m.dataset, m.horizon) == key],
+            [f for f in forecasts if (f.dataset, f.horizon) == key],
+        )
+    sections.append(_spread_section(SpreadRow.read(run.table("spreads"))))
+    sections += _difference_sections(DifferenceRow.read(run.table("differences")))
+    sections.append(_worst_case_section(WorstCaseRow.read(run.table("worst_case"))))
+    sections += _failure_sections([row for row in rows if row.status == "failed"])
     return Page(
         title="Do forecasts survive another seed and a little noise?",
         summary=(
-            f"{manifest.counts['cells']} fitted forecasters, each judged on all test windows, in standard units of the "
-            "training part. Faithful training goes on from the plain forecaster of the same seed."
+            f"{run.manifest.counts['cells']} fitted forecasters, each evaluated on all test windows, in standard units "
+            "of the training part. Faithful training starts from the plain forecaster of the same seed."
         ),
         sections=sections,
-        facts=list(_facts(manifest)),
+        facts=list(_facts(run.manifest)),
     )
 
 
-def _sections_of(name: str, cells: Sequence[Row], forecasts: Sequence[Row]) -> Iterator[Section]:
-    shown = [
-        figures.forecasts(forecasts, forecaster, forecasts[0]["channel"])
-        for forecaster in dict.fromkeys(r["forecaster"] for r in forecasts)
-    ]
-    titles = ", then ".join(dict.fromkeys(r["forecaster"] for r in forecasts))
-    yield Section(f"One window under all seeds: {name}", [f"The window in the middle of the test, by {titles}."], shown)
-    yield Section(f"Spread over seeds: {name}", ["Each point is a seed."], [figures.seeds(cells, "mse")])
-    perturbations = [n for n in dict.fromkeys(r["perturbation"] for r in cells) if n != NONE]
+def _figure_sections(
+    name: str, measurements: Sequence[Measurement], forecasts: Sequence[ForecastRow]
+) -> Iterator[PageSection]:
+    forecasters = list(dict.fromkeys(f.forecaster for f in forecasts))
+    yield PageSection(
+        f"One window under all seeds: {name}",
+        [f"The middle window of the test part; figures in the order {', '.join(forecasters)}."],
+        [figures.forecasts(forecasts, forecaster, forecasts[0].channel) for forecaster in forecasters],
+    )
+    yield PageSection(f"Spread over seeds: {name}", ["Each point is a seed."], [figures.seeds(measurements, "mse")])
+    perturbations = [p for p in dict.fromkeys(m.perturbation for m in measurements) if p != NONE]
     if perturbations:
-        yield Section(
+        yield PageSection(
             f"Error under perturbations: {name}",
-            ["Means over seeds; bands reach from the smallest to the largest."],
-            [figures.degradation(cells, perturbation, "mae") for perturbation in perturbations],
+            ["Means over seeds; bands range from the smallest to the largest value."],
+            [figures.degradation(measurements, perturbation, "mae") for perturbation in perturbations],
         )
-        yield Section(
-            f"What perturbations cost: {name}",
-            ["Growth of the absolute error over that without perturbation, in percent, of means over seeds."],
-            [figures.heat(cells, "mae")],
+        yield PageSection(
+            f"Cost of perturbations: {name}",
+            ["Growth of the absolute error, relative to the error without perturbation, of means over seeds."],
+            [figures.heat(measurements, "mae")],
         )
 
 
-def _spread_section(rows: Sequence[Row]) -> Section:
-    header = [
-        "data set",
-        "forecaster",
-        "training",
-        "horizon",
-        "metric",
-        "seeds",
-        "mean",
-        "sd",
-        "interval",
-        "range",
-        "preference, %",
-    ]
-    table = [
-        [
-            r["dataset"],
-            r["forecaster"],
-            r["training"],
-            str(r["horizon"]),
-            r["metric"],
-            str(r["seeds"]),
-            f"{r['mean']:.4f}",
-            number_text(r["deviation"], ".5f"),
-            interval_text(r["deviation_low"], r["deviation_high"], ".5f"),
-            f"{r['range']:.5f}",
-            number_text(r["preference"], ".1f"),
-        ]
-        for r in rows
+def _table(rows: Sequence[Mapping[str, str]], filtered: str | None = None) -> Table:
+    """Return rows, each a mapping from header to text, as a table of the page."""
+    return Table(list(rows[0]), [list(row.values()) for row in rows], filtered=filtered)
+
+
+def _spread_section(spreads: Sequence[SpreadRow]) -> PageSection:
+    rows = [
+        {
+            "data set": spread.dataset,
+            "forecaster": spread.forecaster,
+            "training": spread.training,
+            "horizon": str(spread.horizon),
+            "metric": spread.metric,
+            "seeds": str(spread.seeds),
+            "mean": f"{spread.mean:.4f}",
+            "sd": number_text(spread.deviation, ".5f"),
+            "interval": interval_text(spread.deviation_low, spread.deviation_high, ".5f"),
+            "range": f"{spread.range:.5f}",
+            "preference, %": number_text(spread.preference, ".1f"),
+        }
+        for spread in spreads
     ]
     text = (
-        "Without perturbation. Preference is the papers': 100 % where a faithful forecaster does not move with the "
-        "seed at all, 0 where it moves as the plain one does; its median over seeds against the first."
+        "Without perturbation. Preference is the measure of the papers: 100 % where the error of a faithful forecaster "
+        "does not change with the seed at all, 0 where it changes as much as that of the plain one; median over seeds, "
+        "each against the first."
     )
-    return Section("Spread over seeds", [text], [], [Table(header, table)])
+    return PageSection("Spread over seeds", [text], [], [_table(rows)])
 
 
-def _difference_section(rows: Sequence[Row]) -> Section:
-    header = [
-        "data set",
-        "forecaster",
-        "H",
-        "perturbation",
-        "metric",
-        "training",
-        "against",
-        "seeds",
-        "mean",
-        "other",
-        "difference",
-        "interval",
-    ]
-    table = [
-        [
-            r["dataset"],
-            r["forecaster"],
-            str(r["horizon"]),
-            r["perturbation"] if r["perturbation"] == NONE else f"{r['perturbation']} {r['level']:g}",
-            r["metric"],
-            r["training"],
-            r["other"],
-            str(r["seeds"]),
-            f"{r['mean']:.4f}",
-            f"{r['other_mean']:.4f}",
-            f"{r['difference']:+.4f}",
-            interval_text(r["ci_low"], r["ci_high"], "+.4f"),
-        ]
-        for r in rows
+def _difference_sections(differences: Sequence[DifferenceRow]) -> Iterator[PageSection]:
+    if not differences:
+        return
+    rows = [
+        {
+            "data set": row.dataset,
+            "forecaster": row.forecaster,
+            "H": str(row.horizon),
+            "perturbation": NONE if row.perturbation == NONE else f"{row.perturbation} {row.level:g}",
+            "metric": row.metric,
+            "training": row.training,
+            "against": row.other,
+            "seeds": str(row.seeds),
+            "mean": f"{row.mean:.4f}",
+            "other": f"{row.other_mean:.4f}",
+            "difference": f"{row.difference:+.4f}",
+            "interval": interval_text(row.ci_low, row.ci_high, "+.4f"),
+        }
+        for row in differences
     ]
     text = (
-        "Paired by seed; Student's 95 % intervals over seeds, each by itself: of twenty, one misses. Rise is what a "
-        "perturbation adds to the error without it, moved the mean absolute change of the forecast itself. Faithful "
-        "training is more training, too: what it is worth shows against longer plain training, where the grid has it."
+        "Paired by seed, with Student's 95 % interval over seeds for each row separately: one in twenty misses. Rise "
+        "is the increase of the error under a perturbation; moved is the mean absolute change of the forecast itself. "
+        "Faithful training is also longer training; compare it with longer plain training where the grid includes it."
     )
-    tables = [Table(header, table, filtered="Show only rows with")]
-    return Section("Trainings against each other", [text], [], tables)
+    yield PageSection("Comparison of trainings", [text], [], [_table(rows, filtered="Show only rows with")])
 
 
-def _worst_section(rows: Sequence[Row]) -> Section:
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for r in rows:
-        if r["value"] is not None:
-            key = tuple(r[f] for f in _WORST_OF)
-            groups.setdefault(key, []).append(r)
-    header = [
-        "data set",
-        "forecaster",
-        "training",
-        "horizon",
-        "condition",
-        "norm",
-        "goal",
-        "radius",
-        "largest",
-        "mean",
-        "windows",
-    ]
-    table = [
-        [
-            *map(str, key[:5]),
-            key[5] or "",
-            key[6] or "",
-            number_text(key[7], ".3g"),
-            f"{max(r['value'] for r in own):.4f}",
-            f"{np.mean([r['mean'] for r in own]):.4f}",
-            str(own[0]["windows"]),
-        ]
-        for key, own in groups.items()
+def _worst_case_section(results: Sequence[WorstCaseRow]) -> PageSection:
+    groups: dict[tuple[object, ...], list[WorstCaseRow]] = {}
+    for row in results:
+        if row.value is not None:
+            key = row.dataset, row.forecaster, row.training, row.horizon, row.condition, row.norm, row.goal, row.radius
+            groups.setdefault(key, []).append(row)
+    rows = [
+        {
+            "data set": group[0].dataset,
+            "forecaster": group[0].forecaster,
+            "training": group[0].training,
+            "horizon": str(group[0].horizon),
+            "condition": group[0].condition,
+            "norm": group[0].norm or "",
+            "goal": group[0].goal or "",
+            "radius": number_text(group[0].radius, ".3g"),
+            "largest": f"{max(row.value for row in group if row.value is not None):.4f}",
+            "mean": f"{np.mean([row.mean for row in group if row.mean is not None]):.4f}",
+            "windows": str(group[0].windows),
+        }
+        for group in groups.values()
     ]
     text = (
-        "What gradient ascent finds inside a ball around test windows: a lower bound of the worst case, no more. sib: "
-        "how far the sieved series moves (beta of the papers); snp: how far the forecast moves (alpha 2); cps: how far "
-        "the faithful forecaster is from its teacher (alpha 1). The goal is what ascent makes large: own, the "
-        "condition itself; conditions, both together; error, the error of the forecast. Largest is over windows and "
-        "seeds."
+        "Results of gradient ascent inside a ball around test windows: lower bounds of the worst case. sib: change of "
+        "the bottleneck's output (beta of the papers); snp: change of the forecast (alpha 2); cps: distance of the "
+        "faithful forecaster from its teacher (alpha 1). The goal is what ascent maximises: own, the condition itself; "
+        "conditions, both together; error, the error of the forecast. Largest is over windows and seeds."
     )
-    return Section("Worst cases found", [text], [], [Table(header, table)])
+    return PageSection("Worst cases", [text], [], [_table(rows)])
+
+
+def _failure_sections(failed: Sequence[CellRow]) -> Iterator[PageSection]:
+    if not failed:
+        return
+    rows = [
+        {
+            "data set": row.dataset,
+            "forecaster": row.forecaster,
+            "training": row.training,
+            "seed": str(row.seed),
+            "horizon": str(row.horizon),
+            "error": row.error or "",
+        }
+        for row in failed
+    ]
+    yield PageSection("Failed cells", [], [], [_table(rows)])
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "Run", manifest.run_id
-    for name, own in manifest.facts["series"].items():
-        yield f"Series {name}", f"{own['rows']:,} rows, columns {', '.join(own['columns'])}; {own['windows']}"
+    for name, facts in manifest.facts["series"].items():
+        yield f"Series {name}", f"{facts['rows']:,} rows, columns {', '.join(facts['columns'])}; {facts['windows']}"
     yield "Device", manifest.facts["device"]
     yield from run_facts(manifest)

@@ -1,140 +1,164 @@
-"""The flow of the faithfulness job: series -> grid of cells, fitted and perturbed -> comparison -> report."""
+"""Flow of the faithfulness job: series -> grid of cells, fitted and measured -> comparison -> report."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from rich.console import Console
 
-from stratoscope.data import Series, load_series
+from stratoscope.data import Series, SeriesSource, load_series
 from stratoscope.digest import digest
 from stratoscope.errors import InputError, RunError
-from stratoscope.execution import Meter, Task, cluster, progress, resources, run_tasks
-from stratoscope.pipelines.faithfulness import tables
-from stratoscope.pipelines.faithfulness.cells import PARTS, Cell, CellStore, Shared, grid, run_cell
+from stratoscope.execution import cluster, resources
+from stratoscope.forecasting import GridCell, differences, grid_cells, spreads, verdicts
+from stratoscope.pipelines.faithfulness.cells import CellStore, GridInputs, run_cells
 from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig
 from stratoscope.pipelines.faithfulness.estimate import estimate
-from stratoscope.pipelines.faithfulness.outcome import counts, differences, failed_row, spreads, verdicts
 from stratoscope.pipelines.faithfulness.report import build_page, summary_table
-from stratoscope.pipelines.job import Job
-from stratoscope.results import from_rows, render, write_table
+from stratoscope.pipelines.runtime.context import RunContext
+from stratoscope.pipelines.runtime.job import Job
+from stratoscope.results import Run, write_table
+from stratoscope.tables.faithfulness import CELL_TABLES, CellRow, DifferenceRow, SpreadRow
 
 GPU_SHARE = 0.25
-"""Of a task, where the cluster has GPUs: the models are small."""
+"""Default share of a GPU for a task: the models are small."""
 
 
 class FaithfulnessJob(Job[FaithfulnessConfig]):
-    """Fits forecasters over seeds, meets them with perturbations, and says what their forecasts survive."""
+    """Trains forecasters with several seeds, perturbs them, and reports what their forecasts survive."""
 
     name: ClassVar[str] = "faithfulness"
     config_class = FaithfulnessConfig
 
     series: dict[str, Series]
+    cells: list[GridCell]
 
     def prepare(self) -> None:
-        """Read the series, and see that they have windows of every horizon."""
-        config = self.config
-        self.series = {}
-        for source in config.series.to_sources():
-            found = load_series(source)
-            if found.name in self.series:
-                raise InputError(f"series.source: two series are called {found.name!r}; rename one of the files")
-            self.series[found.name] = found
-            for horizon in config.grid.horizons:
-                for part in ("train", "validation", "test"):
-                    found.starts(part, config.lookback(horizon), horizon)
-        self.cells = grid(config, list(self.series))
+        """Read the series, check that they have windows of every horizon, and lay out the grid."""
+        config, grid = self.config, self.config.grid
+        self.series = read_series(config.series.to_sources())
+        check_lengths(self.series, {horizon: config.lookback(horizon) for horizon in grid.horizons})
+        self.cells = grid_cells(list(self.series), grid.forecasters, grid.trainings, grid.seeds, grid.horizons)
 
     def plan(self) -> Sequence[tuple[str, str]]:
-        """Return what the run would do, and estimates of what it takes."""
+        """Return the work of the run, and estimates of its size and time."""
         return estimate(self.config, self.series, self.cells)
 
     def execute(self) -> None:
-        """Fit and judge every cell that is not finished, then compare, and write what was found."""
+        """Run every cell that is not finished, compare the forecasters, and write tables and report."""
+        config, context = self.config, self.context
         with cluster():
-            gpus = self.config.grid.gpus
-            if gpus is None:
-                gpus = GPU_SHARE if resources().get("GPU", 0) else 0.0
-            device = "cuda" if gpus else "cpu"
-            self._identify(device)
-            self.begin()
-            store = CellStore(self.run.storage)
-            with self.stage("cells"):
-                failed = self._run(store, Shared(self.run.url, self.config, self.series, device), gpus)
-        done = [cell for cell in self.cells if cell not in failed]
-        if not done:
-            raise RunError(f"every cell failed; the first, {self.cells[0].key}: {failed[self.cells[0]]}")
-        self._write(store, done, failed)
-        with self.stage("report"):
-            self.run.storage.write("report.html", render(build_page(self.run.storage, self.manifest)))
-        store.clear()
+            num_gpus = gpu_share() if config.grid.gpus is None else config.grid.gpus
+            device = "cuda" if num_gpus else "cpu"
+            context.manifest.fingerprints = fingerprints(self.series, device)
+            context.manifest.facts = {
+                "device": device_name(device),
+                "series": {name: series_facts(series, config) for name, series in self.series.items()},
+            }
+            self.register()
+            inputs = GridInputs(context.url, config, self.series, device)
+            with context.stage("cells"):
+                failed = run_cells(context, self.cells, inputs, num_cpus=config.grid.cpus, num_gpus=num_gpus)
+        write_results(context, config, self.cells, failed)
+        with context.stage("report"):
+            context.write_report(build_page(context.run))
+        CellStore(context.storage).clear()
 
-    def show(self, console: Console) -> None:
+    @staticmethod
+    def show(run: Run, console: Console) -> None:
         """Print the errors and the verdict."""
-        console.print(summary_table(self.run.storage))
-        for line in self.manifest.facts["verdicts"]:
+        console.print(summary_table(run))
+        for line in run.manifest.facts["verdicts"]:
             console.print(line, soft_wrap=True)
-        console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
+        console.print(f"report: {run.report_url}", soft_wrap=True)
 
-    def _run(self, store: CellStore, shared: Shared, gpus: float) -> dict[Cell, str]:
-        """Run the cells that are missing; return what went wrong with those that failed."""
-        missing = store.missing(self.cells)
-        tasks = {cell: Task((cell,), None if cell.training == "plain" else cell.plain) for cell in missing}
-        meter = Meter(len(self.cells), len(self.cells) - len(missing), "cells", "cells")
-        failed: dict[Cell, str] = {}
-        with progress(meter, "faithfulness", self.terminal.console) as bar:
-            for key, ended in run_tasks(
-                run_cell,
-                tasks,
-                shared=shared,
-                num_cpus=self.config.grid.cpus,
-                num_gpus=gpus,
-                stopping=self.stopping,
-            ):
-                if ended.error is not None:
-                    failed[key] = ended.error
-                bar.add(1, 1)
-                self.lease.tell(done=meter.done, total=meter.total, errors=len(failed), rate=meter.units_per_second)
-        return failed
 
-    def _write(self, store: CellStore, done: Sequence[Cell], failed: dict[Cell, str]) -> None:
-        storage = self.run.storage
-        found = {name: store.table(name, done) for name in PARTS}
-        rows = found["cells"].to_pylist()
-        spread_rows = spreads(rows, self.config.grid.seeds)
-        found["spreads"] = from_rows(spread_rows, tables.SPREADS)
-        found["differences"] = from_rows(differences(rows), tables.DIFFERENCES)
-        lost = [failed_row(cell.values, error) for cell, error in failed.items()]
-        found["cells"] = from_rows([*(tuple(r.values()) for r in rows), *lost], tables.CELLS)
-        for name, table in found.items():
-            write_table(storage, name, table)
-        every = found["cells"].to_pylist()
-        self.manifest.counts = dict(counts(every))
-        self.manifest.facts["verdicts"] = [
-            *verdicts(rows, spread_rows, self.config.verdict),
-            *(f"{cell.key} failed, and is in no comparison: {error}." for cell, error in failed.items()),
-        ]
+def read_series(sources: Sequence[SeriesSource]) -> dict[str, Series]:
+    """Return the series by name.
 
-    def _identify(self, device: str) -> None:
-        self.manifest.fingerprints = {
-            "series": digest({name: series.fingerprint for name, series in self.series.items()}),
-            "computation": digest({"device": device}),
-        }
-        self.manifest.facts = {
-            "device": device
-            if device == "cpu"
-            else torch.cuda.get_device_name()
-            if torch.cuda.is_available()
-            else device,
-            "series": {
-                name: {
-                    "rows": len(series.values),
-                    "columns": list(series.columns),
-                    "windows": ", ".join(
-                        f"{len(series.starts('test', self.config.lookback(h), h)):,} test windows of horizon {h}"
-                        for h in self.config.grid.horizons
-                    ),
-                }
-                for name, series in self.series.items()
-            },
-        }
+    Raises:
+        InputError: a series cannot be read, or two have the same name.
+    """
+    by_name: dict[str, Series] = {}
+    for source in sources:
+        series = load_series(source)
+        if series.name in by_name:
+            raise InputError(f"series.source: two series are called {series.name!r}; rename one of the files")
+        by_name[series.name] = series
+    return by_name
+
+
+def check_lengths(series: Mapping[str, Series], lookbacks: Mapping[int, int]) -> None:
+    """Check that every part of every series has windows.
+
+    Args:
+        series: series by name.
+        lookbacks: lookback by horizon.
+
+    Raises:
+        InputError: a part is shorter than a window.
+    """
+    for each in series.values():
+        for horizon, lookback in lookbacks.items():
+            for part in ("train", "validation", "test"):
+                each.starts(part, lookback, horizon)
+
+
+def gpu_share() -> float:
+    """Return the share of a GPU that a task takes by default; 0 on a cluster without GPUs."""
+    return GPU_SHARE if resources().get("GPU", 0) else 0.0
+
+
+def fingerprints(series: Mapping[str, Series], device: str) -> dict[str, str]:
+    """Return the fingerprints of a run's data and computation."""
+    return {
+        "series": digest({name: each.fingerprint for name, each in series.items()}),
+        "computation": digest({"device": device}),
+    }
+
+
+def device_name(device: str) -> str:
+    """Return the name of the GPU where this process has one, otherwise the kind of device."""
+    return torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else device
+
+
+def series_facts(series: Series, config: FaithfulnessConfig) -> dict[str, Any]:
+    """Return what the report states about a series: rows, columns and test windows."""
+    numbers = {h: len(series.starts("test", config.lookback(h), h)) for h in config.grid.horizons}
+    windows = ", ".join(f"{number:,} test windows of horizon {horizon}" for horizon, number in numbers.items())
+    return {"rows": len(series.values), "columns": list(series.columns), "windows": windows}
+
+
+def write_results(
+    context: RunContext, config: FaithfulnessConfig, cells: Sequence[GridCell], failed: Mapping[GridCell, str]
+) -> None:
+    """Compare the finished cells, and write all tables, counts and verdicts.
+
+    Args:
+        context: context of the run.
+        config: configuration of the run.
+        cells: all cells of the grid.
+        failed: errors of the cells that failed.
+
+    Raises:
+        RunError: every cell failed.
+    """
+    done = [cell for cell in cells if cell not in failed]
+    if not done:
+        raise RunError(f"every cell failed; the first, {cells[0].key}: {failed[cells[0]]}")
+    store = CellStore(context.storage)
+    tables = {name: store.table(name, done) for name in CELL_TABLES}
+    rows = CellRow.read(tables["cells"])
+    measurements = [row.measurement() for row in rows]
+    spread_rows = [SpreadRow(**vars(spread)) for spread in spreads(measurements, config.grid.seeds)]
+    difference_rows = [DifferenceRow(**vars(difference)) for difference in differences(measurements)]
+    tables["cells"] = CellRow.table([*rows, *(CellRow.failed(cell, error) for cell, error in failed.items())])
+    tables |= {"spreads": SpreadRow.table(spread_rows), "differences": DifferenceRow.table(difference_rows)}
+    for name, table in tables.items():
+        write_table(context.storage, name, table)
+    context.manifest.counts = {"cells": len(cells), "failed": len(failed)}
+    limits = config.verdict
+    context.manifest.facts["verdicts"] = [
+        *verdicts(measurements, spread_rows, max_spread=limits.spread, max_degradation=limits.degradation),
+        *(f"{cell.key} failed and is excluded from comparisons: {error}." for cell, error in failed.items()),
+    ]

@@ -1,4 +1,4 @@
-"""The fields of the hallucination job."""
+"""Fields of the hallucination job."""
 
 from typing import Annotated, Literal, Self
 
@@ -6,30 +6,34 @@ from pydantic import Field, field_validator, model_validator
 
 from stratoscope.activations import Tap
 from stratoscope.data import AUTO, FORMATS, Answers, PairChoice, PairSource
-from stratoscope.pipelines.config import Section
-from stratoscope.pipelines.lists import DISTINCT, POSITIVE, SHARES, named
-from stratoscope.pipelines.measuring.config import MeasuringConfig
-from stratoscope.scoring import DEFINITIONS, EpsilonKind, Inference, VarianceKind
+from stratoscope.pipelines.runtime.config import ConfigSection
+from stratoscope.pipelines.runtime.validators import DISTINCT, POSITIVE, SHARES, named
+from stratoscope.pipelines.sharded.config import ShardedConfig
+from stratoscope.scoring import (
+    DEFINITIONS,
+    AnswerView,
+    EpsilonKind,
+    Inference,
+    Part,
+    ReadPart,
+    SeparationSettings,
+    VarianceKind,
+)
 
-ReadPart = Literal["answer", "last", "question"]
-"""All tokens of an answer, its last one, or those of the question."""
-Part = Literal["answer", "last", "change"]
-"""What is contrasted: an answer, its last token, or an answer relative to its question."""
 
-
-class PairsSection(Section):
-    """The questions, and whose answers to them are read."""
+class PairsSection(ConfigSection):
+    """The questions, and the answers that are read."""
 
     source: Annotated[list[str], DISTINCT] = Field(["sciq"], min_length=1)
     """Known sets (sciq, nq_open, triviaqa), files, folders or hub names, separated by commas; each is a data set."""
     format: Annotated[list[str], named((AUTO, *FORMATS), "format")] = Field([AUTO], min_length=1)
-    """truthfulqa, sciq, halueval, wikiqa, nq_open, triviaqa, pairs; one for all sources or one each; auto looks."""
+    """truthfulqa, sciq, halueval, wikiqa, nq_open, triviaqa, pairs; one for all sources or one each, or auto."""
     answers: Answers = "given"
-    """given: those of the data; gold_and_own: right ones beside the model's own wrong one; own: the model's alone."""
+    """given: those of the data; gold_and_own: right ones, and the model's own if wrong; own: the model's alone."""
     limit: int | None = Field(200, ge=1)
-    """Questions of each data set, after those without usable answers and duplicates are gone; null keeps all."""
+    """Maximum questions per data set, without duplicates and those without usable answers; null keeps all."""
     answers_per_question: int = Field(8, ge=1)
-    """Most right answers, and most wrong ones, of a question: the first of the data."""
+    """Maximum right answers, and maximum wrong ones, per question: the first of the data."""
     split: str | None = None
     """Split of a hub set; null is train."""
     subset: str | None = None
@@ -46,7 +50,7 @@ class PairsSection(Section):
         return self
 
     def to_sources(self) -> list[PairSource]:
-        """Return where the questions are."""
+        """Return the sources of the questions."""
         formats = self.format * len(self.source) if len(self.format) == 1 else self.format
         return [
             PairSource(source, name, self.split, self.subset, self.revision)
@@ -54,42 +58,42 @@ class PairsSection(Section):
         ]
 
     def to_choice(self, seed: int, shots: int = 0) -> PairChoice:
-        """Return which questions and answers are kept; shots stand before those that the model answers itself."""
-        shown = 0 if self.answers == "given" else shots
-        return PairChoice(self.answers, self.limit, self.answers_per_question, seed, shown)
+        """Return the selection of questions and answers, with shots before questions that the model answers."""
+        num_shots = 0 if self.answers == "given" else shots
+        return PairChoice(self.answers, self.limit, self.answers_per_question, seed, num_shots)
 
 
-class GenerationSection(Section):
-    """How the model answers, where its own answers are read: greedily, up to the end of the line."""
+class GenerationSection(ConfigSection):
+    """Generation of the model's own answers, if these are read: greedy, up to the end of the line."""
 
     max_tokens: int = Field(16, ge=1)
-    """Longest answer, in tokens."""
+    """Maximum tokens of an answer."""
     shots: int = Field(5, ge=0)
-    """Other questions of the data set that stand before each with their right answers, to show what one looks like."""
+    """Number of other questions of the data set, with their right answers, before each question as examples."""
     engine: Literal["transformers", "vllm"] = "transformers"
-    """transformers, inside the actors; or vllm, through ray.data.llm, on GPUs, where vllm is installed."""
+    """transformers, inside the actors; or vllm, through ray.data.llm, on GPUs with vllm installed."""
 
 
-class ReadingsSection(Section):
-    """What is read of the activations."""
+class ReadingsSection(ConfigSection):
+    """The activations to read."""
 
     taps: Annotated[list[Tap], DISTINCT] = Field([Tap.BLOCK, Tap.UPDATE], min_length=1)
-    """Where in each block to read: block, update, attention, mlp, mlp_hidden."""
+    """Taps in each block: block, update, attention, mlp, mlp_hidden."""
     parts: Annotated[list[ReadPart], DISTINCT] = Field(["answer"], min_length=1)
-    """Which tokens: answer (all of it), last (its last token), question (what the contrast 'change' needs too)."""
+    """Tokens to read: answer (all of it), last (its last token), question (which the contrast 'change' needs too)."""
     epsilons: Annotated[list[float], DISTINCT, POSITIVE] = [0.01]
-    """Absolute thresholds under which activations are counted exactly; any other is counted to the nearest bin edge."""
+    """Absolute thresholds under which activations are counted exactly; any other snaps to the nearest bin edge."""
 
     @field_validator("parts")
     @classmethod
     def _some_answer(cls, values: list[str]) -> list[str]:
         if values == ["question"]:
-            raise ValueError("question alone tells nothing of answers; give answer or last too")
+            raise ValueError("question alone reads no answer; give answer or last too")
         return values
 
 
-class ContrastsSection(Section):
-    """What is computed from the statistics, without the model. The first of each is what layers are flagged by."""
+class ContrastsSection(ConfigSection):
+    """The contrasts to compute from the statistics, without the model. The first of each flags the layers."""
 
     definitions: Annotated[list[str], DISTINCT, named(DEFINITIONS, "definition")] = Field(["eavss"], min_length=1)
     """eavss, standardized, dprime, difference, ratio, hallucinated_only; all are ours."""
@@ -104,9 +108,9 @@ class ContrastsSection(Section):
     threshold: float = Field(1.0, ge=0)
     """Propensity, |EAVSS| in multiples of its mean over layers, above which a layer can be flagged."""
     level: float = Field(0.05, gt=0, lt=1)
-    """Chance that any layer of any tap is flagged where there is nothing to find."""
+    """Probability that any layer of any tap is flagged where no layer has an effect."""
     draws: int = Field(9999, ge=99)
-    """Randomisations of the test."""
+    """Number of randomisations of the test."""
 
     @model_validator(mode="after")
     def _some_threshold(self) -> Self:
@@ -120,36 +124,49 @@ class ContrastsSection(Section):
         return tuple([("absolute", e) for e in self.epsilon] + [("quantile", q) for q in self.quantile])
 
     def to_inference(self, seed: int) -> Inference:
-        """Return how contrasts are tested."""
+        """Return the settings of the layer tests."""
         return Inference(self.draws, self.level, self.threshold, seed)
 
+    def to_views(self) -> list[AnswerView]:
+        """Return every view of the answers."""
+        return [
+            AnswerView(part, variance, threshold)
+            for part in self.parts
+            for variance in self.variance
+            for threshold in range(len(self.thresholds))
+        ]
 
-class SeparationSection(Section):
-    """How well statistics of layers tell wrong answers from right ones, on held-out questions."""
+
+class SeparationSection(ConfigSection):
+    """How well statistics of layers separate wrong answers from right ones, on held-out questions."""
 
     folds: int = Field(5, ge=2)
-    """Folds of questions; flags are chosen inside each fold's training questions."""
+    """Number of folds of questions; layers are flagged inside the training questions of each fold."""
     random_sets: int = Field(200, ge=1)
-    """Random sets of as many layers that the flagged ones are compared with."""
+    """Number of random sets of as many layers, with which the flagged ones are compared."""
     c: float = Field(1.0, gt=0)
-    """Inverse strength of the penalty of the logistic regression."""
+    """Inverse strength of the L2 penalty of the logistic regression."""
     confidence: float = Field(0.95, gt=0, lt=1)
     """Coverage of the intervals of areas under the curve."""
 
+    def to_settings(self, seed: int) -> SeparationSettings:
+        """Return the settings of the separation."""
+        return SeparationSettings(self.folds, self.random_sets, self.c, seed)
 
-class HallucinationConfig(MeasuringConfig):
-    """Find layers whose activations differ between wrong and right answers, and see how well they tell them apart."""
+
+class HallucinationConfig(ShardedConfig):
+    """Find layers whose activations differ between wrong and right answers, and measure how well they separate them."""
 
     pairs: PairsSection = PairsSection()
     """The questions and answers."""
     generation: GenerationSection = GenerationSection()
-    """How the model answers."""
+    """Generation of the model's own answers."""
     readings: ReadingsSection = ReadingsSection()
-    """What is read of the activations."""
+    """The activations to read."""
     contrasts: ContrastsSection = ContrastsSection()
-    """What is computed from the statistics."""
+    """The contrasts to compute from the statistics."""
     separation: SeparationSection = SeparationSection()
-    """How well layers tell wrong answers from right ones."""
+    """How well layers separate wrong answers from right ones."""
 
     @model_validator(mode="after")
     def _read_what_is_contrasted(self) -> Self:

@@ -1,44 +1,40 @@
-"""What a hallucination run would do, and roughly what it takes, said before it starts."""
+"""Estimated cost of a hallucination run."""
 
 from collections.abc import Sequence
-
-import torch
+from itertools import islice
 
 from stratoscope.data import QuestionSet
-from stratoscope.models import ModelFacts, ModelSource, dtype_name, load_tokenizer
-from stratoscope.pipelines.facts import model_line
+from stratoscope.models import ModelFacts, ModelSource, load_tokenizer
 from stratoscope.pipelines.hallucination.config import HallucinationConfig
 from stratoscope.pipelines.hallucination.rows import encode_answers
-from stratoscope.pipelines.machine import PROCESS_BYTES, operations_per_second, usual_device
-from stratoscope.pipelines.measuring.layout import Layout
+from stratoscope.pipelines.runtime.costs import STATISTICS_ROW_BYTES, MemoryEstimate, ModelCost, RunCost
+from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES
+from stratoscope.pipelines.sharded.layout import ShardLayout
 
 SAMPLE = 64
-BYTES_PER_ROW = 187
-"""Of statistics on disk, as measured on SmolLM2 (docs/benchmarks.md)."""
+"""Number of questions that are encoded to estimate the tokens of all."""
 ANALYSIS_S = 20
-"""Of tests and of separation, for each data set."""
+"""Seconds of tests and separation, for each data set."""
 
 
 def estimate(
-    config: HallucinationConfig, source: ModelSource, facts: ModelFacts, questions: QuestionSet, layout: Layout
+    config: HallucinationConfig, source: ModelSource, facts: ModelFacts, questions: QuestionSet, layout: ShardLayout
 ) -> Sequence[tuple[str, str]]:
-    """Return pairs of a name and a text: the model, the questions, and the size, memory and time of the run."""
-    device = usual_device()
-    dtype = dtype_name(config.model.dtype, device)
-    tokenizer = load_tokenizer(source, trust_remote_code=config.model.trust_remote_code)
-    sample = [question for question, _ in zip(questions, range(SAMPLE), strict=False)]
-    scale = len(questions) / len(sample)
-    encoded = [row for question in sample for row in encode_answers(tokenizer, question)]
-    own = 0 if config.pairs.answers == "given" else len(questions)
-    answers = round(len(encoded) * scale) + own
-    tokens = round(sum(len(row.ids) for row in encoded) * scale) + own * 2 * config.generation.max_tokens
-    parts = sum(part != "question" for part in config.readings.parts)
-    units = answers * parts + len(questions) * ("question" in config.readings.parts)
-    rows = units * facts.num_layers * len(config.readings.taps)
-    weights = facts.num_parameters * torch.finfo(getattr(torch, dtype)).bits / 8
-    seconds = 2 * facts.num_parameters * tokens / operations_per_second(device)
+    """Return the lines of a dry run: model, questions, shards and cost."""
+    model = ModelCost(config.model.source, facts, config.model.dtype)
+    answers, tokens = _answers_and_tokens(config, source, questions)
+    num_parts = sum(part != "question" for part in config.readings.parts)
+    spans = answers * num_parts + len(questions) * ("question" in config.readings.parts)
+    cost = RunCost(
+        seconds=model.seconds(tokens),
+        further_time=f"some {ANALYSIS_S * len(questions.datasets)} s of analysis, and 20 s to start",
+        memory=MemoryEstimate(model.weight_bytes + PROCESS_BYTES, "actor"),
+        rows={"pair_stats": spans * facts.num_layers * len(config.readings.taps)},
+        row_bytes=STATISTICS_ROW_BYTES,
+        bound="about ",
+    )
     return [
-        ("model", model_line(config.model.source, facts, dtype, device)),
+        ("model", str(model)),
         *(
             (
                 f"data set {d.name}",
@@ -48,11 +44,16 @@ def estimate(
             for d in questions.datasets
         ),
         ("work", f"{layout.num_shards} shards of {layout.shard_size} questions, about {answers:,} answers"),
-        ("rows", f"about {rows:,} in pair_stats.parquet, {rows * BYTES_PER_ROW / 1e6:,.1f} MB"),
-        ("memory", f"about {(weights + PROCESS_BYTES) / 1e9:,.1f} GB for each actor"),
-        (
-            "time",
-            f"roughly {seconds:,.0f} s on all of this machine, some {ANALYSIS_S * len(questions.datasets)} s of "
-            "analysis, and 20 s to start",
-        ),
+        *cost.lines(),
     ]
+
+
+def _answers_and_tokens(config: HallucinationConfig, source: ModelSource, questions: QuestionSet) -> tuple[int, int]:
+    """Estimate the answers and tokens of all questions from the first ones, whose order is random."""
+    tokenizer = load_tokenizer(source, trust_remote_code=config.model.trust_remote_code)
+    sample = list(islice(questions, SAMPLE))
+    scale = len(questions) / len(sample)
+    rows = [row for question in sample for row in encode_answers(tokenizer, question)]
+    own = 0 if config.pairs.answers == "given" else len(questions)
+    tokens = round(sum(len(row.ids) for row in rows) * scale) + own * 2 * config.generation.max_tokens
+    return round(len(rows) * scale) + own, tokens

@@ -1,25 +1,25 @@
-"""The pictures of the hallucination report."""
+"""Figures of the hallucination report."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stratoscope.results import COLOURS, style
+from stratoscope.tables.hallucination import HallucinationScoreRow, SeparationRow
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-Row = dict[str, Any]
 
-
-def propensity(rows: list[Row], title: str) -> "Figure":
-    """Draw EAVSS by layer with its intervals, flagged layers filled, before the band of the null hypothesis."""
+def propensity(rows: Sequence[HallucinationScoreRow], title: str) -> "Figure":
+    """Draw EAVSS by layer with its intervals over the band of the null hypothesis; flagged layers are filled."""
     from plotly.graph_objects import Figure, Scatter
 
-    layers = [row["layer"] for row in rows]
+    layers = [row.layer for row in rows]
     traces = []
-    if rows[0]["null_band"] is not None:
-        band = np.array([row["null_band"] for row in rows])
+    if rows[0].null_band is not None:
+        band = np.array([row.null_band for row in rows])
         traces.append(
             Scatter(
                 x=[*layers, *layers[::-1]],
@@ -31,10 +31,10 @@ def propensity(rows: list[Row], title: str) -> "Figure":
                 name="chance",
             )
         )
-    values = np.array([row["eavss"] for row in rows])
+    values = np.array([row.eavss for row in rows])
     error = None
-    if rows[0]["ci_low"] is not None:
-        low, high = (np.array([row[name] for row in rows]) for name in ("ci_low", "ci_high"))
+    if rows[0].ci_low is not None:
+        low, high = (np.array([getattr(row, name) for row in rows]) for name in ("ci_low", "ci_high"))
         error = {
             "type": "data",
             "symmetric": False,
@@ -51,11 +51,11 @@ def propensity(rows: list[Row], title: str) -> "Figure":
             name="EAVSS",
             marker={
                 "size": 9,
-                "color": [COLOURS[1] if row["flagged"] else "#ffffff" for row in rows],
+                "color": [COLOURS[1] if row.flagged else "#ffffff" for row in rows],
                 "line": {"color": COLOURS[1], "width": 1.5},
             },
             error_y=error,
-            customdata=[[row["propensity"], row["p_value_length_adjusted"]] for row in rows],
+            customdata=[[row.propensity, row.p_value_length_adjusted] for row in rows],
             hovertemplate="layer %{x}<br>EAVSS %{y:.4f}<br>propensity %{customdata[0]:.2f}<br>"
             "p, length-adjusted %{customdata[1]:.4f}<extra></extra>",
         )
@@ -67,14 +67,14 @@ def propensity(rows: list[Row], title: str) -> "Figure":
     return figure
 
 
-def heat_map(rows: list[Row], tap: str) -> "Figure":
-    """Draw signed propensity of each data set and layer; a point marks a flagged layer."""
+def heat_map(rows: Sequence[HallucinationScoreRow], tap: str) -> "Figure":
+    """Draw the signed propensity of each data set and layer; a point marks a flagged layer."""
     from plotly.graph_objects import Figure, Heatmap, Scatter
 
-    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    datasets = list(dict.fromkeys(row.dataset for row in rows))
     signs = {"more": 1.0, "less": -1.0, "none": 0.0}
-    z = [[row["propensity"] * signs[row["direction"]] for row in rows if row["dataset"] == name] for name in datasets]
-    flagged = [row for row in rows if row["flagged"]]
+    z = [[row.propensity * signs[row.direction] for row in rows if row.dataset == name] for name in datasets]
+    flagged = [row for row in rows if row.flagged]
     figure = Figure(
         [
             Heatmap(
@@ -89,8 +89,8 @@ def heat_map(rows: list[Row], tap: str) -> "Figure":
                 ygap=2,
             ),
             Scatter(
-                x=[row["layer"] for row in flagged],
-                y=[row["dataset"] for row in flagged],
+                x=[row.layer for row in flagged],
+                y=[row.dataset for row in flagged],
                 mode="markers",
                 marker={"color": "#1d2733", "size": 6},
                 hoverinfo="skip",
@@ -103,20 +103,20 @@ def heat_map(rows: list[Row], tap: str) -> "Figure":
     return figure
 
 
-def separation(rows: list[Row], random: list[float], title: str) -> "Figure":
-    """Draw the AUROC of each layer and of sets of layers, beside the spread of random sets."""
+def separation(rows: Sequence[SeparationRow], random: Sequence[float], title: str) -> "Figure":
+    """Draw the AUROC of each layer and of sets of layers, beside the distribution of random sets."""
     from plotly.subplots import make_subplots
 
     figure = make_subplots(rows=1, cols=2, column_widths=[0.7, 0.3], shared_yaxes=True, horizontal_spacing=0.03)
-    single = [row for row in rows if row["features"] == "layer"]
+    single = [row for row in rows if row.features == "layer"]
     figure.add_scatter(
-        x=[row["layer"] for row in single],
-        y=[row["auroc"] for row in single],
+        x=[row.layer for row in single],
+        y=[row.auroc for row in single],
         mode="markers",
         marker={"color": "#8a97a3", "size": 7},
         error_y={
             "type": "data",
-            "array": [row["ci_high"] - row["auroc"] for row in single],
+            "array": [row.ci_high - row.auroc for row in single],
             "color": "#c6d0d9",
             "thickness": 1,
         },
@@ -124,15 +124,15 @@ def separation(rows: list[Row], random: list[float], title: str) -> "Figure":
         row=1,
         col=1,
     )
-    # Where nothing is flagged, random sets of no layers all lie at one half.
+    # If nothing is flagged, random sets without layers all lie at one half.
     spread = random if len(set(random)) > 1 else []
     figure.add_histogram(y=spread, marker={"color": "#c6d0d9"}, name="random sets", nbinsy=20, row=1, col=2)
     names = ("flagged", "all", "avss", "answer_length", "likelihood")
-    drawn = [row["auroc"] for row in rows if row["features"] in ("layer", *names)]
+    drawn = [row.auroc for row in rows if row.features in ("layer", *names)]
     for colour, name in zip(COLOURS[1:], names, strict=False):
-        row = next(r for r in rows if r["features"] == name)
+        row = next(r for r in rows if r.features == name)
         figure.add_hline(
-            y=row["auroc"], line={"color": colour, "width": 1.5, "dash": "solid" if name == "flagged" else "dot"}
+            y=row.auroc, line={"color": colour, "width": 1.5, "dash": "solid" if name == "flagged" else "dot"}
         )
         figure.add_scatter(
             x=[None], y=[None], mode="lines", line={"color": colour}, name=name.replace("_", " "), row=1, col=1

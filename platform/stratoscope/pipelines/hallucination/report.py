@@ -1,72 +1,81 @@
-"""What the hallucination job shows: flagged layers in the terminal, and the report page."""
+"""The summary and the report page of the hallucination job."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table as TerminalTable
 
-from stratoscope.pipelines.facts import model_facts, number_text, run_facts
 from stratoscope.pipelines.hallucination import figures
-from stratoscope.results import Manifest, Page, Section, Storage, Table, read_table
+from stratoscope.pipelines.reporting.formatting import model_facts, number_text, run_facts
+from stratoscope.results import Manifest, Page, PageSection, Run, Table
+from stratoscope.tables.hallucination import (
+    AgreementRow,
+    HallucinationScoreRow,
+    RandomSetRow,
+    RateRow,
+    SeparationRow,
+    main_scores,
+)
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-Row = dict[str, Any]
 OURS = (
-    "The formulas of EAVSS could not be recovered from its paper; the definitions here are ours. Of the log-ratio "
-    "definition, HSAV is the mean over questions of log(variance wrong / variance right), HSS of log(sparsity right / "
-    "sparsity wrong), and EAVSS their sum: how much more AVSS a layer has when the answer is wrong."
+    "The formulas of EAVSS could not be recovered from its paper; the definitions here are ours. In the log-ratio "
+    "definition, HSAV is the mean over questions of log(variance wrong / variance right), HSS that of log(sparsity "
+    "right / sparsity wrong), and EAVSS is their sum: how much more AVSS a layer has when the answer is wrong."
 )
 
 
-def first_rows(storage: Storage) -> list[Row]:
-    """Return the scores that layers are flagged by: those of the first definition and view."""
-    rows = read_table(storage, "hallucination_scores").to_pylist()
-    names = ("part", "definition", "variance", "epsilon_kind")
-    first = {name: rows[0][name] for name in names}
-    chosen = [row for row in rows if all(row[name] == value for name, value in first.items())]
-    epsilon = {row["tap"]: row["epsilon"] for row in reversed(chosen)}
-    return [row for row in chosen if row["epsilon"] == epsilon[row["tap"]]]
-
-
-def summary_table(storage: Storage, manifest: Manifest) -> TerminalTable:
-    """Return the flagged layers of each data set and tap, and how well they tell wrong answers from right ones."""
-    definition = manifest.config["contrasts"]["definitions"][0]
+def summary_table(run: Run) -> TerminalTable:
+    """Return the flagged layers of each data set and tap, and how well they separate wrong answers from right ones."""
+    definition = run.manifest.config["contrasts"]["definitions"][0]
     table = TerminalTable(title=f"Layers flagged by {definition}; AUROC on held-out questions", title_justify="left")
     for name in ("data set", "tap", "flagged layers", "flagged", "random sets", "all layers", "length", "likelihood"):
         table.add_column(name, justify="left" if name in ("data set", "tap", "flagged layers") else "right")
-    rows = first_rows(storage)
-    separation = read_table(storage, "separation").to_pylist()
-    for dataset, tap in dict.fromkeys((row["dataset"], row["tap"]) for row in rows):
-        flagged = [str(r["layer"]) for r in rows if (r["dataset"], r["tap"]) == (dataset, tap) and r["flagged"]]
-        found = {r["features"]: r["auroc"] for r in separation if r["dataset"] == dataset and r["tap"] in (tap, None)}
+    separation = SeparationRow.read(run.table("separation"))
+    for (dataset, tap), rows in _by_tap(main_scores(_read_scores(run))).items():
+        flagged = [str(row.layer) for row in rows if row.flagged]
+        auroc = {row.features: row.auroc for row in separation if row.dataset == dataset and row.tap in (tap, None)}
         names = ("flagged", "random", "all", "answer_length", "likelihood")
-        table.add_row(dataset, tap, " ".join(flagged) or "none", *(f"{found[name]:.3f}" for name in names))
+        table.add_row(dataset, tap, " ".join(flagged) or "none", *(f"{auroc[name]:.3f}" for name in names))
     return table
 
 
-def build_page(storage: Storage, manifest: Manifest) -> Page:
-    """Compose the report of a run from its tables."""
-    rows = first_rows(storage)
-    separation = read_table(storage, "separation").to_pylist()
-    random = read_table(storage, "random_sets").to_pylist()
-    agreement = read_table(storage, "agreement").to_pylist()
+def _read_scores(run: Run) -> list[HallucinationScoreRow]:
+    return HallucinationScoreRow.read(run.table("hallucination_scores"))
+
+
+def _by_tap(rows: Sequence[HallucinationScoreRow]) -> dict[tuple[str, str], list[HallucinationScoreRow]]:
+    """Return the rows of each data set and tap, in order of layers."""
+    by_tap: dict[tuple[str, str], list[HallucinationScoreRow]] = {}
+    for row in rows:
+        by_tap.setdefault((row.dataset, row.tap), []).append(row)
+    return by_tap
+
+
+def build_page(run: Run) -> Page:
+    """Return the report page of a run."""
+    manifest, scores = run.manifest, _read_scores(run)
+    rows = main_scores(scores)
+    separation = SeparationRow.read(run.table("separation"))
+    random = RandomSetRow.read(run.table("random_sets"))
+    agreement = AgreementRow.read(run.table("agreement"))
     datasets = [dataset["name"] for dataset in manifest.facts["datasets"]]
     model, counts = manifest.config["model"]["source"], manifest.counts
     sections = [
-        Section("Verdict", [*manifest.facts["verdicts"], OURS]),
+        PageSection("Verdict", [*manifest.facts["verdicts"], OURS]),
         _propensity_section(rows, manifest),
         _heat_section(rows),
         _separation_section(rows, separation, random, manifest),
     ]
     if agreement:
         sections.append(_agreement_section(agreement))
-    if storage.exists("rates.parquet"):
-        sections.append(_rate_section(read_table(storage, "rates").to_pylist(), manifest))
-    sections.append(_all_section(storage))
+    if run.storage.exists("rates.parquet"):
+        sections.append(_rate_section(RateRow.read(run.table("rates")), manifest))
+    sections.append(_all_section(scores))
     return Page(
-        title=f"Which layers of {model} tell wrong answers from right ones",
+        title=f"Layers of {model} that react to wrong answers",
         summary=(
             f"{counts['scored']} questions of {', '.join(datasets)} with {counts['answers']} answers through "
             f"{manifest.facts['num_layers']} layers. Layers are numbered from 0, as in model.layers."
@@ -76,121 +85,128 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
     )
 
 
-def _propensity_section(rows: list[Row], manifest: Manifest) -> Section:
+def _propensity_section(rows: Sequence[HallucinationScoreRow], manifest: Manifest) -> PageSection:
     contrasts = manifest.config["contrasts"]
-    drawn: list[Figure] = []
-    for dataset, tap in dict.fromkeys((row["dataset"], row["tap"]) for row in rows):
-        own = [row for row in rows if (row["dataset"], row["tap"]) == (dataset, tap)]
-        drawn.append(figures.propensity(own, f"{dataset}, {tap}: {contrasts['definitions'][0]}"))
-    return Section(
+    drawn: list[Figure] = [
+        figures.propensity(of_tap, f"{dataset}, {tap}: {contrasts['definitions'][0]}")
+        for (dataset, tap), of_tap in _by_tap(rows).items()
+    ]
+    return PageSection(
         "Layers",
         [
             f"EAVSS by layer with simultaneous {1 - contrasts['level']:.0%} intervals over all layers and taps of a "
-            "data set. Above 0, wrong answers have more AVSS, below 0 less. The grey band is where all layers stay in "
-            "most randomisations. Filled points are flagged: what is left after the length of answers is adjusted for "
-            f"cannot be chance at {contrasts['level']:.0%}, and |EAVSS| exceeds {contrasts['threshold']:g} times its "
-            "mean over layers, the propensity."
+            "data set. Above 0, wrong answers have more AVSS, below 0 less. In most randomisations, all layers stay "
+            "within the grey band. Filled points are flagged: their contrast, adjusted for the length of answers, is "
+            f"significant at {contrasts['level']:.0%}, and |EAVSS| exceeds {contrasts['threshold']:g} times its mean "
+            "over layers, the propensity."
         ],
         drawn,
     )
 
 
-def _heat_section(rows: list[Row]) -> Section:
-    taps = list(dict.fromkeys(row["tap"] for row in rows))
-    return Section(
+def _heat_section(rows: Sequence[HallucinationScoreRow]) -> PageSection:
+    taps = list(dict.fromkeys(row.tap for row in rows))
+    return PageSection(
         "Layers by data sets",
-        ["EAVSS with its sign, in multiples of its mean size over layers. A point marks a flagged layer."],
-        [figures.heat_map([row for row in rows if row["tap"] == tap], tap) for tap in taps],
+        ["Signed EAVSS in multiples of its mean absolute value over layers. A point marks a flagged layer."],
+        [figures.heat_map([row for row in rows if row.tap == tap], tap) for tap in taps],
     )
 
 
-def _separation_section(rows: list[Row], separation: list[Row], random: list[Row], manifest: Manifest) -> Section:
+def _separation_section(
+    rows: Sequence[HallucinationScoreRow],
+    separation: Sequence[SeparationRow],
+    random: Sequence[RandomSetRow],
+    manifest: Manifest,
+) -> PageSection:
     section = manifest.config["separation"]
     drawn: list[Figure] = []
-    for dataset, tap in dict.fromkeys((row["dataset"], row["tap"]) for row in rows):
-        own = [r for r in separation if r["dataset"] == dataset and r["tap"] in (tap, None)]
-        sets = [r["auroc"] for r in random if (r["dataset"], r["tap"]) == (dataset, tap)]
-        drawn.append(figures.separation(own, sets, f"{dataset}, {tap}"))
+    for dataset, tap in _by_tap(rows):
+        of_tap = [row for row in separation if row.dataset == dataset and row.tap in (tap, None)]
+        aurocs = [row.auroc for row in random if (row.dataset, row.tap) == (dataset, tap)]
+        drawn.append(figures.separation(of_tap, aurocs, f"{dataset}, {tap}"))
     header = ["data set", "tap", "features", "layers", "AUROC", "interval", "less random", "interval", "could show"]
     table = [
         [
-            r["dataset"],
-            r["tap"] or "",
-            r["features"],
-            "" if r["num_layers"] is None else f"{r['num_layers']:.3g}",
-            f"{r['auroc']:.3f}",
-            f"{r['ci_low']:.3f} to {r['ci_high']:.3f}",
-            number_text(r["over_random"], "+.3f"),
-            "" if r["over_random"] is None else f"{r['over_random_low']:+.3f} to {r['over_random_high']:+.3f}",
-            number_text(r["detectable"], ".3f"),
+            r.dataset,
+            r.tap or "",
+            r.features,
+            "" if r.num_layers is None else f"{r.num_layers:.3g}",
+            f"{r.auroc:.3f}",
+            f"{r.ci_low:.3f} to {r.ci_high:.3f}",
+            number_text(r.over_random, "+.3f"),
+            "" if r.over_random is None else f"{r.over_random_low:+.3f} to {r.over_random_high:+.3f}",
+            number_text(r.detectable, ".3f"),
         ]
         for r in separation
-        if r["features"] != "layer"
+        if r.features != "layer"
     ]
-    return Section(
-        "Telling wrong answers from right ones",
+    return PageSection(
+        "Separation of wrong answers from right ones",
         [
             "Area under the ROC curve of a regularised logistic regression on log variance and log sparsity, on "
             f"questions held out in {section['folds']} folds. Layers are flagged inside each fold's training questions."
-            f" Random: the mean over {section['random_sets']} random sets of as many layers, whose spread is the "
-            "histogram. avss: as many layers, those of the highest AVSS. 'Could show' is the difference to random sets "
-            "that data of this size would find in four of five cases.",
+            f" random: the mean over {section['random_sets']} random sets of as many layers, whose distribution is the "
+            "histogram. avss: as many layers, those with the highest AVSS. 'Could show' is the difference to random "
+            "sets that data of this size detects in four of five cases.",
         ],
         drawn,
         [Table(header, table)],
     )
 
 
-def _agreement_section(agreement: list[Row]) -> Section:
+def _agreement_section(agreement: Sequence[AgreementRow]) -> PageSection:
     header = ["tap", "data set", "and", "rank correlation of EAVSS", "same sign", "flagged by both"]
     rows = [
         [
-            r["tap"],
-            r["dataset"],
-            r["other"],
-            number_text(r["rank_correlation"], "+.2f"),
-            f"{r['same_sign']:.0%}",
-            str(r["flagged_by_both"]),
+            r.tap,
+            r.dataset,
+            r.other,
+            number_text(r.rank_correlation, "+.2f"),
+            f"{r.same_sign:.0%}",
+            str(r.flagged_by_both),
         ]
         for r in agreement
     ]
-    return Section("Do data sets agree?", ["Over layers, for each pair of data sets."], [], [Table(header, rows)])
+    return PageSection(
+        "Agreement of data sets", ["Over layers, for each pair of data sets."], [], [Table(header, rows)]
+    )
 
 
-def _rate_section(rates: list[Row], manifest: Manifest) -> Section:
+def _rate_section(rates: Sequence[RateRow], manifest: Manifest) -> PageSection:
     confidence = manifest.config["separation"]["confidence"]
     rows = [
         [
-            r["dataset"],
-            str(r["answered"]),
-            str(r["wrong"]),
-            "" if r["rate"] is None else f"{r['rate']:.1%}",
-            "" if r["rate"] is None else f"{r['ci_low']:.1%} to {r['ci_high']:.1%}",
+            r.dataset,
+            str(r.answered),
+            str(r.wrong),
+            "" if r.rate is None else f"{r.rate:.1%}",
+            "" if r.rate is None else f"{r.ci_low:.1%} to {r.ci_high:.1%}",
         ]
         for r in rates
     ]
-    return Section(
+    return PageSection(
         "Hallucination rate",
         [
-            "How often the model's own greedy answer equals none of the right ones, leaving out case, punctuation and "
-            f"articles; with Wilson's {confidence:.0%} interval. An answer without a word counts as neither."
+            "Share of questions for which the model's own greedy answer equals none of the right ones, ignoring case, "
+            f"punctuation and articles; with Wilson's {confidence:.0%} interval. An answer without a word counts as "
+            "neither right nor wrong."
         ],
         [],
         [Table(["data set", "answered", "wrong", "rate", "interval"], rows)],
     )
 
 
-def _all_section(storage: Storage) -> Section:
-    rows = read_table(storage, "hallucination_scores").to_pylist()
-    names = ("dataset", "tap", "part", "definition", "variance", "epsilon_kind", "epsilon")
-    flagged: dict[tuple[Any, ...], list[str]] = {}
+def _all_section(rows: Sequence[HallucinationScoreRow]) -> PageSection:
+    flagged: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
-        layers = flagged.setdefault(tuple(row[name] for name in names), [])
-        if row["flagged"]:
-            layers.append(str(row["layer"]))
+        scoring = (row.dataset, row.tap, row.part, row.definition, row.variance, row.epsilon_kind, f"{row.epsilon:.3g}")
+        layers = flagged.setdefault(scoring, [])
+        if row.flagged:
+            layers.append(str(row.layer))
     header = ["data set", "tap", "part", "definition", "variance", "threshold", "epsilon", "flagged layers"]
-    table = [[*map(str, key[:-1]), f"{key[-1]:.3g}", " ".join(layers) or "none"] for key, layers in flagged.items()]
-    return Section("All definitions", [], [], [Table(header, table)])
+    table = [[*scoring, " ".join(layers) or "none"] for scoring, layers in flagged.items()]
+    return PageSection("All definitions", [], [], [Table(header, table)])
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -205,8 +221,8 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "Questions", f"{counts['scored']} read, {counts['errors']} errors"
     yield "Answers", f"{counts['answers']}: {manifest.config['pairs']['answers']}"
     yield "Tokens", f"{counts['tokens']:,}, {manifest.tokens_per_second or 0:,.0f} per second"
-    yield "Shards", f"{facts['num_shards']}, of which {counts['shards_computed']} were computed by the last start"
-    yield "Activations not finite", f"{counts['nonfinite']:,}"
+    yield "Shards", f"{facts['num_shards']}, of which the last start computed {counts['shards_computed']}"
+    yield "Non-finite activations", f"{counts['nonfinite']:,}"
     yield "Actors", f"at most {facts['most_actors']}, {facts['threads_per_actor']} threads each"
     yield "Peak memory of an actor", f"{(manifest.peak_memory_bytes or 0) / 1e9:.2f} GB"
     yield from run_facts(manifest)

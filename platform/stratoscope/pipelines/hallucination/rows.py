@@ -1,4 +1,4 @@
-"""From a question and its answers to rows of tokens, and the parts of them that are read."""
+"""Token rows of a question's answers, and the parts of them that are read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 from stratoscope.activations import Span
 from stratoscope.data import Answer, Question
 from stratoscope.models import encode_pair
-from stratoscope.pipelines.hallucination.config import ReadPart
+from stratoscope.scoring import ReadPart
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
-class AnswerRow:
-    """One answer behind its question."""
+class EncodedAnswer:
+    """One answer after its question, as tokens."""
 
     answer: Answer
     ids: tuple[int, ...]
@@ -23,19 +23,19 @@ class AnswerRow:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the answer."""
+        """Number of tokens of the answer."""
         return len(self.ids) - self.question_tokens
 
     def span(self, part: ReadPart, row: int) -> Span:
-        """Return the tokens of a part, in a row of a batch."""
+        """Return the span of a part in a row of a batch."""
         if part == "question":
             return Span(row, 0, self.question_tokens)
         return Span(row, self.question_tokens if part == "answer" else len(self.ids) - 1, len(self.ids))
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Tokens whose statistics are kept: a part of an answer, or the question itself."""
+class ReadUnit:
+    """A part of an answer, or a question itself, whose statistics are stored."""
 
     prompt_id: str
     question: Question
@@ -43,41 +43,41 @@ class Unit:
     part: ReadPart
 
 
-def encode_answers(tokenizer: "PreTrainedTokenizerBase", question: Question) -> list[AnswerRow]:
-    """Return a row for each answer that has tokens, the question first."""
+def encode_answers(tokenizer: "PreTrainedTokenizerBase", question: Question) -> list[EncodedAnswer]:
+    """Return the question with each answer that has tokens."""
     rows = []
     for answer in question.answers:
-        before, behind = encode_pair(tokenizer, question.prompt, f" {answer.text}")
-        if behind:
-            rows.append(AnswerRow(answer, (*before, *behind), len(before)))
+        before, after = encode_pair(tokenizer, question.prompt, f" {answer.text}")
+        if after:
+            rows.append(EncodedAnswer(answer, (*before, *after), len(before)))
     return rows
 
 
 def read_parts(
-    question: Question, rows: Sequence[AnswerRow], parts: Sequence[ReadPart], first_row: int
-) -> list[tuple[Unit, Span]]:
-    """Return what is read of a question's rows in a batch; what is read of the question itself, once."""
-    found: list[tuple[Unit, Span]] = []
+    question: Question, rows: Sequence[EncodedAnswer], parts: Sequence[ReadPart], first_row: int
+) -> list[tuple[ReadUnit, Span]]:
+    """Return the units of a question's rows in a batch; the question itself is one unit."""
+    units: list[tuple[ReadUnit, Span]] = []
     for number, row in enumerate(rows):
         answer_id = f"{question.question_id}-{number}"
         for part in parts:
             if part != "question":
-                unit = Unit(answer_id, question, row.answer.right, part)
-                found.append((unit, row.span(part, first_row + number)))
+                unit = ReadUnit(answer_id, question, row.answer.right, part)
+                units.append((unit, row.span(part, first_row + number)))
     if "question" in parts and rows:
-        unit = Unit(question.question_id, question, None, "question")
-        found.append((unit, rows[0].span("question", first_row)))
-    return found
+        unit = ReadUnit(question.question_id, question, None, "question")
+        units.append((unit, rows[0].span("question", first_row)))
+    return units
 
 
-def group_questions(rows: Sequence[Sequence[AnswerRow]], max_tokens: int) -> list[list[int]]:
-    """Group questions into batches under a budget of padded tokens; all answers of a question share a batch.
+def group_questions(rows: Sequence[Sequence[EncodedAnswer]], max_tokens: int) -> list[list[int]]:
+    """Group questions into batches of limited size; all answers of a question share a batch.
 
     Args:
-        rows: those of each question; questions without any are left out.
-        max_tokens: most tokens of a batch, padding included; a larger question gets a batch of its own.
+        rows: the rows of each question; questions without rows are left out.
+        max_tokens: maximum tokens of a batch, padding included; a larger question gets a batch of its own.
     """
-    longest = [max((len(row.ids) for row in of_question), default=0) for of_question in rows]
+    longest = [max((len(row.ids) for row in answers), default=0) for answers in rows]
     batches: list[list[int]] = []
     width = num_rows = 0
     for index in sorted((i for i, length in enumerate(longest) if length), key=lambda i: (-longest[i], i)):

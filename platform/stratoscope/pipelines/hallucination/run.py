@@ -1,233 +1,205 @@
-"""The flow of the hallucination job: questions -> answers -> statistics on actors -> contrasts -> flagged layers."""
+"""The hallucination job: questions -> answers -> statistics of activations -> layer tests -> flagged layers."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import pyarrow as pa
 from rich.console import Console
 
-from stratoscope.data import QuestionSet, load_pairs
 from stratoscope.errors import InputError
-from stratoscope.execution import (
-    ActorPool,
-    ShardWorker,
-    cluster,
-    resources,
-    vllm_installed,
-    write_with_vllm,
-)
-from stratoscope.models import (
-    dtype_name,
-    local_folder,
-)
-from stratoscope.pipelines.hallucination import tables
-from stratoscope.pipelines.hallucination.analysis import Contrast, agreements, contrasts, separated
+from stratoscope.execution import ActorPool, cluster
 from stratoscope.pipelines.hallucination.config import HallucinationConfig
 from stratoscope.pipelines.hallucination.estimate import estimate
-from stratoscope.pipelines.hallucination.observed import Observed, load_observed
-from stratoscope.pipelines.hallucination.outcome import rate_rows, score_rows, separation_rows, verdicts
+from stratoscope.pipelines.hallucination.inputs import HallucinationInputs, open_inputs, write_answers_with_vllm
+from stratoscope.pipelines.hallucination.load_statistics import load_observations
+from stratoscope.pipelines.hallucination.outcome import verdicts
 from stratoscope.pipelines.hallucination.report import build_page, summary_table
-from stratoscope.pipelines.hallucination.worker import END_OF_ANSWER, WorkerSettings, make_worker
-from stratoscope.pipelines.measuring.job import MeasuringJob
-from stratoscope.pipelines.measuring.layout import Layout, usual_size
-from stratoscope.results import ShardStore, from_rows, read_table, render, write_table
-from stratoscope.scoring import FEWEST_QUESTIONS, Auroc, Labels, TooFewQuestionsError, check_enough
+from stratoscope.pipelines.hallucination.worker import HallucinationWorkerSettings, make_worker
+from stratoscope.pipelines.runtime.job import Job
+from stratoscope.pipelines.sharded.measure import (
+    ShardedWork,
+    fingerprints,
+    measure_shards,
+    merge_tables,
+    plan_actors,
+    run_facts,
+)
+from stratoscope.results import Run, ShardStore, Storage, read_table, write_table
+from stratoscope.scoring import (
+    DEFINITIONS,
+    AnswerObservations,
+    DatasetResult,
+    Labels,
+    TooFewQuestionsError,
+    check_enough,
+    compare_datasets,
+    first_results,
+    run_layer_tests,
+    separate_answers,
+)
+from stratoscope.tables import hallucination as tables
 
-LONGEST = 2048
-WRITTEN = "written"
-"""Table of what vLLM wrote."""
-QUESTIONS_IN_A_SHARD = 16
-"""Each has several answers."""
+MAX_TOKENS = 2048
+"""Maximum tokens of a question with an answer."""
+TOTALS = ("questions", "scored", "answers", "errors", "tokens", "padded_tokens", "nonfinite", "halved")
+"""Counts of shards that add up in the manifest."""
+SHARD_TABLES = ("errors", "pair_stats", "answers", "generated")
 
 
-class HallucinationJob(MeasuringJob[HallucinationConfig]):
+class HallucinationJob(Job[HallucinationConfig]):
     """Finds the layers of a model whose activations differ between wrong and right answers."""
 
     name: ClassVar[str] = "hallucination"
     config_class = HallucinationConfig
-    unit = "questions"
-    shard_tables = {
-        "errors": tables.ERRORS,
-        "pair_stats": tables.PAIR_STATS,
-        "answers": tables.ANSWERS,
-        "generated": tables.GENERATED,
-    }
-    always = ("errors", "pair_stats", "answers")
-    counted = ("questions", "scored", "answers", "errors", "tokens", "padded_tokens", "nonfinite", "halved")
-
-    questions: QuestionSet
-    untested: dict[str, str]
-    """Data sets that were read and cannot be tested, and why."""
+    inputs: HallucinationInputs
 
     def prepare(self) -> None:
-        """Resolve the model, read the questions, and see that all that is asked for can be done."""
-        config = self.config
-        self.questions = load_pairs(
-            config.pairs.to_sources(), config.pairs.to_choice(config.seed, config.generation.shots)
-        )
-        self._check_questions()
-        self.open_model(config.readings.taps, "readings.taps")
-        if config.generation.engine == "vllm" and not vllm_installed():
-            raise InputError("generation.engine vllm needs the package vllm, which is not installed; take transformers")
-        size = config.batching.shard_size or usual_size(len(self.questions), QUESTIONS_IN_A_SHARD)
-        self.layout = Layout(len(self.questions), size)
+        """Read the questions, open the model and lay out the shards."""
+        self.inputs = open_inputs(self.config)
 
     def plan(self) -> Sequence[tuple[str, str]]:
-        """Return what the run would do, and estimates of what it takes."""
-        return estimate(self.config, self.source, self.facts, self.questions, self.layout)
+        """Return what the run would do, and estimates of its cost."""
+        inputs, model = self.inputs, self.inputs.model
+        return estimate(self.config, model.source, model.facts, inputs.questions, inputs.layout)
 
     def execute(self) -> None:
-        """Measure what is missing, then contrast, separate and report."""
-        config = self.config
-        store = ShardStore(self.run.storage)
+        """Measure the missing shards, then test and separate, and report."""
+        context, config, inputs = self.context, self.config, self.inputs
+        store = ShardStore(context.storage)
         if config.pairs.answers != "given" and config.generation.engine == "vllm":
-            with self.stage("answer"), cluster():
-                self._let_vllm_answer()
-        with self.stage("measure"):
-            self.measure(store)
-            self.merge_tables(store)
-        observed = self._observe()
-        with self.stage("contrast"):
-            first = self._contrast(observed)
-        with self.stage("separate"):
-            self._separate(observed, first)
-        with self.stage("report"):
-            self.run.storage.write("report.html", render(build_page(self.run.storage, self.manifest)))
+            with context.stage("answer"), cluster():
+                inputs = write_answers_with_vllm(context.storage, config, inputs)
+        with context.stage("measure"), cluster():
+            pool = plan_actors(config.actors, store, inputs.layout)
+            settings = worker_settings(config, inputs, pool)
+            context.manifest.fingerprints = input_fingerprints(config, inputs, settings)
+            context.manifest.facts = input_facts(inputs, settings, pool)
+            self.register(resumed=store.num_done() > 0)
+            measure_shards(context, sharded_work(config, inputs), partial(make_worker, settings), pool, store)
+            shard_tables = {name: tables.TABLES[name] for name in SHARD_TABLES}
+            merge_tables(context.storage, store, shard_tables, required=("errors", "pair_stats", "answers"))
+        check_any_read(context.run)
+        write_rates(context.storage, config.separation.confidence)
+        observations, untestable = select_testable(read_observations(context.run, config))
+        with context.stage("contrast"):
+            results = flag_layers(context.storage, config, observations)
+        with context.stage("separate"):
+            separation = separate_datasets(context.storage, config, observations, results)
+            context.manifest.facts["verdicts"] = [*verdicts(separation, results), *untestable]
+        with context.stage("report"):
+            context.write_report(build_page(context.run))
         store.clear()
 
-    def show(self, console: Console) -> None:
-        """Print the flagged layers, and how well they tell answers apart."""
-        console.print(summary_table(self.run.storage, self.manifest))
-        for line in self.manifest.facts["verdicts"]:
+    @staticmethod
+    def show(run: Run, console: Console) -> None:
+        """Print the flagged layers, and how well they separate answers."""
+        console.print(summary_table(run))
+        for line in run.manifest.facts["verdicts"]:
             console.print(line, soft_wrap=True)
-        counts = self.manifest.counts
+        counts = run.manifest.counts
         console.print(
             f"{counts['scored']} questions, {counts['answers']} answers, {counts['tokens']:,} tokens, "
-            f"{self.manifest.tokens_per_second or 0:,.0f} tokens/s, {counts['errors']} errors"
+            f"{run.manifest.tokens_per_second or 0:,.0f} tokens/s, {counts['errors']} errors"
         )
-        console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
-
-    def units(self) -> pa.Table:
-        """Return the questions in order."""
-        return self.questions.table
-
-    def worker(self, pool: ActorPool) -> Callable[[], ShardWorker]:
-        """Return what makes a worker, and note what its results depend on."""
-        config = self.config
-        settings = WorkerSettings(
-            loading=config.model.to_loading(self.source, pool.num_gpus),
-            answers=config.pairs.answers,
-            answer_tokens=config.generation.max_tokens,
-            taps=tuple(config.readings.taps),
-            parts=tuple(config.readings.parts),
-            epsilons=tuple(sorted(config.readings.epsilons)),
-            max_tokens=min(LONGEST, self.facts.max_positions or LONGEST),
-            batch_tokens=config.batching.max_tokens,
-            num_threads=int(pool.num_cpus),
-        )
-        self._identify(settings, pool)
-        return partial(make_worker, settings)
-
-    def _let_vllm_answer(self) -> None:
-        """Let vLLM answer all questions, once in a run; what it fails at, the actors answer."""
-        storage = self.run.storage
-        if not storage.exists(f"{WRITTEN}.parquet"):
-            questions = list(self.questions)
-            written = write_with_vllm(
-                local_folder(self.source),
-                [question.prompt for question in questions],
-                max_tokens=self.config.generation.max_tokens,
-                stop=END_OF_ANSWER,
-                concurrency=max(1, int(resources().get("GPU", 1))),
-                dtype=dtype_name(self.config.model.dtype, "cuda"),
-            )
-            rows = [(questions[i].question_id, text) for i, text in sorted(written.items())]
-            write_table(storage, WRITTEN, from_rows(rows, tables.WRITTEN))
-        table = read_table(storage, WRITTEN)
-        texts = zip(table["question_id"].to_pylist(), table["text"].to_pylist(), strict=True)
-        self.questions = self.questions.with_written(dict(texts))
-
-    def _identify(self, settings: WorkerSettings, pool: ActorPool) -> None:
-        self.identify(
-            settings.loading,
-            pool,
-            ("questions", self.questions.fingerprint),
-            {
-                "answers": settings.answers,
-                "answer_tokens": settings.answer_tokens,
-                "engine": self.config.generation.engine,
-            },
-        )
-        self.manifest.facts |= {
-            "epsilons": list(settings.epsilons),
-            "datasets": [asdict(dataset) for dataset in self.questions.datasets],
-        }
-
-    def _check_questions(self) -> None:
-        """See that each data set has the questions that its test needs, where that is known before the model answers.
-
-        Raises:
-            InputError: one has not.
-        """
-        folds = self.config.separation.folds
-        fewest = -(-FEWEST_QUESTIONS * folds // (folds - 1))
-        for dataset in self.questions.datasets:
-            if dataset.kept < fewest:
-                raise InputError(
-                    f"pairs.source: {dataset.name!r} has {dataset.kept} questions that can be used, and a test inside "
-                    f"{folds} folds needs {fewest}; raise pairs.limit or add questions"
-                )
-
-    def _observe(self) -> Observed:
-        storage, config = self.run.storage, self.config
-        if not self.manifest.counts["scored"]:
-            first = read_table(storage, "errors")["error"][0].as_py()
-            raise InputError(f"no question could be read; the first error is: {first}")
-        rates = list(rate_rows(storage, config.separation.confidence))
-        if rates:
-            write_table(storage, "rates", from_rows(rates, tables.RATES))
-        counted = tuple(self.manifest.facts["epsilons"])
-        taps = tuple(str(tap) for tap in config.readings.taps)
-        observed = load_observed(storage, taps, counted, config.contrasts.thresholds)
-        reasons = {name: _why_untestable(name, answers.labels) for name, answers in observed.answers.items()}
-        self.untested = {name: reason for name, reason in reasons.items() if reason}
-        if len(self.untested) == len(observed.answers):
-            raise InputError(next(iter(self.untested.values())))
-        return observed.without(self.untested)
-
-    def _contrast(self, observed: Observed) -> list[Contrast]:
-        """Write the scores of all definitions and views; return the first of each data set."""
-        found = list(contrasts(observed, self.config.contrasts, self.config.seed))
-        rows = [row for contrast in found for row in score_rows(contrast, observed)]
-        write_table(self.run.storage, "hallucination_scores", from_rows(rows, tables.SCORES))
-        first = list({c.dataset: c for c in reversed(found)}.values())[::-1]
-        agreed = [tuple(asdict(a).values()) for a in agreements(first)]
-        write_table(self.run.storage, "agreement", from_rows(agreed, tables.AGREEMENT))
-        return first
-
-    def _separate(self, observed: Observed, first: Sequence[Contrast]) -> None:
-        section, inference = self.config.separation, self.config.contrasts.to_inference(self.config.seed)
-        rows: list[tuple[object, ...]] = []
-        random: list[tuple[object, ...]] = []
-        for contrast in first:
-            found, sets = separated(observed, contrast, section, inference)
-            rows += separation_rows(contrast.dataset, found, section.confidence)
-            random += _random_rows(contrast.dataset, sets)
-        write_table(self.run.storage, "separation", from_rows(rows, tables.SEPARATION))
-        write_table(self.run.storage, "random_sets", from_rows(random, tables.RANDOM_SETS))
-        untested = [f"{reason}." for reason in self.untested.values()]
-        self.manifest.facts["verdicts"] = [*verdicts(self.run.storage, first), *untested]
+        console.print(f"report: {run.report_url}", soft_wrap=True)
 
 
-def _why_untestable(dataset: str, labels: Labels) -> str | None:
-    """Say why what could be read cannot be tested, or return None where it can."""
+def sharded_work(config: HallucinationConfig, inputs: HallucinationInputs) -> ShardedWork:
+    """Return the questions as work for actors."""
+    return ShardedWork(
+        "hallucination", "questions", inputs.questions.table, inputs.layout, TOTALS, config.fail_on_error
+    )
+
+
+def worker_settings(
+    config: HallucinationConfig, inputs: HallucinationInputs, pool: ActorPool
+) -> HallucinationWorkerSettings:
+    """Return the settings of the workers of a pool."""
+    return HallucinationWorkerSettings(
+        loading=config.model.to_loading(inputs.model.source, pool.num_gpus),
+        answers=config.pairs.answers,
+        answer_tokens=config.generation.max_tokens,
+        taps=tuple(config.readings.taps),
+        parts=tuple(config.readings.parts),
+        epsilons=tuple(sorted(config.readings.epsilons)),
+        max_tokens=min(MAX_TOKENS, inputs.model.facts.max_positions or MAX_TOKENS),
+        batch_tokens=config.batching.max_tokens,
+        num_threads=int(pool.num_cpus),
+    )
+
+
+def input_fingerprints(
+    config: HallucinationConfig, inputs: HallucinationInputs, settings: HallucinationWorkerSettings
+) -> dict[str, str]:
+    """Return the fingerprints of the weights, the questions and the activations."""
+    return fingerprints(
+        inputs.model,
+        settings.loading,
+        {"questions": inputs.questions.fingerprint},
+        {
+            "answers": settings.answers,
+            "answer_tokens": settings.answer_tokens,
+            "engine": config.generation.engine,
+        },
+    )
+
+
+def input_facts(inputs: HallucinationInputs, settings: HallucinationWorkerSettings, pool: ActorPool) -> dict[str, Any]:
+    """Return the facts of the run for its manifest."""
+    return run_facts(inputs.model, settings.loading, pool, inputs.layout) | {
+        "epsilons": list(settings.epsilons),
+        "datasets": [asdict(dataset) for dataset in inputs.questions.datasets],
+    }
+
+
+def check_any_read(run: Run) -> None:
+    """Check that at least one question was read.
+
+    Raises:
+        InputError: all questions have errors.
+    """
+    if not run.manifest.counts["scored"]:
+        error = read_table(run.storage, "errors")["error"][0].as_py()
+        raise InputError(f"no question could be read; the first error is: {error}")
+
+
+def write_rates(storage: Storage, confidence: float) -> None:
+    """Write how often the model's own answers are wrong, if it wrote any."""
+    if storage.exists("generated.parquet"):
+        generated = tables.GeneratedRow.read(read_table(storage, "generated"))
+        write_table(storage, "rates", tables.RateRow.table(tables.rate_rows(generated, confidence)))
+
+
+def read_observations(run: Run, config: HallucinationConfig) -> AnswerObservations:
+    """Read the statistics of all answers."""
+    taps = tuple(str(tap) for tap in config.readings.taps)
+    return load_observations(run.storage, taps, tuple(run.manifest.facts["epsilons"]), config.contrasts.thresholds)
+
+
+def select_testable(observations: AnswerObservations) -> tuple[AnswerObservations, list[str]]:
+    """Leave out the data sets that cannot be tested.
+
+    Returns:
+        The observations of the others, and a sentence for each data set that is left out.
+
+    Raises:
+        InputError: no data set can be tested.
+    """
+    reasons = {name: _untestable_reason(name, answers.labels) for name, answers in observations.answers.items()}
+    untestable = {name: reason for name, reason in reasons.items() if reason}
+    if len(untestable) == len(observations.answers):
+        raise InputError(next(iter(untestable.values())))
+    return observations.without(untestable), [f"{reason}." for reason in untestable.values()]
+
+
+def _untestable_reason(dataset: str, labels: Labels) -> str | None:
+    """Return why a data set cannot be tested, or None if it can."""
     if labels.wrong.all() or not labels.wrong.any():
         kind = "wrong" if labels.wrong.all() else "right"
         return (
             f"all {len(labels.wrong)} answers to {dataset!r} are {kind}, so there is nothing to compare them with; "
-            "take other questions, or --pairs.answers gold_and_own"
+            "use other questions, or --pairs.answers gold_and_own"
         )
     try:
         check_enough(labels)
@@ -236,7 +208,49 @@ def _why_untestable(dataset: str, labels: Labels) -> str | None:
     return None
 
 
-def _random_rows(dataset: str, sets: dict[str, list[Auroc]]) -> Iterator[tuple[object, ...]]:
-    for tap, aurocs in sets.items():
-        for draw, found in enumerate(aurocs):
-            yield dataset, tap, draw, found.value
+def flag_layers(storage: Storage, config: HallucinationConfig, observations: AnswerObservations) -> list[DatasetResult]:
+    """Test all layers, and write the scores and the agreement of the data sets.
+
+    Returns:
+        The result of each data set that flags its layers.
+    """
+    section = config.contrasts
+    results = list(
+        run_layer_tests(observations, section.definitions, section.to_views(), section.to_inference(config.seed))
+    )
+    rows = [row for result in results for row in tables.score_rows(result, observations.thresholds)]
+    write_table(storage, "hallucination_scores", tables.HallucinationScoreRow.table(rows))
+    first = first_results(results)
+    agreement = map(tables.agreement_row, compare_datasets(first))
+    write_table(storage, "agreement", tables.AgreementRow.table(agreement))
+    return first
+
+
+def separate_datasets(
+    storage: Storage,
+    config: HallucinationConfig,
+    observations: AnswerObservations,
+    results: Sequence[DatasetResult],
+) -> list[tables.SeparationRow]:
+    """Separate the answers of each data set by its flagged layers and by all baselines, and write the results.
+
+    Returns:
+        The rows of `separation`.
+    """
+    separation: list[tables.SeparationRow] = []
+    random_sets: list[tables.RandomSetRow] = []
+    for result in results:
+        of_dataset, aurocs = separate_answers(
+            observations.answers[result.dataset],
+            observations.readings(result.dataset, result.view),
+            result.view,
+            DEFINITIONS[result.definition],
+            settings=config.separation.to_settings(config.seed),
+            inference=config.contrasts.to_inference(config.seed),
+        )
+        confidence = config.separation.confidence
+        separation += [tables.separation_row(result.dataset, row, confidence) for row in of_dataset]
+        random_sets += tables.random_set_rows(result.dataset, aurocs)
+    write_table(storage, "separation", tables.SeparationRow.table(separation))
+    write_table(storage, "random_sets", tables.RandomSetRow.table(random_sets))
+    return separation

@@ -1,110 +1,123 @@
-"""The fields of the mitigation job."""
+"""The configuration of the mitigation job."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from stratoscope.activations import Tap
-from stratoscope.evaluation import Choice, Resampling
-from stratoscope.mitigation import Anchor, Method, Optimising, Sharding, Terms, Weights
-from stratoscope.pipelines.config import AFFECTS_NOTHING, JobConfig, Section
+from stratoscope.evaluation import ItemSampling, Resampling
+from stratoscope.mitigation import (
+    TERMS,
+    Anchor,
+    LossTerms,
+    Method,
+    OptimizerSettings,
+    Sharding,
+    TrainableSpec,
+    TuningSpace,
+    Weights,
+)
 from stratoscope.pipelines.hallucination.config import PairsSection
-from stratoscope.pipelines.lists import DISTINCT, NOT_NEGATIVE, POSITIVE, named
-from stratoscope.pipelines.measuring.config import ModelSection
+from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
+from stratoscope.pipelines.runtime.validators import DISTINCT, NOT_NEGATIVE, POSITIVE, named
+from stratoscope.pipelines.sharded.config import ModelSection
 from stratoscope.scoring import METRICS
 
-FLAGGED, RANDOM, EVERY, GIVEN = "flagged", "random", "all", "given"
-Compared = Literal["flagged", "random", "all"]
+LayerGroup = Literal["flagged", "random", "all"]
 
 
-class FlagsSection(Section):
-    """Which layers a hallucination run names."""
+class FlagsSection(ConfigSection):
+    """The choice of layers from a hallucination run."""
 
     num_layers: int | None = Field(6, ge=1)
-    """So many, those flagged by most data sets first, then by mean propensity; null takes just those flagged by any."""
+    """Number of layers: those that most data sets flag first, then by mean propensity; null takes all flagged ones."""
     tap: Tap | None = None
-    """Tap that they are flagged at; null is the run's first."""
+    """Tap of the scores; null is the run's first."""
     definition: str | None = None
-    """Definition that they are flagged by; null is the run's first."""
+    """Definition of the scores; null is the run's first."""
     datasets: Annotated[list[str], DISTINCT] = []
-    """Data sets that count; none stands for all of the run."""
+    """Data sets whose flags count; empty takes all of the run."""
 
 
-class DropsSection(Section):
-    """Which layers a score run names, where layers are dropped and the loss is healed."""
+class DropsSection(ConfigSection):
+    """The choice of dropped layers from a score run, for recovery after pruning."""
 
     metrics: Annotated[list[str], DISTINCT, named(METRICS, "metric")] = Field(["avss"], min_length=1)
-    """avss, variance, sparsity, block_influence, magnitude, random, last: each is a variant of its own."""
+    """avss, variance, sparsity, block_influence, magnitude, random, last; each is a variant of its own."""
     tap: Tap = Tap.UPDATE
-    """Tap of the metrics that have one."""
+    """Tap of the metrics that have a tap."""
     epsilon: float = Field(0.01, gt=0)
     """Absolute sparsity threshold."""
     ratio: float = Field(0.25, gt=0, lt=1)
     """Share of layers to drop."""
 
 
-class ParametersSection(Section):
-    """What of the layers is trained."""
+class ParametersSection(ConfigSection):
+    """The parameters of the layers that are trained."""
 
     method: Method = "whole"
-    """whole: all their parameters; lora: low-rank adapters on all their linear maps, by peft, merged at the end."""
+    """whole: all parameters; lora: low-rank adapters on all linear modules, by peft, merged at the end."""
     rank: int = Field(8, ge=1)
-    """Of the adapters."""
+    """Rank of the adapters."""
     alpha: int = Field(16, ge=1)
-    """Of the adapters: their product counts alpha / rank."""
+    """Scale of the adapters: their product is multiplied by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Of the adapters' input."""
+    """Dropout of the adapters' input."""
+
+    def to_spec(self, layers: tuple[int, ...]) -> TrainableSpec:
+        """Return the trained parameters of some layers."""
+        return TrainableSpec(layers, self.method, self.rank, self.alpha, self.dropout)
 
 
-class ObjectiveSection(Section):
-    """The terms of the loss; null is the usual weight, of mending or of healing, and zero switches a term off."""
+class ObjectiveSection(ConfigSection):
+    """The weights of the loss terms. Null is the default for fine-tuning or for recovery; zero disables a term."""
 
     contrastive: float | None = Field(None, ge=0)
-    """InfoNCE on hidden states of the trained layers; null is 0.1, of healing 0."""
+    """InfoNCE on hidden states of the trained layers; null is 0.1, for recovery 0."""
     likelihood: float | None = Field(None, ge=0)
-    """Likelihood of right answers; null is 0.5, of healing 0."""
+    """Likelihood of right answers; null is 0.5, for recovery 0."""
     margin: float | None = Field(None, ge=0)
-    """Likelihood of right answers over wrong ones; null is 1, of healing 0."""
+    """Margin of the likelihood of right answers over wrong ones; null is 1, for recovery 0."""
     forgetting: float | None = Field(None, ge=0)
     """Divergence from the unchanged model on texts; null is 1."""
     hidden: float | None = Field(None, ge=0)
-    """Of healing, mismatch of hidden states where layers were dropped; null is 0."""
+    """For recovery: mismatch of hidden states where layers were dropped; null is 0."""
     text: float | None = Field(None, ge=0)
-    """Likelihood of texts; null is 0, of healing 0.3."""
+    """Likelihood of texts; null is 0, for recovery 0.3."""
     temperature: float = Field(0.1, gt=0)
-    """Of the contrast."""
+    """Temperature of the contrast."""
     anchor: Anchor = "question"
-    """What answers are contrasted with: question (its last token) or frozen (the unchanged model's right answer)."""
+    """Anchor of the contrast: question (its last token) or frozen (the right answer in the unchanged model)."""
     wanted_margin: float = Field(1.0, gt=0)
-    """In nats per token."""
+    """Margin to reach, in nats per token."""
     softening: float = Field(1.0, gt=0)
     """Temperature of the divergence."""
 
-    def to_terms(self, *, healing: bool) -> Terms:
-        """Return the terms."""
-        usual = Weights(forgetting=1.0, text=0.3) if healing else Weights(0.1, 0.5, 1.0, forgetting=1.0)
-        names = ("contrastive", "likelihood", "margin", "forgetting", "hidden", "text")
-        given = {name: getattr(self, name) for name in names}
-        chosen = {name: getattr(usual, name) if value is None else value for name, value in given.items()}
-        return Terms(Weights(**chosen), self.temperature, self.anchor, self.wanted_margin, self.softening)
+    def to_terms(self, *, recovery: bool) -> LossTerms:
+        """Return the terms of the loss."""
+        defaults = Weights(forgetting=1.0, text=0.3) if recovery else Weights(0.1, 0.5, 1.0, forgetting=1.0)
+        weights = replace(defaults, **{name: getattr(self, name) for name in TERMS if getattr(self, name) is not None})
+        return LossTerms(weights, self.temperature, self.anchor, self.wanted_margin, self.softening)
 
 
-class TextsSection(Section):
-    """General texts: for what is not to be forgotten, or is to be learnt again."""
+class TextsSection(ConfigSection):
+    """General texts for the terms forgetting, hidden and text."""
 
     source: Annotated[list[str], DISTINCT] = Field(["boolq"], min_length=1)
     """Known sets, files, folders or hub names, separated by commas."""
     template: list[str] = []
-    """Jinja templates over a row's columns, one for each source; none takes the sources' own."""
+    """Jinja templates over a row's columns, one for each source; empty takes the sources' own."""
     limit: int | None = Field(256, ge=1)
     """Texts of each source; null keeps all."""
     max_tokens: int = Field(96, ge=2)
-    """Longest text, in tokens; the rest is cut off."""
+    """Longest text, in tokens; longer ones are truncated."""
     split: str | None = None
     """Split of a hub set; null is train."""
 
     @model_validator(mode="after")
-    def _as_many(self) -> Self:
+    def _check_templates(self) -> Self:
         if self.template and len(self.template) != len(self.source):
             raise ValueError(
                 f"there are {len(self.source)} sources and {len(self.template)} templates; give as many, or none"
@@ -112,66 +125,66 @@ class TextsSection(Section):
         return self
 
 
-class TrainSection(Section):
-    """How it is trained."""
+class TrainSection(ConfigSection):
+    """The training of each variant."""
 
     max_steps: int = Field(20, ge=1)
     """Steps of the optimiser."""
     questions: int = Field(4, ge=0)
-    """Questions of a step, of all workers together."""
+    """Questions of a step, over all workers."""
     wrong_answers: int = Field(2, ge=1)
-    """Most wrong answers of a question that are trained on: the first of the data."""
+    """Most wrong answers of a question: the first of the data."""
     texts: int = Field(4, ge=0)
-    """Texts of a step, of all workers together."""
+    """Texts of a step, over all workers."""
     micro_batches: int = Field(1, ge=1)
-    """Parts of a step that are computed one after another; gradients are accumulated."""
+    """Micro-batches of a step, over which gradients are accumulated."""
     learning_rate: float = Field(1e-4, gt=0)
-    """At its highest, after the warm-up."""
+    """Peak learning rate, after the warm-up."""
     warmup: float = Field(0.1, ge=0, lt=1)
-    """Share of the steps in which it rises; then it falls as a cosine."""
+    """Share of the steps in which the learning rate rises; then it falls along a cosine."""
     weight_decay: float = Field(0.0, ge=0)
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     clip: float = Field(1.0, ge=0)
-    """Largest norm of a gradient; 0 does not clip."""
+    """Largest norm of the gradient; 0 disables clipping."""
     seeds: Annotated[list[int], DISTINCT] = Field([0], min_length=1)
-    """Each variant is trained once with each: the order of examples, adapters, and which layers are random."""
+    """Seeds, one training of each variant for each: they decide the order of examples, adapters and random layers."""
     zero: Literal[1, 2, 3] = 1
     """Stage of DeepSpeed's ZeRO."""
     offload: bool = False
-    """Keep what ZeRO deals out in the memory of the CPU."""
+    """Keep what ZeRO partitions in CPU memory."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them."""
+    """Recompute activations in the backward pass instead of storing them."""
     num_workers: int | None = Field(None, ge=1)
-    """Workers; null is one for each GPU, or one for each CPU, at most two."""
-    cpus: int = Field(1, ge=1, json_schema_extra=AFFECTS_NOTHING)
-    """CPUs, and so CPU threads, of each worker."""
+    """Number of workers; null is one for each GPU, or one for each CPU, at most two."""
+    cpus: int = Field(1, ge=1, json_schema_extra=NOT_IN_IDENTITY)
+    """CPUs, and thus CPU threads, of each worker."""
     gpus: float | None = Field(None, ge=0)
     """GPUs of each worker; null takes one where the cluster has any."""
-    checkpoint_every: int = Field(10, ge=1, json_schema_extra=AFFECTS_NOTHING)
-    """Steps between two checkpoints, from which a killed run goes on."""
+    checkpoint_every: int = Field(10, ge=1, json_schema_extra=NOT_IN_IDENTITY)
+    """Steps between two checkpoints, from which a killed run resumes."""
 
-    def to_optimising(self) -> Optimising:
-        """Return how parameters are changed."""
-        return Optimising(self.learning_rate, self.warmup, self.weight_decay, self.clip, self.max_steps)
+    def to_optimizer(self) -> OptimizerSettings:
+        """Return the settings of the optimiser."""
+        return OptimizerSettings(self.learning_rate, self.warmup, self.weight_decay, self.clip, self.max_steps)
 
     def to_sharding(self) -> Sharding:
-        """Return what DeepSpeed deals out."""
+        """Return the settings of ZeRO."""
         return Sharding(self.zero, self.offload, self.gradient_checkpointing)
 
 
-class EvaluationSection(Section):
-    """What the model is worth before and after, on what it was not trained on."""
+class HeldOutSection(ConfigSection):
+    """The evaluation before and after training, on held-out items."""
 
     limit: int = Field(60, ge=4)
-    """Questions of each data set that are held out from training, and items of each task."""
+    """Held-out questions of each data set, and items of each task."""
     only: Annotated[list[str], DISTINCT] = []
-    """Data sets of pairs.source that are never trained on."""
+    """Data sets of pairs.source that are only evaluated."""
     generate: bool = False
-    """Let the model answer, too, where right answers are short: exact match."""
+    """Also evaluate answers that the model generates, by exact match, where right answers are short."""
     tasks: Annotated[list[str], DISTINCT] = []
     """Shipped tasks, tasks or groups of lm-evaluation-harness, harness:NAME, or task YAML files."""
     text: str | None = None
-    """Known set, file or hub name whose texts' perplexity is measured."""
+    """Known set, file or hub name of texts whose perplexity is measured."""
     batch_tokens: int = Field(2048, ge=1)
     """Most tokens of a batch, padding included."""
     bootstrap: int = Field(1000, ge=100)
@@ -179,119 +192,130 @@ class EvaluationSection(Section):
     confidence: float = Field(0.95, gt=0, lt=1)
     """Coverage of the intervals."""
 
-    def to_choice(self, seed: int) -> Choice:
-        """Return which items of tasks are judged on; nothing is searched, so all are of one kind."""
-        return Choice(self.limit, 0, seed)
+    def to_sampling(self, seed: int) -> ItemSampling:
+        """Return which items of tasks are evaluated; nothing is searched, so no items are set aside."""
+        return ItemSampling(self.limit, 0, seed)
 
     def to_resampling(self, seed: int) -> Resampling:
-        """Return how intervals are made."""
+        """Return the settings of the bootstrap."""
         return Resampling(self.bootstrap, self.confidence, seed)
 
 
-class TuneSection(Section):
-    """A search by Ray Tune before the training; each variant gets one of its own, of equal size."""
+class TuneSection(ConfigSection):
+    """A search by Ray Tune before the training; each variant has one of its own, of equal size."""
 
     num_samples: int = Field(0, ge=0)
-    """Trials of each variant, each a training of its own; 0 trains with the settings of train."""
+    """Trials of each variant, each of which is a training; 0 trains with the settings of train."""
     learning_rates: Annotated[list[float], DISTINCT, POSITIVE] = Field([3e-5, 1e-4, 3e-4], min_length=1)
-    """Learning rates to choose from."""
+    """Candidate learning rates."""
     temperatures: Annotated[list[float], DISTINCT, POSITIVE] = []
-    """Temperatures of the contrast; none keeps objective.temperature."""
+    """Candidate temperatures of the contrast; empty keeps objective.temperature."""
     contrastive: Annotated[list[float], DISTINCT, NOT_NEGATIVE] = []
-    """Weights of the contrast; none keeps objective.contrastive."""
+    """Candidate weights of the contrast; empty keeps objective.contrastive."""
     forgetting: Annotated[list[float], DISTINCT, NOT_NEGATIVE] = []
-    """Weights of the divergence from the unchanged model; none keeps objective.forgetting."""
+    """Candidate weights of the divergence from the unchanged model; empty keeps objective.forgetting."""
     num_layers: Annotated[list[int], DISTINCT, POSITIVE] = []
-    """Numbers of flagged layers, for the variants flagged and random; none keeps flags.num_layers."""
+    """Candidate numbers of flagged layers, for the variants flagged and random; empty keeps flags.num_layers."""
     rungs: int = Field(2, ge=1)
-    """How often a trial reports; ASHA may stop it after any report but the last."""
+    """Reports of a trial; ASHA may stop it after any but the last."""
     limit: int = Field(40, ge=4)
-    """Questions of each trained data set, apart from all others, or texts, that trials are judged on."""
+    """Validation questions of each trained data set, or texts for recovery, which evaluate the trials."""
+
+    def to_space(self, *, with_layers: bool) -> TuningSpace:
+        """Return the search space of a variant, with the number of its layers where it is a choice."""
+        values: dict[str, Sequence[float]] = {
+            "learning_rate": self.learning_rates,
+            "temperature": self.temperatures,
+            "contrastive": self.contrastive,
+            "forgetting": self.forgetting,
+            "num_layers": self.num_layers if with_layers else [],
+        }
+        return TuningSpace(tuple((name, tuple(choices)) for name, choices in values.items() if choices))
 
 
-class KeepSection(Section):
-    """Which trained models are written as checkpoints."""
+class KeepSection(ConfigSection):
+    """The trained models that are written as checkpoints."""
 
     models: Literal["first", "all", "none"] = "first"
-    """first: the first variant with the first seed."""
+    """first (the first variant with the first seed), all, none."""
 
 
 class MitigationConfig(JobConfig):
-    """Mend a model in the layers that hallucinate, or heal it after layers were dropped, and see what it is worth."""
+    """Fine-tune the hallucinating layers of a model, or recover it after pruning, and compare it with the original."""
 
     model: ModelSection = ModelSection()
     """The model."""
     layers: str | None = None
-    """Layers to train: a finished hallucination run, numbers (3,5,7) or all; null is all where layers are dropped, and
-    else makes a hallucination run of the pairs first."""
+    """Layers to train: a finished hallucination run, numbers (3,5,7) or all. Null is all where layers are dropped;
+    otherwise a hallucination run of the pairs is computed first."""
     drop: str | None = None
-    """Layers to drop first, whose loss is then healed: a finished score run, or numbers (3,5,7); null drops none."""
-    compare: Annotated[list[Compared], DISTINCT] = Field(["flagged"], min_length=1)
-    """flagged (those of layers), random (as many others, drawn anew with each seed), all; of healing, drops.metrics
-    says what is compared."""
+    """Layers to drop before a recovery training: a finished score run, or numbers (3,5,7); null drops none."""
+    compare: Annotated[list[LayerGroup], DISTINCT] = Field(["flagged"], min_length=1)
+    """Variants of fine-tuning: flagged (those of layers), random (as many others, drawn for each seed), all. Recovery
+    compares drops.metrics instead."""
     flags: FlagsSection = FlagsSection()
-    """Which layers a hallucination run names."""
+    """The choice of layers from a hallucination run."""
     drops: DropsSection = DropsSection()
-    """Which layers a score run names."""
+    """The choice of dropped layers from a score run."""
     parameters: ParametersSection = ParametersSection()
-    """What of the layers is trained."""
+    """The parameters of the layers that are trained."""
     objective: ObjectiveSection = ObjectiveSection()
-    """The terms of the loss."""
+    """The weights of the loss terms."""
     pairs: PairsSection = PairsSection(limit=120)
-    """Questions and answers; pairs.limit is for training, what evaluation holds out comes on top."""
+    """Questions and answers; pairs.limit counts training questions only, without held-out ones."""
     texts: TextsSection = TextsSection()
     """General texts."""
     train: TrainSection = TrainSection()
-    """How it is trained."""
-    evaluation: EvaluationSection = EvaluationSection()
-    """What the model is worth before and after."""
+    """The training of each variant."""
+    evaluation: HeldOutSection = HeldOutSection()
+    """The evaluation before and after training."""
     tune: TuneSection = TuneSection()
     """A search before the training."""
     keep: KeepSection = KeepSection()
-    """Which trained models are written."""
+    """The trained models that are written as checkpoints."""
 
     @field_validator("layers", "drop", mode="before")
     @classmethod
-    def _numbers(cls, value: object) -> object:
+    def _join_numbers(cls, value: object) -> object:
         if isinstance(value, list):
             return ",".join(map(str, value))
         return str(value) if isinstance(value, int) else value
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _check_terms(self) -> Self:
         terms = self.terms
         if not terms.weights.used():
-            raise ValueError("objective: all terms are switched off; give one of them a weight")
+            raise ValueError("objective: all terms are disabled; give one of them a weight")
         workers = self.train.num_workers or 1
         if self.most_workers < workers:
             raise ValueError(
                 f"train.questions ({self.train.questions}) and train.texts ({self.train.texts}) must be at least one "
                 f"for each worker and micro-batch ({workers * self.train.micro_batches})"
             )
-        if set(terms.weights.used()) == {"hidden"} and not self.healing:
+        if set(terms.weights.used()) == {"hidden"} and not self.recovery:
             raise ValueError(
-                "objective.hidden: no layer is dropped, so there is nothing to match; give another term a weight"
+                "objective.hidden: no layer is dropped, so there are no states to match; give another term a weight"
             )
         for name in ("contrastive", "forgetting"):
             if getattr(self.tune, name) and not getattr(terms.weights, name):
-                raise ValueError(f"tune.{name}: objective.{name} is switched off; give it a weight, or none to try")
+                raise ValueError(f"tune.{name}: objective.{name} is disabled; give it a weight, or empty the list")
         if self.pairs.answers != "given":
-            raise ValueError("pairs.answers: only given answers can be trained on")
+            raise ValueError("pairs.answers: only given answers can be used for training")
         return self
 
     @property
     def most_workers(self) -> int:
-        """The most workers that each have something to do in every micro-batch."""
+        """Largest number of workers that all have an example in every micro-batch."""
         weights = self.terms.weights
-        taken = [self.train.questions] * weights.uses_questions + [self.train.texts] * weights.uses_texts
-        return min(taken) // self.train.micro_batches
+        sizes = [self.train.questions] * weights.uses_questions + [self.train.texts] * weights.uses_texts
+        return min(sizes) // self.train.micro_batches
 
     @property
-    def healing(self) -> bool:
-        """Whether layers are dropped and the loss is healed."""
+    def recovery(self) -> bool:
+        """Whether layers are dropped before training."""
         return self.drop is not None
 
     @property
-    def terms(self) -> Terms:
+    def terms(self) -> LossTerms:
         """The terms of the loss."""
-        return self.objective.to_terms(healing=self.healing)
+        return self.objective.to_terms(recovery=self.recovery)

@@ -1,216 +1,255 @@
-"""What a mitigation run comes to: rows of its tables, and the verdicts."""
+"""The outcome of a mitigation run: comparisons, verdicts, and the rows of its tables."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from stratoscope.evaluation import (
+    LOWER_IS_BETTER,
+    Comparison,
+    ItemValues,
+    MetricKey,
+    PairwiseComparison,
+    Resampling,
+    compare,
+    compare_variants,
+    group_scores,
+)
+from stratoscope.mitigation import BASE, TERMS, Variant
+from stratoscope.pipelines.mitigation.store import ModelScores, TrainedVariant
+from stratoscope.results import TableRow
+from stratoscope.tables.mitigation import (
+    NOT_RECOVERED,
+    TrainingStepRow,
+    VariantComparisonRow,
+    VariantErrorRow,
+    VariantEvaluationRow,
+    VariantRow,
+)
 
-from stratoscope.evaluation import LOWER_IS_BETTER, Resampling
-from stratoscope.mitigation import TERMS
-from stratoscope.pipelines.mitigation.compare import Change, Key, Versus, change, compare, gather
-from stratoscope.pipelines.mitigation.store import VariantStore
-from stratoscope.pipelines.mitigation.tables import NOT_HEALED
-from stratoscope.pipelines.mitigation.variants import Variant
-
-Row = tuple[object, ...]
-BASE = "base"
-TOLD = ("mc1", "mc2", "pairwise", "exact_match", "perplexity")
-"""Metrics of mending that the verdicts tell; those of tasks are in the tables."""
+QUESTION_METRICS = ("mc1", "mc2", "pairwise", "exact_match", "perplexity")
+"""Metrics in the verdicts of fine-tuning; those of tasks are in the tables only."""
 SIGNIFICANT = 0.05
 
 
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """An evaluated model, as tables name it."""
+
+    key: str
+    name: str
+    seed: int | None
+
+
 @dataclass(frozen=True, eq=False)
-class Outcome:
-    """All that a run has found."""
+class MitigationOutcome:
+    """All comparisons of a run."""
 
-    evaluation: list[Row]
-    comparison: list[Row]
-    items: list[Row]
-    verdicts: list[str]
-    changes: dict[tuple[str, Key], Change]
-    """By a variant's key, data set and metric."""
+    models: dict[EvaluatedModel, dict[MetricKey, Comparison]]
+    """Each model against the base, by data set and metric."""
+    variants: list[PairwiseComparison]
+    """Each variant against the others and the base, by means over seeds."""
+    recovery: bool
 
+    @property
+    def verdicts(self) -> list[str]:
+        """The findings, in words."""
+        base = [c for c in self.variants if c.other == BASE]
+        others = [c for c in self.variants if c.other != BASE and c.dataset is None]
+        return [*base_verdicts(base, recovery=self.recovery), *map(variant_verdict, others)]
 
-def outcome(variants: Sequence[Variant], store: VariantStore, how: Resampling) -> Outcome:
-    """Compare every model with the base, and variants with each other."""
-    base = gather(store.scores(BASE))
-    judged = {v.key: gather(store.scores(v.key)) for v in variants}
-    cut = {v.key: gather(store.scores(v.cut_key)) for v in variants if v.dropped}
-    evaluation = [_row(BASE, None, key, change(own, own, key, how)) for key, own in base.items()]
-    changes: dict[tuple[str, Key], Change] = {}
-    for v in variants:
-        models = ([(f"{v.name}{NOT_HEALED}", cut[v.key])] if v.dropped else []) + [(v.name, judged[v.key])]
-        for name, measured in models:
-            for key, own in base.items():
-                found = change(own, measured[key], key, how)
-                evaluation.append(_row(name, v.seed, key, found))
-                if name == v.name:
-                    changes[v.key, key] = found
-    names = dict.fromkeys(v.name for v in variants)
-    compared = compare({n: [judged[v.key] for v in variants if v.name == n] for n in names} | {BASE: [base]}, how)
-    verdicts = [
-        *_against_base([v for v in compared if v.other == BASE], healing=bool(cut)),
-        *_better([v for v in compared if v.other != BASE and v.dataset is None]),
-    ]
-    return Outcome(evaluation, [_comparison_row(v) for v in compared], list(_items(variants, store)), verdicts, changes)
+    def card_rows(self) -> dict[str, list[list[str]]]:
+        """Return the rows of the table in a model's card, by the model's key."""
+        return {model.key: [_card_row(key, c) for key, c in own.items()] for model, own in self.models.items()}
 
 
-def _against_base(compared: Sequence[Versus], *, healing: bool) -> Iterator[str]:
-    """Say what each variant came to on every data set, one line for each metric that people ask for."""
-    for name, metric in dict.fromkeys((v.variant, v.metric) for v in compared if v.dataset is not None):
-        if not healing and metric not in TOLD:
+def compare_models(
+    variants: Sequence[Variant], scores: Mapping[str, ModelScores], resampling: Resampling
+) -> MitigationOutcome:
+    """Compare every model with the base, and the variants with each other.
+
+    Args:
+        variants: the variants that were trained and evaluated.
+        scores: scores of each model by its key.
+        resampling: settings of the paired bootstrap over items.
+    """
+    models = list(list_models(variants))
+    values = {model.key: group_scores(scores[model.key].scores) for model in models}
+    base = values[BASE]
+    seeds: dict[str, list[dict[MetricKey, ItemValues]]] = {}
+    for variant in variants:
+        seeds.setdefault(variant.name, []).append(values[variant.key])
+    return MitigationOutcome(
+        {
+            model: {
+                key: compare(items, values[model.key][key], resampling.stream(key[0]), key[1])
+                for key, items in base.items()
+            }
+            for model in models
+        },
+        compare_variants(seeds | {BASE: [base]}, resampling),
+        recovery=any(variant.dropped for variant in variants),
+    )
+
+
+def list_models(variants: Sequence[Variant]) -> Iterator[EvaluatedModel]:
+    """Yield the base and, for each variant, its pruned model before training and the variant."""
+    yield EvaluatedModel(BASE, BASE, None)
+    for variant in variants:
+        if variant.dropped:
+            yield EvaluatedModel(variant.pruned_key, f"{variant.name}{NOT_RECOVERED}", variant.seed)
+        yield EvaluatedModel(variant.key, variant.name, variant.seed)
+
+
+def base_verdicts(comparisons: Sequence[PairwiseComparison], *, recovery: bool) -> Iterator[str]:
+    """Yield the change of each variant from the base on every data set, one line for each metric."""
+    for name, metric in dict.fromkeys((c.variant, c.metric) for c in comparisons if c.dataset is not None):
+        if not recovery and metric not in QUESTION_METRICS:
             continue
-        own = [v for v in compared if (v.variant, v.metric) == (name, metric) and v.dataset is not None]
+        own = [c for c in comparisons if (c.variant, c.metric) == (name, metric) and c.dataset is not None]
         seeds = f", mean of {own[0].seeds} seeds" if own[0].seeds > 1 else ""
-        yield f"{name}, {metric}{seeds}: {'; '.join(_kept(v) if healing else _gained(v) for v in own)}."
+        yield f"{name}, {metric}{seeds}: {'; '.join(_change_text(c, recovery=recovery) for c in own)}."
 
 
-def _kept(v: Versus) -> str:
-    share, low, high = (1 + x for x in (v.relative.value, v.relative.low, v.relative.high))
-    return f"{v.dataset} {v.other_mean:.3f} -> {v.mean:.3f} ({share:.1%}, {low:.1%} to {high:.1%})"
+def _change_text(pair: PairwiseComparison, *, recovery: bool) -> str:
+    change = pair.comparison
+    if change.ratio.missing:
+        relative = f"{change.difference.value_text('+.3f')}, relative change not defined for a base of 0"
+    elif recovery:
+        relative = f"{change.ratio.value_text('.1%')}, {change.ratio.interval_text('.1%')}"
+    else:
+        relative = change.relative.value_text("+.1%")
+    if not recovery:
+        relative += f", p {pair.p_holm:.2g}" if pair.p_holm <= SIGNIFICANT else ", within noise"
+    return f"{pair.dataset} {change.before.value_text('.3f')} -> {change.after.value_text('.3f')} ({relative})"
 
 
-def _gained(v: Versus) -> str:
-    noise = f", p {v.p_holm:.2g}" if v.p_holm <= SIGNIFICANT else ", within noise"
-    # Of a base that gets nothing right there is no share.
-    gain = f"{v.relative.value:+.1%}" if v.other_mean else f"{v.difference.value:+.3f}"
-    return f"{v.dataset} {v.other_mean:.3f} -> {v.mean:.3f} ({gain}{noise})"
-
-
-def _better(means: Sequence[Versus]) -> Iterator[str]:
-    for v in means:
-        sign = -1 if v.metric in LOWER_IS_BETTER else 1
-        low, high = sorted((sign * v.difference.low, sign * v.difference.high))
-        said = "better than" if low > 0 else "worse than" if high < 0 else "no different, within noise, from"
-        yield (
-            f"{v.variant} is {said} {v.other} by {v.metric}, averaged over data sets and {v.seeds} "
-            f"seed{'s' if v.seeds > 1 else ''}: {v.mean:.3f} against {v.other_mean:.3f}, {v.difference.value:+.3f} "
-            f"({v.difference.low:+.3f} to {v.difference.high:+.3f})."
-        )
-
-
-def _row(name: str, seed: int | None, key: Key, c: Change) -> Row:
+def variant_verdict(pair: PairwiseComparison) -> str:
+    """Return whether a variant is better than another by a metric, averaged over data sets."""
+    change = pair.comparison
+    sign = -1 if pair.metric in LOWER_IS_BETTER else 1
+    low, high = sorted((sign * change.difference.low, sign * change.difference.high))
+    relation = "better than" if low > 0 else "worse than" if high < 0 else "not different, within noise, from"
     return (
-        name,
-        seed,
-        *key,
-        c.n,
-        c.before,
-        c.after,
-        c.difference.value,
-        c.difference.low,
-        c.difference.high,
-        c.retention.value,
-        c.retention.low,
-        c.retention.high,
+        f"{pair.variant} is {relation} {pair.other} by {pair.metric}, averaged over data sets and {pair.seeds} "
+        f"seed{'s' if pair.seeds > 1 else ''}: {change.after.value_text('.3f')} against "
+        f"{change.before.value_text('.3f')}, {change.difference.text('+.3f')}."
     )
 
 
-def _comparison_row(v: Versus) -> Row:
-    return (
-        v.variant,
-        v.other,
-        v.dataset,
-        v.metric,
-        v.n,
-        v.seeds,
-        v.mean,
-        None if np.isnan(v.spread) else v.spread,
-        v.other_mean,
-        None if np.isnan(v.other_spread) else v.other_spread,
-        v.difference.value,
-        v.difference.low,
-        v.difference.high,
-        v.relative.value,
-        v.p_value,
-        v.p_holm,
-    )
-
-
-def _models(variants: Sequence[Variant]) -> Iterator[tuple[str, str, int | None]]:
-    """Yield key, name and seed of every judged model."""
-    yield BASE, BASE, None
-    for v in variants:
-        if v.dropped:
-            yield v.cut_key, f"{v.name}{NOT_HEALED}", v.seed
-        yield v.key, v.name, v.seed
-
-
-def _items(variants: Sequence[Variant], store: VariantStore) -> Iterator[Row]:
-    for key, name, seed in _models(variants):
-        for s in store.scores(key):
-            yield name, seed, s.dataset, s.metric, s.item_id, s.value, s.weight
-
-
-def separation_rows(variants: Sequence[Variant], store: VariantStore) -> Iterator[Row]:
-    """Yield the rows of `separation`."""
-    for key, name, seed in _models(variants):
-        for s in store.separations(key):
-            yield name, seed, s.dataset, s.layer, s.n, s.gap, s.closer
-
-
-def training_rows(variants: Sequence[Variant], store: VariantStore) -> Iterator[Row]:
-    """Yield the rows of `training`."""
-    for v in variants:
-        for row in (store.trained(v) or {})["steps"]:
+def training_problems(trained: Sequence[TrainedVariant], failed: Mapping[Variant, str]) -> Iterator[str]:
+    """Yield one line for each training that diverged and each variant that failed."""
+    for model in trained:
+        if model.diverged:
             yield (
-                v.name,
-                v.seed,
-                int(row["step"]),
-                row["loss"],
-                *(row.get(term) for term in TERMS),
-                row["gradient_norm"],
-                row["learning_rate"],
-                int(row["tokens"]),
-                row["tokens_per_s"],
+                f"{model.variant.key} diverged: its loss became non-finite after its last checkpoint, that of step "
+                f"{len(model.steps)}, which was evaluated; use a lower train.learning_rate."
             )
+    for variant, error in failed.items():
+        yield f"{variant.key} failed and is in no comparison: {error}."
 
 
-def card_rows(found: Outcome, variant: Variant) -> list[list[str]]:
-    """Return the table of a model's card."""
+def _card_row(key: MetricKey, change: Comparison) -> list[str]:
+    ratio = change.ratio
+    retention = ratio.value_text(".1%") if ratio.missing else f"{ratio.value:.1%}, {ratio.interval_text('.1%')}"
+    noise = " (within noise)" if change.within_noise else ""
     return [
-        [dataset, metric, f"{c.before:.3f}", f"{c.after:.3f}", _card_text(c), str(c.n)]
-        for (key, (dataset, metric)), c in found.changes.items()
-        if key == variant.key
+        *key,
+        change.before.value_text(".3f"),
+        change.after.value_text(".3f"),
+        retention + noise,
+        str(change.num_items),
     ]
 
 
-def _card_text(c: Change) -> str:
-    kept = f"{c.retention.value:.1%}, {c.retention.low:.1%} to {c.retention.high:.1%}"
-    return kept + (" (within noise)" if c.difference.low <= 0 <= c.difference.high else "")
+def outcome_tables(
+    outcome: MitigationOutcome,
+    trained: Sequence[TrainedVariant],
+    scores: Mapping[str, ModelScores],
+    failed: Mapping[Variant, str],
+) -> dict[str, Sequence[TableRow]]:
+    """Return the rows of a run's tables, by table."""
+    models = list(outcome.models)
+    return {
+        "training": [row for model in trained for row in training_rows(model)],
+        "variants": [variant_row(model) for model in trained],
+        "evaluation": [_evaluation_row(m, key, c) for m, own in outcome.models.items() for key, c in own.items()],
+        "comparison": [comparison_row(pair) for pair in outcome.variants],
+        "items": [row for m in models for row in scores[m.key].item_rows(m.name, m.seed)],
+        "separation": [row for m in models for row in scores[m.key].separation_rows(m.name, m.seed)],
+        "errors": [VariantErrorRow(variant=v.name, seed=v.seed, error=error) for v, error in failed.items()],
+    }
 
 
-def variant_rows(variants: Sequence[Variant], store: VariantStore) -> Iterator[Row]:
-    """Yield the rows of `variants`."""
-    for v in variants:
-        facts = store.trained(v) or {}
-        yield (
-            v.name,
-            v.seed,
-            facts["layers"],
-            list(v.dropped),
-            facts["parameters"],
-            facts["learning_rate"],
-            len(facts["steps"]),
-            facts["diverged"],
-            facts["seconds"],
-            int(facts["steps"][-1]["peak_memory_bytes"]),
+def training_rows(model: TrainedVariant) -> Iterator[TrainingStepRow]:
+    """Yield the steps of a training."""
+    for step in model.steps:
+        terms: Any = {term: step.get(term) for term in TERMS}
+        yield TrainingStepRow(
+            variant=model.variant.name,
+            seed=model.variant.seed,
+            step=int(step["step"]),
+            loss=step["loss"],
+            **terms,
+            gradient_norm=step["gradient_norm"],
+            learning_rate=step["learning_rate"],
+            tokens=int(step["tokens"]),
+            tokens_per_s=step["tokens_per_s"],
         )
 
 
-def tuning_rows(searches: Mapping[str, Mapping[str, Any]]) -> Iterator[Row]:
-    """Yield the rows of `tuning`, from each variant's search."""
-    for name, found in searches.items():
-        for index, trial in enumerate(found["trials"]):
-            yield (
-                name,
-                f"{index:03d}",
-                *(trial.get(field) for field in ("learning_rate", "temperature", "contrastive", "forgetting")),
-                trial.get("num_layers"),
-                trial["reports"],
-                trial["objective"],
-                trial["chosen"],
-                "error" if trial["error"] else "done",
-                trial["error"],
-            )
+def variant_row(model: TrainedVariant) -> VariantRow:
+    """Return the row of a trained variant."""
+    return VariantRow(
+        variant=model.variant.name,
+        seed=model.variant.seed,
+        layers=model.layers,
+        dropped_layers=model.variant.dropped,
+        trained_parameters=model.parameters,
+        learning_rate=model.learning_rate,
+        steps=len(model.steps),
+        diverged=model.diverged,
+        seconds=model.seconds,
+        peak_memory_bytes=int(model.steps[-1]["peak_memory_bytes"]),
+    )
+
+
+def _evaluation_row(model: EvaluatedModel, key: MetricKey, change: Comparison) -> VariantEvaluationRow:
+    return VariantEvaluationRow(
+        variant=model.name,
+        seed=model.seed,
+        dataset=key[0],
+        metric=key[1],
+        n=change.num_items,
+        before=change.before.value,
+        after=change.after.value,
+        difference=change.difference.value,
+        ci_low=change.difference.low,
+        ci_high=change.difference.high,
+        retention=change.ratio.value,
+        retention_low=change.ratio.low,
+        retention_high=change.ratio.high,
+    )
+
+
+def comparison_row(pair: PairwiseComparison) -> VariantComparisonRow:
+    """Return the row of a comparison between two variants."""
+    change = pair.comparison
+    return VariantComparisonRow(
+        variant=pair.variant,
+        other=pair.other,
+        dataset=pair.dataset,
+        metric=pair.metric,
+        n=change.num_items,
+        seeds=pair.seeds,
+        mean=change.after.value,
+        spread=pair.spread,
+        other_mean=change.before.value,
+        other_spread=pair.other_spread,
+        difference=change.difference.value,
+        ci_low=change.difference.low,
+        ci_high=change.difference.high,
+        relative=change.relative.value,
+        p_value=pair.p_value,
+        p_holm=pair.p_holm,
+    )

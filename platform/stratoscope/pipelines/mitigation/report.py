@@ -1,227 +1,191 @@
-"""What a mitigation run's page and terminal table show."""
+"""The report page and the terminal table of a mitigation run, from its tables and manifest."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from rich.table import Table as TerminalTable
 
-from stratoscope.pipelines.facts import model_facts, number_text, run_facts
+from stratoscope.evaluation.comparison import NOT_DEFINED
+from stratoscope.mitigation import BASE
 from stratoscope.pipelines.mitigation import figures
-from stratoscope.results import Manifest, Page, Section, Storage, Table, read_table
+from stratoscope.pipelines.reporting.formatting import model_facts, number_text, run_facts
+from stratoscope.pipelines.reporting.sections import PageColumn, field_column, interval_column, page_table
+from stratoscope.results import Manifest, Page, PageSection, Run, TableRow
+from stratoscope.tables.mitigation import (
+    LayerSeparationRow,
+    TrainingStepRow,
+    TuningTrialRow,
+    VariantComparisonRow,
+    VariantEvaluationRow,
+    VariantRow,
+)
 
-Row = dict[str, Any]
+ReportRow = TypeVar("ReportRow", bound=TableRow)
+AnyPageColumn = PageColumn[Any]
 
 
-def summary_table(storage: Storage) -> TerminalTable:
+def read_rows(run: Run, name: str, row_type: type[ReportRow]) -> list[ReportRow]:
+    """Return the rows of one of the run's tables; none where the run has no such table."""
+    return row_type.read(run.table(name)) if run.storage.exists(f"{name}.parquet") else []
+
+
+def summary_table(run: Run) -> TerminalTable:
     """Return each metric before and after, by variant, averaged over seeds."""
-    rows = [row for row in read_table(storage, "evaluation").to_pylist() if row["variant"] != "base"]
-    names = list(dict.fromkeys(row["variant"] for row in rows))
+    rows = _variant_evaluations(run)
+    names = list(dict.fromkeys(row.variant for row in rows))
     table = TerminalTable(title="Before and after, on held-out items; means over seeds", title_justify="left")
     for name in ("data set", "metric", "items", "before", *names):
         table.add_column(name, justify="left" if name in ("data set", "metric") else "right")
-    for dataset, metric in dict.fromkeys((row["dataset"], row["metric"]) for row in rows):
-        own = [row for row in rows if (row["dataset"], row["metric"]) == (dataset, metric)]
-        after = [_mean([row["after"] for row in own if row["variant"] == name]) for name in names]
-        table.add_row(
-            dataset, metric, str(own[0]["n"]), f"{own[0]['before']:.3f}", *(f"{value:.3f}" for value in after)
-        )
+    for dataset, metric in dict.fromkeys((row.dataset, row.metric) for row in rows):
+        own = [row for row in rows if (row.dataset, row.metric) == (dataset, metric)]
+        after = [_mean_text([row.after for row in own if row.variant == name]) for name in names]
+        table.add_row(dataset, metric, str(own[0].n), _mean_text([own[0].before]), *after)
     return table
 
 
-def build_page(storage: Storage, manifest: Manifest) -> Page:
+def build_page(run: Run) -> Page:
     """Compose the report of a run from its tables."""
-    evaluation = [row for row in read_table(storage, "evaluation").to_pylist() if row["variant"] != "base"]
-    facts, model = manifest.facts, manifest.config["model"]["source"]
-    variants = read_table(storage, "variants").to_pylist()
+    manifest = run.manifest
+    facts, config = manifest.facts, manifest.config
+    evaluation = _variant_evaluations(run)
+    variants = read_rows(run, "variants", VariantRow)
     sections = [
-        Section("Verdict", list(facts["verdicts"])),
-        _change_section(evaluation, manifest.config["evaluation"]["confidence"], healing=facts["healing"]),
-        _variant_section(variants),
+        PageSection("Verdict", list(facts["verdicts"])),
+        _change_section(evaluation, config["evaluation"]["confidence"], recovery=facts["healing"]),
+        PageSection("Trainings", [], [], [page_table(variants, VARIANT_COLUMNS)]),
     ]
-    comparison = read_table(storage, "comparison").to_pylist()
-    if comparison:
+    if comparison := read_rows(run, "comparison", VariantComparisonRow):
         sections.append(_comparison_section(comparison))
-    separation = read_table(storage, "separation").to_pylist()
-    if separation:
+    if separation := read_rows(run, "separation", LayerSeparationRow):
         sections.append(_separation_section(separation))
-    sections.append(_training_section(read_table(storage, "training").to_pylist()))
-    if storage.exists("tuning.parquet"):
-        sections.append(_tuning_section(read_table(storage, "tuning").to_pylist()))
-    sections.append(_table_section(evaluation))
-    what = "healed after layers were dropped" if facts["healing"] else "mended in some of its layers"
+    sections.append(_training_section(read_rows(run, "training", TrainingStepRow)))
+    if tuning := read_rows(run, "tuning", TuningTrialRow):
+        sections.append(_tuning_section(tuning))
+    sections.append(PageSection("All numbers", [], [], [page_table(evaluation, EVALUATION_COLUMNS)]))
+    action = "recovered after pruning" if facts["healing"] else "fine-tuned in some of its layers"
     return Page(
-        title=f"{model}, {what}",
+        title=f"{config['model']['source']}, {action}",
         summary=(
-            f"{len(variants)} trainings of {manifest.config['train']['max_steps']} steps each. Everything is judged on "
-            "questions and texts that were neither trained on nor used to choose layers. Layers are numbered from 0, "
-            "as in model.layers."
+            f"{len(variants)} trainings of {config['train']['max_steps']} steps each. All models are evaluated on "
+            "questions and texts that were used neither for training nor for the choice of layers. Layers are numbered "
+            "from 0, as in model.layers."
         ),
         sections=sections,
         facts=list(_facts(manifest)),
     )
 
 
-def _change_section(rows: list[Row], confidence: float, *, healing: bool) -> Section:
-    metrics = dict.fromkeys(row["metric"] for row in rows)
-    drawn = [figures.changes([row for row in rows if row["metric"] == m], m, retention=healing) for m in metrics]
-    what = "What is kept of the whole model, after / before" if healing else "What changed, after less before"
-    text = f"{what}: one point for each seed, with paired {confidence:.0%} intervals over items."
-    return Section("Before and after", [text], drawn)
+def _variant_evaluations(run: Run) -> list[VariantEvaluationRow]:
+    return [row for row in read_rows(run, "evaluation", VariantEvaluationRow) if row.variant != BASE]
 
 
-def _variant_section(variants: list[Row]) -> Section:
-    header = [
-        "variant",
-        "seed",
-        "layers trained",
-        "layers dropped",
-        "trained numbers",
-        "learning rate",
-        "steps",
-        "seconds",
-        "peak memory of a worker",
-    ]
-    rows = [
-        [
-            v["variant"],
-            str(v["seed"]),
-            " ".join(map(str, v["layers"])),
-            " ".join(map(str, v["dropped_layers"])) or "none",
-            f"{v['trained_parameters']:,}",
-            f"{v['learning_rate']:.3g}",
-            f"{v['steps']}{', diverged' if v['diverged'] else ''}",
-            f"{v['seconds']:.0f}",
-            f"{v['peak_memory_bytes'] / 1e9:.1f} GB",
-        ]
-        for v in variants
-    ]
-    return Section("What was trained", [], [], [Table(header, rows)])
+def _change_section(rows: Sequence[VariantEvaluationRow], confidence: float, *, recovery: bool) -> PageSection:
+    metrics = dict.fromkeys(row.metric for row in rows)
+    charts = [figures.changes([row for row in rows if row.metric == m], m, retention=recovery) for m in metrics]
+    quantity = "Retention of the whole model, after / before" if recovery else "Change, after - before"
+    text = f"{quantity}: one point for each seed, with paired {confidence:.0%} intervals over items."
+    if recovery and any(row.retention is None for row in rows):
+        text += " Retention is not defined where the whole model scores 0; such points are left out."
+    return PageSection("Before and after", [text], charts)
 
 
-def _comparison_section(comparison: list[Row]) -> Section:
-    header = [
-        "variant",
-        "other",
-        "data set",
-        "metric",
-        "items",
-        "seeds",
-        "mean",
-        "sd",
-        "other's",
-        "sd",
-        "less other",
-        "interval",
-        "by other's",
-        "p, corrected",
-    ]
-    rows = [
-        [
-            c["variant"],
-            c["other"],
-            c["dataset"] or "all, mean",
-            c["metric"],
-            str(c["n"]),
-            str(c["seeds"]),
-            f"{c['mean']:.3f}",
-            number_text(c["spread"], ".3f"),
-            f"{c['other_mean']:.3f}",
-            number_text(c["other_spread"], ".3f"),
-            f"{c['difference']:+.3f}",
-            f"{c['ci_low']:+.3f} to {c['ci_high']:+.3f}",
-            f"{c['relative']:+.1%}",
-            f"{c['p_holm']:.2g}",
-        ]
-        for c in comparison
-    ]
-    return Section(
+def _column(header: str, cell: Callable[[Any], str]) -> AnyPageColumn:
+    return PageColumn(header, cell)
+
+
+def _ratio_column(name: str, header: str, form: str) -> AnyPageColumn:
+    """Return a column that shows a ratio, in words where it is not defined."""
+    return PageColumn(header, lambda row: number_text(getattr(row, name), form) or NOT_DEFINED)
+
+
+VARIANT_COLUMNS = [
+    field_column(VariantRow, "variant"),
+    field_column(VariantRow, "seed"),
+    _column("layers trained", lambda row: " ".join(map(str, row.layers))),
+    _column("layers dropped", lambda row: " ".join(map(str, row.dropped_layers)) or "none"),
+    field_column(VariantRow, "trained_parameters", ","),
+    field_column(VariantRow, "learning_rate", ".3g"),
+    _column("steps", lambda row: f"{row.steps}{', diverged' if row.diverged else ''}"),
+    field_column(VariantRow, "seconds", ".0f"),
+    _column("peak memory of a worker", lambda row: f"{row.peak_memory_bytes / 1e9:.1f} GB"),
+]
+COMPARISON_COLUMNS = [
+    field_column(VariantComparisonRow, "variant"),
+    field_column(VariantComparisonRow, "other"),
+    _column("data set", lambda row: row.dataset or "all, mean"),
+    field_column(VariantComparisonRow, "metric"),
+    field_column(VariantComparisonRow, "n", header="items"),
+    field_column(VariantComparisonRow, "seeds"),
+    field_column(VariantComparisonRow, "mean", ".3f"),
+    field_column(VariantComparisonRow, "spread", ".3f", header="sd"),
+    field_column(VariantComparisonRow, "other_mean", ".3f", header="other's mean"),
+    field_column(VariantComparisonRow, "other_spread", ".3f", header="other's sd"),
+    field_column(VariantComparisonRow, "difference", "+.3f"),
+    interval_column("interval", "+.3f"),
+    _ratio_column("relative", "relative", "+.1%"),
+    field_column(VariantComparisonRow, "p_holm", ".2g", header="p, corrected"),
+]
+EVALUATION_COLUMNS = [
+    field_column(VariantEvaluationRow, "variant"),
+    field_column(VariantEvaluationRow, "seed"),
+    field_column(VariantEvaluationRow, "dataset", header="data set"),
+    field_column(VariantEvaluationRow, "metric"),
+    field_column(VariantEvaluationRow, "n", header="items"),
+    field_column(VariantEvaluationRow, "before", ".3f"),
+    field_column(VariantEvaluationRow, "after", ".3f"),
+    field_column(VariantEvaluationRow, "difference", "+.3f"),
+    interval_column("interval", "+.3f"),
+    _ratio_column("retention", "after / before", ".1%"),
+]
+
+
+def _comparison_section(rows: Sequence[VariantComparisonRow]) -> PageSection:
+    return PageSection(
         "Variants against the base and each other",
         [
             "Each variant is the mean over its seeds; sd is the standard deviation over them. Intervals and p-values "
-            "are of a paired bootstrap over items, and do not hold what another seed would change; p is corrected, by "
-            "Holm's method, for the data sets of a metric being tested together."
+            "come from a paired bootstrap over items and do not include the variation between seeds. p is corrected, "
+            "by Holm's method, for testing the data sets of a metric together."
         ],
         [],
-        [Table(header, rows)],
+        [page_table(rows, COMPARISON_COLUMNS)],
     )
 
 
-def _separation_section(rows: list[Row]) -> Section:
-    return Section(
+def _separation_section(rows: Sequence[LayerSeparationRow]) -> PageSection:
+    return PageSection(
         "Right and wrong answers inside the model",
         [
-            "How much closer, by the cosine, the end of a question is to its right answer than to its wrong ones, in "
-            "each layer, on the mean over held-out questions; states are standardised by the base's. Above 0 a layer "
-            "puts the right answer closer."
+            "The cosine of the question's end with its right answer, minus that with its wrong ones, in each layer, as "
+            "the mean over held-out questions. States are standardised by the base's. Above 0 a layer puts the right "
+            "answer closer."
         ],
-        [figures.separation(rows, name) for name in dict.fromkeys(row["dataset"] for row in rows)],
+        [figures.separation(rows, name) for name in dict.fromkeys(row.dataset for row in rows)],
     )
 
 
-def _training_section(rows: list[Row]) -> Section:
-    return Section(
-        "Training",
-        ["The loss and its terms by step, one line for each training."],
-        [figures.training(rows)],
+def _training_section(rows: Sequence[TrainingStepRow]) -> PageSection:
+    text = "The loss and its terms by step, one line for each training."
+    return PageSection("Training", [text], [figures.training(rows)])
+
+
+def _tuning_section(rows: Sequence[TuningTrialRow]) -> PageSection:
+    settings = ("learning_rate", "temperature", "contrastive", "forgetting", "num_layers")
+    searched = [name for name in settings if any(getattr(row, name) is not None for row in rows)]
+    columns: list[AnyPageColumn] = [
+        field_column(TuningTrialRow, "variant"),
+        field_column(TuningTrialRow, "trial_id", header="trial"),
+        *(field_column(TuningTrialRow, name, "g") for name in searched),
+        field_column(TuningTrialRow, "reports"),
+        field_column(TuningTrialRow, "objective", ".4f"),
+        _column("chosen", lambda row: "yes" if row.chosen else ""),
+        _column("status", lambda row: row.error or row.status),
+    ]
+    text = (
+        "Trials are evaluated on questions or texts that are used for nothing else. ASHA stopped the trials with fewer "
+        "reports."
     )
-
-
-def _tuning_section(rows: list[Row]) -> Section:
-    names = [
-        n
-        for n in ("learning_rate", "temperature", "contrastive", "forgetting", "num_layers")
-        if any(r[n] is not None for r in rows)
-    ]
-    header = ["variant", "trial", *names, "reports", "objective", "chosen", "status"]
-    table = [
-        [
-            r["variant"],
-            r["trial_id"],
-            *("" if r[n] is None else f"{r[n]:g}" for n in names),
-            str(r["reports"]),
-            "" if r["objective"] is None else f"{r['objective']:.4f}",
-            "yes" if r["chosen"] else "",
-            r["error"] or r["status"],
-        ]
-        for r in rows
-    ]
-    return Section(
-        "Search",
-        ["Judged on questions or texts apart from all others. Fewer reports mean that ASHA stopped the trial."],
-        [],
-        [Table(header, table)],
-    )
-
-
-def _table_section(rows: list[Row]) -> Section:
-    header = [
-        "variant",
-        "seed",
-        "data set",
-        "metric",
-        "items",
-        "before",
-        "after",
-        "difference",
-        "interval",
-        "after / before",
-    ]
-    table = [
-        [
-            r["variant"],
-            str(r["seed"]),
-            r["dataset"],
-            r["metric"],
-            str(r["n"]),
-            f"{r['before']:.3f}",
-            f"{r['after']:.3f}",
-            f"{r['difference']:+.3f}",
-            f"{r['ci_low']:+.3f} to {r['ci_high']:+.3f}",
-            f"{r['retention']:.1%}",
-        ]
-        for r in rows
-    ]
-    return Section("All numbers", [], [], [Table(header, table)])
+    return PageSection("Search", [text], [], [page_table(rows, columns)])
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -230,19 +194,21 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for name, counts in facts["questions"].items():
         yield (
             f"Data set {name}",
-            f"{counts['trained']} questions trained on, {counts['held_out']} held out"
+            f"{counts['trained']} questions for training, {counts['held_out']} held out"
             + (f", {counts['validated']} for the search" if counts["validated"] else ""),
         )
-    yield "Texts", f"{facts['texts']:,} trained on"
+    yield "Texts", f"{facts['texts']:,} for training"
     yield "Terms", ", ".join(f"{weight:g} {name}" for name, weight in facts["terms"].items())
     yield "Layers from", facts["flags"] or "the configuration"
     yield (
         "Workers",
         f"{facts['workers']}, {facts['threads_per_worker']} threads each, ZeRO {manifest.config['train']['zero']}",
     )
-    yield "Tensors that stayed equal to the bit", str(facts["frozen_tensors"])
+    yield "Bit-identical tensors", str(facts["frozen_tensors"])
     yield from run_facts(manifest)
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+def _mean_text(values: Sequence[float | None]) -> str:
+    """Return the mean of numbers; in words where one of them is not defined."""
+    numbers = [value for value in values if value is not None]
+    return f"{sum(numbers) / len(numbers):.3f}" if numbers and len(numbers) == len(values) else NOT_DEFINED

@@ -1,15 +1,15 @@
-"""The flow of the mitigation job: layers -> (search) -> training -> evaluation -> comparison -> checkpoint."""
+"""The flow of the mitigation job: choose layers, train variants, evaluate them, compare, and export checkpoints."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from rich.console import Console
 
 from stratoscope.digest import digest
 from stratoscope.errors import InputError
 from stratoscope.evaluation import choose_items, items_digest, load_tasks
-from stratoscope.execution import Workers, cluster, is_local, resources
+from stratoscope.execution import WorkerResources, cluster, is_local, resources
+from stratoscope.mitigation import Variant
 from stratoscope.models import (
     ModelFacts,
     ModelSource,
@@ -24,36 +24,29 @@ from stratoscope.models import (
     resolve_source,
     weights_fingerprint,
 )
-from stratoscope.pipelines.job import Job
-from stratoscope.pipelines.machine import usual_device
-from stratoscope.pipelines.mitigation import tables
-from stratoscope.pipelines.mitigation.choice import LayerChoice
 from stratoscope.pipelines.mitigation.config import MitigationConfig
-from stratoscope.pipelines.mitigation.estimate import Need, check_memory, estimate, need
-from stratoscope.pipelines.mitigation.judging import judge_all, judges, keep
-from stratoscope.pipelines.mitigation.material import Material, load_material
-from stratoscope.pipelines.mitigation.outcome import (
-    Outcome,
-    outcome,
-    separation_rows,
-    training_rows,
-    tuning_rows,
-    variant_rows,
-)
+from stratoscope.pipelines.mitigation.dataset import MitigationData, TrainingInputs, load_data
+from stratoscope.pipelines.mitigation.estimate import MemoryEstimate, check_memory, estimate, need
+from stratoscope.pipelines.mitigation.evaluate import evaluate_models, evaluators, export_checkpoints, model_cards
+from stratoscope.pipelines.mitigation.layers import LayerChoice, flag_layers, open_choice
+from stratoscope.pipelines.mitigation.outcome import compare_models, outcome_tables, training_problems
 from stratoscope.pipelines.mitigation.report import build_page, summary_table
 from stratoscope.pipelines.mitigation.store import VariantStore
-from stratoscope.pipelines.mitigation.trainer import TRAINING, Trainer, tuned_file
-from stratoscope.pipelines.mitigation.variants import Variant
-from stratoscope.results import from_rows, render, write_table
+from stratoscope.pipelines.mitigation.train import train_variants
+from stratoscope.pipelines.mitigation.tune import TRAINING, tuning_rows
+from stratoscope.pipelines.runtime.hardware import usual_device
+from stratoscope.pipelines.runtime.job import Job
+from stratoscope.results import Run, TableRow, write_table
+from stratoscope.tables.mitigation import TABLES
 
-LONGEST = 1024
-"""Most tokens of a sequence, where the model has positions for more."""
+MAX_LENGTH = 1024
+"""Most tokens of a sequence, for models with more positions."""
 MOST_CPU_WORKERS = 2
-"""Where their number is not given: more of them would share what a machine's memory can deliver."""
+"""Most workers by default on CPUs; more of them would compete for memory bandwidth."""
 
 
 class MitigationJob(Job[MitigationConfig]):
-    """Trains some layers of a model, and compares what it is worth before and after."""
+    """Trains some layers of a model and compares the results with the original."""
 
     name: ClassVar[str] = "mitigation"
     config_class = MitigationConfig
@@ -61,150 +54,167 @@ class MitigationJob(Job[MitigationConfig]):
     source: ModelSource
     facts: ModelFacts
     choice: LayerChoice
-    material: Material
-    longest: int
-    need: Need
+    data: MitigationData
+    max_length: int
+    need: MemoryEstimate
 
     def prepare(self) -> None:
         """Resolve the model and the runs that layers are taken from, and read questions and texts."""
         config, model = self.config, self.config.model
         self.source = pin_source(resolve_source(model.source, model.revision))
-        self.facts = describe_model(self.source, trust_remote_code=model.trust_remote_code, here=is_local())
-        if self.facts.quantisation:
-            raise InputError(
-                f"model.source {model.source!r} is quantised by {self.facts.quantisation}, and its layers cannot be "
-                "trained; take the checkpoint that it was made from"
-            )
-        if dtype_name(model.dtype, usual_device()) == "float16":
-            raise InputError("model.dtype float16 cannot be trained in; take bfloat16 or float32")
-        check_causal(load_config(self.source, trust_remote_code=model.trust_remote_code), model.source)
-        if config.healing:
-            check_prunable(load_config(self.source, trust_remote_code=model.trust_remote_code), model.source)
-            check_describable(self.source, trust_remote_code=model.trust_remote_code)
+        self.facts = describe_model(self.source, trust_remote_code=model.trust_remote_code, here=is_local(), head=True)
+        _check_trainable(config, self.source, self.facts)
         self.tasks = load_tasks(config.evaluation.tasks)
         self.tokenizer = load_tokenizer(self.source, trust_remote_code=model.trust_remote_code)
-        self.longest = min(LONGEST, self.facts.max_positions or LONGEST)
-        self.choice = LayerChoice.open(config, self.source, self.facts)
-        self.material = load_material(config, self.tokenizer, self.choice.seen(), self.longest)
-        self.need = need(config, self.facts, self.material, self.choice.most_trained(), len(self.tokenizer))
+        self.max_length = min(MAX_LENGTH, self.facts.max_positions or MAX_LENGTH)
+        self.choice = open_choice(config, self.source, self.facts)
+        self.data = load_data(config, self.tokenizer, self.choice.seen, self.max_length)
+        self.need = need(config, self.facts, self.data, self.choice.most_layers, len(self.tokenizer))
         if is_local():
             check_memory(self.need)
 
     def plan(self) -> Sequence[tuple[str, str]]:
-        """Return what the run would do, and estimates of what it takes."""
-        return estimate(self.config, self.facts, self.material, self.need)
+        """Return the work of the run and its estimated cost."""
+        return estimate(self.config, self.facts, self.data, self.need)
 
     def execute(self) -> None:
-        """Train every variant, judge all of them, compare, and write what is to be kept."""
+        """Train and evaluate every variant, compare them, and write tables, checkpoints and the report."""
+        context = self.context
         with cluster():
             if self.choice.lacks_flags:
-                with self.stage("flags"):
-                    self.choice = self.choice.with_flags(self)
-                self.material = load_material(self.config, self.tokenizer, self.choice.seen(), self.longest)
-            workers = self._workers()
-            self._identify(workers)
-            self.begin()
-            store = VariantStore(self.run.storage)
-            variants, failed = Trainer(self, workers, store).train_all(self.choice.variants())
-            with self.stage("evaluate"), judges(self, workers, 2 * len(variants)) as service:
-                failed |= judge_all(self, variants, service, store)
-                variants = [v for v in variants if v not in failed]
-                found = outcome(variants, store, self.config.evaluation.to_resampling(self.config.seed))
-                self._write(variants, failed, store, found)
-                kept = keep(self, variants, found, service, store)
-        self.manifest.facts |= {
-            "verdicts": [*found.verdicts, *self._troubles(variants, failed, store)],
-            "models": list(kept.urls),
-            "frozen_tensors": kept.frozen_tensors,
+                with context.stage("flags"):
+                    self.choice = flag_layers(context, self.choice)
+                self.data = load_data(self.config, self.tokenizer, self.choice.seen, self.max_length)
+            inputs = self._inputs()
+            self._record_fingerprints(inputs)
+            self.register()
+            store = VariantStore(context.storage)
+            trained, failed = train_variants(context, inputs, store, self.choice.variants())
+            with context.stage("evaluate"), evaluators(context, inputs, 2 * len(trained)) as service:
+                scores, errors = evaluate_models(context, service, store, [model.variant for model in trained])
+                failed |= errors
+                trained = [model for model in trained if model.variant not in failed]
+                resampling = self.config.evaluation.to_resampling(self.config.seed)
+                outcome = compare_models([model.variant for model in trained], scores, resampling)
+                tables = outcome_tables(outcome, trained, scores, failed)
+                self._write_tables(tables, [model.variant for model in trained])
+                cards = model_cards(inputs, trained, outcome.card_rows(), self.choice.chosen_by)
+                checkpoints = export_checkpoints(context, service, cards)
+        context.manifest.counts = {
+            "variants": len(trained),
+            "failed": len(failed),
+            "steps": len(tables["training"]),
         }
-        with self.stage("report"):
-            self.run.storage.write("report.html", render(build_page(self.run.storage, self.manifest)))
+        context.manifest.facts |= {
+            "verdicts": [*outcome.verdicts, *training_problems(trained, failed)],
+            "models": list(checkpoints.urls),
+            "frozen_tensors": checkpoints.frozen_tensors,
+        }
+        with context.stage("report"):
+            context.write_report(build_page(context.run))
         store.clear()
-        self.run.storage.remove(TRAINING)
-
-    def show(self, console: Console) -> None:
-        """Print what changed, and the verdict."""
-        console.print(summary_table(self.run.storage))
-        for line in self.manifest.facts["verdicts"]:
-            console.print(line, soft_wrap=True)
-        for url in self.manifest.facts["models"]:
-            console.print(f"model: {url}", soft_wrap=True)
-        console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
-
-    def _workers(self) -> Workers:
-        train, there = self.config.train, resources()
-        gpus = train.gpus if train.gpus is not None else float(there.get("GPU", 0) > 0)
-        usual = (
-            int(there.get("GPU", 0) // gpus) if gpus else min(MOST_CPU_WORKERS, int(there.get("CPU", 1)) // train.cpus)
-        )
-        workers = Workers(train.num_workers or max(1, min(usual, self.config.most_workers)), train.cpus, gpus)
-        for name, each in (("CPU", workers.cpus), ("GPU", workers.gpus)):
-            if is_local() and workers.number * each > there.get(name, 0):
-                raise InputError(
-                    f"train: {workers.number} workers of {each:g} {name}s are more than the {there.get(name, 0):g} of "
-                    "this machine; take fewer train.num_workers"
-                )
-        return workers
+        context.storage.remove(TRAINING)
 
     @staticmethod
-    def _troubles(variants: Sequence[Variant], failed: Mapping[Variant, str], store: VariantStore) -> Iterator[str]:
-        for v in variants:
-            facts = store.trained(v) or {}
-            if facts["diverged"]:
-                yield (
-                    f"{v.key} diverged: its loss was no number after its last checkpoint, that of step "
-                    f"{len(facts['steps'])}, which is what was judged; take a lower train.learning_rate."
-                )
-        for v, error in failed.items():
-            yield f"{v.key} failed, and is in no comparison: {error}."
+    def show(run: Run, console: Console) -> None:
+        """Print the changes, the verdicts and the checkpoints."""
+        console.print(summary_table(run))
+        for line in run.manifest.facts.get("verdicts", []):
+            console.print(line, soft_wrap=True)
+        for url in run.manifest.facts.get("models", []):
+            console.print(f"model: {url}", soft_wrap=True)
+        console.print(f"report: {run.report_url}", soft_wrap=True)
 
-    def _write(
-        self, variants: Sequence[Variant], failed: Mapping[Variant, str], store: VariantStore, found: Outcome
-    ) -> None:
-        steps = list(training_rows(variants, store))
-        written: list[tuple[str, Any, Iterator[Any]]] = [
-            ("training", tables.TRAINING, iter(steps)),
-            ("variants", tables.VARIANTS, variant_rows(variants, store)),
-            ("evaluation", tables.EVALUATION, iter(found.evaluation)),
-            ("comparison", tables.COMPARISON, iter(found.comparison)),
-            ("items", tables.ITEMS, iter(found.items)),
-            ("separation", tables.SEPARATION, separation_rows(variants, store)),
-            ("errors", tables.ERRORS, ((v.name, v.seed, error) for v, error in failed.items())),
-        ]
-        storage = self.run.storage
+    def _inputs(self) -> TrainingInputs:
+        workers = choose_workers(self.config, resources(), local=is_local())
+        return TrainingInputs(
+            config=self.config,
+            source=self.source,
+            num_layers=self.facts.num_layers,
+            dtype=dtype_name(self.config.model.dtype, "cuda" if workers.gpus else "cpu"),
+            data=self.data,
+            max_length=self.max_length,
+            workers=workers,
+            flagged=self.choice.flagged,
+        )
+
+    def _write_tables(self, tables: Mapping[str, Sequence[TableRow]], variants: Sequence[Variant]) -> None:
+        storage = self.context.storage
         if self.config.tune.num_samples:
-            names = dict.fromkeys(v.name for v in variants)
-            searches = {name: json.loads(storage.read(tuned_file(name))) for name in names}
-            written.append(("tuning", tables.TUNING, tuning_rows(searches)))
-        for name, schema, rows in written:
-            write_table(storage, name, from_rows(list(rows), schema))
-        self.manifest.counts = {"variants": len(variants), "failed": len(failed), "steps": len(steps)}
+            names = list(dict.fromkeys(variant.name for variant in variants))
+            tables = {**tables, "tuning": list(tuning_rows(storage, names))}
+        for name, rows in tables.items():
+            write_table(storage, name, TABLES[name].table(rows))
 
-    def _tasks_digest(self) -> str:
-        choice = self.config.evaluation.to_choice(self.config.seed)
-        return items_digest([choose_items(task, choice, self.material.used, self.tokenizer) for task in self.tasks])
-
-    def _identify(self, workers: Workers) -> None:
-        config, material = self.config, self.material
+    def _record_fingerprints(self, inputs: TrainingInputs) -> None:
+        config, data, workers = self.config, self.data, inputs.workers
         device = "cuda" if workers.gpus else "cpu"
-        dtype = dtype_name(config.model.dtype, device)
-        self.manifest.fingerprints = {
+        sampling = config.evaluation.to_sampling(config.seed)
+        items = [choose_items(task, sampling, data.used, self.tokenizer) for task in self.tasks]
+        self.context.manifest.fingerprints = {
             "weights": weights_fingerprint(self.source),
-            "material": material.fingerprint,
-            "tasks": self._tasks_digest(),
-            "computation": digest({"dtype": dtype, "device": device, "workers": workers.number}),
+            "material": data.fingerprint,
+            "tasks": items_digest(items),
+            "computation": digest({"dtype": inputs.dtype, "device": device, "workers": workers.number}),
         }
-        self.manifest.facts = {
+        self.context.manifest.facts = {
             "architecture": self.facts.architecture,
             "num_layers": self.facts.num_layers,
             "num_parameters": self.facts.num_parameters,
             "device": device,
-            "dtype": dtype,
+            "dtype": inputs.dtype,
             "workers": workers.number,
             "threads_per_worker": workers.cpus,
-            "questions": material.counts,
-            "texts": len(material.corpus.texts),
+            "questions": data.counts,
+            "texts": len(data.corpus.texts),
             "terms": config.terms.weights.used(),
-            "flags": self.choice.flags[0].url() if self.choice.flags else None,
-            "healing": config.healing,
+            "flags": self.choice.flags.url if self.choice.flags else None,
+            "healing": config.recovery,
         }
+
+
+def choose_workers(config: MitigationConfig, available: Mapping[str, float], *, local: bool) -> WorkerResources:
+    """Return the number and resources of training workers.
+
+    Args:
+        config: configuration of the job.
+        available: resources of the cluster, such as CPU and GPU.
+        local: whether the cluster is this machine, which cannot grow.
+
+    Raises:
+        InputError: the configured workers exceed the resources of this machine.
+    """
+    train = config.train
+    gpus = train.gpus if train.gpus is not None else float(available.get("GPU", 0) > 0)
+    on_gpus = int(available.get("GPU", 0) // gpus) if gpus else 0
+    default = on_gpus if gpus else min(MOST_CPU_WORKERS, int(available.get("CPU", 1)) // train.cpus)
+    number = train.num_workers or max(1, min(default, config.most_workers))
+    workers = WorkerResources(number, train.cpus, gpus)
+    for name, each in (("CPU", workers.cpus), ("GPU", workers.gpus)):
+        if local and workers.number * each > available.get(name, 0):
+            raise InputError(
+                f"train: {workers.number} workers of {each:g} {name}s are more than the {available.get(name, 0):g} of "
+                "this machine; use fewer train.num_workers"
+            )
+    return workers
+
+
+def _check_trainable(config: MitigationConfig, source: ModelSource, facts: ModelFacts) -> None:
+    """Refuse models that cannot be trained.
+
+    Raises:
+        InputError: the model is quantised, not causal, in float16, or cannot be pruned where layers are dropped.
+    """
+    model = config.model
+    if facts.quantisation:
+        raise InputError(
+            f"model.source {model.source!r} is quantised by {facts.quantisation}, and its layers cannot be trained; "
+            "use the checkpoint that it was made from"
+        )
+    if dtype_name(model.dtype, usual_device()) == "float16":
+        raise InputError("model.dtype float16 does not support training; use bfloat16 or float32")
+    network = load_config(source, trust_remote_code=model.trust_remote_code)
+    check_causal(network, model.source)
+    if config.recovery:
+        check_prunable(network, model.source)
+        check_describable(source, trust_remote_code=model.trust_remote_code)

@@ -1,19 +1,81 @@
-"""What is finished of a run, by variant: its trained tensors, its log, and how it was judged."""
+"""Finished parts of a run in its folder: trainings and evaluations, which a resumed run does not repeat."""
 
 import json
+from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 from stratoscope.evaluation import Score
-from stratoscope.pipelines.mitigation import tables
-from stratoscope.pipelines.mitigation.variants import Variant
-from stratoscope.pipelines.mitigation.worker import Judgement, LayerSeparation
-from stratoscope.results import Storage, from_rows, read_table, write_table
+from stratoscope.mitigation import Variant
+from stratoscope.results import Storage, read_table, write_table
+from stratoscope.tables.mitigation import LayerSeparationRow, VariantItemRow
 
 FOLDER = "variants"
 
 
+@dataclass(frozen=True)
+class TrainedVariant:
+    """A finished training."""
+
+    variant: Variant
+    layers: tuple[int, ...]
+    """Trained layers; the search may have chosen another number than the variant's."""
+    learning_rate: float
+    steps: list[dict[str, float]]
+    """Metrics of each step that the model holds."""
+    parameters: int
+    """Number of trained parameters."""
+    diverged: bool
+    """Whether the loss became non-finite after the last checkpoint."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LayerSeparation:
+    """Separation of right and wrong answers in one layer, by the mean over a data set's questions."""
+
+    dataset: str
+    layer: int
+    """Layer, as the whole model numbers it."""
+    n: int
+    gap: float
+    closer: float
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """The evaluation of one model."""
+
+    scores: list[Score]
+    separations: list[LayerSeparation]
+
+    def item_rows(self, name: str, seed: int | None) -> list[VariantItemRow]:
+        """Return the item scores as rows of a table."""
+        return [
+            VariantItemRow(
+                variant=name,
+                seed=seed,
+                dataset=s.dataset,
+                metric=s.metric,
+                item_id=s.item_id,
+                value=s.value,
+                weight=s.weight,
+            )
+            for s in self.scores
+        ]
+
+    def separation_rows(self, name: str, seed: int | None) -> list[LayerSeparationRow]:
+        """Return the separations as rows of a table."""
+        return [
+            LayerSeparationRow(
+                variant=name, seed=seed, dataset=s.dataset, layer=s.layer, n=s.n, gap=s.gap, closer=s.closer
+            )
+            for s in self.separations
+        ]
+
+
 class VariantStore:
-    """Keeps variants in a run's folder; what is there is whole, and is not made again.
+    """Stores finished trainings and evaluations in a run's folder.
 
     Args:
         storage: the run's folder.
@@ -24,43 +86,41 @@ class VariantStore:
 
     @staticmethod
     def patch(variant: Variant) -> str:
-        """Return the file of a variant's trained tensors."""
+        """Return the name of the file of a variant's trained tensors."""
         return f"{FOLDER}/{variant.key}.safetensors"
 
-    def trained(self, variant: Variant) -> dict[str, Any] | None:
-        """Return what is known of a variant's training, or None where it is not done."""
+    def read_training(self, variant: Variant) -> TrainedVariant | None:
+        """Return a finished training, or None."""
         name = f"{FOLDER}/{variant.key}.json"
         if not self._storage.exists(name):
             return None
-        known: dict[str, Any] = json.loads(self._storage.read(name))
-        return known
+        facts: dict[str, Any] = json.loads(self._storage.read(name))
+        return TrainedVariant(variant, **facts | {"layers": tuple(facts["layers"])})
 
-    def write_trained(self, variant: Variant, facts: dict[str, Any]) -> None:
-        """Keep what is known of a training; its tensors are there already."""
-        self._storage.write(f"{FOLDER}/{variant.key}.json", json.dumps(facts).encode())
+    def write_training(self, trained: TrainedVariant) -> None:
+        """Store a training, after its tensors."""
+        facts = {name: value for name, value in vars(trained).items() if name != "variant"}
+        self._storage.write(f"{FOLDER}/{trained.variant.key}.json", json.dumps(facts).encode())
 
-    def is_judged(self, key: str) -> bool:
-        """Tell whether a model was judged."""
-        return self._storage.exists(f"{FOLDER}/{key}.items.parquet")
+    def read_scores(self, key: str) -> ModelScores | None:
+        """Return the finished evaluation of a model, or None."""
+        if not self._storage.exists(f"{FOLDER}/{key}.items.parquet"):
+            return None
+        items = VariantItemRow.read(read_table(self._storage, f"{FOLDER}/{key}.items"))
+        separations = LayerSeparationRow.read(read_table(self._storage, f"{FOLDER}/{key}.separation"))
+        return ModelScores(
+            # A value that is not a number is null in the table.
+            [Score(r.dataset, r.metric, r.item_id, nan if r.value is None else r.value, r.weight) for r in items],
+            [LayerSeparation(r.dataset, r.layer, r.n, r.gap, r.closer) for r in separations],
+        )
 
-    def scores(self, key: str) -> list[Score]:
-        """Return how a judged model did, item by item."""
-        rows = read_table(self._storage, f"{FOLDER}/{key}.items").to_pylist()
-        return [Score(r["dataset"], r["metric"], r["item_id"], r["value"], r["weight"]) for r in rows]
-
-    def separations(self, key: str) -> list[LayerSeparation]:
-        """Return how a judged model's layers tell right answers from wrong ones."""
-        rows = read_table(self._storage, f"{FOLDER}/{key}.separation").to_pylist()
-        return [LayerSeparation(r["dataset"], r["layer"], r["n"], r["gap"], r["closer"]) for r in rows]
-
-    def write_judgement(self, key: str, found: Judgement) -> None:
-        """Keep how a model was judged."""
-        layers = [(None, None, s.dataset, s.layer, s.n, s.gap, s.closer) for s in found.separations]
-        write_table(self._storage, f"{FOLDER}/{key}.separation", from_rows(layers, tables.SEPARATION))
-        # Last, for it says that the model was judged.
-        items = [(None, None, s.dataset, s.metric, s.item_id, s.value, s.weight) for s in found.scores]
-        write_table(self._storage, f"{FOLDER}/{key}.items", from_rows(items, tables.ITEMS))
+    def write_scores(self, key: str, scores: ModelScores) -> None:
+        """Store the evaluation of a model."""
+        separations = LayerSeparationRow.table(scores.separation_rows(key, None))
+        write_table(self._storage, f"{FOLDER}/{key}.separation", separations)
+        # Last, since this file marks the evaluation as finished.
+        write_table(self._storage, f"{FOLDER}/{key}.items", VariantItemRow.table(scores.item_rows(key, None)))
 
     def clear(self) -> None:
-        """Remove everything, once the run's tables hold it."""
+        """Remove all files; the run's tables hold their content."""
         self._storage.remove(FOLDER)

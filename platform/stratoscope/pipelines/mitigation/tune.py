@@ -1,110 +1,77 @@
-"""A search before the training, by Ray Tune: each trial is a training by Ray Train that reports to ASHA."""
+"""The search before the training, by Ray Tune: each trial is a training by Ray Train that reports to ASHA."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from stratoscope.execution import Trial, TrialPlan, Workers, fit_in_trial
-from stratoscope.mitigation import Corpus, TrainingSettings
+from stratoscope.errors import RunError, last_line
+from stratoscope.execution import PlacementGroupTracker, Trial, TrialPlan, fit_in_trial, resources
+from stratoscope.mitigation import (
+    FLAGGED,
+    RANDOM,
+    LayersByNumber,
+    TrainingSettings,
+    TuningSpace,
+    Variant,
+    apply_point,
+    resized_layers,
+)
 from stratoscope.pipelines.mitigation.config import TuneSection
-from stratoscope.pipelines.mitigation.loop import OBJECTIVE, Loop
-from stratoscope.pipelines.mitigation.material import Judged
+from stratoscope.pipelines.mitigation.dataset import TrainingInputs
+from stratoscope.pipelines.mitigation.worker import OBJECTIVE, TrainingLoop
+from stratoscope.pipelines.runtime.context import RunContext
+from stratoscope.pipelines.runtime.trials import TUNE, tune
 from stratoscope.results import Storage
+from stratoscope.tables.mitigation import TuningTrialRow
 
-LayersOf = Callable[[int | None], tuple[int, ...]]
-"""From a number of layers, or None for the configured one, to the layers of a variant."""
-
-
-@dataclass(frozen=True)
-class Space:
-    """What trials choose from; a field of no choices is left as it is."""
-
-    choices: tuple[tuple[str, tuple[float, ...]], ...]
-
-    @classmethod
-    def of(cls, section: TuneSection, *, with_layers: bool) -> "Space":
-        """Return the space of a variant, with the number of its layers where that can be chosen."""
-        fields: dict[str, Sequence[float]] = {
-            "learning_rate": section.learning_rates,
-            "temperature": section.temperatures,
-            "contrastive": section.contrastive,
-            "forgetting": section.forgetting,
-            "num_layers": section.num_layers if with_layers else [],
-        }
-        return cls(tuple((name, tuple(values)) for name, values in fields.items() if values))
-
-    def __call__(self, trial: Any) -> None:
-        """Suggest a point, for Optuna."""
-        for name, values in self.choices:
-            trial.suggest_categorical(name, list(values))
-
-    @property
-    def size(self) -> int:
-        """Number of points."""
-        total = 1
-        for _, values in self.choices:
-            total *= len(values)
-        return total
-
-    def points(self) -> list[dict[str, float]]:
-        """Return all points, the first field's values changing fastest."""
-        found: list[dict[str, float]] = [{}]
-        for name, values in reversed(self.choices):
-            found = [{name: value, **point} for point in found for value in values]
-        return sorted(found, key=lambda p: [list(v).index(p[n]) for n, v in reversed(self.choices)])
+TRAINING = "training"
+"""Folder of Ray Train's checkpoints in the run's folder; it is removed at the end of the run."""
+DIVERGED = "its loss became non-finite before the first checkpoint; use a lower train.learning_rate"
+SEARCHED = ("learning_rate", "temperature", "contrastive", "forgetting", "num_layers")
 
 
-def with_point(settings: TrainingSettings, point: Mapping[str, float], layers_of: LayersOf) -> TrainingSettings:
-    """Return a training's settings with what a trial has chosen."""
-    terms = settings.terms
-    weights = {name: float(point[name]) for name in ("contrastive", "forgetting") if name in point}
-    number = point.get("num_layers")
-    return replace(
-        settings,
-        trained=replace(settings.trained, layers=layers_of(None if number is None else int(number))),
-        terms=replace(
-            terms,
-            weights=replace(terms.weights, **weights),
-            temperature=float(point.get("temperature", terms.temperature)),
-        ),
-        optimising=replace(
-            settings.optimising, learning_rate=float(point.get("learning_rate", settings.optimising.learning_rate))
-        ),
+def tuned_settings(context: RunContext, inputs: TrainingInputs, variant: Variant) -> TrainingSettings:
+    """Return the settings of a variant's training that its search chose; all its seeds share one search.
+
+    Raises:
+        RunError: the run is stopping, or every trial failed.
+    """
+    name = tuned_file(variant.name)
+    if not context.storage.exists(name):
+        with context.stage("tune"):
+            result = _search(context, inputs, replace(variant, seed=inputs.config.train.seeds[0]))
+        context.storage.write(name, json.dumps(result).encode())
+    point: Mapping[str, float] = json.loads(context.storage.read(name))["point"]
+    return apply_point(inputs.settings(variant), point, _layers(inputs, variant))
+
+
+def _search(context: RunContext, inputs: TrainingInputs, variant: Variant) -> dict[str, Any]:
+    section, workers = inputs.config.tune, inputs.workers
+    per_trial = workers.number * (workers.gpus or workers.cpus)
+    available = resources().get("GPU" if workers.gpus else "CPU", 1)
+    with_layers = variant.name in (FLAGGED, RANDOM) and bool(inputs.flagged)
+    plan = plan_trials(
+        section.to_space(with_layers=with_layers), section, max(1, int(available // per_trial)), inputs.config.seed
     )
+    groups = PlacementGroupTracker()
+    folder = f"{TUNE}-{variant.name}"
+    trial = TrainingTrial(inputs, variant, context.storage.child(TRAINING, folder), groups.register)
+    trials = tune(context, trial, plan, folder=folder, title=f"tune {variant.name}", on_end=groups.free)
+    best = best_trial(trials)
+    if best is None:
+        error = DIVERGED if trials[0].error is None else last_line(trials[0].error)
+        raise RunError(f"no trial of {variant.name} finished; the first failed with: {error}")
+    return {"point": dict(best.config), "trials": [_trial_facts(t, chosen=t is best) for t in trials]}
 
 
-@dataclass(frozen=True, eq=False)
-class TrainingTrial:
-    """Runs a trial: a training of its own, whose validations are the trial's reports."""
-
-    settings: TrainingSettings
-    layers_of: LayersOf
-    corpus: Corpus
-    judged: Judged
-    batch_tokens: int
-    longest: int
-    workers: Workers
-    rungs: int
-    storage: Storage
-    register: Any
-    """Of where workers stand."""
-
-    def __call__(self, config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        """Train; Ray Train reports by itself."""
-        steps = self.settings.optimising.steps
-        settings = replace(
-            with_point(self.settings, config, self.layers_of),
-            validate_every=max(1, -(-steps // self.rungs)),
-            checkpoint_every=steps,
-        )
-        loop = Loop(settings, self.corpus, self.judged, self.batch_tokens, self.longest)
-        name = "-".join(f"{key}={value:g}" for key, value in sorted(config.items())) or "only"
-        fit_in_trial(loop, self.workers, self.storage, name, self.register)
-        yield from ()
+def _layers(inputs: TrainingInputs, variant: Variant) -> LayersByNumber:
+    return partial(resized_layers, variant, inputs.flagged, inputs.num_layers)
 
 
-def plan(space: Space, section: TuneSection, concurrency: int, seed: int) -> TrialPlan:
-    """Return how trials are chosen: all points where they are few enough, otherwise by TPE."""
+def plan_trials(space: TuningSpace, section: TuneSection, concurrency: int, seed: int) -> TrialPlan:
+    """Return how trials are chosen: all points if they are few enough, otherwise by TPE."""
     grid = space.size <= section.num_samples
     return TrialPlan(
         algorithm="tpe",
@@ -120,9 +87,73 @@ def plan(space: Space, section: TuneSection, concurrency: int, seed: int) -> Tri
     )
 
 
-def best(trials: Sequence[Trial]) -> Trial | None:
-    """Return the trial of the largest objective among those that were not stopped early, or None where all failed."""
+def best_trial(trials: Sequence[Trial]) -> Trial | None:
+    """Return the trial with the largest objective among those that were not stopped early; None if all failed."""
     done = [t for t in trials if t.error is None and OBJECTIVE in t.metrics]
-    longest = max((int(t.metrics.get("training_iteration", 0)) for t in done), default=0)
-    whole = [t for t in done if int(t.metrics.get("training_iteration", 0)) == longest]
-    return max(whole, key=lambda t: float(t.metrics[OBJECTIVE]), default=None)
+    most = max((_num_reports(t) for t in done), default=0)
+    complete = [t for t in done if _num_reports(t) == most]
+    return max(complete, key=lambda t: float(t.metrics[OBJECTIVE]), default=None)
+
+
+def _num_reports(trial: Trial) -> int:
+    return int(trial.metrics.get("training_iteration", 0))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingTrial:
+    """Runs one trial: a training whose validations are the trial's reports."""
+
+    inputs: TrainingInputs
+    variant: Variant
+    storage: Storage
+    register: Any
+    """Attribute `register` of the `PlacementGroupTracker`."""
+
+    def __call__(self, point: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """Train; Ray Train reports by itself."""
+        inputs, config = self.inputs, self.inputs.config
+        settings = apply_point(inputs.settings(self.variant), point, _layers(inputs, self.variant))
+        steps = settings.optimizer.steps
+        # Steps between validations, rounded up.
+        settings = replace(settings, validate_every=-(-steps // config.tune.rungs), checkpoint_every=steps)
+        data = inputs.data
+        loop = TrainingLoop(settings, data.corpus, data.validation, config.evaluation.batch_tokens, inputs.max_length)
+        name = "-".join(f"{key}={value:g}" for key, value in sorted(point.items())) or "only"
+        fit_in_trial(loop, inputs.workers, self.storage, name, self.register)
+        yield from ()
+
+
+def _trial_facts(trial: Trial, *, chosen: bool) -> dict[str, Any]:
+    return {
+        **dict(trial.config),
+        "objective": trial.metrics.get(OBJECTIVE),
+        "reports": _num_reports(trial),
+        "chosen": chosen,
+        "error": None if trial.error is None else last_line(trial.error),
+    }
+
+
+def tuned_file(name: str) -> str:
+    """Return the name of the file with the result of a variant's search."""
+    return f"tuned-{name}.json"
+
+
+def tuning_rows(storage: Storage, names: Sequence[str]) -> Iterator[TuningTrialRow]:
+    """Yield the trials of all searches as rows of a table.
+
+    Args:
+        storage: the run's folder.
+        names: names of the variants.
+    """
+    for name in names:
+        for index, trial in enumerate(json.loads(storage.read(tuned_file(name)))["trials"]):
+            yield TuningTrialRow(
+                variant=name,
+                trial_id=f"{index:03d}",
+                **{setting: trial.get(setting) for setting in SEARCHED},
+                reports=trial["reports"],
+                objective=trial["objective"],
+                chosen=trial["chosen"],
+                status="error" if trial["error"] else "done",
+                error=trial["error"],
+            )

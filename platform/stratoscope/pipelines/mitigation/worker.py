@@ -1,4 +1,4 @@
-"""The evaluators: each holds the model once, and puts trained tensors into it for as long as they are judged."""
+"""Code that runs in other processes of Ray: the evaluator of models, the training loop, the writer of patches."""
 
 import json
 from collections.abc import Iterator
@@ -9,74 +9,69 @@ from typing import Any
 import torch
 from ray.train import Checkpoint
 
-from stratoscope.evaluation import Choice, Evaluator, QuestionEvaluator, Score, Slice, choose_items, load_tasks
+from stratoscope.evaluation import (
+    Evaluator,
+    ItemSampling,
+    QuestionEvaluator,
+    Score,
+    Slice,
+    choose_items,
+    load_tasks,
+    validation_score,
+)
+from stratoscope.execution import WorkerHost
 from stratoscope.mitigation import (
     STEPS,
+    Corpus,
     Patch,
-    Reference,
+    ReferenceStates,
     TrainingSettings,
     answer_rows,
     check_frozen,
+    evenly_spaced,
     make_patch,
-    measured,
-    sample,
+    measure_reference,
+    patched_weights,
     separation,
-    swapped_in,
+    train,
 )
-from stratoscope.models import LoadedModel, Loading, ModelCard, export_pruned, kept_layers, without_layers
-from stratoscope.pipelines.exported import Terms, answer, check_in_fresh_process
-from stratoscope.pipelines.mitigation.material import Judged
+from stratoscope.models import LoadedModel, LoadSpec, ModelCard, export_pruned, kept_layers, without_layers
+from stratoscope.models.verify_checkpoint import ReferenceSpec, answer, check_in_fresh_process
+from stratoscope.pipelines.mitigation.dataset import EvaluationSet
+from stratoscope.pipelines.mitigation.store import LayerSeparation, ModelScores
 from stratoscope.results import Storage
 
-WHOLE = Slice("search", 0.0, 1.0)
+ALL_ITEMS = Slice("search", 0.0, 1.0)
+OBJECTIVE = "objective"
+"""Name of the metric that trials maximise."""
 
 
 @dataclass(frozen=True, eq=False)
-class EvaluatorSettings:
-    """Everything that an evaluator has to know."""
+class VariantEvaluatorSettings:
+    """Settings of an evaluator."""
 
     run: str
     """URL of the run's folder."""
-    loading: Loading
-    judged: Judged
+    loading: LoadSpec
+    data: EvaluationSet
     tasks: tuple[str, ...]
-    choice: Choice
-    """Of the items of each task."""
+    sampling: ItemSampling
+    """Items of each task."""
     used: frozenset[str]
-    """Ids of rows that no item may be of."""
+    """Ids of rows that are excluded from the items of tasks."""
     batch_tokens: int
-    longest: int
+    max_length: int
     num_threads: int
 
 
-@dataclass(frozen=True)
-class LayerSeparation:
-    """How a layer tells right answers from wrong ones, on the mean over a data set's questions."""
-
-    dataset: str
-    layer: int
-    """As the whole model numbers it."""
-    n: int
-    gap: float
-    closer: float
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What was found of a model."""
-
-    scores: list[Score]
-    separations: list[LayerSeparation]
-
-
-class MitigationWorker:
-    """Judges models that differ from one base in some tensors and layers.
+class VariantEvaluator:
+    """Evaluates models that differ from one base in some tensors and layers; it holds the base once.
 
     Args:
-        settings: of the evaluator.
+        settings: settings of the evaluator.
     """
 
-    def __init__(self, settings: EvaluatorSettings) -> None:
+    def __init__(self, settings: VariantEvaluatorSettings) -> None:
         if settings.loading.device == "cpu":
             torch.set_num_threads(settings.num_threads)
         self._settings = settings
@@ -84,128 +79,168 @@ class MitigationWorker:
         self._model = settings.loading.load(head=True)
         self._questions = QuestionEvaluator(
             self._model,
-            settings.judged.questions,
-            settings.judged.texts,
-            answered=settings.judged.answered,
+            settings.data.questions,
+            settings.data.texts,
+            answered=settings.data.answered,
             max_batch_tokens=settings.batch_tokens,
-            max_length=settings.longest,
+            max_length=settings.max_length,
         )
         self._tasks = self._make_tasks() if settings.tasks else None
-        self._reference = self._measure() if any(settings.judged.separated.values()) else None
+        self._reference = self._measure_base() if any(settings.data.separation.values()) else None
 
-    def _measure(self) -> Reference:
-        """Measure the base's hidden states, by which those of all models are standardised."""
-        examples = [e for own in self._settings.judged.separated.values() for e in own]
+    def _measure_base(self) -> ReferenceStates:
+        """Measure the hidden states of the base, by which those of all models are standardised."""
+        examples = [e for own in self._settings.data.separation.values() for e in own]
         layers = tuple(range(len(self._model.anatomy)))
-        rows = answer_rows(sample(examples), int(self._model.tokenizer.pad_token_id or 0))
-        return measured(Reference(self._model, layers), layers, rows)
+        rows = answer_rows(evenly_spaced(examples), int(self._model.tokenizer.pad_token_id or 0))
+        return measure_reference(ReferenceStates(self._model, layers), layers, rows)
 
     def _make_tasks(self) -> Evaluator:
         settings = self._settings
         items = [
-            choose_items(task, settings.choice, settings.used, self._model.tokenizer)
+            choose_items(task, settings.sampling, settings.used, self._model.tokenizer)
             for task in load_tasks(settings.tasks)
         ]
-        return Evaluator(self._model, items, max_batch_tokens=settings.batch_tokens, max_length=settings.longest)
+        return Evaluator(self._model, items, max_batch_tokens=settings.batch_tokens, max_length=settings.max_length)
 
-    def evaluate(self, patch: str | None, dropped: tuple[int, ...]) -> Judgement:
-        """Judge the base with trained tensors in it and without some layers.
+    def evaluate(self, patch: str | None, dropped: tuple[int, ...]) -> ModelScores:
+        """Evaluate the base with trained tensors and without some layers.
 
         Args:
-            patch: file of the tensors in the run's folder; None leaves the base as it is.
+            patch: file of the tensors in the run's folder; None leaves the base unchanged.
             dropped: layers to leave out.
         """
         tensors = {} if patch is None else read_patch(self._storage, patch)
-        with swapped_in(self._model, tensors):
+        with patched_weights(self._model, tensors):
             scores = self._questions.evaluate(dropped)
             if self._tasks is not None:
                 metrics = {task.name: task.metric for task in self._tasks.tasks}
                 scores += [
                     Score(s.task, metrics[s.task], s.item_id, s.value, s.weight)
-                    for s in self._tasks.evaluate(dropped, WHOLE)
+                    for s in self._tasks.evaluate(dropped, ALL_ITEMS)
                 ]
-            return Judgement(scores, list(self._separations(dropped)))
+            return ModelScores(scores, list(self._separations(dropped)))
 
     def _separations(self, dropped: tuple[int, ...]) -> Iterator[LayerSeparation]:
         if self._reference is None:
             return
         kept = kept_layers(len(self._model.anatomy), dropped)
         with without_layers(self._model, dropped) as model:
-            for dataset, examples in self._settings.judged.separated.items():
+            for dataset, examples in self._settings.data.separation.items():
                 if not examples:
                     continue
-                found = separation(model, examples, self._reference, kept)
+                result = separation(model, examples, self._reference, kept)
                 for number, layer in enumerate(kept):
-                    gap, closer = (float(values[:, number].mean()) for values in (found.gap, found.closer))
+                    gap, closer = (float(values[:, number].mean()) for values in (result.gap, result.closer))
                     yield LayerSeparation(dataset, layer, len(examples), gap, closer)
 
     def export(self, patch: str, layers: tuple[int, ...], dropped: tuple[int, ...], url: str, card: ModelCard) -> int:
-        """Write a trained model as a checkpoint and see that it is the right one.
+        """Write a trained model as a checkpoint and verify it.
 
         Args:
             patch: file of the trained tensors in the run's folder.
-            layers: that were trained.
+            layers: trained layers.
             dropped: layers to leave out.
             url: folder of the checkpoint.
-            card: what its README.md says.
+            card: content of its README.md.
 
         Returns:
-            How many tensors are the base's, to the bit.
+            Number of tensors that are bit-identical to the base's.
 
         Raises:
-            RunError: a frozen tensor was changed, or a fresh process finds another model in the checkpoint.
+            RunError: a frozen tensor has changed, or a fresh process reads another model from the checkpoint.
         """
         with Storage(url).writing_folder() as folder:
-            with swapped_in(self._model, read_patch(self._storage, patch)):
+            with patched_weights(self._model, read_patch(self._storage, patch)):
                 export_pruned(self._model, dropped, folder, card)
-                with without_layers(self._model, dropped) as left:
-                    expected = answer(left.network)
-            same = check_frozen(self._model, folder, layers, dropped)
-            check_in_fresh_process(folder, expected, self._terms(self._model))
-        return same
+                with without_layers(self._model, dropped) as pruned:
+                    expected = answer(pruned.network)
+            num_frozen = check_frozen(self._model, folder, layers, dropped)
+            check_in_fresh_process(folder, expected, self._reference_spec())
+        return num_frozen
 
-    def _terms(self, model: LoadedModel) -> Terms:
+    def _reference_spec(self) -> ReferenceSpec:
         loading = self._settings.loading
-        return Terms(
+        return ReferenceSpec(
             original=None,
             revision=loading.source.revision,
             device="auto" if loading.spread else loading.device,
-            dtype=str(model.network.dtype).removeprefix("torch."),
+            dtype=str(self._model.network.dtype).removeprefix("torch."),
             attention=loading.attention,
             trust_remote_code=loading.trust_remote_code,
             num_threads=self._settings.num_threads,
         )
 
 
-def make_mitigation_worker(settings: EvaluatorSettings) -> MitigationWorker:
-    """Make the worker of an evaluator."""
-    return MitigationWorker(settings)
+def make_evaluator(settings: VariantEvaluatorSettings) -> VariantEvaluator:
+    """Make an evaluator, in its own process."""
+    return VariantEvaluator(settings)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingLoop:
+    """The training, with its validation, as each worker of Ray Train runs it."""
+
+    settings: TrainingSettings
+    corpus: Corpus
+    validation: EvaluationSet | None
+    """Data of the validation; None disables it."""
+    batch_tokens: int
+    """Most tokens of a validation batch."""
+    max_length: int
+    """Most tokens of a validation sequence."""
+
+    def __call__(self, host: WorkerHost) -> None:
+        """Train."""
+        validate = None if self.validation is None else _Validator(self, self.validation)
+        train(self.settings, self.corpus, host, validate)
+
+
+@dataclass(eq=False)
+class _Validator:
+    """Computes the objective of trials; batches are made at the first call, once the model is known."""
+
+    loop: TrainingLoop
+    data: EvaluationSet
+    _evaluator: QuestionEvaluator | None = None
+
+    def __call__(self, model: LoadedModel) -> dict[str, float]:
+        if self._evaluator is None:
+            self._evaluator = QuestionEvaluator(
+                model,
+                self.data.questions,
+                self.data.texts,
+                answered=(),
+                max_batch_tokens=self.loop.batch_tokens,
+                max_length=self.loop.max_length,
+            )
+        return {OBJECTIVE: validation_score(self._evaluator.evaluate())}
 
 
 def write_patch(run: str, name: str, checkpoint: Checkpoint, settings: TrainingSettings) -> dict[str, Any]:
-    """Put a checkpoint's parts together as the file of a variant's tensors.
+    """Write the trained tensors of a checkpoint to one file.
 
     Args:
         run: URL of the run's folder.
-        name: of the file in it.
-        checkpoint: of Ray Train, wherever it is kept.
-        settings: of the training.
+        name: name of the file in the folder.
+        checkpoint: a checkpoint of Ray Train, wherever it is stored.
+        settings: settings of the training.
 
     Returns:
-        `steps`, what was logged of each, and `parameters`, how many numbers were trained.
+        `steps`, the metrics of each step, and `parameters`, the number of trained parameters.
     """
     from safetensors.torch import save_file
 
     with checkpoint.as_directory() as folder:
         patch = make_patch(Path(folder), settings)
         steps = json.loads(Path(folder, STEPS).read_text(encoding="utf-8"))
-    with Storage(run).writing(name) as path:
+    with Storage(run).atomic_file(name) as path:
         save_file({key: tensor.contiguous() for key, tensor in patch.items()}, path)
     return {"steps": steps, "parameters": sum(tensor.numel() for tensor in patch.values())}
 
 
 def read_patch(storage: Storage, name: str) -> Patch:
-    """Read the file of a variant's tensors."""
+    """Read the file of a variant's trained tensors."""
     from safetensors.torch import load
 
     return dict(load(storage.read(name)))

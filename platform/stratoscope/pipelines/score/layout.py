@@ -1,37 +1,37 @@
-"""How the prompts of a scoring run are cut into shards, and what is kept of them: fixed before anything is computed."""
+"""Division of a scoring run's prompts into shards, and the choice between statistics per prompt and per shard."""
 
 from stratoscope.errors import InputError
-from stratoscope.pipelines.measuring.layout import Layout, usual_size
 from stratoscope.pipelines.score.config import ScoreConfig
+from stratoscope.pipelines.sharded.layout import ShardLayout, default_shard_size
 
 FEWEST_MERGED_SHARDS = 50
-"""A bootstrap over fewer shards says little."""
+"""Minimum number of shards for a bootstrap over shards."""
 
 
-def lay_out(config: ScoreConfig, num_prompts: int, rows_per_prompt: int) -> Layout:
+def lay_out(config: ScoreConfig, num_prompts: int, rows_per_prompt: int) -> ShardLayout:
     """Lay out a run.
 
     Args:
         config: the run's configuration.
-        num_prompts: how many prompts there are.
-        rows_per_prompt: rows of statistics and of spans for each of them.
+        num_prompts: number of prompts.
+        rows_per_prompt: rows of statistics and of spans per prompt.
 
     Raises:
-        InputError: statistics are to be kept by shard, and there would be too few shards.
+        InputError: statistics are to be stored by shard, and there would be too few shards.
     """
-    keep, given = config.statistics.keep, config.batching.shard_size
+    keep, shard_size = config.statistics.keep, config.batching.shard_size
     by_shard = keep == "shard" or (keep == "auto" and num_prompts * rows_per_prompt > config.statistics.max_rows)
-    size = given or usual_size(num_prompts)
+    size = shard_size or default_shard_size(num_prompts)
     if not by_shard:
-        return Layout(num_prompts, size)
+        return ShardLayout(num_prompts, size)
     largest = num_prompts // FEWEST_MERGED_SHARDS
     if largest == 0:
         raise InputError(
             f"statistics.keep shard needs at least {FEWEST_MERGED_SHARDS} prompts, not {num_prompts}; keep prompt"
         )
-    if given is not None and -(-num_prompts // given) < FEWEST_MERGED_SHARDS:
+    if shard_size is not None and -(-num_prompts // shard_size) < FEWEST_MERGED_SHARDS:
         raise InputError(
-            f"batching.shard_size {given} makes fewer than {FEWEST_MERGED_SHARDS} shards of {num_prompts} prompts, "
-            f"too few for intervals over shards; give at most {largest}"
+            f"batching.shard_size {shard_size} makes fewer than {FEWEST_MERGED_SHARDS} shards of {num_prompts} "
+            f"prompts, too few for intervals over shards; give at most {largest}"
         )
-    return Layout(num_prompts, given or min(size, largest), by_shard=True)
+    return ShardLayout(num_prompts, shard_size or min(size, largest), by_shard=True)

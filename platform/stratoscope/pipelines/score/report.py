@@ -1,4 +1,4 @@
-"""What the scoring job shows: the table at the end in the terminal, and the report page."""
+"""The summary and the report page of the scoring job."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table as TerminalTable
 
-from stratoscope.pipelines.facts import model_facts, number_text, run_facts
-from stratoscope.pipelines.score.observed import StatisticsTables
-from stratoscope.pipelines.score.scored import ScoredLayers, read_scorings
-from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, Section, Storage, Table, style
+from stratoscope.pipelines.reporting.formatting import model_facts, number_text, run_facts
+from stratoscope.pipelines.score.load_statistics import StatisticsTables
+from stratoscope.pipelines.score.read_scores import ScoredLayers, read_scorings
+from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, PageSection, Run, Table, style
 from stratoscope.scoring import lowest, num_dropped, sparsity
 from stratoscope.statistics import Statistics
 from stratoscope.statistics.histogram import FIRST_REGULAR, NUM_REGULAR, OVERFLOW, lower_edges
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
-def summary_table(storage: Storage, manifest: Manifest) -> TerminalTable:
-    """Return the layers of every scoring, from the least important on; a bar closes the lowest share."""
-    ratio = manifest.config["scores"]["ratio"]
-    table = TerminalTable(title=f"Layers, least important first; | closes the lowest {ratio:.0%}", title_justify="left")
+def summary_table(run: Run) -> TerminalTable:
+    """Return the layers of every scoring, least important first, with a bar after the lowest share."""
+    ratio = run.manifest.config["scores"]["ratio"]
+    table = TerminalTable(title=f"Layers, least important first; | ends the lowest {ratio:.0%}", title_justify="left")
     for name in ("score", "layers", "split-half"):
         table.add_column(name, justify="right" if name == "split-half" else "left")
-    for scoring in read_scorings(storage):
+    for scoring in read_scorings(run):
         count = num_dropped(ratio, len(scoring.rank))
         order = [str(layer) for layer in scoring.order]
-        shown = " ".join([*order[:count], "|", *order[count:]])
-        table.add_row(scoring.label, shown, number_text(scoring.split_half, ".2f"))
+        layers = " ".join([*order[:count], "|", *order[count:]])
+        table.add_row(scoring.label, layers, number_text(scoring.scoring.split_half, ".2f"))
     return table
 
 
-def build_page(storage: Storage, manifest: Manifest) -> Page:
-    """Compose the report of a run from its tables."""
-    scorings = list(read_scorings(storage))
+def build_page(run: Run) -> Page:
+    """Return the report page of a run."""
+    manifest, scorings = run.manifest, list(read_scorings(run))
     ratio = manifest.config["scores"]["ratio"]
-    merged = _merged_by_tap(storage, manifest)
+    merged = StatisticsTables.from_run(run).merged()
     model, prompts = manifest.config["model"]["source"], manifest.config["prompts"]["source"]
     return Page(
         title=f"Layers of {model} on {prompts}",
@@ -55,7 +55,7 @@ def build_page(storage: Storage, manifest: Manifest) -> Page:
     )
 
 
-def _lowest_section(scorings: list[ScoredLayers], ratio: float) -> Section:
+def _lowest_section(scorings: list[ScoredLayers], ratio: float) -> PageSection:
     from plotly.graph_objects import Figure, Heatmap
 
     num_layers = len(scorings[0].rank)
@@ -82,25 +82,25 @@ def _lowest_section(scorings: list[ScoredLayers], ratio: float) -> Section:
             scoring.label,
             " ".join(map(str, lowest(scoring.rank, count))),
             number_text(float(scoring.normalized[scoring.rank < count].sum()), ".2g"),
-            number_text(scoring.split_half, ".2f"),
+            number_text(scoring.scoring.split_half, ".2f"),
         ]
         for scoring in scorings
     ]
-    return Section(
+    return PageSection(
         f"The lowest {ratio:.0%}",
         [
-            f"For each score, the {count} least important of {num_layers} layers. A score says what it measures, not "
-            "what the model loses: only an evaluation of the pruned model tells that. Split-half is the rank "
-            "correlation of the scores of two random halves of the prompts: differences in rank mean little where it "
-            "is low. The rows random and last are there to be beaten.",
+            f"For each score, the {count} least important of {num_layers} layers. A score does not predict what the "
+            "model loses without a layer: only an evaluation of the pruned model measures that. Split-half is the "
+            "rank correlation of the scores of two random halves of the prompts; where it is low, differences in rank "
+            "mean little. The scores random and last are baselines.",
         ],
         [figure],
         [Table(["score", "layers", "share of the sum", "split-half"], rows)],
     )
 
 
-def _score_section(scorings: list[ScoredLayers], ratio: float, manifest: Manifest) -> Section:
-    shown = [s for s in scorings if s.metric in ("avss", "block_influence", "angular_distance")] or scorings
+def _score_section(scorings: list[ScoredLayers], ratio: float, manifest: Manifest) -> PageSection:
+    drawn = [s for s in scorings if s.scoring.metric in ("avss", "block_influence", "angular_distance")] or scorings
     confidence = manifest.config["scores"]["confidence"]
     paragraphs = [
         f"Bars are {confidence:.0%} bootstrap intervals over {_units(manifest)}; filled points are the lowest "
@@ -109,10 +109,10 @@ def _score_section(scorings: list[ScoredLayers], ratio: float, manifest: Manifes
     never = manifest.counts.get("layers_never_sparse", 0)
     if never:
         paragraphs.append(
-            f"Up to {never} layers of a tap have no activation at all under epsilon. Their sparsity is the half count "
-            "that smooths it, so their AVSS follows variance alone."
+            f"Up to {never} layers of a tap have no activation under epsilon. Their sparsity is the half count of its "
+            "smoothing, so their AVSS depends on variance alone."
         )
-    return Section("Scores", paragraphs, [_score_figure(s, ratio) for s in shown])
+    return PageSection("Scores", paragraphs, [_score_figure(s, ratio) for s in drawn])
 
 
 def _score_figure(scoring: ScoredLayers, ratio: float) -> "Figure":
@@ -147,7 +147,7 @@ def _score_figure(scoring: ScoredLayers, ratio: float) -> "Figure":
     return figure
 
 
-def _statistics_section(merged: dict[str, Statistics]) -> Section:
+def _statistics_section(merged: dict[str, Statistics]) -> PageSection:
     variance = {tap: s.variance for tap, s in merged.items()}
     sparse = {
         f"{tap}, epsilon {epsilon:.3g}": sparsity(s.below[:, index], s.count)
@@ -155,11 +155,11 @@ def _statistics_section(merged: dict[str, Statistics]) -> Section:
         for index, epsilon in enumerate(s.epsilons)
     }
     cosine = {"input to output": next(iter(merged.values())).cosine}
-    return Section(
+    return PageSection(
         "Statistics",
         [
             "Variance of all activations, their sparsity under each epsilon that was counted, and the cosine between a "
-            "layer's input and its output."
+            "layer's input and output."
         ],
         [
             _lines(variance, "variance", logarithmic=True),
@@ -191,13 +191,13 @@ def _lines(series: dict[str, NDArray[np.float64]], title: str, *, logarithmic: b
     return figure
 
 
-def _histogram_section(merged: dict[str, Statistics]) -> Section:
-    return Section(
+def _histogram_section(merged: dict[str, Statistics]) -> PageSection:
+    return PageSection(
         "Magnitudes",
         [
-            "How activations are spread over magnitudes, layer by layer: each column is a layer, its colour the share "
-            "of the layer's activations in a bin an eighth of an octave wide. Zeros and what lies outside 2^-40 to "
-            "2^24 are left out of the picture, not of the tables."
+            "Distribution of activations over magnitudes. Each column is a layer, and the colour is the share of its "
+            "activations in a bin of an eighth of an octave. Zeros and magnitudes outside 2^-40 to 2^24 are in the "
+            "tables, but not in the figure."
         ],
         [_heat_map(tap, statistics) for tap, statistics in merged.items()],
     )
@@ -208,12 +208,12 @@ def _heat_map(tap: str, statistics: Statistics) -> "Figure":
 
     regular = statistics.histogram[:, FIRST_REGULAR:OVERFLOW]
     share = regular / np.maximum(statistics.count[:, None], 1)
-    seen = np.flatnonzero(share.max(axis=0) > 1e-6)
-    shown = slice(seen.min(), seen.max() + 1) if len(seen) else slice(0, NUM_REGULAR)
-    exponents = np.log2(lower_edges()[FIRST_REGULAR:OVERFLOW])[shown]
+    filled = np.flatnonzero(share.max(axis=0) > 1e-6)
+    bins = slice(filled.min(), filled.max() + 1) if len(filled) else slice(0, NUM_REGULAR)
+    exponents = np.log2(lower_edges()[FIRST_REGULAR:OVERFLOW])[bins]
     figure = Figure(
         Heatmap(
-            z=share[:, shown].T,
+            z=share[:, bins].T,
             x=np.arange(len(share)),
             y=exponents,
             colorscale="Cividis",
@@ -223,11 +223,6 @@ def _heat_map(tap: str, statistics: Statistics) -> "Figure":
     )
     style(figure, "layer", f"{tap}: log2 |activation|", height=420, by_layer=True)
     return figure
-
-
-def _merged_by_tap(storage: Storage, manifest: Manifest) -> dict[str, Statistics]:
-    taps, epsilons = manifest.config["activations"]["taps"], manifest.facts["epsilons"]
-    return StatisticsTables(storage, bool(manifest.facts.get("by_shard")), tuple(taps), tuple(epsilons)).merged()
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -244,21 +239,21 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     padding = 1 - counts["tokens"] / max(counts["padded_tokens"], 1)
     yield (
         "Tokens",
-        f"{counts['tokens']:,}, {padding:.1%} padding on top, {manifest.tokens_per_second or 0:,.0f} per second",
+        f"{counts['tokens']:,}, plus {padding:.1%} padding, {manifest.tokens_per_second or 0:,.0f} per second",
     )
     yield (
         "Shards",
         (
-            f"{facts.get('num_shards', 0)}, of which {counts['shards_computed']} were computed by the last start, "
-            f"{counts['shards_skipped']} before it, and {counts.get('shards_retried', 0)} needed another attempt"
+            f"{facts.get('num_shards', 0)}, of which the last start computed {counts['shards_computed']} and earlier "
+            f"ones {counts['shards_skipped']}; {counts.get('shards_retried', 0)} needed another attempt"
         ),
     )
-    yield "Activations not finite", f"{counts['nonfinite']:,}"
+    yield "Non-finite activations", f"{counts['nonfinite']:,}"
     yield "Actors", f"at most {facts['most_actors']}, {facts['threads_per_actor']} threads each"
     yield "Peak memory of an actor", f"{(manifest.peak_memory_bytes or 0) / 1e9:.2f} GB"
     yield from run_facts(manifest)
 
 
 def _units(manifest: Manifest) -> str:
-    """What resampling draws."""
+    """Return the sampling unit of the bootstrap."""
     return f"{manifest.facts['num_shards']} shards of prompts" if manifest.facts.get("by_shard") else "prompts"

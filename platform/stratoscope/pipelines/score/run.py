@@ -1,200 +1,154 @@
-"""The flow of the scoring job: prompts -> shards on actors -> statistics -> scores -> tables and a report."""
+"""The scoring job: prompts -> statistics of activations -> scores of layers -> tables and a report."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from rich.console import Console
 
-from stratoscope.data import PromptSet, load_prompts
 from stratoscope.errors import InputError
-from stratoscope.execution import ActorPool, ShardWorker
-from stratoscope.models import (
-    load_tokenizer,
-)
-from stratoscope.pipelines.measuring.job import MeasuringJob
-from stratoscope.pipelines.score import tables
+from stratoscope.execution import ActorPool, cluster
+from stratoscope.pipelines.runtime.context import RunContext
+from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.score.config import ScoreConfig
 from stratoscope.pipelines.score.estimate import estimate
-from stratoscope.pipelines.score.gather import Kept
-from stratoscope.pipelines.score.layout import lay_out
-from stratoscope.pipelines.score.observed import StatisticsTables, load_observations
+from stratoscope.pipelines.score.inputs import ScoreInputs, open_inputs
+from stratoscope.pipelines.score.load_statistics import StatisticsTables, score_tables
 from stratoscope.pipelines.score.report import build_page, summary_table
-from stratoscope.pipelines.score.tables import ALL
-from stratoscope.pipelines.score.worker import WorkerSettings, make_worker
-from stratoscope.results import ShardStore, Storage, from_rows, read_table, render, write_table
-from stratoscope.scoring import Scoring, num_dropped, score_layers
+from stratoscope.pipelines.score.shard_tables import RetentionPolicy
+from stratoscope.pipelines.score.worker import ScoreWorkerSettings, make_worker
+from stratoscope.pipelines.sharded.measure import (
+    ShardedWork,
+    fingerprints,
+    measure_shards,
+    merge_tables,
+    plan_actors,
+    run_facts,
+)
+from stratoscope.results import Run, ShardStore, read_table, write_table
+from stratoscope.scoring import Scoring
+from stratoscope.tables.score import ALL, TABLES, LayerScoreRow, StabilityRow, layer_score_rows, stability_row
 
-LONGEST_BY_DEFAULT = 1024
+TOTALS = ("prompts", "scored", "errors", "truncated", "tokens", "padded_tokens", "nonfinite", "halved")
+"""Counts of shards that add up in the manifest."""
+SHARD_TABLES = ("errors", "layers", "prompt_stats", "span_stats", "shard_stats", "shard_spans")
 
 
-class ScoreJob(MeasuringJob[ScoreConfig]):
+class ScoreJob(Job[ScoreConfig]):
     """Ranks the layers of a model by the statistics of their activations on prompts."""
 
     name: ClassVar[str] = "score"
     config_class = ScoreConfig
-    unit = "prompts"
-    shard_tables = {
-        "errors": tables.ERRORS,
-        "layers": tables.LAYERS,
-        "prompt_stats": tables.PROMPT_STATS,
-        "span_stats": tables.SPAN_STATS,
-        "shard_stats": tables.SHARD_STATS,
-        "shard_spans": tables.SHARD_SPANS,
-    }
-    always = ("errors", "prompt_stats")
-    counted = ("prompts", "scored", "errors", "truncated", "tokens", "padded_tokens", "nonfinite", "halved")
-
-    prompts: PromptSet
+    inputs: ScoreInputs
 
     def prepare(self) -> None:
-        """Resolve the model, read the prompts, and see that all that is asked for can be done."""
-        config = self.config
-        self.open_model(config.activations.taps, "activations.taps")
-        self.prompts = load_prompts(config.prompts.to_source(), config.prompts.limit, config.seed)
-        self._check()
-        rows = self.facts.num_layers * len(config.activations.taps) + len(self._spans)
-        self.layout = lay_out(config, len(self.prompts), rows)
+        """Open the model, read the prompts and lay out the shards."""
+        self.inputs = open_inputs(self.config)
 
     def plan(self) -> Sequence[tuple[str, str]]:
-        """Return what the run would do, and estimates of what it takes."""
+        """Return what the run would do, and estimates of its cost."""
+        inputs, model = self.inputs, self.inputs.model
         return estimate(
-            self.config, self.source, self.facts, self.prompts, layout=self.layout, max_tokens=self._max_tokens
+            self.config,
+            model.source,
+            model.facts,
+            inputs.prompts,
+            layout=inputs.layout,
+            max_tokens=inputs.max_tokens,
         )
 
     def execute(self) -> None:
-        """Measure what is missing, then merge, score and report."""
-        store = ShardStore(self.run.storage)
-        with self.stage("measure"):
-            self.measure(store)
-        with self.stage("score"):
-            self._score(store)
-        with self.stage("report"):
-            self.run.storage.write("report.html", render(build_page(self.run.storage, self.manifest)))
+        """Measure the missing shards, then score the layers and report."""
+        context, config, inputs = self.context, self.config, self.inputs
+        store = ShardStore(context.storage)
+        with context.stage("measure"), cluster():
+            pool = plan_actors(config.actors, store, inputs.layout)
+            settings = worker_settings(config, inputs, pool)
+            context.manifest.fingerprints = input_fingerprints(inputs, settings)
+            context.manifest.facts = input_facts(inputs, settings, pool)
+            self.register(resumed=store.num_done() > 0)
+            measure_shards(context, sharded_work(config, inputs), partial(make_worker, settings), pool, store)
+        with context.stage("score"):
+            shard_tables = {name: TABLES[name] for name in SHARD_TABLES}
+            merge_tables(context.storage, store, shard_tables, required=("errors", "prompt_stats"))
+            check_any_scored(context.run)
+            scorings = score_tables(StatisticsTables.from_run(context.run), config.scores.to_settings(config.seed))
+            write_scores(context, scorings)
+        with context.stage("report"):
+            context.write_report(build_page(context.run))
         store.clear()
 
-    def show(self, console: Console) -> None:
+    @staticmethod
+    def show(run: Run, console: Console) -> None:
         """Print the layers in order of importance and the facts of the run."""
-        counts = self.manifest.counts
-        console.print(summary_table(self.run.storage, self.manifest))
+        counts = run.manifest.counts
+        console.print(summary_table(run))
         console.print(
             f"{counts['scored']} prompts, {counts['tokens']:,} tokens, "
-            f"{self.manifest.tokens_per_second or 0:,.0f} tokens/s, {counts['errors']} errors"
+            f"{run.manifest.tokens_per_second or 0:,.0f} tokens/s, {counts['errors']} errors"
         )
-        console.print(f"report: {self.run.storage.url('report.html')}", soft_wrap=True)
-
-    @property
-    def _max_tokens(self) -> int:
-        given, positions = self.config.prompts.max_tokens, self.facts.max_positions
-        return given or min(LONGEST_BY_DEFAULT, positions or LONGEST_BY_DEFAULT)
-
-    @property
-    def _spans(self) -> tuple[tuple[int, int], ...]:
-        """Start and length of every span; the metric on spans brings that of the prune ratio along."""
-        lengths = set(self.config.activations.spans)
-        if "angular_distance" in self.config.scores.metrics and not lengths:
-            lengths.add(max(1, num_dropped(self.config.scores.ratio, self.facts.num_layers)))
-        return tuple((s, n) for n in sorted(lengths) for s in range(self.facts.num_layers - n + 1))
-
-    def _check(self) -> None:
-        config, num_layers, positions = self.config, self.facts.num_layers, self.facts.max_positions
-        if positions is not None and self._max_tokens > positions:
-            raise InputError(
-                f"prompts.max_tokens {self._max_tokens} is more than the {positions} positions of "
-                f"{config.model.source!r}; give at most that"
-            )
-        for length in config.activations.spans:
-            if length > num_layers:
-                raise InputError(f"activations.spans {length}: {config.model.source!r} has only {num_layers} layers")
-        if config.prompts.chat:
-            tokenizer = load_tokenizer(self.source, trust_remote_code=config.model.trust_remote_code)
-            if not tokenizer.chat_template:
-                raise InputError(f"prompts.chat: the tokenizer of {config.model.source!r} has no chat template")
-        groups = pc.unique(self.prompts.table["group"]).to_pylist()
-        if len(groups) > 1 and ALL in groups:
-            raise InputError(f"prompts.group: no group may be called {ALL!r}, for that names all prompts together")
-
-    def units(self) -> pa.Table:
-        """Return the prompts in order."""
-        return self.prompts.table
-
-    def worker(self, pool: ActorPool) -> Callable[[], ShardWorker]:
-        """Return what makes a worker, and note what the activations depend on."""
-        settings = self._worker_settings(pool)
-        self._identify(settings, pool)
-        return partial(make_worker, settings)
-
-    def _worker_settings(self, pool: ActorPool) -> WorkerSettings:
-        config = self.config
-        return WorkerSettings(
-            loading=config.model.to_loading(self.source, pool.num_gpus),
-            encoding=config.prompts.to_encoding(self._max_tokens),
-            taps=tuple(config.activations.taps),
-            epsilons=tuple(sorted(config.activations.epsilons)),
-            spans=self._spans,
-            kept=Kept(
-                self.layout.by_shard,
-                config.statistics.reservoir,
-                grouped=pc.count_distinct(self.prompts.table["group"]).as_py() > 1,
-            ),
-            batch_tokens=config.batching.max_tokens,
-            num_threads=int(pool.num_cpus),
-        )
-
-    def _identify(self, settings: WorkerSettings, pool: ActorPool) -> None:
-        prompts = self.prompts.ordered
-        self.identify(
-            settings.loading,
-            pool,
-            ("prompts", prompts.fingerprint),
-            {"encoding": asdict(settings.encoding), "template": self.prompts.template},
-        )
-        self.manifest.facts |= {
-            "epsilons": list(settings.epsilons),
-            "by_shard": self.layout.by_shard,
-            "num_prompts": len(self.prompts),
-            "prompts_read": prompts.num_read,
-            "prompts_empty": prompts.num_empty,
-            "prompts_duplicate": prompts.num_duplicates,
-        }
-
-    def _score(self, store: ShardStore) -> None:
-        self.merge_tables(store)
-        if not self.manifest.counts["scored"]:
-            first = read_table(self.run.storage, "errors")["error"][0].as_py()
-            raise InputError(f"no prompt could be scored; the first error is: {first}")
-        scorings = list(
-            score_groups(self.run.storage, self.manifest.facts["epsilons"], self.config, self.layout.by_shard)
-        )
-        rows = [row for group, scoring in scorings for row in tables.score_rows(scoring, group)]
-        write_table(self.run.storage, "layer_scores", from_rows(rows, tables.LAYER_SCORES))
-        stability = [tables.stability_row(scoring, group) for group, scoring in scorings]
-        write_table(self.run.storage, "stability", from_rows(stability, tables.STABILITY))
-        never = [s.num_never_sparse for group, s in scorings if group == ALL and s.num_never_sparse is not None]
-        self.manifest.counts["layers_never_sparse"] = max(never, default=0)
+        console.print(f"report: {run.report_url}", soft_wrap=True)
 
 
-def score_groups(
-    storage: Storage, epsilons: Sequence[float], config: ScoreConfig, by_shard: bool
-) -> Iterator[tuple[str, Scoring]]:
-    """Yield every scoring of all prompts, then of each group where there are several, in order of names.
+def sharded_work(config: ScoreConfig, inputs: ScoreInputs) -> ShardedWork:
+    """Return the prompts as work for actors."""
+    return ShardedWork("score", "prompts", inputs.prompts.table, inputs.layout, TOTALS, config.fail_on_error)
 
-    Args:
-        storage: a run folder with its tables of statistics and layers.
-        epsilons: the thresholds that were counted exactly.
-        config: what to compute.
-        by_shard: whether statistics were kept by shard.
+
+def worker_settings(config: ScoreConfig, inputs: ScoreInputs, pool: ActorPool) -> ScoreWorkerSettings:
+    """Return the settings of the workers of a pool."""
+    return ScoreWorkerSettings(
+        loading=config.model.to_loading(inputs.model.source, pool.num_gpus),
+        encoding=config.prompts.to_encoding(inputs.max_tokens),
+        taps=tuple(config.activations.taps),
+        epsilons=tuple(sorted(config.activations.epsilons)),
+        spans=inputs.spans,
+        retention=RetentionPolicy(inputs.layout.by_shard, config.statistics.reservoir, grouped=len(inputs.groups) > 1),
+        batch_tokens=config.batching.max_tokens,
+        num_threads=int(pool.num_cpus),
+    )
+
+
+def input_fingerprints(inputs: ScoreInputs, settings: ScoreWorkerSettings) -> dict[str, str]:
+    """Return the fingerprints of the weights, the prompts and the activations."""
+    return fingerprints(
+        inputs.model,
+        settings.loading,
+        {"prompts": inputs.prompts.ordered.fingerprint},
+        {"encoding": asdict(settings.encoding), "template": inputs.prompts.template},
+    )
+
+
+def input_facts(inputs: ScoreInputs, settings: ScoreWorkerSettings, pool: ActorPool) -> dict[str, Any]:
+    """Return the facts of the run for its manifest."""
+    prompts = inputs.prompts.ordered
+    return run_facts(inputs.model, settings.loading, pool, inputs.layout) | {
+        "epsilons": list(settings.epsilons),
+        "by_shard": inputs.layout.by_shard,
+        "num_prompts": len(inputs.prompts),
+        "prompts_read": prompts.num_read,
+        "prompts_empty": prompts.num_empty,
+        "prompts_duplicate": prompts.num_duplicates,
+    }
+
+
+def check_any_scored(run: Run) -> None:
+    """Check that at least one prompt was scored.
+
+    Raises:
+        InputError: all prompts have errors.
     """
-    choices = config.scores.to_choices(config.seed)
-    taps = tuple(str(tap) for tap in config.activations.taps)
-    seen = load_observations(StatisticsTables(storage, by_shard, taps, tuple(epsilons)), choices)
-    weight_norm = read_table(storage, "layers")["weight_norm"].to_numpy(zero_copy_only=False)
-    if np.isnan(weight_norm).any():
-        choices = replace(choices, metrics=tuple(name for name in choices.metrics if name != "magnitude"))
-    for group in [ALL, *sorted(set(seen) - {ALL})]:
-        for scoring in score_layers(seen[group], weight_norm, choices):
-            yield group, scoring
+    if not run.manifest.counts["scored"]:
+        error = read_table(run.storage, "errors")["error"][0].as_py()
+        raise InputError(f"no prompt could be scored; the first error is: {error}")
+
+
+def write_scores(context: RunContext, scorings: Sequence[tuple[str, Scoring]]) -> None:
+    """Write `layer_scores` and `stability`, and count the layers without any sparse activation."""
+    rows = [row for group, scoring in scorings for row in layer_score_rows(scoring, group)]
+    write_table(context.storage, "layer_scores", LayerScoreRow.table(rows))
+    stability = [stability_row(scoring, group) for group, scoring in scorings]
+    write_table(context.storage, "stability", StabilityRow.table(stability))
+    never = [s.num_never_sparse for group, s in scorings if group == ALL and s.num_never_sparse is not None]
+    context.manifest.counts["layers_never_sparse"] = max(never, default=0)

@@ -1,4 +1,4 @@
-"""What an actor of the scoring job does with a shard of prompts."""
+"""The worker of the scoring job: statistics of a shard of prompts."""
 
 import os
 import threading
@@ -11,34 +11,34 @@ import torch
 
 from stratoscope.activations import Probe, Tap
 from stratoscope.execution import FIRST_ATTEMPT, Attempt, WorkMetrics
-from stratoscope.models import Encoded, Encoding, Loading, bucket, encode, layer_parameters, pad, peak_memory_bytes
-from stratoscope.pipelines.measuring.batches import Ran, run_batches
-from stratoscope.pipelines.score import tables
-from stratoscope.pipelines.score.gather import Kept, ShardTables
-from stratoscope.results import ShardResult, from_rows, to_parquet
+from stratoscope.models import Encoded, Encoding, LoadSpec, bucket, encode, layer_parameters, pad, peak_memory_bytes
+from stratoscope.pipelines.score.shard_tables import RetentionPolicy, ShardTables
+from stratoscope.pipelines.sharded.batches import BatchOutcome, run_batches
+from stratoscope.results import ShardResult, to_parquet
+from stratoscope.tables.score import LayerRow
 
 
 @dataclass(frozen=True)
-class WorkerSettings:
-    """All that a worker has to know; equal settings and an equal shard give an equal result, to the bit."""
+class ScoreWorkerSettings:
+    """Settings of a worker; equal settings and an equal shard give a bit-identical result."""
 
-    loading: Loading
+    loading: LoadSpec
     encoding: Encoding
     taps: tuple[Tap, ...]
     epsilons: tuple[float, ...]
     spans: tuple[tuple[int, int], ...]
-    kept: Kept
+    retention: RetentionPolicy
     batch_tokens: int
     num_threads: int
 
 
 class ScoreWorker:
-    """Reduces shards of prompts to statistics. The model is loaded once, when the worker is made.
+    """Reduces shards of prompts to statistics. The constructor loads the model.
 
-    Two threads may call it at once: one runs the model while the other encodes its prompts or writes its tables.
+    Two threads may call a worker at once: one runs the model while the other encodes prompts or writes tables.
     """
 
-    def __init__(self, settings: WorkerSettings, metrics: WorkMetrics | None = None) -> None:
+    def __init__(self, settings: ScoreWorkerSettings, metrics: WorkMetrics | None = None) -> None:
         torch.set_num_threads(settings.num_threads)
         self.settings, self._metrics = settings, metrics
         self._model_in_use = threading.Lock()
@@ -48,23 +48,23 @@ class ScoreWorker:
         """Run the prompts of a shard.
 
         Args:
-            shard: `shard`, its number, `start`, the place of its first prompt in the run, and the lists `prompt_id`,
+            shard: `shard`, its number, `start`, the index of its first prompt in the run, and the lists `prompt_id`,
                 `group` and `text`.
-            attempt: what earlier attempts at the shard have shown.
+            attempt: the record of earlier attempts at the shard.
 
         Raises:
-            BrokenProcessError: the device is in a state that only a new process mends.
+            BrokenProcessError: the device is in a state that only a new process recovers.
         """
         encoded = encode(self.model.tokenizer, shard["text"], self.settings.encoding)
-        gathered = ShardTables(shard, self.settings.kept, self.settings.taps, self.settings.spans)
+        shard_tables = ShardTables(shard, self.settings.retention, self.settings.taps, self.settings.spans)
         with self._model_in_use:
-            started = time.time()
-            ran = self._run(encoded, gathered, attempt)
-            ended = time.time()
-        gathered.errors = {i: e.error for i, e in enumerate(encoded) if e.error is not None} | ran.errors
+            start = time.time()
+            outcome = self._run(encoded, shard_tables, attempt)
+            end = time.time()
+        shard_tables.errors = {i: e.error for i, e in enumerate(encoded) if e.error is not None} | outcome.errors
         if self._metrics:
-            self._metrics.errors(len(gathered.errors))
-        files = gathered.files()
+            self._metrics.errors(len(shard_tables.errors))
+        files = shard_tables.files()
         if shard["shard"] == 0:
             files["layers"] = self._layers()
         return ShardResult(
@@ -72,23 +72,23 @@ class ScoreWorker:
             files=files,
             counts={
                 "prompts": len(encoded),
-                "scored": gathered.measured,
-                "errors": len(gathered.errors),
+                "scored": shard_tables.measured,
+                "errors": len(shard_tables.errors),
                 "truncated": sum(e.truncated for e in encoded),
-                "tokens": sum(len(e.ids) for i, e in enumerate(encoded) if i not in gathered.errors),
-                "padded_tokens": ran.padded,
-                "nonfinite": gathered.nonfinite,
-                "halved": ran.halved,
+                "tokens": sum(len(e.ids) for i, e in enumerate(encoded) if i not in shard_tables.errors),
+                "padded_tokens": outcome.padded,
+                "nonfinite": shard_tables.nonfinite,
+                "halved": outcome.halved,
                 "attempts": attempt.number,
                 "process": os.getpid(),
-                "started": started,
-                "ended": ended,
+                "started": start,
+                "ended": end,
                 "peak_memory_bytes": peak_memory_bytes(),
             },
         )
 
-    def _run(self, encoded: Sequence[Encoded], gathered: ShardTables, attempt: Attempt) -> Ran:
-        torch.set_num_threads(self.settings.num_threads)  # it holds for the calling thread alone
+    def _run(self, encoded: Sequence[Encoded], shard_tables: ShardTables, attempt: Attempt) -> BatchOutcome:
+        torch.set_num_threads(self.settings.num_threads)  # the setting is per thread
         readable = [i for i, e in enumerate(encoded) if e.error is None]
         lengths = [len(encoded[i].ids) for i in readable]
         batches = [[readable[p] for p in batch] for batch in bucket(lengths, self.settings.batch_tokens)]
@@ -96,7 +96,7 @@ class ScoreWorker:
 
             def measure(batch: Sequence[int]) -> tuple[int, int]:
                 rows = [encoded[i].ids for i in batch]
-                gathered.add(batch, probe.measure(*self._pad(rows)))
+                shard_tables.add(batch, probe.measure(*self._pad(rows)))
                 return sum(map(len, rows)), len(rows) * max(map(len, rows))
 
             return run_batches(batches, measure, attempt, self._metrics)
@@ -106,9 +106,10 @@ class ScoreWorker:
 
     def _layers(self) -> bytes:
         layers = enumerate(layer_parameters(self.model.anatomy))
-        return to_parquet(from_rows([(i, n, norm) for i, (n, norm) in layers], tables.LAYERS))
+        rows = [LayerRow(layer=i, num_parameters=number, weight_norm=norm) for i, (number, norm) in layers]
+        return to_parquet(LayerRow.table(rows))
 
 
-def make_worker(settings: WorkerSettings) -> ScoreWorker:
-    """Make the worker of an actor, which tells Prometheus what it does."""
+def make_worker(settings: ScoreWorkerSettings) -> ScoreWorker:
+    """Return the worker of an actor, which reports metrics to Prometheus."""
     return ScoreWorker(settings, WorkMetrics("score", settings.loading.source.name))

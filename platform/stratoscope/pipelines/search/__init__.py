@@ -1,6 +1,6 @@
-"""The search job: which layers a language model can do without."""
+"""The search job: layers that a model can do without (`pruning`), or what flags layers best (`eavss`)."""
 
 from stratoscope.pipelines.search.config import SearchConfig
-from stratoscope.pipelines.search.run import SearchJob
+from stratoscope.pipelines.search.targets import Search
 
-__all__ = ["SearchConfig", "SearchJob"]
+__all__ = ["Search", "SearchConfig"]

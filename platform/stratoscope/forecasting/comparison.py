@@ -1,0 +1,218 @@
+"""Comparison of forecasters: spread over seeds, and differences between trainings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from stratoscope.forecasting.faithful import preference
+from stratoscope.forecasting.grid import Training
+from stratoscope.forecasting.measurements import NONE, Measurement
+
+METRICS = ("mae", "mse")
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Spread of a forecaster's error over seeds, without a perturbation."""
+
+    dataset: str
+    """Name of the series."""
+    forecaster: str
+    """Name of the forecaster."""
+    training: Training
+    """How the forecaster was trained."""
+    horizon: int
+    """Number of points forecast."""
+    metric: str
+    """Name of the error."""
+    seeds: int
+    """Number of seeds."""
+    mean: float
+    """Mean over seeds."""
+    deviation: float | None
+    """Standard deviation over seeds; null for one seed."""
+    deviation_low: float | None
+    """Lower end of the 95 % interval of the deviation, which assumes normally distributed errors; null for one seed."""
+    deviation_high: float | None
+    """Upper end of that interval; null for one seed."""
+    range: float
+    """Difference between the largest and the smallest value."""
+    preference: float | None
+    """Median over seeds of the paper's preference, in percent; null for plain training, and where the error of plain
+    training does not change with the seed."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Difference between two trainings of a forecaster under one perturbation, paired by seed."""
+
+    dataset: str
+    """Name of the series."""
+    forecaster: str
+    """Name of the forecaster."""
+    horizon: int
+    """Number of points forecast."""
+    perturbation: str
+    """Name of the perturbation."""
+    level: float
+    """Level of the perturbation; 0 without one."""
+    metric: str
+    """Name of the measure. mae_rise and mse_rise are what the perturbation adds to the clean error, so that a smaller
+    clean error does not count as robustness."""
+    training: Training
+    """The training."""
+    other: Training
+    """The training it is compared with."""
+    seeds: int
+    """Number of seeds that both have."""
+    mean: float
+    """Mean of the training over seeds."""
+    other_mean: float
+    """Mean of the other training over seeds."""
+    difference: float
+    """Mean of training - other over seeds."""
+    ci_low: float | None
+    """Lower end of Student's 95 % interval of the difference over seeds; null for one seed."""
+    ci_high: float | None
+    """Upper end of that interval; null for one seed."""
+
+
+class _Condition(NamedTuple):
+    dataset: str
+    forecaster: str
+    horizon: int
+    perturbation: str
+    level: float
+
+
+def spreads(measurements: Sequence[Measurement], seeds: Sequence[int]) -> list[Spread]:
+    """Return the spread over seeds of each forecaster, training and horizon without a perturbation, by error.
+
+    Args:
+        measurements: measurements of all fitted forecasters.
+        seeds: seeds in order; the first is the base of the preference.
+    """
+    by_seed: dict[tuple[str, str, Training, int], dict[int, Measurement]] = {}
+    for m in measurements:
+        if m.perturbation == NONE:
+            by_seed.setdefault((m.dataset, m.forecaster, m.training, m.horizon), {})[m.seed] = m
+    rows = []
+    for (dataset, forecaster, training, horizon), cells in by_seed.items():
+        plain = by_seed.get((dataset, forecaster, "plain", horizon), {})
+        for metric in METRICS:
+            values = np.array([getattr(cells[seed], metric) for seed in seeds if seed in cells])
+            preferences = _preferences(cells, plain, seeds, metric) if training != "plain" else []
+            deviation = float(values.std(ddof=1)) if len(values) > 1 else None
+            low, high = deviation_interval(deviation, len(values))
+            rows.append(
+                Spread(
+                    dataset=dataset,
+                    forecaster=forecaster,
+                    training=training,
+                    horizon=horizon,
+                    metric=metric,
+                    seeds=len(values),
+                    mean=float(values.mean()),
+                    deviation=deviation,
+                    deviation_low=low,
+                    deviation_high=high,
+                    range=float(np.ptp(values)),
+                    preference=float(np.median(preferences)) if preferences else None,
+                )
+            )
+    return rows
+
+
+def _preferences(
+    cells: dict[int, Measurement], plain: dict[int, Measurement], seeds: Sequence[int], metric: str
+) -> list[float]:
+    """Return the preference of each seed but the first against the first."""
+    base, *others = seeds
+    if base not in cells or base not in plain:
+        return []
+    values = [
+        preference(*(getattr(m, metric) for m in (cells[base], cells[seed], plain[base], plain[seed])))
+        for seed in others
+        if seed in cells and seed in plain
+    ]
+    return [value for value in values if value is not None]
+
+
+def differences(measurements: Sequence[Measurement]) -> list[Difference]:
+    """Return the differences of each pair of trainings, by condition and measure, paired by seed."""
+    clean = {_cell(m): m for m in measurements if m.perturbation == NONE}
+    by_training: dict[Training, dict[_Condition, dict[int, dict[str, float]]]] = {}
+    for m in measurements:
+        condition = _Condition(m.dataset, m.forecaster, m.horizon, m.perturbation, m.level)
+        by_training.setdefault(m.training, {}).setdefault(condition, {})[m.seed] = _measures(m, clean[_cell(m)])
+    return [
+        _difference(condition, metric, (training, other), (by_seed, other_by_seed))
+        for other, training in combinations(by_training, 2)
+        for condition, by_seed in by_training[training].items()
+        if (other_by_seed := by_training[other].get(condition, {})).keys() & by_seed.keys()
+        for metric in next(iter(by_seed.values()))
+    ]
+
+
+def _cell(measurement: Measurement) -> tuple[str, str, Training, int, int]:
+    m = measurement
+    return m.dataset, m.forecaster, m.training, m.seed, m.horizon
+
+
+def _measures(measurement: Measurement, clean: Measurement) -> dict[str, float]:
+    """Return the measures of a cell under a perturbation; without one, the errors alone."""
+    values = {metric: getattr(measurement, metric) for metric in METRICS}
+    if measurement.perturbation == NONE:
+        return values
+    rises = {f"{metric}_rise": value - getattr(clean, metric) for metric, value in values.items()}
+    return values | rises | {"moved": measurement.moved}
+
+
+def _difference(
+    condition: _Condition,
+    metric: str,
+    trainings: tuple[Training, Training],
+    by_seed: tuple[dict[int, dict[str, float]], dict[int, dict[str, float]]],
+) -> Difference:
+    seeds = [seed for seed in by_seed[0] if seed in by_seed[1]]
+    values, other_values = (np.array([cells[seed][metric] for seed in seeds]) for cells in by_seed)
+    low, high = mean_interval(values - other_values)
+    return Difference(
+        **condition._asdict(),
+        metric=metric,
+        training=trainings[0],
+        other=trainings[1],
+        seeds=len(seeds),
+        mean=float(values.mean()),
+        other_mean=float(other_values.mean()),
+        difference=float((values - other_values).mean()),
+        ci_low=low,
+        ci_high=high,
+    )
+
+
+def mean_interval(values: NDArray[np.float64]) -> tuple[float | None, float | None]:
+    """Return Student's interval of a mean; (None, None) for a single value."""
+    if len(values) < 2:
+        return None, None
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def deviation_interval(deviation: float | None, number: int) -> tuple[float | None, float | None]:
+    """Return the interval of the standard deviation of a normal distribution.
+
+    Args:
+        deviation: standard deviation of a sample; None for a sample of one, which gives (None, None).
+        number: size of the sample.
+    """
+    if deviation is None:
+        return None, None
+    low, high = stats.chi2.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], number - 1)
+    return deviation * ((number - 1) / high) ** 0.5, deviation * ((number - 1) / low) ** 0.5

@@ -1,0 +1,102 @@
+"""The grid of forecasters to fit, and the settings of a cell."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from stratoscope.forecasting.ascent import Norm
+from stratoscope.forecasting.faithful import FaithfulLoss
+from stratoscope.forecasting.fitting import FitSettings
+from stratoscope.forecasting.forecasters import FORECASTERS
+from stratoscope.forecasting.timesieve import TimeSieveSettings
+
+Training = Literal["plain", "longer", "faithful", "without_sib", "without_cps", "without_snp"]
+TRAININGS: tuple[Training, ...] = get_args(Training)
+"""All trainings in the order of tables: a reference comes before what is compared with it."""
+ABLATIONS: Mapping[Training, str] = {"without_sib": "sib", "without_cps": "cps", "without_snp": "snp"}
+"""The condition that each ablation of faithful training omits."""
+FAITHFUL_TRAININGS: tuple[Training, ...] = ("faithful", *ABLATIONS)
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """A forecaster to fit; the fields identify it in every table."""
+
+    dataset: str
+    """Name of the series."""
+    forecaster: str
+    """Name of the forecaster."""
+    training: Training
+    """How the forecaster was trained."""
+    seed: int
+    """Seed of the initial weights and of training."""
+    horizon: int
+    """Number of points forecast."""
+
+    @property
+    def key(self) -> str:
+        """Name of the cell's files."""
+        return f"{self.dataset}-{self.forecaster}-{self.horizon}-{self.seed}-{self.training}"
+
+    @property
+    def plain(self) -> "GridCell":
+        """The cell with plain training, whose weights the other trainings start from."""
+        return replace(self, training="plain")
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Settings of the search for the worst perturbation of a fitted forecaster."""
+
+    windows: int = 128
+    """Number of test windows searched, evenly spaced."""
+    norms: tuple[Norm, ...] = ("linf", "l2")
+    """Norms of the balls."""
+    radius: float = 0.15
+    """Radius of the linf ball in standard units; `radius_scale` converts it for other norms."""
+    steps: int = 20
+    """Steps of an ascent."""
+
+
+@dataclass(frozen=True)
+class CellSettings:
+    """Settings for fitting and measuring one cell."""
+
+    lookback: int
+    """Number of points that a forecast is made from."""
+    fit: FitSettings
+    """Settings of training."""
+    loss: FaithfulLoss | None
+    """Loss of faithful training; None for plain and longer training."""
+    timesieve: TimeSieveSettings
+    """Settings of a TimeSieve."""
+    perturbations: tuple[str, ...]
+    """Names of the perturbations."""
+    levels: tuple[float, ...]
+    """Levels of each perturbation; 0 is skipped, since the unperturbed forecast is always measured."""
+    search: SearchSettings
+    """Settings of the search for the worst perturbation."""
+    seed: int
+    """Seed of the perturbations' noise."""
+
+
+def grid_cells(
+    datasets: Sequence[str],
+    forecasters: Sequence[str],
+    trainings: Sequence[Training],
+    seeds: Sequence[int],
+    horizons: Sequence[int],
+) -> list[GridCell]:
+    """Return all cells; plain training comes first, since the other trainings start from its weights.
+
+    A forecaster without weights gets plain training alone.
+    """
+    return [
+        GridCell(dataset, forecaster, training, seed, horizon)
+        for training in sorted(trainings, key=TRAININGS.index)
+        for horizon in horizons
+        for dataset in datasets
+        for seed in seeds
+        for forecaster in forecasters
+        if training == "plain" or FORECASTERS[forecaster].trainable
+    ]

@@ -1,0 +1,221 @@
+"""Verification of an exported checkpoint in a fresh process: it is the expected model, and how fast it is."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from stratoscope.errors import RunError, last_line
+from stratoscope.models.load import LoadSpec
+from stratoscope.models.source import local_folder
+
+PROBE = (2, 24)
+NEW_TOKENS = 16
+PREFILL = (8, 128)
+DECODE = (1, 24)
+PAIRS = 5
+
+
+@dataclass(frozen=True)
+class ProbeOutput:
+    """The output of a model for a fixed probe."""
+
+    logits: Any
+    """Logits, array of shape (rows, tokens, vocabulary)."""
+    generated: Any
+    """Greedy continuation with the KV cache, ids of shape (rows, tokens)."""
+
+
+@dataclass(frozen=True)
+class SpeedComparison:
+    """A measurement of two models: the medians of paired runs, and of their ratios."""
+
+    what: str
+    unit: str
+    before: float
+    after: float
+    gain: float
+    """Median ratio of a pair, above 1 where the second model is better."""
+    gain_low: float
+    gain_high: float
+
+
+@dataclass(frozen=True)
+class ReferenceSpec:
+    """How the checkpoint and the original are loaded: as the original was for the run."""
+
+    original: str | None
+    """Model that the checkpoint's speed is compared with; None measures no speed."""
+    revision: str | None
+    device: str
+    """Device, or 'auto' to spread layers over devices."""
+    dtype: str
+    attention: str | None
+    trust_remote_code: bool
+    num_threads: int
+
+    @classmethod
+    def from_loading(
+        cls, loading: LoadSpec, dtype: torch.dtype, num_threads: int, *, with_original: bool
+    ) -> "ReferenceSpec":
+        """Return the reference for a model.
+
+        Args:
+            loading: how the model was loaded.
+            dtype: number format of its weights.
+            num_threads: number of CPU threads.
+            with_original: whether the speed is compared with the original's.
+        """
+        return cls(
+            original=local_folder(loading.source) if with_original else None,
+            revision=loading.source.revision,
+            device="auto" if loading.spread else loading.device,
+            dtype=str(dtype).removeprefix("torch."),
+            attention=loading.attention,
+            trust_remote_code=loading.trust_remote_code,
+            num_threads=num_threads,
+        )
+
+
+def answer(network: Any) -> ProbeOutput:
+    """Return the output of a causal model for seeded random tokens, with a greedy continuation of them."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = network.config.get_text_config().vocab_size
+    ids = torch.randint(0, vocabulary, PROBE, generator=generator).to(network.device)
+    with torch.inference_mode():
+        logits = network(ids, use_cache=False).logits.float().cpu().numpy()
+        generated = network.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False, use_cache=True
+        )
+    return ProbeOutput(logits, generated.cpu().numpy())
+
+
+def check_in_fresh_process(folder: Path, expected: ProbeOutput, terms: ReferenceSpec) -> list[SpeedComparison]:
+    """Load a checkpoint in a fresh process by transformers alone, compare its output, and measure its speed.
+
+    Args:
+        folder: the checkpoint.
+        expected: output of the pruned model in memory.
+        terms: how the original was loaded.
+
+    Returns:
+        The measurements; none where there is no original, or where both models do not fit onto the device together.
+
+    Raises:
+        RunError: the checkpoint cannot be loaded, or its output differs in any bit.
+    """
+    with tempfile.TemporaryDirectory(prefix="stratoscope-") as temporary:
+        file, result = Path(temporary) / "expected.npz", Path(temporary) / "result.json"
+        np.savez(file, logits=expected.logits, generated=expected.generated)
+        command = [sys.executable, "-m", __name__, str(folder), str(file), str(result), json.dumps(asdict(terms))]
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        if process.returncode:
+            message = last_line(process.stderr) or f"exit code {process.returncode}"
+            raise RunError(f"the exported checkpoint fails verification in a fresh process: {message}")
+        return [SpeedComparison(**comparison) for comparison in json.loads(result.read_text())]
+
+
+def _main(arguments: Sequence[str]) -> None:
+    folder, file, result, terms_json = arguments
+    terms = ReferenceSpec(**json.loads(terms_json))
+    torch.set_num_threads(terms.num_threads)
+    exported = _load(folder, terms)
+    output, expected = answer(exported), np.load(file)
+    if not np.array_equal(output.logits, expected["logits"]):
+        difference = np.abs(output.logits - expected["logits"]).max()
+        raise SystemExit(f"its logits differ from the pruned model's by up to {difference:.3g}")
+    if not np.array_equal(output.generated, expected["generated"]):
+        raise SystemExit("it generates other tokens than the pruned model")
+    comparisons: list[SpeedComparison] = []
+    if terms.original is not None:
+        try:
+            original = _load(terms.original, terms, dtype=terms.dtype, revision=terms.revision)
+            comparisons = _compare_speed(original, exported)
+        except torch.OutOfMemoryError:
+            comparisons = []
+    Path(result).write_text(json.dumps([asdict(comparison) for comparison in comparisons]))
+
+
+def _load(name: str, terms: ReferenceSpec, **more: Any) -> Any:
+    if terms.attention:
+        more["attn_implementation"] = terms.attention
+    network = AutoModelForCausalLM.from_pretrained(
+        name, device_map=terms.device, trust_remote_code=terms.trust_remote_code, **more
+    )
+    return network.eval()
+
+
+def _compare_speed(original: Any, exported: Any) -> list[SpeedComparison]:
+    models = original, exported
+    prefill, decode = PREFILL[0] * PREFILL[1], DECODE[1]
+    before, after = (sum(p.numel() * p.element_size() for p in m.parameters()) / 1e6 for m in models)
+    ratio = before / after
+    return [
+        _compare_runs("prefill", "tokens/s", models, _prefill, lambda seconds: prefill / seconds),
+        _compare_runs("decoding", "ms/token", models, _decode, lambda seconds: 1000 * seconds / decode),
+        SpeedComparison("memory of the weights", "MB", before, after, ratio, ratio, ratio),
+    ]
+
+
+def _prefill(network: Any) -> None:
+    ids = torch.full(PREFILL, 5, device=network.device)
+    network(ids, use_cache=False, logits_to_keep=1)
+
+
+def _decode(network: Any) -> None:
+    ids = torch.full((DECODE[0], 16), 5, device=network.device)
+    network.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=DECODE[1],
+        min_new_tokens=DECODE[1],
+        do_sample=False,
+        use_cache=True,
+    )
+
+
+def _compare_runs(
+    what: str, unit: str, models: tuple[Any, Any], run: Callable[[Any], None], measure: Callable[[float], float]
+) -> SpeedComparison:
+    seconds: list[Sequence[float]] = []
+    with torch.inference_mode():
+        for network in models:
+            run(network)
+        for pair in range(PAIRS):
+            # The models take turns in running first.
+            order = (0, 1) if pair % 2 == 0 else (1, 0)
+            by_model = {i: _seconds(run, models[i]) for i in order}
+            seconds.append((by_model[0], by_model[1]))
+    times = np.asarray(seconds)
+    ratios = times[:, 0] / times[:, 1]
+    before, after = np.median(times, axis=0)
+    return SpeedComparison(
+        what=what,
+        unit=unit,
+        before=measure(before),
+        after=measure(after),
+        gain=float(np.median(ratios)),
+        gain_low=float(ratios.min()),
+        gain_high=float(ratios.max()),
+    )
+
+
+def _seconds(run: Callable[[Any], None], network: Any) -> float:
+    start = time.perf_counter()
+    run(network)
+    if network.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

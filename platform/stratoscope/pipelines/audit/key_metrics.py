@@ -1,0 +1,96 @@
+"""Key metrics of finished runs: the few numbers by which an audit compares nights, read from the tables of a run."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import TypeVar
+
+import numpy as np
+
+from stratoscope.results import Run, TableRow
+from stratoscope.scoring import KeyMetric
+from stratoscope.tables.faithfulness import CellRow, SpreadRow
+from stratoscope.tables.hallucination import HallucinationScoreRow, RateRow, SeparationRow
+from stratoscope.tables.mitigation import VariantComparisonRow
+from stratoscope.tables.pruning import FrontRow
+from stratoscope.tables.score import StabilityRow
+
+RowType = TypeVar("RowType", bound=TableRow)
+
+
+def score_metrics(run: Run) -> Iterator[KeyMetric]:
+    """Yield the noise floor of the order of layers, and the number of prompts."""
+    rows = [row for row in _rows(run, "stability", StabilityRow) if row.group == "all"]
+    floors = [row.split_half for row in rows if row.split_half is not None]
+    if floors:
+        yield KeyMetric("least split-half correlation", min(floors))
+    counts = run.manifest.counts
+    for name, count in (("prompts", "scored"), ("prompts that failed", "errors")):
+        if count in counts:
+            yield KeyMetric(name, counts[count])
+
+
+def hallucination_metrics(run: Run) -> Iterator[KeyMetric]:
+    """Yield the number of flagged layers, the AUROC of wrong against right answers, and the hallucination rate."""
+    flagged: Counter[str] = Counter()
+    for score in _rows(run, "hallucination_scores", HallucinationScoreRow):
+        flagged[f"flagged layers, {score.dataset}, {score.tap}, {score.definition}"] += bool(score.flagged)
+    yield from (KeyMetric(name, number) for name, number in flagged.items())
+    for row in _rows(run, "separation", SeparationRow):
+        if row.features in ("flagged", "all"):
+            name = f"AUROC of {row.features} layers, {row.dataset}, {row.tap}"
+            yield KeyMetric(name, row.auroc, "auroc" if row.features == "all" else "fact", row.ci_low, row.ci_high)
+    for rate in _rows(run, "rates", RateRow):
+        if rate.rate is not None:
+            name = f"hallucination rate, {rate.dataset}"
+            yield KeyMetric(name, rate.rate, "hallucination_rate", rate.ci_low, rate.ci_high)
+
+
+def search_metrics(run: Run) -> Iterator[KeyMetric]:
+    """Yield the held-out retention of the selected layers, and the size of the pruned model."""
+    for row in _rows(run, "front", FrontRow):
+        if row.chosen:
+            if row.held_out_raw is not None:
+                low, high = row.held_out_raw_low, row.held_out_raw_high
+                yield KeyMetric("held-out retention", row.held_out_raw, "retention", low, high)
+            yield KeyMetric("layers dropped", len(row.dropped_layers))
+            yield KeyMetric("parameters, millions", row.parameters / 1e6)
+
+
+def mitigation_metrics(run: Run) -> Iterator[KeyMetric]:
+    """Yield the relative gain of each variant over the base."""
+    for row in _rows(run, "comparison", VariantComparisonRow):
+        if row.other == "base" and row.relative is not None:
+            name = f"gain of {row.variant}, {row.dataset or 'mean'}, {row.metric}"
+            yield KeyMetric(name, row.relative, "fact" if row.metric == "perplexity" else "gain")
+
+
+def faithfulness_metrics(run: Run) -> Iterator[KeyMetric]:
+    """Yield errors, their spread over seeds, and their growth under the strongest perturbations."""
+    for row in _rows(run, "spreads", SpreadRow):
+        if row.metric == "mse":
+            name = f"{row.forecaster}, {row.training}, {row.dataset}, horizon {row.horizon}"
+            yield KeyMetric(f"squared error, {name}", row.mean, "error")
+            if row.deviation is not None and row.mean:
+                yield KeyMetric(f"spread over seeds, {name}", row.deviation / row.mean, "seed_spread")
+    yield from _error_growth(run)
+
+
+def _error_growth(run: Run) -> Iterator[KeyMetric]:
+    """Yield the growth of the absolute error under the highest level of each perturbation."""
+    errors: dict[str, dict[tuple[str, float], list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in _rows(run, "cells", CellRow):
+        if row.perturbation is not None and row.level is not None and row.mae is not None and row.status == "done":
+            name = f"{row.forecaster}, {row.training}, {row.dataset}, horizon {row.horizon}"
+            errors[name][row.perturbation, row.level].append(row.mae)
+    for name, by_level in errors.items():
+        clean = float(np.mean(by_level.get(("none", 0.0), [np.nan])))
+        highest = {perturbation: level for perturbation, level in sorted(by_level) if perturbation != "none"}
+        for perturbation, level in highest.items():
+            growth = float(np.mean(by_level[perturbation, level])) / clean - 1 if clean else math.nan
+            yield KeyMetric(f"growth under {perturbation} {level:g}, {name}", growth)
+
+
+def _rows(run: Run, table: str, row_type: type[RowType]) -> list[RowType]:
+    """Return the rows of a table; not every run has every table."""
+    return row_type.read(run.table(table)) if run.storage.exists(f"{table}.parquet") else []

@@ -1,0 +1,89 @@
+"""Previous nights: the latest results of each subject and stage in the nights of an audit's name."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import cast
+
+from stratoscope.pipelines.audit.steps import SUCCESS
+from stratoscope.results import Manifest, Run, RunFolder, list_runs
+from stratoscope.scoring import KeyMetric, MetricKind
+from stratoscope.tables.audit import KeyMetricRow, StageRow
+
+JOB, TABLE = "audit", "models"
+MAX_NIGHTS = 60
+"""Number of previous nights that are considered."""
+
+
+@dataclass(frozen=True)
+class PreviousResult:
+    """The latest result of a subject's stage in a previous night."""
+
+    night: str
+    """Run_id of the night."""
+    job: str
+    run_id: str
+    """Run_id of the stage's run."""
+    metrics: dict[str, KeyMetric]
+    """Key metrics by name."""
+
+    def open(self, output: str) -> Run | None:
+        """Return the stage's run, or None if it has been removed."""
+        folder = RunFolder(output, self.job, self.run_id)
+        manifest = folder.read_manifest()
+        return None if manifest is None else Run(folder.storage, manifest)
+
+
+def previous_nights(output: str, name: str, before: str, run_id: str) -> list[Run]:
+    """Return the complete audits of a name, the latest first.
+
+    Args:
+        output: folder that holds all runs.
+        name: name of the audit.
+        before: start of this night; nights that started later are left out.
+        run_id: run_id of this night.
+    """
+    nights = [
+        night
+        for state in list_runs(output, JOB)
+        if state.manifest.config.get("name") == name
+        and state.manifest.run_id != run_id
+        and state.manifest.started <= before
+        and (night := _open(output, state.manifest)).storage.exists(f"{TABLE}.parquet")
+    ]
+    return sorted(nights, key=lambda night: night.manifest.started, reverse=True)
+
+
+def latest_results(nights: list[Run]) -> dict[tuple[str, str], PreviousResult]:
+    """Return the latest result of each subject and stage.
+
+    Args:
+        nights: previous nights, the latest first.
+    """
+    results: dict[tuple[str, str], PreviousResult] = {}
+    for night in nights[:MAX_NIGHTS]:
+        rows = [row for row in StageRow.read(night.table(TABLE)) if row.status in SUCCESS and row.stage_run_id]
+        missing = [row for row in rows if (row.model, row.stage) not in results]
+        metrics = _metrics_by_stage(previous_metrics(night)) if missing else {}
+        for row in missing:
+            key = (row.model, row.stage)
+            results[key] = PreviousResult(
+                night.manifest.run_id, str(row.job), str(row.stage_run_id), metrics.get(key, {})
+            )
+    return results
+
+
+def previous_metrics(night: Run) -> list[KeyMetricRow]:
+    """Return the key metrics of a night."""
+    return KeyMetricRow.read(night.table("figures"))
+
+
+def _metrics_by_stage(rows: list[KeyMetricRow]) -> dict[tuple[str, str], dict[str, KeyMetric]]:
+    metrics: dict[tuple[str, str], dict[str, KeyMetric]] = defaultdict(dict)
+    for row in rows:
+        kind = cast("MetricKind", row.kind or "fact")
+        metrics[row.model, row.stage][row.figure] = KeyMetric(row.figure, row.value, kind, row.ci_low, row.ci_high)
+    return metrics
+
+
+def _open(output: str, manifest: Manifest) -> Run:
+    return Run(RunFolder(output, JOB, manifest.run_id).storage, manifest)

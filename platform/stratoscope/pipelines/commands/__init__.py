@@ -1,0 +1,1 @@
+"""The commands that show finished runs: report, compare, history and runs."""

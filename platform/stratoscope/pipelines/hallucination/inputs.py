@@ -1,0 +1,90 @@
+"""Input of a hallucination run: the questions, the model and the shards, checked before any computation."""
+
+from dataclasses import dataclass, replace
+
+from stratoscope.data import QuestionSet, load_pairs
+from stratoscope.errors import InputError
+from stratoscope.execution import resources, vllm_installed, write_with_vllm
+from stratoscope.models import dtype_name, local_folder
+from stratoscope.pipelines.hallucination.config import HallucinationConfig
+from stratoscope.pipelines.hallucination.worker import END_OF_ANSWER
+from stratoscope.pipelines.sharded.layout import ShardLayout, default_shard_size
+from stratoscope.pipelines.sharded.models import OpenedModel, check_taps, open_model
+from stratoscope.results import Storage, read_table, write_table
+from stratoscope.scoring import FEWEST_QUESTIONS
+from stratoscope.tables.hallucination import WrittenRow
+
+MIN_SHARD_SIZE = 16
+"""Minimum default size of a shard; each question has several answers."""
+WRITTEN = "written"
+"""Name of the table of texts that vLLM generated."""
+
+
+@dataclass(frozen=True)
+class HallucinationInputs:
+    """Input of a hallucination run."""
+
+    model: OpenedModel
+    questions: QuestionSet
+    layout: ShardLayout
+
+
+def open_inputs(config: HallucinationConfig) -> HallucinationInputs:
+    """Read the questions, open the model and lay out the shards.
+
+    Raises:
+        InputError: the model or the questions cannot be read, or lack what the configuration asks for.
+    """
+    choice = config.pairs.to_choice(config.seed, config.generation.shots)
+    questions = load_pairs(config.pairs.to_sources(), choice)
+    check_questions(questions, config.separation.folds)
+    model = open_model(config.model, head=True)
+    check_taps(config.readings.taps, model.facts, "readings.taps")
+    if config.generation.engine == "vllm" and not vllm_installed():
+        raise InputError("generation.engine vllm needs the package vllm, which is not installed; use transformers")
+    size = config.batching.shard_size or default_shard_size(len(questions), MIN_SHARD_SIZE)
+    return HallucinationInputs(model, questions, ShardLayout(len(questions), size))
+
+
+def check_questions(questions: QuestionSet, folds: int) -> None:
+    """Check that each data set has enough questions for a test inside each fold.
+
+    Raises:
+        InputError: a data set has too few.
+    """
+    minimum = -(-FEWEST_QUESTIONS * folds // (folds - 1))
+    for dataset in questions.datasets:
+        if dataset.kept < minimum:
+            raise InputError(
+                f"pairs.source: {dataset.name!r} has {dataset.kept} usable questions, and a test inside {folds} folds "
+                f"needs {minimum}; raise pairs.limit or add questions"
+            )
+
+
+def write_answers_with_vllm(
+    storage: Storage, config: HallucinationConfig, inputs: HallucinationInputs
+) -> HallucinationInputs:
+    """Generate answers to all questions with vLLM, once in a run.
+
+    Args:
+        storage: the files of the run, which hold the texts once they are generated.
+        config: the configuration.
+        inputs: the input of the run.
+
+    Returns:
+        The input with the texts; the actors answer the questions that vLLM failed to answer.
+    """
+    if not storage.exists(f"{WRITTEN}.parquet"):
+        questions = list(inputs.questions)
+        texts = write_with_vllm(
+            local_folder(inputs.model.source),
+            [question.prompt for question in questions],
+            max_tokens=config.generation.max_tokens,
+            stop=END_OF_ANSWER,
+            concurrency=max(1, int(resources().get("GPU", 1))),
+            dtype=dtype_name(config.model.dtype, "cuda"),
+        )
+        rows = [WrittenRow(question_id=questions[i].question_id, text=text) for i, text in sorted(texts.items())]
+        write_table(storage, WRITTEN, WrittenRow.table(rows))
+    written = {row.question_id: row.text for row in WrittenRow.read(read_table(storage, WRITTEN))}
+    return replace(inputs, questions=inputs.questions.with_written(written))

@@ -1,0 +1,154 @@
+"""The list of jobs: the commands, the Python functions, the scripts in jobs/ and the reference pages follow from it.
+
+Nothing here imports a job before it is used, so that the command line answers at once.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+from stratoscope.errors import InputError, suggest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from stratoscope.pipelines.runtime.config import JobConfig
+    from stratoscope.pipelines.runtime.job import JobMaker
+    from stratoscope.results import Run, TableRow
+
+
+@dataclass(frozen=True)
+class RegisteredJob:
+    """A job by name; its code is imported on first use."""
+
+    name: str
+    summary: str
+    """The job in one line, for the usage of the command line."""
+    source: str
+    """Place of the job class, or of what makes the job, as `module:name`."""
+    table_modules: tuple[str, ...] = ()
+    """Modules that define the row types of its tables in a mapping `TABLES`."""
+
+    @property
+    def maker(self) -> "JobMaker[Any]":
+        """The job class, or what makes the job from its configuration."""
+        maker: JobMaker[Any] = pkgutil.resolve_name(self.source)
+        return maker
+
+    @property
+    def config_class(self) -> "type[JobConfig]":
+        """Configuration class of the job."""
+        return self.maker.config_class
+
+    def run_command(self, arguments: Sequence[str]) -> int:
+        """Run the job with command-line arguments and return its exit code."""
+        from stratoscope.pipelines.runtime.job import run_from_command_line
+
+        return run_from_command_line(self.maker, arguments)
+
+    def show(self, run: "Run", console: "Console") -> None:
+        """Print the main results of a finished run."""
+        self.maker.show(run, console)
+
+    def tables(self) -> "Iterator[tuple[str, str, type[TableRow]]]":
+        """Yield module, name and row type of each table."""
+        for module in self.table_modules:
+            for name, row_type in getattr(importlib.import_module(module), "TABLES", {}).items():
+                yield module, name, row_type
+
+
+@dataclass(frozen=True)
+class PluginJob(RegisteredJob):
+    """A job that another package brings as a stage of audits."""
+
+    @property
+    def maker(self) -> "JobMaker[Any]":
+        """The stage's job.
+
+        Raises:
+            InputError: the entry point gives no stage, or the stage runs one of the jobs above with other settings.
+        """
+        from stratoscope.pipelines.audit.stages import STAGES
+
+        if self.name not in STAGES:
+            raise InputError(f"stage {self.name!r} ({self.source}) cannot be loaded; the warning above gives the cause")
+        maker = STAGES[self.name].job
+        if maker.name in JOBS:
+            raise InputError(
+                f"{self.name!r} is a stage of audits that runs {maker.name}; use 'stratoscope {maker.name}'"
+            )
+        return maker
+
+
+_PACKAGE = "stratoscope.pipelines"
+JOBS: dict[str, RegisteredJob] = {
+    job.name: job
+    for job in (
+        RegisteredJob(
+            "score",
+            "rank the layers of a language model by statistics of their activations",
+            f"{_PACKAGE}.score:ScoreJob",
+            ("stratoscope.tables.score",),
+        ),
+        RegisteredJob(
+            "search",
+            "find layers that a language model can do without, and export the pruned model",
+            f"{_PACKAGE}.search.targets:SEARCH",
+            ("stratoscope.tables.pruning", "stratoscope.tables.eavss"),
+        ),
+        RegisteredJob(
+            "hallucination",
+            "find layers whose activations differ between wrong and right answers",
+            f"{_PACKAGE}.hallucination:HallucinationJob",
+            ("stratoscope.tables.hallucination",),
+        ),
+        RegisteredJob(
+            "mitigation",
+            "fine-tune the layers that hallucinate, or recover a model after layers were dropped",
+            f"{_PACKAGE}.mitigation:MitigationJob",
+            ("stratoscope.tables.mitigation",),
+        ),
+        RegisteredJob(
+            "faithfulness",
+            "evaluate whether forecasts survive other seeds and perturbed inputs",
+            f"{_PACKAGE}.faithfulness:FaithfulnessJob",
+            ("stratoscope.tables.faithfulness",),
+        ),
+        RegisteredJob(
+            "audit",
+            "run these jobs on many models, and compare the results with earlier nights",
+            f"{_PACKAGE}.audit:AuditJob",
+            ("stratoscope.tables.audit",),
+        ),
+    )
+}
+"""The jobs of this package by name."""
+
+
+def plugin_jobs() -> dict[str, PluginJob]:
+    """Return the jobs of other packages by name, from the entry points in the group `stratoscope.stages`."""
+    points = (point for point in entry_points(group="stratoscope.stages") if point.name not in JOBS)
+    return {point.name: PluginJob(point.name, _summary(point), point.value) for point in points}
+
+
+def job_maker(name: str) -> "JobMaker[Any]":
+    """Return the job class of a name, or what makes the job; jobs of other packages included.
+
+    Raises:
+        InputError: no installed package has that job.
+    """
+    if name in JOBS:
+        return JOBS[name].maker
+    from stratoscope.pipelines.audit.stages import STAGES
+
+    makers = {stage.job.name: stage.job for stage in STAGES.values()}
+    if name not in makers:
+        raise InputError(f"job {name!r} is unknown{suggest(name, [*JOBS, *makers], 'jobs')}")
+    return makers[name]
+
+
+def _summary(point: EntryPoint) -> str:
+    return f"a stage of the package {point.dist.name}" if point.dist else f"a stage, {point.value}"

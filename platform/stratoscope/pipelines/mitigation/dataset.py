@@ -1,0 +1,248 @@
+"""The data of a run: training, validation and held-out parts, which share no question or text."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stratoscope.data import FORMATS, PairChoice, PromptSource, Question, load_pairs, load_prompts
+from stratoscope.digest import digest
+from stratoscope.errors import InputError
+from stratoscope.evaluation import QuestionSplit, Text, split_questions
+from stratoscope.execution import WorkerResources
+from stratoscope.mitigation import Corpus, QuestionExample, TrainingSettings, Variant, encode_question
+from stratoscope.models import ModelSource, encode_text
+from stratoscope.pipelines.mitigation.config import MitigationConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NUM_SEPARATION = 40
+"""Held-out questions of each data set whose hidden states are compared, layer by layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSet:
+    """Questions and texts that a model is evaluated on."""
+
+    questions: tuple[Question, ...]
+    texts: tuple[Text, ...]
+    answered: frozenset[str] = frozenset()
+    """Data sets whose questions the model also answers in free text."""
+    separation: Mapping[str, tuple[QuestionExample, ...]] = field(default_factory=dict)
+    """Questions whose hidden states are compared, by data set."""
+
+
+@dataclass(frozen=True, eq=False)
+class MitigationData:
+    """All data of a run."""
+
+    corpus: Corpus
+    """The training data."""
+    validation: EvaluationSet
+    """The data that trials of the search are evaluated on."""
+    held_out: EvaluationSet
+    """The data that the base and all variants are evaluated on."""
+    used: frozenset[str]
+    """Ids of the rows for training, for validation, and for the choice of layers."""
+    counts: dict[str, dict[str, int]]
+    """Number of questions by data set and part: trained, validated, held_out."""
+    fingerprint: str
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingInputs:
+    """The inputs of trainings and evaluations besides the run's context."""
+
+    config: MitigationConfig
+    source: ModelSource
+    num_layers: int
+    dtype: str
+    data: MitigationData
+    max_length: int
+    """Most tokens of a sequence."""
+    workers: WorkerResources
+    flagged: Mapping[int, tuple[int, ...]]
+    """Flagged layers by their number, for the numbers that the search chooses from."""
+
+    def settings(self, variant: Variant) -> TrainingSettings:
+        """Return the settings of a variant's training, as configured."""
+        config, train = self.config, self.config.train
+        return TrainingSettings(
+            loading=config.model.to_loading(self.source, min(1.0, self.workers.gpus)),
+            dropped=variant.dropped,
+            trainable=config.parameters.to_spec(variant.layers),
+            terms=config.terms,
+            optimizer=train.to_optimizer(),
+            sharding=train.to_sharding(),
+            questions_per_step=train.questions,
+            texts_per_step=train.texts,
+            micro_batches=train.micro_batches,
+            checkpoint_every=train.checkpoint_every,
+            validate_every=0,
+            num_threads=self.workers.cpus,
+            seed=variant.seed,
+        )
+
+
+def load_data(
+    config: MitigationConfig, tokenizer: "PreTrainedTokenizerBase", seen: frozenset[str], max_length: int
+) -> MitigationData:
+    """Read questions and texts and divide them.
+
+    Args:
+        config: configuration of the job.
+        tokenizer: tokenizer of the model.
+        seen: ids of the questions and prompts by which layers were chosen; none of them is held out.
+        max_length: most tokens of a sequence.
+
+    Raises:
+        InputError: a source cannot be read, or nothing is left for training or evaluation.
+    """
+    split, formats, questions_print = _load_questions(config, seen)
+    held_ids = {question.question_id for question in split.held_out}
+    examples = _encode(tokenizer, split.train, max_length, config.train.wrong_answers)
+    if config.terms.weights.uses_questions and not examples:
+        raise InputError(
+            "pairs.source: no question is left for training; add data sets that are not in evaluation.only"
+        )
+    reader = _TextReader(config, tokenizer, min(config.texts.max_tokens, max_length))
+    texts = reader.read_training(held_ids)
+    used = seen | texts.ids | {q.question_id for q in (*split.train, *split.validation)}
+    perplexity = reader.read_perplexity(used)
+    short = frozenset(name for name, kind in formats.items() if FORMATS[kind].short_gold)
+    separation = {
+        name: _encode(tokenizer, [q for q in split.held_out if q.dataset == name][:NUM_SEPARATION], max_length)
+        for name in formats
+    }
+    return MitigationData(
+        Corpus(examples, texts.train),
+        EvaluationSet(split.validation, texts.validation),
+        EvaluationSet(split.held_out, perplexity, short if config.evaluation.generate else frozenset(), separation),
+        used,
+        {name: _count(split, name) for name in formats},
+        digest(
+            {
+                "questions": questions_print,
+                "texts": texts.fingerprint,
+                "held_out": sorted(held_ids),
+                "perplexity": [text.ids for text in perplexity],
+            }
+        ),
+    )
+
+
+def _load_questions(config: MitigationConfig, seen: frozenset[str]) -> tuple[QuestionSplit, dict[str, str], str]:
+    """Return the questions in their parts, the format of each data set, and a fingerprint."""
+    if not config.terms.weights.uses_questions and config.recovery:
+        return QuestionSplit(), {}, ""
+    evaluation, total = config.evaluation, QuestionSplit()
+    questions = load_pairs(
+        config.pairs.to_sources(), PairChoice("given", None, config.pairs.answers_per_question, config.seed)
+    )
+    formats = {dataset.name: dataset.format for dataset in questions.datasets}
+    for name in evaluation.only:
+        if name not in formats:
+            raise InputError(f"evaluation.only: pairs.source has no data set {name!r}; it has {', '.join(formats)}")
+    by_dataset: dict[str, list[Question]] = {name: [] for name in formats}
+    for question in questions:
+        by_dataset[question.dataset].append(question)
+    for name, own in by_dataset.items():
+        only = name in evaluation.only
+        split = split_questions(
+            own,
+            seen,
+            held_out=evaluation.limit,
+            validation=config.tune.limit if config.tune.num_samples and not only else 0,
+            train=0 if only else config.pairs.limit,
+        )
+        if not split.held_out:
+            raise InputError(
+                f"pairs.source: all questions of {name!r} were used to choose the layers, so none can be held out; "
+                "use fewer for the choice (pairs.limit of the hallucination run) or leave the data set out there"
+            )
+        total += split
+    return total, formats, questions.fingerprint
+
+
+def _count(split: QuestionSplit, name: str) -> dict[str, int]:
+    parts = {"trained": split.train, "validated": split.validation, "held_out": split.held_out}
+    return {part: sum(q.dataset == name for q in questions) for part, questions in parts.items()}
+
+
+def _encode(
+    tokenizer: "PreTrainedTokenizerBase",
+    questions: Sequence[Question],
+    max_length: int,
+    most_wrong: int | None = None,
+) -> tuple[QuestionExample, ...]:
+    """Encode questions, without those that have an answer of no token or one that is too long."""
+    examples = []
+    for question in questions:
+        right = next(a.text for a in question.answers if a.right)
+        wrong = [a.text for a in question.answers if not a.right][:most_wrong]
+        examples.append(encode_question(tokenizer, question.prompt, right, wrong, max_length))
+    return tuple(example for example in examples if example is not None)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Texts for training and validation."""
+
+    train: tuple[tuple[int, ...], ...] = ()
+    validation: tuple[Text, ...] = ()
+    ids: frozenset[str] = frozenset()
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class _TextReader:
+    """Reads texts as token ids."""
+
+    config: MitigationConfig
+    tokenizer: "PreTrainedTokenizerBase"
+    max_tokens: int
+
+    def read_training(self, held_out: Collection[str]) -> _Texts:
+        """Read the texts for training and validation, without those of held-out questions."""
+        config, section = self.config, self.config.texts
+        if not config.terms.weights.uses_texts:
+            return _Texts()
+        train: list[tuple[int, ...]] = []
+        validation: list[Text] = []
+        ids: list[str] = []
+        prints = []
+        num_validation = config.tune.limit if config.recovery and config.tune.num_samples else 0
+        limit = None if section.limit is None else section.limit + num_validation
+        for index, name in enumerate(section.source):
+            template = section.template[index] if section.template else None
+            rows, fingerprint = self._read(PromptSource(name, template, section.split), limit, held_out)
+            prints.append(fingerprint)
+            ids += [text_id for text_id, _ in rows]
+            validation += [Text("validation", text_id, tokens) for text_id, tokens in rows[:num_validation]]
+            train += [tokens for _, tokens in rows[num_validation:]]
+        if not train:
+            raise InputError("texts.source: no text of more than one token is left for training")
+        return _Texts(tuple(train), tuple(validation), frozenset(ids), digest({"texts": prints}))
+
+    def read_perplexity(self, used: Collection[str]) -> tuple[Text, ...]:
+        """Read the held-out texts whose perplexity is measured."""
+        source = self.config.evaluation.text
+        if source is None:
+            return ()
+        rows, _ = self._read(PromptSource(source), None, used)
+        if not rows:
+            raise InputError(f"evaluation.text {source!r}: all its texts are used for training; none can be held out")
+        name = source.rstrip("/").rpartition("/")[2].removesuffix(".txt") or source
+        return tuple(Text(name, text_id, tokens) for text_id, tokens in rows[: self.config.evaluation.limit])
+
+    def _read(
+        self, source: PromptSource, limit: int | None, excluded: Collection[str]
+    ) -> tuple[list[tuple[str, tuple[int, ...]]], str]:
+        """Return the ids and tokens of a source's texts, without those of one token, and its fingerprint."""
+        prompts = load_prompts(source, limit, self.config.seed)
+        rows = [
+            (p.prompt_id, tuple(encode_text(self.tokenizer, p.text)[: self.max_tokens]))
+            for p in prompts.prompts
+            if p.prompt_id not in excluded
+        ]
+        return [(text_id, tokens) for text_id, tokens in rows if len(tokens) > 1], prompts.ordered.fingerprint

@@ -1,0 +1,280 @@
+"""Configuration of a job: defaults, then a YAML file, then the command line; every mistake is one line."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.config import JsonDict
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
+
+from stratoscope.errors import InputError, first_line, nearest
+
+LEADING_POINT = re.compile(r"(?<![\d.])\.(?=\d)")
+"""The point of a number without a digit before it."""
+NUMBERS = re.compile(r"\[?[-+\d.eE, ]+\]?")
+NOT_IN_IDENTITY: JsonDict = {"affects_result": False}
+
+
+class ConfigSection(BaseModel):
+    """Base class of the sections of a configuration; unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse_choices(cls, values: Any) -> Any:
+        """Convert numbers among the choices of a field from text, which is what the command line passes."""
+        if not isinstance(values, dict):
+            return values
+        return values | {name: _parsed(values[name], texts) for name, texts in _choices(cls).items() if name in values}
+
+
+class JobConfig(ConfigSection):
+    """Options of every job."""
+
+    output: str = Field("runs", json_schema_extra=NOT_IN_IDENTITY)
+    """Folder or fsspec URL (s3://...) that holds all runs."""
+    run_id: str | None = Field(None, json_schema_extra=NOT_IN_IDENTITY)
+    """Name of the run. An existing one is resumed; null generates a new one."""
+    seed: int = 0
+    """Seed of the order of prompts, of resampling and of random baselines."""
+    reuse: bool = Field(False, json_schema_extra=NOT_IN_IDENTITY)
+    """Use a finished run of the same model, data, settings and code instead, where there is one."""
+    dry_run: bool = Field(False, json_schema_extra=NOT_IN_IDENTITY)
+    """Print the plan and its cost, and stop."""
+
+
+Config = TypeVar("Config", bound=ConfigSection)
+
+
+def load_config(config_class: type[Config], job: str, arguments: Sequence[str]) -> Config:
+    """Read the configuration of a command.
+
+    Args:
+        config_class: the configuration class.
+        job: name of the command, for the help text.
+        arguments: the command line without the program's name; `--config FILE.yaml` names a file.
+
+    Raises:
+        InputError: an unknown name, a wrong value or an unreadable file.
+        SystemExit: `--help` was among the arguments.
+    """
+    options = dict(field_names(config_class))
+    arguments = _normalized(arguments, ["config", *options])
+    settings = _settings_class(config_class)
+    try:
+        source: CliSettingsSource[Any] = _CommandLineSource(
+            settings,
+            cli_prog_name=f"stratoscope {job}",
+            cli_parse_args=_as_flags(arguments, {name for name, field in options.items() if field.annotation is bool}),
+            cli_implicit_flags=True,
+            cli_exit_on_error=False,
+            cli_hide_none_type=True,
+            cli_avoid_json=True,
+            cli_parse_none_str="null",
+        )
+        values = source()
+    except SettingsError as error:
+        raise InputError(first_line(error).removeprefix("error parsing CLI: ")) from error
+    path = values.pop("config", None)
+    return validate(config_class, merged(_read_yaml(str(path)) if path else {}, values))
+
+
+def validate(config_class: type[Config], values: dict[str, Any]) -> Config:
+    """Return values as a configuration.
+
+    Raises:
+        InputError: a name is unknown or a value wrong; the message names the field.
+    """
+    try:
+        return config_class.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_explain(error, config_class)) from error
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings with changes applied to them."""
+    result = dict(base)
+    for name, value in changes.items():
+        inner = result.get(name)
+        result[name] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def result_settings(config: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Return the fields that decide the result, by dotted name. A run can be resumed where they are equal."""
+    settings: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("affects_result") is False:
+            continue
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            settings |= result_settings(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and any(isinstance(item, BaseModel) for item in value):
+            settings[prefix + name] = [result_settings(item) for item in value]
+        else:
+            settings[prefix + name] = value
+    return settings
+
+
+def field_names(config_class: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the field of each option."""
+    for name, field in config_class.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from field_names(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def default_text(value: Any) -> str:
+    """Return a default as it is typed on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, list) and any(isinstance(item, BaseModel) for item in value):
+        return "a small example"
+    if isinstance(value, list) and value:
+        return ",".join(default_text(item) for item in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class _CommandLineSource(CliSettingsSource[Any]):
+    """Command line whose help shows choices and defaults as they are typed."""
+
+    def _metavar_format_recurse(self, obj: Any) -> str:
+        if isinstance(obj, type) and issubclass(obj, Enum):
+            return self._metavar_format_choices([str(member.value) for member in obj])
+        return super()._metavar_format_recurse(obj)
+
+    def _help_format(self, field_name: str, field_info: Any, model_default: Any, *_: Any) -> str:
+        default = getattr(model_default, field_name) if isinstance(model_default, BaseModel) else field_info.default
+        ending = "required" if field_info.is_required() else f"default: {default_text(default)}"
+        return f"{field_info.description or ''} ({ending})".strip().replace("%", "%%")
+
+
+@cache
+def _choices(config_class: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """Return the choices of each field that are not text, by their text."""
+    fields = {name: _literals(field.annotation) for name, field in config_class.model_fields.items()}
+    texts = {
+        name: {default_text(value): value for value in values if not isinstance(value, str)}
+        for name, values in fields.items()
+    }
+    return {name: values for name, values in texts.items() if values}
+
+
+def _literals(annotation: Any) -> list[Any]:
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return list(arguments)
+    return [value for argument in arguments for value in _literals(argument)]
+
+
+def _parsed(value: Any, texts: Mapping[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_parsed(item, texts) for item in value]
+    return texts.get(value, value) if isinstance(value, str) else value
+
+
+def _settings_class(config_class: type[Config]) -> type[BaseSettings]:
+    """Return the configuration class with the option `config` added, for the command line alone."""
+
+    class WithConfig(config_class):  # type: ignore[valid-type,misc]
+        config: str | None = None
+        """YAML file with any of these fields; the command line overrides it."""
+
+    WithConfig.__doc__ = config_class.__doc__
+    return WithConfig
+
+
+def _normalized(arguments: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Return arguments with the names of their options as fields spell them: with underscores.
+
+    Raises:
+        InputError: an option is unknown.
+    """
+    result = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in ("-h", "--help") or not name.startswith("-") or name.lstrip("-")[:1].isdigit():
+            result.append(argument)
+            continue
+        bare = name.removeprefix("--").replace("-", "_")
+        option = f"--{bare}" if bare in known else f"--no-{bare.removeprefix('no_')}"
+        if not name.startswith("--") or option.removeprefix("--no-").removeprefix("--") not in known:
+            raise InputError(_unknown_option(name, known))
+        result.append(option + equals + value)
+    return result
+
+
+def _unknown_option(name: str, known: Sequence[str]) -> str:
+    example = _first_option(name.removeprefix("--").replace("-", "_"), known)
+    if example is not None:
+        return f"option {name!r} is a section; did you mean '--{example}'? (see --help)"
+    return f"option {name!r} is unknown{nearest(name, [f'--{option}' for option in known])} (see --help)"
+
+
+def _first_option(section: str, known: Sequence[str]) -> str | None:
+    """Return the option of a section that names its source, or its first one; None where there is no such section."""
+    options = [option for option in known if option.startswith(f"{section}.")]
+    return next((option for option in options if option == f"{section}.source"), options[0] if options else None)
+
+
+def _as_flags(arguments: Sequence[str], booleans: set[str]) -> list[str]:
+    """Return arguments with `--name true` and `--name=false` as the flags `--name` and `--no-name` of boolean fields.
+
+    Numbers such as .25 get their 0, since lists are read as JSON.
+    """
+    flags: list[str] = []
+    for text in arguments:
+        argument = LEADING_POINT.sub("0.", text) if NUMBERS.fullmatch(text) else text
+        name, _, value = argument.partition("=")
+        if value and name.removeprefix("--") in booleans:
+            flags += [name, value]
+        else:
+            flags.append(argument)
+    switched: list[str] = []
+    for argument in flags:
+        is_value = argument.lower() in ("true", "false") and switched and switched[-1].removeprefix("--") in booleans
+        if not is_value:
+            switched.append(argument)
+        elif argument.lower() == "false":
+            switched[-1] = switched[-1].replace("--", "--no-", 1)
+    return switched
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"config {path!r} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"config {path!r} is not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"config {path!r} must hold fields by name, not a {type(content).__name__}")
+    return content
+
+
+def _explain(error: ValidationError, config_class: type[BaseModel]) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    known = [option for option, _ in field_names(config_class)]
+    if first["type"] == "extra_forbidden":
+        return f"field {name!r} is unknown{nearest(name, known)}"
+    shown = "" if isinstance(first["input"], dict) else f" {first['input']!r}"
+    example = _first_option(name, known)
+    if first["type"] == "model_type" and example is not None:
+        return f"{name}{shown}: {name} is a section; did you mean {example!r}?"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{name}{shown}: {message}{more}" if name else f"{message}{more}"

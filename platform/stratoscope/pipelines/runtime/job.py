@@ -1,0 +1,360 @@
+"""The life cycle of a run, the same for every job: configuration, folder, resuming, manifest, log, exit code."""
+
+import logging
+import signal
+import sys
+import tempfile
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+from rich.console import Console
+
+from stratoscope.errors import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, InputError, RunError, print_error
+from stratoscope.execution import root_cause
+from stratoscope.pipelines.runtime.config import JobConfig, load_config, result_settings
+from stratoscope.pipelines.runtime.context import RunContext
+from stratoscope.pipelines.runtime.run_lookup import (
+    EqualRunFound,
+    equal_run,
+    identity,
+    recorded_settings,
+    refuse_unreadable,
+    unknown_fields,
+    version_of,
+)
+from stratoscope.pipelines.runtime.terminal import Terminal, own_terminal, stdout_console
+from stratoscope.results import Lease, Manifest, Run, RunFolder, check_not_held, new_run_id
+
+STOP_GRACE_S = 100.0
+"""Seconds after SIGTERM in which work in progress may end; a spot node is reclaimed two minutes after its notice."""
+
+Config = TypeVar("Config", bound=JobConfig)
+logger = logging.getLogger("stratoscope")
+
+
+class Job(ABC, Generic[Config]):
+    """One run of a job. A subclass checks the input, plans and executes; this class does the rest.
+
+    Args:
+        config: the job's configuration.
+        terminal: shows progress; None uses the process's own stderr.
+        stopping: the event that SIGTERM sets; None creates one. A job inside another shares the outer job's event.
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[JobConfig]]
+    stop_grace_s: ClassVar[float] = STOP_GRACE_S
+
+    def __init__(
+        self, config: Config, terminal: Terminal | None = None, stopping: threading.Event | None = None
+    ) -> None:
+        self.config = config
+        self.exit_code = EXIT_DONE
+        """Exit code of a run that ends without an error."""
+        self.previous_start: Manifest | None = None
+        """Manifest of an earlier start of this run, or None."""
+        folder = RunFolder(config.output, self.name, config.run_id or new_run_id())
+        manifest = Manifest(
+            job=self.name, run_id=folder.run_id, config=config.model_dump(mode="json"), seed=config.seed
+        )
+        self.context = RunContext(folder, manifest, terminal or Terminal(Console(stderr=True)), stopping)
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Check the input and lay out the work, before any model is loaded.
+
+        Raises:
+            InputError: the user has to correct the input or the configuration.
+        """
+
+    @abstractmethod
+    def plan(self) -> Sequence[tuple[str, str]]:
+        """Return the work and resources of the run, as pairs of a name and a text. `prepare` has been called."""
+
+    @abstractmethod
+    def execute(self) -> None:
+        """Do the work. `prepare` has been called."""
+
+    @staticmethod
+    @abstractmethod
+    def show(run: Run, console: Console) -> None:
+        """Print the main findings of a finished run, which an older version may have written."""
+
+    def already_done(self) -> bool:
+        """Return whether this run is finished already.
+
+        Raises:
+            InputError: the run_id belongs to a run with other settings.
+        """
+        previous = self.context.folder.read_manifest()
+        if previous is None:
+            return False
+        self._check_settings(previous)
+        self.previous_start = previous
+        self.context.manifest.started = previous.started
+        if previous.status == "done":
+            self.context.manifest = previous
+            return True
+        return False
+
+    def _check_settings(self, previous: Manifest) -> None:
+        """Check that an earlier start of this run, maybe by another version, has the same settings.
+
+        Raises:
+            InputError: a setting differs, or this version does not know it.
+        """
+        folder = self.context.folder
+        made_by = f"{folder.url}, made by {version_of(previous)},"
+        unknown = sorted(unknown_fields(self.config_class, previous.config))
+        if unknown:
+            raise InputError(
+                f"run_id {folder.run_id!r} cannot be resumed: {made_by} has the field {', '.join(unknown)}, which this "
+                "version does not know; choose another run_id, or resume with that version"
+            )
+        new, old = (recorded_settings(self.config_class, m.config) for m in (self.context.manifest, previous))
+        changed = ", ".join(f"{name} {old[name]} -> {new[name]}" for name in new if new[name] != old[name])
+        if changed:
+            raise InputError(
+                f"run_id {folder.run_id!r} exists in {made_by} with other settings ({changed}); "
+                "choose another run_id or repeat the settings"
+            )
+
+    def register(self, *, resumed: bool = True) -> None:
+        """Record the identity of the run in its manifest, before anything is computed.
+
+        The manifest must hold the fingerprints already.
+
+        Args:
+            resumed: whether the run uses results of an earlier start.
+
+        Raises:
+            InputError: the results of the earlier start were computed with another model or other data.
+            EqualRunFound: `reuse` is set, and a finished run has the same identity.
+        """
+        if resumed:
+            self._check_fingerprints()
+        manifest, previous = self.context.manifest, self.previous_start
+        manifest.identity = identity(self.name, result_settings(self.config), manifest.fingerprints)
+        # An earlier start without an identity stopped before this point, and has computed nothing.
+        if self.config.reuse and (previous is None or previous.identity is None):
+            equal = equal_run(self.config.output, self.name, manifest.identity)
+            if equal is not None:
+                raise EqualRunFound(equal)
+        self.context.folder.write_manifest(manifest)
+
+    def _check_fingerprints(self) -> None:
+        old = self.previous_start.fingerprints if self.previous_start else {}
+        new = self.context.manifest.fingerprints
+        changed = [name for name in new if name in old and old[name] != new[name]]
+        if changed:
+            folder = self.context.folder
+            raise InputError(
+                f"run_id {folder.run_id!r} was started with other {' and '.join(changed)} in {folder.url}: the model "
+                "or the data of the run has changed since then; choose another run_id"
+            )
+
+    def perform(self) -> None:
+        """Run the job from start to end, and record the outcome in the manifest.
+
+        Raises:
+            InputError: the input was refused.
+        """
+        if self.already_done():
+            return
+        context = self.context
+        check_not_held(context.storage)
+        with quiet_libraries():
+            with context.stage("prepare"):
+                self.prepare()
+            with Lease(context.storage) as context.lease:
+                # Another process may have started or finished the run in the meantime.
+                if self.already_done():
+                    return
+                if self.previous_start is None:
+                    context.folder.write_manifest(context.manifest)
+                try:
+                    with self._log_file():
+                        self._execute()
+                except EqualRunFound as equal:
+                    context.lease.remove_folder()
+                    context.folder = RunFolder(self.config.output, self.name, equal.manifest.run_id)
+                    context.manifest = equal.manifest
+
+    def _execute(self) -> None:
+        try:
+            self.execute()
+        except EqualRunFound:
+            raise
+        except InputError as error:
+            # A refused attempt to resume must not overwrite the manifest of the earlier start.
+            if self.previous_start is None:
+                self._finish(EXIT_REFUSED, error)
+            raise
+        except BaseException as error:
+            self._finish(EXIT_FAILED, error)
+            raise
+        self._finish(self.exit_code)
+
+    def _finish(self, code: int, error: BaseException | None = None) -> None:
+        manifest = self.context.manifest
+        manifest.status = "failed" if code in (EXIT_FAILED, EXIT_REFUSED) else "done"
+        manifest.exit_code = code
+        manifest.error = root_cause(error) if error else None
+        manifest.finished = datetime.now(UTC).isoformat(timespec="seconds")
+        if error is None:
+            self.context.folder.write_manifest(manifest)
+            return
+        logger.error("the run failed", exc_info=error)
+        # If the disk is full or the store is unreachable, the first error is the one to report.
+        with suppress(OSError):
+            self.context.folder.write_manifest(manifest)
+
+    @contextmanager
+    def _log_file(self) -> Iterator[None]:
+        """Write all logging to log.txt in the run folder while the block runs; on an object store, at the end."""
+        storage = self.context.storage
+        path = storage.local_path("log.txt")
+        if path is not None:
+            with self._logging_to(path):
+                yield
+            return
+        with tempfile.TemporaryDirectory(prefix="stratoscope-") as folder:
+            path = Path(folder) / "log.txt"
+            try:
+                with self._logging_to(path):
+                    yield
+            finally:
+                with suppress(OSError):
+                    storage.write("log.txt", path.read_bytes())
+
+    @contextmanager
+    def _logging_to(self, path: Path) -> Iterator[None]:
+        self.context.terminal.redirect_stderr(path)
+        root = logging.getLogger()
+        handler = logging.FileHandler(path)
+        handler.setLevel(logging.INFO)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        level = root.level
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            root.removeHandler(handler)
+            root.setLevel(level)
+            with suppress(OSError):
+                handler.close()
+
+
+@contextmanager
+def stopped_by_sigterm(job: "Job[Config]") -> Iterator[None]:
+    """Stop a job on SIGTERM while the block runs: gracefully, or at once after `stop_grace_s` seconds."""
+
+    def give_up(_signal: int, _frame: FrameType | None) -> None:
+        raise RunError(
+            f"stopped {job.stop_grace_s:.0f} s after SIGTERM; the same run_id resumes it from the last complete shard"
+        )
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        job.context.stopping.set()
+        signal.setitimer(signal.ITIMER_REAL, job.stop_grace_s)
+
+    previous = signal.signal(signal.SIGTERM, stop), signal.signal(signal.SIGALRM, give_up)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGTERM, previous[0])
+        signal.signal(signal.SIGALRM, previous[1])
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep progress bars and messages of libraries out of the terminal; their logging reaches the root logger."""
+    import datasets
+    import transformers.utils.logging as transformers_logging
+
+    datasets.disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
+    root = logging.getLogger()
+    silence = logging.NullHandler()
+    root.addHandler(silence)
+    try:
+        yield
+    finally:
+        root.removeHandler(silence)
+
+
+class JobMaker(Protocol[Config]):
+    """A job class, or a factory that chooses among several with a common configuration."""
+
+    @property
+    def name(self) -> str:
+        """The name of the job."""
+
+    @property
+    def config_class(self) -> type[JobConfig]:
+        """The class of its configuration."""
+
+    def __call__(
+        self, config: Config, terminal: Terminal | None = None, stopping: threading.Event | None = None, /
+    ) -> Job[Config]:
+        """Create the job."""
+
+    def show(self, run: Run, console: Console, /) -> None:
+        """Print the main findings of a finished run."""
+
+
+def run_from_command_line(job_class: JobMaker[Config], arguments: Sequence[str] | None = None) -> int:
+    """Run a job with command-line arguments and return its exit code.
+
+    The last line on stdout is `run: <path>`; refusals and failures are one line on stderr.
+    """
+    name = job_class.name
+    job = None
+    try:
+        config = load_config(job_class.config_class, name, sys.argv[1:] if arguments is None else arguments)
+        with own_terminal() as terminal:
+            job = job_class(config, terminal)  # type: ignore[arg-type]
+            if config.dry_run:
+                return _dry_run(job)
+            with stopped_by_sigterm(job):
+                job.perform()
+        with refuse_unreadable(job.context.run):
+            job.show(job.context.run, stdout_console())
+    except InputError as error:
+        print_error(name, str(error))
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        print_error(name, "interrupted; the same run_id resumes it")
+        return EXIT_FAILED
+    except RunError as error:
+        print_error(name, str(error))
+        return EXIT_FAILED
+    except Exception as error:
+        logger.debug("traceback", exc_info=error)
+        print_error(name, f"failed: {root_cause(error)}{_log_place(job)}")
+        return EXIT_FAILED
+    print(f"run: {job.context.url}")
+    return job.context.manifest.exit_code or EXIT_DONE
+
+
+def _dry_run(job: Job[Config]) -> int:
+    with quiet_libraries():
+        job.prepare()
+        for label, text in job.plan():
+            print(f"{label}: {text}")
+    return EXIT_DONE
+
+
+def _log_place(job: "Job[Config] | None") -> str:
+    path: Path | None = job.context.storage.local_path("log.txt") if job else None
+    return f"; the log is {path}" if path and path.exists() else ""

@@ -1,0 +1,228 @@
+"""Looking up runs: by name or identity, and reading the configuration of a run that another version made."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
+
+from stratoscope.digest import code_digest, digest
+from stratoscope.errors import InputError, first_line, nearest, suggest
+from stratoscope.extensions import added_digest
+from stratoscope.pipelines.runtime.config import ConfigSection, validate
+from stratoscope.results import Manifest, Run, Storage, list_runs, package_versions
+from stratoscope.results.manifest import NAME
+
+Section = TypeVar("Section", bound=ConfigSection)
+LOSSES = ("errors", "failed")
+"""Counts of results that are missing from a run, and that another attempt might yield."""
+
+
+def open_finished(name: str, output: str, job: str, field: str = "statistics") -> tuple[Storage, Manifest]:
+    """Open a finished run that a field of the configuration names.
+
+    Args:
+        name: the run's folder or URL, or its run_id under `output`.
+        output: folder that holds all runs.
+        job: name of the job that the run must belong to.
+        field: name of the field, for messages.
+
+    Raises:
+        InputError: the run does not exist, belongs to another job, or is not finished.
+    """
+    by_id = Storage(output).child(job, name) if "/" not in name else None
+    for storage in [by_id, Storage(name)]:
+        if storage is None or not storage.exists(NAME):
+            continue
+        manifest = Manifest.from_json(storage.read(NAME))
+        if manifest.job != job:
+            raise InputError(f"{field} {name!r} is a run of {manifest.job}, not of {job}")
+        if manifest.status != "done":
+            raise InputError(f"{field} {name!r} is {manifest.status}, not done; finish it with the same run_id")
+        return storage, manifest
+    known = Storage(output).child(job).names()
+    hint = suggest(name, known, "runs") if known else f"; {output} holds no {job} runs"
+    raise InputError(f"{field} {name!r} is no folder of a {job} run and no run_id under {output}{hint}")
+
+
+def find_run(name: str, output: str, job: str | None = None) -> tuple[Storage, Manifest]:
+    """Open a run of any job and status.
+
+    Args:
+        name: the run's folder or URL, or its run_id under `output`.
+        output: folder that holds all runs.
+        job: name of a job, to search its runs alone.
+
+    Raises:
+        InputError: no run has the name, or several have it.
+    """
+    folder = Storage(name)
+    if folder.exists(NAME):
+        return folder, Manifest.from_json(folder.read(NAME))
+    manifests = [run.manifest for run in list_runs(output, job)]
+    matches = [manifest for manifest in manifests if manifest.run_id == name]
+    if len(matches) == 1:
+        return Storage(output).child(matches[0].job, name), matches[0]
+    if matches:
+        jobs = ", ".join(manifest.job for manifest in matches)
+        raise InputError(
+            f"run {name!r} is one of several jobs ({jobs}); name its folder, such as {output}/{matches[0].job}/{name}"
+        )
+    hint = nearest(name, [manifest.run_id for manifest in manifests])
+    raise InputError(
+        f"{name!r} is no folder of a run and no run_id under {output}{hint}; 'stratoscope runs' lists them"
+    )
+
+
+class EqualRunFound(Exception):  # noqa: N818 - not an error
+    """A finished run already has the result that this run would compute."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__(f"{manifest.job} run {manifest.run_id} has the same result")
+        self.manifest = manifest
+
+
+def identity(job: str, settings: Mapping[str, Any], fingerprints: Mapping[str, str]) -> str:
+    """Return the digest of everything that determines a run's result.
+
+    Args:
+        job: name of the job.
+        settings: fields that decide the result.
+        fingerprints: fingerprints of the model and the data.
+    """
+    return digest(
+        {
+            "job": job,
+            "settings": settings,
+            "fingerprints": fingerprints,
+            "code": code_digest(),
+            "added": added_digest(),
+            "versions": package_versions(),
+        }
+    )
+
+
+def equal_run(output: str, job: str, run_identity: str) -> Manifest | None:
+    """Return the first finished run of an identity that lacks no results, or None."""
+    done = (run.manifest for run in list_runs(output, job) if run.state == "done")
+    complete = (manifest for manifest in done if not any(manifest.counts.get(name) for name in LOSSES))
+    return next((manifest for manifest in complete if manifest.identity == run_identity), None)
+
+
+def recorded_settings(config_class: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the settings in a manifest that decide the run's result, as plain values by dotted name.
+
+    The configuration may be of another version: a field that it lacks has its default, and a field that this version
+    does not know keeps its value (see `unknown_fields`).
+
+    Args:
+        config_class: the job's configuration class.
+        values: the configuration in the manifest.
+        prefix: dotted name of the section that holds the values, with a dot behind it.
+    """
+    settings: dict[str, Any] = {prefix + name: value for name, value in _unknown(config_class, values)}
+    for name, field in config_class.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("affects_result") is False:
+            continue
+        value = values[name] if name in values else _default(field)
+        section = _section_class(field.annotation)
+        if section is not None and isinstance(value, Mapping):
+            settings |= recorded_settings(section, value, f"{prefix}{name}.")
+        elif section is not None and isinstance(value, list):
+            settings[prefix + name] = [recorded_settings(section, item) for item in value]
+        else:
+            settings[prefix + name] = value
+    return settings
+
+
+def unknown_fields(config_class: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names in a manifest's configuration that this version does not know."""
+    yield from (prefix + name for name, _ in _unknown(config_class, values))
+    for name, field in config_class.model_fields.items():
+        section, value = _section_class(field.annotation), values.get(name)
+        for item in value if isinstance(value, list) else [value]:
+            if section is not None and isinstance(item, Mapping):
+                yield from unknown_fields(section, item, f"{prefix}{name}.")
+
+
+def read_section(manifest: Manifest, section_class: type[Section], name: str = "") -> Section:
+    """Return a section of the configuration in a manifest, which another version may have written.
+
+    A field that the manifest lacks has its default, and a field that this version does not know is left out.
+
+    Args:
+        manifest: the run's manifest.
+        section_class: class of the section, or of the whole configuration.
+        name: dotted name of the section; empty for the whole configuration.
+
+    Raises:
+        InputError: this version cannot read the value of a field.
+    """
+    values: Any = manifest.config
+    for part in name.split(".") if name else ():
+        values = values.get(part, {})
+    try:
+        return validate(section_class, _known(section_class, values))
+    except InputError as error:
+        raise InputError(
+            f"{manifest.job} run {manifest.run_id}, made by {version_of(manifest)}, cannot be read: "
+            f"{name + '.' if name else ''}{error}; make the run again with this version"
+        ) from error
+
+
+@contextmanager
+def refuse_unreadable(run: Run) -> Iterator[None]:
+    """Refuse a run of another version in one line where the block cannot read it.
+
+    Raises:
+        InputError: other code made the run, and the block failed on something that the run lacks.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, FileNotFoundError) as error:
+        if run.manifest.code == code_digest():
+            raise
+        raise InputError(
+            f"{run.url}, made by {version_of(run.manifest)}, cannot be read by this version "
+            f"({type(error).__name__}: {first_line(error)}); its page is {run.report_url}"
+        ) from error
+
+
+def version_of(manifest: Manifest) -> str:
+    """Return the version of the package that made a run, as messages name it."""
+    return f"stratoscope {manifest.versions.get('stratoscope', 'of an unknown version')}"
+
+
+def _known(section_class: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values without the fields that a section, or a section in it, does not know."""
+    known: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in section_class.model_fields:
+            continue
+        section = _section_class(section_class.model_fields[name].annotation)
+        if section is not None and isinstance(value, Mapping):
+            known[name] = _known(section, value)
+        elif section is not None and isinstance(value, list):
+            known[name] = [_known(section, item) for item in value]
+        else:
+            known[name] = value
+    return known
+
+
+def _unknown(config_class: type[BaseModel], values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    return ((name, value) for name, value in values.items() if name not in config_class.model_fields)
+
+
+def _default(field: FieldInfo) -> Any:
+    """Return a field's default as a plain value, or None where it has none."""
+    return None if field.is_required() else to_jsonable_python(field.get_default(call_default_factory=True))
+
+
+def _section_class(annotation: Any) -> type[BaseModel] | None:
+    """Return the section class in the annotation of a field, also within a list or a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((section for part in get_args(annotation) if (section := _section_class(part))), None)

@@ -1,0 +1,60 @@
+"""The scorings of a finished run, read from its tables."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from stratoscope.results import Run
+from stratoscope.tables.score import ALL, LayerScoreRow, StabilityRow
+
+
+@dataclass(frozen=True)
+class ScoredLayers:
+    """One scoring of a run; arrays are in order of layers, with NaN for null."""
+
+    scoring: StabilityRow
+    """Name and stability of the scoring."""
+    score: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    rank: NDArray[np.int64]
+    normalized: NDArray[np.float64]
+
+    @classmethod
+    def from_rows(cls, scoring: StabilityRow, rows: Sequence[LayerScoreRow]) -> "ScoredLayers":
+        """Return a scoring from its rows in order of layers."""
+        score, low, high, normalized = np.asarray(
+            [(row.score, row.ci_low, row.ci_high, row.normalized) for row in rows], float
+        ).T
+        return cls(scoring, score, low, high, np.asarray([row.rank for row in rows]), normalized)
+
+    @property
+    def label(self) -> str:
+        """Name of the scoring, with the settings that distinguish it from others."""
+        parts = [self.scoring.metric, self.scoring.tap]
+        if self.scoring.variance == "pooled":
+            parts.append("pooled")
+        if self.scoring.epsilon is not None:
+            parts.append(f"epsilon {self.scoring.epsilon:.3g}")
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def order(self) -> list[int]:
+        """Layers from the least to the most important."""
+        return [int(layer) for layer in np.argsort(self.rank)]
+
+
+def read_scorings(run: Run, group: str = ALL) -> Iterator[ScoredLayers]:
+    """Yield the scorings of a group of prompts in the order of the configuration."""
+    layer_scores, stability = (
+        table.filter(pc.equal(table["group"], group)) for table in map(run.table, ("layer_scores", "stability"))
+    )
+    rows = defaultdict(list)
+    for row in LayerScoreRow.read(layer_scores):
+        rows[row.scoring].append(row)
+    for scoring in StabilityRow.read(stability):
+        yield ScoredLayers.from_rows(scoring, rows[scoring.scoring])

@@ -1,0 +1,133 @@
+"""One trial: a candidate flags layers inside each fold, which then separate held-out answers. No model runs."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from stratoscope.pipelines.hallucination.config import SeparationSection
+from stratoscope.pipelines.hallucination.load_statistics import load_observations
+from stratoscope.pipelines.search.eavss.config import DefinitionObjective
+from stratoscope.results import Storage
+from stratoscope.scoring import DEFINITIONS, AnswerObservations, EpsilonKind, Inference, Separator, find_layers
+from stratoscope.scoring.definition_space import DefinitionCandidate, DefinitionSpace
+from stratoscope.scoring.separation import features
+
+EpsilonTuple = tuple[tuple[EpsilonKind, float], ...]
+
+
+@dataclass(frozen=True)
+class DefinitionOutcome:
+    """The result of a candidate on one data set."""
+
+    dataset: str
+    auroc: float
+    ci_low: float
+    ci_high: float
+    random: float
+    """Mean area of random sets of as many layers."""
+    over_random: float
+    over_random_low: float
+    over_random_high: float
+    detectable: float
+    """Difference to random sets that data of this size would detect in four of five cases."""
+    share_of_random_below: float
+    num_layers: float
+    """Mean number of flagged layers over folds."""
+    flagged: tuple[int, ...]
+    """Layers flagged on all questions of the data set."""
+    epsilon: float
+    """Sparsity threshold as applied."""
+
+
+@dataclass(frozen=True)
+class DefinitionEvaluator:
+    """Evaluates candidates by the statistics of a hallucination run. It can be sent to other processes."""
+
+    run: str
+    """URL of the hallucination run."""
+    space: DefinitionSpace
+    counted: tuple[float, ...]
+    """Thresholds that the run counted exactly."""
+    separation: SeparationSection
+    draws: int
+    """Randomisations of the test inside each fold."""
+    seed: int
+
+    def evaluate(self, candidate: DefinitionCandidate, dataset: str) -> DefinitionOutcome:
+        """Return the result of a candidate on a data set."""
+        statistics = _load_statistics(self.run, self.space.taps, self.counted, self.space.epsilons)
+        separator = _separator(statistics, dataset, self.separation, self.seed)
+        definition = DEFINITIONS[candidate.definition]
+        inference = Inference(self.draws, candidate.level, candidate.propensity, self.seed)
+        readings = {candidate.tap: statistics.readings(dataset, candidate.view)[candidate.tap]}
+        sets = separator.flag_layers(definition, readings, inference)[candidate.tap]
+        key = (candidate.tap, candidate.view)
+        comparison = separator.compare_with_random(key, features(readings[candidate.tap]), sets)
+        (result,) = find_layers(definition, readings, statistics.answers[dataset].labels, inference)
+        low, high = comparison.auroc.interval(self.separation.confidence)
+        difference = comparison.difference
+        difference_low, difference_high = difference.interval(self.separation.confidence)
+        return DefinitionOutcome(
+            dataset=dataset,
+            auroc=comparison.auroc.value,
+            ci_low=low,
+            ci_high=high,
+            random=comparison.auroc.value - difference.value,
+            over_random=difference.value,
+            over_random_low=difference_low,
+            over_random_high=difference_high,
+            detectable=difference.detectable(1 - self.separation.confidence),
+            share_of_random_below=comparison.share_below,
+            num_layers=float(np.mean([len(layers) for layers in sets])),
+            flagged=tuple(np.flatnonzero(result.flagged).tolist()),
+            epsilon=statistics.thresholds[candidate.tap][candidate.threshold].epsilon,
+        )
+
+
+@dataclass(frozen=True)
+class DefinitionTrial:
+    """Runs one trial in a process of Ray Tune, which reads the statistics once."""
+
+    evaluator: DefinitionEvaluator
+    datasets: tuple[str, ...]
+    objective: DefinitionObjective
+
+    def __call__(self, config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """Yield the metrics of the trial."""
+        candidate = self.evaluator.space.candidate(config)
+        outcomes = [self.evaluator.evaluate(candidate, dataset) for dataset in self.datasets]
+        yield {
+            "objective": objective_value(outcomes, self.objective),
+            "size": float(np.mean([o.num_layers for o in outcomes])),
+            "outcomes": json.dumps([asdict(o) for o in outcomes]),
+        }
+
+
+def objective_value(outcomes: Sequence[DefinitionOutcome], objective: DefinitionObjective) -> float:
+    """Return the objective of a candidate, which is maximised, from its results on several data sets."""
+    if objective == "least_over_random":
+        return min(o.over_random for o in outcomes)
+    return float(np.mean([getattr(o, objective) for o in outcomes]))
+
+
+def read_outcomes(text: str) -> list[DefinitionOutcome]:
+    """Return the results that a trial reported as JSON."""
+    return [DefinitionOutcome(**{**o, "flagged": tuple(o["flagged"])}) for o in json.loads(text)]
+
+
+@lru_cache(maxsize=1)
+def _load_statistics(
+    run: str, taps: tuple[str, ...], counted: tuple[float, ...], epsilons: EpsilonTuple
+) -> AnswerObservations:
+    """Read a run's statistics, once per process."""
+    return load_observations(Storage(run), taps, counted, epsilons)
+
+
+@lru_cache(maxsize=64)
+def _separator(statistics: AnswerObservations, dataset: str, section: SeparationSection, seed: int) -> Separator:
+    """Return a separator; it stores the areas of its random sets for other trials."""
+    return Separator(statistics.answers[dataset], section.to_settings(seed))

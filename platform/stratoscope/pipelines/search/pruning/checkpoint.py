@@ -1,0 +1,91 @@
+"""The chosen model as a checkpoint, with a model card that states what was dropped, why, and at what cost."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from stratoscope.execution import Service
+from stratoscope.models import ModelCard
+from stratoscope.models.verify_checkpoint import SpeedComparison
+from stratoscope.pipelines.runtime.cards import checkpoint_name, command_line
+from stratoscope.pruning import TaskComparison, TrialResult, share_interval
+from stratoscope.results import RunFolder, Storage
+
+MARK = "stratoscope.json"
+"""File in a checkpoint's folder that names the run it belongs to."""
+
+
+def export_chosen(
+    service: Service,
+    run: RunFolder,
+    chosen: TrialResult,
+    comparisons: Iterable[TaskComparison],
+    *,
+    source: str,
+    path: str | None,
+) -> tuple[str, list[SpeedComparison]]:
+    """Write the chosen model as a checkpoint, unless an earlier start of the run has done so.
+
+    Args:
+        service: the evaluators.
+        run: the run's folder.
+        chosen: the chosen trial.
+        comparisons: all comparisons; the card shows those of the chosen set on held-out items.
+        source: source of the whole model.
+        path: folder for the checkpoint; None is models/ in the run.
+
+    Returns:
+        The checkpoint's path or URL, and its speed compared with the original's.
+    """
+    name = checkpoint_name(source, f"without-{len(chosen.dropped)}-layers")
+    url = Storage(path).url() if path else run.storage.url("models", name)
+    mark = {"run_id": run.run_id, "dropped_layers": list(chosen.dropped)}
+    present = read_mark(url)
+    if present is not None and all(present.get(key) == value for key, value in mark.items()):
+        return url, [SpeedComparison(**comparison) for comparison in present["speed"]]
+    card = ModelCard(
+        base_model=source,
+        chosen_by=describe_trial(chosen),
+        cost=[_card_row(c) for c in comparisons if c.kind == "chosen" and c.part == "held_out"],
+        command=command_line("search"),
+    )
+    speed: list[SpeedComparison] = service.call("export", chosen.dropped, url, card, mark)
+    return url, speed
+
+
+def read_mark(url: str) -> dict[str, Any] | None:
+    """Return the mark in a checkpoint's folder, or None where there is none."""
+    try:
+        mark: dict[str, Any] = json.loads(Storage(url).read(MARK))
+    except FileNotFoundError:
+        return None
+    return mark
+
+
+def describe_trial(trial: TrialResult) -> str:
+    """Describe in words how a trial selected its layers."""
+    candidate = trial.candidate
+    if candidate is None:
+        return f"the {trial.origin} search over single layers"
+    parts = [f"`{candidate.metric}`"]
+    if candidate.tap:
+        parts.append(f"on tap `{candidate.tap}`")
+    if candidate.variance:
+        parts.append(f"with {candidate.variance} variance")
+    if candidate.epsilon is not None:
+        parts.append(f"and {candidate.epsilon_kind} epsilon {candidate.epsilon:.3g}")
+    parts.append(f"at ratio {candidate.ratio:g}{', as one span' if candidate.contiguous else ''}")
+    return " ".join(parts)
+
+
+def _card_row(comparison: TaskComparison) -> list[str]:
+    retention = comparison.retention
+    raw = "unknown" if retention.raw.missing else f"{retention.raw.value:.1%} ({share_interval(retention.raw)})"
+    return [
+        comparison.task,
+        comparison.metric,
+        f"{retention.before.value:.3f}",
+        f"{retention.after.value:.3f}",
+        raw + (", within noise" if retention.within_noise else ""),
+        str(comparison.num_items),
+    ]

@@ -1,0 +1,68 @@
+"""Checks of a search's configuration against its model, tasks and environment, before any model is loaded."""
+
+import importlib.util
+from collections.abc import Iterable, Sequence
+
+from stratoscope.errors import InputError
+from stratoscope.evaluation import TaskItems
+from stratoscope.pipelines.search.pruning.checkpoint import read_mark
+from stratoscope.pruning import PERPLEXITY_DROP
+from stratoscope.results import Storage
+from stratoscope.scoring import num_dropped
+
+
+def check_ratios(ratios: Iterable[float], num_layers: int, source: str) -> None:
+    """Check that every ratio drops some layers of the model and retains some.
+
+    Raises:
+        InputError: a ratio drops no layer or all layers.
+    """
+    for ratio in ratios:
+        count = num_dropped(ratio, num_layers)
+        if count >= num_layers:
+            raise InputError(
+                f"space.ratios {ratio} leaves none of the {num_layers} layers of {source!r}; "
+                f"give at most {(num_layers - 1) / num_layers:.3g}"
+            )
+        if count == 0:
+            raise InputError(
+                f"space.ratios {ratio} drops none of the {num_layers} layers of {source!r}; "
+                f"give at least {1 / num_layers:.3g}"
+            )
+
+
+def check_tracking(mlflow: str | None) -> None:
+    """Check that the package mlflow is installed where trials are logged to it.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if mlflow is not None and importlib.util.find_spec("mlflow") is None:
+        raise InputError("tracking.mlflow needs the package mlflow: pip install 'stratoscope[mlflow]'")
+
+
+def check_path(path: str | None, run_id: str) -> None:
+    """Check that the folder for the checkpoint is empty, or holds the checkpoint of this run.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    if path is None or not Storage(path).names():
+        return
+    mark = read_mark(path)
+    if mark is None or mark["run_id"] != run_id:
+        raise InputError(f"final.path {path!r} exists and is not empty; name another folder")
+
+
+def check_objective(objective: str, metrics: Iterable[str], tasks: Sequence[TaskItems]) -> None:
+    """Check that there is a task of language-model text where the objective or a metric needs one.
+
+    Raises:
+        InputError: there is none.
+    """
+    if any(task.by_token for task in tasks):
+        return
+    if objective == "bits_per_byte":
+        raise InputError("search.objective bits_per_byte needs a task of language-model text, such as passages")
+    if PERPLEXITY_DROP in metrics:
+        raise InputError(f"{PERPLEXITY_DROP} needs a task of language-model text in evaluation.tasks, such as passages")

@@ -1,0 +1,261 @@
+"""The flow of a search with target pruning: statistics, trials, validation, checkpoint, report."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from typing import Any, ClassVar
+
+from rich.console import Console
+
+from stratoscope.errors import InputError
+from stratoscope.evaluation import TaskItems, choose_items, items_digest, load_tasks
+from stratoscope.execution import ActorPool, Service, cluster, cpus_per_worker, is_local, plan_pool, resources, serve
+from stratoscope.models import (
+    ModelFacts,
+    ModelSource,
+    check_describable,
+    check_prunable,
+    describe_model,
+    dtype_name,
+    load_config,
+    load_tokenizer,
+    pin_source,
+    resolve_source,
+    weights_fingerprint,
+)
+from stratoscope.pipelines.runtime.config import validate
+from stratoscope.pipelines.runtime.job import Job
+from stratoscope.pipelines.runtime.run_lookup import open_finished
+from stratoscope.pipelines.score import ScoreConfig, ScoreJob
+from stratoscope.pipelines.search.config import SearchConfig
+from stratoscope.pipelines.search.pruning.checkpoint import export_chosen
+from stratoscope.pipelines.search.pruning.checks import check_objective, check_path, check_ratios, check_tracking
+from stratoscope.pipelines.search.pruning.estimate import estimate
+from stratoscope.pipelines.search.pruning.explore import Explorer
+from stratoscope.pipelines.search.pruning.report import build_page, summary_table
+from stratoscope.pipelines.search.pruning.statistics import FinishedScore, check_statistics, score_settings
+from stratoscope.pipelines.search.pruning.store import EvaluationStore
+from stratoscope.pipelines.search.pruning.validation import ValidatedSearch, Validator
+from stratoscope.pipelines.search.pruning.worker import PruningEvaluator, PruningEvaluatorSettings
+from stratoscope.results import Run, Storage, table_writer, write_table
+from stratoscope.tables.pruning import (
+    ComparisonRow,
+    EvaluationRow,
+    FrontRow,
+    PruningTrialRow,
+    SpeedRow,
+)
+
+MAX_LENGTH = 2048
+"""Maximum number of tokens in a sequence, where the model has more positions."""
+
+
+class PruningSearch(Job[SearchConfig]):
+    """Searches for layers that a model can do without."""
+
+    name: ClassVar[str] = "search"
+    config_class = SearchConfig
+
+    source: ModelSource
+    facts: ModelFacts
+    statistics: FinishedScore | None
+    tasks: list[TaskItems]
+
+    def prepare(self) -> None:
+        """Resolve the model, open the statistics, load the tasks, and check that they fit together."""
+        config, model = self.config, self.config.model
+        self.source = pin_source(resolve_source(model.source, model.revision))
+        self.facts = describe_model(self.source, trust_remote_code=model.trust_remote_code, here=is_local(), head=True)
+        check_prunable(load_config(self.source, trust_remote_code=model.trust_remote_code), model.source)
+        check_describable(self.source, trust_remote_code=model.trust_remote_code)
+        check_ratios(config.space.ratios, self.facts.num_layers, model.source)
+        check_tracking(config.tracking.mlflow)
+        check_path(config.final.path, self.context.folder.run_id)
+        self.statistics = open_statistics(config, self.source) if config.statistics is not None else None
+        self.tasks = self._choose_items(load_tasks(config.evaluation.tasks))
+        check_objective(config.search.objective, config.space.metrics, self.tasks)
+
+    def plan(self) -> Sequence[tuple[str, str]]:
+        """Return what the run would do, and estimates of what it takes."""
+        return estimate(self.config, self.facts, self.tasks, self.statistics, self.context.url)
+
+    def execute(self) -> None:
+        """Compute missing statistics, search, validate, export and report."""
+        context, config = self.context, self.config
+        with context.stage("statistics"):
+            if self.statistics is None and config.search.algorithm != "greedy":
+                self.statistics = self._compute_statistics()
+                self.tasks = self._choose_items([items.task for items in self.tasks])
+        with cluster(), ExitStack() as stack:
+            pool = plan_evaluators(config)
+            settings = self._evaluator_settings(pool)
+            self._record_fingerprints(settings)
+            self.register()
+            with context.stage("load"):
+                make = partial(PruningEvaluator, settings)
+                service = stack.enter_context(serve("Evaluator", make, pool, context.stopping))
+            with context.stage("search"):
+                explorer = Explorer(context, config, service, self.facts.num_layers)
+                trials = explorer.explore(self.statistics)
+            with context.stage("validate"):
+                metrics = {task.name: task.metric for task in self.tasks}
+                search = Validator(context, config, service, settings, metrics).validate(trials)
+                write_results(context.storage, search, list(metrics))
+                context.manifest.facts |= search.facts
+            with context.stage("export"):
+                self._export(service, search)
+        store = EvaluationStore(context.storage)
+        context.manifest.counts |= {"trials": len(trials), "evaluations": len(store)} | explorer.counts
+        with context.stage("report"):
+            write_evaluations(context.storage, store)
+            context.write_report(build_page(context.run))
+        store.clear()
+
+    @staticmethod
+    def show(run: Run, console: Console) -> None:
+        """Print the front and the verdict."""
+        console.print(summary_table(run))
+        for line in run.manifest.facts["verdicts"]:
+            console.print(line, soft_wrap=True)
+        if exported := run.manifest.facts.get("exported"):
+            console.print(f"model: {exported}", soft_wrap=True)
+        console.print(f"report: {run.report_url}", soft_wrap=True)
+
+    def _export(self, service: Service, search: ValidatedSearch) -> None:
+        """Export the chosen model and record its speed."""
+        context, config = self.context, self.config
+        if search.chosen is None or not config.final.export:
+            return
+        url, speed = export_chosen(
+            service,
+            context.folder,
+            search.chosen,
+            search.comparisons,
+            source=config.model.source,
+            path=config.final.path,
+        )
+        write_table(context.storage, "speed", SpeedRow.table(SpeedRow(**vars(row)) for row in speed))
+        context.manifest.facts["exported"] = url
+
+    def _compute_statistics(self) -> FinishedScore:
+        """Run a score job for the statistics that the space needs."""
+        config = self.config
+        settings = {
+            "output": config.output,
+            "run_id": f"{self.context.folder.run_id}-statistics",
+            "reuse": config.reuse,
+            "seed": config.seed,
+            "model": config.model.model_dump(),
+            "prompts": config.prompts.model_dump(),
+            "actors": config.actors.model_dump(),
+            **score_settings(config.space.to_space(), self.facts.num_layers),
+        }
+        job = ScoreJob(validate(ScoreConfig, settings), self.context.terminal, self.context.stopping)
+        job.perform()
+        return FinishedScore(job.context.storage, job.context.manifest)
+
+    def _choose_items(self, tasks: Iterable[Any]) -> list[TaskItems]:
+        """Return tasks of lm-evaluation-harness with their items, without calibration prompts."""
+        config = self.config
+        tokenizer = load_tokenizer(self.source, trust_remote_code=config.model.trust_remote_code)
+        if config.evaluation.chat and not tokenizer.chat_template:
+            raise InputError(f"evaluation.chat: the tokenizer of {config.model.source!r} has no chat template")
+        sampling = config.evaluation.to_sampling(config.seed)
+        return [choose_items(task, sampling, self._calibrated, tokenizer) for task in tasks]
+
+    @property
+    def _calibrated(self) -> frozenset[str]:
+        return self.statistics.calibrated if self.statistics else frozenset()
+
+    def _evaluator_settings(self, pool: ActorPool) -> PruningEvaluatorSettings:
+        config = self.config
+        return PruningEvaluatorSettings(
+            loading=config.model.to_loading(self.source, pool.num_gpus),
+            tasks=tuple(config.evaluation.tasks),
+            sampling=config.evaluation.to_sampling(config.seed),
+            calibrated=self._calibrated,
+            max_length=min(MAX_LENGTH, self.facts.max_positions or MAX_LENGTH),
+            batch_tokens=config.evaluation.batch_tokens,
+            rungs=tuple(config.search.rungs),
+            resampling=config.evaluation.to_resampling(config.seed),
+            cache_bytes=int(config.search.cache_gb * 1e9),
+            num_threads=int(pool.num_cpus),
+            run=self.context.url,
+        )
+
+    def _record_fingerprints(self, settings: PruningEvaluatorSettings) -> None:
+        """Record in the manifest what evaluations depend on."""
+        statistics, device = self.statistics, settings.loading.device
+        dtype = dtype_name(self.config.model.dtype, device)
+        self.context.manifest.fingerprints = {
+            "weights": statistics.weights if statistics else weights_fingerprint(self.source),
+            "statistics": statistics.manifest.fingerprints["activations"] if statistics else "none",
+            "questions": items_digest(self.tasks),
+            "number format": f"{dtype} on {device}",
+        }
+        self.context.manifest.facts = {
+            **asdict(self.facts),
+            "device": device,
+            "dtype": dtype,
+            "threads": settings.num_threads,
+            "statistics": statistics.storage.url() if statistics else "none",
+            "tasks": {
+                task.name: {
+                    "metric": task.metric,
+                    "search": len(task.search),
+                    "held_out": len(task.held_out),
+                    "calibrated": task.num_excluded,
+                    "unused": task.num_left,
+                }
+                for task in self.tasks
+            },
+        }
+
+
+def open_statistics(config: SearchConfig, source: ModelSource) -> FinishedScore:
+    """Open the score run that a configuration names.
+
+    Raises:
+        InputError: there is no such run, it is of another model, or it lacks what the space needs.
+    """
+    name = str(config.statistics)
+    run = FinishedScore(*open_finished(name, config.output, "score"))
+    if run.weights != weights_fingerprint(source):
+        raise InputError(
+            f"statistics {name!r} are of another model, {run.model!r} with weights {run.weights}, "
+            f"not of model.source {config.model.source!r}; give --model.source {run.model}"
+        )
+    check_statistics(run, config.space.to_space(), name)
+    return run
+
+
+def plan_evaluators(config: SearchConfig) -> ActorPool:
+    """Return the pool of evaluators that fits the cluster."""
+    return plan_pool(
+        minimum=1,
+        maximum=config.evaluators.max,
+        num_cpus=config.evaluators.cpus or cpus_per_worker(),
+        num_gpus=config.evaluators.gpus,
+        resources=resources(),
+        work=config.search.concurrency or config.search.num_samples,
+    )
+
+
+def write_results(storage: Storage, search: ValidatedSearch, tasks: Sequence[str]) -> None:
+    """Write the tables of trials, front and comparisons."""
+    rows = {trial.trial_id: PruningTrialRow.from_trial(trial, search.size, search.speeds) for trial in search.trials}
+    front = [
+        FrontRow.from_row(rows[trial.trial_id], search.held_out[trial.dropped], chosen=trial is search.chosen)
+        for trial in search.front
+    ]
+    write_table(storage, "trials", PruningTrialRow.table(rows.values(), tasks))
+    write_table(storage, "front", FrontRow.table(front, tasks))
+    write_table(storage, "comparison", ComparisonRow.table(map(ComparisonRow.from_comparison, search.comparisons)))
+
+
+def write_evaluations(storage: Storage, store: EvaluationStore) -> None:
+    """Write all stored evaluations as one table."""
+    with table_writer(storage, "evaluations", EvaluationRow.schema()) as append:
+        for table in store.tables():
+            append(table)

@@ -1,0 +1,57 @@
+"""Evaluations of a run: one file per set of dropped layers and slice of items, so that none is computed twice."""
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from stratoscope.digest import digest
+from stratoscope.evaluation import ItemScore, Slice
+from stratoscope.pruning import LayerSet
+from stratoscope.results import Storage, from_parquet, to_parquet
+from stratoscope.tables.pruning import EvaluationRow, evaluation_table
+
+FOLDER = "evaluations"
+
+
+class EvaluationStore:
+    """The evaluations in a run's folder. Several evaluators may write to it.
+
+    Args:
+        run: the run's folder.
+    """
+
+    def __init__(self, run: Storage) -> None:
+        self._run = run
+        self._storage = run.child(FOLDER)
+
+    def read(self, dropped: LayerSet, items: Slice) -> list[ItemScore] | None:
+        """Return an evaluation, or None if it has not been computed."""
+        try:
+            table = from_parquet(self._storage.read(_name(dropped, items)))
+        except FileNotFoundError:
+            return None
+        return [row.to_score() for row in EvaluationRow.read(table)]
+
+    def write(self, dropped: LayerSet, items: Slice, scores: Sequence[ItemScore]) -> None:
+        """Store an evaluation."""
+        self._storage.write(_name(dropped, items), to_parquet(evaluation_table(dropped, items.part, scores)))
+
+    def __len__(self) -> int:
+        return len(self._names())
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield all evaluations in order of file names."""
+        for name in self._names():
+            yield from_parquet(self._storage.read(name))
+
+    def clear(self) -> None:
+        """Remove all evaluations once they are in the run's table."""
+        self._run.remove(FOLDER)
+
+    def _names(self) -> list[str]:
+        # A killed process may leave an incomplete file, whose name begins with a dot.
+        return [name for name in self._storage.names() if name.endswith(".parquet") and not name.startswith(".")]
+
+
+def _name(dropped: LayerSet, items: Slice) -> str:
+    return f"{items.name}.{digest({'dropped': list(dropped)})[:20]}.parquet"

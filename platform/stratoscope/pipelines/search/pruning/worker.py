@@ -1,0 +1,181 @@
+"""The evaluator: an actor that holds the model and evaluates it without given layers."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from stratoscope.evaluation import (
+    Evaluator,
+    ItemSampling,
+    ItemScore,
+    Resampling,
+    Slice,
+    TaskScores,
+    by_task,
+    choose_items,
+    load_tasks,
+)
+from stratoscope.execution import BrokenProcessError
+from stratoscope.models import LoadSpec, ModelCard, export_pruned, without_layers
+from stratoscope.models.verify_checkpoint import ReferenceSpec, SpeedComparison, answer, check_in_fresh_process
+from stratoscope.pipelines.search.pruning.checkpoint import MARK
+from stratoscope.pipelines.search.pruning.store import EvaluationStore
+from stratoscope.pruning import Evaluation, LayerSet, ModelSize, evaluate_set, tokens_per_second
+from stratoscope.pruning.evaluation import join_slices
+from stratoscope.results import Storage, check_reachable
+
+
+@dataclass(frozen=True)
+class PruningEvaluatorSettings:
+    """The settings of an evaluator. Equal settings and sets give equal results, to the bit."""
+
+    loading: LoadSpec
+    tasks: tuple[str, ...]
+    sampling: ItemSampling
+    calibrated: frozenset[str]
+    """Ids of the calibration prompts, which are excluded from the tasks."""
+    max_length: int
+    batch_tokens: int
+    rungs: tuple[float, ...]
+    resampling: Resampling
+    cache_bytes: int
+    num_threads: int
+    run: str
+    """URL of the run's folder, which stores evaluations."""
+
+    def slices(self, part: str) -> tuple[Slice, ...]:
+        """Return the slices in which a part is evaluated: rung by rung for the search, else one.
+
+        The part `text`, which the metric perplexity_drop uses, is the text of the search's first rung.
+        """
+        if part == "text":
+            return (Slice("text", 0.0, self.rungs[0]),)
+        if part == "held_out":
+            return (Slice("held_out", 0.0, 1.0),)
+        starts = (0.0, *self.rungs[:-1])
+        return tuple(Slice("search", start, end) for start, end in zip(starts, self.rungs, strict=True))
+
+
+class PruningEvaluator:
+    """Evaluates sets of dropped layers, and stores every evaluation in the run's folder."""
+
+    def __init__(self, settings: PruningEvaluatorSettings) -> None:
+        torch.set_num_threads(settings.num_threads)
+        self.settings = settings
+        check_reachable(settings.run)
+        self.store = EvaluationStore(Storage(settings.run))
+        self.model = settings.loading.load(head=True)
+        tasks = [
+            choose_items(task, settings.sampling, settings.calibrated, self.model.tokenizer)
+            for task in load_tasks(settings.tasks)
+        ]
+        self.evaluator = Evaluator(
+            self.model, tasks, max_batch_tokens=settings.batch_tokens, max_length=settings.max_length
+        )
+        self._base: dict[Slice, dict[str, TaskScores]] = {}
+
+    def size(self) -> ModelSize:
+        """Count the model's parameters; shared parameters count once."""
+        layers = tuple(sum(p.numel() for p in block.module.parameters()) for block in self.model.anatomy.blocks)
+        return ModelSize(sum(p.numel() for p in self.model.network.parameters()), layers)
+
+    def chance(self, part: str) -> dict[str, float]:
+        """Return the accuracy of guessing by task; for text, the share of its most frequent token."""
+        chance = {task.name: task.guess for task in self.evaluator.tasks}
+        for task in self.evaluator.tasks:
+            if task.by_token:
+                chance[task.name] = self.evaluator.majority_token(self.settings.slices(part), task.name)
+        return chance
+
+    def evaluate(self, dropped: LayerSet, part: str, num_slices: int | None = None) -> Evaluation:
+        """Evaluate a set of dropped layers on the first slices of a part, or on all of them."""
+        start = time.perf_counter()
+        slices = self.settings.slices(part)[:num_slices]
+        base = join_slices([self._scores((), items) for items in slices])
+        pruned = join_slices([self._scores(dropped, items) for items in slices])
+        return evaluate_set(
+            dropped,
+            base,
+            pruned,
+            chance=self.chance(part),
+            resampling=self.settings.resampling,
+            seconds=time.perf_counter() - start,
+        )
+
+    def remember(self, dropped: LayerSet, num_slices: int | None = None) -> None:
+        """Store the hidden states of a set on the search's first slices, for sets whose first difference is later."""
+        if not dropped or not self.settings.cache_bytes:
+            return
+        for items in self.settings.slices("search")[:num_slices]:
+            self.evaluator.remember(dropped, items, self._cache_share(items))
+
+    def speed(self, dropped: LayerSet) -> float:
+        """Return tokens per second of a forward pass without some layers."""
+        return tokens_per_second(self.model, dropped)
+
+    def export(self, dropped: LayerSet, url: str, card: ModelCard, mark: dict[str, Any]) -> list[SpeedComparison]:
+        """Write the model without some layers as a checkpoint, which appears once a fresh process has verified it.
+
+        Args:
+            dropped: layers to leave out.
+            url: folder for the checkpoint, local or an fsspec URL.
+            card: content of its README.md.
+            mark: content of its `stratoscope.json` besides the speed, by which a resumed run recognises it.
+
+        Returns:
+            Its speed compared with the original's.
+
+        Raises:
+            RunError: it cannot be written, or its answers in a fresh process are different.
+        """
+        self.evaluator.scorer.cache.forget()
+        reference = ReferenceSpec.from_loading(
+            self.settings.loading, self.model.network.dtype, self.settings.num_threads, with_original=True
+        )
+        with Storage(url).writing_folder() as folder:
+            export_pruned(self.model, dropped, folder, card)
+            with without_layers(self.model, dropped) as pruned:
+                expected = answer(pruned.network)
+            speed = check_in_fresh_process(folder, expected, reference)
+            content = {**mark, "speed": [asdict(comparison) for comparison in speed]}
+            (folder / MARK).write_text(json.dumps(content, indent=2), encoding="utf-8")
+            return speed
+
+    def _scores(self, dropped: LayerSet, items: Slice) -> dict[str, TaskScores]:
+        if not dropped and items in self._base:
+            return self._base[items]
+        stored = self.store.read(dropped, items)
+        # The whole model runs even where its scores are stored, for its hidden states.
+        cache_bytes = 0 if dropped else self._cache_share(items)
+        if stored is None or cache_bytes:
+            computed = self._compute(dropped, items, cache_bytes)
+            if stored is None:
+                self.store.write(dropped, items, computed)
+                stored = computed
+        scores = by_task(stored)
+        if not dropped:
+            self._base[items] = scores
+        return scores
+
+    def _compute(self, dropped: LayerSet, items: Slice, cache_bytes: int) -> list[ItemScore]:
+        """Evaluate a set; retry without hidden states if memory runs out, and end a process whose device is broken."""
+        try:
+            return self.evaluator.evaluate(dropped, items, keep_bytes=cache_bytes)
+        except torch.OutOfMemoryError:
+            self.evaluator.scorer.cache.forget()
+        except torch.AcceleratorError as error:
+            raise BrokenProcessError(str(error)) from error
+        torch.cuda.empty_cache()
+        return self.evaluator.evaluate(dropped, items)
+
+    def _cache_share(self, items: Slice) -> int:
+        """Return the memory for one set's states on a slice: half for the whole model, half for a remembered set."""
+        slices: Sequence[Slice] = self.settings.slices("search")
+        if items not in slices:
+            return 0
+        sizes = {part: self.evaluator.num_tokens(part) for part in slices}
+        return int(self.settings.cache_bytes / 2 * sizes[items] / max(1, sum(sizes.values())))

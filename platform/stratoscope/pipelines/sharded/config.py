@@ -1,0 +1,94 @@
+"""Fields of every job that reads activations shard by shard."""
+
+from typing import Literal, Self
+
+import yaml
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator, model_validator
+
+from stratoscope.models import LoadSpec, ModelSource
+from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
+
+FailOnError = StrictBool | StrictInt | StrictFloat
+"""Whether errors fail a run, or above which share or count of them."""
+
+
+class ModelSection(ConfigSection):
+    """The model to read."""
+
+    source: str = "smollm2"
+    """A hub name (owner/model), a folder, a .gguf file, or 'smollm2', which needs no hub."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub name."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format; auto is bfloat16 on a GPU and float32 on a CPU."""
+    attention: str | None = None
+    """Attention implementation (sdpa, eager, ...); null leaves the choice to transformers."""
+    trust_remote_code: bool = False
+    """Run code from the model's repository."""
+
+    def to_loading(self, source: ModelSource, num_gpus: float) -> LoadSpec:
+        """Return how an actor loads the model; over several GPUs its layers are spread."""
+        device = "cuda" if num_gpus else "cpu"
+        return LoadSpec(source, device, self.dtype, self.attention, self.trust_remote_code, spread=num_gpus > 1)
+
+
+class BatchingSection(ConfigSection):
+    """How the work is divided into shards and batches. A resumed run keeps every shard that is complete."""
+
+    shard_size: int | None = Field(None, ge=1)
+    """Prompts or questions per shard; null is 32, or more so that there are at most 1024 shards, or fewer for score."""
+    max_tokens: int = Field(2048, ge=1)
+    """Maximum tokens of a batch, padding included."""
+
+
+class ActorsSection(ConfigSection):
+    """The actors that run the model; their number changes no result."""
+
+    min: int = Field(1, ge=1)
+    """Minimum number of actors."""
+    max: int | None = Field(None, ge=1)
+    """Maximum number of actors; null uses as many as the cluster holds."""
+    cpus: int = Field(1, ge=1)
+    """CPUs, and CPU threads, per actor."""
+    gpus: float | None = Field(None, ge=0)
+    """GPUs per actor; null uses one if the cluster has any. Several GPUs share the layers of a model."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max ({self.max}) is less than min ({self.min})")
+        if self.gpus is not None and self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus ({self.gpus}) must be a whole number above 1")
+        return self
+
+
+class ShardedConfig(JobConfig):
+    """Fields of a job that reads activations: its model, batches and actors."""
+
+    model: ModelSection = ModelSection()
+    """The model to read."""
+    batching: BatchingSection = BatchingSection()
+    """How the work is divided into shards and batches."""
+    fail_on_error: FailOnError = Field(False, json_schema_extra=NOT_IN_IDENTITY)
+    """Fail if prompts or questions have errors: true at the first, or above a share or a count."""
+    actors: ActorsSection = Field(ActorsSection(), json_schema_extra=NOT_IN_IDENTITY)
+    """The actors that run the model."""
+
+    @field_validator("fail_on_error", mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        return yaml.safe_load(value) if isinstance(value, str) else value
+
+    @field_validator("fail_on_error")
+    @classmethod
+    def _allowance(cls, value: bool | float) -> bool | float:
+        if value < 0 or (isinstance(value, float) and value > 1):
+            raise ValueError("must be true or false, a fraction between 0 and 1, or a count")
+        return value
+
+
+def errors_allowed(limit: FailOnError, num_units: int) -> int:
+    """Return how many units of work may have errors before the run fails."""
+    if isinstance(limit, bool):
+        return 0 if limit else num_units
+    return int(limit * num_units) if isinstance(limit, float) else limit

@@ -1,0 +1,181 @@
+"""Comparison of a set of dropped layers with the whole model, with random sets and with other scores."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from stratoscope.evaluation import Estimate, Resampling, Retention, TaskScores, mean_gain, retained
+from stratoscope.pruning.selection import TrialResult
+from stratoscope.pruning.space import LayerSet
+
+ScoreReader = Callable[[LayerSet, str], Mapping[str, TaskScores]]
+"""Returns the scores of a set of dropped layers on a part of the items, by task."""
+SEARCH, HELD_OUT = "search", "held_out"
+"""Parts of the items: those that the search selects by, and those that it never sees."""
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """A model without some layers compared with the whole model on one task."""
+
+    kind: str
+    """chosen, front, reference, random or trial."""
+    dropped: LayerSet
+    part: str
+    task: str
+    metric: str
+    num_items: int
+    chance: float
+    retention: Retention
+    bits_per_byte_before: float | None
+    bits_per_byte_after: float | None
+
+
+def compare_by_task(
+    kind: str,
+    dropped: LayerSet,
+    part: str,
+    read_scores: ScoreReader,
+    *,
+    chance: Mapping[str, float],
+    metrics: Mapping[str, str],
+    resampling: Resampling,
+) -> list[TaskComparison]:
+    """Compare a model without some layers with the whole model, task by task.
+
+    Args:
+        kind: role of the set in the search.
+        dropped: the layers.
+        part: part of the items.
+        read_scores: returns the scores of a set.
+        chance: accuracy of guessing, by task.
+        metrics: name of the metric, by task.
+        resampling: paired bootstrap over items.
+    """
+    pruned = read_scores(dropped, part)
+    return [
+        TaskComparison(
+            kind=kind,
+            dropped=dropped,
+            part=part,
+            task=task,
+            metric=metrics[task],
+            num_items=len(base.item_ids),
+            chance=chance.get(task, 0.0),
+            retention=retained(base, pruned[task], chance.get(task, 0.0), resampling),
+            bits_per_byte_before=base.bits_per_byte,
+            bits_per_byte_after=pruned[task].bits_per_byte,
+        )
+        for task, base in read_scores((), part).items()
+    ]
+
+
+def tasks_at_chance(comparisons: Iterable[TaskComparison]) -> list[str]:
+    """Return a sentence that names the tasks on which the whole model is not above chance."""
+    chosen = [c for c in comparisons if c.kind == "chosen" and c.part == HELD_OUT]
+    tasks = [c.task for c in chosen if c.retention.above_chance.missing]
+    if not tasks:
+        return []
+    return [
+        f"On {', '.join(tasks)} the whole model is not above chance on held-out items: raw retention says little there."
+    ]
+
+
+@dataclass(frozen=True)
+class RandomSetComparison:
+    """Raw retention of a chosen set and of random sets of its size, on held-out items."""
+
+    chosen: float
+    random: tuple[float, ...]
+
+    @property
+    def num_worse(self) -> int:
+        """Number of random sets that retain less."""
+        return sum(value < self.chosen for value in self.random)
+
+    @property
+    def p_value(self) -> float:
+        """Probability that a random set ranks as high: (1 + sets no worse) / (1 + sets)."""
+        return (1 + len(self.random) - self.num_worse) / (1 + len(self.random))
+
+    @property
+    def verdict(self) -> str:
+        """The result in one sentence."""
+        total = len(self.random)
+        if total == 0:
+            return "No random sets were drawn."
+        numbers = (
+            f"on held-out items it retains {self.chosen:.1%}, they {np.mean(self.random):.1%} on average and "
+            f"{max(self.random):.1%} at best (p = {self.p_value:.3f})"
+        )
+        if self.num_worse == total:
+            return f"It beats all {total} random sets of its size: {numbers}."
+        return f"It does not beat all random sets of its size, but {self.num_worse} of {total}: {numbers}."
+
+
+def search_gain(
+    chosen: TrialResult,
+    held_out: Estimate,
+    reference: TrialResult | None,
+    read_scores: ScoreReader,
+    resampling: Resampling,
+) -> Iterator[str]:
+    """Yield sentences that show how much of a search's gain is selection bias."""
+    if chosen.evaluation is None:
+        return
+    yield (
+        f"The chosen set retains {chosen.evaluation.raw.value:.1%} on the items of the search and "
+        f"{held_out.value:.1%} on held-out ones ({share_interval(held_out)})."
+    )
+    if reference is None or reference.evaluation is None or reference.dropped == chosen.dropped:
+        return
+    search, unseen = (
+        _gain(reference.dropped, chosen.dropped, part, read_scores, resampling) for part in (SEARCH, HELD_OUT)
+    )
+    metric = reference.candidate.metric if reference.candidate else "the reference"
+    yield (
+        f"Against plain {metric} of the same size it gains {_points(search)} on the items of the search and "
+        f"{_points(unseen)} on held-out ones{'' if _significant(unseen) else ', which is within noise'}: "
+        f"{100 * (search.value - unseen.value):.1f} points of the gain are selection bias."
+    )
+
+
+def metric_gains(trials: Iterable[TrialResult], read_scores: ScoreReader, resampling: Resampling) -> Iterator[str]:
+    """Yield a sentence for each setting that shows what AVSS retains beyond variance alone."""
+    finished = [t for t in trials if t.status == "done"]
+    dropped = {t.candidate: t.dropped for t in finished if t.candidate and not t.candidate.contiguous}
+    for candidate, layers in dropped.items():
+        alone = replace(candidate, metric="variance", epsilon_kind=None, epsilon=None)
+        if candidate.metric != "avss" or alone not in dropped:
+            continue
+        setting = f"{candidate.tap}, {candidate.variance}, epsilon {candidate.epsilon:.3g}, ratio {candidate.ratio:g}"
+        if layers == dropped[alone]:
+            yield f"{setting}: AVSS and variance alone drop the same layers."
+            continue
+        gain = _gain(dropped[alone], layers, SEARCH, read_scores, resampling)
+        yield (
+            f"{setting}: AVSS retains {100 * gain.value:+.1f} points more than variance alone "
+            f"({100 * gain.low:+.1f} to {100 * gain.high:+.1f}{'' if _significant(gain) else ', within noise'})."
+        )
+
+
+def share_interval(estimate: Estimate) -> str:
+    """Return the interval of a share as text."""
+    return f"{estimate.low:.1%} to {estimate.high:.1%}"
+
+
+def _gain(
+    reference: LayerSet, other: LayerSet, part: str, read_scores: ScoreReader, resampling: Resampling
+) -> Estimate:
+    """Return how much more another set retains than a reference."""
+    base, first, second = (read_scores(dropped, part) for dropped in ((), reference, other))
+    return mean_gain(base, first, second, resampling)
+
+
+def _points(gain: Estimate) -> str:
+    return f"{100 * gain.value:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+
+
+def _significant(gain: Estimate) -> bool:
+    return gain.low > 0 or gain.high < 0

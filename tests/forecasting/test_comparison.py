@@ -1,0 +1,99 @@
+"""Spreads, differences, intervals and verdicts, from measurements made by hand."""
+
+import numpy as np
+import pytest
+
+from stratoscope.forecasting import Measurement, differences, spreads, verdicts
+from stratoscope.forecasting.comparison import deviation_interval, mean_interval
+
+
+def measurement(training: str, seed: int, error: float, perturbation: str = "none", level: float = 0.0) -> Measurement:
+    return Measurement("waves", "linear", training, seed, 8, perturbation, level, error, error**2, 0.1, 1.0)
+
+
+PLAIN = {1: 0.50, 2: 0.60, 3: 0.40}
+FAITHFUL = {1: 0.50, 2: 0.52, 3: 0.50}
+CLEAN = [
+    *(measurement("plain", seed, error) for seed, error in PLAIN.items()),
+    *(measurement("faithful", seed, error) for seed, error in FAITHFUL.items()),
+]
+
+
+def test_a_spread_is_over_seeds_and_the_preference_is_against_the_first() -> None:
+    by_key = {(s.training, s.metric): s for s in spreads(CLEAN, [1, 2, 3])}
+    plain, faithful = by_key["plain", "mae"], by_key["faithful", "mae"]
+    assert (plain.seeds, plain.mean, plain.range) == (3, pytest.approx(0.5), pytest.approx(0.2))
+    assert plain.deviation == pytest.approx(0.1)
+    assert plain.deviation_low < plain.deviation < plain.deviation_high
+    assert plain.preference is None
+    # Seed 2 has a fifth of the plain change, seed 3 none of it.
+    assert faithful.preference == pytest.approx(90)
+
+
+def test_one_seed_has_no_spread() -> None:
+    (spread, _) = spreads(CLEAN[:1], [1])
+    assert (spread.deviation, spread.deviation_low, spread.deviation_high) == (None, None, None)
+    assert "a single seed shows no spread" in verdict(CLEAN[:1], [1])
+
+
+def test_a_difference_is_paired_by_seed() -> None:
+    (difference,) = [d for d in differences(CLEAN[:5]) if d.metric == "mae"]
+    assert (difference.training, difference.other, difference.seeds) == ("faithful", "plain", 2)
+    assert difference.difference == pytest.approx((0.0 - 0.08) / 2)
+    assert difference.ci_low < difference.difference < difference.ci_high
+
+
+def test_a_rise_is_relative_to_the_clean_error() -> None:
+    noisy = [
+        *(measurement("plain", seed, error + 0.2, "gaussian", 0.1) for seed, error in PLAIN.items()),
+        *(measurement("faithful", seed, error + 0.1, "gaussian", 0.1) for seed, error in FAITHFUL.items()),
+    ]
+    rows = differences([*CLEAN, *noisy])
+    by_key = {(d.perturbation, d.metric): d for d in rows}
+    assert by_key["gaussian", "mae_rise"].difference == pytest.approx(-0.1)
+    assert {metric for perturbation, metric in by_key if perturbation == "none"} == {"mae", "mse"}
+    assert {metric for perturbation, metric in by_key if perturbation != "none"} == {
+        "mae",
+        "mse",
+        "mae_rise",
+        "mse_rise",
+        "moved",
+    }
+
+
+def test_trainings_without_a_common_seed_have_no_difference() -> None:
+    assert differences([CLEAN[0], CLEAN[4]]) == []
+
+
+def verdict(measurements: list[Measurement], seeds: list[int]) -> str:
+    (text,) = verdicts(measurements, spreads(measurements, seeds), max_spread=0.05, max_degradation=0.1)
+    return text
+
+
+def test_a_verdict_states_what_a_forecaster_survives() -> None:
+    stable = [measurement("plain", seed, 0.5) for seed in (1, 2)]
+    assert verdict(stable, [1, 2]) == (
+        "linear, plain, waves, horizon 8: survives another seed (squared error varies by 0.00% over 2 seeds); "
+        "was not perturbed."
+    )
+    noisy = [measurement("plain", 1, 0.53, "gaussian", 0.1), measurement("plain", 1, 0.6, "gaussian", 0.2)]
+    assert "; survives gaussian 0.1 (+6.0%); does not survive gaussian 0.2 (+20.0%)." in verdict(
+        [*stable, *noisy], [1, 2]
+    )
+    assert "does not survive another seed" in verdict(CLEAN[:3], [1, 2, 3])
+
+
+def test_a_perturbed_forecast_without_clean_error_does_not_survive() -> None:
+    perfect = [measurement("plain", 1, 0.0), measurement("plain", 1, 0.1, "missing", 0.1)]
+    assert "does not survive missing 0.1" in verdict(perfect, [1])
+
+
+def test_intervals_match_tables_of_students_and_the_chi_square_distribution() -> None:
+    # With 4 degrees of freedom: 2.776, and .484 and 11.143.
+    values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    deviation = 2.5**0.5
+    half = 2.776 * deviation / 5**0.5
+    assert mean_interval(values) == pytest.approx((3 - half, 3 + half), rel=1e-3)
+    expected = deviation * (4 / 11.143) ** 0.5, deviation * (4 / 0.484) ** 0.5
+    assert deviation_interval(deviation, 5) == pytest.approx(expected, rel=1e-3)
+    assert mean_interval(values[:1]) == deviation_interval(None, 1) == (None, None)

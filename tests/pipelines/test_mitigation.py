@@ -1,0 +1,247 @@
+"""The parts of the mitigation pipeline that need neither Ray nor training."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from stratoscope.errors import InputError
+from stratoscope.evaluation import Resampling, Score
+from stratoscope.execution import Trial
+from stratoscope.mitigation import BASE, TERMS, Variant, apply_point, resized_layers
+from stratoscope.models import load_tokenizer, resolve_source
+from stratoscope.pipelines.mitigation import MitigationConfig
+from stratoscope.pipelines.mitigation.config import FlagsSection, TuneSection
+from stratoscope.pipelines.mitigation.dataset import load_data
+from stratoscope.pipelines.mitigation.evaluate import checkpoint_name
+from stratoscope.pipelines.mitigation.layers import flagged_layers
+from stratoscope.pipelines.mitigation.outcome import compare_models, outcome_tables, training_problems
+from stratoscope.pipelines.mitigation.report import build_page, summary_table
+from stratoscope.pipelines.mitigation.run import choose_workers
+from stratoscope.pipelines.mitigation.store import LayerSeparation, ModelScores, TrainedVariant, VariantStore
+from stratoscope.pipelines.mitigation.train import curve_values
+from stratoscope.pipelines.mitigation.tune import best_trial, plan_trials
+from stratoscope.pipelines.runtime.config import validate
+from stratoscope.results import Manifest, Run, Storage, render, write_table
+from stratoscope.tables.mitigation import TABLES, TrainingStepRow
+from tests.jobs.reacting import pairs_file
+from tests.mitigation.spawned import settings
+
+__all__ = ["pairs_file"]
+VARIANT, PRUNED = Variant("flagged", 0, (1,)), Variant("given", 0, (0, 2), (1,))
+STEP = {
+    "step": 1.0,
+    "loss": 2.0,
+    "margin": 0.5,
+    "gradient_norm": 1.0,
+    "learning_rate": 1e-4,
+    "tokens": 10.0,
+    "tokens_per_s": 5.0,
+    "peak_memory_bytes": 1e9,
+}
+
+
+def trained(variant: Variant, *, diverged: bool = False) -> TrainedVariant:
+    return TrainedVariant(variant, variant.layers, 1e-4, [STEP], 100, diverged, 1.5)
+
+
+def scores(first: list[float], second: list[float]) -> ModelScores:
+    values = {"first": first, "second": second}
+    return ModelScores(
+        [Score(dataset, "mc1", str(i), v) for dataset, own in values.items() for i, v in enumerate(own)],
+        [LayerSeparation("first", 0, 2, 0.1, 0.6)],
+    )
+
+
+def write_run(folder: Path, variant: Variant, models: dict[str, ModelScores]) -> Run:
+    """Write the tables of a run as the job does, and the part of its manifest that a report reads."""
+    outcome = compare_models([variant], models, Resampling(draws=200))
+    storage = Storage(str(folder))
+    for name, rows in outcome_tables(outcome, [trained(variant)], models, {}).items():
+        write_table(storage, name, TABLES[name].table(rows))
+    config = MitigationConfig(drop="1" if variant.dropped else None)
+    manifest = Manifest("mitigation", "run", config.model_dump(mode="json"), 0)
+    manifest.fingerprints = {"weights": "w"}
+    manifest.facts = {
+        "architecture": "llama", "num_layers": 3, "num_parameters": 10, "device": "cpu", "dtype": "float32",
+        "workers": 1, "threads_per_worker": 1, "questions": {}, "texts": 0, "terms": {}, "flags": None,
+        "healing": bool(variant.dropped), "verdicts": outcome.verdicts, "models": [], "frozen_tensors": None,
+    }  # fmt: skip
+    return Run(storage, manifest)
+
+
+@pytest.mark.parametrize("variant", [VARIANT, PRUNED], ids=["fine-tuning", "recovery"])
+def test_a_base_of_0_is_not_defined_in_words_everywhere(variant: Variant, tmp_path: Path) -> None:
+    models = {BASE: scores([0.0] * 8, [1.0] * 8), variant.key: scores([1.0] * 4 + [0.0] * 4, [0.5] * 8)}
+    models[variant.pruned_key] = scores([0.0] * 8, [0.25] * 8)
+    run = write_run(tmp_path, variant, models)
+    first, *_ = run.manifest.facts["verdicts"]
+    assert "first 0.000 -> 0.500 (+0.500, relative change not defined for a base of 0" in first
+    rows = [r for r in run.table("evaluation").to_pylist() if (r["variant"], r["dataset"]) == (variant.name, "first")]
+    assert [(r["retention"], r["retention_low"], r["difference"]) for r in rows] == [(None, None, 0.5)]
+    assert {r["relative"] for r in run.table("comparison").to_pylist() if r["dataset"] == "first"} == {None}
+    outcome = compare_models([variant], models, Resampling(draws=200))
+    card = outcome.card_rows()[variant.key]
+    assert card[0] == ["first", "mc1", "0.000", "0.500", "not defined", "8"]
+    page = build_page(run)
+    shown = [str(cell) for section in page.sections for table in section.tables for row in table.rows for cell in row]
+    texts = [*run.manifest.facts["verdicts"], *shown, *(cell for row in card for cell in row)]
+    assert not [text for text in texts if "nan" in text or "inf" in text.replace("infoNCE", "")]
+    assert "not defined" in shown
+    assert len(render(page)) > 10_000
+    console = Console(record=True, width=200)
+    console.print(summary_table(run))
+    assert "0.500" in console.export_text()
+
+
+def test_a_model_whose_scores_are_no_numbers_is_reported_without_them(tmp_path: Path) -> None:
+    models = {BASE: scores([1.0] * 4, [1.0] * 4), VARIANT.key: scores([math.nan] * 4, [1.0] * 4)}
+    run = write_run(tmp_path, VARIANT, models)
+    assert "first 1.000 -> not defined" in run.manifest.facts["verdicts"][0]
+    (row,) = (r for r in run.table("comparison").to_pylist() if r["dataset"] == "first")
+    assert (row["mean"], row["difference"], row["p_value"]) == (None, None, 1.0)
+    assert len(render(build_page(run))) > 10_000
+
+
+def test_problems_name_the_variant() -> None:
+    lines = list(training_problems([trained(VARIANT, diverged=True)], {PRUNED: "out of memory"}))
+    assert lines[0].startswith("flagged-0 diverged")
+    assert lines[1] == "given-0 failed and is in no comparison: out of memory."
+
+
+def test_every_column_is_described_and_terms_have_their_columns() -> None:
+    for name, row_type in TABLES.items():
+        assert row_type.__doc__, name
+        assert all(column.meaning for column in row_type.columns()), name
+    names = [column.name for column in TrainingStepRow.columns()]
+    assert tuple(names[4:10]) == TERMS
+    assert TABLES["variants"].schema().field("layers").type == pa.list_(pa.int32())
+
+
+def test_stored_parts_are_read_as_they_were_written(tmp_path: Path) -> None:
+    store = VariantStore(Storage(str(tmp_path)))
+    assert store.read_training(VARIANT) is None
+    assert store.read_scores(VARIANT.key) is None
+    store.write_training(trained(VARIANT))
+    assert store.read_training(VARIANT) == trained(VARIANT)
+    written = scores([1.0, math.nan], [0.5])
+    store.write_scores(VARIANT.key, written)
+    read = store.read_scores(VARIANT.key)
+    assert read is not None
+    assert read.separations == written.separations
+    assert [s.item_id for s in read.scores] == [s.item_id for s in written.scores]
+    assert math.isnan(read.scores[1].value)
+    store.clear()
+    assert store.read_training(VARIANT) is None
+
+
+def test_the_search_takes_all_points_or_starts_from_the_first() -> None:
+    section = TuneSection(num_samples=4, learning_rates=[1e-4, 1e-3], temperatures=[0.1, 0.5], num_layers=[1, 2])
+    assert section.to_space(with_layers=True).size == 8
+    space = section.to_space(with_layers=False)
+    points = space.points()
+    assert [(p["learning_rate"], p["temperature"]) for p in points] == [
+        (1e-4, 0.1), (1e-3, 0.1), (1e-4, 0.5), (1e-3, 0.5),
+    ]  # fmt: skip
+    assert plan_trials(space, section, 1, 0).points == points
+    few = plan_trials(space, section.model_copy(update={"num_samples": 3}), 1, 0)
+    assert (few.points, few.num_samples) == (points[:1], 3)
+
+
+def test_the_best_trial_was_not_stopped_early() -> None:
+    trials = [
+        Trial({"x": 1}, {"objective": 0.9, "training_iteration": 1}, None),
+        Trial({"x": 2}, {"objective": 0.5, "training_iteration": 2}, None),
+        Trial({"x": 3}, {"objective": 0.6, "training_iteration": 2}, None),
+        Trial({"x": 4}, {"objective": 0.7, "training_iteration": 2}, "lost"),
+    ]
+    assert best_trial(trials) is trials[2]
+    assert best_trial(trials[3:]) is None
+
+
+def test_a_point_changes_its_settings_and_nothing_else(tiny_model_folder: Path) -> None:
+    before = settings(tiny_model_folder)
+
+    def layers(number: int | None) -> tuple[int, ...]:
+        return resized_layers(VARIANT, {2: (1, 2)}, 4, number)
+
+    after = apply_point(before, {"learning_rate": 0.5, "contrastive": 2.0, "num_layers": 2}, layers)
+    assert after.optimizer.learning_rate == 0.5
+    assert after.terms.weights.contrastive == 2.0
+    assert after.terms.temperature == before.terms.temperature
+    assert after.trainable.layers == (1, 2)
+    assert apply_point(before, {}, lambda _: before.trainable.layers) == before
+
+
+def test_curves_are_grouped_and_leave_out_what_is_no_curve() -> None:
+    assert curve_values({"step": 1.0, "tokens": 3.0, "loss": 2.0, "learning_rate": 0.1}) == {
+        "loss/loss": 2.0,
+        "training/learning_rate": 0.1,
+    }
+
+
+def test_checkpoints_keep_their_names() -> None:
+    assert checkpoint_name("owner/model", VARIANT) == "model-mended-flagged-0"
+    assert checkpoint_name("folder/model.gguf", PRUNED) == "model-healed-given-0"
+
+
+def test_workers_fit_the_machine_and_the_step() -> None:
+    config = validate(MitigationConfig, {"train": {"questions": 4, "texts": 4}})
+    assert choose_workers(config, {"CPU": 16.0}, local=True).number == 2
+    on_gpus = choose_workers(config, {"CPU": 16.0, "GPU": 8.0}, local=True)
+    assert (on_gpus.number, on_gpus.gpus) == (4, 1.0)
+    wanted = validate(MitigationConfig, {"train": {"num_workers": 3}})
+    with pytest.raises(InputError, match="3 workers of 1 CPUs are more than the 2 of this machine"):
+        choose_workers(wanted, {"CPU": 2.0}, local=True)
+    assert choose_workers(wanted, {"CPU": 2.0}, local=False).number == 3
+
+
+def test_no_question_or_text_is_in_two_parts(tiny_model_folder: Path, pairs_file: Path, prompts_file: Path) -> None:
+    fields = {
+        "pairs": {"source": [str(pairs_file)], "limit": 10},
+        "texts": {"source": [str(prompts_file)], "limit": 20, "max_tokens": 12},
+        "evaluation": {"limit": 6, "only": ["second"], "text": str(prompts_file)},
+        "tune": {"num_samples": 1, "limit": 4},
+    }
+    tokenizer = load_tokenizer(resolve_source(str(tiny_model_folder)))
+    config = validate(MitigationConfig, fields)
+    first = load_data(config, tokenizer, frozenset(), 64)
+    assert first.counts["first"] == {"trained": 10, "validated": 4, "held_out": 6}
+    assert first.counts["second"] == {"trained": 0, "validated": 0, "held_out": 6}
+    validation, held_out = ({q.question_id for q in part.questions} for part in (first.validation, first.held_out))
+    assert not held_out & (validation | first.used)
+    assert validation <= first.used
+    assert not {text.text_id for text in first.held_out.texts} & first.used
+    seen = frozenset(list(held_out)[:3])
+    again = load_data(config, tokenizer, seen, 64)
+    assert not {q.question_id for q in again.held_out.questions} & seen
+    assert again.fingerprint != first.fingerprint
+    assert {name: len(examples) for name, examples in again.held_out.separation.items()} == {"first": 6, "second": 6}
+
+
+def test_layers_of_a_hallucination_run_are_read_by_tap_definition_and_data_set(tmp_path: Path) -> None:
+    rows = [
+        {
+            "tap": tap,
+            "definition": "eavss",
+            "dataset": dataset,
+            "layer": layer,
+            "flagged": layer == flag,
+            "propensity": 1.0,
+        }
+        for tap, dataset, flag in (("block", "a", 0), ("block", "b", 1), ("update", "a", 2), ("update", "b", 2))
+        for layer in range(3)
+    ]
+    run = Run(Storage(str(tmp_path)), SimpleNamespace(facts={"num_layers": 3}))
+    write_table(run.storage, "hallucination_scores", pa.Table.from_pylist(rows))
+    everything = FlagsSection(num_layers=None)
+    assert flagged_layers(run, everything) == (0, 1)
+    assert flagged_layers(run, FlagsSection(num_layers=None, tap="update")) == (2,)
+    assert flagged_layers(run, FlagsSection(num_layers=None, datasets=["b"])) == (1,)
+    with pytest.raises(InputError, match=r"flags.tap: the run .* has none called 'mlp'; it has block, update"):
+        flagged_layers(run, FlagsSection(tap="mlp"))
+    with pytest.raises(InputError, match=r"flags.datasets: .* has none called 'c'; it has a, b"):
+        flagged_layers(run, FlagsSection(datasets=["c"]))

@@ -1,0 +1,80 @@
+"""From trials to a front, a choice and random sets."""
+
+import numpy as np
+import pytest
+
+from stratoscope.pruning import (
+    ObjectiveFunction,
+    PruningCandidate,
+    RandomSetComparison,
+    TrialResult,
+    choose,
+    pareto_front,
+    random_sets,
+    reference_trial,
+)
+from stratoscope.pruning.evaluation import WORST
+from tests.pruning.examples import evaluation
+
+
+def trial(trial_id: str, dropped: tuple[int, ...], raw: float, status: str = "done", metric: str = "") -> TrialResult:
+    candidate = PruningCandidate(metric, None, None, None, None, None, 0.1, False) if metric else None
+    return TrialResult(trial_id, "grid", candidate, dropped, evaluation(raw, dropped), raw, raw, 1.0, status)
+
+
+def test_the_front_holds_the_trials_that_no_other_dominates() -> None:
+    trials = [
+        trial("0", (1,), 0.95),
+        trial("1", (2,), 0.97),
+        trial("2", (1, 2), 0.80),
+        trial("3", (1, 2, 3), 0.85),
+        trial("4", (1, 2, 3, 4), 0.2),
+        trial("5", (0, 5), 0.99, status="stopped"),
+        trial("6", (5,), 0.97),
+    ]
+    front = pareto_front(trials)
+    assert [t.trial_id for t in front] == ["1", "3", "4"]
+    assert choose(front, 0.9) is front[0]
+    assert choose(front, 0.8) is front[1]
+    assert choose(front, 0.99) is front[0]
+    assert choose([], 0.9) is None
+
+
+def test_the_reference_is_avss_of_the_same_size_or_the_first_score() -> None:
+    trials = [
+        trial("0", (1,), 0.9, metric="variance"),
+        trial("1", (1, 2), 0.8, metric="variance"),
+        trial("2", (1, 3), 0.7, metric="avss"),
+        trial("3", (1, 4), 0.9),
+    ]
+    assert reference_trial(trials, 2) is trials[2]
+    assert reference_trial(trials, 1) is trials[0]
+    assert reference_trial(trials, 3) is None
+
+
+def test_random_sets_are_seeded_distinct_and_not_the_excluded_one() -> None:
+    sets = random_sets(30, 8, 20, 0, (1, 2))
+    assert sets == random_sets(30, 8, 20, 0, (1, 2))
+    assert sets != random_sets(30, 8, 20, 1, (1, 2))
+    assert len(set(sets)) == 20
+    assert all(len(set(s)) == 8 and s == tuple(sorted(s)) and max(s) < 30 for s in sets)
+    assert sorted(random_sets(3, 1, 20, 0, (1,))) == [(0,), (2,)]
+
+
+def test_the_verdict_against_random_sets_says_where_they_win() -> None:
+    best = RandomSetComparison(0.9, tuple(np.linspace(0.3, 0.8, 20)))
+    assert "beats all 20" in best.verdict
+    assert best.p_value == pytest.approx(1 / 21)
+    tied = RandomSetComparison(0.5, (0.4, 0.5, 0.6, 0.3))
+    assert "does not beat all random sets of its size, but 2 of 4" in tied.verdict
+    assert tied.p_value == pytest.approx(3 / 5)
+    assert RandomSetComparison(0.5, ()).verdict == "No random sets were drawn."
+
+
+def test_one_number_covers_retention_and_size() -> None:
+    objective = ObjectiveFunction("retention_raw", 0.9)
+    assert objective(evaluation(0.92), 0.25) == 0.25
+    assert objective(evaluation(0.89), 0.4) == pytest.approx(-0.01)
+    assert ObjectiveFunction("retention_raw")(evaluation(0.89), 0.4) == 0.89
+    assert ObjectiveFunction("retention_above_chance")(evaluation(0.89), 0.4) == WORST
+    assert ObjectiveFunction("bits_per_byte")(evaluation(0.89, bits=1.5), 0.4) == -1.5

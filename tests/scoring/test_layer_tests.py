@@ -1,0 +1,151 @@
+"""HSAV, HSS and EAVSS against literal sums, what they find, and how seldom they find what is not there."""
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from stratoscope.scoring import DEFINITIONS, Inference, Labels, LayerTestResult, Readings, find_layers
+
+FAST = Inference(draws=199)
+
+
+def answers(num_questions: int, seed: int, per_question: int = 4, longer: int = 0) -> Labels:
+    """Questions with right and wrong answers of random lengths, the wrong ones longer by some tokens."""
+    generator = np.random.default_rng(seed)
+    question = np.repeat(np.arange(num_questions), per_question)
+    wrong = np.tile(np.arange(per_question) % 2 == 1, num_questions)
+    tokens = generator.integers(2, 20, len(question)) + longer * wrong
+    return Labels(question, wrong, tokens)
+
+
+def readings(labels: Labels, num_layers: int, seed: int) -> Readings:
+    """Readings without an effect: what a question has in common, what layers have, and noise."""
+    generator = np.random.default_rng(seed)
+    shared = generator.normal(size=(labels.num_questions, 1))[labels.question]
+    noise = generator.normal(size=(len(labels.wrong), num_layers))
+    layers = np.linspace(-1, 2, num_layers)
+    sparse = 1 / (1 + np.exp(3 + 0.3 * generator.normal(size=noise.shape)))
+    return Readings(np.exp(layers + shared + 0.3 * noise), sparse)
+
+
+def find(
+    definition: str, taps: dict[str, Readings], labels: Labels, inference: Inference = FAST
+) -> list[LayerTestResult]:
+    return find_layers(DEFINITIONS[definition], taps, labels, inference)
+
+
+def test_hsav_hss_and_eavss_are_the_sums_they_are_said_to_be() -> None:
+    labels = answers(15, 0, per_question=5)
+    seen = readings(labels, 3, 1)
+    (found,) = find("eavss", {"block": seen}, labels)
+    hsav, hss = [], []
+    for question in range(15):
+        of_question = labels.question == question
+        wrong, right = of_question & labels.wrong, of_question & ~labels.wrong
+        hsav.append(np.log(seen.variance[wrong]).mean(axis=0) - np.log(seen.variance[right]).mean(axis=0))
+        hss.append(np.log(seen.sparsity[right]).mean(axis=0) - np.log(seen.sparsity[wrong]).mean(axis=0))
+    np.testing.assert_allclose(found.hsav, np.mean(hsav, axis=0))
+    np.testing.assert_allclose(found.hss, np.mean(hss, axis=0))
+    np.testing.assert_allclose(found.eavss, found.hsav + found.hss)
+    np.testing.assert_allclose(found.propensity, np.abs(found.eavss) / np.abs(found.eavss).mean())
+    assert found.direction == ["more" if value > 0 else "less" for value in found.eavss]
+
+    (standardized,) = find("standardized", {"block": seen}, labels)
+    y = np.array(hsav) + np.array(hss)
+    np.testing.assert_allclose(standardized.eavss, y.mean(axis=0) / y.std(axis=0, ddof=1))
+    (dprime,) = find("dprime", {"block": seen}, labels)
+    np.testing.assert_allclose(dprime.eavss, y.mean(axis=0) / seen.log_avss.std(axis=0))
+    (difference,) = find("difference", {"block": seen}, labels)
+    wrong = [seen.variance[(labels.question == q) & labels.wrong].mean(axis=0) for q in range(15)]
+    right = [seen.variance[(labels.question == q) & ~labels.wrong].mean(axis=0) for q in range(15)]
+    expected = (np.mean(wrong, axis=0) - np.mean(right, axis=0)) / seen.variance.mean(axis=0)
+    np.testing.assert_allclose(difference.hsav, expected)
+    (alone,) = find("hallucinated_only", {"block": seen}, labels)
+    log = np.log(seen.variance[labels.wrong]).mean(axis=0)
+    np.testing.assert_allclose(alone.hsav, log - log.mean())
+    assert np.isnan(alone.p_value).all()
+
+
+def test_the_ratio_is_that_of_means() -> None:
+    labels = answers(200, 3, per_question=2)
+    seen = readings(labels, 4, 4)
+    (found,) = find("ratio", {"block": seen}, labels)
+    variance = seen.variance[labels.wrong].mean(axis=0) / seen.variance[~labels.wrong].mean(axis=0)
+    sparse = seen.sparsity[~labels.wrong].mean(axis=0) / seen.sparsity[labels.wrong].mean(axis=0)
+    np.testing.assert_allclose(found.hsav, variance - 1)
+    np.testing.assert_allclose(found.eavss, variance * sparse - 1)
+    assert ((found.low < found.eavss) & (found.eavss < found.high)).all()
+
+
+@pytest.mark.parametrize("definition", ["eavss", "standardized", "dprime", "difference", "ratio"])
+def test_a_layer_that_reacts_is_found_with_its_direction(definition: str) -> None:
+    labels = answers(80, 5)
+    seen, other = readings(labels, 10, 6), readings(labels, 10, 7)
+    variance = seen.variance.copy()
+    variance[labels.wrong, 4] *= 0.75
+    changed = Readings(variance, seen.sparsity)
+    first, second = find(definition, {"update": changed, "block": other}, labels)
+    assert np.flatnonzero(first.flagged).tolist() == [4]
+    assert first.direction[4] == "less"
+    assert first.p_value[4] <= 0.05
+    assert not second.flagged.any()
+
+
+def test_groups_without_pairs_are_compared_too() -> None:
+    generator = np.random.default_rng(8)
+    wrong = generator.random(300) < 0.7
+    labels = Labels(np.arange(300), wrong, generator.integers(1, 12, 300))
+    seen = readings(labels, 6, 9)
+    seen.variance[wrong, 2] *= 2.5
+    (found,) = find("eavss", {"block": seen}, labels)
+    assert labels.design == "grouped"
+    assert found.flagged[2]
+    assert found.eavss[2] == pytest.approx(np.log(2.5), abs=0.35)
+    seen = readings(labels, 6, 9)
+    (nothing,) = find("eavss", {"block": seen}, labels)
+    assert not nothing.flagged.any()
+
+
+def test_labels_dealt_at_random_flag_anything_as_seldom_as_they_may() -> None:
+    """Of 200 draws with 12 correlated layers at 2 taps, 5 % may: the 99.9 % quantile of that binomial is 21."""
+    base = answers(40, 10)
+    taps = {"block": readings(base, 12, 11), "update": readings(base, 12, 12)}
+    flagging = 0
+    for seed in range(200):
+        flips = np.random.default_rng((99, seed)).random(40) < 0.5
+        labels = Labels(base.question, base.wrong ^ flips[base.question], base.tokens)
+        found = find("eavss", taps, labels, Inference(draws=199, threshold=0.0, seed=seed))
+        flagging += any(f.flagged.any() for f in found)
+    assert binom.ppf(0.999, 200, 0.05) == 21
+    assert flagging <= 21
+
+
+def test_longer_wrong_answers_alone_flag_nothing() -> None:
+    labels = answers(150, 13, longer=8)
+    seen = readings(labels, 8, 14)
+    by_length = np.log(labels.tokens)[:, None] * np.linspace(-0.8, 0.8, 8) + 1.5 / labels.tokens[:, None]
+    confounded = Readings(seen.variance * np.exp(by_length), seen.sparsity)
+    (found,) = find("eavss", {"block": confounded}, labels)
+    assert (found.p_value <= 0.05).sum() >= 6
+    assert not found.flagged.any()
+    assert (found.p_value_adjusted > 0.05).all()
+
+
+def test_too_few_questions_are_refused() -> None:
+    labels = answers(9, 15)
+    with pytest.raises(ValueError, match="9 questions have a right and a wrong answer"):
+        find("eavss", {"block": readings(labels, 3, 16)}, labels)
+    alone = Labels(np.arange(30), np.arange(30) < 4, np.full(30, 3))
+    with pytest.raises(ValueError, match="26 answers are right and 4 wrong"):
+        find("eavss", {"block": readings(alone, 3, 17)}, alone)
+
+
+def test_the_order_of_answers_changes_nothing() -> None:
+    labels = answers(30, 18)
+    seen = readings(labels, 5, 19)
+    order = np.random.default_rng(20).permutation(len(labels.wrong))
+    shuffled = Labels(labels.question[order], labels.wrong[order], labels.tokens[order])
+    (a,) = find("eavss", {"block": seen}, labels)
+    (b,) = find("eavss", {"block": Readings(seen.variance[order], seen.sparsity[order])}, shuffled)
+    np.testing.assert_allclose(a.eavss, b.eavss)
+    np.testing.assert_allclose(a.p_value_adjusted, b.p_value_adjusted)

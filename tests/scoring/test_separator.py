@@ -1,0 +1,65 @@
+"""Flagged layers beside random ones and other baselines."""
+
+import numpy as np
+import pytest
+
+from stratoscope.scoring import (
+    DEFINITIONS,
+    AnswerSet,
+    AnswerView,
+    Inference,
+    Readings,
+    SeparationSettings,
+    Separator,
+    separate_answers,
+)
+from tests.scoring.test_layer_tests import answers, readings
+
+VIEW = AnswerView("answer", "elementwise", 0)
+SETTINGS = SeparationSettings(folds=4, random_sets=10)
+INFERENCE = Inference(draws=99)
+NUM_LAYERS, REACTING = 6, 2
+
+
+@pytest.fixture(scope="module")
+def reacting() -> tuple[AnswerSet, Readings]:
+    """Answers to 80 questions; wrong ones raise the variance of one layer."""
+    labels = answers(80, 0)
+    reading = readings(labels, NUM_LAYERS, 1)
+    reading.variance[labels.wrong, REACTING] *= 4
+    return AnswerSet(labels, (), np.zeros(len(labels.wrong))), reading
+
+
+def test_the_reacting_layer_is_flagged_in_every_fold_and_beats_random_ones(
+    reacting: tuple[AnswerSet, Readings],
+) -> None:
+    answer_set, reading = reacting
+    results, random = separate_answers(
+        answer_set, {"block": reading}, VIEW, DEFINITIONS["eavss"], settings=SETTINGS, inference=INFERENCE
+    )
+    by_features = {(r.features, r.layer): r for r in results}
+    assert len(results) == 2 + 4 + NUM_LAYERS
+    flagged = by_features["flagged", None]
+    assert flagged.num_layers == 1
+    assert flagged.auroc.value == by_features["layer", REACTING].auroc.value > 0.8
+    assert flagged.over_random is not None
+    assert flagged.over_random.value > 0.1
+    assert by_features["likelihood", None].auroc.value == 0.5, "a constant separates nothing"
+    assert len(random["block"]) == SETTINGS.random_sets
+    assert by_features["random", None].auroc.value == pytest.approx(np.mean([r.value for r in random["block"]]))
+
+
+def test_nothing_is_flagged_where_a_fold_has_too_few_questions() -> None:
+    labels = answers(12, 2)
+    separator = Separator(AnswerSet(labels, (), np.zeros(len(labels.wrong))), SETTINGS)
+    flagged = separator.flag_layers(DEFINITIONS["eavss"], {"block": readings(labels, 3, 3)}, INFERENCE)
+    assert flagged == {"block": [()] * 4}
+
+
+def test_scores_of_random_sets_are_computed_once(reacting: tuple[AnswerSet, Readings]) -> None:
+    answer_set, _ = reacting
+    separator = Separator(answer_set, SETTINGS)
+    table = np.random.default_rng(0).normal(size=(len(answer_set), NUM_LAYERS, 2))
+    first = separator.evaluate_random(("block",), table, [2] * 4)
+    again = separator.evaluate_random(("block",), np.zeros_like(table), [2] * 4)
+    assert [a.value for a in again] == [a.value for a in first]

@@ -1,0 +1,84 @@
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stratoscope.cli import VIEWS, main
+from stratoscope.errors import InputError
+from stratoscope.pipelines.jobs import JOBS, job_maker
+from stratoscope.pipelines.runtime.job import Job
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "ray", "transformers", "pyarrow", "pydantic", "stratoscope.results")
+
+
+def imported(code: str) -> list[str]:
+    """Return which heavy packages a process imports for some code."""
+    code += f"; import sys; print([name for name in {HEAVY} if name in sys.modules])"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "platform", capture_output=True, text=True, check=True
+    )
+    return list(eval(answer.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("arguments", [["scoer"], ["--help"], ["--version"]])
+def test_what_runs_no_job_answers_at_once(arguments: list[str]) -> None:
+    assert imported(f"from stratoscope.cli import main; main({arguments})") == []
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert imported("import stratoscope; dir(stratoscope)") == []
+    without = set(imported("import stratoscope; stratoscope.open_run; stratoscope.list_runs"))
+    assert not without & {"torch", "ray", "transformers"}
+
+
+def test_the_usage_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    usage = capsys.readouterr().out
+    for name in (*JOBS, *VIEWS):
+        assert f"\n  {name} " in usage
+    assert main(["-h"]) == 0
+    assert capsys.readouterr().out == usage
+
+
+def test_the_version_is_that_of_the_installed_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"stratoscope {importlib.metadata.version('stratoscope')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["scoer"], "stratoscope: command 'scoer' is unknown; did you mean 'score'? Known: score, search, "),
+        (["--versoin"], "stratoscope: command '--versoin' is unknown; did you mean '--version'?"),
+        (["report", "--lates"], "report: option '--lates' is unknown; did you mean '--latest'?"),
+        (["score", "--model", "smollm2"], "score: option '--model' is a section; did you mean '--model.source'?"),
+    ],
+)
+def test_refusals_are_one_line(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(line)
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_every_job_is_found_by_its_name(name: str) -> None:
+    maker = job_maker(name)
+    assert maker.name == name
+    assert not isinstance(maker, type) or issubclass(maker, Job)
+    assert callable(maker.show)
+    assert JOBS[name].config_class.__doc__
+    script = (ROOT / "jobs" / f"{name}.py").read_text(encoding="utf-8")
+    assert f'JOBS["{name}"]' in script
+
+
+def test_the_scripts_are_the_jobs() -> None:
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == JOBS.keys()
+
+
+def test_an_unknown_job_is_refused() -> None:
+    with pytest.raises(InputError, match="job 'scoer' is unknown; did you mean 'score'"):
+        job_maker("scoer")
