@@ -12,6 +12,7 @@ import torch
 import torch.fx.experimental._config
 from torch import Tensor
 
+from stratoscope.activations import Probe, Span, Tap, run_head
 from stratoscope.evaluation.likelihood import Scorer
 from stratoscope.evaluation.rows import Request
 from stratoscope.forecasting import FORECASTERS, Shape, TimeSieveSettings
@@ -54,6 +55,20 @@ def test_evaluation(name: str, tiny_model_folder: Path) -> None:
     for batch in scorer.batches(requests):
         chosen, best = scorer._predict(batch)
         assert chosen.shape == best.shape
+
+
+@pytest.mark.usefixtures("without_values")
+def test_own_answers(tiny_model_folder: Path) -> None:
+    """Answers are read in part, by a pass that predicts their tokens too."""
+    model = on_meta("llama", tiny_model_folder)
+    ids, mask, keep = (torch.ones(2, 6, dtype=torch.long) for _ in range(3))
+
+    def forward(device_ids: Tensor, device_mask: Tensor) -> None:
+        run_head(model, device_ids, device_mask, keep.bool().to(META))
+
+    with Probe(model, tuple(Tap), (0.01,)) as probe:
+        statistics = probe.measure(ids, mask, [Span(0, 2, 6), Span(1, 3, 6)], forward).statistics
+    assert statistics.shape == (2, 4, len(Tap))
 
 
 @pytest.mark.usefixtures("without_values")
