@@ -17,9 +17,9 @@ from stratoscope.evaluation.likelihood import Scorer
 from stratoscope.evaluation.rows import Request
 from stratoscope.forecasting import FORECASTERS, Shape, TimeSieveSettings
 from stratoscope.forecasting.faithful import FaithfulLoss, faithful_loss
-from stratoscope.mitigation import Anchor, Reference, Terms, Weights
-from stratoscope.mitigation.examples import Rows
-from stratoscope.mitigation.objective import Counts, Micro, Objective
+from stratoscope.mitigation import Anchor, LossTerms, ReferenceStates, Weights
+from stratoscope.mitigation.examples import PaddedRows
+from stratoscope.mitigation.objective import Counts, MicroBatch, MitigationObjective
 from stratoscope.models import LoadedModel
 from tests.conftest import CONFIGURATIONS, ENCODERS, load_tiny
 from tests.mitigation.spawned import corpus
@@ -41,7 +41,7 @@ def without_values(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda *_, **__: None)
     monkeypatch.setattr("transformers.masking_utils._ignore_causal_mask_sdpa", lambda *_, **__: False)
     monkeypatch.setattr(torch, "bincount", lambda values, minlength: values.new_zeros(minlength))
-    monkeypatch.setattr(Rows, "parts", lambda rows, _: iter([(list(range(len(rows.ids))), rows)]))
+    monkeypatch.setattr(PaddedRows, "parts", lambda rows, _: iter([(list(range(len(rows.ids))), rows)]))
     with torch.fx.experimental._config.patch(meta_nonzero_assume_all_nonzero=True):
         yield
 
@@ -78,14 +78,14 @@ def test_mitigation(anchor: Anchor, tiny_model_folder: Path) -> None:
     layers = tuple(range(len(model.anatomy)))
     width = frozen.network.config.hidden_size
     states = {layer: torch.zeros(width, device=META) for layer in layers}
-    reference = Reference(frozen, layers, states, states)
-    terms = Terms(Weights(1.0, 0.5, 0.7, 0.9, 0.0, 0.3), anchor=anchor)
-    objective = Objective(
-        model.network, model.anatomy, layers=[1, 3], cuts=[], terms=terms, corpus=CORPUS, reference=reference,
+    reference = ReferenceStates(frozen, layers, states, states)
+    terms = LossTerms(Weights(1.0, 0.5, 0.7, 0.9, 0.0, 0.3), anchor=anchor)
+    objective = MitigationObjective(
+        model.network, model.anatomy, layers=[1, 3], spans=[], terms=terms, corpus=CORPUS, reference=reference,
         filler=0, max_padding=1.0,
     )  # fmt: skip
     wrong = sum(len(CORPUS.questions[i].wrong) for i in (0, 1, 2))
-    micro = Micro((0, 1, 2), (0, 1), [wrong], Counts.of(CORPUS, (0, 1, 2), (0, 1)))
+    micro = MicroBatch((0, 1, 2), (0, 1), [wrong], Counts.of(CORPUS, (0, 1, 2), (0, 1)))
     sum(objective(micro).values()).backward()
 
 
