@@ -46,7 +46,7 @@ GATHERS |= {
     "mean",
 }
 NORM, INPUT = "norm", "input"
-NORMALISATION = re.compile(r"norm\d*d?$|(layer|rms|group|batch|no)norm", re.IGNORECASE)
+NORMALISATION = re.compile(r"norm(gated|\d?d)?$", re.IGNORECASE)
 MIXER = re.compile(
     r"attn|attention|mixer|mamba|ssm|conv|delta|recurrent|rglru|lstm|temporal|retention|timemix|memory|rwkv",
     re.IGNORECASE,
