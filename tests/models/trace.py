@@ -48,7 +48,7 @@ GATHERS |= {
 NORM, INPUT = "norm", "input"
 NORMALISATION = re.compile(r"norm(gated|\d?d)?$", re.IGNORECASE)
 MIXER = re.compile(
-    r"attn|attention|mixer|mamba|ssm|conv|delta|recurrent|rglru|lstm|temporal|retention|timemix|memory|rwkv",
+    r"attn|attention|mixer|mamba|ssm|conv|delta|recurrent|rglru|lstm|temporal|retention|timemix|memory|rwkv|fourier",
     re.IGNORECASE,
 )
 MLP = re.compile(

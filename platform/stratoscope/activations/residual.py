@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from stratoscope.activations.taps import Tap
 from stratoscope.models import Block
-from stratoscope.models.anatomy import NORM_NAMES, is_linear, part_kind
+from stratoscope.models.anatomy import is_linear, part_kind
 
 TOLERANCE = 1e-4
 """Largest relative difference between what is added to the stream and the sum of the terms, in float32."""
@@ -95,18 +95,15 @@ class Call:
     """Output as the module returned it."""
     copy: Tensor
     """Copy of the output from that moment."""
-    entering: Tensor | None = None
-    """Copy of the first input, for normalisations and modules that change one tensor."""
+    entering: Tensor | None
+    """Copy of the first input, if it is as large as the stream."""
+    is_norm: bool
+    """Whether the module normalises."""
 
     @property
     def overwritten(self) -> bool:
         """Whether the block has written into the output since."""
         return not torch.equal(self.output.nan_to_num(), self.copy.nan_to_num())
-
-    @property
-    def is_norm(self) -> bool:
-        """Whether the module normalises."""
-        return bool(NORM_NAMES.search(type(self.module).__name__))
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +209,7 @@ class Decomposition:
                     continue
                 for scale, terms in self._sums(target, point, size, free=free):
                     path = self._explain(point, depth + 1)
-                    if path is not None:
+                    if path is not None and not _shared(path.terms, terms):
                         return _Path((*path.terms, *terms), path.plain and scale == 1.0)
         return None
 
@@ -228,15 +225,17 @@ class Decomposition:
         self, target: _Point, point: _Point, size: int, *, free: bool
     ) -> Iterator[tuple[float, tuple[tuple[_Candidate, float], ...]]]:
         """Yield what can be added to a point of the stream to reach another: the point's factor, and terms."""
-        candidates = self._candidates
-        if size > 1 and len(candidates) > MOST_CANDIDATES:
+        # A module that passes the stream on adds nothing to it.
+        passed = (target.value, point.value, self._start.value)
+        candidates = [c for c in self._candidates if not any(_parallel(c.values[0], value) for value in passed)]
+        if not candidates or (size > 1 and len(candidates) > MOST_CANDIDATES):
             return
         rest = target.value if free else target.value - point.value
         bound = TOLERANCE * torch.linalg.vector_norm(rest if not free else target.value - point.value)
         bound = bound + 2 * self.resolution * torch.linalg.vector_norm(target.value)
         if torch.linalg.vector_norm(rest) <= 2 * bound:
             return
-        for chosen in self._promising(rest, point if free else None, size):
+        for chosen in _promising(candidates, rest, point if free else None, size):
             columns = [candidates[i].values[0] for i in chosen] + ([point.value] if free else [])
             matrix = torch.stack(columns, dim=1)
             solution = torch.linalg.lstsq(matrix, rest.unsqueeze(1)).solution.squeeze(1)
@@ -250,22 +249,6 @@ class Decomposition:
             if free and target.order == float("inf") and all(abs(c / scale - 1) < 1e-3 for c in coefficients):
                 coefficients = [c / scale for c in coefficients]
             yield scale, tuple((candidates[i], c) for i, c in zip(chosen, coefficients, strict=True))
-
-    def _promising(self, rest: Tensor, point: _Point | None, size: int) -> list[tuple[int, ...]]:
-        """Return sets of candidates that may span a tensor, best first, from their inner products alone."""
-        values = torch.stack([candidate.values[0] for candidate in self._candidates])
-        values = values / torch.linalg.vector_norm(values, dim=1, keepdim=True)
-        sets = torch.tensor(list(itertools.combinations(range(len(values)), size)), dtype=torch.long).view(-1, size)
-        if point is not None:
-            values = torch.cat([values, (point.value / torch.linalg.vector_norm(point.value)).unsqueeze(0)])
-            sets = torch.cat([sets, torch.full((len(sets), 1), len(values) - 1)], dim=1)
-        gram, along = values @ values.T, values @ rest
-        inner = gram[sets.unsqueeze(2), sets.unsqueeze(1)] + 1e-12 * torch.eye(sets.shape[1])
-        right = along[sets]
-        solved = torch.linalg.solve(inner, right.unsqueeze(2)).squeeze(2)
-        missing = 1 - (solved * right).sum(dim=1) / (rest @ rest)
-        best = missing.argsort()[:4]
-        return [tuple(sets[i, :size].tolist()) for i in best if missing[i] < 1e-2]
 
     def _equal(self, a: Tensor, b: Tensor) -> bool:
         return bool(torch.linalg.vector_norm(a - b) <= 2 * self.resolution * torch.linalg.vector_norm(b))
@@ -306,7 +289,9 @@ class Decomposition:
         experts = self.block.experts
         if experts is not None:
             return None, experts if self.block.has_gated_experts else None
-        if len(added) > 1:
+        lists = [child for child in self.block.module.children() if isinstance(child, nn.ModuleList)]
+        if len(added) > 1 or any(is_linear(module) for child in lists for module in child.modules()):
+            # Several feed-forward networks have no hidden activation in common.
             return None, None
         call: Call | None = next(call for call in self.calls if call.module is added[0].module)
         for _ in range(3):
@@ -318,6 +303,29 @@ class Decomposition:
                     return other.module, None
             call = self._source(call)
         return None, None
+
+
+def _promising(
+    candidates: Sequence[_Candidate], rest: Tensor, point: _Point | None, size: int
+) -> list[tuple[int, ...]]:
+    """Return sets of candidates that may span a tensor, best first, from their inner products alone."""
+    values = torch.stack([candidate.values[0] for candidate in candidates])
+    values = values / torch.linalg.vector_norm(values, dim=1, keepdim=True)
+    sets = torch.tensor(list(itertools.combinations(range(len(values)), size)), dtype=torch.long).view(-1, size)
+    if point is not None:
+        values = torch.cat([values, (point.value / torch.linalg.vector_norm(point.value)).unsqueeze(0)])
+        sets = torch.cat([sets, torch.full((len(sets), 1), len(values) - 1)], dim=1)
+    gram, along = values @ values.T, values @ rest
+    inner = gram[sets.unsqueeze(2), sets.unsqueeze(1)] + 1e-12 * torch.eye(sets.shape[1])
+    right = along[sets]
+    solved = torch.linalg.solve(inner, right.unsqueeze(2)).squeeze(2)
+    missing = 1 - (solved * right).sum(dim=1) / (rest @ rest)
+    best = missing.argsort()[:4]
+    return [tuple(sets[i, :size].tolist()) for i in best if missing[i] < 1e-2]
+
+
+def _shared(a: Sequence[tuple[_Candidate, float]], b: Sequence[tuple[_Candidate, float]]) -> bool:
+    return bool({id(candidate) for candidate, _ in a} & {id(candidate) for candidate, _ in b})
 
 
 def _parallel(a: Tensor, b: Tensor) -> bool:

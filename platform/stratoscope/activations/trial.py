@@ -30,7 +30,7 @@ from stratoscope.activations.residual import (
 from stratoscope.activations.taps import Tap, first_tensor, hidden_input
 from stratoscope.errors import InputError, first_line
 from stratoscope.models import Block, LoadedModel
-from stratoscope.models.anatomy import first_position
+from stratoscope.models.anatomy import first_position, is_norm
 
 Run = Callable[[Tensor, Tensor], object]
 """Runs a model's layers on token ids and attention mask."""
@@ -67,14 +67,11 @@ class ModelReading:
         ran = [(layer, block) for layer, block in enumerate(self.blocks) if block.runs]
         unknown = [layer for layer, block in ran if block.terms is None]
         if unknown:
-            reason = f"what layer {unknown[0]} adds to the residual stream is not the sum of its parts, so these cannot be read"
+            reason = f"what layer {unknown[0]} adds to the residual stream is not the sum of its parts"
             return dict.fromkeys((Tap.ATTENTION, Tap.MLP, Tap.MLP_HIDDEN), reason)
         hidden = [layer for layer, block in ran if block.of(Tap.MLP) and not block.has(Tap.MLP_HIDDEN)]
         if hidden:
-            return {
-                Tap.MLP_HIDDEN: f"the feed-forward part of layer {hidden[0]} does not end in one linear map, "
-                "so its hidden activation cannot be read"
-            }
+            return {Tap.MLP_HIDDEN: f"the feed-forward part of layer {hidden[0]} does not end in one linear map"}
         return {}
 
 
@@ -268,7 +265,8 @@ class _Observer:
         tensor = output[0] if isinstance(output, tuple | list) and output else output
         if isinstance(tensor, Tensor) and self._fits(tensor):
             copy = tensor.detach().clone()
-            self.calls.append(Call(module, path, len(self.calls), tensor, copy, self.inputs.get(module)))
+            entering, norm = self.inputs.get(module), is_norm(module, self.block.module)
+            self.calls.append(Call(module, path, len(self.calls), tensor, copy, entering, norm))
 
     def leave(self, _module: nn.Module, _args: Any, output: Any) -> None:
         """Determine what the block adds."""

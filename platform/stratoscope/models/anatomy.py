@@ -31,7 +31,7 @@ MLP_NAMES = re.compile(
     r"mlp|ffn|feed_?forward|moe|expert|fc\d|dense|output|intermediate|channel|^ff|sparse|^w\d|^lin\d|linear",
     re.IGNORECASE,
 )
-MLP_PREFIXES = ("mlp", "ffn", "feed_forward")
+MLP_LABELS = re.compile(r"mlp|ffn|feed_forward")
 NORM_NAMES = re.compile(r"norm", re.IGNORECASE)
 
 
@@ -83,7 +83,7 @@ def find_anatomy(network: nn.Module, num_layers: int) -> LayerLayout:
         InputError: no list of modules fits, several do, or the network has an encoder and a decoder.
     """
     name = type(network).__name__
-    if getattr(getattr(network, "config", None), "is_encoder_decoder", False):
+    if getattr(getattr(network, "config", None), "is_encoder_decoder", False) or _has_two_stacks(network):
         raise InputError(f"model {name}: it has an encoder and a decoder; only a model with one stack can be read")
     stacks = {
         path: module
@@ -105,6 +105,16 @@ def find_anatomy(network: nn.Module, num_layers: int) -> LayerLayout:
     return LayerLayout(path, tuple(map(_dissect, layers)))
 
 
+def _has_two_stacks(network: nn.Module) -> bool:
+    """Return whether a network has an encoder and a decoder with layers side by side."""
+    stacks = {
+        path
+        for path, module in network.named_modules()
+        if any(isinstance(child, nn.ModuleList) for child in module.children())
+    }
+    return any(path.removesuffix("decoder") + "encoder" in stacks for path in stacks if path.endswith("decoder"))
+
+
 def part_kind(layer: nn.Module, path: str) -> PartKind | None:
     """Return whether a module inside a layer belongs to its token mixer or its feed-forward part, by their names.
 
@@ -115,7 +125,7 @@ def part_kind(layer: nn.Module, path: str) -> PartKind | None:
     names = path.split(".")
     for depth in range(1, len(names) + 1):
         label = _own_name(layer.get_submodule(".".join(names[:depth])), layer)
-        if names[depth - 1].startswith(MLP_PREFIXES):
+        if MLP_LABELS.search(names[depth - 1]):
             return "mlp"
         for text in (label, names[depth - 1]):
             if NORM_NAMES.search(label) and not MIXER_NAMES.search(label):
@@ -125,6 +135,11 @@ def part_kind(layer: nn.Module, path: str) -> PartKind | None:
             if text not in {"Linear", "Conv1D"} and MLP_NAMES.search(text):
                 return "mlp"
     return None
+
+
+def is_norm(module: nn.Module, layer: nn.Module) -> bool:
+    """Return whether a module inside a layer normalises, by its name."""
+    return bool(NORM_NAMES.search(_own_name(module, layer)))
 
 
 def _own_name(module: nn.Module, layer: nn.Module) -> str:
