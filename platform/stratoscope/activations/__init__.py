@@ -3,5 +3,6 @@
 from stratoscope.activations.probe import BatchStatistics, Probe, run_backbone, run_head
 from stratoscope.activations.segments import Span
 from stratoscope.activations.taps import Tap
+from stratoscope.activations.trial import Batching
 
-__all__ = ["BatchStatistics", "Probe", "Span", "Tap", "run_backbone", "run_head"]
+__all__ = ["BatchStatistics", "Batching", "Probe", "Span", "Tap", "run_backbone", "run_head"]

@@ -160,6 +160,9 @@ class Probe:
     def __enter__(self) -> Self:
         self._reading = read_model(self.model, partial(run_backbone, self.model))
         blocks, withdrawn = self._reading.blocks, self._reading.withdrawn
+        if set(self.taps) <= set(withdrawn):
+            name, reason = type(self.model.network).__name__, withdrawn[self.taps[0]]
+            raise InputError(f"{', '.join(self.taps)} cannot be read from {name}: {reason}")
         self._runs = np.array([block.runs for block in blocks])
         self._present = np.array([[tap not in withdrawn and block.has(tap) for tap in self.taps] for block in blocks])
         self._terms = [self._terms_of(layer) for layer in range(len(blocks))]

@@ -20,6 +20,7 @@ from stratoscope.execution.attempts import (
     StoppedError,
 )
 from stratoscope.execution.cluster import on_driver_node
+from stratoscope.execution.failures import refusal
 from stratoscope.execution.pool import ActorPool
 from stratoscope.results import ShardResult
 
@@ -111,6 +112,9 @@ def run_shards(
         pool: size and resources of the pool.
         name: name of the actors on the dashboard.
         stopping: event that lets started shards finish and starts no other once it is set.
+
+    Raises:
+        InputError: a worker refused its input.
     """
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -118,11 +122,21 @@ def run_shards(
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     tracker = ray.remote(AttemptTracker).options(num_cpus=0, scheduling_strategy=on_driver_node()).remote()
     dataset = _map_shards(shards, make_worker, pool, name, tracker)
-    with _relay_stop(stopping, tracker):
+    with _relay_stop(stopping, tracker), _refusals():
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in batch.to_pylist():
                 files = dict(zip(row["names"], row["contents"], strict=True))
                 yield ShardResult(row["shard"], files, json.loads(row["counts"]))
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Raise the error with which a worker refused its input as it was raised there."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        refused = refusal(error)
+        raise refused or error from error
 
 
 def _map_shards(

@@ -1,7 +1,7 @@
 """Language models: loading, layer layout, dropping layers, export, tokenisation and fingerprints."""
 
 from stratoscope.models.anatomy import Block, LayerLayout, find_anatomy, first_position, layer_parameters
-from stratoscope.models.batching import bucket, pad
+from stratoscope.models.batching import MAX_PADDING, bucket, pad
 from stratoscope.models.export import ModelCard, check_describable, consecutive_runs, export_pruned, slices_yaml
 from stratoscope.models.fingerprint import weights_fingerprint
 from stratoscope.models.load import (
@@ -23,6 +23,7 @@ from stratoscope.models.tokens import Encoded, Encoding, encode, encode_pair, en
 
 __all__ = [
     "BUNDLED_MODELS",
+    "MAX_PADDING",
     "Block",
     "Encoded",
     "Encoding",

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 import torch
 
+MAX_PADDING = 0.1
+"""Largest share of padding in a batch, unless another is asked for."""
+
 
 def bucket(
-    lengths: Sequence[int], max_tokens: int, max_padding: float = 0.1, max_prompts: int = 256
+    lengths: Sequence[int], max_tokens: int, max_padding: float = MAX_PADDING, max_prompts: int = 256
 ) -> list[list[int]]:
     """Group prompts of similar length into batches under a budget of padded tokens.
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,8 +20,8 @@ class ShardResult:
     shard: int
     files: dict[str, bytes]
     """Content of the Parquet files, by table."""
-    counts: dict[str, float]
-    """Number of units in the shard, and the resources that they took."""
+    counts: dict[str, Any]
+    """Number of units in the shard, the resources that they took, and taps that could not be read, with the reason."""
 
 
 class ShardStore:

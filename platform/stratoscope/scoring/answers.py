@@ -109,9 +109,14 @@ class AnswerStatistics:
 
     @classmethod
     def measure(cls, statistics: Statistics, thresholds: Sequence[Threshold]) -> "AnswerStatistics":
-        """Return the statistics of answers under some thresholds, from sufficient statistics of shape (N, L)."""
+        """Return the statistics of answers under some thresholds, from sufficient statistics of shape (N, L).
+
+        Layers without activations at the tap get constants, which contrast no answers.
+        """
         below = np.stack([threshold.below(statistics) for threshold in thresholds], axis=-1)
-        return cls(statistics.variance, statistics.pooled_variance, sparsity(below, statistics.count[..., None]))
+        absent = statistics.count + statistics.nonfinite == 0
+        variance, pooled = (np.where(absent, 1.0, v) for v in (statistics.variance, statistics.pooled_variance))
+        return cls(variance, pooled, sparsity(below, statistics.count[..., None]))
 
     @classmethod
     def concatenate(cls, parts: Sequence["AnswerStatistics"]) -> "AnswerStatistics":

@@ -91,10 +91,13 @@ class Drift:
 
 
 def log_avss(statistics: Statistics) -> Array:
-    """Return log AVSS at the first epsilon, of statistics of shape (prompts, layers)."""
+    """Return log AVSS at the first epsilon, of statistics of shape (prompts, layers).
+
+    It is 0 where a layer has no activations at the tap, so that such a layer never moves.
+    """
     ratio = statistics.variance / sparsity(statistics.below[..., 0], statistics.count)
     logarithm: Array = np.log(np.clip(ratio, 1e-300, None))
-    return logarithm
+    return np.where(statistics.count + statistics.nonfinite > 0, logarithm, 0.0)
 
 
 def compare_layers(now: PromptScores, before: PromptScores, *, level: float, min_shift: float, seed: int) -> Drift:

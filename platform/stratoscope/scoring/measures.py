@@ -68,9 +68,14 @@ def quantile_threshold(quantile: float, histogram: NDArray[np.int64]) -> Thresho
         quantile: share of activations under the threshold.
         histogram: histogram over all prompts and layers of the tap, shape (NUM_BINS,).
 
+    Returns:
+        The threshold; NaN, which nothing is under, for a tap without activations.
+
     Raises:
-        ValueError: the quantile is outside (0, 1), or there are no activations.
+        ValueError: the quantile is outside (0, 1).
     """
+    if not histogram.any():
+        return Threshold("quantile", float("nan"))
     bin_index, edge = quantile_edge(histogram, quantile)
     return Threshold("quantile", edge, bin_index=bin_index)
 

@@ -85,7 +85,7 @@ def score_groups(
 
 
 def score_layers(observations: Observations, weight_norm: Scores, settings: ScoringSettings) -> Iterator[Scoring]:
-    """Yield every scoring of one group of prompts.
+    """Yield every scoring of one group of prompts; a tap without activations in any layer has none.
 
     Args:
         observations: the units to score, counted under the thresholds of `settings.epsilons`, in their order.
@@ -94,7 +94,9 @@ def score_layers(observations: Observations, weight_norm: Scores, settings: Scor
     """
     for name in settings.metrics:
         metric = METRICS[name]
-        taps: Sequence[str] = list(observations.taps) if metric.per_tap else list(observations.taps)[:1]
+        taps: Sequence[str] = list(observations.taps)[:1]
+        if metric.per_tap:
+            taps = [tap for tap, units in observations.taps.items() if units.statistics.count.any()]
         for tap in taps:
             units = observations.taps[tap]
             for variance in settings.variances if metric.uses_variance else settings.variances[:1]:
@@ -119,7 +121,8 @@ def _score(
         low, high = percentile_interval(draws, settings.confidence)
         halves = half_weights(num_units, settings.splits, settings.seed)
         pairs = compute(halves.reshape(-1, num_units)).reshape(settings.splits, 2, num_layers)
-        split_half = float(np.mean([spearman(a, b) for a, b in pairs]))
+        known = np.isfinite(scores)
+        split_half = float(np.mean([spearman(a[known], b[known]) for a, b in pairs]))
     return Scoring(
         metric=metric.name,
         tap=tap if metric.per_tap else None,
@@ -131,15 +134,21 @@ def _score(
         low=low,
         high=high,
         split_half=split_half,
-        num_never_sparse=int((view.below.sum(axis=0) == 0).sum()) if metric.uses_sparsity else None,
+        num_never_sparse=_num_never_sparse(view) if metric.uses_sparsity else None,
     )
+
+
+def _num_never_sparse(view: _TapView) -> int:
+    below, count = view.below.sum(axis=0), view.statistics.count.sum(axis=0)
+    return int(((below == 0) & (count > 0)).sum())
 
 
 def _measures(view: _TapView, angles: Spans, weight_norm: Scores, weights: NDArray[np.float64], seed: int) -> Measures:
     merged = resample(view.statistics, view.below, weights)
     return Measures(
         variance=merged.variance if view.variance == "elementwise" else merged.pooled_variance,
-        sparsity=sparsity(merged.below, merged.count),
+        # A layer without activations at the tap has no score.
+        sparsity=np.where(merged.count > 0, sparsity(merged.below, merged.count), np.nan),
         cosine=merged.cosine,
         angle=least_span_angle({span: _mean(angle, weights) for span, angle in angles.items()}, len(weight_norm)),
         weight_norm=weight_norm,

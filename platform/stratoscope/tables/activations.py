@@ -27,10 +27,10 @@ class StatisticsColumns(TableRow):
     """Number of tokens."""
     count: int
     """Number of finite activations."""
-    mean: float
-    """Mean of the activations."""
-    m2: float
-    """Sum of squared deviations from the mean."""
+    mean: float | None
+    """Mean of the activations; null where there are none."""
+    m2: float | None
+    """Sum of squared deviations from the mean; null where there are no activations."""
     pooled_variance: float | None
     """Variance over the width of the token mean; null where the unit has none."""
     log2_hist: Annotated[Mapping[str, Any], HISTOGRAM_TYPE]
@@ -65,6 +65,8 @@ def statistics_table(
     for column in row_type.columns():
         if column.name not in columns:
             columns[column.name] = getattr(statistics, column.name).reshape(-1)
+    for name in ("mean", "m2"):
+        columns[name] = np.where(statistics.count.reshape(-1) > 0, columns[name], np.nan)
     metadata = {EPSILONS_KEY: repr(list(statistics.epsilons)).encode()}
     return row_type.column_table(columns).replace_schema_metadata(metadata)
 
@@ -92,8 +94,8 @@ def statistics_of_tap(table: pa.Table, tap: str, epsilons: tuple[float, ...]) ->
         prompts=column("prompts") if merged else (~np.isnan(column("pooled_variance"))).astype(np.int64),
         tokens=column("tokens"),
         count=column("count"),
-        mean=column("mean"),
-        m2=column("m2"),
+        mean=np.nan_to_num(column("mean")),
+        m2=np.nan_to_num(column("m2")),
         pooled_variance=column("pooled_variance"),
         histogram=unpack_histograms(rows["log2_hist"]).reshape(*shape, NUM_BINS),
         below=below,

@@ -83,6 +83,7 @@ class HallucinationWorker:
         self.settings, self._metrics = settings, metrics
         self._model_in_use = threading.Lock()
         self.model = settings.loading.load(head=True)
+        self.withdrawn: dict[str, str] = {}
 
     def __call__(self, shard: dict[str, Any], attempt: Attempt = FIRST_ATTEMPT) -> ShardResult:
         """Generate the model's own answers, if these are to be read, and read the activations on all answers.
@@ -122,6 +123,7 @@ class HallucinationWorker:
                 "started": start,
                 "ended": end,
                 "peak_memory_bytes": peak_memory_bytes(),
+                "withdrawn": self.withdrawn,
             },
         )
 
@@ -171,6 +173,7 @@ class HallucinationWorker:
         groups = group_questions([state.rows[i] for i in readable], settings.batch_tokens)
         batches = [[readable[p] for p in group] for group in groups]
         with Probe(self.model, settings.taps, settings.epsilons) as probe:
+            self.withdrawn = {str(tap): reason for tap, reason in probe.withdrawn.items()}
             outcome = run_batches(batches, lambda batch: self._measure(probe, state, batch), attempt, self._metrics)
         state.errors |= outcome.errors
         state.padded += outcome.padded

@@ -35,9 +35,16 @@ def model_facts(manifest: Manifest, num_parameters: int) -> Iterator[tuple[str, 
     yield "Number format", f"{facts['dtype']} on {facts['device']}"
 
 
+def withdrawn_taps(manifest: Manifest) -> list[str]:
+    """Return a line for each tap that could not be read from the model, with the reason."""
+    return [f"tap {tap} was not read: {reason}" for tap, reason in manifest.facts.get("withdrawn", {}).items()]
+
+
 def run_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Yield names and texts that say how long a run took and how to reproduce it."""
     yield "Seconds", ", ".join(f"{stage} {seconds:,.1f}" for stage, seconds in manifest.timings.items())
+    for line in withdrawn_taps(manifest):
+        yield "Not read", line
     yield "Seed", str(manifest.seed)
     yield "Versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     yield "Commit", manifest.git_commit or "not a checkout"

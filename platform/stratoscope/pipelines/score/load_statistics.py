@@ -41,7 +41,8 @@ class StatisticsTables:
     @classmethod
     def from_run(cls, run: Run) -> "StatisticsTables":
         """Return the tables of a score run."""
-        facts, taps = run.manifest.facts, run.manifest.config["activations"]["taps"]
+        facts = run.manifest.facts
+        taps = [tap for tap in run.manifest.config["activations"]["taps"] if tap not in facts.get("withdrawn", {})]
         return cls(run.storage, bool(facts.get("by_shard")), tuple(taps), tuple(facts["epsilons"]))
 
     @property

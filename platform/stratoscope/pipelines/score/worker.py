@@ -9,9 +9,19 @@ from typing import Any
 
 import torch
 
-from stratoscope.activations import Probe, Tap
+from stratoscope.activations import Batching, Probe, Tap
 from stratoscope.execution import FIRST_ATTEMPT, Attempt, WorkMetrics
-from stratoscope.models import Encoded, Encoding, LoadSpec, bucket, encode, layer_parameters, pad, peak_memory_bytes
+from stratoscope.models import (
+    MAX_PADDING,
+    Encoded,
+    Encoding,
+    LoadSpec,
+    bucket,
+    encode,
+    layer_parameters,
+    pad,
+    peak_memory_bytes,
+)
 from stratoscope.pipelines.score.shard_tables import RetentionPolicy, ShardTables
 from stratoscope.pipelines.sharded.batches import BatchOutcome, run_batches
 from stratoscope.results import ShardResult, to_parquet
@@ -43,6 +53,7 @@ class ScoreWorker:
         self.settings, self._metrics = settings, metrics
         self._model_in_use = threading.Lock()
         self.model = settings.loading.load()
+        self.withdrawn: dict[str, str] = {}
 
     def __call__(self, shard: dict[str, Any], attempt: Attempt = FIRST_ATTEMPT) -> ShardResult:
         """Run the prompts of a shard.
@@ -84,6 +95,7 @@ class ScoreWorker:
                 "started": start,
                 "ended": end,
                 "peak_memory_bytes": peak_memory_bytes(),
+                "withdrawn": self.withdrawn,
             },
         )
 
@@ -91,8 +103,12 @@ class ScoreWorker:
         torch.set_num_threads(self.settings.num_threads)  # the setting is per thread
         readable = [i for i, e in enumerate(encoded) if e.error is None]
         lengths = [len(encoded[i].ids) for i in readable]
-        batches = [[readable[p] for p in batch] for batch in bucket(lengths, self.settings.batch_tokens)]
         with Probe(self.model, self.settings.taps, self.settings.epsilons, self.settings.spans) as probe:
+            self.withdrawn = {str(tap): reason for tap, reason in probe.withdrawn.items()}
+            # Where padding changes what the model computes, the probe would split padded batches.
+            max_padding = MAX_PADDING if probe.batching == Batching.ANY else 0.0
+            groups = bucket(lengths, self.settings.batch_tokens, max_padding)
+            batches = [[readable[p] for p in group] for group in groups]
 
             def measure(batch: Sequence[int]) -> tuple[int, int]:
                 rows = [encoded[i].ids for i in batch]

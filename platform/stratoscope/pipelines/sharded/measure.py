@@ -177,12 +177,12 @@ def _tokens_per_second(counts: Iterable[Mapping[str, float]]) -> float:
     return round(sum(c["tokens"] for c in listed) / elapsed, 1)
 
 
-def _record_counts(
-    manifest: Manifest, work: ShardedWork, counts: Sequence[dict[str, float]], num_computed: int
-) -> None:
+def _record_counts(manifest: Manifest, work: ShardedWork, counts: Sequence[dict[str, Any]], num_computed: int) -> None:
     manifest.counts = {name: int(sum(c[name] for c in counts)) for name in work.totals} | {
         "shards_computed": num_computed,
         "shards_skipped": work.layout.num_shards - num_computed,
         "shards_retried": sum(c["attempts"] > 1 for c in counts),
     }
     manifest.peak_memory_bytes = int(max(c["peak_memory_bytes"] for c in counts))
+    if withdrawn := next((c["withdrawn"] for c in counts if c.get("withdrawn")), None):
+        manifest.facts["withdrawn"] = withdrawn  # the same in every shard

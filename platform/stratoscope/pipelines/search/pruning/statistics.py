@@ -37,7 +37,8 @@ class FinishedScore:
     @property
     def tables(self) -> StatisticsTables:
         """The tables of its statistics."""
-        facts, taps = self.manifest.facts, self.manifest.config["activations"]["taps"]
+        facts = self.manifest.facts
+        taps = [tap for tap in self.manifest.config["activations"]["taps"] if tap not in facts.get("withdrawn", {})]
         return StatisticsTables(self.storage, bool(facts.get("by_shard")), tuple(taps), tuple(facts["epsilons"]))
 
     @cached_property
