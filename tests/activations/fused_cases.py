@@ -78,9 +78,10 @@ def check_nonfinite(device: torch.device) -> None:
         output[1, -1, 3] = torch.nan
         return output
 
-    handle = model.anatomy.blocks[2].mlp.register_forward_hook(break_one)
     with Probe(model, [Tap.MLP], EPSILONS) as probe:
         assert probe._has_kernel
+        # Before the probe's own hook, so that it reads what this one returns.
+        handle = model.anatomy.blocks[2].mlp.register_forward_hook(break_one, prepend=True)
         statistics = probe.measure(*padded_batch("left")).statistics
     handle.remove()
     assert statistics.nonfinite[:, 2, 0].tolist() == [0, 1, 0, 0]

@@ -1,4 +1,4 @@
-"""How blocks add to the residual stream, found on the models themselves."""
+"""What blocks add to the residual stream, determined on the models themselves."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GraniteConfig
 
 from stratoscope.activations import Probe, Tap
-from stratoscope.activations.residual import Residual
 from stratoscope.models import LoadedModel, find_anatomy
 from tests.activations.test_probe import EPSILONS, loaded, padded_batch
 from tests.conftest import CONFIGURATIONS, ENCODERS, GROUPED
@@ -39,10 +38,10 @@ def test_a_tap_that_needs_no_update_has_no_layer_read_by_difference() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_residual_multiplier_is_found_and_belongs_to_what_the_parts_add(dtype: torch.dtype) -> None:
+def test_a_residual_multiplier_belongs_to_what_the_parts_add(dtype: torch.dtype) -> None:
     model = granite(dtype)
     with Probe(model, [Tap.UPDATE, Tap.ATTENTION, Tap.MLP], EPSILONS) as probe:
-        assert probe._residuals == (Residual(FACTOR),) * 4
+        assert {term.factor for block in probe._reading.blocks for term in block.terms or ()} == {FACTOR}
         statistics = probe.measure(*padded_batch("right")).statistics
     if dtype == torch.float32:
         np.testing.assert_allclose(
@@ -55,25 +54,27 @@ def test_an_output_that_the_block_writes_over_is_read_before_that() -> None:
     with Probe(model, [Tap.ATTENTION], EPSILONS) as probe:
         expected = probe.measure(*padded_batch("right")).statistics
 
-    class Rewriting(nn.Module):
-        """Adds to what it was given in place, as some blocks add their residual."""
+    class Overwriting(nn.Module):
+        """Adds to an earlier output in place, as some blocks add their residual."""
 
         def __init__(self, norm: nn.Module) -> None:
             super().__init__()
-            self.norm, self.kept = norm, []
+            self.norm, self.stored = norm, []
 
         def forward(self, hidden: Tensor) -> Tensor:
-            for tensor in self.kept:
+            for tensor in self.stored:
                 tensor.add_(1.0)
-            self.kept.clear()
+            self.stored.clear()
             return self.norm(hidden)
 
     fresh = loaded("llama")
     for block in fresh.anatomy.blocks:
-        rewriting = Rewriting(block.module.post_attention_layernorm)
-        block.module.post_attention_layernorm = rewriting
-        block.attention.register_forward_hook(lambda _m, _a, output, keep=rewriting.kept: keep.append(output[0]))
+        overwriting = Overwriting(block.module.post_attention_layernorm)
+        block.module.post_attention_layernorm = overwriting
+        block.attention.register_forward_hook(
+            lambda _m, _a, output, stored=overwriting.stored: stored.append(output[0])
+        )
     with Probe(fresh, [Tap.ATTENTION], EPSILONS) as probe:
-        assert all(residual.rewrites for residual in probe._residuals)
-        found = probe.measure(*padded_batch("right")).statistics
-    np.testing.assert_array_equal(found.m2[:, 0], expected.m2[:, 0])
+        assert all(block.of(Tap.ATTENTION)[0].overwritten for block in probe._reading.blocks)
+        measured = probe.measure(*padded_batch("right")).statistics
+    np.testing.assert_array_equal(measured.m2[:, 0], expected.m2[:, 0])

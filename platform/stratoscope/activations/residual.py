@@ -351,6 +351,10 @@ def adds_up(factor: float, *, before: Tensor, after: Tensor, parts: Sequence[Ten
     tensors = (before, after, *parts)
     resolution = max(torch.finfo(tensor.dtype).eps for tensor in tensors)
     before, after, *parts = (tensor.to(after.device).reshape(after.shape).double() for tensor in tensors)
+    finite = torch.stack([before, after, *parts]).isfinite().all(dim=0)
+    if not finite.any():
+        return False
+    before, after, *parts = (tensor[finite] for tensor in (before, after, *parts))
     total, update = factor * torch.stack(list(parts)).sum(dim=0), after - before
     bound = resolution * (before.abs() + after.abs() + abs(factor) * torch.stack(list(parts)).abs().sum(dim=0))
     if not bool(((update - total).abs() <= bound).all()):
