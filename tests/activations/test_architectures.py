@@ -1,7 +1,6 @@
 """Taps of architectures that differ from Llama's, against traced forward passes of each prompt alone."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,7 +76,7 @@ def test_taps_that_nothing_defines_are_withdrawn_and_the_others_are_read(model_t
     assert statistics.count[..., :2].all()
     assert not statistics.count[..., 2:].any()
     assert np.isnan(statistics.pooled_variance[..., 2:]).all()
-    with pytest.raises(InputError, match="attention, mlp cannot be read from .*: what layer"):
+    with pytest.raises(InputError, match=r"attention, mlp cannot be read from .*: what layer"):
         Probe(model, [Tap.ATTENTION, Tap.MLP]).__enter__()
 
 
@@ -121,7 +120,7 @@ def test_a_model_that_padding_changes_gets_batches_without(model_type: str) -> N
         left = probe.measure(*padded(prompts, "left"))
         parts = probe.measure(*padded(prompts, "right"), spans).statistics
         with pytest.raises(InputError, match="computes something else for a prompt in a padded batch"):
-            probe.measure(*padded(prompts, "right"), forward=lambda ids, mask: None)
+            probe.measure(*padded(prompts, "right"), forward=lambda _ids, _mask: None)
         for row, prompt in enumerate(prompts):
             ids = prompt.unsqueeze(0)
             alone = probe.measure(ids, torch.ones_like(ids))
@@ -170,7 +169,7 @@ def test_a_part_that_runs_twice_in_a_pass_ends_the_measurement() -> None:
             probe.measure(*padded_batch("right"))
 
 
-def test_the_trial_leaves_weights_in_bfloat16_as_they_are(tmp_path: Path) -> None:
+def test_the_trial_leaves_weights_in_bfloat16_as_they_are() -> None:
     exact, rounded = tiny("bloom"), tiny("bloom")
     network = rounded.network.to(torch.bfloat16)
     before = {name: (value.data_ptr(), value.clone()) for name, value in network.state_dict().items()}
