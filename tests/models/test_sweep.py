@@ -28,7 +28,8 @@ FAULTS_BY_CAUSE = {
     "the search loads causal language models alone": """
         aria aya_vision cohere2_vision cohere_compass deepseek_vl deepseek_vl_hybrid dots3_note exaone4_5 idefics2
         idefics3 internvl janus kimi_k25 lfm2_vl lfm3_vl llava llava_next llava_next_video llava_onevision minicpm_ocr
-        inkling2 inkling_mm_model paligemma minicpmv4_6 minicpmv4_7 minimax_m3_vl mistral3 nemotron_h_omni ovis2 pp_chart2table qianfan_ocr smolvlm
+        inkling2 inkling_mm_model paligemma hyperclovax_vision_v2
+        minicpmv4_6 minicpmv4_7 minimax_m3_vl mistral3 nemotron_h_omni ovis2 pp_chart2table qianfan_ocr smolvlm
         video_llama_3 video_llava vipllava
     """,
     "the configuration names no number of layers": "blt perceiver pi0",

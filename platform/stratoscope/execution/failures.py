@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ray.exceptions import ActorDiedError
 
-from stratoscope.errors import InputError, last_line, type_and_message
+from stratoscope.errors import last_line, type_and_message
 
 
 def root_cause(error: BaseException) -> str:
@@ -18,12 +18,6 @@ def root_cause(error: BaseException) -> str:
         return type_and_message(others[-1])
     died = next((e for e in chain if isinstance(e, ActorDiedError)), None)
     return type_and_message(error) if died is None else last_line(died)
-
-
-def refusal(error: BaseException) -> InputError | None:
-    """Return the error with which a worker refused its input, of an error that Ray raised; None if there is none."""
-    # Ray's own error may be a subclass of the worker's, with a traceback as its message.
-    return next((e for e in _chain(error) if type(e) is InputError), None)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

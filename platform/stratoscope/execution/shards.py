@@ -12,6 +12,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
+from stratoscope.errors import InputError
 from stratoscope.execution.attempts import (
     DEATHS_WHILE_LOADING,
     Attempt,
@@ -20,7 +21,6 @@ from stratoscope.execution.attempts import (
     StoppedError,
 )
 from stratoscope.execution.cluster import on_driver_node
-from stratoscope.execution.failures import refusal
 from stratoscope.execution.pool import ActorPool
 from stratoscope.results import ShardResult
 
@@ -28,6 +28,8 @@ CALLS_AT_ONCE = 2
 """Concurrent shards of an actor: one is computed while another is prepared or written."""
 NO_PROGRESS_TIMEOUT_S = 3 * 3600.0
 """Longest wait for a shard or an actor. GPU nodes may take 40 minutes to start, and large models long for a shard."""
+REFUSED = "refused"
+"""Key under which an actor returns, in place of a shard's counts, why the worker refused its input."""
 EXIT_BROKEN = 70
 """Exit code of an actor whose process is broken (see `BrokenProcessError`)."""
 
@@ -75,6 +77,9 @@ class _ShardActor:
             result = self._worker(row, Attempt(number, crashes, partial(self._note, shard)))
         except StoppedError:
             return None
+        except InputError as error:
+            # Ray would pass on the traceback alone.
+            return ShardResult(shard, {}, {REFUSED: str(error)})
         except BrokenProcessError:
             os._exit(EXIT_BROKEN)
         ray.get(self._tracker.finish.remote(shard))
@@ -122,21 +127,13 @@ def run_shards(
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     tracker = ray.remote(AttemptTracker).options(num_cpus=0, scheduling_strategy=on_driver_node()).remote()
     dataset = _map_shards(shards, make_worker, pool, name, tracker)
-    with _relay_stop(stopping, tracker), _refusals():
+    with _relay_stop(stopping, tracker):
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in batch.to_pylist():
-                files = dict(zip(row["names"], row["contents"], strict=True))
-                yield ShardResult(row["shard"], files, json.loads(row["counts"]))
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Raise the error with which a worker refused its input as it was raised there."""
-    try:
-        yield
-    except ray.exceptions.RayError as error:
-        refused = refusal(error)
-        raise refused or error from error
+                files, counts = dict(zip(row["names"], row["contents"], strict=True)), json.loads(row["counts"])
+                if REFUSED in counts:
+                    raise InputError(counts[REFUSED])
+                yield ShardResult(row["shard"], files, counts)
 
 
 def _map_shards(
