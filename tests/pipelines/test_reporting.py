@@ -7,12 +7,11 @@ import pytest
 from stratoscope.pipelines.reporting.formatting import interval_text, number_text
 from stratoscope.pipelines.reporting.sections import (
     PageColumn,
-    explain_columns,
     field_column,
     interval_column,
     page_table,
 )
-from stratoscope.results import TableCell, TableRow
+from stratoscope.results import Page, PageSection, TableCell, TableRow, render
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,10 @@ def test_a_table_is_built_from_columns() -> None:
 
 def test_columns_are_explained_by_their_docstrings() -> None:
     columns = [field_column(ScoreRow, "layer"), field_column(ScoreRow, "ci_low", header="low"), PageColumn("x", str)]
-    assert explain_columns(columns) == "layer: Number of the layer, from 0. low: Lower end of the interval."
+    table = page_table(ROWS, columns)
+    assert list(table.meanings) == ["Number of the layer, from 0", "Lower end of the interval.", ""]
+    page = render(Page("Scores", "", [PageSection("Table", tables=[table])])).decode()
+    assert '<th scope="col" title="Lower end of the interval.">low</th>' in page
+    assert '<th scope="col">x</th>' in page
     with pytest.raises(KeyError):
         field_column(ScoreRow, "nosuch")

@@ -11,9 +11,8 @@ from stratoscope.pipelines.faithfulness import FaithfulnessConfig
 from stratoscope.pipelines.hallucination import HallucinationConfig
 from stratoscope.pipelines.mitigation import MitigationConfig
 from stratoscope.pipelines.runtime.config import JobConfig, result_settings
-from stratoscope.pipelines.runtime.run_lookup import read_section, recorded_settings, refuse_unreadable, unknown_fields
+from stratoscope.pipelines.runtime.run_lookup import recorded_settings, refuse_unreadable, unknown_fields
 from stratoscope.pipelines.score import ScoreConfig
-from stratoscope.pipelines.score.config import PromptsSection
 from stratoscope.pipelines.search import SearchConfig
 from stratoscope.results import Manifest, Run, Storage
 
@@ -39,15 +38,6 @@ def test_unknown_fields_are_named_wherever_they_are() -> None:
     audit["thresholds"]["gone"] = 1
     assert sorted(unknown_fields(AuditConfig, audit)) == ["models.colour", "thresholds.gone"]
     assert recorded_settings(AuditConfig, audit)["thresholds.gone"] == 1
-
-
-def test_a_section_is_read_with_the_fields_that_both_versions_know() -> None:
-    old = manifest({"prompts": {"source": "sst2", "gone": 1}, "older": 2})
-    assert read_section(old, PromptsSection, "prompts") == PromptsSection(source="sst2")
-    assert read_section(old, ScoreConfig).prompts.source == "sst2"
-    assert read_section(manifest({}), PromptsSection, "prompts") == PromptsSection()
-    with pytest.raises(InputError, match=r"score run old, made by stratoscope 0\.0\.9, .* prompts\.limit 'most'"):
-        read_section(manifest({"prompts": {"limit": "most"}}), PromptsSection, "prompts")
 
 
 def test_what_a_run_of_other_code_lacks_refuses_it_in_one_line(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ class Table:
     rows: Sequence[Sequence[str | TableCell]]
     filtered: str | None = None
     """Label of a filter field above the table; None leaves the field out."""
+    meanings: Sequence[str] = ()
+    """Meaning of each column, shown when the pointer rests on its header; empty where none is given."""
 
 
 @dataclass(frozen=True)

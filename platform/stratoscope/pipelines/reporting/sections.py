@@ -65,9 +65,4 @@ def page_table(rows: Iterable[PageRow], columns: Sequence[PageColumn[PageRow]], 
         label: label of a field that filters the rows; None leaves the field out.
     """
     cells = [[column.cell(row) for column in columns] for row in rows]
-    return Table([column.header for column in columns], cells, label)
-
-
-def explain_columns(columns: Iterable[PageColumn[Any]]) -> str:
-    """Return a paragraph that explains the columns that have a meaning."""
-    return " ".join(f"{c.header}: {c.meaning.rstrip('.')}." for c in columns if c.meaning)
+    return Table([column.header for column in columns], cells, label, [column.meaning for column in columns])

@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 from stratoscope.digest import code_digest, digest
 from stratoscope.errors import InputError, first_line, nearest, suggest
 from stratoscope.extensions import added_digest
-from stratoscope.pipelines.runtime.config import ConfigSection, validate
+from stratoscope.pipelines.runtime.config import ConfigSection
 from stratoscope.results import Manifest, Run, Storage, list_runs, package_versions
 from stratoscope.results.manifest import NAME
 
@@ -148,31 +148,6 @@ def unknown_fields(config_class: type[BaseModel], values: Mapping[str, Any], pre
                 yield from unknown_fields(section, item, f"{prefix}{name}.")
 
 
-def read_section(manifest: Manifest, section_class: type[Section], name: str = "") -> Section:
-    """Return a section of the configuration in a manifest, which another version may have written.
-
-    A field that the manifest lacks has its default, and a field that this version does not know is left out.
-
-    Args:
-        manifest: the run's manifest.
-        section_class: class of the section, or of the whole configuration.
-        name: dotted name of the section; empty for the whole configuration.
-
-    Raises:
-        InputError: this version cannot read the value of a field.
-    """
-    values: Any = manifest.config
-    for part in name.split(".") if name else ():
-        values = values.get(part, {})
-    try:
-        return validate(section_class, _known(section_class, values))
-    except InputError as error:
-        raise InputError(
-            f"{manifest.job} run {manifest.run_id}, made by {version_of(manifest)}, cannot be read: "
-            f"{name + '.' if name else ''}{error}; make the run again with this version"
-        ) from error
-
-
 @contextmanager
 def refuse_unreadable(run: Run) -> Iterator[None]:
     """Refuse a run of another version in one line where the block cannot read it.
@@ -194,22 +169,6 @@ def refuse_unreadable(run: Run) -> Iterator[None]:
 def version_of(manifest: Manifest) -> str:
     """Return the version of the package that made a run, as messages name it."""
     return f"stratoscope {manifest.versions.get('stratoscope', 'of an unknown version')}"
-
-
-def _known(section_class: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values without the fields that a section, or a section in it, does not know."""
-    known: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in section_class.model_fields:
-            continue
-        section = _section_class(section_class.model_fields[name].annotation)
-        if section is not None and isinstance(value, Mapping):
-            known[name] = _known(section, value)
-        elif section is not None and isinstance(value, list):
-            known[name] = [_known(section, item) for item in value]
-        else:
-            known[name] = value
-    return known
 
 
 def _unknown(config_class: type[BaseModel], values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
