@@ -171,6 +171,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "audio_config.hidden_sizes": [8, 8, 16, 16],
         "audio_config.num_hidden_layers": 4,
     },
+    "nemotron_h": {"n_groups": 1},
     "nemotron_h_omni": {"vision_config.video_temporal_patch_size": 2},
     "neomme": {"head_dim": 16},
     "perceiver": {"d_latents": 32, "num_self_attends_per_block": 4, "num_latents": 16},

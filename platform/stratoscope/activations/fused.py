@@ -1,7 +1,7 @@
 """The probe's reductions on a GPU: each tap is read once, by one launch for all taps of a block that are as wide.
 
-`reduce` says the same in torch operations. It is the reference, the form for CPUs, and the careful second pass wherever
-something was not finite. Counts of the two are equal to the unit; moments differ by float32 rounding.
+`reduce` does the same in torch operations. It is the reference, the form for CPUs, for blocks that the kernel does not
+fit, and for the careful second pass where something was not finite. Counts of the two are equal to the unit; moments differ by float32 rounding.
 """
 
 import functools
@@ -61,7 +61,7 @@ class FusedSums(NamedTuple):
 
 
 def available(device: torch.device, bins: Bins) -> bool:
-    """Tell whether tensors on a device can be reduced by the kernel: on NVIDIA's GPUs, or under the interpreter.
+    """Return whether tensors on a device can be reduced by the kernel: on NVIDIA's GPUs, or under the interpreter.
 
     Counts are 32-bit integers, so a prompt must have less than 2^31 activations at a layer and tap.
     """
@@ -73,7 +73,7 @@ def available(device: torch.device, bins: Bins) -> bool:
 
 @functools.cache
 def _has_triton() -> bool:
-    """Tell whether Triton is installed, and the compiler for C with which it builds what launches a kernel."""
+    """Return whether Triton is installed, and the compiler for C with which it builds what launches a kernel."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     return importlib.util.find_spec("triton") is not None and bool(compiler) and torch.version.hip is None
 
