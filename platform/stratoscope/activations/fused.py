@@ -1,7 +1,8 @@
 """The probe's reductions on a GPU: each tap is read once, by one launch for all taps of a block that are as wide.
 
 `reduce` does the same in torch operations. It is the reference, the form for CPUs, for blocks that the kernel does not
-fit, and for the careful second pass where something was not finite. Counts of the two are equal to the unit; moments differ by float32 rounding.
+fit, and for the careful second pass where something was not finite. Counts of the two are equal to the unit; moments
+differ by float32 rounding.
 """
 
 import functools
