@@ -107,7 +107,7 @@ class Call:
 
 
 @dataclass(frozen=True, eq=False)
-class _Point:
+class _TrackedTensor:
     """A tensor of the residual stream, in float64."""
 
     value: Tensor
@@ -157,13 +157,13 @@ class Decomposition:
     calls: Sequence[Call]
     resolution: float
     _candidates: list[_Candidate] = field(default_factory=list)
-    _points: list[_Point] = field(default_factory=list)
+    _points: list[_TrackedTensor] = field(default_factory=list)
 
     def reading(self) -> BlockReading:
         """Return how the block is read."""
-        self._start = _Point(_flat(self.before), -1)
+        self._start = _TrackedTensor(_flat(self.before), -1)
         self._group()
-        end = _Point(_flat(self.after), float("inf"))
+        end = _TrackedTensor(_flat(self.after), float("inf"))
         path = self._explain(end, depth=0)
         if path is None:
             return UNKNOWN
@@ -176,7 +176,7 @@ class Decomposition:
         for call in self.calls:
             value = _flat(call.copy)
             if call.is_norm and call.entering is not None:
-                self._points.append(_Point(_flat(call.entering), call.order - 0.5))
+                self._points.append(_TrackedTensor(_flat(call.entering), call.order - 0.5))
             norm = torch.linalg.vector_norm(value)
             if not norm.isfinite() or norm == 0:
                 continue
@@ -190,10 +190,10 @@ class Decomposition:
             else:
                 self._candidates.append(_Candidate([call], [value]))
         inputs = [self._start, *self._points]
-        outputs = [_Point(_flat(call.copy), call.order) for call in self.calls if call.is_norm]
+        outputs = [_TrackedTensor(_flat(call.copy), call.order) for call in self.calls if call.is_norm]
         self._points = [*sorted(inputs, key=lambda p: -p.order), *reversed(outputs)]
 
-    def _explain(self, target: _Point, depth: int) -> _Path | None:
+    def _explain(self, target: _TrackedTensor, depth: int) -> _Path | None:
         """Return the terms between the block's input and a point of the stream; None if there is no such path."""
         if self._equal(target.value, self._start.value):
             return _Path()
@@ -213,16 +213,16 @@ class Decomposition:
                         return _Path((*path.terms, *terms), path.plain and scale == 1.0)
         return None
 
-    def _before_norms(self, target: _Point) -> Iterator[_Point]:
+    def _before_norms(self, target: _TrackedTensor) -> Iterator[_TrackedTensor]:
         """Yield the inputs of normalisations whose output is a point of the stream."""
         for call in reversed(self.calls):
             earlier = call.is_norm and call.entering is not None and call.order <= target.order
             if earlier and self._equal(_flat(call.copy), target.value):
                 assert call.entering is not None
-                yield _Point(_flat(call.entering), call.order - 0.5)
+                yield _TrackedTensor(_flat(call.entering), call.order - 0.5)
 
     def _sums(
-        self, target: _Point, point: _Point, size: int, *, free: bool
+        self, target: _TrackedTensor, point: _TrackedTensor, size: int, *, free: bool
     ) -> Iterator[tuple[float, tuple[tuple[_Candidate, float], ...]]]:
         """Yield what can be added to a point of the stream to reach another: the point's factor, and terms."""
         # A module that passes the stream on adds nothing to it.
@@ -306,7 +306,7 @@ class Decomposition:
 
 
 def _promising(
-    candidates: Sequence[_Candidate], rest: Tensor, point: _Point | None, size: int
+    candidates: Sequence[_Candidate], rest: Tensor, point: _TrackedTensor | None, size: int
 ) -> list[tuple[int, ...]]:
     """Return sets of candidates that may span a tensor, best first, from their inner products alone."""
     values = torch.stack([candidate.values[0] for candidate in candidates])

@@ -32,7 +32,7 @@ from stratoscope.errors import InputError, first_line
 from stratoscope.models import Block, LoadedModel
 from stratoscope.models.anatomy import first_position, is_norm
 
-Run = Callable[[Tensor, Tensor], object]
+RunModel = Callable[[Tensor, Tensor], object]
 """Runs a model's layers on token ids and attention mask."""
 SHAPE = (2, 8)
 """Prompts and tokens of the trial."""
@@ -87,7 +87,7 @@ def position_of_first(backbone: nn.Module) -> int | None:
     return _FIRST_POSITION[backbone] if backbone in _FIRST_POSITION else first_position(backbone)
 
 
-def read_model(model: LoadedModel, run: Run) -> ModelReading:
+def read_model(model: LoadedModel, run: RunModel) -> ModelReading:
     """Return how the taps of a model are read; a model that is new is tried first.
 
     Args:
@@ -107,7 +107,7 @@ def read_model(model: LoadedModel, run: Run) -> ModelReading:
     return ModelReading(tuple(_BLOCKS[block.module] for block in blocks), _BATCHING[model.backbone])
 
 
-def _try(model: LoadedModel, run: Run) -> None:
+def _try(model: LoadedModel, run: RunModel) -> None:
     name = type(model.network).__name__
     try:
         try:
@@ -128,13 +128,13 @@ class _Trial:
     """The passes of one model's trial."""
 
     model: LoadedModel
-    run: Run
+    run: RunModel
     in_float32: bool
     outputs: dict[int, Tensor] = field(default_factory=dict)
     """Output of each block in the latest pass."""
 
     def perform(self) -> None:
-        """Run the passes and store what they show."""
+        """RunModel the passes and store what they show."""
         model, ids = self.model, _trial_ids(self.model.network)
         modules = [block.module for block in model.anatomy.blocks]
         with ExitStack() as stack:
