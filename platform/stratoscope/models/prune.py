@@ -15,6 +15,7 @@ from torch import nn
 
 from stratoscope.errors import InputError
 from stratoscope.models.anatomy import LayerLayout
+from stratoscope.models.classes import class_with_head, layers_field
 from stratoscope.models.load import LoadedModel
 
 LAYER_NUMBERS = ("layer_idx", "layer_id")
@@ -95,18 +96,16 @@ def set_layers(model: LoadedModel, layers: nn.Module) -> None:
 
 
 def check_causal(config: Any, name: str) -> None:
-    """Check that a model is a causal language model.
+    """Check that a model is a causal language model, which may have towers for images or sound besides.
 
     Raises:
         InputError: it is not.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
     text = config.get_text_config()
     bidirectional = type(text) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(text, "is_decoder", False)
-    own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    known = own_code or type(text) in MODEL_FOR_CAUSAL_LM_MAPPING
-    if not known or bidirectional or config.is_encoder_decoder:
+    if class_with_head(config) is None or bidirectional or config.is_encoder_decoder:
         raise InputError(
             f"model.source {name!r} ({config.model_type}) is not a causal language model; choose one that is"
         )
@@ -120,7 +119,11 @@ def check_prunable(config: Any, name: str) -> None:
             no configuration can express.
     """
     check_causal(config, name)
-    text = config.get_text_config()
+    _check_independent_layers(config.get_text_config(), name)
+
+
+def _check_independent_layers(text: Any, name: str) -> None:
+    """Check that no field of a text model's configuration makes its layers depend on each other or on their number."""
     if getattr(text, "scale_attn_by_inverse_layer_idx", False):
         raise InputError(
             f"model.source {name!r} cannot be pruned: it scales attention by the number of the layer "
@@ -157,10 +160,10 @@ def _configs(network: nn.Module) -> list[Any]:
 
 def _changed_fields(config: Any, kept: Sequence[int], num_layers: int) -> dict[str, Any]:
     """Return the fields of a configuration that dropping layers changes, with their new values."""
-    check_prunable(config, config.model_type)
+    _check_independent_layers(config, config.model_type)
     fields: Mapping[str, Any] = config.to_dict()
     renumber = {old: new for new, old in enumerate(kept)}
-    change: dict[str, Any] = {"num_hidden_layers": len(kept)}
+    change: dict[str, Any] = {layers_field(config): len(kept)}
     for name, value in fields.items():
         if name in INDEX_LISTS and isinstance(value, list):
             change[name] = [renumber[layer] for layer in value if layer in renumber]
