@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 
-.PHONY: help setup cluster score faithfulness audit test test-all check structure bench docs clean
+.PHONY: help setup cluster score faithfulness audit test test-all sweep sweep-table check structure bench docs clean
 
 help:
 	@echo "make setup     install what a run needs into $(VENV)"
@@ -15,6 +15,7 @@ help:
 	@echo "make faithfulness  see what forecasts of electricity prices survive"
 	@echo "make audit     look into SmolLM2 and a forecaster, and compare with the nights before"
 	@echo "make test      the tests of every change; make test-all adds the slow ones"
+	@echo "make sweep     try every model type of transformers, and list what docs/models.md says otherwise"
 	@echo "make check     ruff, mypy, import-linter"
 	@echo "make structure  figures of the source: share of pipelines, cycles, names, lengths of functions"
 	@echo "make bench     measure speed and memory against the baselines"
@@ -51,6 +52,13 @@ test: $(DEV)
 
 test-all: $(DEV)
 	$(BIN)/python -m pytest -m ''
+
+sweep: $(DEV)
+	mkdir -p build
+	$(BIN)/python -m tests.models.sweep --result build/sweep.jsonl
+
+sweep-table: $(DEV)
+	$(BIN)/python -m tests.models.sweep --result build/sweep.done.jsonl --write
 
 check: $(DEV)
 	$(BIN)/ruff check .

@@ -11,7 +11,11 @@ import argparse
 import datetime
 import gc
 import json
+import random
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -23,11 +27,14 @@ import torch
 from transformers import AutoModel, LlamaConfig
 
 from stratoscope.activations import Probe, Tap, run_backbone
-from stratoscope.models import LoadedModel, find_anatomy
+from stratoscope.models import LoadedModel, find_anatomy, load_tokenizer, resolve_source
 
 EPSILONS = (0.01,)
 DEFAULT_TAPS = (Tap.BLOCK, Tap.UPDATE)
 WARM_UP = 3
+JOB_BATCHES = 20
+"""Batches of a job's shorter run; the longer one has three times as many."""
+ROOT = Path(__file__).parents[1]
 
 
 class Shape(NamedTuple):
@@ -86,7 +93,7 @@ SHAPES = {
     "tiny": Shape(
         "tiny, to try the benchmark itself on a CPU",
         LlamaConfig(
-            vocab_size=128,
+            vocab_size=49152,
             hidden_size=64,
             intermediate_size=128,
             num_hidden_layers=2,
@@ -251,12 +258,63 @@ def _against(ratio: float, target: float | None) -> str:
     return f"{ratio:.3f}" if target is None else f"{ratio:.3f} (at most {target:.2f})"
 
 
+def job_against_bare(shape: Shape, bare_tokens_per_second: float, device: torch.device) -> str:
+    """Compare the scoring job on Ray, over batches of the same shape, with the bare loop; returns a line of Markdown.
+
+    Two runs of different length tell what a token takes from what the start takes.
+    """
+    rows, _ = shape.batch
+    with tempfile.TemporaryDirectory() as folder:
+        _write_model(shape, Path(folder))
+        runs = [_run_job(shape, Path(folder), limit=rows * JOB_BATCHES * times) for times in (1, 3)]
+    tokens = [run["counts"]["tokens"] for run in runs]
+    measuring = [run["timings"]["measure"] for run in runs]
+    rate = (tokens[1] - tokens[0]) / (measuring[1] - measuring[0])
+    prepare, start = runs[0]["timings"]["prepare"], measuring[0] - tokens[0] / rate
+    return (
+        f"| {shape.title} | {bare_tokens_per_second:,.0f} | {rate:,.0f} | {rate / bare_tokens_per_second:.3f} "
+        f"| {prepare:.1f} s | {start:.1f} s | {card(device)} |"
+    )
+
+
+def _write_model(shape: Shape, folder: Path) -> None:
+    """Write a model with random weights, SmolLM2's tokenizer, and prompts that are longer than a row."""
+    make_model(shape.config, torch.device("cpu")).network.save_pretrained(folder / "model")
+    load_tokenizer(resolve_source("smollm2")).save_pretrained(folder / "model")
+    generator = random.Random(0)
+    num_prompts, num_words = shape.batch[0] * JOB_BATCHES * 3, shape.batch[1]
+    lines = [" ".join(str(generator.randrange(1000)) for _ in range(num_words)) for _ in range(num_prompts)]
+    (folder / "prompts.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _run_job(shape: Shape, folder: Path, limit: int) -> dict[str, Any]:
+    """Run the scoring job in a process of its own, and return its manifest."""
+    rows, columns = shape.batch
+    options = {
+        "output": folder / "runs",
+        "run_id": limit,
+        "model.source": folder / "model",
+        "model.dtype": "bfloat16",
+        "prompts.source": folder / "prompts.txt",
+        "prompts.limit": limit,
+        "prompts.max_tokens": columns,
+        "batching.max_tokens": rows * columns,
+        "batching.shard_size": rows * 4,
+        "actors.max": 1,
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    subprocess.run([sys.executable, str(ROOT / "jobs" / "score.py"), *arguments], check=True)
+    manifest: dict[str, Any] = json.loads((folder / "runs" / "score" / str(limit) / "manifest.json").read_text())
+    return manifest
+
+
 def main() -> None:
     """Measure the shapes that were asked for, and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--shapes", default="8b,1b,135m")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--job", action="store_true", help="compare the scoring job on Ray with the bare loop, too")
     parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args()
     device = torch.device(options.device, 0) if options.device == "cuda" else torch.device(options.device)
@@ -269,6 +327,11 @@ def main() -> None:
         if device.type == "cuda":
             torch.cuda.empty_cache()
     print(table(results, device))
+    if options.job:
+        print("\n| model | bare loop, tokens/s | job, tokens/s | ratio | prepares | starts until tokens flow | card |")
+        print("|---|---|---|---|---|---|---|")
+        for name, result in zip(options.shapes.split(","), results, strict=True):
+            print(job_against_bare(SHAPES[name], result["bare_tokens_per_second"], device), flush=True)
     if options.json:
         options.json.write_text(json.dumps({"card": card(device), "results": results}, indent=1), encoding="utf-8")
 

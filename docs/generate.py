@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from stratoscope.pipelines.jobs import JOBS, RegisteredJob
-from stratoscope.pipelines.runtime.config import default_text, field_names
+from stratoscope.pipelines.runtime.config import default_text, enum_choices, field_names
 from stratoscope.results import Column, TableRow
 
 HERE = Path(__file__).parent
@@ -70,7 +70,9 @@ def _column(column: Column) -> str:
 
 
 def _option(name: str, field: FieldInfo) -> str:
-    return f"| `{name}` | {_default(field)} | {_escaped(field.description or '')} |"
+    choices = enum_choices(field.annotation)
+    listed = f" One of {', '.join(choices)}." if choices else ""
+    return f"| `{name}` | {_default(field)} | {_escaped((field.description or '') + listed)} |"
 
 
 def _default(field: FieldInfo) -> str:

@@ -12,13 +12,14 @@ import torch
 import torch.fx.experimental._config
 from torch import Tensor
 
+from stratoscope.activations import Probe, Span, Tap, run_head
 from stratoscope.evaluation.likelihood import Scorer
 from stratoscope.evaluation.rows import Request
 from stratoscope.forecasting import FORECASTERS, Shape, TimeSieveSettings
 from stratoscope.forecasting.faithful import FaithfulLoss, faithful_loss
-from stratoscope.mitigation import Anchor, Reference, Terms, Weights
-from stratoscope.mitigation.examples import Rows
-from stratoscope.mitigation.objective import Counts, Micro, Objective
+from stratoscope.mitigation import Anchor, LossTerms, ReferenceStates, Weights
+from stratoscope.mitigation.examples import PaddedRows
+from stratoscope.mitigation.objective import Counts, MicroBatch, MitigationObjective
 from stratoscope.models import LoadedModel
 from tests.conftest import CONFIGURATIONS, ENCODERS, load_tiny
 from tests.mitigation.spawned import corpus
@@ -40,7 +41,7 @@ def without_values(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda *_, **__: None)
     monkeypatch.setattr("transformers.masking_utils._ignore_causal_mask_sdpa", lambda *_, **__: False)
     monkeypatch.setattr(torch, "bincount", lambda values, minlength: values.new_zeros(minlength))
-    monkeypatch.setattr(Rows, "parts", lambda rows, _: iter([(list(range(len(rows.ids))), rows)]))
+    monkeypatch.setattr(PaddedRows, "parts", lambda rows, _: iter([(list(range(len(rows.ids))), rows)]))
     with torch.fx.experimental._config.patch(meta_nonzero_assume_all_nonzero=True):
         yield
 
@@ -57,20 +58,34 @@ def test_evaluation(name: str, tiny_model_folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_values")
+def test_own_answers(tiny_model_folder: Path) -> None:
+    """Answers are read in part, by a pass that predicts their tokens too."""
+    model = on_meta("llama", tiny_model_folder)
+    ids, mask, keep = (torch.ones(2, 6, dtype=torch.long) for _ in range(3))
+
+    def forward(device_ids: Tensor, device_mask: Tensor) -> None:
+        run_head(model, device_ids, device_mask, keep.bool().to(META))
+
+    with Probe(model, tuple(Tap), (0.01,)) as probe:
+        statistics = probe.measure(ids, mask, [Span(0, 2, 6), Span(1, 3, 6)], forward).statistics
+    assert statistics.shape == (2, 4, len(Tap))
+
+
+@pytest.mark.usefixtures("without_values")
 @pytest.mark.parametrize("anchor", ["question", "frozen"])
 def test_mitigation(anchor: Anchor, tiny_model_folder: Path) -> None:
     frozen, model = (on_meta("llama", tiny_model_folder) for _ in range(2))
     layers = tuple(range(len(model.anatomy)))
     width = frozen.network.config.hidden_size
     states = {layer: torch.zeros(width, device=META) for layer in layers}
-    reference = Reference(frozen, layers, states, states)
-    terms = Terms(Weights(1.0, 0.5, 0.7, 0.9, 0.0, 0.3), anchor=anchor)
-    objective = Objective(
-        model.network, model.anatomy, layers=[1, 3], cuts=[], terms=terms, corpus=CORPUS, reference=reference,
+    reference = ReferenceStates(frozen, layers, states, states)
+    terms = LossTerms(Weights(1.0, 0.5, 0.7, 0.9, 0.0, 0.3), anchor=anchor)
+    objective = MitigationObjective(
+        model.network, model.anatomy, layers=[1, 3], spans=[], terms=terms, corpus=CORPUS, reference=reference,
         filler=0, max_padding=1.0,
     )  # fmt: skip
     wrong = sum(len(CORPUS.questions[i].wrong) for i in (0, 1, 2))
-    micro = Micro((0, 1, 2), (0, 1), [wrong], Counts.of(CORPUS, (0, 1, 2), (0, 1)))
+    micro = MicroBatch((0, 1, 2), (0, 1), [wrong], Counts.of(CORPUS, (0, 1, 2), (0, 1)))
     sum(objective(micro).values()).backward()
 
 

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = {
     "score": ["--prompts.limit", "48", "--model.dtype", "float32"],
-    "hallucination": ["--pairs.limit", "24", "--pairs.answers", "own"],
+    "hallucination": ["--pairs.limit", "60"],
     "search": [
         *("--search.num_samples", "3", "--prompts.limit", "32", "--evaluation.tasks", "sciq"),
         *("--evaluation.limit", "8", "--evaluation.held_out", "8", "--final.random_sets", "2"),

@@ -206,7 +206,7 @@ def test_a_model_that_lacks_a_weight_file_is_refused_before_it_is_loaded(
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert main(["score", *command_line(small_run(run_id="incomplete", model={"source": str(folder)}))]) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert "lacks 1 of its 2 weight files, the first of them model-00002-of-00002.safetensors" in line
+    assert "lacks 1 of its 2 weight files, such as model-00002-of-00002.safetensors" in line
 
 
 @pytest.mark.parametrize("section", ["model", "prompts"])

@@ -16,7 +16,6 @@ from stratoscope.models import load_tokenizer, resolve_source
 from stratoscope.pipelines.mitigation import MitigationConfig
 from stratoscope.pipelines.mitigation.config import FlagsSection, TuneSection
 from stratoscope.pipelines.mitigation.dataset import load_data
-from stratoscope.pipelines.mitigation.evaluate import checkpoint_name
 from stratoscope.pipelines.mitigation.layers import flagged_layers
 from stratoscope.pipelines.mitigation.outcome import compare_models, outcome_tables, training_problems
 from stratoscope.pipelines.mitigation.report import build_page, summary_table
@@ -24,6 +23,7 @@ from stratoscope.pipelines.mitigation.run import choose_workers
 from stratoscope.pipelines.mitigation.store import LayerSeparation, ModelScores, TrainedVariant, VariantStore
 from stratoscope.pipelines.mitigation.train import curve_values
 from stratoscope.pipelines.mitigation.tune import best_trial, plan_trials
+from stratoscope.pipelines.runtime.cards import checkpoint_name
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.results import Manifest, Run, Storage, render, write_table
 from stratoscope.tables.mitigation import TABLES, TrainingStepRow
@@ -184,8 +184,8 @@ def test_curves_are_grouped_and_leave_out_what_is_no_curve() -> None:
 
 
 def test_checkpoints_keep_their_names() -> None:
-    assert checkpoint_name("owner/model", VARIANT) == "model-mended-flagged-0"
-    assert checkpoint_name("folder/model.gguf", PRUNED) == "model-healed-given-0"
+    assert checkpoint_name("owner/model", VARIANT.change) == "model-mended-flagged-0"
+    assert checkpoint_name("folder/model.gguf", PRUNED.change) == "model-healed-given-0"
 
 
 def test_workers_fit_the_machine_and_the_step() -> None:

@@ -32,6 +32,11 @@ class Variant:
         return f"{self.name}-{self.seed}"
 
     @property
+    def change(self) -> str:
+        """What training did to the base model, as the names of checkpoints say it."""
+        return f"{'healed' if self.dropped else 'mended'}-{self.key}"
+
+    @property
     def pruned_key(self) -> str:
         """Name of the pruned model before training; variants that drop the same layers share it."""
         return f"cut-{'-'.join(map(str, self.dropped))}"

@@ -43,7 +43,7 @@ class Run:
         """Path or URL of the report page."""
         return self.storage.url(REPORT)
 
-    url, report_url = path, report_path
+    url = path
 
     @property
     def tables(self) -> list[str]:

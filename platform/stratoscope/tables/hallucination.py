@@ -29,7 +29,7 @@ class PairColumns(TableRow):
     layer: Int32
     """Layer, numbered from 0."""
     tap: str
-    """Tap: block, update, attention, mlp or mlp_hidden."""
+    """Tap: the place in the block that was read."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class PromptColumns(TableRow):
     layer: Int32
     """Layer, numbered from 0."""
     tap: str
-    """Tap: block, update, attention, mlp or mlp_hidden."""
+    """Tap: the place in the block that was read."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ShardColumns(TableRow):
     layer: Int32
     """Layer, numbered from 0."""
     tap: str
-    """Tap: block, update, attention, mlp or mlp_hidden."""
+    """Tap: the place in the block that was read."""
     prompts: int
     """Number of prompts that are merged."""
 

@@ -91,7 +91,7 @@ class AuditJob(Job[AuditConfig]):
         # Version 0.1.0 recorded undelivered alerts as untold.
         for error in run.manifest.facts.get("undelivered", run.manifest.facts.get("untold", ())):
             console.print(error, soft_wrap=True)
-        console.print(f"report: {run.report_url}", soft_wrap=True)
+        console.print(f"report: {run.report_path}", soft_wrap=True)
 
     def _previous_nights(self) -> list[Run]:
         config = self.config

@@ -70,7 +70,7 @@ class FaithfulnessJob(Job[FaithfulnessConfig]):
         console.print(summary_table(run))
         for line in run.manifest.facts["verdicts"]:
             console.print(line, soft_wrap=True)
-        console.print(f"report: {run.report_url}", soft_wrap=True)
+        console.print(f"report: {run.report_path}", soft_wrap=True)
 
 
 def read_series(sources: Sequence[SeriesSource]) -> dict[str, Series]:

@@ -78,7 +78,7 @@ class ReadingsSection(ConfigSection):
     """The activations to read."""
 
     taps: Annotated[list[Tap], DISTINCT] = Field([Tap.BLOCK, Tap.UPDATE], min_length=1)
-    """Taps in each block: block, update, attention, mlp, mlp_hidden."""
+    """Taps: the places in each block to read."""
     parts: Annotated[list[ReadPart], DISTINCT] = Field(["answer"], min_length=1)
     """Tokens to read: answer (all of it), last (its last token), question (which the contrast 'change' needs too)."""
     epsilons: Annotated[list[float], DISTINCT, POSITIVE] = [0.01]

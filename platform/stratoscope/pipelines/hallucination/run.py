@@ -102,7 +102,7 @@ class HallucinationJob(Job[HallucinationConfig]):
             f"{counts['scored']} questions, {counts['answers']} answers, {counts['tokens']:,} tokens, "
             f"{run.manifest.tokens_per_second or 0:,.0f} tokens/s, {counts['errors']} errors"
         )
-        console.print(f"report: {run.report_url}", soft_wrap=True)
+        console.print(f"report: {run.report_path}", soft_wrap=True)
 
 
 def sharded_work(config: HallucinationConfig, inputs: HallucinationInputs) -> ShardedWork:

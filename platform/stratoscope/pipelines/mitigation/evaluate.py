@@ -1,12 +1,9 @@
 """The evaluation of the base and of all variants, and the export of checkpoints."""
 
-import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
 
 from stratoscope.errors import RunError
 from stratoscope.execution import Service, plan_pool, resources, serve
@@ -15,6 +12,7 @@ from stratoscope.models import ModelCard
 from stratoscope.pipelines.mitigation.dataset import TrainingInputs
 from stratoscope.pipelines.mitigation.store import ModelScores, TrainedVariant, VariantStore
 from stratoscope.pipelines.mitigation.worker import VariantEvaluatorSettings, make_evaluator
+from stratoscope.pipelines.runtime.cards import checkpoint_name, command_line
 from stratoscope.pipelines.runtime.context import RunContext
 
 
@@ -121,7 +119,7 @@ def model_cards(
                 config.model.source,
                 chosen_by(model.variant),
                 rows[model.variant.key],
-                _command_line(),
+                command_line("mitigation"),
                 f"Layers trained, counted as in the original: **{' '.join(map(str, model.layers))}** "
                 f"({config.parameters.method}, {len(model.steps)} steps). All other tensors are the original's.",
             ),
@@ -141,19 +139,8 @@ def export_checkpoints(
     urls, num_frozen = [], None
     for model, card in cards:
         variant = model.variant
-        url = context.storage.url("models", checkpoint_name(card.base_model, variant))
+        url = context.storage.url("models", checkpoint_name(card.base_model, variant.change))
         patch = VariantStore.patch(variant)
         num_frozen = service.call("export", patch, model.layers, variant.dropped, url, card)
         urls.append(url)
     return SavedCheckpoints(tuple(urls), num_frozen)
-
-
-def checkpoint_name(source: str, variant: Variant) -> str:
-    """Return the name of a variant's checkpoint folder."""
-    base = PurePosixPath(source).name.removesuffix(".gguf")
-    return f"{base}-{'healed' if variant.dropped else 'mended'}-{variant.key}"
-
-
-def _command_line() -> str | None:
-    program = PurePosixPath(sys.argv[0]).name
-    return shlex.join([program, *sys.argv[1:]]) if program in ("mitigation.py", "stratoscope") else None

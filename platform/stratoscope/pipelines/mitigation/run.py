@@ -16,12 +16,9 @@ from stratoscope.models import (
     check_causal,
     check_describable,
     check_prunable,
-    describe_model,
     dtype_name,
     load_config,
     load_tokenizer,
-    pin_source,
-    resolve_source,
     weights_fingerprint,
 )
 from stratoscope.pipelines.mitigation.config import MitigationConfig
@@ -36,6 +33,7 @@ from stratoscope.pipelines.mitigation.train import train_variants
 from stratoscope.pipelines.mitigation.tune import TRAINING, tuning_rows
 from stratoscope.pipelines.runtime.hardware import usual_device
 from stratoscope.pipelines.runtime.job import Job
+from stratoscope.pipelines.sharded.models import open_model
 from stratoscope.results import Run, TableRow, write_table
 from stratoscope.tables.mitigation import TABLES
 
@@ -61,9 +59,9 @@ class MitigationJob(Job[MitigationConfig]):
     def prepare(self) -> None:
         """Resolve the model and the runs that layers are taken from, and read questions and texts."""
         config, model = self.config, self.config.model
-        self.source = pin_source(resolve_source(model.source, model.revision))
-        self.facts = describe_model(self.source, trust_remote_code=model.trust_remote_code, here=is_local(), head=True)
-        _check_trainable(config, self.source, self.facts)
+        opened = open_model(model, head=True, trainable=True)
+        self.source, self.facts = opened.source, opened.facts
+        _check_trainable(config, self.source)
         self.tasks = load_tasks(config.evaluation.tasks)
         self.tokenizer = load_tokenizer(self.source, trust_remote_code=model.trust_remote_code)
         self.max_length = min(MAX_LENGTH, self.facts.max_positions or MAX_LENGTH)
@@ -123,7 +121,7 @@ class MitigationJob(Job[MitigationConfig]):
             console.print(line, soft_wrap=True)
         for url in run.manifest.facts.get("models", []):
             console.print(f"model: {url}", soft_wrap=True)
-        console.print(f"report: {run.report_url}", soft_wrap=True)
+        console.print(f"report: {run.report_path}", soft_wrap=True)
 
     def _inputs(self) -> TrainingInputs:
         workers = choose_workers(self.config, resources(), local=is_local())
@@ -199,18 +197,13 @@ def choose_workers(config: MitigationConfig, available: Mapping[str, float], *, 
     return workers
 
 
-def _check_trainable(config: MitigationConfig, source: ModelSource, facts: ModelFacts) -> None:
+def _check_trainable(config: MitigationConfig, source: ModelSource) -> None:
     """Refuse models that cannot be trained.
 
     Raises:
-        InputError: the model is quantised, not causal, in float16, or cannot be pruned where layers are dropped.
+        InputError: the model is not causal, in float16, or cannot be pruned where layers are dropped.
     """
     model = config.model
-    if facts.quantisation:
-        raise InputError(
-            f"model.source {model.source!r} is quantised by {facts.quantisation}, and its layers cannot be trained; "
-            "use the checkpoint that it was made from"
-        )
     if dtype_name(model.dtype, usual_device()) == "float16":
         raise InputError("model.dtype float16 does not support training; use bfloat16 or float32")
     network = load_config(source, trust_remote_code=model.trust_remote_code)

@@ -156,20 +156,11 @@ class VariantEvaluator:
                 with without_layers(self._model, dropped) as pruned:
                     expected = answer(pruned.network)
             num_frozen = check_frozen(self._model, folder, layers, dropped)
-            check_in_fresh_process(folder, expected, self._reference_spec())
+            reference = ReferenceSpec.from_loading(
+                self._settings.loading, self._model.network.dtype, self._settings.num_threads, with_original=False
+            )
+            check_in_fresh_process(folder, expected, reference)
         return num_frozen
-
-    def _reference_spec(self) -> ReferenceSpec:
-        loading = self._settings.loading
-        return ReferenceSpec(
-            original=None,
-            revision=loading.source.revision,
-            device="auto" if loading.spread else loading.device,
-            dtype=str(self._model.network.dtype).removeprefix("torch."),
-            attention=loading.attention,
-            trust_remote_code=loading.trust_remote_code,
-            num_threads=self._settings.num_threads,
-        )
 
 
 def make_evaluator(settings: VariantEvaluatorSettings) -> VariantEvaluator:

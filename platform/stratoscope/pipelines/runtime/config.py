@@ -159,6 +159,13 @@ class _CommandLineSource(CliSettingsSource[Any]):
         return f"{field_info.description or ''} ({ending})".strip().replace("%", "%%")
 
 
+def enum_choices(annotation: Any) -> list[str]:
+    """Return the values of the enumeration that a field's type is or holds; none where it holds no enumeration."""
+    kinds = [annotation, *get_args(annotation)]
+    enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)]
+    return [str(member.value) for kind in enums for member in kind]
+
+
 @cache
 def _choices(config_class: type[BaseModel]) -> dict[str, dict[str, Any]]:
     """Return the choices of each field that are not text, by their text."""

@@ -187,7 +187,7 @@ def refuse_unreadable(run: Run) -> Iterator[None]:
             raise
         raise InputError(
             f"{run.url}, made by {version_of(run.manifest)}, cannot be read by this version "
-            f"({type(error).__name__}: {first_line(error)}); its page is {run.report_url}"
+            f"({type(error).__name__}: {first_line(error)}); its page is {run.report_path}"
         ) from error
 
 

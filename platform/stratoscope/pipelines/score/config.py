@@ -52,7 +52,7 @@ class ActivationsSection(ConfigSection):
     """The activations to read."""
 
     taps: Annotated[list[Tap], DISTINCT] = Field([Tap.BLOCK, Tap.UPDATE], min_length=1)
-    """Taps in each block: block, update, attention, mlp, mlp_hidden."""
+    """Taps: the places in each block to read."""
     epsilons: Annotated[list[float], DISTINCT, POSITIVE] = [0.01]
     """Absolute thresholds under which activations are counted exactly; any other snaps to the nearest bin edge."""
     spans: Annotated[list[int], DISTINCT, POSITIVE] = []

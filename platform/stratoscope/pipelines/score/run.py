@@ -88,7 +88,7 @@ class ScoreJob(Job[ScoreConfig]):
             f"{counts['scored']} prompts, {counts['tokens']:,} tokens, "
             f"{run.manifest.tokens_per_second or 0:,.0f} tokens/s, {counts['errors']} errors"
         )
-        console.print(f"report: {run.report_url}", soft_wrap=True)
+        console.print(f"report: {run.report_path}", soft_wrap=True)
 
 
 def sharded_work(config: ScoreConfig, inputs: ScoreInputs) -> ShardedWork:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from stratoscope.errors import type_and_message
 from stratoscope.execution import Attempt, BrokenProcessError, WorkMetrics
 
 CRASHED = "the process died each time this was run, most likely because memory ran out"
@@ -72,12 +73,12 @@ def _pass(
     try:
         tokens, padded = measure(batch)
     except torch.OutOfMemoryError as error:
-        failure = _one_line(error)
+        failure = type_and_message(error)
     except torch.AcceleratorError as error:
         # The device stays in this state: every later call would fail.
-        raise BrokenProcessError(_one_line(error)) from error
+        raise BrokenProcessError(type_and_message(error)) from error
     except Exception as error:  # a model's code may raise anything
-        failure = _one_line(error)
+        failure = type_and_message(error)
     else:
         outcome.padded += padded
         if metrics:
@@ -86,7 +87,3 @@ def _pass(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return failure
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".split("\n")[0]

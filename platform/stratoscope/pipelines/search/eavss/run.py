@@ -98,7 +98,7 @@ class DefinitionSearch(Job[SearchConfig]):
         console.print(summary_table(run))
         for line in run.manifest.facts["verdicts"]:
             console.print(line, soft_wrap=True)
-        console.print(f"report: {run.report_url}", soft_wrap=True)
+        console.print(f"report: {run.report_path}", soft_wrap=True)
 
     def _record_fingerprints(self) -> None:
         """Record in the manifest what trials depend on."""

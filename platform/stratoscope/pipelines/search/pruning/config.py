@@ -23,7 +23,7 @@ class SpaceSection(ConfigSection):
     """Layer metrics: avss, variance, sparsity, block_influence, angular_distance, magnitude, random, last,
     perplexity_drop."""
     taps: Annotated[list[Tap], DISTINCT] = Field([Tap.BLOCK, Tap.UPDATE], min_length=1)
-    """Positions in each block: block, update, attention, mlp, mlp_hidden."""
+    """Taps: the places in each block whose scores are candidates."""
     variance: Annotated[list[VarianceKind], DISTINCT] = Field(["elementwise"], min_length=1)
     """Kinds of variance: elementwise, pooled."""
     epsilons: Annotated[list[float], DISTINCT, POSITIVE] = [0.01, 0.1]

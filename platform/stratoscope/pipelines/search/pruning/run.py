@@ -10,18 +10,15 @@ from rich.console import Console
 
 from stratoscope.errors import InputError
 from stratoscope.evaluation import TaskItems, choose_items, items_digest, load_tasks
-from stratoscope.execution import ActorPool, Service, cluster, cpus_per_worker, is_local, plan_pool, resources, serve
+from stratoscope.execution import ActorPool, Service, cluster, cpus_per_worker, plan_pool, resources, serve
 from stratoscope.models import (
     ModelFacts,
     ModelSource,
     check_describable,
     check_prunable,
-    describe_model,
     dtype_name,
     load_config,
     load_tokenizer,
-    pin_source,
-    resolve_source,
     weights_fingerprint,
 )
 from stratoscope.pipelines.runtime.config import validate
@@ -38,6 +35,7 @@ from stratoscope.pipelines.search.pruning.statistics import FinishedScore, check
 from stratoscope.pipelines.search.pruning.store import EvaluationStore
 from stratoscope.pipelines.search.pruning.validation import ValidatedSearch, Validator
 from stratoscope.pipelines.search.pruning.worker import PruningEvaluator, PruningEvaluatorSettings
+from stratoscope.pipelines.sharded.models import open_model
 from stratoscope.results import Run, Storage, table_writer, write_table
 from stratoscope.tables.pruning import (
     ComparisonRow,
@@ -65,8 +63,8 @@ class PruningSearch(Job[SearchConfig]):
     def prepare(self) -> None:
         """Resolve the model, open the statistics, load the tasks, and check that they fit together."""
         config, model = self.config, self.config.model
-        self.source = pin_source(resolve_source(model.source, model.revision))
-        self.facts = describe_model(self.source, trust_remote_code=model.trust_remote_code, here=is_local(), head=True)
+        opened = open_model(model, head=True)
+        self.source, self.facts = opened.source, opened.facts
         check_prunable(load_config(self.source, trust_remote_code=model.trust_remote_code), model.source)
         check_describable(self.source, trust_remote_code=model.trust_remote_code)
         check_ratios(config.space.ratios, self.facts.num_layers, model.source)
@@ -120,7 +118,7 @@ class PruningSearch(Job[SearchConfig]):
             console.print(line, soft_wrap=True)
         if exported := run.manifest.facts.get("exported"):
             console.print(f"model: {exported}", soft_wrap=True)
-        console.print(f"report: {run.report_url}", soft_wrap=True)
+        console.print(f"report: {run.report_path}", soft_wrap=True)
 
     def _export(self, service: Service, search: ValidatedSearch) -> None:
         """Export the chosen model and record its speed."""

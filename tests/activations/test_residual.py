@@ -1,0 +1,79 @@
+"""How blocks add to the residual stream, found on the models themselves."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GraniteConfig
+
+from stratoscope.activations import Probe, Tap
+from stratoscope.activations.residual import Residual
+from stratoscope.models import LoadedModel, find_anatomy
+from tests.activations.test_probe import EPSILONS, loaded, padded_batch
+from tests.conftest import CONFIGURATIONS, ENCODERS, GROUPED
+
+FACTOR = 0.22
+
+
+def granite(dtype: torch.dtype) -> LoadedModel:
+    """A tiny model that multiplies what its parts put out."""
+    torch.manual_seed(0)
+    config = GraniteConfig(**GROUPED, residual_multiplier=FACTOR)
+    network = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.2)
+    return LoadedModel(network.to(dtype).eval(), None, find_anatomy(network, 4), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_blocks_that_normalise_their_sum_are_read_by_difference(name: str) -> None:
+    with Probe(loaded(name), [Tap.UPDATE]) as probe:
+        assert probe.layers_read_by_difference == ((0, 1, 2, 3) if name in ENCODERS else ())
+
+
+def test_a_tap_that_needs_no_update_has_no_layer_read_by_difference() -> None:
+    with Probe(loaded("bert"), [Tap.BLOCK]) as probe:
+        assert probe.layers_read_by_difference == ()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_residual_multiplier_is_found_and_belongs_to_what_the_parts_add(dtype: torch.dtype) -> None:
+    model = granite(dtype)
+    with Probe(model, [Tap.UPDATE, Tap.ATTENTION, Tap.MLP], EPSILONS) as probe:
+        assert probe._residuals == (Residual(FACTOR),) * 4
+        statistics = probe.measure(*padded_batch("right")).statistics
+    if dtype == torch.float32:
+        np.testing.assert_allclose(
+            statistics.mean[..., 0], statistics.mean[..., 1] + statistics.mean[..., 2], rtol=1e-4, atol=1e-7
+        )
+
+
+def test_an_output_that_the_block_writes_over_is_read_before_that() -> None:
+    model = loaded("llama")
+    with Probe(model, [Tap.ATTENTION], EPSILONS) as probe:
+        expected = probe.measure(*padded_batch("right")).statistics
+
+    class Rewriting(nn.Module):
+        """Adds to what it was given in place, as some blocks add their residual."""
+
+        def __init__(self, norm: nn.Module) -> None:
+            super().__init__()
+            self.norm, self.kept = norm, []
+
+        def forward(self, hidden: Tensor) -> Tensor:
+            for tensor in self.kept:
+                tensor.add_(1.0)
+            self.kept.clear()
+            return self.norm(hidden)
+
+    fresh = loaded("llama")
+    for block in fresh.anatomy.blocks:
+        rewriting = Rewriting(block.module.post_attention_layernorm)
+        block.module.post_attention_layernorm = rewriting
+        block.attention.register_forward_hook(lambda _m, _a, output, keep=rewriting.kept: keep.append(output[0]))
+    with Probe(fresh, [Tap.ATTENTION], EPSILONS) as probe:
+        assert all(residual.rewrites for residual in probe._residuals)
+        found = probe.measure(*padded_batch("right")).statistics
+    np.testing.assert_array_equal(found.m2[:, 0], expected.m2[:, 0])
