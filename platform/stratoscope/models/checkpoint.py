@@ -100,7 +100,7 @@ def nonfinite_message(name: str, tensor: str) -> str:
 
 
 def weights_folder(folder: str, revision: str | None) -> Path | None:
-    """Return the folder with the files of a model, which for a hub name is in the hub's cache; None if there is none."""
+    """Return the folder with a model's files, which for a hub name is in the hub's cache; None if there is none."""
     from transformers.utils.hub import cached_file
 
     if Path(folder).is_dir():

@@ -83,7 +83,9 @@ def build_empty(model_class: Any, config: Any, *, trust_remote_code: bool = Fals
     return network
 
 
-def empty_model(config: Any, name: str, *, head: bool, trust_remote_code: bool = False) -> tuple[Any, "PreTrainedModel"]:
+def empty_model(
+    config: Any, name: str, *, head: bool, trust_remote_code: bool = False
+) -> tuple[Any, "PreTrainedModel"]:
     """Return the class that a model is loaded with, and an instance of it without weights.
 
     Args:
@@ -98,8 +100,8 @@ def empty_model(config: Any, name: str, *, head: bool, trust_remote_code: bool =
     """
     if config.is_encoder_decoder:
         raise InputError(
-            f"model.source {name!r} ({config.model_type}) is an encoder-decoder model, whose decoder cannot run on text "
-            "alone; choose a decoder or an encoder"
+            f"model.source {name!r} ({config.model_type}) is an encoder-decoder model, whose decoder cannot run on "
+            "text alone; choose a decoder or an encoder"
         )
     try:
         model_class = class_with_head(config) if head else class_without_head(config)

@@ -56,7 +56,7 @@ def check_complete(
     """
     prefixes: tuple[str, ...] = ()
     for checked in _classes_to_check(config, model_class, head=head):
-        prefixes = _check_class(checked, folder, config, name, common, prefixes)
+        prefixes = _check_class(checked, folder, name, prefixes, common | {"config": config})
     return prefixes
 
 
@@ -101,7 +101,7 @@ def _is_class_of(model_class: Any, declared: Any, config: Any) -> bool:
 
 
 def _check_class(
-    model_class: Any, folder: str, config: Any, name: str, common: dict[str, Any], prefixes: tuple[str, ...]
+    model_class: Any, folder: str, name: str, prefixes: tuple[str, ...], options: dict[str, Any]
 ) -> tuple[str, ...]:
     """Check one class, and return the prefixes that its weights have besides the known ones."""
     while True:
@@ -113,10 +113,10 @@ def _check_class(
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 key_mapping=key_mapping(prefixes),
-                **common,
+                **options,
             )
         except Exception as error:  # quantisers and remote code raise any exception
-            if quantisation_method(config) is not None:
+            if quantisation_method(options["config"]) is not None:
                 return prefixes  # a quantised model may need a GPU to be built
             raise InputError(f"model.source {name!r} cannot be loaded: {first_line(error)}") from error
         more = _wrappers(report["unexpected_keys"], prefixes)

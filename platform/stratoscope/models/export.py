@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -98,8 +97,9 @@ def check_describable(source: ModelSource, *, trust_remote_code: bool = False) -
     for dropped in (range(0, num_layers - 1, 2), range(1, num_layers, 2)):
         problem = _problem(model, dropped)
         if problem:
-            ends = [layer for layer in (0, num_layers - 1) if _problem(model, [layer])]
-            cause = f"its layer {ends[0]} cannot be dropped" if len(ends) == 1 else "choose another model"
+            special = [layer for layer in (0, 1, num_layers - 1) if _problem(model, [layer])]
+            only_one = len(special) == 1 and num_layers > len(special) + 1
+            cause = f"layer {special[0]} cannot be dropped" if only_one else "choose another model"
             raise InputError(
                 f"model.source {source.name!r} ({config.model_type}) cannot be pruned: its configuration cannot "
                 f"describe the model without some layers ({problem}); {cause}"

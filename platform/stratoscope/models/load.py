@@ -1,5 +1,6 @@
 """Loading of models and tokenizers, and description of models without their weights."""
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,8 @@ class LoadedModel:
     def backbone(self) -> "PreTrainedModel":
         """Network without its vocabulary head."""
         backbone: PreTrainedModel = self.network.base_model
-        return backbone
+        # The causal classes of encoder-decoders hold their decoder in a wrapper that passes all arguments on.
+        return backbone.decoder if type(backbone).__name__.endswith("DecoderWrapper") else backbone
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ def load_model(
     config = load_config(resolved, trust_remote_code=trust_remote_code)
     folder = local_folder(resolved)
     common: dict[str, Any] = {"revision": resolved.revision or "main", "trust_remote_code": trust_remote_code}
-    model_class, _ = empty_model(config, resolved.name, head=head, trust_remote_code=trust_remote_code)
+    model_class, empty = empty_model(config, resolved.name, head=head, trust_remote_code=trust_remote_code)
+    check_runs_on_text(empty, resolved.name)
     prefixes = check_complete(folder, config, resolved.name, model_class, head=head, **common)
     if attention is not None:
         common["attn_implementation"] = attention
@@ -136,6 +139,7 @@ def load_model(
     model = LoadedModel(network, tokenizer, anatomy, network.device, stored, prefixes)
     _check_values(model, resolved)
     if head:
+        _keep_logits(network)
         _check_order(model, resolved.name)
     return model
 
@@ -167,6 +171,24 @@ def _check_values(model: LoadedModel, source: ModelSource) -> None:
     for name, parameter in model.network.named_parameters():
         if parameter.is_floating_point() and parameter.itemsize > 1 and not bool(torch.isfinite(parameter).all()):
             raise InputError(nonfinite_message(source.name, name))
+
+
+def _keep_logits(network: "PreTrainedModel") -> None:
+    """Give a network without the argument `logits_to_keep` this argument, which it would ignore or refuse."""
+    if "logits_to_keep" in inspect.signature(network.forward).parameters:
+        return
+    kept: list[Any] = []
+
+    def take(_module: Any, args: Any, options: dict[str, Any]) -> Any:
+        kept[:] = [options.pop("logits_to_keep", 0)]
+        return args, options
+
+    def keep(_module: Any, _args: Any, output: Any) -> None:
+        (choice,) = kept
+        output.logits = output.logits[:, slice(-choice, None) if isinstance(choice, int) else choice]
+
+    network.register_forward_pre_hook(take, with_kwargs=True)
+    network.register_forward_hook(keep)
 
 
 def _check_order(model: LoadedModel, name: str) -> None:

@@ -24,6 +24,8 @@ INDEX_LISTS = ("mlp_only_layers", "moe_layers", "full_attn_idxs", "global_attn_i
 """Fields that name layers by their number."""
 COUNTED_FROM_THE_START = ("first_k_dense_replace", "num_dense_layers", "max_window_layers")
 """Fields that count layers at the start of the stack."""
+KV_SOURCES = "kv_source_layers"
+"""Field that holds the layer whose keys and values each layer uses."""
 STEPS = ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_freq", "full_attention_interval")
 """Fields that place a kind of layer at every n-th position, which describes no model with dropped layers."""
 SHARED_BETWEEN_LAYERS = ("num_kv_shared_layers", "hidden_size_per_layer_input")
@@ -167,11 +169,23 @@ def _changed_fields(config: Any, kept: Sequence[int], num_layers: int) -> dict[s
     for name, value in fields.items():
         if name in INDEX_LISTS and isinstance(value, list):
             change[name] = [renumber[layer] for layer in value if layer in renumber]
+        elif name == KV_SOURCES and isinstance(value, list):
+            change[name] = _renumbered_sources(value, renumber, config.model_type)
         elif name in COUNTED_FROM_THE_START and isinstance(value, int):
             change[name] = sum(layer < value for layer in kept)
         elif isinstance(value, list | tuple) and len(value) == num_layers and not name.endswith(("_id", "_ids")):
             change[name] = [value[layer] for layer in kept]
     return change
+
+
+def _renumbered_sources(sources: Sequence[int], renumber: Mapping[int, int], model_type: str) -> list[int]:
+    """Return the layers whose keys and values the kept layers use, which have to be their own."""
+    if any(sources[layer] != layer for layer in renumber):
+        raise InputError(
+            f"model type {model_type} cannot be pruned: its layers use keys and values of others ({KV_SOURCES}); "
+            "choose another model"
+        )
+    return list(renumber.values())
 
 
 def _apply(changes: Sequence[tuple[Any, Mapping[str, Any]]]) -> None:

@@ -14,7 +14,9 @@ from stratoscope.models.checkpoint import INDEX
 from stratoscope.models.completeness import WRAPPER_PREFIXES
 
 
-def restore_formats(folder: Path, original: Path, path: str, kept: Sequence[int], prefixes: Sequence[str]) -> str | None:
+def restore_formats(
+    folder: Path, original: Path, path: str, kept: Sequence[int], prefixes: Sequence[str]
+) -> str | None:
     """Replace the tensors of a saved checkpoint by those of the original, where the two are equal but for the format.
 
     A model may compute in another number format than its checkpoint has. Of a tensor that the original holds under no
@@ -63,7 +65,7 @@ class _Original:
     def __init__(self, folder: Path, prefixes: Sequence[str]) -> None:
         from safetensors import safe_open
 
-        self._files = [safe_open(file, "pt") for file in sorted(folder.glob("*.safetensors"))]
+        self._files: list[Any] = [safe_open(file, "pt") for file in sorted(folder.glob("*.safetensors"))]
         self._places: dict[str, tuple[Any, str]] = {}
         sizes: Counter[torch.dtype] = Counter()
         for file in self._files:
