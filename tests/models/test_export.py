@@ -105,3 +105,17 @@ def test_constants_that_depend_on_the_depth_are_found_before_a_search(
 
 def test_buffers_that_a_checkpoint_holds_may_depend_on_the_depth(tmp_path: Path) -> None:
     check_describable(resolve_source(saved("causal", "minimax", tmp_path / "model")))
+
+
+def test_copies_of_fields_in_modules_follow_the_configuration(tmp_path: Path) -> None:
+    model = load_model(saved("image-text", "mllama", tmp_path / "model"), head=True)
+    text = model.network.get_submodule(model.anatomy.path.rpartition(".")[0])
+    crossing, ids = list(text.cross_attention_layers), torch.tensor([[5, 9, 33, 7]])
+    with torch.inference_mode():
+        before = model.network(ids, use_cache=False).logits
+        with without_layers(model, [1]) as pruned:
+            assert text.cross_attention_layers == text.config.cross_attention_layers == [2]
+            assert crossing[0] == 3
+            pruned.network(ids, use_cache=False)
+        assert text.cross_attention_layers == crossing
+        assert torch.equal(model.network(ids, use_cache=False).logits, before)

@@ -1,5 +1,6 @@
 """The transformers class that a configuration is loaded with, and an instance of it without weights."""
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -125,9 +126,11 @@ def check_runs_on_text(network: "PreTrainedModel", name: str) -> None:
         InputError: the model needs other inputs.
     """
     ids = torch.zeros(1, 2, dtype=torch.long, device="meta")
+    accepted = inspect.signature(network.forward).parameters
+    options: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
     try:
         with torch.no_grad():
-            network.to("meta").eval()(input_ids=ids)
+            network.to("meta").eval()(input_ids=ids, **options)
     except (TypeError, ValueError) as error:
         raise InputError(
             f"model.source {name!r} ({type(network).__name__}) cannot run on text alone: {first_line(error)}"

@@ -58,7 +58,7 @@ def export_pruned(model: LoadedModel, dropped: Sequence[int], folder: Path, card
         dtype = str(pruned.network.dtype).removeprefix("torch.")
     if not card.trained and model.folder is not None and quantisation_method(model.network.config) is None:
         kept = kept_layers(num_layers, dropped)
-        dtype = restore_formats(folder, model.folder, model.anatomy.path, kept, model.stripped_prefixes) or dtype
+        dtype = restore_formats(folder, model.folder, kept, model.stripped_prefixes) or dtype
     if not card.trained:
         (folder / SLICES).write_text(slices_yaml(card.base_model, num_layers, dropped, dtype), encoding="utf-8")
     (folder / "README.md").write_text(_card_text(card, num_layers, dropped), encoding="utf-8")

@@ -2,8 +2,8 @@
 
 A transformer refers to its layers in three places: the list that holds them, the number of each layer, by which
 attention finds its part of the KV cache, and the configuration, which states their number and, in lists with one entry
-per layer, their kinds. All three change together, so that the pruned network equals the one that its exported
-checkpoint loads to.
+per layer, their kinds. All three change together, with the copies of such fields that modules hold, so that the pruned
+network equals the one that its exported checkpoint loads to.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,18 +61,23 @@ def without_layers(model: LoadedModel, dropped: Sequence[int]) -> Iterator[Loade
         for name in LAYER_NUMBERS
         if isinstance(getattr(module, name, None), int)
     ]
+    copies = list(_copied_fields(model.network, changes))
     renumber = {old: new for new, old in enumerate(kept)}
     layers = model.network.get_submodule(model.anatomy.path)
     try:
         set_layers(model, nn.ModuleList(block.module for block in blocks))
         for module, name, number in numbered:
             setattr(module, name, renumber[number])
+        for module, name, _, value in copies:
+            setattr(module, name, value)
         _apply(changes)
         yield replace(model, anatomy=LayerLayout(model.anatomy.path, blocks))
     finally:
         set_layers(model, layers)
         for module, name, number in numbered:
             setattr(module, name, number)
+        for module, name, value, _ in copies:
+            setattr(module, name, value)
         _apply(before)
 
 
@@ -186,6 +191,18 @@ def _renumbered_sources(sources: Sequence[int], renumber: Mapping[int, int], mod
             "choose another model"
         )
     return list(renumber.values())
+
+
+def _copied_fields(
+    network: nn.Module, changes: Sequence[tuple[Any, Mapping[str, Any]]]
+) -> Iterator[tuple[nn.Module, str, Any, Any]]:
+    """Yield (module, name, old value, new value) of each attribute that is a copy of a field that changes."""
+    fields = {id(config): (config, change) for config, change in changes}
+    for module in network.modules():
+        config, change = fields.get(id(getattr(module, "config", None)), (None, {}))
+        for name, value in change.items():
+            if name in vars(module) and vars(module)[name] == getattr(config, name):
+                yield module, name, vars(module)[name], value
 
 
 def _apply(changes: Sequence[tuple[Any, Mapping[str, Any]]]) -> None:

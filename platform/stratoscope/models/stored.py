@@ -14,9 +14,7 @@ from stratoscope.models.checkpoint import INDEX
 from stratoscope.models.completeness import WRAPPER_PREFIXES
 
 
-def restore_formats(
-    folder: Path, original: Path, path: str, kept: Sequence[int], prefixes: Sequence[str]
-) -> str | None:
+def restore_formats(folder: Path, original: Path, kept: Sequence[int], prefixes: Sequence[str]) -> str | None:
     """Replace the tensors of a saved checkpoint by those of the original, where the two are equal but for the format.
 
     A model may compute in another number format than its checkpoint has. Of a tensor that the original holds under no
@@ -26,7 +24,6 @@ def restore_formats(
     Args:
         folder: the saved checkpoint, changed in place.
         original: folder of the checkpoint that the model was read from.
-        path: name of the network's list of layers.
         kept: numbers that the saved layers have in the original.
         prefixes: prefixes in the names of the original's weights, which the saved names lack.
 
@@ -43,10 +40,7 @@ def restore_formats(
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, "pt") as saved:
                 names, metadata = list(saved.keys()), saved.metadata()
-                tensors = {
-                    name: stored.like(saved.get_tensor(name), _names(name, path.rpartition(".")[2], kept))
-                    for name in names
-                }
+                tensors = {name: stored.like(saved.get_tensor(name), _names(name, kept)) for name in names}
             rewritten = file.with_suffix(".rewritten")
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, rewritten, metadata=metadata)
             rewritten.replace(file)
@@ -107,11 +101,14 @@ def _stripped(name: str, prefixes: Sequence[str]) -> str:
     return name
 
 
-def _names(name: str, layers: str, kept: Sequence[int]) -> Iterator[str]:
-    """Yield the names that a saved tensor may have in the original: of a layer by its number there, then unchanged."""
-    match = re.search(rf"(^|\.){re.escape(layers)}\.(\d+)\.", name)
-    if match and int(match[2]) < len(kept):
-        yield f"{name[: match.start(2)]}{kept[int(match[2])]}{name[match.end(2) :]}"
+def _names(name: str, kept: Sequence[int]) -> Iterator[str]:
+    """Yield the names that a saved tensor may have in the original: each number as that of a layer, then unchanged.
+
+    Checkpoints may name the list of layers otherwise than the network does.
+    """
+    for match in re.finditer(r"(?<=\.)\d+(?=\.)", name):
+        if int(match[0]) < len(kept):
+            yield f"{name[: match.start()]}{kept[int(match[0])]}{name[match.end() :]}"
     yield name
 
 
