@@ -1,6 +1,5 @@
 """Loading of models and tokenizers, and description of models without their weights."""
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,7 +136,7 @@ def load_model(
     anatomy = find_anatomy(network, num_layers_of(network.config))
     stored = weights_folder(folder, common["revision"])
     model = LoadedModel(network, tokenizer, anatomy, network.device, stored, prefixes)
-    _check_values(model, resolved)
+    _check_values(network, resolved.name)
     if head:
         _keep_logits(network)
         _check_order(model, resolved.name)
@@ -164,19 +163,26 @@ def load_network(model_class: Any, folder: str, prefixes: tuple[str, ...], **opt
     return network
 
 
-def _check_values(model: LoadedModel, source: ModelSource) -> None:
-    """Check a model from the hub; files on this machine are checked before anything is loaded."""
-    if source.kind != "hub":
-        return
-    for name, parameter in model.network.named_parameters():
-        if parameter.is_floating_point() and parameter.itemsize > 1 and not bool(torch.isfinite(parameter).all()):
-            raise InputError(nonfinite_message(source.name, name))
+def _check_values(network: "PreTrainedModel", name: str) -> None:
+    """Check the weights of a model; of files on this machine, `describe_model` does so before they are loaded."""
+    for key, weight in network.named_parameters():
+        checked = weight.is_floating_point() and weight.itemsize > 1 and not weight.is_meta and weight.numel() > 0
+        if checked and not all(map(torch.isfinite, weight.detach().aminmax())):
+            raise InputError(nonfinite_message(name, key))
 
 
 def _keep_logits(network: "PreTrainedModel") -> None:
-    """Give a network without the argument `logits_to_keep` this argument, which it would ignore or refuse."""
-    if "logits_to_keep" in inspect.signature(network.forward).parameters:
-        return
+    """Give a network whose head does not take a mask as `logits_to_keep` one that does."""
+    from transformers.modeling_utils import slice_logits_to_keep
+
+    ids, mask = torch.tensor([[1, 2, 3]]).to(network.device), torch.tensor([[True, False, True]]).to(network.device)
+    try:
+        with torch.inference_mode():
+            logits = network(ids, logits_to_keep=mask, use_cache=False).logits
+        if logits.numel() == mask.sum() * logits.shape[-1]:
+            return
+    except (TypeError, ValueError, IndexError, RuntimeError):
+        pass  # the head computes all logits, of which the hooks below keep some
     kept: list[Any] = []
 
     def take(_module: Any, args: Any, options: dict[str, Any]) -> Any:
@@ -184,8 +190,7 @@ def _keep_logits(network: "PreTrainedModel") -> None:
         return args, options
 
     def keep(_module: Any, _args: Any, output: Any) -> None:
-        (choice,) = kept
-        output.logits = output.logits[:, slice(-choice, None) if isinstance(choice, int) else choice]
+        output.logits = slice_logits_to_keep(output.logits, kept[0])
 
     network.register_forward_pre_hook(take, with_kwargs=True)
     network.register_forward_hook(keep)
