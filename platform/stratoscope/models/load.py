@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ORDER_TOLERANCE = 1e-2
-"""Largest effect of the last token on earlier logits, relative to the largest logit, which rounding may have."""
+ORDER_TOLERANCE = {torch.float32: 1e-2}
+"""Largest effect of the last token on earlier logits that rounding may have, relative to the largest logit."""
+COARSE_TOLERANCE = 0.2
+"""The same in number formats with fewer bits."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def _check_order(model: LoadedModel, name: str) -> None:
     except (TypeError, ValueError) as error:
         raise InputError(f"model.source {name!r} cannot run on text alone: {first_line(error)}") from error
     scale = max(float(logits[0].abs().max()), torch.finfo(torch.float32).tiny)
-    if float((logits[0] - logits[1]).abs().max()) > ORDER_TOLERANCE * scale:
+    if float((logits[0] - logits[1]).abs().max()) > ORDER_TOLERANCE.get(model.network.dtype, COARSE_TOLERANCE) * scale:
         raise InputError(
             f"model.source {name!r} ({type(model.network).__name__}) attends to later tokens, so it is not a causal "
             "language model; choose one that is"
