@@ -83,3 +83,9 @@ def test_the_declared_class_is_preferred() -> None:
     assert type(empty).__name__ == "Llama4ForConditionalGeneration"
     assert len(find_anatomy(empty, num_layers_of(config))) == zoo.NUM_LAYERS
     assert class_with_head(zoo.tiny_config("distilbert")) is None
+
+
+def test_configurations_may_use_the_classes_of_another_type(tmp_path: Path) -> None:
+    name = saved("causal", "internlm3", tmp_path / "model")
+    assert len(load_model(name).anatomy) == zoo.NUM_LAYERS
+    assert not hasattr(load_model(name).network, "lm_head")

@@ -10,20 +10,27 @@ from stratoscope.errors import InputError, first_line
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DECODER_LAYERS = ("decoder_layers", "num_decoder_layers")
-"""Fields for the number of decoder layers of architectures that have an encoder as well."""
+DECODER_LAYERS = {"decoder_layers": "encoder_layers", "num_decoder_layers": "num_encoder_layers"}
+"""Fields for the numbers of decoder and encoder layers of architectures with both."""
 
 
 def declared_class(config: Any) -> Any:
     """Return the class of transformers that a configuration declares, or None if it declares no fitting class."""
     import transformers
+    from transformers.models.auto import modeling_auto
 
     names = getattr(config, "architectures", None) or []
     if not names or getattr(config, "auto_map", None):
         return None  # without the field, or with code of its own, the automatic classes decide
     declared = getattr(transformers, names[0], None)
     expected = getattr(declared, "config_class", None)
-    return declared if isinstance(expected, type) and isinstance(config, expected) else None
+    if not isinstance(expected, type) or isinstance(config, expected):
+        return declared
+    # Some configurations are loaded with the classes of another type.
+    mappings = (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING, modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
+    shared = any(declared in _mapped(mapping, config) for mapping in mappings)
+    bases = [getattr(base, "config_class", None) for base in _mapped(modeling_auto.MODEL_MAPPING, config)]
+    return declared if shared or expected in bases else None
 
 
 def class_with_head(config: Any) -> Any:
@@ -141,7 +148,10 @@ def check_runs_on_text(network: "PreTrainedModel", name: str) -> None:
 
 def layers_field(config: Any) -> str:
     """Return the field of a text model's configuration that holds its number of layers."""
-    return next((name for name in DECODER_LAYERS if hasattr(config, name)), "num_hidden_layers")
+    for decoder, encoder in DECODER_LAYERS.items():
+        if hasattr(config, decoder) and hasattr(config, encoder):
+            return decoder
+    return "num_hidden_layers"
 
 
 def num_layers_of(config: Any) -> int:

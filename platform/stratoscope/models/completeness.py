@@ -86,9 +86,13 @@ def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", num_embeddings: int, 
 
 
 def _classes_to_check(config: Any, model_class: Any, *, head: bool) -> Sequence[Any]:
+    from transformers import AutoModelForCausalLM
+
     declared = declared_class(config)
     if declared is None:
-        return [model_class]
+        # Code of the model's own decides; its base model would not have the vocabulary head.
+        own_code = getattr(config, "auto_map", None) or {}
+        return [model_class if head or "AutoModelForCausalLM" not in own_code else AutoModelForCausalLM]
     return [declared, model_class] if head and not _is_class_of(model_class, declared, config) else [declared]
 
 
