@@ -1,6 +1,7 @@
 """A checkpoint that lacks weights, or holds others than its configuration says, is refused before a weight is read."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
 
 from stratoscope.errors import InputError
-from stratoscope.models import describe_model, load_model, resolve_source
+from stratoscope.models import ModelCard, describe_model, export_pruned, load_model, resolve_source
 
 Weights = dict[str, Tensor]
 
@@ -35,9 +36,26 @@ def same(weights: Weights) -> Weights:
 
 
 CASES = [
-    pytest.param(prefixed("_orig_mod."), {}, "begin with '_orig_mod.'", id="torch.compile"),
-    pytest.param(prefixed("module."), {}, "begin with 'module.'", id="DataParallel"),
-    pytest.param(prefixed("base_model.model."), {}, "begin with 'base_model.model.'", id="peft"),
+    pytest.param(
+        lambda w: (
+            prefixed("base_model.model.")(w) | {"base_model.model.model.layers.1.lora_A.weight": torch.zeros(2, 2)}
+        ),
+        {},
+        r"adapters that are not merged, such as model\.layers\.1\.lora_A\.weight; .*merge_and_unload",
+        id="adapters",
+    ),
+    pytest.param(
+        lambda w: {k: v * float("nan") if k.endswith("layers.1.mlp.up_proj.weight") else v for k, v in w.items()},
+        {},
+        r"the weight model\.layers\.1\.mlp\.up_proj\.weight holds NaN",
+        id="NaN",
+    ),
+    pytest.param(
+        lambda w: {k: v.index_fill(0, torch.tensor([3]), float("inf")) if "norm" in k else v for k, v in w.items()},
+        {},
+        r"the weight model\.layers\.0\.input_layernorm\.weight holds NaN or infinite",
+        id="infinite",
+    ),
     pytest.param(
         lambda w: {k: v for k, v in w.items() if k != "lm_head.weight"}, {}, "lacks: lm_head.weight", id="head"
     ),
@@ -72,6 +90,50 @@ def test_incomplete_checkpoints_are_refused(
     name = changed(tiny_model_folder, tmp_path / "changed", change, **config)
     with pytest.raises(InputError, match=message):
         describe_model(resolve_source(name), head=True)
+
+
+def wrapped_layers(weights: Weights) -> Weights:
+    """Names as FSDP and torch.compile leave them when they wrap single layers."""
+    return {
+        re.sub(r"layers\.(\d)\.", r"layers.\1._fsdp_wrapped_module._orig_mod.", name): value
+        for name, value in weights.items()
+    }
+
+
+PREFIXES = [
+    pytest.param(prefixed("_orig_mod."), "_orig_mod.", id="torch.compile"),
+    pytest.param(prefixed("module."), "module.", id="DataParallel"),
+    pytest.param(prefixed("base_model.model."), "base_model.model.", id="peft"),
+    pytest.param(wrapped_layers, "_orig_mod._fsdp_wrapped_module.", id="FSDP"),
+    pytest.param(prefixed("_orig_mod.module."), "_orig_mod.module.", id="both"),
+]
+
+
+@pytest.mark.parametrize(("change", "prefix"), PREFIXES)
+def test_prefixes_of_wrappers_are_stripped(
+    tiny_model_folder: Path, tmp_path: Path, change: Callable[[Weights], Weights], prefix: str
+) -> None:
+    name = changed(tiny_model_folder, tmp_path / "changed", change)
+    assert describe_model(resolve_source(name)).stripped_prefix == prefix
+    assert describe_model(resolve_source(name), head=True).stripped_prefix == prefix
+    for head in (False, True):
+        plain, model = (load_model(folder, head=head) for folder in (str(tiny_model_folder), name))
+        expected, weights = plain.network.state_dict(), model.network.state_dict()
+        assert expected.keys() == weights.keys()
+        assert all(torch.equal(value, weights[key]) for key, value in expected.items())
+    export_pruned(model, [1], tmp_path / "pruned", ModelCard("x", "nobody", []))
+    names = load_file(tmp_path / "pruned" / "model.safetensors").keys()
+    assert names == {key for key in expected if "layers.3." not in key}
+
+
+def test_a_plain_checkpoint_has_no_prefix(tiny_model_folder: Path) -> None:
+    assert describe_model(resolve_source(str(tiny_model_folder))).stripped_prefix is None
+
+
+def test_adapter_folders_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/model"}))
+    with pytest.raises(InputError, match=r"is an adapter for owner/model, not a model; merge it .*merge_and_unload"):
+        resolve_source(str(tmp_path))
 
 
 def test_loading_checks_too(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -58,23 +58,38 @@ def unfreeze(model: LoadedModel, trainable: TrainableSpec, seed: int) -> "nn.Mod
 
 
 def linear_names(anatomy: LayerLayout, layers: Sequence[int]) -> list[str]:
-    """Return the names of all linear modules of some layers, as peft's target_modules takes them."""
-    names = {
-        name.rpartition(".")[2]
+    """Return the names of all linear modules of some layers in the network, as peft's target_modules takes them."""
+    return [
+        f"{anatomy.path}.{layer}.{name}"
         for layer in layers
         for name, module in anatomy.blocks[layer].module.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
-    }
-    return sorted(names)
+    ]
+
+
+def expert_names(anatomy: LayerLayout, layers: Sequence[int]) -> list[str]:
+    """Return the names of all weights that hold the matrices of several experts, as target_parameters takes them."""
+    return [
+        ".".join(filter(None, (anatomy.path, str(layer), path, name)))
+        for layer in layers
+        for path, module in anatomy.blocks[layer].module.named_modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == 3 and parameter.is_floating_point() and not isinstance(module, nn.Conv1d)
+    ]
 
 
 def _add_adapters(model: LoadedModel, trainable: TrainableSpec, seed: int) -> "PeftModel":
     from peft import LoraConfig, get_peft_model
 
     targets = linear_names(model.anatomy, trainable.layers)
-    if not targets:
+    experts = expert_names(model.anatomy, trainable.layers)
+    if not targets and not experts:
         raise InputError(
             "parameters.method lora: the layers have no linear module for an adapter; use --parameters.method whole"
+        )
+    if experts and trainable.dropout:
+        raise InputError(
+            f"parameters.dropout {trainable.dropout}: adapters of a mixture's experts have no dropout; use 0"
         )
     torch.manual_seed(seed)
     config = LoraConfig(
@@ -82,8 +97,7 @@ def _add_adapters(model: LoadedModel, trainable: TrainableSpec, seed: int) -> "P
         lora_alpha=trainable.alpha,
         lora_dropout=trainable.dropout,
         target_modules=targets,
-        layers_to_transform=list(trainable.layers),
-        layers_pattern=model.anatomy.path.rpartition(".")[2],
+        target_parameters=experts or None,
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.network.modules()),
     )
     wrapped: PeftModel = get_peft_model(model.network, config)

@@ -2,6 +2,7 @@
 
 from stratoscope.models.anatomy import Block, LayerLayout, find_anatomy, first_position, layer_parameters
 from stratoscope.models.batching import MAX_PADDING, bucket, pad
+from stratoscope.models.classes import num_layers_of
 from stratoscope.models.export import ModelCard, check_describable, consecutive_runs, export_pruned, slices_yaml
 from stratoscope.models.fingerprint import weights_fingerprint
 from stratoscope.models.load import (
@@ -13,7 +14,6 @@ from stratoscope.models.load import (
     load_config,
     load_model,
     load_tokenizer,
-    num_layers_of,
     resolve_dtype,
 )
 from stratoscope.models.memory import peak_memory_bytes

@@ -2,12 +2,15 @@
 
 import json
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from stratoscope.errors import InputError, first_line
 
 INDEX = "model.safetensors.index.json"
+CHECKED_FORMATS = ("F64", "F32", "F16", "BF16")
+"""Number formats of tensors whose values are checked; those with fewer bits belong to quantised checkpoints."""
 
 
 def check_weights(folder: Path, name: str) -> None:
@@ -56,6 +59,54 @@ def _check_complete_file(file: Path, name: str) -> None:
         raise InputError(
             f"model.source {name!r}: {file.name} has {size:,} bytes instead of {8 + length + end:,}; copy it again"
         )
+
+
+@lru_cache(maxsize=1024)
+def _nonfinite_tensor(file: Path, size: int, modified: int) -> str | None:  # noqa: ARG001 - the file's state is the key
+    """Return the name of the first tensor of a file with a value that is NaN or infinite."""
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as weights:
+        for name in sorted(weights.keys()):
+            if weights.get_slice(name).get_dtype() not in CHECKED_FORMATS:
+                continue
+            # The sum of squares, or of magnitudes, may overflow; minimum and maximum pass on NaN.
+            if (tensor := weights.get_tensor(name)).numel() and not all(map(torch.isfinite, tensor.aminmax())):
+                return str(name)
+    return None
+
+
+def check_finite(folder: Path, name: str) -> None:
+    """Check that no weight of a checkpoint is NaN or infinite. The files are read once per process.
+
+    Args:
+        folder: folder of the checkpoint.
+        name: name of the model, as configured.
+
+    Raises:
+        InputError: a weight is NaN or infinite.
+    """
+    for file in sorted(folder.glob("*.safetensors")):
+        state = file.stat()
+        tensor = _nonfinite_tensor(file, state.st_size, state.st_mtime_ns)
+        if tensor is not None:
+            raise InputError(nonfinite_message(name, tensor))
+
+
+def nonfinite_message(name: str, tensor: str) -> str:
+    """Return the refusal of a model with a weight that is NaN or infinite."""
+    return f"model.source {name!r}: the weight {tensor} holds NaN or infinite values; use an intact checkpoint"
+
+
+def weights_folder(folder: str, revision: str | None) -> Path | None:
+    """Return the folder with a model's files, which for a hub name is in the hub's cache; None if there is none."""
+    from transformers.utils.hub import cached_file
+
+    if Path(folder).is_dir():
+        return Path(folder)
+    config = cached_file(folder, "config.json", revision=revision, local_files_only=True)
+    return None if config is None else Path(config).parent
 
 
 def quantisation_method(config: Any) -> str | None:

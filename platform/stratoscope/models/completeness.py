@@ -4,40 +4,65 @@ transformers initialises missing weights with random numbers and only logs a war
 such a model is invented. An incomplete checkpoint is therefore refused before any weight is read.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stratoscope.errors import InputError, first_line
 from stratoscope.models.checkpoint import quantisation_method
+from stratoscope.models.classes import declared_class
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-WRAPPER_PREFIXES = ("_orig_mod.", "module.", "base_model.model.", "_fsdp_wrapped_module.")
-"""Prefixes that torch.compile, DataParallel, peft and FSDP put before the name of every weight."""
+WRAPPER_PREFIXES = {
+    "_orig_mod.": r"_orig_mod\.",
+    "_fsdp_wrapped_module.": r"_fsdp_wrapped_module\.",
+    "module.": r"^module\.",
+    "base_model.model.": r"^base_model\.model\.",
+}
+"""Prefixes that torch.compile, FSDP, DataParallel and peft put into the names of weights, with their patterns.
+
+The first two may be anywhere in a name, for these wrap single layers as well.
+"""
+ADAPTER_NAMES = (".lora_", ".base_layer.")
+"""Parts of the names of weights with adapters that are not merged."""
 NAMED = 3
 """Largest number of weights that a message names."""
 
 
-def check_complete(folder: str, config: Any, name: str, *, head: bool, **common: Any) -> None:
+def check_complete(
+    folder: str, config: Any, name: str, model_class: Any, *, head: bool, **common: Any
+) -> tuple[str, ...]:
     """Compare the names and shapes of a checkpoint's weights with those of its model.
 
     The model is built on the meta device, so transformers applies its own renaming, conversion and tying of weights and
-    no weight is read. The class is the one that the configuration declares, and the causal language model as well where
-    the vocabulary head is needed.
+    no weight is read. The classes are the one that the configuration declares, and the one that is loaded where it has
+    weights that the declared one lacks.
 
     Args:
         folder: folder or hub name, as passed to `from_pretrained`.
         config: transformers configuration of the model.
         name: name of the model, as configured.
-        head: whether the model is loaded with its vocabulary head.
+        model_class: class that the model is loaded with.
+        head: whether that class has a vocabulary head.
         **common: further arguments of `from_pretrained`: the revision, and whether to trust the model's own code.
+
+    Returns:
+        Known prefixes of wrappers in the names of the weights, which loading has to strip.
 
     Raises:
         InputError: a weight is missing, unexpected or of another shape.
     """
-    for model_class in _classes_to_check(config, head=head):
-        _check_class(model_class, folder, config, name, common)
+    prefixes: tuple[str, ...] = ()
+    for checked in _classes_to_check(config, model_class, head=head):
+        prefixes = _check_class(checked, folder, name, prefixes, common | {"config": config})
+    return prefixes
+
+
+def key_mapping(prefixes: Sequence[str]) -> dict[str, str] | None:
+    """Return the argument `key_mapping` of `from_pretrained` that strips prefixes from the names of weights."""
+    return {WRAPPER_PREFIXES[prefix]: "" for prefix in prefixes} or None
 
 
 def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", num_embeddings: int, name: str) -> None:
@@ -60,44 +85,62 @@ def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", num_embeddings: int, 
         )
 
 
-def _classes_to_check(config: Any, *, head: bool) -> Sequence[Any]:
-    import transformers
-    from transformers import AutoModel, AutoModelForCausalLM
+def _classes_to_check(config: Any, model_class: Any, *, head: bool) -> Sequence[Any]:
+    from transformers import AutoModelForCausalLM
 
-    declared = [getattr(transformers, name, None) for name in (getattr(config, "architectures", None) or [])]
-    classes = [known for known in declared[:1] if known is not None] or ([] if head else [AutoModel])
-    return [*classes, AutoModelForCausalLM] if head and not _is_causal(classes, config) else classes
-
-
-def _is_causal(classes: Sequence[Any], config: Any) -> bool:
-    """Return whether the first class is the one that is loaded with a head."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    return (
-        bool(classes)
-        and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
-        and (MODEL_FOR_CAUSAL_LM_MAPPING[type(config)] is classes[0])
-    )
+    declared = declared_class(config)
+    if declared is None:
+        # Code of the model's own decides; its base model would not have the vocabulary head.
+        own_code = getattr(config, "auto_map", None) or {}
+        return [model_class if head or "AutoModelForCausalLM" not in own_code else AutoModelForCausalLM]
+    return [declared, model_class] if head and not _is_class_of(model_class, declared, config) else [declared]
 
 
-def _check_class(model_class: Any, folder: str, config: Any, name: str, common: dict[str, Any]) -> None:
-    try:
-        _, report = model_class.from_pretrained(
-            folder,
-            device_map="meta",
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **common,
-        )
-    except Exception as error:  # quantisers and remote code raise any exception
-        if quantisation_method(config) is not None:
-            return  # a quantised model may need a GPU to be built
-        raise InputError(f"model.source {name!r} cannot be loaded: {first_line(error)}") from error
+def _is_class_of(model_class: Any, declared: Any, config: Any) -> bool:
+    """Return whether a class is the declared one, or the automatic class that stands for it."""
+    if model_class is declared:
+        return True
+    mapping = getattr(model_class, "_model_mapping", {})
+    return type(config) in mapping and mapping[type(config)] is declared
+
+
+def _check_class(
+    model_class: Any, folder: str, name: str, prefixes: tuple[str, ...], options: dict[str, Any]
+) -> tuple[str, ...]:
+    """Check one class, and return the prefixes that its weights have besides the known ones."""
+    while True:
+        try:
+            _, report = model_class.from_pretrained(
+                folder,
+                device_map="meta",
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                key_mapping=key_mapping(prefixes),
+                **options,
+            )
+        except Exception as error:  # quantisers and remote code raise any exception
+            if quantisation_method(options["config"]) is not None:
+                return prefixes  # a quantised model may need a GPU to be built
+            raise InputError(f"model.source {name!r} cannot be loaded: {first_line(error)}") from error
+        more = _wrappers(report["unexpected_keys"], prefixes)
+        if not more:
+            break
+        prefixes += more
     missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     mismatched = sorted((key, tuple(saved), tuple(built)) for key, saved, built in report["mismatched_keys"])
     if missing or unexpected or mismatched:
         raise InputError(f"model.source {name!r}: {_explain(model_class, missing, unexpected, mismatched)}")
+    return prefixes
+
+
+def _wrappers(unexpected: Iterable[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Return the prefixes, besides the known ones, that unexpected names of weights have."""
+    return tuple(
+        prefix
+        for prefix, pattern in WRAPPER_PREFIXES.items()
+        if prefix not in known and any(re.search(pattern, key) for key in unexpected)
+    )
 
 
 def _explain(
@@ -106,11 +149,11 @@ def _explain(
     unexpected: Sequence[str],
     mismatched: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]],
 ) -> str:
-    prefix = next((p for p in WRAPPER_PREFIXES if unexpected and all(key.startswith(p) for key in unexpected)), None)
-    if prefix is not None:
+    adapter = next((key for key in unexpected if any(part in key for part in ADAPTER_NAMES)), None)
+    if adapter is not None:
         return (
-            f"the names of its weights begin with {prefix!r}, as in {unexpected[0]}; remove this prefix from the names "
-            "(save the unwrapped model with save_pretrained)"
+            f"the checkpoint holds adapters that are not merged, such as {adapter}; merge them with peft's "
+            "merge_and_unload and save the model again"
         )
     kind = model_class.__name__
     if missing:

@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from stratoscope.errors import InputError, RunError, first_line
+from stratoscope.errors import InputError, RunError, last_line
 from stratoscope.models.anatomy import find_anatomy
-from stratoscope.models.load import LoadedModel, load_config, num_layers_of
+from stratoscope.models.checkpoint import quantisation_method
+from stratoscope.models.classes import empty_model, num_layers_of
+from stratoscope.models.load import LoadedModel, load_config
 from stratoscope.models.prune import kept_layers, without_layers
 from stratoscope.models.saving import save_network
 from stratoscope.models.source import ModelSource
+from stratoscope.models.stored import restore_formats
+from stratoscope.models.structure import differences
 
 SLICES = "mergekit.yaml"
 
@@ -35,6 +38,9 @@ class ModelCard:
 def export_pruned(model: LoadedModel, dropped: Sequence[int], folder: Path, card: ModelCard) -> None:
     """Write a model without some of its layers as a checkpoint that `from_pretrained` loads.
 
+    The weights of a model that was not trained are those of its checkpoint, bit for bit, in the same number format,
+    whatever format the model computes in.
+
     Args:
         model: the complete model, with its causal head.
         dropped: numbers of the layers to leave out.
@@ -50,6 +56,9 @@ def export_pruned(model: LoadedModel, dropped: Sequence[int], folder: Path, card
         pruned.tokenizer.save_pretrained(folder)
         _check_described(pruned, folder)
         dtype = str(pruned.network.dtype).removeprefix("torch.")
+    if not card.trained and model.folder is not None and quantisation_method(model.network.config) is None:
+        kept = kept_layers(num_layers, dropped)
+        dtype = restore_formats(folder, model.folder, kept, model.stripped_prefixes) or dtype
     if not card.trained:
         (folder / SLICES).write_text(slices_yaml(card.base_model, num_layers, dropped, dtype), encoding="utf-8")
     (folder / "README.md").write_text(_card_text(card, num_layers, dropped), encoding="utf-8")
@@ -76,54 +85,48 @@ def consecutive_runs(layers: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def check_describable(source: ModelSource, *, trust_remote_code: bool = False) -> None:
-    """Check, without reading a weight, that a configuration can describe the model after layers are dropped.
+    """Check, without reading a weight, that a configuration can describe the model after any layers are dropped.
 
     Raises:
-        InputError: it cannot, so that no checkpoint of the pruned model could be loaded.
+        InputError: it cannot: no checkpoint of the pruned model could be loaded, or it would compute something else.
     """
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
-
     config = load_config(source, trust_remote_code=trust_remote_code)
-    with init_empty_weights():
-        network = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    _, network = empty_model(config, source.name, head=True, trust_remote_code=trust_remote_code)
     num_layers = num_layers_of(config)
     model = LoadedModel(network, None, find_anatomy(network, num_layers), network.device)
-    with without_layers(model, range(0, num_layers - 1, 2)) as pruned:
-        try:
-            differences = _differences(pruned, type(config).from_dict(pruned.network.config.to_dict()))
-        except (ValueError, TypeError, IndexError) as error:
-            differences = first_line(error)
-    if differences:
-        raise InputError(
-            f"model.source {source.name!r} ({config.model_type}) cannot be pruned: its configuration cannot describe "
-            f"the model without some layers ({differences}); choose another model"
-        )
+    for dropped in (range(0, num_layers - 1, 2), range(1, num_layers, 2)):
+        problem = _problem(model, dropped)
+        if problem:
+            special = [layer for layer in (0, 1, num_layers - 1) if _problem(model, [layer])]
+            only_one = len(special) == 1 and num_layers > len(special) + 1
+            cause = f"layer {special[0]} cannot be dropped" if only_one else "choose another model"
+            raise InputError(
+                f"model.source {source.name!r} ({config.model_type}) cannot be pruned: its configuration cannot "
+                f"describe the model without some layers ({problem}); {cause}"
+            )
+
+
+def _problem(model: LoadedModel, dropped: Sequence[int]) -> str:
+    """Return why a configuration cannot describe a model without some layers; empty if it can."""
+    try:
+        with without_layers(model, dropped) as pruned:
+            return differences(pruned)
+    except InputError:
+        raise
+    except Exception as error:  # configurations raise any exception
+        return last_line(error).strip()
 
 
 def _check_described(pruned: LoadedModel, folder: Path) -> None:
     """Check that a model built from the saved configuration has the saved weights."""
     from transformers import AutoConfig
 
-    differences = _differences(pruned, AutoConfig.from_pretrained(folder))
-    if differences:
+    problem = differences(pruned, AutoConfig.from_pretrained(folder), constants=False)
+    if problem:
         raise RunError(
             f"the pruned {type(pruned.network).__name__} cannot be exported: its configuration describes other weights "
-            f"({differences})"
+            f"({problem})"
         )
-
-
-def _differences(pruned: LoadedModel, config: Any) -> str:
-    """Return the first weights whose shapes differ from those of a model built from a configuration."""
-    from accelerate import init_empty_weights
-
-    with init_empty_weights():
-        empty = type(pruned.network)(config)
-    built, actual = (
-        {name: tuple(p.shape) for name, p in network.state_dict().items()} for network in (empty, pruned.network)
-    )
-    different = sorted(name for name in built.keys() | actual.keys() if built.get(name) != actual.get(name))
-    return ", ".join(different[:3])
 
 
 def _card_text(card: ModelCard, num_layers: int, dropped: Sequence[int]) -> str:

@@ -1,20 +1,32 @@
 """Loading of models and tokenizers, and description of models without their weights."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from stratoscope.errors import InputError, first_line
 from stratoscope.models.anatomy import LayerLayout, find_anatomy, first_position
-from stratoscope.models.checkpoint import check_quantisation, quantisation_method
-from stratoscope.models.completeness import check_complete, check_vocabulary
+from stratoscope.models.checkpoint import (
+    check_finite,
+    check_quantisation,
+    nonfinite_message,
+    quantisation_method,
+    weights_folder,
+)
+from stratoscope.models.classes import check_runs_on_text, empty_model, num_layers_of
+from stratoscope.models.completeness import check_complete, check_vocabulary, key_mapping
 from stratoscope.models.source import ModelSource, local_folder, resolve_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ORDER_TOLERANCE = {torch.float32: 1e-2}
+"""Largest effect of the last token on earlier logits that rounding may have, relative to the largest logit."""
+COARSE_TOLERANCE = 0.2
+"""The same in number formats with fewer bits."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +37,17 @@ class LoadedModel:
     tokenizer: "PreTrainedTokenizerBase"
     anatomy: LayerLayout
     device: torch.device
+    folder: Path | None = None
+    """Folder of the checkpoint that the weights were read from; None if they come from elsewhere."""
+    stripped_prefixes: tuple[str, ...] = ()
+    """Prefixes in the names of the checkpoint's weights that the network's names lack."""
 
     @property
     def backbone(self) -> "PreTrainedModel":
         """Network without its vocabulary head."""
         backbone: PreTrainedModel = self.network.base_model
-        return backbone
+        # The causal classes of encoder-decoders hold their decoder in a wrapper that passes all arguments on.
+        return backbone.decoder if type(backbone).__name__.endswith("DecoderWrapper") else backbone
 
 
 @dataclass(frozen=True)
@@ -47,6 +64,8 @@ class ModelFacts:
     """Whether the tap mlp_hidden can be read."""
     quantisation: str | None = None
     """Quantisation method of the checkpoint; None if it is not quantised."""
+    stripped_prefix: str | None = None
+    """Prefix that wrappers of the model left in the names of its weights, which is stripped; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -99,26 +118,100 @@ def load_model(
     Raises:
         InputError: the source cannot be resolved or read, weights are missing, or the layers are not recognised.
     """
-    from transformers import AutoModel, AutoModelForCausalLM
-
     resolved = source if isinstance(source, ModelSource) else resolve_source(source, revision)
     config = load_config(resolved, trust_remote_code=trust_remote_code)
     folder = local_folder(resolved)
     common: dict[str, Any] = {"revision": resolved.revision or "main", "trust_remote_code": trust_remote_code}
-    check_complete(folder, config, resolved.name, head=head, **common)
+    model_class, empty = empty_model(config, resolved.name, head=head, trust_remote_code=trust_remote_code)
+    check_runs_on_text(empty, resolved.name)
+    prefixes = check_complete(folder, config, resolved.name, model_class, head=head, **common)
     if attention is not None:
         common["attn_implementation"] = attention
     if spread:
         common["device_map"] = "auto"
     try:
-        network = (AutoModelForCausalLM if head else AutoModel).from_pretrained(
-            folder, dtype=resolve_dtype(dtype, device), use_safetensors=True, **common
-        )
+        network = load_network(model_class, folder, prefixes, dtype=resolve_dtype(dtype, device), **common)
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"model.source {resolved.name!r} cannot be loaded: {first_line(error)}") from error
     network = network.eval() if spread else network.eval().to(device)
     tokenizer = load_tokenizer(resolved, trust_remote_code=trust_remote_code)
-    return LoadedModel(network, tokenizer, find_anatomy(network, num_layers_of(network.config)), network.device)
+    anatomy = find_anatomy(network, num_layers_of(network.config))
+    stored = weights_folder(folder, common["revision"])
+    model = LoadedModel(network, tokenizer, anatomy, network.device, stored, prefixes)
+    _check_values(network, resolved.name)
+    if head:
+        _keep_logits(network)
+        _check_order(model, resolved.name)
+    return model
+
+
+def load_network(model_class: Any, folder: str, prefixes: tuple[str, ...], **options: Any) -> Any:
+    """Load a network with `from_pretrained`, without known prefixes in the names of its weights.
+
+    Args:
+        model_class: class of transformers.
+        folder: folder or hub name.
+        prefixes: as `check_complete` returns them.
+        **options: further arguments of `from_pretrained`.
+    """
+    mapping = key_mapping(prefixes)
+    network = model_class.from_pretrained(folder, use_safetensors=True, key_mapping=mapping, **options)
+    if mapping:  # save_pretrained would put the prefixes back
+        network._weight_conversions = [
+            conversion
+            for conversion in network._weight_conversions
+            if not set(conversion.source_patterns) <= mapping.keys()
+        ]
+    return network
+
+
+def _check_values(network: "PreTrainedModel", name: str) -> None:
+    """Check the weights of a model; of files on this machine, `describe_model` does so before they are loaded."""
+    for key, weight in network.named_parameters():
+        checked = weight.is_floating_point() and weight.itemsize > 1 and not weight.is_meta and weight.numel() > 0
+        if checked and not all(map(torch.isfinite, weight.detach().aminmax())):
+            raise InputError(nonfinite_message(name, key))
+
+
+def _keep_logits(network: "PreTrainedModel") -> None:
+    """Give a network whose head does not take a mask as `logits_to_keep` one that does."""
+    from transformers.modeling_utils import slice_logits_to_keep
+
+    ids, mask = torch.tensor([[1, 2, 3]]).to(network.device), torch.tensor([[True, False, True]]).to(network.device)
+    try:
+        with torch.inference_mode():
+            logits = network(ids, logits_to_keep=mask, use_cache=False).logits
+        if logits.numel() == mask.sum() * logits.shape[-1]:
+            return
+    except (TypeError, ValueError, IndexError, RuntimeError):
+        pass  # the head computes all logits, of which the hooks below keep some
+    kept: list[Any] = []
+
+    def take(_module: Any, args: Any, options: dict[str, Any]) -> Any:
+        kept[:] = [options.pop("logits_to_keep", 0)]
+        return args, options
+
+    def keep(_module: Any, _args: Any, output: Any) -> None:
+        output.logits = slice_logits_to_keep(output.logits, kept[0])
+
+    network.register_forward_pre_hook(take, with_kwargs=True)
+    network.register_forward_hook(keep)
+
+
+def _check_order(model: LoadedModel, name: str) -> None:
+    """Check on the model itself that no token attends to a later one."""
+    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]]) % model.network.get_input_embeddings().weight.shape[0]
+    try:
+        with torch.inference_mode():
+            logits = [model.network(row[None].to(model.device), use_cache=False).logits[0, :-1].float() for row in ids]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model.source {name!r} cannot run on text alone: {first_line(error)}") from error
+    scale = max(float(logits[0].abs().max()), torch.finfo(torch.float32).tiny)
+    if float((logits[0] - logits[1]).abs().max()) > ORDER_TOLERANCE.get(model.network.dtype, COARSE_TOLERANCE) * scale:
+        raise InputError(
+            f"model.source {name!r} ({type(model.network).__name__}) attends to later tokens, so it is not a causal "
+            "language model; choose one that is"
+        )
 
 
 def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
@@ -155,31 +248,32 @@ def describe_model(
         InputError: the configuration cannot be read, the layers are not recognised, weights are missing, a token has no
             embedding, or the quantisation method is not supported.
     """
-    from accelerate import init_empty_weights
-    from transformers import AutoModel
-
     config = load_config(source, trust_remote_code=trust_remote_code)
-    try:
-        with init_empty_weights():
-            empty = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise InputError(f"model.source {source.name!r} cannot be read: {first_line(error)}") from error
+    model_class, empty = empty_model(config, source.name, head=head, trust_remote_code=trust_remote_code)
     check_quantisation(config, source.name, here=here)
     anatomy = find_anatomy(empty, num_layers_of(config))
+    prefixes: tuple[str, ...] = ()
     if source.kind != "hub":  # actors check what they download from the hub
-        check_complete(local_folder(source), config, source.name, head=head, trust_remote_code=trust_remote_code)
+        folder = local_folder(source)
+        prefixes = check_complete(
+            folder, config, source.name, model_class, head=head, trust_remote_code=trust_remote_code
+        )
         tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
         check_vocabulary(tokenizer, empty.get_input_embeddings().weight.shape[0], source.name)
+        check_finite(Path(folder), source.name)
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
+    offset = first_position(empty.base_model)
+    check_runs_on_text(empty, source.name)
     return ModelFacts(
         architecture=type(empty).__name__,
         num_layers=len(anatomy),
         hidden_size=int(text.hidden_size),
         num_parameters=sum(p.numel() for p in empty.parameters()),
-        max_positions=None if positions is None else positions - first_position(empty.base_model),
+        max_positions=None if positions is None else positions - offset,
         shows_hidden=anatomy.shows_hidden,
         quantisation=quantisation_method(config),
+        stripped_prefix="".join(prefixes) or None,
     )
 
 
@@ -197,11 +291,6 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
         )
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise InputError(f"model.source {source.name!r} cannot be read: {first_line(error)}") from error
-
-
-def num_layers_of(config: Any) -> int:
-    """Return the number of layers of the text model that a configuration describes."""
-    return int(config.get_text_config().num_hidden_layers)
 
 
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:

@@ -2,8 +2,8 @@
 
 A transformer refers to its layers in three places: the list that holds them, the number of each layer, by which
 attention finds its part of the KV cache, and the configuration, which states their number and, in lists with one entry
-per layer, their kinds. All three change together, so that the pruned network equals the one that its exported
-checkpoint loads to.
+per layer, their kinds. All three change together, with the copies of such fields that modules hold, so that the pruned
+network equals the one that its exported checkpoint loads to.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +15,7 @@ from torch import nn
 
 from stratoscope.errors import InputError
 from stratoscope.models.anatomy import LayerLayout
+from stratoscope.models.classes import class_with_head, layers_field
 from stratoscope.models.load import LoadedModel
 
 LAYER_NUMBERS = ("layer_idx", "layer_id")
@@ -23,6 +24,8 @@ INDEX_LISTS = ("mlp_only_layers", "moe_layers", "full_attn_idxs", "global_attn_i
 """Fields that name layers by their number."""
 COUNTED_FROM_THE_START = ("first_k_dense_replace", "num_dense_layers", "max_window_layers")
 """Fields that count layers at the start of the stack."""
+KV_SOURCES = "kv_source_layers"
+"""Field that holds the layer whose keys and values each layer uses."""
 STEPS = ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_freq", "full_attention_interval")
 """Fields that place a kind of layer at every n-th position, which describes no model with dropped layers."""
 SHARED_BETWEEN_LAYERS = ("num_kv_shared_layers", "hidden_size_per_layer_input")
@@ -58,18 +61,23 @@ def without_layers(model: LoadedModel, dropped: Sequence[int]) -> Iterator[Loade
         for name in LAYER_NUMBERS
         if isinstance(getattr(module, name, None), int)
     ]
+    copies = list(_copied_fields(model.network, changes))
     renumber = {old: new for new, old in enumerate(kept)}
     layers = model.network.get_submodule(model.anatomy.path)
     try:
         set_layers(model, nn.ModuleList(block.module for block in blocks))
         for module, name, number in numbered:
             setattr(module, name, renumber[number])
+        for module, name, _, value in copies:
+            setattr(module, name, value)
         _apply(changes)
         yield replace(model, anatomy=LayerLayout(model.anatomy.path, blocks))
     finally:
         set_layers(model, layers)
         for module, name, number in numbered:
             setattr(module, name, number)
+        for module, name, value, _ in copies:
+            setattr(module, name, value)
         _apply(before)
 
 
@@ -95,18 +103,16 @@ def set_layers(model: LoadedModel, layers: nn.Module) -> None:
 
 
 def check_causal(config: Any, name: str) -> None:
-    """Check that a model is a causal language model.
+    """Check that a model is a causal language model, which may have towers for images or sound besides.
 
     Raises:
         InputError: it is not.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
     text = config.get_text_config()
     bidirectional = type(text) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(text, "is_decoder", False)
-    own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    known = own_code or type(text) in MODEL_FOR_CAUSAL_LM_MAPPING
-    if not known or bidirectional or config.is_encoder_decoder:
+    if class_with_head(config) is None or bidirectional or config.is_encoder_decoder:
         raise InputError(
             f"model.source {name!r} ({config.model_type}) is not a causal language model; choose one that is"
         )
@@ -120,7 +126,11 @@ def check_prunable(config: Any, name: str) -> None:
             no configuration can express.
     """
     check_causal(config, name)
-    text = config.get_text_config()
+    _check_independent_layers(config.get_text_config(), name)
+
+
+def _check_independent_layers(text: Any, name: str) -> None:
+    """Check that no field of a text model's configuration makes its layers depend on each other or on their number."""
     if getattr(text, "scale_attn_by_inverse_layer_idx", False):
         raise InputError(
             f"model.source {name!r} cannot be pruned: it scales attention by the number of the layer "
@@ -157,18 +167,42 @@ def _configs(network: nn.Module) -> list[Any]:
 
 def _changed_fields(config: Any, kept: Sequence[int], num_layers: int) -> dict[str, Any]:
     """Return the fields of a configuration that dropping layers changes, with their new values."""
-    check_prunable(config, config.model_type)
+    _check_independent_layers(config, config.model_type)
     fields: Mapping[str, Any] = config.to_dict()
     renumber = {old: new for new, old in enumerate(kept)}
-    change: dict[str, Any] = {"num_hidden_layers": len(kept)}
+    change: dict[str, Any] = {layers_field(config): len(kept)}
     for name, value in fields.items():
         if name in INDEX_LISTS and isinstance(value, list):
             change[name] = [renumber[layer] for layer in value if layer in renumber]
+        elif name == KV_SOURCES and isinstance(value, list):
+            change[name] = _renumbered_sources(value, renumber, config.model_type)
         elif name in COUNTED_FROM_THE_START and isinstance(value, int):
             change[name] = sum(layer < value for layer in kept)
         elif isinstance(value, list | tuple) and len(value) == num_layers and not name.endswith(("_id", "_ids")):
             change[name] = [value[layer] for layer in kept]
     return change
+
+
+def _renumbered_sources(sources: Sequence[int], renumber: Mapping[int, int], model_type: str) -> list[int]:
+    """Return the layers whose keys and values the kept layers use, which have to be their own."""
+    if any(sources[layer] != layer for layer in renumber):
+        raise InputError(
+            f"model type {model_type} cannot be pruned: its layers use keys and values of others ({KV_SOURCES}); "
+            "choose another model"
+        )
+    return list(renumber.values())
+
+
+def _copied_fields(
+    network: nn.Module, changes: Sequence[tuple[Any, Mapping[str, Any]]]
+) -> Iterator[tuple[nn.Module, str, Any, Any]]:
+    """Yield (module, name, old value, new value) of each attribute that is a copy of a field that changes."""
+    fields = {id(config): (config, change) for config, change in changes}
+    for module in network.modules():
+        config, change = fields.get(id(getattr(module, "config", None)), (None, {}))
+        for name, value in change.items():
+            if name in vars(module) and vars(module)[name] == getattr(config, name):
+                yield module, name, vars(module)[name], value
 
 
 def _apply(changes: Sequence[tuple[Any, Mapping[str, Any]]]) -> None:

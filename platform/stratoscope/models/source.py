@@ -1,6 +1,7 @@
 """Resolution of `model.source`, and the cached conversion of GGUF files to safetensors."""
 
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,10 @@ from stratoscope.hub import hub_commit
 from stratoscope.models.checkpoint import check_weights
 from stratoscope.models.saving import save_network
 
+MERGE = (
+    "merge it into its base model with peft: AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload()"
+    ".save_pretrained(new_folder), and save the tokenizer next to it"
+)
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -101,11 +106,23 @@ def _bundled_file(name: str) -> Path:
 
 
 def _check_folder(folder: Path, name: str) -> None:
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        raise InputError(f"model.source {name!r} is an adapter{_base_of(adapter)}, not a model; {MERGE}")
     if not (folder / "config.json").is_file():
         raise InputError(
             f"model.source {name!r} is a folder without config.json; use a folder that save_pretrained has written"
         )
     check_weights(folder, name)
+
+
+def _base_of(adapter: Path) -> str:
+    """Return the name of an adapter's base model, as the end of a phrase."""
+    try:
+        base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError):
+        base = None
+    return f" for {base}" if base else ""
 
 
 def pin_source(source: ModelSource) -> ModelSource:

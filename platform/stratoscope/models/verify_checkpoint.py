@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
 
 from stratoscope.errors import RunError, last_line
-from stratoscope.models.load import LoadSpec
+from stratoscope.models.classes import class_with_head
+from stratoscope.models.completeness import check_complete
+from stratoscope.models.load import LoadSpec, load_network
 from stratoscope.models.source import local_folder
 
 PROBE = (2, 24)
@@ -87,7 +88,14 @@ class ReferenceSpec:
 
 
 def answer(network: Any) -> ProbeOutput:
-    """Return the output of a causal model for seeded random tokens, with a greedy continuation of them."""
+    """Return the output of a causal model for seeded random tokens, with a greedy continuation of them.
+
+    Its weights move to memory of their own, because the last bit of a product may depend on where in a file they were
+    mapped from.
+    """
+    for parameter in network.parameters():
+        if parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
     generator = torch.Generator().manual_seed(0)
     vocabulary = network.config.get_text_config().vocab_size
     ids = torch.randint(0, vocabulary, PROBE, generator=generator).to(network.device)
@@ -128,7 +136,7 @@ def _main(arguments: Sequence[str]) -> None:
     folder, file, result, terms_json = arguments
     terms = ReferenceSpec(**json.loads(terms_json))
     torch.set_num_threads(terms.num_threads)
-    exported = _load(folder, terms)
+    exported = _load(folder, terms, revision=None)
     output, expected = answer(exported), np.load(file)
     if not np.array_equal(output.logits, expected["logits"]):
         difference = np.abs(output.logits - expected["logits"]).max()
@@ -138,20 +146,25 @@ def _main(arguments: Sequence[str]) -> None:
     comparisons: list[SpeedComparison] = []
     if terms.original is not None:
         try:
-            original = _load(terms.original, terms, dtype=terms.dtype, revision=terms.revision)
+            original = _load(terms.original, terms, revision=terms.revision)
             comparisons = _compare_speed(original, exported)
         except torch.OutOfMemoryError:
             comparisons = []
     Path(result).write_text(json.dumps([asdict(comparison) for comparison in comparisons]))
 
 
-def _load(name: str, terms: ReferenceSpec, **more: Any) -> Any:
+def _load(name: str, terms: ReferenceSpec, *, revision: str | None) -> Any:
+    from transformers import AutoConfig
+
+    common: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": terms.trust_remote_code}
+    config = AutoConfig.from_pretrained(name, **common)
+    model_class = class_with_head(config)
+    prefixes: tuple[str, ...] = ()
+    if name == terms.original:  # the exported checkpoint is loaded as anybody would
+        prefixes = check_complete(name, config, name, model_class, head=True, **common)
     if terms.attention:
-        more["attn_implementation"] = terms.attention
-    network = AutoModelForCausalLM.from_pretrained(
-        name, device_map=terms.device, trust_remote_code=terms.trust_remote_code, **more
-    )
-    return network.eval()
+        common["attn_implementation"] = terms.attention
+    return load_network(model_class, name, prefixes, dtype=terms.dtype, device_map=terms.device, **common).eval()
 
 
 def _compare_speed(original: Any, exported: Any) -> list[SpeedComparison]:
