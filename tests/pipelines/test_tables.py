@@ -25,8 +25,9 @@ def random_statistics(seed: int) -> Statistics:
         prompts=(~np.isnan(pooled)).astype(np.int64),
         tokens=tokens,
         count=histogram.sum(-1),
-        mean=rng.standard_normal(shape),
-        m2=rng.random(shape),
+        # Both are 0 without activations, and null in the table.
+        mean=np.where(histogram.any(-1), rng.standard_normal(shape), 0),
+        m2=np.where(histogram.any(-1), rng.random(shape), 0),
         pooled_variance=pooled,
         histogram=histogram,
         below=rng.integers(0, 9, (*shape, 2)),
@@ -43,6 +44,7 @@ def test_statistics_survive_the_table_to_the_bit(seed: int) -> None:
     taps = [Tap.BLOCK, Tap.MLP]
     table = from_parquet(to_parquet(tables.prompt_stats(s, ["a", "b", "c"], ["g", "g", "h"], taps)))
     assert table.num_rows == 24
+    assert table["mean"].is_null().to_pylist() == [count == 0 for count in table["count"].to_pylist()]
     for column, tap in enumerate(taps):
         back, first = rows.statistics_of_tap(table, str(tap), s.epsilons)
         assert first["prompt_id"].to_pylist() == ["a", "b", "c"]
