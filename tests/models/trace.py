@@ -382,6 +382,8 @@ def _last_products(node: Node, *, gated: bool = True) -> Iterator[Node]:
             yield current
         elif not gated and current.op in FACTORS and sum(n.value.shape[-1:] != (1,) for n in current.inputs) > 1:
             continue
+        elif not gated and current.op in SUMS and not all(any(_last_products(n, gated=False)) for n in current.inputs):
+            continue  # a sum with a non-linear term, as in xIELU
         elif current.op in VIEWS | SUMS | FACTORS | GATHERS | {NORM, "convolution"}:
             waiting.extend(current.inputs)
 

@@ -172,7 +172,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "audio_config.num_hidden_layers": 4,
     },
     "nemotron_h": {"n_groups": 1},
-    "nemotron_h_omni": {"vision_config.video_temporal_patch_size": 2},
+    "nemotron_h_omni": {"vision_config.video_temporal_patch_size": 2, "text_config.n_groups": 1},
     "neomme": {"head_dim": 16},
     "perceiver": {"d_latents": 32, "num_self_attends_per_block": 4, "num_latents": 16},
     "pp_formulanet": PP_FORMULANET,
@@ -200,9 +200,13 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "zamba2": {"layers_block_type": ["linear_attention", "linear_attention", "hybrid", "linear_attention"]},
 }
+DECODERS_ON_REQUEST = (
+    *("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert"),
+    *("rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+)
+"""Encoders by default, and causal language models where their configuration says so."""
 VARIANTS: dict[str, dict[str, Any]] = {
-    "bert/decoder": {"is_decoder": True},
-    "bert-generation/decoder": {"is_decoder": True},
+    **{f"{name}/decoder": {"is_decoder": True} for name in DECODERS_ON_REQUEST},
     "bloom/post": {"apply_residual_connection_post_layernorm": True},
     "falcon/new": {"new_decoder_architecture": True},
     "falcon/sequential": {"parallel_attn": False},

@@ -94,7 +94,14 @@ def check_describable(source: ModelSource, *, trust_remote_code: bool = False) -
     _, network = empty_model(config, source.name, head=True, trust_remote_code=trust_remote_code)
     num_layers = num_layers_of(config)
     model = LoadedModel(network, None, find_anatomy(network, num_layers), network.device)
-    for dropped in (range(0, num_layers - 1, 2), range(1, num_layers, 2)):
+    if any(hasattr(block.module, "backward_pass") for block in model.anatomy.blocks):
+        raise InputError(
+            f"model.source {source.name!r} ({config.model_type}) cannot be pruned: its layers are reversible and carry "
+            "two streams; choose another model"
+        )
+    # Every other layer, and single layers and pairs at an end: a configuration may describe the one and not the other.
+    samples = (range(0, num_layers - 1, 2), range(1, num_layers, 2), [1], [num_layers - 1], [1, 2])
+    for dropped in [layers for layers in samples if len(layers) < num_layers and max(layers, default=0) < num_layers]:
         problem = _problem(model, dropped)
         if problem:
             special = [layer for layer in (0, 1, num_layers - 1) if _problem(model, [layer])]
