@@ -134,7 +134,8 @@ def check_runs_on_text(network: "PreTrainedModel", name: str) -> None:
     """
     ids = torch.zeros(1, 2, dtype=torch.long, device="meta")
     accepted = inspect.signature(network.forward).parameters
-    options: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+    options: dict[str, Any] = {"use_cache": False} if takes_any or "use_cache" in accepted else {}
     try:
         with torch.no_grad():
             network.to("meta").eval()(input_ids=ids, **options)
