@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from stratoscope.errors import InputError
 from stratoscope.models import (
@@ -104,3 +104,13 @@ def test_texts_become_tokens_under_a_policy(tiny_model_folder: Path) -> None:
     assert encode(tokenizer, ["<bos> w0"], Encoding(False, "always", 4, "refuse"))[0].ids == (1, 4)
     tokenizer.chat_template = "{% for m in messages %}<bos> {{ m.content }} <eos>{% endfor %}"
     assert encode(tokenizer, ["w0"], Encoding(True, "always", 9, "refuse"))[0].ids == (1, 4, 2)
+
+
+def test_tied_weights_are_counted_once(tiny_model_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model_folder, tmp_path / "tied"))
+    config = AutoConfig.from_pretrained(folder)
+    config.tie_word_embeddings = True
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    facts = describe_model(resolve_source(str(folder)), head=True)
+    assert facts.num_parameters == sum(p.numel() for p in load_model(str(folder), head=True).network.parameters())
+    assert facts.num_parameters < describe_model(resolve_source(str(tiny_model_folder)), head=True).num_parameters

@@ -88,6 +88,7 @@ def build_empty(model_class: Any, config: Any, *, trust_remote_code: bool = Fals
             network: PreTrainedModel = model_class.from_config(config, trust_remote_code=trust_remote_code)
         else:
             network = model_class._from_config(config)
+    network.tie_weights()  # moving parameters to the meta device has separated those that are one
     return network
 
 
