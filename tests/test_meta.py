@@ -87,6 +87,8 @@ def test_mitigation(anchor: Anchor, tiny_model_folder: Path) -> None:
     wrong = sum(len(CORPUS.questions[i].wrong) for i in (0, 1, 2))
     micro = MicroBatch((0, 1, 2), (0, 1), [wrong], Counts.of(CORPUS, (0, 1, 2), (0, 1)))
     sum(objective(micro).values()).backward()
+    gradients = {name for name, p in model.network.named_parameters() if p.grad is not None and p.grad.device == META}
+    assert any("layers.1." in name for name in gradients)
 
 
 @pytest.mark.parametrize("name", FORECASTERS)

@@ -37,7 +37,7 @@ def run(job: str, output: Path, *more: str) -> Path:
 
 @pytest.mark.parametrize("job", ["hallucination", "search", "mitigation", "faithfulness"])
 def test_a_job_ends_well(job: str, tmp_path: Path) -> None:
-    run(job, tmp_path)
+    assert (run(job, tmp_path) / "report.html").stat().st_size
 
 
 def test_scores_are_those_of_the_cpu(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_tiny_model_in_float32_is_read_as_on_the_cpu(name: str) -> None:
         model = LoadedModel(network, None, find_anatomy(network, 4), device)
         with Probe(model, TAPS, EPSILONS) as probe:
             measured.append(probe.measure(*padded_batch("left")).statistics)
-    compare(*measured)
+    assert_equal_statistics(*measured)
 
 
 def test_a_real_model_in_float32_is_read_as_on_the_cpu() -> None:
@@ -62,10 +62,10 @@ def test_a_real_model_in_float32_is_read_as_on_the_cpu() -> None:
     for device in ("cpu", "cuda:0"):
         with Probe(load_model("smollm2", device, "float32"), TAPS, (0.01,)) as probe:
             measured.append(probe.measure(ids, torch.ones_like(ids)).statistics)
-    compare(*measured)
+    assert_equal_statistics(*measured)
 
 
-def compare(cpu: Statistics, gpu: Statistics) -> None:
+def assert_equal_statistics(cpu: Statistics, gpu: Statistics) -> None:
     """Moments within float32's rounding through the layers; counts but for activations next to a threshold."""
     np.testing.assert_array_equal(cpu.count, gpu.count)
     np.testing.assert_allclose(gpu.variance, cpu.variance, rtol=1e-3)

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from stratoscope.pipelines.reporting.formatting import interval_text, number_text
+from stratoscope.pipelines.reporting.formatting import interval_text, number_text, tap_notes
 from stratoscope.pipelines.reporting.sections import (
     PageColumn,
     field_column,
     interval_column,
     page_table,
 )
-from stratoscope.results import Page, PageSection, TableCell, TableRow, render
+from stratoscope.results import Manifest, Page, PageSection, TableCell, TableRow, render
 
 
 @dataclass(frozen=True)
@@ -66,3 +66,12 @@ def test_columns_are_explained_by_their_docstrings() -> None:
     assert '<th scope="col">x</th>' in page
     with pytest.raises(KeyError):
         field_column(ScoreRow, "nosuch")
+
+
+@pytest.mark.parametrize(("dtype", "number"), [("bfloat16", 2), ("float32", 1)])
+def test_taps_that_cannot_be_read_or_that_rounding_spoils_are_named(dtype: str, number: int) -> None:
+    facts = {"withdrawn": {"mlp": "no sum"}, "by_difference": [0, 1], "dtype": dtype}
+    notes = tap_notes(Manifest("score", "one", {}, 0, facts=facts))
+    assert notes[0] == "tap mlp was not read: no sum"
+    assert len(notes) == number
+    assert all("update of 2 layers is output minus input" in note for note in notes[1:])

@@ -1,6 +1,7 @@
 """Activations: the taps in a block, and the probe that reduces one batch to sufficient statistics."""
 
-from stratoscope.activations.probe import BatchStatistics, Probe, run_backbone, run_head
+from stratoscope.activations.forward import run_backbone, run_head
+from stratoscope.activations.probe import BatchStatistics, Probe
 from stratoscope.activations.segments import Span
 from stratoscope.activations.taps import Tap
 from stratoscope.activations.trial import Batching

@@ -1,6 +1,5 @@
 """The probe: forward hooks that turn one batch into sufficient statistics per prompt, layer and tap."""
 
-import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,12 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from stratoscope.activations import fused
+from stratoscope.activations.forward import run_backbone
 from stratoscope.activations.reduce import Bins, RowLayout, TokenSums, merge_tokens, reduce_tokens, token_cosine
 from stratoscope.activations.residual import UNKNOWN, Term
 from stratoscope.activations.segments import Segments, Span
 from stratoscope.activations.taps import Tap, on_experts, on_input, on_output
-from stratoscope.activations.trial import Batching, ModelReading, position_of_first, read_model, split_rows
+from stratoscope.activations.trial import Batching, ModelReading, read_model, split_rows
 from stratoscope.errors import InputError
 from stratoscope.models import LoadedModel
 from stratoscope.statistics import Statistics, stack
@@ -537,45 +537,6 @@ class Probe:
             nonfinite=reduced.nonfinite,
         )
         return BatchStatistics(statistics, reduced.spans)
-
-
-def run_backbone(model: LoadedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
-    """Run all layers of a model once, without its vocabulary head and without a key-value cache.
-
-    Args:
-        model: the model to run.
-        input_ids: token ids on the model's device, shape (B, S), padded on either side.
-        attention_mask: 1 for a token and 0 for padding, shape (B, S), on the model's device.
-    """
-    model.backbone(input_ids=input_ids, attention_mask=attention_mask, **_extra(model, model.backbone, attention_mask))
-
-
-def run_head(model: LoadedModel, input_ids: Tensor, attention_mask: Tensor, keep: Tensor) -> Tensor:
-    """Run a model once, its vocabulary head at chosen positions alone.
-
-    Args:
-        model: with its head.
-        input_ids: token ids on the model's device, shape (B, S), padded on either side.
-        attention_mask: 1 for a token and 0 for padding, shape (B, S), on the model's device.
-        keep: true where predictions are wanted, shape (B, S), on the model's device.
-
-    Returns:
-        Logits at the kept positions in order of rows, shape (kept, vocabulary).
-    """
-    extra = _extra(model, model.network, attention_mask)
-    output = model.network(input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=keep, **extra)
-    logits: Tensor = output.logits
-    return logits.reshape(-1, logits.shape[-1])
-
-
-def _extra(model: LoadedModel, network: torch.nn.Module, attention_mask: Tensor) -> dict[str, object]:
-    """Return what a network is told besides ids and mask, where it takes that."""
-    extra: dict[str, object] = {"use_cache": False}
-    first = position_of_first(model.backbone)
-    if first is not None:
-        extra["position_ids"] = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0) + first
-    accepted = inspect.signature(network.forward).parameters
-    return {name: value for name, value in extra.items() if name in accepted}
 
 
 def _to_host(*values: Tensor) -> tuple[NDArray[Any], ...]:

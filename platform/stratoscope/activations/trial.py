@@ -134,7 +134,7 @@ class _Trial:
     """Output of each block in the latest pass."""
 
     def perform(self) -> None:
-        """RunModel the passes and store what they show."""
+        """Run the passes and store what they show."""
         model, ids = self.model, _trial_ids(self.model.network)
         modules = [block.module for block in model.anatomy.blocks]
         with ExitStack() as stack:

@@ -16,7 +16,7 @@ from stratoscope.pipelines.hallucination.load_statistics import load_observation
 from stratoscope.pipelines.hallucination.outcome import verdicts
 from stratoscope.pipelines.hallucination.report import build_page, summary_table
 from stratoscope.pipelines.hallucination.worker import HallucinationWorkerSettings, make_worker
-from stratoscope.pipelines.reporting.formatting import withdrawn_taps
+from stratoscope.pipelines.reporting.formatting import tap_notes
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.sharded.measure import (
     ShardedWork,
@@ -103,7 +103,7 @@ class HallucinationJob(Job[HallucinationConfig]):
             f"{counts['scored']} questions, {counts['answers']} answers, {counts['tokens']:,} tokens, "
             f"{run.manifest.tokens_per_second or 0:,.0f} tokens/s, {counts['errors']} errors"
         )
-        for line in withdrawn_taps(run.manifest):
+        for line in tap_notes(run.manifest):
             console.print(line, soft_wrap=True)
         console.print(f"report: {run.report_path}", soft_wrap=True)
 

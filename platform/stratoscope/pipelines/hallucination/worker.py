@@ -84,6 +84,7 @@ class HallucinationWorker:
         self._model_in_use = threading.Lock()
         self.model = settings.loading.load(head=True)
         self.withdrawn: dict[str, str] = {}
+        self.by_difference: list[int] = []
 
     def __call__(self, shard: dict[str, Any], attempt: Attempt = FIRST_ATTEMPT) -> ShardResult:
         """Generate the model's own answers, if these are to be read, and read the activations on all answers.
@@ -124,6 +125,7 @@ class HallucinationWorker:
                 "ended": end,
                 "peak_memory_bytes": peak_memory_bytes(),
                 "withdrawn": self.withdrawn,
+                "by_difference": self.by_difference,
             },
         )
 
@@ -174,6 +176,7 @@ class HallucinationWorker:
         batches = [[readable[p] for p in group] for group in groups]
         with Probe(self.model, settings.taps, settings.epsilons) as probe:
             self.withdrawn = {str(tap): reason for tap, reason in probe.withdrawn.items()}
+            self.by_difference = list(probe.layers_read_by_difference)
             outcome = run_batches(batches, lambda batch: self._measure(probe, state, batch), attempt, self._metrics)
         state.errors |= outcome.errors
         state.padded += outcome.padded

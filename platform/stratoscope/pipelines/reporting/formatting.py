@@ -35,16 +35,24 @@ def model_facts(manifest: Manifest, num_parameters: int) -> Iterator[tuple[str, 
     yield "Number format", f"{facts['dtype']} on {facts['device']}"
 
 
-def withdrawn_taps(manifest: Manifest) -> list[str]:
-    """Return a line for each tap that could not be read from the model, with the reason."""
-    return [f"tap {tap} was not read: {reason}" for tap, reason in manifest.facts.get("withdrawn", {}).items()]
+def tap_notes(manifest: Manifest) -> list[str]:
+    """Return a line for each tap that could not be read from the model, or that rounding spoils, with the reason."""
+    facts = manifest.facts
+    notes = [f"tap {tap} was not read: {reason}" for tap, reason in facts.get("withdrawn", {}).items()]
+    layers = facts.get("by_difference", [])
+    if layers and facts["dtype"] != "float32":
+        notes.append(
+            f"tap update of {len(layers)} layers is output minus input, because their parts do not add up to it; in "
+            f"{facts['dtype']} that is mostly rounding, so use --model.dtype float32"
+        )
+    return notes
 
 
 def run_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Yield names and texts that say how long a run took and how to reproduce it."""
     yield "Seconds", ", ".join(f"{stage} {seconds:,.1f}" for stage, seconds in manifest.timings.items())
-    for line in withdrawn_taps(manifest):
-        yield "Not read", line
+    for line in tap_notes(manifest):
+        yield "Taps", line
     yield "Seed", str(manifest.seed)
     yield "Versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     yield "Commit", manifest.git_commit or "not a checkout"

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from stratoscope.errors import InputError
 from stratoscope.execution import ActorPool, cluster
-from stratoscope.pipelines.reporting.formatting import withdrawn_taps
+from stratoscope.pipelines.reporting.formatting import tap_notes
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.score.config import ScoreConfig
@@ -89,7 +89,7 @@ class ScoreJob(Job[ScoreConfig]):
             f"{counts['scored']} prompts, {counts['tokens']:,} tokens, "
             f"{run.manifest.tokens_per_second or 0:,.0f} tokens/s, {counts['errors']} errors"
         )
-        for line in withdrawn_taps(run.manifest):
+        for line in tap_notes(run.manifest):
             console.print(line, soft_wrap=True)
         console.print(f"report: {run.report_path}", soft_wrap=True)
 

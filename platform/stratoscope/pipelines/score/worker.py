@@ -54,6 +54,7 @@ class ScoreWorker:
         self._model_in_use = threading.Lock()
         self.model = settings.loading.load()
         self.withdrawn: dict[str, str] = {}
+        self.by_difference: list[int] = []
 
     def __call__(self, shard: dict[str, Any], attempt: Attempt = FIRST_ATTEMPT) -> ShardResult:
         """Run the prompts of a shard.
@@ -96,6 +97,7 @@ class ScoreWorker:
                 "ended": end,
                 "peak_memory_bytes": peak_memory_bytes(),
                 "withdrawn": self.withdrawn,
+                "by_difference": self.by_difference,
             },
         )
 
@@ -105,6 +107,7 @@ class ScoreWorker:
         lengths = [len(encoded[i].ids) for i in readable]
         with Probe(self.model, self.settings.taps, self.settings.epsilons, self.settings.spans) as probe:
             self.withdrawn = {str(tap): reason for tap, reason in probe.withdrawn.items()}
+            self.by_difference = list(probe.layers_read_by_difference)
             # Where padding changes what the model computes, the probe would split padded batches.
             max_padding = MAX_PADDING if probe.batching == Batching.ANY else 0.0
             groups = bucket(lengths, self.settings.batch_tokens, max_padding)

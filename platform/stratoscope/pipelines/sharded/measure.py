@@ -184,5 +184,6 @@ def _record_counts(manifest: Manifest, work: ShardedWork, counts: Sequence[dict[
         "shards_retried": sum(c["attempts"] > 1 for c in counts),
     }
     manifest.peak_memory_bytes = int(max(c["peak_memory_bytes"] for c in counts))
-    if withdrawn := next((c["withdrawn"] for c in counts if c.get("withdrawn")), None):
-        manifest.facts["withdrawn"] = withdrawn  # the same in every shard
+    for name in ("withdrawn", "by_difference"):
+        if fact := next((c[name] for c in counts if c.get(name)), None):
+            manifest.facts[name] = fact  # the same in every shard
