@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from stratoscope.activations import Probe, Span, Tap
-from stratoscope.activations.probe import _extra
+from stratoscope.activations.forward import _extra
 from stratoscope.models import LoadedModel, find_anatomy
 from tests.activations.test_probe import padded_batch
 from tests.conftest import CONFIGURATIONS, tiny_network
