@@ -29,6 +29,7 @@ from transformers import (
 
 from stratoscope.models import LoadedModel, find_anatomy
 from tests.jobs.small import many_prompts, small_run, undisturbed  # noqa: F401 - fixtures
+from tests.pages import browser  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster

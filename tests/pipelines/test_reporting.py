@@ -62,8 +62,11 @@ def test_columns_are_explained_by_their_docstrings() -> None:
     table = page_table(ROWS, columns)
     assert list(table.meanings) == ["Number of the layer, from 0", "Lower end of the interval.", ""]
     page = render(Page("Scores", "", [PageSection("Table", tables=[table])])).decode()
-    assert '<th scope="col" title="Lower end of the interval.">low</th>' in page
-    assert '<th scope="col">x</th>' in page
+    assert (
+        '<th scope="col" title="Lower end of the interval."><button type="button" class="sort">low</button></th>'
+        in page
+    )
+    assert '<th scope="col"><button type="button" class="sort">x</button></th>' in page
     with pytest.raises(KeyError):
         field_column(ScoreRow, "nosuch")
 

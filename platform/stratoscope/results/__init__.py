@@ -1,6 +1,7 @@
 """Results: the run folder, its manifest, its tables, and the building blocks of a report."""
 
-from stratoscope.results.figures import COLOURS, SYMBOLS, style
+from stratoscope.results.figures import COLOURS, INK, MUTED, PAPER, SYMBOLS, data_range, style
+from stratoscope.results.glossary import TERMS
 from stratoscope.results.history import History
 from stratoscope.results.lease import Lease, LeaseHolder, LeaseLostError, check_not_held, read_holder
 from stratoscope.results.listing import RunState, list_runs
@@ -23,7 +24,11 @@ from stratoscope.results.storage import Storage
 
 __all__ = [
     "COLOURS",
+    "INK",
+    "MUTED",
+    "PAPER",
     "SYMBOLS",
+    "TERMS",
     "ByTask",
     "Column",
     "History",
@@ -46,6 +51,7 @@ __all__ = [
     "TableRow",
     "check_not_held",
     "check_reachable",
+    "data_range",
     "from_parquet",
     "from_rows",
     "iter_table",

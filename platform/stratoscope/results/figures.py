@@ -1,5 +1,7 @@
 """The style that all figures of the reports share."""
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -7,33 +9,68 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """The palette of Okabe and Ito, which colour-blind readers can tell apart."""
+INK = "#1d2733"
+"""Colour of lines and marks that stand for the truth or a reference; white on a dark page."""
+PAPER = "#ffffff"
+"""Colour of the page behind a figure; dark on a dark page."""
+MUTED = "#b8c4cf"
+"""Colour of what is within noise, or only connects points."""
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 
 
 def style(
-    figure: "Figure", x: str, y: str, *, height: int = 340, logarithmic: bool = False, by_layer: bool = False
+    figure: "Figure",
+    x: str,
+    y: str,
+    *,
+    title: str = "",
+    height: int = 340,
+    logarithmic: bool = False,
+    by_layer: bool = False,
 ) -> None:
     """Apply the shared style to a figure, in place.
 
+    The legend stands below the plot; the page adds its height, which depends on the width of the screen.
+
     Args:
         figure: the figure to style.
-        x: title of the horizontal axis.
-        y: title of the vertical axis.
-        height: height in pixels.
+        x: title of the horizontal axis, with its unit.
+        y: title of the vertical axis, with its unit.
+        title: what the figure shows, with the model or forecaster.
+        height: height in pixels, without the legend.
         logarithmic: whether the vertical axis is logarithmic.
         by_layer: whether the horizontal axis counts layers.
     """
     figure.update_layout(
         template="plotly_white",
         height=height,
-        margin={"l": 80, "r": 20, "t": 20, "b": 50},
-        font={"family": "system-ui, sans-serif", "size": 13},
-        legend={"orientation": "h", "y": 1.08},
+        margin={"l": 60, "r": 16, "t": 44 if title else 20, "b": 50},
+        font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
     )
-    figure.update_xaxes(title=x)
+    if title:
+        figure.update_layout(title={"text": title, "font": {"size": 14}, "x": 0, "xref": "paper", "xanchor": "left"})
+    figure.update_xaxes(title={"text": x, "font": {"size": 13}}, automargin=True, zeroline=False)
     if by_layer:
         num_layers = max(len(trace.x) for trace in figure.data)
         figure.update_xaxes(dtick=max(1, 5 * round(num_layers / 50)))
-    figure.update_yaxes(title=y, type="log" if logarithmic else None, automargin=True)
+    figure.update_yaxes(title={"text": y, "font": {"size": 13}}, type="log" if logarithmic else None, automargin=True)
     if logarithmic:
         figure.update_yaxes(exponentformat="power", dtick=1)
+
+
+def data_range(low: Sequence[float], high: Sequence[float], *, margin: float = 0.05) -> list[float]:
+    """Return the range of an axis that fits values or intervals.
+
+    Args:
+        low: values, or lower ends of intervals; NaN is ignored.
+        high: values, or upper ends, of any length.
+        margin: share of the range that is added at either end.
+
+    Returns:
+        Lower and upper end; a range of one value is widened, so that it is not empty.
+    """
+    least = min(value for value in low if not math.isnan(value))
+    most = max(value for value in high if not math.isnan(value))
+    pad = margin * (most - least) or margin * abs(most) or 1.0
+    return [least - pad, most + pad]

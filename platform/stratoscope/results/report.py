@@ -8,6 +8,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from stratoscope.results.glossary import GlossaryTerm, mark_terms, terms_in
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -50,12 +53,21 @@ class PageSection:
 
 @dataclass(frozen=True)
 class Page:
-    """A report: a title, the facts of the run, and sections."""
+    """A report: what was found, the evidence below it in folded sections, and the facts of the run."""
 
     title: str
+    """What the run found, in a line."""
     summary: str
+    """What was run, in a line or two."""
     sections: Sequence[PageSection]
+    """The evidence. Each section is folded until it is opened, and unfolded in print."""
     facts: Sequence[tuple[str, str]] = field(default=())
+    verdict: PageSection | None = None
+    """The first screen: up to three sentences, and the figure or table that carries them. Its heading is not shown."""
+
+    def all_sections(self) -> list[PageSection]:
+        """Return the verdict, where there is one, and the sections."""
+        return [*([self.verdict] if self.verdict else []), *self.sections]
 
 
 def render(page: Page) -> bytes:
@@ -63,10 +75,30 @@ def render(page: Page) -> bytes:
     environment = Environment(
         loader=PackageLoader("stratoscope.results"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters |= {"with_terms": _with_terms, "figure_json": _figure_json}
     template = environment.get_template("page.html")
-    has_figures = any(section.figures for section in page.sections)
+    has_figures = any(section.figures for section in page.all_sections())
     library = _packed_library() if has_figures else None
-    return template.render(page=page, plotly=library, figure_json=_figure_json).encode()
+    return template.render(page=page, plotly=library, glossary=_page_terms(page)).encode()
+
+
+def _page_terms(page: Page) -> list[GlossaryTerm]:
+    """Return the terms of the glossary that a page uses."""
+    texts = [page.summary]
+    for section in page.all_sections():
+        texts += [*section.paragraphs, *(header for table in section.tables for header in table.header)]
+    return terms_in("\n".join(texts))
+
+
+def _with_terms(text: str) -> Markup:
+    """Return an escaped text whose terms show their definitions and lead to the glossary."""
+    parts = [
+        Markup('<a class="term" href="#{}" title="{}">{}</a>').format(part.term.anchor, part.term.definition, part.text)
+        if part.term
+        else Markup.escape(part.text)
+        for part in mark_terms(text)
+    ]
+    return Markup("").join(parts)
 
 
 @cache
