@@ -58,7 +58,10 @@ def test_a_trial_without_a_score_is_named_after_its_origin() -> None:
 
 
 def test_item_scores_survive_the_table() -> None:
-    scores = [ItemScore("pick", "a", 1.0, 1.0, None, None), ItemScore("read", "b", 3.0, 7.0, -12.5, 40)]
+    scores = [
+        ItemScore("pick", "acc", "a", 1.0, 1.0, None, None),
+        ItemScore("read", "next_token_accuracy", "b", 3.0, 7.0, -12.5, 40),
+    ]
     rows = EvaluationRow.read(evaluation_table((1, 2), "search", scores))
     assert [row.to_score() for row in rows] == scores
     assert list(rows[0].dropped_layers) == [1, 2]

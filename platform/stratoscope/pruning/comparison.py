@@ -42,7 +42,7 @@ def compare_by_task(
     metrics: Mapping[str, str],
     resampling: Resampling,
 ) -> list[TaskComparison]:
-    """Compare a model without some layers with the whole model, task by task.
+    """Compare a model without some layers with the whole model, task by task, by one metric of each.
 
     Args:
         kind: role of the set in the search.
@@ -72,9 +72,12 @@ def compare_by_task(
 
 
 def tasks_at_chance(comparisons: Iterable[TaskComparison]) -> list[str]:
-    """Return a sentence that names the tasks on which the whole model is not above chance."""
-    chosen = [c for c in comparisons if c.kind == "chosen" and c.part == HELD_OUT]
-    tasks = [c.task for c in chosen if c.retention.above_chance.missing]
+    """Return a sentence that names the tasks on which the whole model is not above chance by the metric that counts."""
+    by_task: dict[str, TaskComparison] = {}
+    for comparison in comparisons:
+        if comparison.kind == "chosen" and comparison.part == HELD_OUT:
+            by_task.setdefault(comparison.task, comparison)
+    tasks = [task for task, comparison in by_task.items() if comparison.retention.above_chance.missing]
     if not tasks:
         return []
     return [

@@ -16,7 +16,7 @@ NO_ESTIMATE = Estimate(math.nan, math.nan, math.nan)
 
 @dataclass(frozen=True)
 class EvaluationRow(TableRow):
-    """One row per set of dropped layers and item."""
+    """One row per set of dropped layers, item and metric; only a task with several filters has several metrics."""
 
     dropped_layers: tuple[Int32, ...]
     """Dropped layers; empty for the whole model."""
@@ -24,6 +24,8 @@ class EvaluationRow(TableRow):
     """Part of the items: search, text (the language-model text of the search alone) or held_out."""
     task: str
     """Name of the task."""
+    metric: str
+    """Metric of the task; with several filters, one for each, such as `exact_match,strict-match`."""
     item_id: str
     """Digest that identifies the item."""
     value: float
@@ -42,7 +44,7 @@ class EvaluationRow(TableRow):
 
     def to_score(self) -> ItemScore:
         """Return the item's score."""
-        return ItemScore(self.task, self.item_id, self.value, self.weight, self.log_likelihood, self.num_bytes)
+        return ItemScore(**{field.name: getattr(self, field.name) for field in fields(ItemScore)})
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ class ComparisonRow(TableRow):
     task: str
     """Name of the task."""
     metric: str
-    """Metric of the task."""
+    """Metric of the task; a task with several filters has a row for each."""
     items: int
     """Number of items."""
     chance: float

@@ -182,7 +182,8 @@ class HeldOutSection(ConfigSection):
     generate: bool = False
     """Also evaluate answers that the model generates, by exact match, where right answers are short."""
     tasks: Annotated[list[str], DISTINCT] = []
-    """Shipped tasks, tasks or groups of lm-evaluation-harness, harness:NAME, or task YAML files."""
+    """Shipped tasks, tasks or groups of lm-evaluation-harness, harness:NAME, or task YAML files; each filter of a task
+    with several is a metric."""
     text: str | None = None
     """Known set, file or hub name of texts whose perplexity is measured."""
     batch_tokens: int = Field(2048, ge=1)

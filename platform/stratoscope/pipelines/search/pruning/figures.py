@@ -1,5 +1,6 @@
 """Figures of the search's report, and the names of its rows in them."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -91,13 +92,15 @@ def _points(rows: Sequence[PruningTrialRow], x: str, y: str, name: str, *, mode:
 
 def curve_section(trials: Sequence[PruningTrialRow], comparisons: Sequence[ComparisonRow]) -> PageSection:
     """Return the section that shows retention by ratio, a line per score: the mean over tasks, then each task."""
-    by_task: dict[str, dict[tuple[int, ...], ComparisonRow]] = {}
+    by_metric: dict[tuple[str, str], dict[tuple[int, ...], ComparisonRow]] = {}
     for row in comparisons:
         if row.part == "search":
-            by_task.setdefault(row.task, {})[tuple(row.dropped_layers)] = row
+            by_metric.setdefault((row.task, row.metric), {})[tuple(row.dropped_layers)] = row
+    num_metrics = Counter(task for task, _ in by_metric)
     figures = [_curves(_lines(trials, _mean_point), "raw retention, mean over tasks")]
-    for task, rows in by_task.items():
-        figures.append(_curves(_lines(trials, partial(_task_point, rows)), f"raw retention, {task}"))
+    for (task, metric), rows in by_metric.items():
+        name = task if num_metrics[task] == 1 else f"{task}, {metric}"
+        figures.append(_curves(_lines(trials, partial(_task_point, rows)), f"raw retention, {name}"))
     return PageSection(
         "Retention by ratio",
         [

@@ -30,6 +30,8 @@ class EvaluationStore:
             table = from_parquet(self._storage.read(_name(dropped, items)))
         except FileNotFoundError:
             return None
+        if "metric" not in table.column_names:  # written by an older version
+            return None
         return [row.to_score() for row in EvaluationRow.read(table)]
 
     def write(self, dropped: LayerSet, items: Slice, scores: Sequence[ItemScore]) -> None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
-from stratoscope.evaluation import by_task
+from stratoscope.evaluation import TaskItems, by_task
 from stratoscope.execution import Service
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.search.config import SearchConfig
@@ -55,7 +56,7 @@ class Validator:
         config: its configuration.
         service: the evaluators.
         settings: settings of the evaluators.
-        metrics: name of the metric, by task.
+        tasks: the tasks with their items.
     """
 
     def __init__(
@@ -64,11 +65,12 @@ class Validator:
         config: SearchConfig,
         service: Service,
         settings: PruningEvaluatorSettings,
-        metrics: Mapping[str, str],
+        tasks: Sequence[TaskItems],
     ) -> None:
-        self._config, self._service, self._metrics = config, service, metrics
+        self._config, self._service, self._tasks = config, service, tasks
         self._resampling = settings.resampling
-        self._read_scores = score_reader(EvaluationStore(context.storage), settings)
+        self._store, self._settings = EvaluationStore(context.storage), settings
+        self._read_scores = self._reader({task.name: task.metric for task in tasks})
 
     def validate(self, trials: Sequence[TrialResult]) -> ValidatedSearch:
         """Choose a set from the front, and evaluate and compare it on held-out items."""
@@ -98,6 +100,7 @@ class Validator:
             }
             facts["chosen"] = {"trial_id": chosen.trial_id, "dropped": list(chosen.dropped)}
             comparisons += self._compare({e.dropped: "random" for e in sets}, HELD_OUT)
+        facts["verdicts"] += [task.note for task in self._tasks if task.note]
         facts["against_variance"] = list(metric_gains(trials, self._read_scores, self._resampling))
         return ValidatedSearch(trials, front, chosen, size, speeds, held_out, comparisons, facts)
 
@@ -139,20 +142,30 @@ class Validator:
         return [
             comparison
             for dropped, kind in kinds.items()
+            for metrics in metrics_by_rank(self._tasks)
             for comparison in compare_by_task(
                 kind,
                 dropped,
                 part,
-                self._read_scores,
+                self._reader(metrics),
                 chance=chance,
-                metrics=self._metrics,
+                metrics=metrics,
                 resampling=self._resampling,
             )
         ]
 
+    def _reader(self, metrics: Mapping[str, str]) -> ScoreReader:
+        """Return a function that reads the stored scores of a set on a part of the items, by one metric of each task."""
+        return lambda dropped, part: by_task(
+            [score for items in self._settings.slices(part) for score in self._store.read(dropped, items) or []],
+            metrics,
+        )
 
-def score_reader(store: EvaluationStore, settings: PruningEvaluatorSettings) -> ScoreReader:
-    """Return a function that reads the stored scores of a set on a part of the items."""
-    return lambda dropped, part: by_task(
-        [score for items in settings.slices(part) for score in store.read(dropped, items) or []]
-    )
+
+def metrics_by_rank(tasks: Sequence[TaskItems]) -> list[dict[str, str]]:
+    """Return the metric of each task that counts, by task, then the second metric of each task that has one, and on."""
+    names = ([metric.name for metric in task.metrics] for task in tasks)
+    return [
+        {task.name: name for task, name in zip(tasks, rank, strict=True) if name is not None}
+        for rank in zip_longest(*names)
+    ]

@@ -76,6 +76,7 @@ class PruningEvaluator:
         self.evaluator = Evaluator(
             self.model, tasks, max_batch_tokens=settings.batch_tokens, max_length=settings.max_length
         )
+        self._metrics = {task.name: task.metric for task in tasks}
         self._base: dict[Slice, dict[str, TaskScores]] = {}
 
     def size(self) -> ModelSize:
@@ -156,7 +157,7 @@ class PruningEvaluator:
             if stored is None:
                 self.store.write(dropped, items, computed)
                 stored = computed
-        scores = by_task(stored)
+        scores = by_task(stored, self._metrics)
         if not dropped:
             self._base[items] = scores
         return scores
