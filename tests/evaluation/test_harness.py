@@ -146,7 +146,7 @@ def test_the_filter_that_counts_is_the_first_of_the_task_or_the_one_named(model:
     check_filters([task], ["flexible-extract"])
     with pytest.raises(InputError, match=r"evaluation.filters: .*'flexible-extrac'; did you mean 'flexible-extract'"):
         check_filters([task], ["flexible-extrac"])
-    with pytest.raises(InputError, match="none of evaluation.tasks has several"):
+    with pytest.raises(InputError, match=r"none of evaluation\.tasks has several"):
         check_filters(load_tasks(["sciq"]), ["strict-match"])
 
 

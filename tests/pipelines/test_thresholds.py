@@ -40,9 +40,16 @@ def test_least_over_random_is_the_least_gain_over_data_sets() -> None:
 
 
 def test_a_difference_is_one_only_where_its_interval_leaves_0_out() -> None:
-    assert against_random(0.01, 0.05, 0.02).startswith("better")
-    assert against_random(-0.05, -0.01, 0.02).startswith("worse")
-    assert "could show 0.020" in against_random(-0.01, 0.05, 0.02)
+    assert against_random(0.01, 0.05, 0.02, 200).startswith("better")
+    assert against_random(-0.05, -0.01, 0.02, 200).startswith("worse")
+    assert "could show 0.020" in against_random(-0.01, 0.05, 0.02, 200)
+
+
+def test_few_random_sets_of_layers_are_no_finding() -> None:
+    assert against_random(0.01, 0.05, 0.02, 19).startswith("better")
+    text = against_random(0.01, 0.05, 0.02, 2)
+    assert text == ("no difference could be shown with 2 random sets of as many layers (the least possible p is 0.33)")
+    assert text in list(verdicts(result("0", 0.7), [], random_sets=2))[1]
 
 
 def result(trial_id: str, objective: float, num_layers: float = 2.0) -> DefinitionResult:
@@ -64,11 +71,11 @@ def test_outcomes_become_rows_and_sentences() -> None:
     row = outcome_row("0", "confirmed_on", outcome(0.7, 0.1))
     (read,) = DefinitionOutcomeRow.read(DefinitionOutcomeRow.table([row]))
     assert (read.role, read.auroc, list(read.flagged_layers)) == ("confirmed_on", 0.7, [1, 2])
-    lines = list(verdicts(result("0", 0.7), []))
+    lines = list(verdicts(result("0", 0.7), [], random_sets=200))
     assert lines[0].startswith("Best of the trials: eavss on tap block")
     assert "layers 1 2; AUROC 0.700" in lines[1]
     assert "name others in thresholds.confirm_on" in lines[2]
-    assert "d (confirmed on)" in list(verdicts(result("0", 0.7), [outcome(0.6, 0.1)]))[2]
+    assert "d (confirmed on)" in list(verdicts(result("0", 0.7), [outcome(0.6, 0.1)], random_sets=200))[2]
 
 
 def test_data_sets_are_compared_on_unless_they_confirm() -> None:

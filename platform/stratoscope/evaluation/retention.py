@@ -11,6 +11,7 @@ from stratoscope.evaluation.comparison import (
     Comparison,
     Estimate,
     ItemValues,
+    PairedItems,
     Resampling,
     check_paired,
     compare_draws,
@@ -89,7 +90,7 @@ def retained(before: TaskScores, after: TaskScores, chance: float, resampling: R
     start, end = _paired_draws(before, after, resampling)
     confidence = resampling.confidence
     above = Estimate.of_draws(ratio(end - chance, start - chance), confidence) if _above(start, chance) else MISSING
-    comparison = compare_draws(len(before.item_ids), start, end, confidence=confidence)
+    comparison = compare_draws(PairedItems.of(before.value, after.value), start, end, resampling=resampling)
     return Retention(**vars(comparison), above_chance=above)
 
 

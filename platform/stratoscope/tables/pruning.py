@@ -190,7 +190,7 @@ class ComparisonRow(TableRow):
     difference_high: float
     """Upper end of the interval of after - before."""
     within_noise: bool
-    """Whether that interval contains 0."""
+    """Whether that interval contains 0, or too few items differ to show a difference."""
     bits_per_byte_before: float | None
     """Bits per byte of the whole model; null except for language-model text."""
     bits_per_byte_after: float | None

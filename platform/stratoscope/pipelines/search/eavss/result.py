@@ -94,8 +94,14 @@ def definition_front(results: Sequence[DefinitionResult]) -> list[DefinitionResu
     ]
 
 
-def verdicts(best: DefinitionResult, confirmed: Sequence[DefinitionOutcome]) -> Iterator[str]:
-    """Yield sentences on the best trial: its candidate, and its results on each data set."""
+def verdicts(best: DefinitionResult, confirmed: Sequence[DefinitionOutcome], *, random_sets: int) -> Iterator[str]:
+    """Yield sentences on the best trial: its candidate, and its results on each data set.
+
+    Args:
+        best: the best trial.
+        confirmed: its results on data sets that trials never use.
+        random_sets: number of random sets of layers.
+    """
     candidate = best.candidate
     yield (
         f"Best of the trials: {candidate.definition} on tap {candidate.tap}, part {candidate.part}, variance "
@@ -103,7 +109,7 @@ def verdicts(best: DefinitionResult, confirmed: Sequence[DefinitionOutcome]) -> 
     )
     for role, outcomes in (("chosen on", best.outcomes), ("confirmed on", confirmed)):
         for o in outcomes:
-            comparison = against_random(o.over_random_low, o.over_random_high, o.detectable)
+            comparison = against_random(o.over_random_low, o.over_random_high, o.detectable, random_sets)
             yield (
                 f"{o.dataset} ({role}): layers {' '.join(map(str, o.flagged)) or 'none'}; AUROC {o.auroc:.3f} "
                 f"({o.ci_low:.3f} to {o.ci_high:.3f}), {o.over_random:+.3f} ({o.over_random_low:+.3f} to "

@@ -88,7 +88,8 @@ class DefinitionSearch(Job[SearchConfig]):
             confirmed = [self.evaluator.evaluate(best.candidate, dataset) for dataset in self.confirm_on]
         write_results(context.storage, results, best, confirmed)
         context.manifest.counts = {"trials": len(results)}
-        context.manifest.facts |= {"best": best.trial_id, "verdicts": list(verdicts(best, confirmed))}
+        sentences = verdicts(best, confirmed, random_sets=self.config.thresholds.separation.random_sets)
+        context.manifest.facts |= {"best": best.trial_id, "verdicts": list(sentences)}
         with context.stage("report"):
             context.write_report(build_page(context.run))
 

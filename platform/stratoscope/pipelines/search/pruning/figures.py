@@ -10,6 +10,7 @@ import numpy as np
 
 from stratoscope.pipelines.reporting.formatting import number_text
 from stratoscope.results import COLOURS, SYMBOLS, PageSection, style
+from stratoscope.statistics import least_rank_p
 from stratoscope.tables.pruning import ComparisonRow, FrontRow, PruningTrialRow
 
 if TYPE_CHECKING:
@@ -245,6 +246,9 @@ def random_section(against: Mapping[str, Any]) -> PageSection:
     figure.update_xaxes(tickformat=".0%")
     return PageSection(
         "Against random sets",
-        [f"Random sets of the chosen size on held-out items; p = {against['p']:.3f}."],
+        [
+            f"{len(against['random'])} random sets of the chosen size on held-out items; p = {against['p']:.3f}, of "
+            f"which {least_rank_p(len(against['random'])):.3f} is the least that so many sets allow."
+        ],
         [figure],
     )

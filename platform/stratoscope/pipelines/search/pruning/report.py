@@ -52,7 +52,7 @@ def build_page(run: Run) -> Page:
         raster_section(finished, facts["num_layers"]),
         _task_section(comparisons),
     ]
-    if "against_random" in facts:
+    if facts.get("against_random", {}).get("random"):
         sections.append(random_section(facts["against_random"]))
     if facts.get("against_variance"):
         sections.insert(2, PageSection("AVSS compared with variance alone", facts["against_variance"]))

@@ -87,7 +87,9 @@ class Validator:
         else:
             retention = held_out[chosen.dropped].raw
             sets = self._random_sets(chosen.dropped, len(size.by_layer))
-            against_random = RandomSetComparison(retention.value, tuple(e.raw.value for e in sets))
+            against_random = RandomSetComparison(
+                retention.value, tuple(e.raw.value for e in sets), self._resampling.level
+            )
             facts["verdicts"] = [
                 *tasks_at_chance(comparisons),
                 against_random.verdict,
@@ -97,6 +99,7 @@ class Validator:
                 "chosen": against_random.chosen,
                 "random": list(against_random.random),
                 "p": against_random.p_value,
+                "least_p": against_random.least_p,
             }
             facts["chosen"] = {"trial_id": chosen.trial_id, "dropped": list(chosen.dropped)}
             comparisons += self._compare({e.dropped: "random" for e in sets}, HELD_OUT)
@@ -155,7 +158,7 @@ class Validator:
         ]
 
     def _reader(self, metrics: Mapping[str, str]) -> ScoreReader:
-        """Return a function that reads the stored scores of a set on a part of the items, by one metric of each task."""
+        """Return a function that reads the scores of a set on a part of the items, by one metric of each task."""
         return lambda dropped, part: by_task(
             [score for items in self._settings.slices(part) for score in self._store.read(dropped, items) or []],
             metrics,
