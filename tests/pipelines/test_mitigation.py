@@ -11,12 +11,12 @@ from rich.console import Console
 from stratoscope.errors import InputError
 from stratoscope.evaluation import Resampling, Score
 from stratoscope.execution import Trial
-from stratoscope.mitigation import BASE, TERMS, Variant, apply_point, resized_layers
+from stratoscope.mitigation import BASE, TERMS, Variant, apply_point, parse_layers, resized_layers
 from stratoscope.models import load_tokenizer, resolve_source
 from stratoscope.pipelines.mitigation import MitigationConfig
 from stratoscope.pipelines.mitigation.config import FlagsSection, TuneSection
 from stratoscope.pipelines.mitigation.dataset import load_data
-from stratoscope.pipelines.mitigation.layers import flagged_layers
+from stratoscope.pipelines.mitigation.layers import LayerChoice, flagged_layers
 from stratoscope.pipelines.mitigation.outcome import compare_models, outcome_tables, training_problems
 from stratoscope.pipelines.mitigation.report import build_page, summary_table
 from stratoscope.pipelines.mitigation.run import choose_workers
@@ -136,6 +136,20 @@ def test_variants_are_compared_in_words_as_far_as_the_items_allow(
     models = {BASE: scores(second, second), VARIANT.key: scores(first, first), other.key: scores(second, second)}
     *_, verdict = compare_models([VARIANT, other], models, Resampling(draws=draws)).verdicts
     assert says in verdict
+
+
+@pytest.mark.parametrize("layers", ["1,2", "all"])
+def test_layers_given_by_hand_are_called_given_and_not_flagged(layers: str) -> None:
+    config = validate(MitigationConfig, {"layers": layers, "compare": ["flagged", "random", "all"]})
+    given = parse_layers(layers, 4, "layers")
+    choice = LayerChoice(config, 4, given, None)
+    variants = choice.variants()
+    assert [variant.name for variant in variants] == ["given", "random", "all"]
+    assert variants[0].layers == given
+    assert checkpoint_name("owner/model", variants[0].change) == "model-mended-given-0"
+    assert [choice.chosen_by(variant) for variant in variants] == ["hand (given as numbers)", "chance", "taking all"]
+    dropped = LayerChoice(validate(MitigationConfig, {"drop": "1"}), 4, None, (1,))
+    assert dropped.chosen_by(dropped.variants()[0]) == "hand (given as numbers)"
 
 
 def test_problems_name_the_variant() -> None:

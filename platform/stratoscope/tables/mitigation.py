@@ -47,7 +47,7 @@ class VariantRow(TableRow):
     """One row per trained model."""
 
     variant: str
-    """Name of the variant: flagged, random, all, a metric or given."""
+    """Name of the variant: flagged (by a hallucination run), given (as numbers), random, all, or a metric."""
     seed: int
     """Seed of the training."""
     layers: tuple[Int32, ...]

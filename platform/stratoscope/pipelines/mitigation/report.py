@@ -146,8 +146,8 @@ def _comparison_section(rows: Sequence[VariantComparisonRow]) -> PageSection:
         [
             "Each variant is the mean over its seeds; sd is the standard deviation over them. Intervals and p-values "
             "come from a paired bootstrap over items and do not include the variation between seeds. p is corrected, "
-            "by Holm's method, for testing the data sets of a metric together; least p is what so many items, draws and "
-            "data sets allow."
+            "by Holm's method, for testing the data sets of a metric together; least p is what so many items, draws "
+            "and data sets allow."
         ],
         [],
         [page_table(rows, COMPARISON_COLUMNS)],
@@ -201,7 +201,8 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         )
     yield "Texts", f"{facts['texts']:,} for training"
     yield "Terms", ", ".join(f"{weight:g} {name}" for name, weight in facts["terms"].items())
-    yield "Layers from", facts["flags"] or "the configuration"
+    given = manifest.config["layers"]
+    yield "Layers trained", facts["flags"] or (f"given: {given}" if given else "all that remain")
     yield (
         "Workers",
         f"{facts['workers']}, {facts['threads_per_worker']} threads each, ZeRO {manifest.config['train']['zero']}",
