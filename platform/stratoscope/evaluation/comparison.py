@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from itertools import combinations
 from operator import add
 from typing import Any
@@ -212,12 +212,13 @@ class PairedItems:
 
 def compare_draws(items: PairedItems, before: Array, after: Array, *, resampling: Resampling) -> Comparison:
     """Compare two models by paired draws of one metric, as `resample` returns them."""
+    estimate = partial(Estimate.of_draws, confidence=resampling.confidence)
     return Comparison(
-        items.total,
-        *(
-            Estimate.of_draws(draws, resampling.confidence)
-            for draws in (before, after, after - before, ratio(after, before))
-        ),
+        num_items=items.total,
+        before=estimate(before),
+        after=estimate(after),
+        difference=estimate(after - before),
+        ratio=estimate(ratio(after, before)),
         can_differ=least_sign_p(items.changed) <= resampling.level,
     )
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from stratoscope.evaluation import Estimate, ItemScore
+from stratoscope.models.speed import SpeedComparison
 from stratoscope.pruning import Evaluation, LayerSet, ModelSize, PruningCandidate, TaskComparison, TrialResult
 from stratoscope.results import ByTask, Int32, TableRow
 
@@ -94,7 +95,13 @@ class PruningTrialRow(TableRow):
     parameters: int
     """Number of parameters without the dropped layers."""
     tokens_per_s: float
-    """Speed of a forward pass without the dropped layers."""
+    """Speed in forward passes without the dropped layers, in tokens per second."""
+    speed: float | None
+    """Speed against the whole model's: median ratio of paired forward passes; above 1 is faster."""
+    speed_low: float | None
+    """Least ratio of a pair."""
+    speed_high: float | None
+    """Greatest ratio of a pair."""
     seconds: float | None
     """Duration of the trial."""
     status: str
@@ -103,16 +110,17 @@ class PruningTrialRow(TableRow):
     """Error message of a failed trial."""
 
     @classmethod
-    def from_trial(cls, trial: TrialResult, size: ModelSize, speeds: Mapping[int, float]) -> Self:
+    def from_trial(cls, trial: TrialResult, size: ModelSize, speeds: Mapping[int, SpeedComparison]) -> Self:
         """Return the row of a trial.
 
         Args:
             trial: the result.
             size: size of the whole model.
-            speeds: tokens per second, by the number of parameters.
+            speeds: speed against the whole model, by the number of parameters.
         """
         evaluation = trial.evaluation
         parameters = size.without(trial.dropped)
+        speed = speeds[parameters]
         return cls(
             trial_id=trial.trial_id,
             target="pruning",
@@ -126,7 +134,10 @@ class PruningTrialRow(TableRow):
             objective=trial.objective,
             share_of_items=trial.share_of_items,
             parameters=parameters,
-            tokens_per_s=speeds[parameters],
+            tokens_per_s=speed.after,
+            speed=speed.gain,
+            speed_low=speed.gain_low,
+            speed_high=speed.gain_high,
             seconds=evaluation.seconds if evaluation else None,
             status=trial.status,
             error=trial.error,
@@ -234,10 +245,10 @@ class ComparisonRow(TableRow):
 
 @dataclass(frozen=True)
 class SpeedRow(TableRow):
-    """One row per measurement of the exported checkpoint against the original: medians of paired runs."""
+    """One row per measurement of the exported model against the original: medians of paired runs."""
 
     what: str
-    """Name of the measurement: prefill, decoding, or memory of the weights."""
+    """Name of the measurement: forward pass (the speed in `trials`), decoding, or memory of the weights."""
     unit: str
     """Unit of before and after."""
     before: float

@@ -34,10 +34,11 @@ def verdicts(
             assert low is not None
             assert high is not None
             assert flagged.detectable is not None
+            comparison = against_random(low, high, flagged.detectable, random_sets)
             yield (
                 f"{result.dataset}, tap {test.tap}: layers {layers} are flagged; on held-out questions, flagged layers "
                 f"separate wrong answers from right ones with AUROC {flagged.auroc:.3f}, {over:+.3f} ({low:+.3f} to "
-                f"{high:+.3f}) against {random.auroc:.3f}: {against_random(low, high, flagged.detectable, random_sets)}."
+                f"{high:+.3f}) against {random.auroc:.3f}: {comparison}."
             )
 
 

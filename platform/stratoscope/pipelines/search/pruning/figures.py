@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stratoscope.pipelines.reporting.formatting import number_text
+from stratoscope.pipelines.reporting.formatting import interval_text, number_text
 from stratoscope.results import COLOURS, SYMBOLS, PageSection, style
 from stratoscope.statistics import least_rank_p
 from stratoscope.tables.pruning import ComparisonRow, FrontRow, PruningTrialRow
@@ -41,33 +41,54 @@ def layer_list(row: PruningTrialRow) -> str:
     return " ".join(map(str, row.dropped_layers))
 
 
+def speed_text(row: PruningTrialRow) -> str:
+    """Return a trial's speed against the whole model's, with its range; empty where an older version wrote the row."""
+    speed = number_text(row.speed, ".2f")
+    return f"{speed} ({interval_text(row.speed_low, row.speed_high, '.2f')})" if speed else ""
+
+
 def front_figure(
-    trials: Sequence[PruningTrialRow], front: Sequence[FrontRow], facts: Mapping[str, Any], column: str, title: str
+    trials: Sequence[PruningTrialRow],
+    front: Sequence[FrontRow],
+    column: str,
+    *,
+    title: str,
+    form: str,
+    whole: float,
 ) -> "Figure":
-    """Draw retention against a column, for all trials and the front."""
+    """Draw retention against a column, for all trials and the front.
+
+    Args:
+        trials: the finished trials.
+        front: the front.
+        column: name of the column.
+        title: title of its axis.
+        form: format of its values on the page, such as `,.0f`.
+        whole: its value for the whole model.
+    """
     from plotly.graph_objects import Figure, Scatter
 
+    points = partial(_points, column=column, form=form)
     held_out = {"color": COLOURS[1], "symbol": "diamond", "size": 10}
     figure = Figure(
         [
-            _points(trials, column, "retention_raw", "trials", marker={"color": "#b8c4cf", "size": 7}),
-            _points(
+            points(trials, y="retention_raw", name="trials", marker={"color": "#b8c4cf", "size": 7}),
+            points(
                 front,
-                column,
-                "retention_raw",
-                "front, on the items of the search",
+                y="retention_raw",
+                name="front, on the items of the search",
                 mode="lines+markers",
                 line={"color": COLOURS[0]},
                 marker={"size": 10},
             ),
-            _points(front, column, "held_out_raw", "front, held out", marker=held_out),
+            points(front, y="held_out_raw", name="front, held out", marker=held_out),
             Scatter(
-                x=[facts[column]],
+                x=[whole],
                 y=[1.0],
                 name="whole model",
                 mode="markers",
                 marker={"color": "#1d2733", "symbol": "star", "size": 13},
-                hovertemplate="whole model: %{x:,.0f}<extra></extra>",
+                hovertemplate=f"whole model: %{{x:{form}}}<extra></extra>",
             ),
         ]
     )
@@ -76,17 +97,19 @@ def front_figure(
     return figure
 
 
-def _points(rows: Sequence[PruningTrialRow], x: str, y: str, name: str, *, mode: str = "markers", **look: Any) -> Any:
+def _points(
+    rows: Sequence[PruningTrialRow], *, column: str, form: str, y: str, name: str, mode: str = "markers", **look: Any
+) -> Any:
     """Return a trace of two columns."""
     from plotly.graph_objects import Scatter
 
     return Scatter(
-        x=[getattr(row, x) for row in rows],
+        x=[getattr(row, column) for row in rows],
         y=[getattr(row, y) for row in rows],
         name=name,
         mode=mode,
         text=[f"{score_label(row)}<br>{layer_list(row)}" for row in rows],
-        hovertemplate="%{text}<br>%{x:,.0f}: %{y:.1%}<extra></extra>",
+        hovertemplate=f"%{{text}}<br>%{{x:{form}}}: %{{y:.1%}}<extra></extra>",
         **look,
     )
 

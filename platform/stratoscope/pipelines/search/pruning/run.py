@@ -126,15 +126,17 @@ class PruningSearch(Job[SearchConfig]):
         context, config = self.context, self.config
         if search.chosen is None or not config.final.export:
             return
-        url, speed = export_chosen(
+        forward = search.speeds[search.size.without(search.chosen.dropped)]
+        url, decoding = export_chosen(
             service,
             context.folder,
             search.chosen,
             search.comparisons,
+            forward,
             source=config.model.source,
             path=config.final.path,
         )
-        write_table(context.storage, "speed", SpeedRow.table(SpeedRow(**vars(row)) for row in speed))
+        write_table(context.storage, "speed", SpeedRow.table(SpeedRow(**vars(row)) for row in [forward, *decoding]))
         context.manifest.facts["exported"] = url
 
     def _compute_statistics(self) -> FinishedScore:

@@ -7,6 +7,7 @@ from typing import Any
 
 from stratoscope.evaluation import TaskItems, by_task
 from stratoscope.execution import Service
+from stratoscope.models.speed import SpeedComparison
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.search.config import SearchConfig
 from stratoscope.pipelines.search.pruning.store import EvaluationStore
@@ -39,8 +40,8 @@ class ValidatedSearch:
     front: Sequence[TrialResult]
     chosen: TrialResult | None
     size: ModelSize
-    speeds: Mapping[int, float]
-    """Tokens per second, by the number of parameters."""
+    speeds: Mapping[int, SpeedComparison]
+    """Speed against the whole model, by the number of parameters."""
     held_out: Mapping[LayerSet, Evaluation]
     """Evaluations on held-out items."""
     comparisons: Sequence[TaskComparison]
@@ -81,7 +82,7 @@ class Validator:
         speeds = self._speeds(trials, size)
         held_out = self._held_out([trial.dropped for trial in [*front, reference] if trial])
         comparisons = self._compare_all(trials, front, chosen, reference)
-        facts: dict[str, Any] = {"parameters": size.total, "tokens_per_s": speeds[size.total]}
+        facts: dict[str, Any] = {"parameters": size.total}
         if chosen is None:
             facts["verdicts"] = ["No trial has a retention, so no set was chosen."]
         else:
@@ -107,11 +108,18 @@ class Validator:
         facts["against_variance"] = list(metric_gains(trials, self._read_scores, self._resampling))
         return ValidatedSearch(trials, front, chosen, size, speeds, held_out, comparisons, facts)
 
-    def _speeds(self, trials: Sequence[TrialResult], size: ModelSize) -> dict[int, float]:
-        """Return tokens per second by the number of parameters, on which alone speed depends."""
-        sets: dict[int, LayerSet] = {size.without(d): d for d in [(), *(trial.dropped for trial in trials)]}
+    def _speeds(self, trials: Sequence[TrialResult], size: ModelSize) -> dict[int, SpeedComparison]:
+        """Return the speed by the number of parameters, on which alone it depends."""
+        sets = {size.without(trial.dropped): trial.dropped for trial in trials}
         # One at a time, because concurrent measurements on a machine slow each other down.
-        return {parameters: self._service.call("speed", dropped) for parameters, dropped in sets.items()}
+        return {parameters: self._speed(parameters, dropped) for parameters, dropped in sets.items()}
+
+    def _speed(self, parameters: int, dropped: LayerSet) -> SpeedComparison:
+        speed = self._store.read_speed(parameters)
+        if speed is None:
+            speed = self._service.call("speed", dropped)
+            self._store.write_speed(parameters, speed)
+        return speed
 
     def _held_out(self, sets: Sequence[LayerSet]) -> dict[LayerSet, Evaluation]:
         distinct = list(dict.fromkeys(sets))
