@@ -9,7 +9,8 @@ from stratoscope.pipelines.hallucination.outcome import against_random
 from stratoscope.pipelines.search.eavss.checks import split_datasets
 from stratoscope.pipelines.search.eavss.config import DefinitionSearchSection
 from stratoscope.pipelines.search.eavss.result import DefinitionResult, definition_front, outcome_row, verdicts
-from stratoscope.pipelines.search.eavss.trial import DefinitionOutcome, objective_value
+from stratoscope.pipelines.search.eavss.trial import objective_value
+from stratoscope.scoring.definition_outcome import DefinitionOutcome
 from stratoscope.scoring.definition_space import DefinitionCandidate
 from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
 
@@ -27,7 +28,7 @@ def outcome(auroc: float, over_random: float) -> DefinitionOutcome:
         detectable=0.02,
         share_of_random_below=0.9,
         num_layers=2.0,
-        flagged=(1, 2),
+        flagged_layers=(1, 2),
         epsilon=0.01,
     )
 

@@ -21,9 +21,10 @@ from stratoscope.pipelines.search.eavss.result import (
     tuned_result,
     verdicts,
 )
-from stratoscope.pipelines.search.eavss.trial import DefinitionEvaluator, DefinitionOutcome, DefinitionTrial
+from stratoscope.pipelines.search.eavss.trial import DefinitionEvaluator, DefinitionTrial
 from stratoscope.pipelines.search.trials import plan_trials, trial_origin
 from stratoscope.results import Manifest, Run, Storage, write_table
+from stratoscope.scoring.definition_outcome import DefinitionOutcome
 from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
 
 
