@@ -6,13 +6,16 @@ import pytest
 
 from stratoscope.errors import InputError
 from stratoscope.pipelines.hallucination.outcome import against_random
+from stratoscope.pipelines.hallucination.outcome import verdicts as layer_verdicts
 from stratoscope.pipelines.search.eavss.checks import split_datasets
 from stratoscope.pipelines.search.eavss.config import DefinitionSearchSection
 from stratoscope.pipelines.search.eavss.result import DefinitionResult, definition_front, outcome_row, verdicts
 from stratoscope.pipelines.search.eavss.trial import objective_value
+from stratoscope.scoring import AnswerView, DatasetResult, Inference
 from stratoscope.scoring.definition_outcome import DefinitionOutcome
 from stratoscope.scoring.definition_space import DefinitionCandidate
 from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
+from tests.scoring.test_layer_tests import answers, find, readings
 
 
 def outcome(auroc: float, over_random: float) -> DefinitionOutcome:
@@ -51,6 +54,16 @@ def test_few_random_sets_of_layers_are_no_finding() -> None:
     text = against_random(0.01, 0.05, 0.02, 2)
     assert text == ("no difference could be shown with 2 random sets of as many layers (the least possible p is 0.33)")
     assert text in list(verdicts(result("0", 0.7), [], random_sets=2))[1]
+
+
+def test_a_test_that_could_flag_nothing_says_so() -> None:
+    labels = answers(40, 0)
+    (test,) = find("eavss", {"block": readings(labels, 3, 1)}, labels, Inference(draws=99, level=0.001))
+    outcome = DatasetResult("d", AnswerView("answer", "elementwise", 0), "eavss", 40, (test,))
+    assert list(layer_verdicts([], [outcome], random_sets=200)) == [
+        "d, tap block: no layer is flagged (no difference could be shown with so few questions or randomisations "
+        "(the least possible p is 0.01))."
+    ]
 
 
 def result(trial_id: str, objective: float, num_layers: float = 2.0) -> DefinitionResult:
