@@ -1,8 +1,6 @@
 """The shipped tasks, scored here and by the harness's own model class."""
 
-import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,6 +23,7 @@ from stratoscope.evaluation import (
 )
 from stratoscope.evaluation.tasks import SHIPPED
 from stratoscope.models import LoadedModel, encode_text, find_anatomy, load_tokenizer, resolve_source
+from tests.evaluation.filtered import ANSWER_TOKENS, write_filtered_task
 
 EVERYTHING = Slice("search", 0, 1)
 
@@ -73,39 +72,13 @@ def test_every_shipped_task_scores_as_the_harness_scores_it(model: LoadedModel) 
     assert compared == 6 * len(task_names())
 
 
-FILTERED = """
-task: words
-dataset_path: json
-dataset_kwargs: {data_files: {test: DOCS}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{ q }}"
-doc_to_target: "{{ a }}"
-generation_kwargs: {until: ["\\n\\n"], max_gen_toks: 6, do_sample: false}
-repeats: REPEATS
-filter_list:
-  - name: strict-match
-    filter: [{function: regex, regex_pattern: "^\\\\W*(\\\\w+)"}, {function: take_first}]
-  - name: flexible-extract
-    filter: [{function: regex, regex_pattern: "(\\\\w+)", group_select: -1}, {function: take_first}]
-metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
-"""
 QUESTIONS = [f"Question: what is {i} and {7 * i}? Answer:" for i in range(8)]
-
-
-def write_filtered_task(folder: Path, answers: Sequence[str], repeats: int = 1) -> str:
-    """Write a task with two filters, of which the one reads the first word of an answer, the other the last."""
-    docs = [json.dumps({"q": question, "a": answer}) for question, answer in zip(QUESTIONS, answers, strict=True)]
-    (folder / "docs.jsonl").write_text("\n".join(docs) + "\n")
-    text = FILTERED.replace("DOCS", str(folder / "docs.jsonl")).replace("REPEATS", str(repeats))
-    (folder / "words.yaml").write_text(text)
-    return str(folder / "words.yaml")
 
 
 def generated_words(model: LoadedModel) -> list[list[str]]:
     """Return the words of the model's own answers."""
     ids = [tuple(encode_text(model.tokenizer, question)) for question in QUESTIONS]
-    texts = generate(model, [GenerationPrompt(i, ("\n\n",), 6) for i in ids], (), 256)
+    texts = generate(model, [GenerationPrompt(i, ("\n\n",), ANSWER_TOKENS) for i in ids], (), 256)
     return [re.findall(r"\w+", text) for text in texts]
 
 
@@ -116,7 +89,7 @@ def test_every_filter_is_a_metric_that_scores_as_in_the_harness(model: LoadedMod
     words = generated_words(model)
     # The right answer is the first word, the last one, or neither.
     answers = [[own[0], own[-1], "nothing"][i % 3] if own else "nothing" for i, own in enumerate(words)]
-    source = write_filtered_task(tmp_path, answers)
+    source = write_filtered_task(tmp_path, QUESTIONS, answers)
     (task,) = load_tasks([source])
     chosen = choose_items(task, ItemSampling(8, 0), (), model.tokenizer)
     scores = Evaluator(model, [chosen], max_batch_tokens=256, max_length=512).evaluate((), EVERYTHING)
@@ -134,7 +107,7 @@ def test_every_filter_is_a_metric_that_scores_as_in_the_harness(model: LoadedMod
 
 
 def test_the_filter_that_counts_is_the_first_of_the_task_or_the_one_named(model: LoadedModel, tmp_path: Path) -> None:
-    (task,) = load_tasks([write_filtered_task(tmp_path, ["a"] * 8)])
+    (task,) = load_tasks([write_filtered_task(tmp_path, QUESTIONS, ["a"] * 8)])
     default, named = (
         choose_items(task, ItemSampling(4, 4, filters=filters), (), model.tokenizer)
         for filters in ((), ("other", "flexible-extract"))
@@ -152,7 +125,7 @@ def test_the_filter_that_counts_is_the_first_of_the_task_or_the_one_named(model:
 
 def test_a_task_of_several_sampled_answers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"words samples 4 answers to each item \(repeats\)"):
-        load_tasks([write_filtered_task(tmp_path, ["a"] * 8, repeats=4)])
+        load_tasks([write_filtered_task(tmp_path, QUESTIONS, ["a"] * 8, repeats=4)])
 
 
 def test_calibration_and_both_parts_are_disjoint_by_id(model: LoadedModel) -> None:
