@@ -77,6 +77,26 @@ def test_variants_are_compared_by_the_mean_over_seeds_and_corrected_over_data_se
         compare_variants({"trained": trained, "other": other}, RESAMPLING)
 
 
+@pytest.mark.parametrize(("num_items", "num_better"), [(4, 4), (5, 5), (60, 4)])
+def test_no_p_value_is_below_what_so_many_items_allow(num_items: int, num_better: int) -> None:
+    before, after = items([0.0] * num_items), items([1.0] * num_better + [0.0] * (num_items - num_better))
+    models = {"after": [{("d", "acc"): after}], "before": [{("d", "acc"): before}]}
+    (row,) = compare_variants(models, RESAMPLING)
+    assert row.p_value == pytest.approx(2 / 2**num_better)
+    assert row.least_p == pytest.approx(max(2 / 401, 2 / 2**num_items))
+    assert row.comparison.difference.low > 0
+    assert row.comparison.within_noise
+
+
+def test_the_least_p_value_grows_with_the_data_sets_that_are_tested_together() -> None:
+    model = {(name, "acc"): items([1.0] * 20) for name in "abcd"}
+    other = {key: items([0.0] * 20) for key in model}
+    *rows, mean = compare_variants({"one": [model], "other": [other]}, Resampling(draws=100))
+    assert [row.least_p for row in rows] == pytest.approx([4 * 2 / 101] * 4)
+    assert [row.p_holm for row in rows] == pytest.approx([row.least_p for row in rows])
+    assert mean.least_p == pytest.approx(2 / 101)
+
+
 @settings(max_examples=50)
 @given(st.lists(st.tuples(SHARES, SHARES), min_size=1, max_size=40))
 def test_no_comparison_has_an_infinite_value(pairs: list[tuple[float, float]]) -> None:

@@ -1,5 +1,6 @@
 """The shipped tasks, scored here and by the harness's own model class."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,21 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from stratoscope.data import read_known, row_id
 from stratoscope.errors import InputError
-from stratoscope.evaluation import Evaluator, ItemSampling, Slice, choose_items, load_tasks, task_names
+from stratoscope.evaluation import (
+    Evaluator,
+    GenerationPrompt,
+    ItemSampling,
+    Slice,
+    by_task,
+    check_filters,
+    choose_items,
+    generate,
+    load_tasks,
+    task_names,
+)
 from stratoscope.evaluation.tasks import SHIPPED
-from stratoscope.models import LoadedModel, find_anatomy, load_tokenizer, resolve_source
+from stratoscope.models import LoadedModel, encode_text, find_anatomy, load_tokenizer, resolve_source
+from tests.evaluation.filtered import ANSWER_TOKENS, write_filtered_task
 
 EVERYTHING = Slice("search", 0, 1)
 
@@ -57,6 +70,62 @@ def test_every_shipped_task_scores_as_the_harness_scores_it(model: LoadedModel) 
                 assert ours.log_likelihood == pytest.approx(sample["perplexity"], abs=1e-3)
             compared += 1
     assert compared == 6 * len(task_names())
+
+
+QUESTIONS = [f"Question: what is {i} and {7 * i}? Answer:" for i in range(8)]
+
+
+def generated_words(model: LoadedModel) -> list[list[str]]:
+    """Return the words of the model's own answers."""
+    ids = [tuple(encode_text(model.tokenizer, question)) for question in QUESTIONS]
+    texts = generate(model, [GenerationPrompt(i, ("\n\n",), ANSWER_TOKENS) for i in ids], (), 256)
+    return [re.findall(r"\w+", text) for text in texts]
+
+
+def test_every_filter_is_a_metric_that_scores_as_in_the_harness(model: LoadedModel, tmp_path: Path) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    words = generated_words(model)
+    # The right answer is the first word, the last one, or neither.
+    answers = [[own[0], own[-1], "nothing"][i % 3] if own else "nothing" for i, own in enumerate(words)]
+    source = write_filtered_task(tmp_path, QUESTIONS, answers)
+    (task,) = load_tasks([source])
+    chosen = choose_items(task, ItemSampling(8, 0), (), model.tokenizer)
+    scores = Evaluator(model, [chosen], max_batch_tokens=256, max_length=512).evaluate((), EVERYTHING)
+    harness = HFLM(pretrained=model.network, tokenizer=model.tokenizer, batch_size=4, max_length=512)
+    results = simple_evaluate(harness, tasks=load_tasks([source]), bootstrap_iters=0, log_samples=True)
+    assert results is not None
+    theirs = {(s["filter"], row_id(s["doc"])): s["exact_match"] for s in results["samples"]["words"]}
+    assert {(s.metric.partition(",")[2], s.item_id): s.value for s in scores} == theirs
+    for metric in chosen.metrics:
+        accuracy = by_task(scores, {"words": metric.name})["words"].accuracy
+        assert 0 < accuracy < 1
+        assert accuracy == pytest.approx(results["results"]["words"][metric.name])
+    strict, flexible = (by_task(scores, {"words": metric.name})["words"].value for metric in chosen.metrics)
+    assert (strict != flexible).any()
+
+
+def test_the_filter_that_counts_is_the_first_of_the_task_or_the_one_named(model: LoadedModel, tmp_path: Path) -> None:
+    (task,) = load_tasks([write_filtered_task(tmp_path, QUESTIONS, ["a"] * 8)])
+    default, named = (
+        choose_items(task, ItemSampling(4, 4, filters=filters), (), model.tokenizer)
+        for filters in ((), ("other", "flexible-extract"))
+    )
+    assert [metric.name for metric in default.metrics] == ["exact_match,strict-match", "exact_match,flexible-extract"]
+    assert "exact_match,strict-match counts, the task's own first filter" in (default.note or "")
+    assert named.metric == "exact_match,flexible-extract"
+    assert "exact_match,flexible-extract counts, as evaluation.filters says" in (named.note or "")
+    check_filters([task], ["flexible-extract"])
+    with pytest.raises(InputError, match=r"evaluation.filters: .*'flexible-extrac'; did you mean 'flexible-extract'"):
+        check_filters([task], ["flexible-extrac"])
+    with pytest.raises(InputError, match=r"none of evaluation\.tasks has several"):
+        check_filters(load_tasks(["sciq"]), ["strict-match"])
+
+
+def test_a_task_of_several_sampled_answers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"words samples 4 answers to each item \(repeats\)"):
+        load_tasks([write_filtered_task(tmp_path, QUESTIONS, ["a"] * 8, repeats=4)])
 
 
 def test_calibration_and_both_parts_are_disjoint_by_id(model: LoadedModel) -> None:

@@ -9,7 +9,7 @@ RESAMPLING = Resampling(draws=400, seed=3)
 
 
 def scores(values: list[float], weight: float = 1.0, task: str = "t") -> TaskScores:
-    return by_task([ItemScore(task, f"{i:04d}", v, weight, None, None) for i, v in enumerate(values)])[task]
+    return by_task([ItemScore(task, "acc", f"{i:04d}", v, weight, None, None) for i, v in enumerate(values)])[task]
 
 
 def test_raw_and_above_chance_by_hand() -> None:
@@ -63,7 +63,10 @@ def test_the_mean_over_tasks_leaves_out_those_without_a_retention() -> None:
 
 
 def test_tokens_count_and_bits_per_byte() -> None:
-    items = [ItemScore("text", "b", 3, 10, -20.0, 50), ItemScore("text", "a", 1, 30, -60.0, 150)]
+    items = [
+        ItemScore("text", "next_token_accuracy", "b", 3, 10, -20.0, 50),
+        ItemScore("text", "next_token_accuracy", "a", 1, 30, -60.0, 150),
+    ]
     result = by_task(items)["text"]
     assert result.item_ids == ("a", "b")
     assert result.accuracy == pytest.approx(4 / 40)
@@ -80,6 +83,6 @@ def test_intervals_hold_the_value_and_order_of_items_is_nothing(pairs: list[tupl
         assert estimate.low - 1e-9 <= estimate.value <= estimate.high + 1e-9
     assert r.raw.missing == (before.accuracy == 0)
     shuffled = by_task(
-        [ItemScore("t", f"{i:04d}", float(a), 1, None, None) for i, (a, _) in list(enumerate(pairs))[::-1]]
+        [ItemScore("t", "acc", f"{i:04d}", float(a), 1, None, None) for i, (a, _) in list(enumerate(pairs))[::-1]]
     )
     assert np.array_equal(shuffled["t"].value, before.value)

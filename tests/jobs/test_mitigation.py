@@ -64,7 +64,7 @@ def test_tables_have_a_row_for_every_step_model_and_metric(run: stratoscope.Miti
         if name != "tuning":
             assert run.table(name).schema.equals(row_type.schema()), name
     steps = run.table("training").to_pylist()
-    assert [(s["variant"], s["step"]) for s in steps] == [("flagged", step) for step in range(1, 7)]
+    assert [(s["variant"], s["step"]) for s in steps] == [("given", step) for step in range(1, 7)]
     assert all(s["contrastive"] is not None and s["text"] is None for s in steps)
     learning_rates = [s["learning_rate"] for s in steps]
     assert max(learning_rates) <= 0.003
@@ -75,7 +75,7 @@ def test_tables_have_a_row_for_every_step_model_and_metric(run: stratoscope.Miti
     assert not variant["diverged"]
     assert variant["peak_memory_bytes"] > 10**8
     evaluation = run.evaluation.to_pylist()
-    assert {r["variant"] for r in evaluation} == {"base", "flagged"}
+    assert {r["variant"] for r in evaluation} == {"base", "given"}
     assert {(r["dataset"], r["metric"]) for r in evaluation} == {
         *((d, m) for d in ("first", "second") for m in ("mc1", "mc2", "pairwise")),
         ("prompts", "perplexity"),
@@ -84,7 +84,7 @@ def test_tables_have_a_row_for_every_step_model_and_metric(run: stratoscope.Miti
     separation = run.table("separation").to_pylist()
     assert [(s["variant"], s["dataset"], s["layer"]) for s in separation] == [
         (variant, dataset, layer)
-        for variant in ("base", "flagged")
+        for variant in ("base", "given")
         for dataset in ("second", "first")
         for layer in range(4)
     ]
@@ -93,7 +93,7 @@ def test_tables_have_a_row_for_every_step_model_and_metric(run: stratoscope.Miti
 
 def test_the_comparison_with_the_base_is_corrected_for_the_data_sets(run: stratoscope.MitigationRun) -> None:
     rows = [r for r in run.table("comparison").to_pylist() if r["metric"] == "mc2"]
-    assert [(r["variant"], r["other"]) for r in rows] == [("flagged", "base")] * 3
+    assert [(r["variant"], r["other"]) for r in rows] == [("given", "base")] * 3
     own, mean = rows[:2], rows[2]
     assert mean["dataset"] is None
     assert mean["difference"] == pytest.approx(sum(r["difference"] for r in own) / 2)
@@ -103,7 +103,7 @@ def test_the_comparison_with_the_base_is_corrected_for_the_data_sets(run: strato
 
 
 def test_curves_are_written_for_tensorboard(run: stratoscope.MitigationRun) -> None:
-    (file,) = Path(run.path, "tensorboard", "flagged-0").iterdir()
+    (file,) = Path(run.path, "tensorboard", "given-0").iterdir()
     content = file.read_bytes()
     assert all(name in content for name in (b"loss/contrastive", b"training/learning_rate"))
 
@@ -208,11 +208,11 @@ def test_a_killed_driver_is_followed_by_another(fields: Fields, run: stratoscope
     process = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": ""})
     folder = Path(run.path).parent / "driver"
     deadline = time.monotonic() + 240
-    while not (folder / "variants" / "flagged-0.json").exists():
+    while not (folder / "variants" / "given-0.json").exists():
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.05)
-    seconds = json.loads((folder / "variants" / "flagged-0.json").read_text())["seconds"]
+    seconds = json.loads((folder / "variants" / "given-0.json").read_text())["seconds"]
     process.kill()
     process.wait()
     time.sleep(1)
@@ -223,7 +223,7 @@ def test_a_killed_driver_is_followed_by_another(fields: Fields, run: stratoscope
     assert [v["layers"] for v in variants] == [[1, 2], [0, 3]]
     assert variants[0]["trained_parameters"] == variants[1]["trained_parameters"]
     comparison = [c for c in again.table("comparison").to_pylist() if c["other"] != "base"]
-    assert {(c["variant"], c["other"]) for c in comparison} == {("flagged", "random")}
+    assert {(c["variant"], c["other"]) for c in comparison} == {("given", "random")}
     assert {c["dataset"] for c in comparison if c["metric"] == "mc2"} == {"first", "second", None}
     assert variants[0]["seconds"] == seconds
 
@@ -267,7 +267,7 @@ def test_a_training_that_fails_loses_no_other(fields: Fields, run: stratoscope.M
     # A file where one variant's checkpoints were to go.
     (training / "random-0").write_text("in the way")
     result = stratoscope.mitigate(**fields(run_id="obstructed", compare=["flagged", "random"]))
-    assert [v["variant"] for v in result.table("variants").to_pylist()] == ["flagged"]
+    assert [v["variant"] for v in result.table("variants").to_pylist()] == ["given"]
     (error,) = result.table("errors").to_pylist()
     assert (error["variant"], error["seed"]) == ("random", 0)
     assert result.manifest.counts["failed"] == 1

@@ -167,7 +167,7 @@ def test_the_checkpoint_and_its_card_show_what_was_dropped(finished: stratoscope
     assert f"**{' '.join(map(str, chosen['dropped_layers']))}**" in card
     assert "| pick | acc |" in card
     assert [row["what"] for row in finished.table("speed").to_pylist()] == [
-        "prefill",
+        "forward pass",
         "decoding",
         "memory of the weights",
     ]

@@ -78,7 +78,6 @@ def test_a_fresh_process_verifies_a_pruned_vision_language_model(tmp_path: Path)
         expected = answer(pruned.network)
     spec = ReferenceSpec.from_loading(loading, model.network.dtype, torch.get_num_threads(), with_original=True)
     assert [row.what for row in check_in_fresh_process(tmp_path / "pruned", expected, spec)] == [
-        "prefill",
         "decoding",
         "memory of the weights",
     ]

@@ -11,12 +11,12 @@ from rich.console import Console
 from stratoscope.errors import InputError
 from stratoscope.evaluation import Resampling, Score
 from stratoscope.execution import Trial
-from stratoscope.mitigation import BASE, TERMS, Variant, apply_point, resized_layers
+from stratoscope.mitigation import BASE, TERMS, Variant, apply_point, parse_layers, resized_layers
 from stratoscope.models import load_tokenizer, resolve_source
 from stratoscope.pipelines.mitigation import MitigationConfig
 from stratoscope.pipelines.mitigation.config import FlagsSection, TuneSection
 from stratoscope.pipelines.mitigation.dataset import load_data
-from stratoscope.pipelines.mitigation.layers import flagged_layers
+from stratoscope.pipelines.mitigation.layers import LayerChoice, flagged_layers
 from stratoscope.pipelines.mitigation.outcome import compare_models, outcome_tables, training_problems
 from stratoscope.pipelines.mitigation.report import build_page, summary_table
 from stratoscope.pipelines.mitigation.run import choose_workers
@@ -85,7 +85,7 @@ def test_a_base_of_0_is_not_defined_in_words_everywhere(variant: Variant, tmp_pa
     assert {r["relative"] for r in run.table("comparison").to_pylist() if r["dataset"] == "first"} == {None}
     outcome = compare_models([variant], models, Resampling(draws=200))
     card = outcome.card_rows()[variant.key]
-    assert card[0] == ["first", "mc1", "0.000", "0.500", "not defined", "8"]
+    assert card[0] == ["first", "mc1", "0.000", "0.500", "not defined (within noise)", "8"]
     page = build_page(run)
     shown = [str(cell) for section in page.sections for table in section.tables for row in table.rows for cell in row]
     texts = [*run.manifest.facts["verdicts"], *shown, *(cell for row in card for cell in row)]
@@ -104,6 +104,52 @@ def test_a_model_whose_scores_are_no_numbers_is_reported_without_them(tmp_path: 
     (row,) = (r for r in run.table("comparison").to_pylist() if r["dataset"] == "first")
     assert (row["mean"], row["difference"], row["p_value"]) == (None, None, 1.0)
     assert len(render(build_page(run))) > 10_000
+
+
+def test_a_verdict_on_few_items_says_that_they_could_show_nothing(tmp_path: Path) -> None:
+    models = {BASE: scores([0.25] * 4, [0.0] * 8), VARIANT.key: scores([0.75] * 4, [1.0] * 8)}
+    run = write_run(tmp_path, VARIANT, models)
+    first, second = run.manifest.facts["verdicts"][0].split("; ")
+    assert "(+200.0%, no difference could be shown with 4 items (the least possible p is 0.12))" in first
+    assert "no difference" not in second
+    assert "within noise" not in second
+    rows = {row["dataset"]: row for row in run.table("comparison").to_pylist()}
+    assert rows["first"]["p_value"] == rows["first"]["least_p"] == pytest.approx(2 / 2**4)
+
+
+@pytest.mark.parametrize(
+    ("ones", "others", "draws", "says"),
+    [
+        (8, 0, 400, "flagged is better than random by mc1"),
+        (0, 8, 400, "flagged is worse than random by mc1"),
+        (4, 4, 400, "flagged is not different, within noise, from random by mc1"),
+        (2, 0, 400, "flagged and random: no difference could be shown with 4 items (the least possible p is 0.12) by"),
+        (8, 0, 20, "no difference could be shown with so few draws (evaluation.bootstrap)"),
+    ],
+)
+def test_variants_are_compared_in_words_as_far_as_the_items_allow(
+    ones: int, others: int, draws: int, says: str
+) -> None:
+    other = Variant("random", 0, (2,))
+    num_items = max(ones, others)
+    first, second = ([1.0] * n + [0.0] * (num_items - n) for n in (ones, others))
+    models = {BASE: scores(second, second), VARIANT.key: scores(first, first), other.key: scores(second, second)}
+    *_, verdict = compare_models([VARIANT, other], models, Resampling(draws=draws)).verdicts
+    assert says in verdict
+
+
+@pytest.mark.parametrize("layers", ["1,2", "all"])
+def test_layers_given_by_hand_are_called_given_and_not_flagged(layers: str) -> None:
+    config = validate(MitigationConfig, {"layers": layers, "compare": ["flagged", "random", "all"]})
+    given = parse_layers(layers, 4, "layers")
+    choice = LayerChoice(config, 4, given, None)
+    variants = choice.variants()
+    assert [variant.name for variant in variants] == ["given", "random", "all"]
+    assert variants[0].layers == given
+    assert checkpoint_name("owner/model", variants[0].change) == "model-mended-given-0"
+    assert [choice.chosen_by(variant) for variant in variants] == ["hand (given as numbers)", "chance", "taking all"]
+    dropped = LayerChoice(validate(MitigationConfig, {"drop": "1"}), 4, None, (1,))
+    assert dropped.chosen_by(dropped.variants()[0]) == "hand (given as numbers)"
 
 
 def test_problems_name_the_variant() -> None:

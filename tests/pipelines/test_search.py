@@ -1,21 +1,35 @@
 """The configuration and the tables of the search."""
 
 import math
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from stratoscope.errors import InputError
-from stratoscope.evaluation import ItemScore
+from stratoscope.evaluation import ItemMetric, ItemScore, Resampling, TaskItems
+from stratoscope.models.speed import SpeedComparison
 from stratoscope.pipelines.runtime.cards import checkpoint_name
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.search.config import SearchConfig
+from stratoscope.pipelines.search.pruning.checkpoint import speed_text as speed_sentence
+from stratoscope.pipelines.search.pruning.report import build_page, summary_table
+from stratoscope.pipelines.search.pruning.validation import metrics_by_rank
 from stratoscope.pipelines.search.trials import plan_trials, trial_origin
-from stratoscope.pruning import ModelSize, PruningCandidate, TrialResult
-from stratoscope.tables.pruning import EvaluationRow, FrontRow, PruningTrialRow, evaluation_table
-from tests.pruning.examples import evaluation
+from stratoscope.pruning import ModelSize, PruningCandidate, RandomSetComparison, TrialResult, compare_by_task
+from stratoscope.results import Manifest, Run, Storage, write_table
+from stratoscope.tables.pruning import (
+    ComparisonRow,
+    EvaluationRow,
+    FrontRow,
+    PruningTrialRow,
+    SpeedRow,
+    evaluation_table,
+)
+from tests.pruning.examples import evaluation, task_scores
 
 SIZE = ModelSize(100, (10, 20, 30))
-SPEEDS = {100: 1.0, 80: 2.0}
+SPEEDS = {80: SpeedComparison("forward pass", "tokens/s", 1.0, 2.0, 1.9, 1.5, 2.5)}
 
 
 @pytest.mark.parametrize(
@@ -43,12 +57,91 @@ def test_trials_survive_the_table() -> None:
     ]
     rows = [PruningTrialRow.from_trial(trial, SIZE, SPEEDS) for trial in trials]
     done, failed = PruningTrialRow.read(PruningTrialRow.table(rows, ["pick"]))
-    assert (done.metric, done.draw, done.parameters, done.tokens_per_s) == ("random", 2, 80, 2.0)
+    assert (done.metric, done.draw, done.parameters, done.tokens_per_s, done.speed) == ("random", 2, 80, 2.0, 1.9)
     assert done.retention_above_chance is None
     assert (failed.retention_raw, failed.accuracy, failed.error) == (None, {"pick": None}, "no memory")
     front = FrontRow.from_row(rows[0], evaluation(0.8, (1,)), chosen=True)
     (read,) = FrontRow.read(FrontRow.table([front], ["pick"]))
     assert (read.held_out_raw, read.held_out_above_chance, read.chosen) == (0.8, None, True)
+
+
+def write_run(folder: Path, num_random: int) -> Run:
+    """Write the tables of a search as the job does, and the part of its manifest that a report reads."""
+    storage = Storage(str(folder))
+    candidate = PruningCandidate("last", None, None, None, None, None, 0.3, False)
+    trial = TrialResult("0000", "grid", candidate, (1,), evaluation(0.9, (1,)), 0.9, 0.9, 1.0, "done")
+    row = PruningTrialRow.from_trial(trial, SIZE, SPEEDS)
+    front = FrontRow.from_row(row, evaluation(0.8, (1,)), chosen=True)
+    before, after = task_scores([1] * 9 + [0]), {"strict": [1] * 4 + [0] * 6, "flexible": [1] * 8 + [0] * 2}
+    comparisons = [
+        comparison
+        for metric, values in after.items()
+        for part in ("search", "held_out")
+        for comparison in compare_by_task(
+            "chosen",
+            (1,),
+            part,
+            lambda dropped, _part, values=values: {"pick": task_scores(values) if dropped else before},
+            chance={},
+            metrics={"pick": f"exact_match,{metric}"},
+            resampling=Resampling(100),
+        )
+    ]
+    write_table(storage, "trials", PruningTrialRow.table([row], ["pick"]))
+    write_table(storage, "front", FrontRow.table([front], ["pick"]))
+    write_table(storage, "comparison", ComparisonRow.table(map(ComparisonRow.from_comparison, comparisons)))
+    write_table(storage, "speed", SpeedRow.table([SpeedRow(**vars(SPEEDS[80]))]))
+    against = RandomSetComparison(0.9, (0.5,) * num_random)
+    task = {"metric": "exact_match,strict", "search": 10, "held_out": 10, "calibrated": 0}
+    manifest = Manifest("search", "run", SearchConfig().model_dump(mode="json"), 0)
+    manifest.fingerprints = {"weights": "w"}
+    manifest.counts = {"evaluations": 2}
+    manifest.facts = {
+        "architecture": "llama", "num_layers": 3, "parameters": 100, "device": "cpu", "dtype": "float32", "threads": 1,
+        "statistics": "none", "tasks": {"pick": task}, "verdicts": [against.verdict],
+        "against_random": {"chosen": 0.9, "random": list(against.random), "p": against.p_value},
+    }  # fmt: skip
+    return Run(storage, manifest)
+
+
+def test_plot_tables_terminal_and_card_show_one_speed(tmp_path: Path) -> None:
+    run = write_run(tmp_path, 20)
+    sections = {section.heading: section for section in build_page(run).sections}
+    plot, _ = sections["Retention against speed and size"].figures
+    assert {x for trace in plot.data if trace.name != "whole model" for x in trace.x} == {1.9}
+    assert [trace.x for trace in plot.data if trace.name == "whole model"] == [(1.0,)]
+    for title in ("Verdict", "The exported checkpoint"):
+        assert sections[title].tables[0].rows[0][-1] == "1.90 (1.50 to 2.50)"
+    console = Console(record=True, width=200)
+    console.print(summary_table(run))
+    assert "1.90 (1.50 to 2.50)" in console.export_text()
+    assert speed_sentence(SPEEDS[80]) == "1.90 times that of the original (1.50 to 2.50 in paired runs)"
+
+
+def test_every_metric_of_a_task_has_its_curve_and_row(tmp_path: Path) -> None:
+    sections = {section.heading: section for section in build_page(write_run(tmp_path, 20)).sections}
+    titles = [figure.layout.yaxis.title.text for figure in sections["Retention by ratio"].figures]
+    assert titles[1:] == ["raw retention, pick, exact_match,strict", "raw retention, pick, exact_match,flexible"]
+    rows = sections["The chosen set, task by task"].tables[0].rows
+    assert [row[1] for row in rows] == ["exact_match,strict", "exact_match,flexible"]
+
+
+def test_the_page_says_what_p_value_the_random_sets_allow(tmp_path: Path) -> None:
+    sections = {section.heading: section for section in build_page(write_run(tmp_path / "few", 2)).sections}
+    assert "no difference could be shown with 2 random sets" in sections["Verdict"].paragraphs[0]
+    assert "p = 0.333, of which 0.333 is the least" in sections["Against random sets"].paragraphs[0]
+    without = [section.heading for section in build_page(write_run(tmp_path / "none", 0)).sections]
+    assert "Against random sets" not in without
+
+
+def test_metrics_that_count_come_before_all_others() -> None:
+    def task(name: str, *filters: str | None) -> TaskItems:
+        return TaskItems(name, tuple(ItemMetric("exact_match", f) for f in filters), None, (), (), 0, 0.0)
+
+    assert metrics_by_rank([task("a", "x", "y"), task("b", None)]) == [
+        {"a": "exact_match,x", "b": "exact_match"},
+        {"a": "exact_match,y"},
+    ]
 
 
 def test_a_trial_without_a_score_is_named_after_its_origin() -> None:
@@ -58,7 +151,10 @@ def test_a_trial_without_a_score_is_named_after_its_origin() -> None:
 
 
 def test_item_scores_survive_the_table() -> None:
-    scores = [ItemScore("pick", "a", 1.0, 1.0, None, None), ItemScore("read", "b", 3.0, 7.0, -12.5, 40)]
+    scores = [
+        ItemScore("pick", "acc", "a", 1.0, 1.0, None, None),
+        ItemScore("read", "next_token_accuracy", "b", 3.0, 7.0, -12.5, 40),
+    ]
     rows = EvaluationRow.read(evaluation_table((1, 2), "search", scores))
     assert [row.to_score() for row in rows] == scores
     assert list(rows[0].dropped_layers) == [1, 2]

@@ -6,12 +6,16 @@ import pytest
 
 from stratoscope.errors import InputError
 from stratoscope.pipelines.hallucination.outcome import against_random
+from stratoscope.pipelines.hallucination.outcome import verdicts as layer_verdicts
 from stratoscope.pipelines.search.eavss.checks import split_datasets
 from stratoscope.pipelines.search.eavss.config import DefinitionSearchSection
 from stratoscope.pipelines.search.eavss.result import DefinitionResult, definition_front, outcome_row, verdicts
-from stratoscope.pipelines.search.eavss.trial import DefinitionOutcome, objective_value
+from stratoscope.pipelines.search.eavss.trial import objective_value
+from stratoscope.scoring import AnswerView, DatasetResult, Inference
+from stratoscope.scoring.definition_outcome import DefinitionOutcome
 from stratoscope.scoring.definition_space import DefinitionCandidate
 from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
+from tests.scoring.test_layer_tests import answers, find, readings
 
 
 def outcome(auroc: float, over_random: float) -> DefinitionOutcome:
@@ -27,7 +31,7 @@ def outcome(auroc: float, over_random: float) -> DefinitionOutcome:
         detectable=0.02,
         share_of_random_below=0.9,
         num_layers=2.0,
-        flagged=(1, 2),
+        flagged_layers=(1, 2),
         epsilon=0.01,
     )
 
@@ -40,9 +44,26 @@ def test_least_over_random_is_the_least_gain_over_data_sets() -> None:
 
 
 def test_a_difference_is_one_only_where_its_interval_leaves_0_out() -> None:
-    assert against_random(0.01, 0.05, 0.02).startswith("better")
-    assert against_random(-0.05, -0.01, 0.02).startswith("worse")
-    assert "could show 0.020" in against_random(-0.01, 0.05, 0.02)
+    assert against_random(0.01, 0.05, 0.02, 200).startswith("better")
+    assert against_random(-0.05, -0.01, 0.02, 200).startswith("worse")
+    assert "could show 0.020" in against_random(-0.01, 0.05, 0.02, 200)
+
+
+def test_few_random_sets_of_layers_are_no_finding() -> None:
+    assert against_random(0.01, 0.05, 0.02, 19).startswith("better")
+    text = against_random(0.01, 0.05, 0.02, 2)
+    assert text == ("no difference could be shown with 2 random sets of as many layers (the least possible p is 0.33)")
+    assert text in list(verdicts(result("0", 0.7), [], random_sets=2))[1]
+
+
+def test_a_test_that_could_flag_nothing_says_so() -> None:
+    labels = answers(40, 0)
+    (test,) = find("eavss", {"block": readings(labels, 3, 1)}, labels, Inference(draws=99, level=0.001))
+    outcome = DatasetResult("d", AnswerView("answer", "elementwise", 0), "eavss", 40, (test,))
+    assert list(layer_verdicts([], [outcome], random_sets=200)) == [
+        "d, tap block: no layer is flagged (no difference could be shown with so few questions or randomisations "
+        "(the least possible p is 0.01))."
+    ]
 
 
 def result(trial_id: str, objective: float, num_layers: float = 2.0) -> DefinitionResult:
@@ -64,11 +85,11 @@ def test_outcomes_become_rows_and_sentences() -> None:
     row = outcome_row("0", "confirmed_on", outcome(0.7, 0.1))
     (read,) = DefinitionOutcomeRow.read(DefinitionOutcomeRow.table([row]))
     assert (read.role, read.auroc, list(read.flagged_layers)) == ("confirmed_on", 0.7, [1, 2])
-    lines = list(verdicts(result("0", 0.7), []))
+    lines = list(verdicts(result("0", 0.7), [], random_sets=200))
     assert lines[0].startswith("Best of the trials: eavss on tap block")
     assert "layers 1 2; AUROC 0.700" in lines[1]
     assert "name others in thresholds.confirm_on" in lines[2]
-    assert "d (confirmed on)" in list(verdicts(result("0", 0.7), [outcome(0.6, 0.1)]))[2]
+    assert "d (confirmed on)" in list(verdicts(result("0", 0.7), [outcome(0.6, 0.1)], random_sets=200))[2]
 
 
 def test_data_sets_are_compared_on_unless_they_confirm() -> None:

@@ -63,12 +63,22 @@ def test_random_sets_are_seeded_distinct_and_not_the_excluded_one() -> None:
 
 def test_the_verdict_against_random_sets_says_where_they_win() -> None:
     best = RandomSetComparison(0.9, tuple(np.linspace(0.3, 0.8, 20)))
-    assert "beats all 20" in best.verdict
+    assert best.verdict.startswith("It retains more than random sets of its size, than 20 of 20: ")
     assert best.p_value == pytest.approx(1 / 21)
-    tied = RandomSetComparison(0.5, (0.4, 0.5, 0.6, 0.3))
-    assert "does not beat all random sets of its size, but 2 of 4" in tied.verdict
-    assert tied.p_value == pytest.approx(3 / 5)
+    tied = RandomSetComparison(0.5, (0.4, 0.5, 0.6, 0.3) * 5)
+    assert "does not retain more than random sets of its size, beyond chance: more than 10 of 20" in tied.verdict
+    assert tied.p_value == pytest.approx(11 / 21)
     assert RandomSetComparison(0.5, ()).verdict == "No random sets were drawn."
+
+
+@pytest.mark.parametrize("num_sets", [1, 2, 18])
+def test_too_few_random_sets_show_no_difference(num_sets: int) -> None:
+    best = RandomSetComparison(0.9, (0.1,) * num_sets)
+    assert best.p_value == best.least_p == pytest.approx(1 / (1 + num_sets))
+    assert "no difference could be shown with" in best.verdict
+    assert f"{num_sets} random set" in best.verdict
+    enough = RandomSetComparison(0.9, (0.1,) * num_sets, level=0.6)
+    assert "It retains more" in enough.verdict
 
 
 def test_one_number_covers_retention_and_size() -> None:

@@ -86,6 +86,14 @@ def test_scores_that_cannot_be_compared_give_the_reason() -> None:
         compare(PromptScores(names(40), {"block": noise(0)}), before)
 
 
+def test_few_prompts_at_a_low_level_could_show_no_move() -> None:
+    before, now = scores(noise(0, 8), names(8)), scores(noise(0, 8) + 3.0, names(8))
+    drift = compare_layers(now, before, level=0.001, min_shift=0.02, seed=0)
+    assert drift.moved == []
+    assert drift.limit == "no difference could be shown with 8 prompts (the least possible p is 0.0078)"
+    assert compare_layers(now, before, level=0.05, min_shift=0.02, seed=0).limit is None
+
+
 def test_prompts_without_a_finite_score_are_left_out() -> None:
     values = noise(0, 3)
     values[1, 2] = np.nan

@@ -149,3 +149,13 @@ def test_the_order_of_answers_changes_nothing() -> None:
     (b,) = find("eavss", {"block": Readings(seen.variance[order], seen.sparsity[order])}, shuffled)
     np.testing.assert_allclose(a.eavss, b.eavss)
     np.testing.assert_allclose(a.p_value_adjusted, b.p_value_adjusted)
+
+
+def test_too_few_randomisations_for_a_level_are_recognised_by_the_least_p_value() -> None:
+    labels = answers(40, 0)
+    seen = readings(labels, 3, 1)
+    shifted = Readings(seen.variance * np.where(labels.wrong, 9.0, 1.0)[:, None], seen.sparsity)
+    few = Inference(draws=99, level=0.001, threshold=0.5)
+    (result,) = find("eavss", {"block": shifted}, labels, few)
+    assert (result.level, result.least_p) == (0.001, pytest.approx(0.01))
+    assert not result.survives.any()

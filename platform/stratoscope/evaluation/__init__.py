@@ -31,7 +31,16 @@ from stratoscope.evaluation.retention import (
     retained,
 )
 from stratoscope.evaluation.splits import QuestionSplit, split_questions
-from stratoscope.evaluation.tasks import ItemSampling, TaskItems, choose_items, items_digest, load_tasks, task_names
+from stratoscope.evaluation.tasks import (
+    ItemMetric,
+    ItemSampling,
+    TaskItems,
+    check_filters,
+    choose_items,
+    items_digest,
+    load_tasks,
+    task_names,
+)
 
 __all__ = [
     "LOWER_IS_BETTER",
@@ -39,6 +48,7 @@ __all__ = [
     "Estimate",
     "Evaluator",
     "GenerationPrompt",
+    "ItemMetric",
     "ItemSampling",
     "ItemScore",
     "ItemValues",
@@ -54,6 +64,7 @@ __all__ = [
     "TaskScores",
     "Text",
     "by_task",
+    "check_filters",
     "choose_items",
     "compare",
     "compare_variants",

@@ -3,14 +3,23 @@
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from itertools import combinations
+from operator import add
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stratoscope.evaluation.questions import LOG_SCALE, Score
-from stratoscope.statistics import bootstrap_p_value, bootstrap_weights, holm, percentile_interval
+from stratoscope.statistics import (
+    bootstrap_p_value,
+    bootstrap_weights,
+    holm,
+    least_bootstrap_p,
+    least_sign_p,
+    percentile_interval,
+)
 
 Array = NDArray[np.float64]
 MetricKey = tuple[str, str]
@@ -25,6 +34,11 @@ class Resampling:
     draws: int = 1000
     confidence: float = 0.95
     seed: int = 0
+
+    @property
+    def level(self) -> float:
+        """Significance level that corresponds to the intervals."""
+        return round(1 - self.confidence, 12)
 
     def stream(self, name: str) -> "Resampling":
         """Return the same settings with a seed of their own, so that data sets of equal size draw different items."""
@@ -101,6 +115,8 @@ class Comparison:
     """after - before."""
     ratio: Estimate
     """after / before; missing where before is not above 0."""
+    can_differ: bool
+    """Whether enough items differ for a significant difference, at the level of the intervals."""
 
     @property
     def relative(self) -> Estimate:
@@ -109,8 +125,8 @@ class Comparison:
 
     @property
     def within_noise(self) -> bool:
-        """Whether the interval of the difference contains 0."""
-        return self.difference.contains_zero
+        """Whether the interval of the difference contains 0, or too few items differ to show a difference."""
+        return self.difference.contains_zero or not self.can_differ
 
 
 def group_scores(scores: Iterable[Score]) -> dict[MetricKey, ItemValues]:
@@ -173,14 +189,37 @@ def compare(before: ItemValues, after: ItemValues, resampling: Resampling, metri
     """
     check_paired(before, after)
     draws = (resample(items, resampling, metric) for items in (before, after))
-    return compare_draws(len(before.item_ids), *draws, confidence=resampling.confidence)
+    return compare_draws(PairedItems.of(before.value, after.value), *draws, resampling=resampling)
 
 
-def compare_draws(num_items: int, before: Array, after: Array, *, confidence: float) -> Comparison:
+@dataclass(frozen=True)
+class PairedItems:
+    """Number of items that two models are compared on."""
+
+    total: int
+    changed: int
+    """Number of items that the models score differently; the others say nothing about a difference."""
+
+    @classmethod
+    def of(cls, before: Array, after: Array) -> "PairedItems":
+        """Count the items of two models by their values, shape (items,)."""
+        return cls(len(before), int((before != after).sum()))
+
+    def __add__(self, other: "PairedItems") -> "PairedItems":
+        """Return the items of two data sets together."""
+        return PairedItems(self.total + other.total, self.changed + other.changed)
+
+
+def compare_draws(items: PairedItems, before: Array, after: Array, *, resampling: Resampling) -> Comparison:
     """Compare two models by paired draws of one metric, as `resample` returns them."""
+    estimate = partial(Estimate.of_draws, confidence=resampling.confidence)
     return Comparison(
-        num_items,
-        *(Estimate.of_draws(draws, confidence) for draws in (before, after, after - before, ratio(after, before))),
+        num_items=items.total,
+        before=estimate(before),
+        after=estimate(after),
+        difference=estimate(after - before),
+        ratio=estimate(ratio(after, before)),
+        can_differ=least_sign_p(items.changed) <= resampling.level,
     )
 
 
@@ -201,9 +240,11 @@ class PairwiseComparison:
     comparison: Comparison
     """The variant (after) against the other (before)."""
     p_value: float
-    """Two-sided p-value of a difference of 0."""
+    """Two-sided p-value of a difference of 0: of the bootstrap, and at least that of the signs of as many items."""
     p_holm: float
     """p_value corrected for testing the data sets of a metric together."""
+    least_p: float
+    """Least p_holm that so many items, draws and data sets allow."""
 
 
 Models = Sequence[Mapping[MetricKey, ItemValues]]
@@ -231,17 +272,17 @@ def _compare_metric(
     names: tuple[str, str], models: tuple[Models, Models], metric: str, resampling: Resampling
 ) -> Iterator[PairwiseComparison]:
     keys = [key for key in models[0][0] if key[1] == metric]
-    sizes = [len(models[0][0][key].item_ids) for key in keys]
     draws = [[_resample_seeds(models, side, key, resampling) for side in (0, 1)] for key in keys]
-    rows = [
-        _pairwise((*names, *key), size, pair, resampling.confidence)
-        for key, size, pair in zip(keys, sizes, draws, strict=True)
+    items = [
+        PairedItems.of(*(np.mean([model[key].value for model in side], axis=0) for side in models)) for key in keys
     ]
-    for row, p_holm in zip(rows, holm([row.p_value for row in rows]), strict=True):
-        yield replace(row, p_holm=p_holm)
+    rows = [_pairwise((*names, *key), own, pair, resampling) for key, own, pair in zip(keys, items, draws, strict=True)]
+    corrected = (holm([getattr(row, name) for row in rows]) for name in ("p_value", "least_p"))
+    for row, p_holm, least_p in zip(rows, *corrected, strict=True):
+        yield replace(row, p_holm=p_holm, least_p=least_p)
     if len(rows) > 1:
         means = [np.mean([pair[side] for pair in draws], axis=0) for side in (0, 1)]
-        yield _pairwise((*names, None, metric), sum(sizes), means, resampling.confidence)
+        yield _pairwise((*names, None, metric), reduce(add, items), means, resampling)
 
 
 def _resample_seeds(models: tuple[Models, Models], side: int, key: MetricKey, resampling: Resampling) -> Array:
@@ -253,22 +294,24 @@ def _resample_seeds(models: tuple[Models, Models], side: int, key: MetricKey, re
 
 
 def _pairwise(
-    names: Sequence[str | None], num_items: int, draws: Sequence[Array], confidence: float
+    names: Sequence[str | None], items: PairedItems, draws: Sequence[Array], resampling: Resampling
 ) -> PairwiseComparison:
     variant, other = draws
     before, after = other.mean(axis=0), variant.mean(axis=0)
     difference = after - before
     # Where a metric is not finite, nothing speaks against equality.
     p_value = bootstrap_p_value(difference[1:]) if np.isfinite(difference).all() else 1.0
+    p_value = max(p_value, least_sign_p(items.changed))
     labels: Any = dict(zip(("variant", "other", "dataset", "metric"), names, strict=True))
     return PairwiseComparison(
         **labels,
         seeds=len(variant),
         spread=_spread(variant[:, 0]),
         other_spread=_spread(other[:, 0]),
-        comparison=compare_draws(num_items, before, after, confidence=confidence),
+        comparison=compare_draws(items, before, after, resampling=resampling),
         p_value=p_value,
         p_holm=p_value,
+        least_p=max(least_bootstrap_p(resampling.draws), least_sign_p(items.total)),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from stratoscope.errors import RunError
+from stratoscope.errors import RunError, first_line
 from stratoscope.evaluation.generation import GenerationPrompt, generate
 from stratoscope.evaluation.likelihood import Likelihood, Scorer
 from stratoscope.evaluation.rows import Batch, Request
@@ -49,6 +49,8 @@ class ItemScore:
     """The score of one item."""
 
     task: str
+    metric: str
+    """Name of the metric; a task with several filters has one for each."""
     item_id: str
     value: float
     """Score: 0 or 1, or the number of correct tokens for language-model text."""
@@ -207,25 +209,41 @@ class Evaluator:
                     responses.append(answers[index, number])
                 else:
                     responses.append(_sum([likelihoods[n] for n in prepared.parts[index, number]]))
-            yield _item_score(task, item, responses)
+            yield from _score_item(task, item, responses)
 
 
 def _sum(parts: Sequence[Likelihood]) -> Likelihood:
     return Likelihood(sum(p.log_likelihood for p in parts), sum(p.correct for p in parts), sum(p.tokens for p in parts))
 
 
-def _item_score(task: TaskItems, item: Item, responses: Sequence[Likelihood | str]) -> ItemScore:
-    """Score an item by the harness; the tokens of a text are counted here."""
+def _score_item(task: TaskItems, item: Item, responses: Sequence[Likelihood | str]) -> Iterator[ItemScore]:
+    """Score an item by the harness, once for each metric of the task; the tokens of a text are counted here."""
     only = responses[0] if len(responses) == 1 and isinstance(responses[0], Likelihood) else None
     log_likelihood = only.log_likelihood if only else None
     if task.by_token and only:
-        text = str(task.task.doc_to_target(item.doc))
-        return ItemScore(task.name, item.item_id, only.correct, only.tokens, log_likelihood, len(text.encode()))
+        num_bytes = len(str(task.task.doc_to_target(item.doc)).encode())
+        values = (only.correct, only.tokens, log_likelihood, num_bytes)
+        yield ItemScore(task.name, task.metric, item.item_id, *values)
+        return
+    _apply_filters(task, item, responses)
+    default = next(iter(item.requests[0].filtered_resps))
+    for metric in task.metrics:
+        answers = [request.filtered_resps[metric.filter or default] for request in item.requests]
+        value = float(task.task.process_results(item.doc, answers)[metric.measure])
+        yield ItemScore(task.name, metric.name, item.item_id, value, 1.0, log_likelihood, None)
+
+
+def _apply_filters(task: TaskItems, item: Item, responses: Sequence[Likelihood | str]) -> None:
+    """Give an item's requests their responses, and let the harness extract the answers by each of the task's filters.
+
+    Raises:
+        RunError: a filter fails.
+    """
     for instance, response in zip(item.requests, responses, strict=True):
         instance.resps = [response if isinstance(response, str) else (response.log_likelihood, response.greedy)]
         instance.filtered_resps = {}
     task.task._instances = list(item.requests)
-    task.task.apply_filters()
-    first = next(iter(item.requests[0].filtered_resps))
-    metrics = task.task.process_results(item.doc, [r.filtered_resps[first] for r in item.requests])
-    return ItemScore(task.name, item.item_id, float(metrics[task.metric]), 1.0, log_likelihood, None)
+    try:
+        task.task.apply_filters()
+    except Exception as error:  # filters run arbitrary code of the task
+        raise RunError(f"task {task.name}: a filter fails: {first_line(error)}") from error

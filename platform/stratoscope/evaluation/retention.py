@@ -11,6 +11,7 @@ from stratoscope.evaluation.comparison import (
     Comparison,
     Estimate,
     ItemValues,
+    PairedItems,
     Resampling,
     check_paired,
     compare_draws,
@@ -57,11 +58,18 @@ class Retention(Comparison):
         return self.ratio
 
 
-def by_task(scores: Sequence[ItemScore]) -> dict[str, TaskScores]:
-    """Group item scores by task, in order of item ids, so that the items of two models pair up."""
+def by_task(scores: Sequence[ItemScore], metrics: Mapping[str, str] | None = None) -> dict[str, TaskScores]:
+    """Group item scores by task, in order of item ids, so that the items of two models pair up.
+
+    Args:
+        scores: the scores.
+        metrics: the metric to take, by task, where tasks may have several; scores of other tasks are left out. None
+            takes all scores.
+    """
     groups: dict[str, list[ItemScore]] = {}
     for score in sorted(scores, key=lambda s: s.item_id):
-        groups.setdefault(score.task, []).append(score)
+        if metrics is None or metrics.get(score.task) == score.metric:
+            groups.setdefault(score.task, []).append(score)
     return {task: _task_scores(items) for task, items in sorted(groups.items())}
 
 
@@ -82,7 +90,7 @@ def retained(before: TaskScores, after: TaskScores, chance: float, resampling: R
     start, end = _paired_draws(before, after, resampling)
     confidence = resampling.confidence
     above = Estimate.of_draws(ratio(end - chance, start - chance), confidence) if _above(start, chance) else MISSING
-    comparison = compare_draws(len(before.item_ids), start, end, confidence=confidence)
+    comparison = compare_draws(PairedItems.of(before.value, after.value), start, end, resampling=resampling)
     return Retention(**vars(comparison), above_chance=above)
 
 

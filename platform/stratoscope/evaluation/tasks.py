@@ -40,13 +40,28 @@ class Item:
     requests: tuple["Instance", ...]
 
 
+@dataclass(frozen=True)
+class ItemMetric:
+    """A metric of a task's items. A task with several filters has one for each."""
+
+    measure: str
+    """acc, exact_match or em; `next_token_accuracy` for language-model text."""
+    filter: str | None = None
+    """Filter that extracts the answers; None where the task has only one."""
+
+    @property
+    def name(self) -> str:
+        """Name of the metric, as lm-evaluation-harness writes it where a task has several filters."""
+        return f"{self.measure},{self.filter}" if self.filter else self.measure
+
+
 @dataclass(frozen=True, eq=False)
 class TaskItems:
     """A task with its chosen documents, in their seeded order, in two parts."""
 
     name: str
-    metric: str
-    """Metric of the items; `next_token_accuracy` for language-model text."""
+    metrics: tuple[ItemMetric, ...]
+    """Metrics of the items; the first counts."""
     task: "Task"
     search: tuple[Item, ...]
     held_out: tuple[Item, ...]
@@ -58,9 +73,24 @@ class TaskItems:
     """Number of documents in neither part."""
 
     @property
+    def metric(self) -> str:
+        """Name of the metric that counts."""
+        return self.metrics[0].name
+
+    @property
     def by_token(self) -> bool:
         """Whether the metric counts tokens instead of items."""
         return self.metric == NEXT_TOKEN
+
+    @property
+    def note(self) -> str | None:
+        """A sentence on which of several metrics counts; None where the task has only one."""
+        if len(self.metrics) == 1:
+            return None
+        own_first = self.metrics[0].filter == filter_names(self.task)[0]
+        reason = "the task's own first filter" if own_first else "as evaluation.filters says"
+        others = ", ".join(metric.name for metric in self.metrics[1:])
+        return f"{self.name}: {self.metric} counts, {reason}; the tables also have {others} (see evaluation.filters)."
 
 
 @dataclass(frozen=True)
@@ -74,6 +104,8 @@ class ItemSampling:
     seed: int = 0
     chat: bool = False
     """Whether documents are phrased in the model's chat template."""
+    filters: tuple[str, ...] = ()
+    """Filters that count where a task has several: the first that the task has, else the task's own first."""
 
 
 def load_tasks(names: Sequence[str]) -> list["Task"]:
@@ -83,12 +115,14 @@ def load_tasks(names: Sequence[str]) -> list["Task"]:
         names: shipped tasks, tasks or groups of the harness, `harness:NAME`, or paths of task YAML files.
 
     Raises:
-        InputError: a name is none of these, a task's data cannot be read, or it has no metric that scores items.
+        InputError: a name is none of these, a task's data cannot be read, it has no metric that scores items, or it
+            asks for several answers to an item.
     """
     tasks: dict[str, Task] = {}
     for name in names:
         for task in _load(name):
-            _metric(task)
+            _measure(task)
+            _check_repeats(task)
             if _name(task) in tasks:
                 raise InputError(
                     f"evaluation.tasks: two tasks are called {_name(task)!r}; give one of them another name"
@@ -100,6 +134,24 @@ def load_tasks(names: Sequence[str]) -> list["Task"]:
 def task_names() -> list[str]:
     """Return the names of the shipped tasks."""
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def filter_names(task: "Task") -> list[str]:
+    """Return the names of a task's filters, its own first one first."""
+    return list(dict.fromkeys(ensemble.name for ensemble in getattr(task, "_filters", ())))
+
+
+def check_filters(tasks: Sequence["Task"], filters: Sequence[str]) -> None:
+    """Check that some task has each of the filters that are to count.
+
+    Raises:
+        InputError: no task has one of them.
+    """
+    known = list(dict.fromkeys(name for task in tasks if len(filter_names(task)) > 1 for name in filter_names(task)))
+    for name in filters:
+        if name not in known:
+            hint = suggest(name, known, "filters") if known else "; none of evaluation.tasks has several"
+            raise InputError(f"evaluation.filters: no task has several filters and one called {name!r}{hint}")
 
 
 def items_digest(tasks: Sequence["TaskItems"]) -> str:
@@ -137,7 +189,7 @@ def choose_items(
     phrased = [Item(item_id, *items[index]) for index, item_id in chosen]
     return TaskItems(
         name=name,
-        metric=_metric(task),
+        metrics=_metrics(task, sampling.filters),
         task=task,
         search=tuple(phrased[:num_search]),
         held_out=tuple(phrased[num_search:]),
@@ -187,7 +239,26 @@ def _name(task: "Task") -> str:
     return str(task.config.task or type(task).__name__)
 
 
-def _metric(task: "Task") -> str:
+def _metrics(task: "Task", preferred: Sequence[str]) -> tuple[ItemMetric, ...]:
+    """Return the metrics of a task's items, the one that counts first."""
+    measure, names = _measure(task), filter_names(task)
+    if measure == NEXT_TOKEN or len(names) < 2:
+        return (ItemMetric(measure),)
+    first = next((name for name in preferred if name in names), names[0])
+    return tuple(ItemMetric(measure, name) for name in sorted(names, key=lambda name: name != first))
+
+
+def _check_repeats(task: "Task") -> None:
+    """Refuse a task that samples several answers to an item, since answers are generated greedily, once."""
+    repeats = getattr(task.config, "repeats", None) or 1
+    if repeats > 1:
+        raise InputError(
+            f"evaluation.tasks: {_name(task)} samples {repeats} answers to each item (repeats), and answers are "
+            "generated greedily, once; take a task with repeats: 1"
+        )
+
+
+def _measure(task: "Task") -> str:
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         return NEXT_TOKEN
     metrics = list(task.aggregation())

@@ -118,7 +118,14 @@ def resized_layers(
 def fine_tuning_variants(
     names: Sequence[str], flagged: tuple[int, ...], num_layers: int, seeds: Sequence[int]
 ) -> list[Variant]:
-    """Return the variants of fine-tuning: flagged layers, as many random ones, or all layers, once for each seed."""
+    """Return the variants of fine-tuning, once for each seed.
+
+    Args:
+        names: flagged or given, for the layers as they are; random, for as many others; all.
+        flagged: the flagged or given layers.
+        num_layers: number of layers of the model.
+        seeds: the seeds.
+    """
     return [Variant(name, seed, _layers(name, flagged, num_layers, seed)) for name in names for seed in seeds]
 
 

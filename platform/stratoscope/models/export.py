@@ -33,6 +33,8 @@ class ModelCard:
     """Command that reproduces the model."""
     trained: str | None = None
     """Description of the training; None if no weight was changed."""
+    speed: str | None = None
+    """Speed compared with the base model's, as a sentence."""
 
 
 def export_pruned(model: LoadedModel, dropped: Sequence[int], folder: Path, card: ModelCard) -> None:
@@ -156,6 +158,7 @@ def _card_text(card: ModelCard, num_layers: int, dropped: Sequence[int]) -> str:
         "Results on held-out items, which were not used to choose the layers; retention is after / before, with its "
         "interval:",
         "\n".join(rows),
+        *([card.speed] if card.speed else []),
         *([] if card.trained else [f"`{SLICES}` describes the same model as slices of the original."]),
     ]
     if card.command:

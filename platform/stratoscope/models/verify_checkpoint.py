@@ -1,12 +1,12 @@
-"""Verification of an exported checkpoint in a fresh process: it is the expected model, and how fast it is."""
+"""Verification of an exported checkpoint in a fresh process: it is the expected model, and how fast it generates."""
 
 import json
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,11 @@ from stratoscope.models.classes import class_with_head
 from stratoscope.models.completeness import check_complete
 from stratoscope.models.load import LoadSpec, load_network
 from stratoscope.models.source import local_folder
+from stratoscope.models.speed import SpeedComparison, compare_runs, timed
 
 PROBE = (2, 24)
 NEW_TOKENS = 16
-PREFILL = (8, 128)
 DECODE = (1, 24)
-PAIRS = 5
 
 
 @dataclass(frozen=True)
@@ -34,20 +33,6 @@ class ProbeOutput:
     """Logits, array of shape (rows, tokens, vocabulary)."""
     generated: Any
     """Greedy continuation with the KV cache, ids of shape (rows, tokens)."""
-
-
-@dataclass(frozen=True)
-class SpeedComparison:
-    """A measurement of two models: the medians of paired runs, and of their ratios."""
-
-    what: str
-    unit: str
-    before: float
-    after: float
-    gain: float
-    """Median ratio of a pair, above 1 where the second model is better."""
-    gain_low: float
-    gain_high: float
 
 
 @dataclass(frozen=True)
@@ -169,24 +154,20 @@ def _load(name: str, terms: ReferenceSpec, *, revision: str | None) -> Any:
 
 def _compare_speed(original: Any, exported: Any) -> list[SpeedComparison]:
     models = original, exported
-    prefill, decode = PREFILL[0] * PREFILL[1], DECODE[1]
     before, after = (sum(p.numel() * p.element_size() for p in m.parameters()) / 1e6 for m in models)
     ratio = before / after
+    runs = partial(_decode, original), partial(_decode, exported)
     return [
-        _compare_runs("prefill", "tokens/s", models, _prefill, lambda seconds: prefill / seconds),
-        _compare_runs("decoding", "ms/token", models, _decode, lambda seconds: 1000 * seconds / decode),
+        compare_runs("decoding", "ms/token", runs, lambda seconds: 1000 * seconds / DECODE[1]),
         SpeedComparison("memory of the weights", "MB", before, after, ratio, ratio, ratio),
     ]
 
 
-def _prefill(network: Any) -> None:
-    ids = torch.full(PREFILL, 5, device=network.device)
-    network(ids, use_cache=False, logits_to_keep=1)
-
-
-def _decode(network: Any) -> None:
+def _decode(network: Any) -> float:
+    """Generate some tokens and return the seconds that it took."""
     ids = torch.full((DECODE[0], 16), 5, device=network.device)
-    network.generate(
+    generate = partial(
+        network.generate,
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=DECODE[1],
@@ -194,40 +175,8 @@ def _decode(network: Any) -> None:
         do_sample=False,
         use_cache=True,
     )
-
-
-def _compare_runs(
-    what: str, unit: str, models: tuple[Any, Any], run: Callable[[Any], None], measure: Callable[[float], float]
-) -> SpeedComparison:
-    seconds: list[Sequence[float]] = []
     with torch.inference_mode():
-        for network in models:
-            run(network)
-        for pair in range(PAIRS):
-            # The models take turns in running first.
-            order = (0, 1) if pair % 2 == 0 else (1, 0)
-            by_model = {i: _seconds(run, models[i]) for i in order}
-            seconds.append((by_model[0], by_model[1]))
-    times = np.asarray(seconds)
-    ratios = times[:, 0] / times[:, 1]
-    before, after = np.median(times, axis=0)
-    return SpeedComparison(
-        what=what,
-        unit=unit,
-        before=measure(before),
-        after=measure(after),
-        gain=float(np.median(ratios)),
-        gain_low=float(ratios.min()),
-        gain_high=float(ratios.max()),
-    )
-
-
-def _seconds(run: Callable[[Any], None], network: Any) -> float:
-    start = time.perf_counter()
-    run(network)
-    if network.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+        return timed(generate, network.device)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from stratoscope.pruning.greedy import greedy_sets, swap_layers
 from stratoscope.pruning.scores import PERPLEXITY_DROP, compute_scores, perplexity_ratios
 from stratoscope.pruning.selection import TrialResult, choose, pareto_front, random_sets, reference_trial
 from stratoscope.pruning.space import LayerScores, LayerSet, PruningCandidate, PruningSpace, ScoreKey
-from stratoscope.pruning.speed import tokens_per_second
+from stratoscope.pruning.speed import compare_speed
 
 __all__ = [
     "PERPLEXITY_DROP",
@@ -34,6 +34,7 @@ __all__ = [
     "TrialResult",
     "choose",
     "compare_by_task",
+    "compare_speed",
     "compute_scores",
     "evaluate_set",
     "greedy_sets",
@@ -46,5 +47,4 @@ __all__ = [
     "share_interval",
     "swap_layers",
     "tasks_at_chance",
-    "tokens_per_second",
 ]

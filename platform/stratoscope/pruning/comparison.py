@@ -8,6 +8,7 @@ import numpy as np
 from stratoscope.evaluation import Estimate, Resampling, Retention, TaskScores, mean_gain, retained
 from stratoscope.pruning.selection import TrialResult
 from stratoscope.pruning.space import LayerSet
+from stratoscope.statistics import least_rank_p, least_sign_p, not_shown
 
 ScoreReader = Callable[[LayerSet, str], Mapping[str, TaskScores]]
 """Returns the scores of a set of dropped layers on a part of the items, by task."""
@@ -42,7 +43,7 @@ def compare_by_task(
     metrics: Mapping[str, str],
     resampling: Resampling,
 ) -> list[TaskComparison]:
-    """Compare a model without some layers with the whole model, task by task.
+    """Compare a model without some layers with the whole model, task by task, by one metric of each.
 
     Args:
         kind: role of the set in the search.
@@ -72,9 +73,12 @@ def compare_by_task(
 
 
 def tasks_at_chance(comparisons: Iterable[TaskComparison]) -> list[str]:
-    """Return a sentence that names the tasks on which the whole model is not above chance."""
-    chosen = [c for c in comparisons if c.kind == "chosen" and c.part == HELD_OUT]
-    tasks = [c.task for c in chosen if c.retention.above_chance.missing]
+    """Return a sentence that names the tasks on which the whole model is not above chance by the metric that counts."""
+    by_task: dict[str, TaskComparison] = {}
+    for comparison in comparisons:
+        if comparison.kind == "chosen" and comparison.part == HELD_OUT:
+            by_task.setdefault(comparison.task, comparison)
+    tasks = [task for task, comparison in by_task.items() if comparison.retention.above_chance.missing]
     if not tasks:
         return []
     return [
@@ -88,6 +92,8 @@ class RandomSetComparison:
 
     chosen: float
     random: tuple[float, ...]
+    level: float = 0.05
+    """Significance level."""
 
     @property
     def num_worse(self) -> int:
@@ -100,8 +106,13 @@ class RandomSetComparison:
         return (1 + len(self.random) - self.num_worse) / (1 + len(self.random))
 
     @property
+    def least_p(self) -> float:
+        """Least p-value that so many random sets allow."""
+        return least_rank_p(len(self.random))
+
+    @property
     def verdict(self) -> str:
-        """The result in one sentence."""
+        """The result in one sentence; no finding where the random sets are too few for one."""
         total = len(self.random)
         if total == 0:
             return "No random sets were drawn."
@@ -109,9 +120,15 @@ class RandomSetComparison:
             f"on held-out items it retains {self.chosen:.1%}, they {np.mean(self.random):.1%} on average and "
             f"{max(self.random):.1%} at best (p = {self.p_value:.3f})"
         )
-        if self.num_worse == total:
-            return f"It beats all {total} random sets of its size: {numbers}."
-        return f"It does not beat all random sets of its size, but {self.num_worse} of {total}: {numbers}."
+        if self.least_p > self.level:
+            sets = f"{total} random set{'s' if total > 1 else ''} of its size"
+            return f"For the chosen set, {not_shown(sets, self.least_p)}: {numbers}."
+        if self.p_value <= self.level:
+            return f"It retains more than random sets of its size, than {self.num_worse} of {total}: {numbers}."
+        return (
+            f"It does not retain more than random sets of its size, beyond chance: more than {self.num_worse} of "
+            f"{total}; {numbers}."
+        )
 
 
 def search_gain(
@@ -136,8 +153,8 @@ def search_gain(
     metric = reference.candidate.metric if reference.candidate else "the reference"
     yield (
         f"Against plain {metric} of the same size it gains {_points(search)} on the items of the search and "
-        f"{_points(unseen)} on held-out ones{'' if _significant(unseen) else ', which is within noise'}: "
-        f"{100 * (search.value - unseen.value):.1f} points of the gain are selection bias."
+        f"{_points(unseen)} on held-out ones{'' if unseen.significant else ', which is within noise'}: "
+        f"{100 * (search.estimate.value - unseen.estimate.value):.1f} points of the gain are selection bias."
     )
 
 
@@ -155,8 +172,8 @@ def metric_gains(trials: Iterable[TrialResult], read_scores: ScoreReader, resamp
             continue
         gain = _gain(dropped[alone], layers, SEARCH, read_scores, resampling)
         yield (
-            f"{setting}: AVSS retains {100 * gain.value:+.1f} points more than variance alone "
-            f"({100 * gain.low:+.1f} to {100 * gain.high:+.1f}{'' if _significant(gain) else ', within noise'})."
+            f"{setting}: AVSS retains {100 * gain.estimate.value:+.1f} points more than variance alone "
+            f"({_points_interval(gain)}{'' if gain.significant else ', within noise'})."
         )
 
 
@@ -165,17 +182,31 @@ def share_interval(estimate: Estimate) -> str:
     return f"{estimate.low:.1%} to {estimate.high:.1%}"
 
 
-def _gain(
-    reference: LayerSet, other: LayerSet, part: str, read_scores: ScoreReader, resampling: Resampling
-) -> Estimate:
+@dataclass(frozen=True)
+class _Gain:
+    """How much more one set retains than another."""
+
+    estimate: Estimate
+    num_changed: int
+    """Number of items that the two sets score differently."""
+    level: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval leaves 0 out, and enough items differ to show a difference."""
+        return not self.estimate.contains_zero and least_sign_p(self.num_changed) <= self.level
+
+
+def _gain(reference: LayerSet, other: LayerSet, part: str, read_scores: ScoreReader, resampling: Resampling) -> _Gain:
     """Return how much more another set retains than a reference."""
     base, first, second = (read_scores(dropped, part) for dropped in ((), reference, other))
-    return mean_gain(base, first, second, resampling)
+    num_changed = sum(int((first[task].value != second[task].value).sum()) for task in base)
+    return _Gain(mean_gain(base, first, second, resampling), num_changed, resampling.level)
 
 
-def _points(gain: Estimate) -> str:
-    return f"{100 * gain.value:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+def _points(gain: _Gain) -> str:
+    return f"{100 * gain.estimate.value:+.1f} points ({_points_interval(gain)})"
 
 
-def _significant(gain: Estimate) -> bool:
-    return gain.low > 0 or gain.high < 0
+def _points_interval(gain: _Gain) -> str:
+    return f"{100 * gain.estimate.low:+.1f} to {100 * gain.estimate.high:+.1f}"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stratoscope.scoring.measures import sparsity
-from stratoscope.statistics import Statistics, max_t, spearman
+from stratoscope.statistics import Statistics, max_t, not_shown, spearman
 
 Array = NDArray[np.float64]
 MIN_PROMPTS = 8
@@ -76,8 +76,17 @@ class Drift:
     shifts: tuple[LayerShift, ...]
     rank_correlation: dict[str, float]
     """Spearman correlation of the layers' AVSS between the two runs, by tap."""
+    level: float
+    """Level of the test."""
+    least_p: float
+    """Least p-value that so many prompts and draws allow."""
     reweighted: tuple[int, ...] = ()
     """Layers whose weights have a different norm."""
+
+    @property
+    def limit(self) -> str | None:
+        """A clause that no move could be significant; None where one could."""
+        return not_shown(f"{self.prompts} prompts", self.least_p) if self.least_p > self.level else None
 
     @property
     def moved(self) -> list[int]:
@@ -134,6 +143,8 @@ def compare_layers(now: PromptScores, before: PromptScores, *, level: float, min
         prompts=len(shared) if paired else len(now.prompts),
         shifts=tuple(LayerShift(*place, *values) for place, *values in zip(places, *columns, strict=True)),
         rank_correlation={tap: spearman(now.values[tap].mean(axis=0), before.values[tap].mean(axis=0)) for tap in taps},
+        level=level,
+        least_p=test.least_p,
     )
 
 

@@ -56,6 +56,10 @@ class LayerTestResult:
     survives: NDArray[np.bool_]
     """Whether the length-adjusted contrast is significant; true where the definition cannot be tested."""
     flagged: NDArray[np.bool_]
+    level: float
+    """Level of the tests."""
+    least_p: float
+    """Least p-value that so many questions and draws allow; 0 where the definition cannot be tested."""
 
     @property
     def direction(self) -> list[Direction]:
@@ -216,6 +220,8 @@ class _JointTest:
             p_value_adjusted=p_adjusted,
             survives=survives,
             flagged=survives & (propensity > self.threshold),
+            level=adjusted.level,
+            least_p=adjusted.least_p,
         )
 
 
@@ -239,6 +245,8 @@ def _describe_wrong(tap: str, parts: Parts, labels: Labels, threshold: float) ->
         p_value_adjusted=untested,
         survives=np.ones(len(hsav), bool),
         flagged=propensity > threshold,
+        level=1.0,
+        least_p=0.0,
     )
 
 

@@ -1,6 +1,7 @@
 """Sufficient statistics of activations, resampling and statistical tests; requires only numpy."""
 
 from stratoscope.statistics.correlation import spearman
+from stratoscope.statistics.least_p import least_bootstrap_p, least_rank_p, least_sign_p, not_shown
 from stratoscope.statistics.multiple import bootstrap_p_value, holm
 from stratoscope.statistics.randomization import Design, MaxT, max_t
 from stratoscope.statistics.resampling import (
@@ -21,9 +22,13 @@ __all__ = [
     "bootstrap_weights",
     "half_weights",
     "holm",
+    "least_bootstrap_p",
+    "least_rank_p",
+    "least_sign_p",
     "max_t",
     "merge",
     "merge_all",
+    "not_shown",
     "percentile_interval",
     "resample",
     "spearman",

@@ -16,6 +16,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from stratoscope.statistics.least_p import least_group_p, least_rank_p, least_sign_p
+
 Array = NDArray[np.float64]
 Design = Literal["paired", "grouped"]
 CHUNK = 1024
@@ -38,6 +40,8 @@ class MaxT:
     """Quantile 1 - level of the largest |statistic| under the null hypothesis."""
     level: float
     """Family-wise error rate of the intervals."""
+    least_p: float
+    """Least p-value that so many units and draws allow."""
 
     @property
     def low(self) -> Array:
@@ -87,11 +91,12 @@ def max_t(
     free = num_units - basis.shape[1] - 1
     if free < 2:
         raise ValueError(f"{num_units} units are too few for {basis.shape[1] + 1} columns")
+    least_p = _least_p(x, design, draws)
     direction = x - basis @ (basis.T @ x)
     length = float(np.linalg.norm(direction))
     if length < 1e-9 * np.linalg.norm(x):
         missing = np.full(y.shape[1], np.nan)
-        return MaxT(missing, missing, np.zeros(y.shape[1]), np.ones(y.shape[1]), float("nan"), level)
+        return MaxT(missing, missing, np.zeros(y.shape[1]), np.ones(y.shape[1]), float("nan"), level, least_p)
     direction = direction / length
     along = direction @ y
     residual = y - basis @ (basis.T @ y)
@@ -106,7 +111,15 @@ def max_t(
         p_value=_step_down(np.abs(statistic), null),
         critical=float(np.quantile(null.max(axis=1), 1 - level)),
         level=level,
+        least_p=least_p,
     )
+
+
+def _least_p(x: Array, design: Design, draws: int) -> float:
+    """Return the least p-value of a design with so many units and draws."""
+    members = int((x == x[0]).sum())
+    exact = least_sign_p(len(x)) if design == "paired" else least_group_p(members, len(x) - members)
+    return max(exact, least_rank_p(draws))
 
 
 def _orthonormal(z: Array) -> Array:

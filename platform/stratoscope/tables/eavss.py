@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stratoscope.results import Int32, TableRow
+from stratoscope.scoring.definition_outcome import DefinitionOutcome
 
 
 @dataclass(frozen=True)
@@ -51,37 +52,15 @@ class DefinitionTrialRow(TableRow):
 
 
 @dataclass(frozen=True)
-class DefinitionOutcomeRow(TableRow):
+class DefinitionOutcomeRow(DefinitionOutcome, TableRow):
     """One row per trial and data set."""
 
+    flagged_layers: tuple[Int32, ...]
+    """Layers flagged on all questions of the data set."""
     trial_id: str
     """Number of the trial."""
     role: Literal["chosen_on", "confirmed_on"]
     """Role of the data set: chosen_on for those that trials are compared on, confirmed_on for those they never use."""
-    dataset: str
-    """Name of the data set."""
-    auroc: float
-    """Area under the ROC curve of the flagged layers on held-out questions."""
-    ci_low: float
-    """Lower end of its interval."""
-    ci_high: float
-    """Upper end of its interval."""
-    random: float
-    """Mean area of random sets of as many layers."""
-    over_random: float
-    """Difference of the two."""
-    over_random_low: float
-    """Lower end of its interval."""
-    over_random_high: float
-    """Upper end of its interval."""
-    detectable: float
-    """Difference that data of this size would detect in four of five cases."""
-    share_of_random_below: float
-    """Share of the random sets with a smaller area."""
-    num_layers: float
-    """Mean number of flagged layers over folds."""
-    flagged_layers: tuple[Int32, ...]
-    """Layers flagged on all questions of the data set."""
 
 
 TABLES: dict[str, type[TableRow]] = {

@@ -47,7 +47,7 @@ class VariantRow(TableRow):
     """One row per trained model."""
 
     variant: str
-    """Name of the variant: flagged, random, all, a metric or given."""
+    """Name of the variant: flagged (by a hallucination run), given (as numbers), random, all, or a metric."""
     seed: int
     """Seed of the training."""
     layers: tuple[Int32, ...]
@@ -133,9 +133,11 @@ class VariantComparisonRow(TableRow):
     relative: float | None
     """difference / other_mean; null where other_mean is 0."""
     p_value: float
-    """Two-sided p-value of the difference, from the same bootstrap."""
+    """Two-sided p-value of the difference, from the same bootstrap; at least 2 / 2^k where k items differ."""
     p_holm: float
     """p_value, corrected over the data sets of a metric by Holm's method."""
+    least_p: float | None
+    """Least p_holm that so many items, draws and data sets allow; above .05, no difference could be shown."""
 
 
 @dataclass(frozen=True)

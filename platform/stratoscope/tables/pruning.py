@@ -8,6 +8,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from stratoscope.evaluation import Estimate, ItemScore
+from stratoscope.models.speed import SpeedComparison
 from stratoscope.pruning import Evaluation, LayerSet, ModelSize, PruningCandidate, TaskComparison, TrialResult
 from stratoscope.results import ByTask, Int32, TableRow
 
@@ -16,7 +17,7 @@ NO_ESTIMATE = Estimate(math.nan, math.nan, math.nan)
 
 @dataclass(frozen=True)
 class EvaluationRow(TableRow):
-    """One row per set of dropped layers and item."""
+    """One row per set of dropped layers, item and metric; only a task with several filters has several metrics."""
 
     dropped_layers: tuple[Int32, ...]
     """Dropped layers; empty for the whole model."""
@@ -24,6 +25,8 @@ class EvaluationRow(TableRow):
     """Part of the items: search, text (the language-model text of the search alone) or held_out."""
     task: str
     """Name of the task."""
+    metric: str
+    """Metric of the task; with several filters, one for each, such as `exact_match,strict-match`."""
     item_id: str
     """Digest that identifies the item."""
     value: float
@@ -42,7 +45,7 @@ class EvaluationRow(TableRow):
 
     def to_score(self) -> ItemScore:
         """Return the item's score."""
-        return ItemScore(self.task, self.item_id, self.value, self.weight, self.log_likelihood, self.num_bytes)
+        return ItemScore(**{field.name: getattr(self, field.name) for field in fields(ItemScore)})
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,13 @@ class PruningTrialRow(TableRow):
     parameters: int
     """Number of parameters without the dropped layers."""
     tokens_per_s: float
-    """Speed of a forward pass without the dropped layers."""
+    """Speed in forward passes without the dropped layers, in tokens per second."""
+    speed: float | None
+    """Speed against the whole model's: median ratio of paired forward passes; above 1 is faster."""
+    speed_low: float | None
+    """Least ratio of a pair."""
+    speed_high: float | None
+    """Greatest ratio of a pair."""
     seconds: float | None
     """Duration of the trial."""
     status: str
@@ -101,16 +110,17 @@ class PruningTrialRow(TableRow):
     """Error message of a failed trial."""
 
     @classmethod
-    def from_trial(cls, trial: TrialResult, size: ModelSize, speeds: Mapping[int, float]) -> Self:
+    def from_trial(cls, trial: TrialResult, size: ModelSize, speeds: Mapping[int, SpeedComparison]) -> Self:
         """Return the row of a trial.
 
         Args:
             trial: the result.
             size: size of the whole model.
-            speeds: tokens per second, by the number of parameters.
+            speeds: speed against the whole model, by the number of parameters.
         """
         evaluation = trial.evaluation
         parameters = size.without(trial.dropped)
+        speed = speeds[parameters]
         return cls(
             trial_id=trial.trial_id,
             target="pruning",
@@ -124,7 +134,10 @@ class PruningTrialRow(TableRow):
             objective=trial.objective,
             share_of_items=trial.share_of_items,
             parameters=parameters,
-            tokens_per_s=speeds[parameters],
+            tokens_per_s=speed.after,
+            speed=speed.gain,
+            speed_low=speed.gain_low,
+            speed_high=speed.gain_high,
             seconds=evaluation.seconds if evaluation else None,
             status=trial.status,
             error=trial.error,
@@ -174,7 +187,7 @@ class ComparisonRow(TableRow):
     task: str
     """Name of the task."""
     metric: str
-    """Metric of the task."""
+    """Metric of the task; a task with several filters has a row for each."""
     items: int
     """Number of items."""
     chance: float
@@ -188,7 +201,7 @@ class ComparisonRow(TableRow):
     difference_high: float
     """Upper end of the interval of after - before."""
     within_noise: bool
-    """Whether that interval contains 0."""
+    """Whether that interval contains 0, or too few items differ to show a difference."""
     bits_per_byte_before: float | None
     """Bits per byte of the whole model; null except for language-model text."""
     bits_per_byte_after: float | None
@@ -232,10 +245,10 @@ class ComparisonRow(TableRow):
 
 @dataclass(frozen=True)
 class SpeedRow(TableRow):
-    """One row per measurement of the exported checkpoint against the original: medians of paired runs."""
+    """One row per measurement of the exported model against the original: medians of paired runs."""
 
     what: str
-    """Name of the measurement: prefill, decoding, or memory of the weights."""
+    """Name of the measurement: forward pass (the speed in `trials`), decoding, or memory of the weights."""
     unit: str
     """Unit of before and after."""
     before: float

@@ -174,6 +174,7 @@ def _compare_layers(
         assessment,
         comparisons=(*assessment.comparisons, *_comparisons(finite_metrics(orders), {}, None)),
         drift=drift,
+        changes=(*assessment.changes, f"layers: {drift.limit}") if drift.limit else assessment.changes,
         regressions=(*assessment.regressions, *_layer_regressions(drift, thresholds)),
     )
 

@@ -189,7 +189,9 @@ def _layers_section(assessments: Sequence[Assessment]) -> Iterator[PageSection]:
         "together."
     )
     tables = [Table(["model", "tap", "layer", "shift", "interval", "p"], rows)] if rows else []
-    yield PageSection("Layers that moved", [note] if rows else [note, "No layer moved."], figures, tables)
+    limits = [f"{subject}: {drift.limit}." for subject, drift in drifts.items() if drift.limit]
+    none = ["No layer moved."] if not rows and len(limits) < len(drifts) else []
+    yield PageSection("Layers that moved", [note, *limits, *none], figures, tables)
 
 
 def _shift_map(subject: str, drift: "Drift") -> "Figure":

@@ -95,7 +95,7 @@ def _show_layers(config: CompareConfig, before: Run, now: Run, console: Console)
         console.print(f"order of layers at tap {tap}: rank correlation {correlation:.3f}")
     if drift.reweighted:
         console.print(f"layers whose weights differ: {', '.join(map(str, drift.reweighted))}")
-    console.print(f"layers that moved on {drift.design} ({drift.prompts}): {len(drift.moved)}")
+    console.print(f"layers that moved on {drift.design} ({drift.prompts}): {drift.limit or len(drift.moved)}")
     if drift.moved:
         console.print(_shift_table(drift))
 

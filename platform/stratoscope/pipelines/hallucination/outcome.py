@@ -5,11 +5,22 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from stratoscope.scoring import DatasetResult, LayerTestResult
+from stratoscope.statistics import least_rank_p, not_shown
 from stratoscope.tables.hallucination import SeparationRow
 
+SIGNIFICANT = 0.05
 
-def verdicts(separation: Sequence[SeparationRow], results: Sequence[DatasetResult]) -> Iterator[str]:
-    """Yield one sentence for each data set and tap: which layers are flagged, and whether they beat random ones."""
+
+def verdicts(
+    separation: Sequence[SeparationRow], results: Sequence[DatasetResult], *, random_sets: int
+) -> Iterator[str]:
+    """Yield one sentence for each data set and tap: which layers are flagged, and whether they beat random ones.
+
+    Args:
+        separation: how well features separate answers.
+        results: the layer tests of each data set.
+        random_sets: number of random sets of layers.
+    """
     rows = {(row.dataset, row.tap, row.features): row for row in separation}
     for result in results:
         for test in result.layer_tests:
@@ -23,21 +34,27 @@ def verdicts(separation: Sequence[SeparationRow], results: Sequence[DatasetResul
             assert low is not None
             assert high is not None
             assert flagged.detectable is not None
+            comparison = against_random(low, high, flagged.detectable, random_sets)
             yield (
                 f"{result.dataset}, tap {test.tap}: layers {layers} are flagged; on held-out questions, flagged layers "
                 f"separate wrong answers from right ones with AUROC {flagged.auroc:.3f}, {over:+.3f} ({low:+.3f} to "
-                f"{high:+.3f}) against {random.auroc:.3f}: {against_random(low, high, flagged.detectable)}."
+                f"{high:+.3f}) against {random.auroc:.3f}: {comparison}."
             )
 
 
-def against_random(low: float, high: float, detectable: float) -> str:
+def against_random(low: float, high: float, detectable: float, num_sets: int) -> str:
     """Describe the interval of a difference to random sets of layers in words.
 
     Args:
         low: lower end of the interval.
         high: upper end of the interval.
         detectable: smallest difference that data of this size detects.
+        num_sets: number of random sets; with few of them, chance ranks a set above all too often for a finding.
     """
+    if least_rank_p(num_sets) > SIGNIFICANT:
+        return not_shown(
+            f"{num_sets} random set{'s' if num_sets > 1 else ''} of as many layers", least_rank_p(num_sets)
+        )
     if low > 0:
         return "better than random sets of as many layers"
     if high < 0:
@@ -46,6 +63,8 @@ def against_random(low: float, high: float, detectable: float) -> str:
 
 
 def _why_none(test: LayerTestResult) -> str:
+    if test.least_p > test.level:
+        return not_shown("so few questions or randomisations", test.least_p)
     if not test.survives.any():
         return "no contrast survives the adjustment for the length of answers"
     highest = test.propensity[test.survives].max()

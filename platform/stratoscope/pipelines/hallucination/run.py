@@ -87,7 +87,8 @@ class HallucinationJob(Job[HallucinationConfig]):
             results = flag_layers(context.storage, config, observations)
         with context.stage("separate"):
             separation = separate_datasets(context.storage, config, observations, results)
-            context.manifest.facts["verdicts"] = [*verdicts(separation, results), *untestable]
+            sentences = verdicts(separation, results, random_sets=config.separation.random_sets)
+            context.manifest.facts["verdicts"] = [*sentences, *untestable]
         with context.stage("report"):
             context.write_report(build_page(context.run))
         store.clear()

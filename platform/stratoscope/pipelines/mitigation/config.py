@@ -182,7 +182,8 @@ class HeldOutSection(ConfigSection):
     generate: bool = False
     """Also evaluate answers that the model generates, by exact match, where right answers are short."""
     tasks: Annotated[list[str], DISTINCT] = []
-    """Shipped tasks, tasks or groups of lm-evaluation-harness, harness:NAME, or task YAML files."""
+    """Shipped tasks, tasks or groups of lm-evaluation-harness, harness:NAME, or task YAML files; each filter of a task
+    with several is a metric."""
     text: str | None = None
     """Known set, file or hub name of texts whose perplexity is measured."""
     batch_tokens: int = Field(2048, ge=1)
@@ -251,8 +252,8 @@ class MitigationConfig(JobConfig):
     drop: str | None = None
     """Layers to drop before a recovery training: a finished score run, or numbers (3,5,7); null drops none."""
     compare: Annotated[list[LayerGroup], DISTINCT] = Field(["flagged"], min_length=1)
-    """Variants of fine-tuning: flagged (those of layers), random (as many others, drawn for each seed), all. Recovery
-    compares drops.metrics instead."""
+    """Variants of fine-tuning: flagged (those of layers; results call them given where layers are numbers), random (as
+    many others, drawn for each seed), all. Recovery compares drops.metrics instead."""
     flags: FlagsSection = FlagsSection()
     """The choice of layers from a hallucination run."""
     drops: DropsSection = DropsSection()

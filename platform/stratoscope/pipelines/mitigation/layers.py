@@ -80,7 +80,8 @@ class LayerChoice:
         config, seeds = self.config, self.config.train.seeds
         layers = flagged_layers(self.flags, config.flags) if self.flags is not None else self.layers
         if config.drop is None:
-            return fine_tuning_variants(config.compare, layers or (), self.num_layers, seeds)
+            names = [GIVEN if name == FLAGGED and self.layers is not None else name for name in config.compare]
+            return fine_tuning_variants(names, layers or (), self.num_layers, seeds)
         if self.score is not None:
             dropped = dropped_layers(self.score, config.drop, config.drops)
         else:
@@ -89,10 +90,11 @@ class LayerChoice:
 
     def chosen_by(self, variant: Variant) -> str:
         """Return how the layers of a variant were chosen, in words for a model's card."""
+        if variant.name == GIVEN:
+            return "hand (given as numbers)"
         if variant.dropped:
-            return f"`{variant.name}`" if self.score is not None else "hand"
-        by_flags = "EAVSS of a hallucination run" if self.flags is not None else "hand"
-        return {FLAGGED: by_flags, RANDOM: "chance", EVERY: "taking all"}[variant.name]
+            return f"`{variant.name}`"
+        return {FLAGGED: "EAVSS of a hallucination run", RANDOM: "chance", EVERY: "taking all"}[variant.name]
 
 
 def open_choice(config: MitigationConfig, source: ModelSource, facts: ModelFacts) -> LayerChoice:

@@ -18,6 +18,7 @@ from stratoscope.evaluation import (
 from stratoscope.mitigation import BASE, TERMS, Variant
 from stratoscope.pipelines.mitigation.store import ModelScores, TrainedVariant
 from stratoscope.results import TableRow
+from stratoscope.statistics import least_sign_p, not_shown
 from stratoscope.tables.mitigation import (
     NOT_RECOVERED,
     TrainingStepRow,
@@ -120,18 +121,39 @@ def _change_text(pair: PairwiseComparison, *, recovery: bool) -> str:
     else:
         relative = change.relative.value_text("+.1%")
     if not recovery:
-        relative += f", p {pair.p_holm:.2g}" if pair.p_holm <= SIGNIFICANT else ", within noise"
+        relative += f", {_finding(pair)}"
     return f"{pair.dataset} {change.before.value_text('.3f')} -> {change.after.value_text('.3f')} ({relative})"
+
+
+def _finding(pair: PairwiseComparison) -> str:
+    """Return the corrected p-value of a difference, or why there is no finding."""
+    if pair.p_holm <= SIGNIFICANT:
+        return f"p {pair.p_holm:.2g}"
+    return _not_shown(pair) or "within noise"
+
+
+def _not_shown(pair: PairwiseComparison) -> str | None:
+    """Return in words that no difference could be significant; None where one could."""
+    if pair.least_p <= SIGNIFICANT:
+        return None
+    num_items = pair.comparison.num_items
+    few_items = least_sign_p(num_items) > SIGNIFICANT
+    items = f"{num_items} item{'s' if num_items > 1 else ''}"
+    return not_shown(items if few_items else "so few draws (evaluation.bootstrap)", pair.least_p)
 
 
 def variant_verdict(pair: PairwiseComparison) -> str:
     """Return whether a variant is better than another by a metric, averaged over data sets."""
     change = pair.comparison
     sign = -1 if pair.metric in LOWER_IS_BETTER else 1
-    low, high = sorted((sign * change.difference.low, sign * change.difference.high))
-    relation = "better than" if low > 0 else "worse than" if high < 0 else "not different, within noise, from"
+    relation = "not different, within noise, from"
+    if pair.p_value <= SIGNIFICANT:
+        relation = "better than" if sign * change.difference.value > 0 else "worse than"
+    subject = f"{pair.variant} is {relation} {pair.other}"
+    if limit := _not_shown(pair):
+        subject = f"{pair.variant} and {pair.other}: {limit}"
     return (
-        f"{pair.variant} is {relation} {pair.other} by {pair.metric}, averaged over data sets and {pair.seeds} "
+        f"{subject} by {pair.metric}, averaged over data sets and {pair.seeds} "
         f"seed{'s' if pair.seeds > 1 else ''}: {change.after.value_text('.3f')} against "
         f"{change.before.value_text('.3f')}, {change.difference.text('+.3f')}."
     )
@@ -252,4 +274,5 @@ def comparison_row(pair: PairwiseComparison) -> VariantComparisonRow:
         relative=change.relative.value,
         p_value=pair.p_value,
         p_holm=pair.p_holm,
+        least_p=pair.least_p,
     )

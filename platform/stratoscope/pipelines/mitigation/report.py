@@ -124,6 +124,7 @@ COMPARISON_COLUMNS = [
     interval_column("interval", "+.3f"),
     _ratio_column("relative", "relative", "+.1%"),
     field_column(VariantComparisonRow, "p_holm", ".2g", header="p, corrected"),
+    field_column(VariantComparisonRow, "least_p", ".2g", header="least p"),
 ]
 EVALUATION_COLUMNS = [
     field_column(VariantEvaluationRow, "variant"),
@@ -145,7 +146,8 @@ def _comparison_section(rows: Sequence[VariantComparisonRow]) -> PageSection:
         [
             "Each variant is the mean over its seeds; sd is the standard deviation over them. Intervals and p-values "
             "come from a paired bootstrap over items and do not include the variation between seeds. p is corrected, "
-            "by Holm's method, for testing the data sets of a metric together."
+            "by Holm's method, for testing the data sets of a metric together; least p is what so many items, draws "
+            "and data sets allow."
         ],
         [],
         [page_table(rows, COMPARISON_COLUMNS)],
@@ -199,7 +201,8 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         )
     yield "Texts", f"{facts['texts']:,} for training"
     yield "Terms", ", ".join(f"{weight:g} {name}" for name, weight in facts["terms"].items())
-    yield "Layers from", facts["flags"] or "the configuration"
+    given = manifest.config["layers"]
+    yield "Layers trained", facts["flags"] or (f"given: {given}" if given else "all that remain")
     yield (
         "Workers",
         f"{facts['workers']}, {facts['threads_per_worker']} threads each, ZeRO {manifest.config['train']['zero']}",

@@ -114,9 +114,8 @@ class VariantEvaluator:
         with patched_weights(self._model, tensors):
             scores = self._questions.evaluate(dropped)
             if self._tasks is not None:
-                metrics = {task.name: task.metric for task in self._tasks.tasks}
                 scores += [
-                    Score(s.task, metrics[s.task], s.item_id, s.value, s.weight)
+                    Score(s.task, s.metric, s.item_id, s.value, s.weight)
                     for s in self._tasks.evaluate(dropped, ALL_ITEMS)
                 ]
             return ModelScores(scores, list(self._separations(dropped)))

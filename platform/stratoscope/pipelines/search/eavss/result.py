@@ -9,7 +9,8 @@ import numpy as np
 from stratoscope.errors import last_line
 from stratoscope.execution import Trial
 from stratoscope.pipelines.hallucination.outcome import against_random
-from stratoscope.pipelines.search.eavss.trial import DefinitionOutcome, read_outcomes
+from stratoscope.pipelines.search.eavss.trial import read_outcomes
+from stratoscope.scoring.definition_outcome import DefinitionOutcome
 from stratoscope.scoring.definition_space import DefinitionCandidate, DefinitionSpace
 from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
 
@@ -80,8 +81,7 @@ def outcome_row(
     trial_id: str, role: Literal["chosen_on", "confirmed_on"], outcome: DefinitionOutcome
 ) -> DefinitionOutcomeRow:
     """Return the row of `outcomes` of a trial and a data set."""
-    values = {name: value for name, value in vars(outcome).items() if name not in ("flagged", "epsilon")}
-    return DefinitionOutcomeRow(trial_id=trial_id, role=role, flagged_layers=outcome.flagged, **values)
+    return DefinitionOutcomeRow(trial_id=trial_id, role=role, **vars(outcome))
 
 
 def definition_front(results: Sequence[DefinitionResult]) -> list[DefinitionResult]:
@@ -94,8 +94,14 @@ def definition_front(results: Sequence[DefinitionResult]) -> list[DefinitionResu
     ]
 
 
-def verdicts(best: DefinitionResult, confirmed: Sequence[DefinitionOutcome]) -> Iterator[str]:
-    """Yield sentences on the best trial: its candidate, and its results on each data set."""
+def verdicts(best: DefinitionResult, confirmed: Sequence[DefinitionOutcome], *, random_sets: int) -> Iterator[str]:
+    """Yield sentences on the best trial: its candidate, and its results on each data set.
+
+    Args:
+        best: the best trial.
+        confirmed: its results on data sets that trials never use.
+        random_sets: number of random sets of layers.
+    """
     candidate = best.candidate
     yield (
         f"Best of the trials: {candidate.definition} on tap {candidate.tap}, part {candidate.part}, variance "
@@ -103,9 +109,9 @@ def verdicts(best: DefinitionResult, confirmed: Sequence[DefinitionOutcome]) -> 
     )
     for role, outcomes in (("chosen on", best.outcomes), ("confirmed on", confirmed)):
         for o in outcomes:
-            comparison = against_random(o.over_random_low, o.over_random_high, o.detectable)
+            comparison = against_random(o.over_random_low, o.over_random_high, o.detectable, random_sets)
             yield (
-                f"{o.dataset} ({role}): layers {' '.join(map(str, o.flagged)) or 'none'}; AUROC {o.auroc:.3f} "
+                f"{o.dataset} ({role}): layers {' '.join(map(str, o.flagged_layers)) or 'none'}; AUROC {o.auroc:.3f} "
                 f"({o.ci_low:.3f} to {o.ci_high:.3f}), {o.over_random:+.3f} ({o.over_random_low:+.3f} to "
                 f"{o.over_random_high:+.3f}) against random sets: {comparison}."
             )

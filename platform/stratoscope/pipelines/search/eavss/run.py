@@ -21,9 +21,10 @@ from stratoscope.pipelines.search.eavss.result import (
     tuned_result,
     verdicts,
 )
-from stratoscope.pipelines.search.eavss.trial import DefinitionEvaluator, DefinitionOutcome, DefinitionTrial
+from stratoscope.pipelines.search.eavss.trial import DefinitionEvaluator, DefinitionTrial
 from stratoscope.pipelines.search.trials import plan_trials, trial_origin
 from stratoscope.results import Manifest, Run, Storage, write_table
+from stratoscope.scoring.definition_outcome import DefinitionOutcome
 from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
 
 
@@ -88,7 +89,8 @@ class DefinitionSearch(Job[SearchConfig]):
             confirmed = [self.evaluator.evaluate(best.candidate, dataset) for dataset in self.confirm_on]
         write_results(context.storage, results, best, confirmed)
         context.manifest.counts = {"trials": len(results)}
-        context.manifest.facts |= {"best": best.trial_id, "verdicts": list(verdicts(best, confirmed))}
+        sentences = verdicts(best, confirmed, random_sets=self.config.thresholds.separation.random_sets)
+        context.manifest.facts |= {"best": best.trial_id, "verdicts": list(sentences)}
         with context.stage("report"):
             context.write_report(build_page(context.run))
 

@@ -13,34 +13,11 @@ from stratoscope.pipelines.hallucination.load_statistics import load_observation
 from stratoscope.pipelines.search.eavss.config import DefinitionObjective
 from stratoscope.results import Storage
 from stratoscope.scoring import DEFINITIONS, AnswerObservations, EpsilonKind, Inference, Separator, find_layers
+from stratoscope.scoring.definition_outcome import DefinitionOutcome
 from stratoscope.scoring.definition_space import DefinitionCandidate, DefinitionSpace
 from stratoscope.scoring.separation import features
 
 EpsilonTuple = tuple[tuple[EpsilonKind, float], ...]
-
-
-@dataclass(frozen=True)
-class DefinitionOutcome:
-    """The result of a candidate on one data set."""
-
-    dataset: str
-    auroc: float
-    ci_low: float
-    ci_high: float
-    random: float
-    """Mean area of random sets of as many layers."""
-    over_random: float
-    over_random_low: float
-    over_random_high: float
-    detectable: float
-    """Difference to random sets that data of this size would detect in four of five cases."""
-    share_of_random_below: float
-    num_layers: float
-    """Mean number of flagged layers over folds."""
-    flagged: tuple[int, ...]
-    """Layers flagged on all questions of the data set."""
-    epsilon: float
-    """Sparsity threshold as applied."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +60,7 @@ class DefinitionEvaluator:
             detectable=difference.detectable(1 - self.separation.confidence),
             share_of_random_below=comparison.share_below,
             num_layers=float(np.mean([len(layers) for layers in sets])),
-            flagged=tuple(np.flatnonzero(result.flagged).tolist()),
+            flagged_layers=tuple(np.flatnonzero(result.flagged).tolist()),
             epsilon=statistics.thresholds[candidate.tap][candidate.threshold].epsilon,
         )
 
@@ -116,7 +93,7 @@ def objective_value(outcomes: Sequence[DefinitionOutcome], objective: Definition
 
 def read_outcomes(text: str) -> list[DefinitionOutcome]:
     """Return the results that a trial reported as JSON."""
-    return [DefinitionOutcome(**{**o, "flagged": tuple(o["flagged"])}) for o in json.loads(text)]
+    return [DefinitionOutcome(**{**o, "flagged_layers": tuple(o["flagged_layers"])}) for o in json.loads(text)]
 
 
 @lru_cache(maxsize=1)

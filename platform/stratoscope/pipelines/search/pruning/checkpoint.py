@@ -6,7 +6,7 @@ from typing import Any
 
 from stratoscope.execution import Service
 from stratoscope.models import ModelCard
-from stratoscope.models.verify_checkpoint import SpeedComparison
+from stratoscope.models.speed import SpeedComparison
 from stratoscope.pipelines.runtime.cards import checkpoint_name, command_line
 from stratoscope.pruning import TaskComparison, TrialResult, share_interval
 from stratoscope.results import RunFolder, Storage
@@ -20,6 +20,7 @@ def export_chosen(
     run: RunFolder,
     chosen: TrialResult,
     comparisons: Iterable[TaskComparison],
+    speed: SpeedComparison,
     *,
     source: str,
     path: str | None,
@@ -31,11 +32,12 @@ def export_chosen(
         run: the run's folder.
         chosen: the chosen trial.
         comparisons: all comparisons; the card shows those of the chosen set on held-out items.
+        speed: speed in forward passes, for the card.
         source: source of the whole model.
         path: folder for the checkpoint; None is models/ in the run.
 
     Returns:
-        The checkpoint's path or URL, and its speed compared with the original's.
+        The checkpoint's path or URL, and its decoding speed and memory compared with the original's.
     """
     name = checkpoint_name(source, f"without-{len(chosen.dropped)}-layers")
     url = Storage(path).url() if path else run.storage.url("models", name)
@@ -48,9 +50,15 @@ def export_chosen(
         chosen_by=describe_trial(chosen),
         cost=[_card_row(c) for c in comparisons if c.kind == "chosen" and c.part == "held_out"],
         command=command_line("search"),
+        speed=f"Speed in forward passes: {speed_text(speed)}.",
     )
-    speed: list[SpeedComparison] = service.call("export", chosen.dropped, url, card, mark)
-    return url, speed
+    decoding: list[SpeedComparison] = service.call("export", chosen.dropped, url, card, mark)
+    return url, decoding
+
+
+def speed_text(speed: SpeedComparison) -> str:
+    """Return a speed in words, with the range of its paired runs."""
+    return f"{speed.gain:.2f} times that of the original ({speed.gain_low:.2f} to {speed.gain_high:.2f} in paired runs)"
 
 
 def read_mark(url: str) -> dict[str, Any] | None:

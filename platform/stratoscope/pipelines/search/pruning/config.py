@@ -63,6 +63,9 @@ class TasksSection(ConfigSection):
 
     tasks: Annotated[list[str], DISTINCT] = Field(["sciq", "sst2", "passages"], min_length=1)
     """Bundled tasks, tasks or groups of lm-evaluation-harness, harness:NAME, or task YAML files."""
+    filters: Annotated[list[str], DISTINCT] = []
+    """Filters that count where a task has several, such as flexible-extract: of these the first that the task has, else
+    the task's own first. Each filter is a metric in the tables."""
     limit: int = Field(64, ge=4)
     """Items of each task that candidates are evaluated on during the search."""
     held_out: int = Field(64, ge=4)
@@ -78,7 +81,7 @@ class TasksSection(ConfigSection):
 
     def to_sampling(self, seed: int) -> ItemSampling:
         """Return how many items are used for what."""
-        return ItemSampling(self.limit, self.held_out, seed, self.chat)
+        return ItemSampling(self.limit, self.held_out, seed, self.chat, tuple(self.filters))
 
     def to_resampling(self, seed: int) -> Resampling:
         """Return the settings of the bootstrap."""

@@ -33,8 +33,8 @@ def estimate(
         further_time="if no trial is stopped early, and a minute to start",
         memory=MemoryEstimate(model.weight_bytes + PROCESS_BYTES + config.search.cache_gb * 1e9, "evaluator"),
         rows={
-            "evaluations": trials * sum(len(t.search) for t in tasks)
-            + (num_random + 2) * sum(len(t.held_out) for t in tasks)
+            "evaluations": trials * sum(len(t.search) * len(t.metrics) for t in tasks)
+            + (num_random + 2) * sum(len(t.held_out) * len(t.metrics) for t in tasks)
         },
         row_bytes=ROW_BYTES,
         bound="at most ",
@@ -44,6 +44,7 @@ def estimate(
         ("model", str(model)),
         ("statistics", statistics.storage.url() if statistics else scored),
         ("items", ", ".join(f"{t.name} {len(t.search)} and {len(t.held_out)} held out" for t in tasks)),
+        *(("filters", task.note) for task in tasks if task.note),
         ("space", f"{len(list(config.space.to_space().grid()))} candidates"),
         ("trials", f"at most {trials} sets by {config.search.algorithm}, {config.search.swaps} of them swaps"),
         ("final", f"the front and {num_random} random sets on held-out items"),

@@ -1,5 +1,6 @@
 """Figures of the search's report, and the names of its rows in them."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -7,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stratoscope.pipelines.reporting.formatting import number_text
+from stratoscope.pipelines.reporting.formatting import interval_text, number_text
 from stratoscope.results import COLOURS, SYMBOLS, PageSection, style
+from stratoscope.statistics import least_rank_p
 from stratoscope.tables.pruning import ComparisonRow, FrontRow, PruningTrialRow
 
 if TYPE_CHECKING:
@@ -39,33 +41,54 @@ def layer_list(row: PruningTrialRow) -> str:
     return " ".join(map(str, row.dropped_layers))
 
 
+def speed_text(row: PruningTrialRow) -> str:
+    """Return a trial's speed against the whole model's, with its range; empty where an older version wrote the row."""
+    speed = number_text(row.speed, ".2f")
+    return f"{speed} ({interval_text(row.speed_low, row.speed_high, '.2f')})" if speed else ""
+
+
 def front_figure(
-    trials: Sequence[PruningTrialRow], front: Sequence[FrontRow], facts: Mapping[str, Any], column: str, title: str
+    trials: Sequence[PruningTrialRow],
+    front: Sequence[FrontRow],
+    column: str,
+    *,
+    title: str,
+    form: str,
+    whole: float,
 ) -> "Figure":
-    """Draw retention against a column, for all trials and the front."""
+    """Draw retention against a column, for all trials and the front.
+
+    Args:
+        trials: the finished trials.
+        front: the front.
+        column: name of the column.
+        title: title of its axis.
+        form: format of its values on the page, such as `,.0f`.
+        whole: its value for the whole model.
+    """
     from plotly.graph_objects import Figure, Scatter
 
+    points = partial(_points, column=column, form=form)
     held_out = {"color": COLOURS[1], "symbol": "diamond", "size": 10}
     figure = Figure(
         [
-            _points(trials, column, "retention_raw", "trials", marker={"color": "#b8c4cf", "size": 7}),
-            _points(
+            points(trials, y="retention_raw", name="trials", marker={"color": "#b8c4cf", "size": 7}),
+            points(
                 front,
-                column,
-                "retention_raw",
-                "front, on the items of the search",
+                y="retention_raw",
+                name="front, on the items of the search",
                 mode="lines+markers",
                 line={"color": COLOURS[0]},
                 marker={"size": 10},
             ),
-            _points(front, column, "held_out_raw", "front, held out", marker=held_out),
+            points(front, y="held_out_raw", name="front, held out", marker=held_out),
             Scatter(
-                x=[facts[column]],
+                x=[whole],
                 y=[1.0],
                 name="whole model",
                 mode="markers",
                 marker={"color": "#1d2733", "symbol": "star", "size": 13},
-                hovertemplate="whole model: %{x:,.0f}<extra></extra>",
+                hovertemplate=f"whole model: %{{x:{form}}}<extra></extra>",
             ),
         ]
     )
@@ -74,30 +97,34 @@ def front_figure(
     return figure
 
 
-def _points(rows: Sequence[PruningTrialRow], x: str, y: str, name: str, *, mode: str = "markers", **look: Any) -> Any:
+def _points(
+    rows: Sequence[PruningTrialRow], *, column: str, form: str, y: str, name: str, mode: str = "markers", **look: Any
+) -> Any:
     """Return a trace of two columns."""
     from plotly.graph_objects import Scatter
 
     return Scatter(
-        x=[getattr(row, x) for row in rows],
+        x=[getattr(row, column) for row in rows],
         y=[getattr(row, y) for row in rows],
         name=name,
         mode=mode,
         text=[f"{score_label(row)}<br>{layer_list(row)}" for row in rows],
-        hovertemplate="%{text}<br>%{x:,.0f}: %{y:.1%}<extra></extra>",
+        hovertemplate=f"%{{text}}<br>%{{x:{form}}}: %{{y:.1%}}<extra></extra>",
         **look,
     )
 
 
 def curve_section(trials: Sequence[PruningTrialRow], comparisons: Sequence[ComparisonRow]) -> PageSection:
     """Return the section that shows retention by ratio, a line per score: the mean over tasks, then each task."""
-    by_task: dict[str, dict[tuple[int, ...], ComparisonRow]] = {}
+    by_metric: dict[tuple[str, str], dict[tuple[int, ...], ComparisonRow]] = {}
     for row in comparisons:
         if row.part == "search":
-            by_task.setdefault(row.task, {})[tuple(row.dropped_layers)] = row
+            by_metric.setdefault((row.task, row.metric), {})[tuple(row.dropped_layers)] = row
+    num_metrics = Counter(task for task, _ in by_metric)
     figures = [_curves(_lines(trials, _mean_point), "raw retention, mean over tasks")]
-    for task, rows in by_task.items():
-        figures.append(_curves(_lines(trials, partial(_task_point, rows)), f"raw retention, {task}"))
+    for (task, metric), rows in by_metric.items():
+        name = task if num_metrics[task] == 1 else f"{task}, {metric}"
+        figures.append(_curves(_lines(trials, partial(_task_point, rows)), f"raw retention, {name}"))
     return PageSection(
         "Retention by ratio",
         [
@@ -242,6 +269,9 @@ def random_section(against: Mapping[str, Any]) -> PageSection:
     figure.update_xaxes(tickformat=".0%")
     return PageSection(
         "Against random sets",
-        [f"Random sets of the chosen size on held-out items; p = {against['p']:.3f}."],
+        [
+            f"{len(against['random'])} random sets of the chosen size on held-out items; p = {against['p']:.3f}, of "
+            f"which {least_rank_p(len(against['random'])):.3f} is the least that so many sets allow."
+        ],
         [figure],
     )

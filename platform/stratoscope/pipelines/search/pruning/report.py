@@ -13,18 +13,21 @@ from stratoscope.pipelines.search.pruning.figures import (
     random_section,
     raster_section,
     score_label,
+    speed_text,
 )
 from stratoscope.results import Manifest, Page, PageSection, Run, Table
 from stratoscope.tables.pruning import ComparisonRow, FrontRow, PruningTrialRow, SpeedRow
 
 PERCENT = ".1%"
+SPEED_AXIS = "speed in forward passes, 1 for the whole model"
 
 
 def summary_table(run: Run) -> TerminalTable:
     """Return the front: the layers that each set drops, and its retention."""
     table = TerminalTable(title="Pareto front, retention on held-out items; * is the chosen set", title_justify="left")
-    for name in ("", "layers dropped", "score", "retention", "interval", "million parameters"):
-        table.add_column(name, justify="right" if name in ("retention", "million parameters") else "left")
+    for name in ("", "layers dropped", "score", "retention", "interval", "million parameters", "speed"):
+        right = name in ("retention", "million parameters", "speed")
+        table.add_column(name, justify="right" if right else "left")
     for row in FrontRow.read(run.table("front")):
         table.add_row(
             "*" if row.chosen else "",
@@ -33,8 +36,12 @@ def summary_table(run: Run) -> TerminalTable:
             number_text(row.held_out_raw, PERCENT),
             interval_text(row.held_out_raw_low, row.held_out_raw_high, PERCENT),
             f"{row.parameters / 1e6:,.1f}",
+            speed_text(row),
         )
-    table.caption = f"the whole model has {run.manifest.facts['parameters'] / 1e6:,.1f} million parameters"
+    table.caption = (
+        f"the whole model has {run.manifest.facts['parameters'] / 1e6:,.1f} million parameters; speed is that of "
+        "forward passes, 1 for the whole model"
+    )
     return table
 
 
@@ -52,7 +59,7 @@ def build_page(run: Run) -> Page:
         raster_section(finished, facts["num_layers"]),
         _task_section(comparisons),
     ]
-    if "against_random" in facts:
+    if facts.get("against_random", {}).get("random"):
         sections.append(random_section(facts["against_random"]))
     if facts.get("against_variance"):
         sections.insert(2, PageSection("AVSS compared with variance alone", facts["against_variance"]))
@@ -71,7 +78,16 @@ def build_page(run: Run) -> Page:
 
 
 def _front_table(front: Sequence[FrontRow]) -> Table:
-    header = ["", "layers dropped", "score", "retention, search", "retention, held out", "interval", "above chance"]
+    header = [
+        "",
+        "layers dropped",
+        "score",
+        "retention, search",
+        "retention, held out",
+        "interval",
+        "above chance",
+        "speed",
+    ]
     rows = [
         [
             "chosen" if row.chosen else "",
@@ -81,6 +97,7 @@ def _front_table(front: Sequence[FrontRow]) -> Table:
             number_text(row.held_out_raw, PERCENT),
             interval_text(row.held_out_raw_low, row.held_out_raw_high, PERCENT),
             number_text(row.held_out_above_chance, PERCENT),
+            speed_text(row),
         ]
         for row in front
     ]
@@ -95,12 +112,17 @@ def _size_sections(
     yield PageSection(
         "Retention against speed and size",
         [
-            "All finished trials and the front. Speed is that of a forward pass over a batch without the vocabulary "
-            "head, the median of several runs; it depends on the number of dropped layers alone."
+            "All finished trials and the front. Speed is that of forward passes over a batch, without the vocabulary "
+            "head, against the whole model's: the median ratio of paired runs, with its range in tables. It depends on "
+            "the dropped layers' number and kind alone."
         ],
         [
-            front_figure(trials, front, facts, "tokens_per_s", "tokens/s"),
-            front_figure(trials, front, facts, "parameters", "parameters"),
+            *(
+                [front_figure(trials, front, "speed", title=SPEED_AXIS, form=".2f", whole=1.0)]
+                if trials[0].speed is not None
+                else []
+            ),
+            front_figure(trials, front, "parameters", title="parameters", form=",.0f", whole=facts["parameters"]),
         ],
     )
 
@@ -158,7 +180,8 @@ def _speed_section(rows: Sequence[SpeedRow], checkpoint: str) -> PageSection:
         [
             f"{checkpoint} was loaded in a fresh process by plain transformers. Its logits, and the tokens that it "
             "generates with the KV cache, are bit-identical to those of the pruned model. Times are medians of paired "
-            "runs; the ratio is the median of their ratios with its range."
+            "runs; the ratio is the median of their ratios with its range. The forward pass is the measure of speed of "
+            "this page; decoding is the generation of one sequence, token by token."
         ],
         [],
         [Table(["", "original", "exported", "ratio"], cells)],

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from rich.console import Console
 
 from stratoscope.errors import InputError
-from stratoscope.evaluation import TaskItems, choose_items, items_digest, load_tasks
+from stratoscope.evaluation import TaskItems, check_filters, choose_items, items_digest, load_tasks
 from stratoscope.execution import ActorPool, Service, cluster, cpus_per_worker, plan_pool, resources, serve
 from stratoscope.models import (
     ModelFacts,
@@ -71,7 +71,9 @@ class PruningSearch(Job[SearchConfig]):
         check_tracking(config.tracking.mlflow)
         check_path(config.final.path, self.context.folder.run_id)
         self.statistics = open_statistics(config, self.source) if config.statistics is not None else None
-        self.tasks = self._choose_items(load_tasks(config.evaluation.tasks))
+        tasks = load_tasks(config.evaluation.tasks)
+        check_filters(tasks, config.evaluation.filters)
+        self.tasks = self._choose_items(tasks)
         check_objective(config.search.objective, config.space.metrics, self.tasks)
 
     def plan(self) -> Sequence[tuple[str, str]]:
@@ -97,9 +99,8 @@ class PruningSearch(Job[SearchConfig]):
                 explorer = Explorer(context, config, service, self.facts.num_layers)
                 trials = explorer.explore(self.statistics)
             with context.stage("validate"):
-                metrics = {task.name: task.metric for task in self.tasks}
-                search = Validator(context, config, service, settings, metrics).validate(trials)
-                write_results(context.storage, search, list(metrics))
+                search = Validator(context, config, service, settings, self.tasks).validate(trials)
+                write_results(context.storage, search, [task.name for task in self.tasks])
                 context.manifest.facts |= search.facts
             with context.stage("export"):
                 self._export(service, search)
@@ -125,15 +126,17 @@ class PruningSearch(Job[SearchConfig]):
         context, config = self.context, self.config
         if search.chosen is None or not config.final.export:
             return
-        url, speed = export_chosen(
+        forward = search.speeds[search.size.without(search.chosen.dropped)]
+        url, decoding = export_chosen(
             service,
             context.folder,
             search.chosen,
             search.comparisons,
+            forward,
             source=config.model.source,
             path=config.final.path,
         )
-        write_table(context.storage, "speed", SpeedRow.table(SpeedRow(**vars(row)) for row in speed))
+        write_table(context.storage, "speed", SpeedRow.table(SpeedRow(**vars(row)) for row in [forward, *decoding]))
         context.manifest.facts["exported"] = url
 
     def _compute_statistics(self) -> FinishedScore:
@@ -201,6 +204,7 @@ class PruningSearch(Job[SearchConfig]):
             "tasks": {
                 task.name: {
                     "metric": task.metric,
+                    "metrics": [metric.name for metric in task.metrics],
                     "search": len(task.search),
                     "held_out": len(task.held_out),
                     "calibrated": task.num_excluded,

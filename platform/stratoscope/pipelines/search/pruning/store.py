@@ -1,11 +1,14 @@
-"""Evaluations of a run: one file per set of dropped layers and slice of items, so that none is computed twice."""
+"""Evaluations and speeds of a run: one file per set of dropped layers and slice of items, so that none is repeated."""
 
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 import pyarrow as pa
 
 from stratoscope.digest import digest
 from stratoscope.evaluation import ItemScore, Slice
+from stratoscope.models.speed import SpeedComparison
 from stratoscope.pruning import LayerSet
 from stratoscope.results import Storage, from_parquet, to_parquet
 from stratoscope.tables.pruning import EvaluationRow, evaluation_table
@@ -14,7 +17,7 @@ FOLDER = "evaluations"
 
 
 class EvaluationStore:
-    """The evaluations in a run's folder. Several evaluators may write to it.
+    """The evaluations and speeds in a run's folder. Several evaluators may write to it.
 
     Args:
         run: the run's folder.
@@ -30,11 +33,24 @@ class EvaluationStore:
             table = from_parquet(self._storage.read(_name(dropped, items)))
         except FileNotFoundError:
             return None
+        if "metric" not in table.column_names:  # written by an older version
+            return None
         return [row.to_score() for row in EvaluationRow.read(table)]
 
     def write(self, dropped: LayerSet, items: Slice, scores: Sequence[ItemScore]) -> None:
         """Store an evaluation."""
         self._storage.write(_name(dropped, items), to_parquet(evaluation_table(dropped, items.part, scores)))
+
+    def read_speed(self, parameters: int) -> SpeedComparison | None:
+        """Return the speed of a model by its number of parameters, or None if it has not been measured."""
+        try:
+            return SpeedComparison(**json.loads(self._storage.read(_speed_name(parameters))))
+        except FileNotFoundError:
+            return None
+
+    def write_speed(self, parameters: int, speed: SpeedComparison) -> None:
+        """Store a speed, so that a resumed run shows the one that is in the checkpoint's card."""
+        self._storage.write(_speed_name(parameters), json.dumps(asdict(speed)).encode())
 
     def __len__(self) -> int:
         return len(self._names())
@@ -55,3 +71,7 @@ class EvaluationStore:
 
 def _name(dropped: LayerSet, items: Slice) -> str:
     return f"{items.name}.{digest({'dropped': list(dropped)})[:20]}.parquet"
+
+
+def _speed_name(parameters: int) -> str:
+    return f"speed-{parameters}.json"

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
-from stratoscope.evaluation import by_task
+from stratoscope.evaluation import TaskItems, by_task
 from stratoscope.execution import Service
+from stratoscope.models.speed import SpeedComparison
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.search.config import SearchConfig
 from stratoscope.pipelines.search.pruning.store import EvaluationStore
@@ -38,8 +40,8 @@ class ValidatedSearch:
     front: Sequence[TrialResult]
     chosen: TrialResult | None
     size: ModelSize
-    speeds: Mapping[int, float]
-    """Tokens per second, by the number of parameters."""
+    speeds: Mapping[int, SpeedComparison]
+    """Speed against the whole model, by the number of parameters."""
     held_out: Mapping[LayerSet, Evaluation]
     """Evaluations on held-out items."""
     comparisons: Sequence[TaskComparison]
@@ -55,7 +57,7 @@ class Validator:
         config: its configuration.
         service: the evaluators.
         settings: settings of the evaluators.
-        metrics: name of the metric, by task.
+        tasks: the tasks with their items.
     """
 
     def __init__(
@@ -64,11 +66,12 @@ class Validator:
         config: SearchConfig,
         service: Service,
         settings: PruningEvaluatorSettings,
-        metrics: Mapping[str, str],
+        tasks: Sequence[TaskItems],
     ) -> None:
-        self._config, self._service, self._metrics = config, service, metrics
+        self._config, self._service, self._tasks = config, service, tasks
         self._resampling = settings.resampling
-        self._read_scores = score_reader(EvaluationStore(context.storage), settings)
+        self._store, self._settings = EvaluationStore(context.storage), settings
+        self._read_scores = self._reader({task.name: task.metric for task in tasks})
 
     def validate(self, trials: Sequence[TrialResult]) -> ValidatedSearch:
         """Choose a set from the front, and evaluate and compare it on held-out items."""
@@ -79,13 +82,15 @@ class Validator:
         speeds = self._speeds(trials, size)
         held_out = self._held_out([trial.dropped for trial in [*front, reference] if trial])
         comparisons = self._compare_all(trials, front, chosen, reference)
-        facts: dict[str, Any] = {"parameters": size.total, "tokens_per_s": speeds[size.total]}
+        facts: dict[str, Any] = {"parameters": size.total}
         if chosen is None:
             facts["verdicts"] = ["No trial has a retention, so no set was chosen."]
         else:
             retention = held_out[chosen.dropped].raw
             sets = self._random_sets(chosen.dropped, len(size.by_layer))
-            against_random = RandomSetComparison(retention.value, tuple(e.raw.value for e in sets))
+            against_random = RandomSetComparison(
+                retention.value, tuple(e.raw.value for e in sets), self._resampling.level
+            )
             facts["verdicts"] = [
                 *tasks_at_chance(comparisons),
                 against_random.verdict,
@@ -95,17 +100,26 @@ class Validator:
                 "chosen": against_random.chosen,
                 "random": list(against_random.random),
                 "p": against_random.p_value,
+                "least_p": against_random.least_p,
             }
             facts["chosen"] = {"trial_id": chosen.trial_id, "dropped": list(chosen.dropped)}
             comparisons += self._compare({e.dropped: "random" for e in sets}, HELD_OUT)
+        facts["verdicts"] += [task.note for task in self._tasks if task.note]
         facts["against_variance"] = list(metric_gains(trials, self._read_scores, self._resampling))
         return ValidatedSearch(trials, front, chosen, size, speeds, held_out, comparisons, facts)
 
-    def _speeds(self, trials: Sequence[TrialResult], size: ModelSize) -> dict[int, float]:
-        """Return tokens per second by the number of parameters, on which alone speed depends."""
-        sets: dict[int, LayerSet] = {size.without(d): d for d in [(), *(trial.dropped for trial in trials)]}
+    def _speeds(self, trials: Sequence[TrialResult], size: ModelSize) -> dict[int, SpeedComparison]:
+        """Return the speed by the number of parameters, on which alone it depends."""
+        sets = {size.without(trial.dropped): trial.dropped for trial in trials}
         # One at a time, because concurrent measurements on a machine slow each other down.
-        return {parameters: self._service.call("speed", dropped) for parameters, dropped in sets.items()}
+        return {parameters: self._speed(parameters, dropped) for parameters, dropped in sets.items()}
+
+    def _speed(self, parameters: int, dropped: LayerSet) -> SpeedComparison:
+        speed = self._store.read_speed(parameters)
+        if speed is None:
+            speed = self._service.call("speed", dropped)
+            self._store.write_speed(parameters, speed)
+        return speed
 
     def _held_out(self, sets: Sequence[LayerSet]) -> dict[LayerSet, Evaluation]:
         distinct = list(dict.fromkeys(sets))
@@ -139,20 +153,30 @@ class Validator:
         return [
             comparison
             for dropped, kind in kinds.items()
+            for metrics in metrics_by_rank(self._tasks)
             for comparison in compare_by_task(
                 kind,
                 dropped,
                 part,
-                self._read_scores,
+                self._reader(metrics),
                 chance=chance,
-                metrics=self._metrics,
+                metrics=metrics,
                 resampling=self._resampling,
             )
         ]
 
+    def _reader(self, metrics: Mapping[str, str]) -> ScoreReader:
+        """Return a function that reads the scores of a set on a part of the items, by one metric of each task."""
+        return lambda dropped, part: by_task(
+            [score for items in self._settings.slices(part) for score in self._store.read(dropped, items) or []],
+            metrics,
+        )
 
-def score_reader(store: EvaluationStore, settings: PruningEvaluatorSettings) -> ScoreReader:
-    """Return a function that reads the stored scores of a set on a part of the items."""
-    return lambda dropped, part: by_task(
-        [score for items in settings.slices(part) for score in store.read(dropped, items) or []]
-    )
+
+def metrics_by_rank(tasks: Sequence[TaskItems]) -> list[dict[str, str]]:
+    """Return the metric of each task that counts, by task, then the second metric of each task that has one, and on."""
+    names = ([metric.name for metric in task.metrics] for task in tasks)
+    return [
+        {task.name: name for task, name in zip(tasks, rank, strict=True) if name is not None}
+        for rank in zip_longest(*names)
+    ]

@@ -21,10 +21,11 @@ from stratoscope.evaluation import (
 )
 from stratoscope.execution import BrokenProcessError
 from stratoscope.models import LoadSpec, ModelCard, export_pruned, without_layers
-from stratoscope.models.verify_checkpoint import ReferenceSpec, SpeedComparison, answer, check_in_fresh_process
+from stratoscope.models.speed import SpeedComparison
+from stratoscope.models.verify_checkpoint import ReferenceSpec, answer, check_in_fresh_process
 from stratoscope.pipelines.search.pruning.checkpoint import MARK
 from stratoscope.pipelines.search.pruning.store import EvaluationStore
-from stratoscope.pruning import Evaluation, LayerSet, ModelSize, evaluate_set, tokens_per_second
+from stratoscope.pruning import Evaluation, LayerSet, ModelSize, compare_speed, evaluate_set
 from stratoscope.pruning.evaluation import join_slices
 from stratoscope.results import Storage, check_reachable
 
@@ -76,6 +77,7 @@ class PruningEvaluator:
         self.evaluator = Evaluator(
             self.model, tasks, max_batch_tokens=settings.batch_tokens, max_length=settings.max_length
         )
+        self._metrics = {task.name: task.metric for task in tasks}
         self._base: dict[Slice, dict[str, TaskScores]] = {}
 
     def size(self) -> ModelSize:
@@ -113,9 +115,9 @@ class PruningEvaluator:
         for items in self.settings.slices("search")[:num_slices]:
             self.evaluator.remember(dropped, items, self._cache_share(items))
 
-    def speed(self, dropped: LayerSet) -> float:
-        """Return tokens per second of a forward pass without some layers."""
-        return tokens_per_second(self.model, dropped)
+    def speed(self, dropped: LayerSet) -> SpeedComparison:
+        """Return the speed without some layers against that of the whole model."""
+        return compare_speed(self.model, dropped)
 
     def export(self, dropped: LayerSet, url: str, card: ModelCard, mark: dict[str, Any]) -> list[SpeedComparison]:
         """Write the model without some layers as a checkpoint, which appears once a fresh process has verified it.
@@ -127,7 +129,7 @@ class PruningEvaluator:
             mark: content of its `stratoscope.json` besides the speed, by which a resumed run recognises it.
 
         Returns:
-            Its speed compared with the original's.
+            Its decoding speed and memory compared with the original's.
 
         Raises:
             RunError: it cannot be written, or its answers in a fresh process are different.
@@ -156,7 +158,7 @@ class PruningEvaluator:
             if stored is None:
                 self.store.write(dropped, items, computed)
                 stored = computed
-        scores = by_task(stored)
+        scores = by_task(stored, self._metrics)
         if not dropped:
             self._base[items] = scores
         return scores
