@@ -202,8 +202,8 @@ def _trend(
             )
         )
     style(figure, "night", axis, title=title, height=320)
-    values = [value for line in lines.values() for value in line.values()]
-    figure.update_yaxes(range=data_range(values, values))
+    drawn = [value for line in lines.values() for value in line.values()]
+    figure.update_yaxes(range=data_range(drawn, drawn))
     # Otherwise nights would appear in the order in which the lines have them.
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=nights)
     return figure
