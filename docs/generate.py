@@ -1,4 +1,4 @@
-"""Write the pages that follow from the code: options from configurations, reference/tables.md from row types."""
+"""Write the pages that follow from the code: options, commands, tables and the glossary."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -8,9 +8,15 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from stratoscope.cli import VIEWS
+from stratoscope.errors import EXIT_CODES
+from stratoscope.pipelines.commands.compare import CompareConfig
+from stratoscope.pipelines.commands.history import HistoryConfig
+from stratoscope.pipelines.commands.report import ReportConfig
+from stratoscope.pipelines.commands.runs import RunsConfig
 from stratoscope.pipelines.jobs import JOBS, RegisteredJob
 from stratoscope.pipelines.runtime.config import default_text, enum_choices, field_names
-from stratoscope.results import Column, TableRow
+from stratoscope.results import TERMS, Column, TableRow
 
 HERE = Path(__file__).parent
 TABLES_HEAD = """# Tables
@@ -18,12 +24,48 @@ TABLES_HEAD = """# Tables
 The Parquet tables of each job, in the folder of the run. `stratoscope.open_run(...)` has each as a property, and
 `stratoscope history --sql` queries them as JOB_TABLE. Every column can be null. This page is written by `make docs`.
 """
+COMMANDS_HEAD = """# Commands and exit codes
+
+`stratoscope JOB [options]` runs a job; `python jobs/JOB.py [options]` is the same. Four further commands show
+runs. Option names may have dashes for underscores. This page is written by `make docs`.
+
+| command | what it does |
+|---|---|
+"""
+GLOSSARY_HEAD = """# Glossary
+
+Reports explain these terms in place. This page is written by `make docs`.
+"""
+VIEW_CONFIGS = {"report": ReportConfig, "compare": CompareConfig, "history": HistoryConfig, "runs": RunsConfig}
 
 
 def pages() -> dict[Path, str]:
     """Return the content of each generated page by its path."""
     options = {HERE / f"options-{name}.md": options_page(job) for name, job in JOBS.items()}
-    return options | {HERE / "reference" / "tables.md": tables_page()}
+    return options | {
+        HERE / "reference" / "tables.md": tables_page(),
+        HERE / "reference" / "commands.md": commands_page(),
+        HERE / "concepts" / "glossary.md": glossary_page(),
+    }
+
+
+def glossary_page() -> str:
+    """Return the page of terms as Markdown."""
+    terms = sorted(TERMS, key=lambda term: term.name.lower())
+    return "\n".join([GLOSSARY_HEAD, *(f"**{term.name}**  \n{term.definition}\n" for term in terms)])
+
+
+def commands_page() -> str:
+    """Return the page of commands, their options and exit codes as Markdown."""
+    summaries = {f"[{name}](../options-{name}.md)": job.summary for name, job in JOBS.items()}
+    summaries |= {f"[{name}](#{name})": summary for name, (summary, _) in VIEWS.items()}
+    lines = [f"| {name} | {_escaped(summary)} |" for name, summary in summaries.items()]
+    for name, config_class in VIEW_CONFIGS.items():
+        lines += ["", f"## {name}", "", "| option | default | meaning |", "|---|---|---|"]
+        lines += [_option(f"--{field_name}", field) for field_name, field in field_names(config_class)]
+    lines += ["", "## Exit codes", "", "| code | meaning |", "|---|---|"]
+    lines += [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
+    return COMMANDS_HEAD + "\n".join(lines) + "\n"
 
 
 def options_page(job: RegisteredJob) -> str:

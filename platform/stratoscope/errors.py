@@ -6,6 +6,13 @@ from difflib import get_close_matches
 
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_REGRESSION = 0, 1, 2, 3
 """Exit codes of commands; a regression is what an audit reports."""
+EXIT_CODES = {
+    EXIT_DONE: "done",
+    EXIT_FAILED: "failed while running; stderr has the cause in one line, `log.txt` the details",
+    EXIT_REFUSED: "input or configuration refused; one line states what is wrong and how to correct it",
+    EXIT_REGRESSION: "an audit has found a regression",
+}
+"""Meanings of the exit codes."""
 
 
 class InputError(ValueError):

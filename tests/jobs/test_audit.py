@@ -18,13 +18,11 @@ import yaml
 from junitparser import JUnitXml
 from selenium import webdriver
 from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.wait import WebDriverWait
 from transformers import AutoModelForCausalLM
 
 from stratoscope.cli import main
 from tests.execution.test_processes import gone
-from tests.results.test_report import browser  # noqa: F401 - a fixture
+from tests.pages import VIEWS, open_page, page_faults, unfold
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "b <img src=x onerror=alert(1)>"
@@ -163,24 +161,17 @@ def test_an_undelivered_alert_is_reported_without_its_secrets(nights: Audit) -> 
     assert not [file for file in files if SECRET.encode() in file.read_bytes()]
 
 
-def test_the_page_shows_what_changed_first_and_leads_to_the_runs(
-    nights: Audit,
-    browser: webdriver.Chrome,  # noqa: F811
-) -> None:
+def test_the_page_shows_what_changed_first_and_leads_to_the_runs(nights: Audit, browser: webdriver.Chrome) -> None:
     page = nights.output / "audit" / "n2" / "report.html"
-    assert page.stat().st_size < 5_000_000
-    browser.get(page.as_uri())
-    WebDriverWait(browser, 20).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".js-plotly-plot .main-svg"))
-    headings = [h.text for h in browser.find_elements(By.TAG_NAME, "h2")]
-    assert headings[:2] == ["What changed", "Models and stages"]
+    assert page_faults(browser, page) == []
+    open_page(browser, page)
+    assert browser.title.startswith("Regression of ")
+    unfold(browser, VIEWS[0])
+    assert browser.find_element(By.TAG_NAME, "h2").text == "What changed"
     assert "regression" in browser.find_element(By.CSS_SELECTOR, "#section-1 tbody tr").text
     assert not browser.find_elements(By.CSS_SELECTOR, "body img")
-    browser.find_element(By.CSS_SELECTOR, "#section-2 .filter input").send_keys("onerror")
-    shown = [row.text for row in browser.find_elements(By.CSS_SELECTOR, "#section-2 tbody tr") if row.is_displayed()]
-    assert [HOSTILE in text for text in shown] == [True]
-    browser.find_element(By.CSS_SELECTOR, "#section-2 .filter input").send_keys(Keys.BACKSPACE * len("onerror"))
-    browser.find_element(By.CSS_SELECTOR, "#section-2 td.bad a").click()
-    assert browser.title.startswith("Layers of")
+    browser.find_element(By.CSS_SELECTOR, "#verdict td.bad a").click()
+    assert "/score/" in browser.current_url
     assert browser.get_log("browser") == []
 
 
@@ -225,7 +216,7 @@ def test_an_identical_night_computes_nothing_and_alerts_on_nothing(
     tiny_model_folder: Path,
     prompts_file: Path,
     tmp_path: Path,
-    browser: webdriver.Chrome,  # noqa: F811
+    browser: webdriver.Chrome,
 ) -> None:
     audit = make_audit(tmp_path, tiny_model_folder, prompts_file)
     grid = {"seeds": [1, 2], "levels": [0.0, 0.2], "perturbations": ["gaussian"], "trainings": ["plain"]}
@@ -239,8 +230,7 @@ def test_an_identical_night_computes_nothing_and_alerts_on_nothing(
         assert [row["status"] for row in audit.rows(night)] == [status] * 2
     assert [row["stage_run_id"] for row in audit.rows("n2")] == ["n1.a", "n1.b-img-src-x-onerror-alert-1"]
     assert not (audit.output / "score" / "n2.a").exists()
-    browser.get((audit.output / "audit" / "n2" / "report.html").as_uri())
-    WebDriverWait(browser, 20).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".js-plotly-plot .main-svg"))
+    open_page(browser, audit.output / "audit" / "n2" / "report.html")
     assert "Trends" in [heading.text for heading in browser.find_elements(By.TAG_NAME, "h2")]
     assert not browser.find_elements(By.CSS_SELECTOR, "body img")
     assert browser.get_log("browser") == []

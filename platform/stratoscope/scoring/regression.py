@@ -5,9 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-MetricKind = Literal["retention", "auroc", "hallucination_rate", "gain", "seed_spread", "error", "order", "fact"]
+MetricKind = Literal[
+    "retention", "auroc", "hallucination_rate", "gain", "seed_spread", "error", "order", "stability", "fact"
+]
 """Kinds of key metrics; each but the last two has a threshold of its name in the audit's configuration."""
-WITHOUT_THRESHOLD: frozenset[MetricKind] = frozenset({"order", "fact"})
+WITHOUT_THRESHOLD: frozenset[MetricKind] = frozenset({"order", "stability", "fact"})
 """Kinds that never alert by themselves. Order, the layers' rank correlation with an earlier run, is a comparison
 already."""
 HIGHER_IS_BETTER = frozenset({"retention", "auroc", "gain"})

@@ -58,7 +58,7 @@ class KeyMetricRow(TableRow):
     figure: str
     """Name of the key metric."""
     kind: str
-    """Kind of the metric, which selects its threshold; fact and order have none."""
+    """Kind of the metric, which selects its threshold; fact, order and stability have none."""
     value: float
     """Value of the metric."""
     ci_low: float | None

@@ -23,7 +23,7 @@ def score_metrics(run: Run) -> Iterator[KeyMetric]:
     rows = [row for row in _rows(run, "stability", StabilityRow) if row.group == "all"]
     floors = [row.split_half for row in rows if row.split_half is not None]
     if floors:
-        yield KeyMetric("least split-half correlation", min(floors))
+        yield KeyMetric("least split-half correlation", min(floors), "stability")
     counts = run.manifest.counts
     for name, count in (("prompts", "scored"), ("prompts that failed", "errors")):
         if count in counts:

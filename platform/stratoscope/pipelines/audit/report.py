@@ -1,8 +1,8 @@
-"""The page of a night: changes first, then the grid of models and stages, trends, layers, metrics and cost."""
+"""The page of a night: the verdict with the grid of models and stages, then changes, trends, layers and cost."""
 
 import html
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from stratoscope.pipelines.audit.assess import Assessment, Verdict
 from stratoscope.pipelines.audit.previous_runs import MAX_NIGHTS
 from stratoscope.pipelines.audit.steps import PROCESSES
 from stratoscope.pipelines.reporting.formatting import number_text, run_facts
-from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, PageSection, Table, TableCell, style
+from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, PageSection, Table, TableCell, data_range, style
 from stratoscope.scoring import MetricKind
 from stratoscope.tables.audit import KeyMetricRow, StageRow
 
@@ -36,15 +36,18 @@ SIGNS: dict[Verdict, tuple[str, "Tone"]] = {
     "skipped": ("- skipped", "warn"),
 }
 """Text and tone of each verdict; a sign conveys the same as the tone for colour-blind readers."""
-TREND_TITLES: dict[MetricKind, str] = {
-    "retention": "Retention of pruned models",
-    "auroc": "AUROC of wrong answers",
-    "hallucination_rate": "Hallucination rate",
-    "gain": "Mitigation gain",
-    "seed_spread": "Spread over seeds",
-    "error": "Squared error of forecasters",
-    "order": "Rank correlation of layers with the night before",
+TRENDS: dict[MetricKind, tuple[str, str]] = {
+    "retention": ("Retention of pruned models", "after / before"),
+    "auroc": ("AUROC of wrong answers", "AUROC"),
+    "hallucination_rate": ("Hallucination rate", "share of questions"),
+    "gain": ("Gain of fine-tuning", "relative to the base"),
+    "seed_spread": ("Spread of forecasters over seeds", "deviation / mean"),
+    "error": ("Squared error of forecasters", "squared error, standardised"),
+    "stability": ("Split-half correlation of layer scores, the least of a model", "rank correlation"),
+    "order": ("Rank correlation of layers with the night before", "rank correlation"),
 }
+"""Title and vertical axis of the trends of each kind of key metric."""
+GRID_NOTE = "Each verdict in the grid leads to the stage's own report, or to the error output of its process."
 MAX_LINES = 24
 """Number of lines in a plot of trends; lines with a regression come first."""
 
@@ -75,18 +78,43 @@ def build_page(assessments: Sequence[Assessment], manifest: Manifest, trends: Tr
     """
     sections = [
         _changes_section(assessments, previous),
-        _grid_section(assessments),
         *_trends_section(assessments, trends),
         *_layers_section(assessments),
         _metrics_section(assessments),
         _cost_section(assessments),
     ]
     return Page(
-        title=f"Audit {manifest.config['name']}, {manifest.started[:10]}",
-        summary=headline(assessments, previous),
+        title=_title(assessments, previous),
+        summary=f"Audit {manifest.config['name']}, {manifest.started[:16].replace('T', ' ')}. {GRID_NOTE}",
+        verdict=PageSection("Verdict", _verdict(assessments, previous), tables=[_grid(assessments)]),
         sections=sections,
         facts=[("Run", manifest.run_id), ("Started", manifest.started), *run_facts(manifest)],
     )
+
+
+def _title(assessments: Sequence[Assessment], previous: str | None) -> str:
+    """Return what the night showed, in a line."""
+    regressed = [f"{a.subject} ({a.stage})" for a in assessments if a.verdict == "regression"]
+    failed = [f"{a.subject} ({a.stage})" for a in assessments if not a.result.succeeded]
+    if regressed:
+        return f"Regression of {_listed(regressed)}"
+    if failed:
+        return f"No result for {_listed(failed)}"
+    return "No regression" if previous else "First night: nothing to compare with yet"
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    """Return names in words, the first few of many."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _verdict(assessments: Sequence[Assessment], previous: str | None) -> list[str]:
+    """Return the night in a sentence, and its regressions, the first few of many."""
+    regressions = [f"{a.subject}, {a.stage}: {text}" for a in assessments for text in a.regressions]
+    rest = len(regressions) - 2
+    more = [f"{rest} more regressions are listed under 'What changed'."] if rest > 0 else []
+    return [headline(assessments, previous), *regressions[:2], *more]
 
 
 def headline(assessments: Sequence[Assessment], previous: str | None) -> str:
@@ -112,15 +140,15 @@ def _changes_section(assessments: Sequence[Assessment], previous: str | None) ->
     return PageSection("What changed", tables=[Table(["model", "stage", "", "change"], rows)])
 
 
-def _grid_section(assessments: Sequence[Assessment]) -> PageSection:
+def _grid(assessments: Sequence[Assessment]) -> Table:
+    """Return the verdicts by model and stage."""
     stages = list(dict.fromkeys(a.stage for a in assessments))
     rows: list[list[str | TableCell]] = []
     for subject in dict.fromkeys(a.subject for a in assessments):
         own = {a.stage: a for a in assessments if a.subject == subject}
         rows.append([subject, *(_sign(own[stage], link=True) if stage in own else "" for stage in stages)])
-    table = Table(["model", *stages], rows, filtered="Show only models and verdicts with")
-    note = "Each verdict links to the stage's own report, or to the error output of its process."
-    return PageSection("Models and stages", [note], tables=[table])
+    # A filter is of use in long grids alone.
+    return Table(["model", *stages], rows, filtered="Show only models and verdicts with" if len(rows) > 8 else None)
 
 
 def _trends_section(assessments: Sequence[Assessment], trends: Trends) -> Iterator[PageSection]:
@@ -129,11 +157,12 @@ def _trends_section(assessments: Sequence[Assessment], trends: Trends) -> Iterat
         return
     regressed = {(a.subject, c.metric.name) for a in assessments for c in a.comparisons if c.regressed}
     figures, paragraphs = [], []
-    for kind, title in TREND_TITLES.items():
+    for kind, (title, axis) in TRENDS.items():
         lines = _trend_lines(trends, nights, kind)
         if lines:
             selected = sorted(lines, key=lambda line: line not in regressed)[:MAX_LINES]
-            figures.append(_trend(title, {line: lines[line] for line in selected}, nights))
+            chosen = {line: lines[line] for line in selected}
+            figures.append(_trend(title, axis, chosen, nights, regressed))
             if len(selected) < len(lines):
                 paragraphs.append(f"{title}: {len(selected)} of {len(lines)} lines; figures.parquet has all of them.")
     if figures:
@@ -150,7 +179,14 @@ def _trend_lines(trends: Trends, nights: Sequence[str], kind: MetricKind) -> dic
     return lines
 
 
-def _trend(title: str, lines: Mapping[tuple[str, str], Mapping[str, float]], nights: Sequence[str]) -> "Figure":
+def _trend(
+    title: str,
+    axis: str,
+    lines: Mapping[tuple[str, str], Mapping[str, float]],
+    nights: Sequence[str],
+    regressed: Collection[tuple[str, str]] = (),
+) -> "Figure":
+    """Draw a line for each model and metric over nights; lines with a regression are thick."""
     from plotly.graph_objects import Figure, Scatter
 
     figure = Figure()
@@ -161,12 +197,13 @@ def _trend(title: str, lines: Mapping[tuple[str, str], Mapping[str, float]], nig
                 y=list(values.values()),
                 name=html.escape(f"{model}: {name}"),
                 mode="lines+markers",
-                line={"color": COLOURS[index % len(COLOURS)]},
+                line={"color": COLOURS[index % len(COLOURS)], "width": 4 if (model, name) in regressed else 1.5},
                 marker={"symbol": SYMBOLS[index // len(COLOURS) % len(SYMBOLS)], "size": 8},
             )
         )
-    style(figure, "", title, height=300 + 22 * len(lines))
-    figure.update_layout(showlegend=True, legend={"orientation": "v", "y": -0.2, "yanchor": "top", "x": 0})
+    style(figure, "night", axis, title=title, height=320)
+    drawn = [value for line in lines.values() for value in line.values()]
+    figure.update_yaxes(range=data_range(drawn, drawn))
     # Otherwise nights would appear in the order in which the lines have them.
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=nights)
     return figure
@@ -203,7 +240,7 @@ def _shift_map(subject: str, drift: "Drift") -> "Figure":
     figure = Figure(
         Heatmap(
             z=shifts,
-            y=[html.escape(f"{subject}, {tap}") for tap in taps],
+            y=taps,
             x=list(range(len(shifts[0]))),
             zmin=-limit,
             zmax=limit,
@@ -213,7 +250,14 @@ def _shift_map(subject: str, drift: "Drift") -> "Figure":
             ygap=4,
         )
     )
-    style(figure, "layer", "", height=120 + 34 * len(taps), by_layer=True)
+    style(
+        figure,
+        "layer",
+        "",
+        title=f"{html.escape(subject)}: shift of log AVSS",
+        height=140 + 34 * len(taps),
+        by_layer=True,
+    )
     return figure
 
 
