@@ -15,7 +15,7 @@ FIRST_SCREEN = 900
 """Pixels within which the sentences of the verdict must end."""
 FLAGS = ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-sync")
 
-VERDICT = By.CSS_SELECTOR, "#verdict > p"
+VERDICT = By.CSS_SELECTOR, "#verdict > p:not(.figure-title)"
 FIND_FAULTS = (Path(__file__).parent / "page_faults.js").read_text()
 
 

@@ -44,12 +44,12 @@ def style(
     figure.update_layout(
         template="plotly_white",
         height=height,
-        margin={"l": 60, "r": 16, "t": 44 if title else 20, "b": 50},
+        margin={"l": 60, "r": 16, "t": 20, "b": 50},
         font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
     )
-    if title:
-        figure.update_layout(title={"text": title, "font": {"size": 14}, "x": 0, "xref": "paper", "xanchor": "left"})
+    # The page shows it above the figure, where a long title wraps on a narrow screen.
+    figure.update_layout(meta={"title": title})
     figure.update_xaxes(title={"text": x, "font": {"size": 13}}, automargin=True, zeroline=False)
     if by_layer:
         num_layers = max(len(trace.x) for trace in figure.data)

@@ -254,7 +254,7 @@ def _shift_map(subject: str, drift: "Drift") -> "Figure":
         figure,
         "layer",
         "",
-        title=f"{html.escape(subject)}: shift of log AVSS",
+        title=f"{subject}: shift of log AVSS",
         height=140 + 34 * len(taps),
         by_layer=True,
     )
