@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from stratoscope.pipelines.jobs import JOBS, RegisteredJob
-from stratoscope.pipelines.runtime.config import default_text, enum_choices, field_names
+from stratoscope.pipelines.runtime.config import default_text, enum_choices
+from stratoscope.pipelines.runtime.option_names import field_names
 from stratoscope.results import Column, TableRow
 
 HERE = Path(__file__).parent

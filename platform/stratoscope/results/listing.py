@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stratoscope.errors import InputError
 from stratoscope.results.lease import LeaseHolder, read_holder
 from stratoscope.results.manifest import NAME, Manifest
 from stratoscope.results.storage import Storage
@@ -41,6 +42,9 @@ def list_runs(output: str, job: str | None = None) -> Iterator[RunState]:
         InputError: the output cannot be used.
     """
     storage = Storage(output)
+    local = storage.local_path()
+    if local is not None and local.exists() and not local.is_dir():
+        raise InputError(f"output {output!r} is a file; name the folder that holds all runs")
     for name in [job] if job else storage.names():
         for run_id in storage.names(name):
             run = storage.child(name, run_id)

@@ -7,6 +7,7 @@ from ray.tune import Callback
 
 from stratoscope.execution import mlflow_callback
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
+from stratoscope.pipelines.runtime.validators import CountOrZero, Draws, FractionOrOne, NotNegative, Workers
 from stratoscope.pipelines.score.config import PromptsSection
 from stratoscope.pipelines.search.eavss.config import DefinitionSearchSection
 from stratoscope.pipelines.search.pruning.config import EvaluatorsSection, FinalSection, SpaceSection, TasksSection
@@ -19,21 +20,21 @@ class SearchSection(ConfigSection):
 
     algorithm: Literal["tpe", "nsga2", "grid", "greedy"] = "nsga2"
     """tpe: one objective, with ASHA; nsga2: retention against size; grid: every combination; greedy: layer by layer."""
-    num_samples: int = Field(24, ge=1)
+    num_samples: Draws = 24
     """Trials of tpe and nsga2, starting points included. Equal sets of layers are evaluated once."""
     starting_points: bool = True
     """Begin with each metric's first candidate at each ratio, so that the report can compare metrics."""
     objective: Objective = "retention_raw"
     """Objective to improve: a retention, averaged over tasks, or bits per byte of language-model text."""
-    keep: float = Field(0.9, gt=0, le=1)
+    keep: FractionOrOne = 0.9
     """Retention to reach: with several ratios, tpe and the final choice prefer the largest set that reaches it."""
-    rungs: list[float] = Field([0.25, 0.5, 1.0], min_length=1)
+    rungs: list[FractionOrOne] = Field([0.25, 0.5, 1.0], min_length=1)
     """Increasing shares of the items, up to 1: ASHA may stop a trial after each, greedy search uses the first."""
-    swaps: int = Field(0, ge=0)
+    swaps: CountOrZero = 0
     """Swaps of a dropped layer for a retained one that are tried on the best set, in a seeded order."""
-    concurrency: int | None = Field(None, ge=1)
+    concurrency: Workers | None = None
     """Concurrent trials; null is one per evaluator. With one, the search is deterministic."""
-    cache_gb: float = Field(2.0, ge=0, json_schema_extra=NOT_IN_IDENTITY)
+    cache_gb: NotNegative = Field(2.0, json_schema_extra=NOT_IN_IDENTITY)
     """Memory of each evaluator for stored hidden states that candidates start from."""
 
     @field_validator("rungs")

@@ -7,6 +7,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator,
 
 from stratoscope.models import LoadSpec, ModelSource
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
+from stratoscope.pipelines.runtime.validators import MAX_COUNT, Count, Cpus, Gpus, Workers
 
 FailOnError = StrictBool | StrictInt | StrictFloat
 """Whether errors fail a run, or above which share or count of them."""
@@ -35,22 +36,22 @@ class ModelSection(ConfigSection):
 class BatchingSection(ConfigSection):
     """How the work is divided into shards and batches. A resumed run keeps every shard that is complete."""
 
-    shard_size: int | None = Field(None, ge=1)
+    shard_size: Count | None = None
     """Prompts or questions per shard; null is 32, or more so that there are at most 1024 shards, or fewer for score."""
-    max_tokens: int = Field(2048, ge=1)
+    max_tokens: Count = 2048
     """Maximum tokens of a batch, padding included."""
 
 
 class ActorsSection(ConfigSection):
     """The actors that run the model; their number changes no result."""
 
-    min: int = Field(1, ge=1)
+    min: Workers = 1
     """Minimum number of actors."""
-    max: int | None = Field(None, ge=1)
+    max: Workers | None = None
     """Maximum number of actors; null uses as many as the cluster holds."""
-    cpus: int = Field(1, ge=1)
+    cpus: Cpus = 1
     """CPUs, and CPU threads, per actor."""
-    gpus: float | None = Field(None, ge=0)
+    gpus: Gpus | None = None
     """GPUs per actor; null uses one if the cluster has any. Several GPUs share the layers of a model."""
 
     @model_validator(mode="after")
@@ -82,8 +83,8 @@ class ShardedConfig(JobConfig):
     @field_validator("fail_on_error")
     @classmethod
     def _allowance(cls, value: bool | float) -> bool | float:
-        if value < 0 or (isinstance(value, float) and value > 1):
-            raise ValueError("must be true or false, a fraction between 0 and 1, or a count")
+        if not 0 <= value <= (1 if isinstance(value, float) else MAX_COUNT):
+            raise ValueError(f"must be true or false, a fraction between 0 and 1, or a count up to {MAX_COUNT:,}")
         return value
 
 
