@@ -331,5 +331,5 @@ def types_of(annotation: Any) -> list[Any]:
 @pytest.mark.parametrize("factory", [lambda d: {"x": d}, lambda d: [d]])
 def test_settings_that_are_nested_too_deeply_are_refused(factory: Callable[[Any], Any]) -> None:
     value = reduce(lambda inner, _: factory(inner), range(5000), 1)
-    with pytest.raises(InputError, match="settings.*nested more than 20 levels deep"):
+    with pytest.raises(InputError, match=r"settings.*nested more than 20 levels deep"):
         validate(AuditConfig, {"settings": {"score": value}})

@@ -1,6 +1,7 @@
 """Adapter to Ray: actor pools, shards, services, trials, training and tasks, for work of any kind."""
 
 from stratoscope.execution.attempts import FIRST_ATTEMPT, Attempt, BrokenProcessError
+from stratoscope.execution.capacity import Demand, check_machine
 from stratoscope.execution.cluster import cluster, cpus_per_worker, is_local, resources
 from stratoscope.execution.failures import root_cause
 from stratoscope.execution.llm import vllm_installed, write_with_vllm
@@ -10,6 +11,7 @@ from stratoscope.execution.processes import Process, ProcessResult
 from stratoscope.execution.progress import Meter, Reporter, progress
 from stratoscope.execution.service import Service, serve
 from stratoscope.execution.shards import ShardWorker, run_shards
+from stratoscope.execution.socket_folder import ray_folder
 from stratoscope.execution.tasks import Task, TaskResult, run_tasks
 from stratoscope.execution.training import (
     PlacementGroupTracker,
@@ -26,6 +28,7 @@ __all__ = [
     "ActorPool",
     "Attempt",
     "BrokenProcessError",
+    "Demand",
     "Meter",
     "PlacementGroupTracker",
     "Process",
@@ -40,6 +43,7 @@ __all__ = [
     "WorkMetrics",
     "WorkerHost",
     "WorkerResources",
+    "check_machine",
     "cluster",
     "cpus_per_worker",
     "fit",
@@ -48,6 +52,7 @@ __all__ = [
     "mlflow_callback",
     "plan_pool",
     "progress",
+    "ray_folder",
     "resources",
     "root_cause",
     "run_remote",

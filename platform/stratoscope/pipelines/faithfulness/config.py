@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from stratoscope.data import SeriesSource, SplitRule
 from stratoscope.errors import InputError
+from stratoscope.execution import Demand
 from stratoscope.forecasting import (
     ABLATIONS,
     FAITHFUL_TRAININGS,
@@ -85,6 +86,10 @@ class GridSection(ConfigSection):
     """CPUs of a task. A task computes with one thread, so results do not depend on the number of cores."""
     gpus: Gpus | None = None
     """GPUs of a task; null takes a quarter of a GPU where the cluster has any."""
+
+    def demand(self, name: str) -> Demand:
+        """Return one task and its resources."""
+        return Demand({"CPU": self.cpus, "GPU": self.gpus or 0}, {"CPU": f"{name}.cpus", "GPU": f"{name}.gpus"})
 
 
 class FitSection(ConfigSection):

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stratoscope.activations import Tap
 from stratoscope.evaluation import ItemSampling, Resampling
+from stratoscope.execution import Demand
 from stratoscope.mitigation import (
     TERMS,
     Anchor,
@@ -37,7 +38,7 @@ from stratoscope.pipelines.runtime.validators import (
     Workers,
     named,
 )
-from stratoscope.pipelines.sharded.config import ModelSection
+from stratoscope.pipelines.sharded.config import ModelSection, worker_demand
 from stratoscope.scoring import METRICS
 
 LayerGroup = Literal["flagged", "random", "all"]
@@ -177,6 +178,10 @@ class TrainSection(ConfigSection):
     """GPUs of each worker; null takes one where the cluster has any."""
     checkpoint_every: Count = Field(10, json_schema_extra=NOT_IN_IDENTITY)
     """Steps between two checkpoints, from which a killed run resumes."""
+
+    def demand(self, name: str) -> Demand:
+        """Return the workers and their resources."""
+        return worker_demand(name, self.cpus, self.gpus, self.num_workers or 1, f"{name}.num_workers")
 
     def to_optimizer(self) -> OptimizerSettings:
         """Return the settings of the optimiser."""

@@ -12,6 +12,7 @@ from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from stratoscope.errors import SHOWN_VALUE, InputError, first_line, shorten
+from stratoscope.execution import Demand
 from stratoscope.pipelines.runtime.option_names import (
     field_names,
     first_option,
@@ -60,6 +61,14 @@ class ConfigSection(BaseModel):
         values = values | {name: _truth_as_text(values[name]) for name in _numbers(cls) if name in values}
         return values | {name: _parsed(values[name], texts) for name, texts in _choices(cls).items() if name in values}
 
+    def demand(self, name: str) -> Demand | None:  # noqa: ARG002 - for sections that override it
+        """Return the processes that the section asks for at the same time, or None.
+
+        Args:
+            name: name of the section, for messages.
+        """
+        return None
+
 
 class JobConfig(ConfigSection):
     """Options of every job."""
@@ -74,6 +83,12 @@ class JobConfig(ConfigSection):
     """Use a finished run of the same model, data, settings and code instead, where there is one."""
     dry_run: bool = Field(False, json_schema_extra=NOT_IN_IDENTITY)
     """Print the plan and its cost, and stop."""
+
+    def demands(self) -> list[Demand]:
+        """Return the processes that the sections ask for."""
+        sections = {name: getattr(self, name) for name in type(self).model_fields}
+        demands = (s.demand(name) for name, s in sections.items() if isinstance(s, ConfigSection))
+        return [demand for demand in demands if demand is not None]
 
 
 Config = TypeVar("Config", bound=ConfigSection)

@@ -1,4 +1,4 @@
-"""Kinds of configuration fields, used as annotations, and validators of list fields, as `Annotated[list[...], DISTINCT]`.
+"""Kinds of configuration fields, used as annotations, and validators of list fields: `Annotated[list[...], DISTINCT]`.
 
 Every number of a configuration has a kind, so that a negative, huge or otherwise meaningless value is refused wherever
 it is given. `ConfigSection` refuses NaN, infinity and empty text in all fields.

@@ -43,7 +43,7 @@ def read_yaml(path: str) -> dict[str, Any]:
 
 def _read_text(path: str, name: str) -> str:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as file:  # noqa: PTH123 - Path("") is the current folder
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error.strerror}") from error
@@ -92,9 +92,10 @@ class _SizeCounter:
         elif isinstance(event, yaml.ScalarEvent):
             self._add(_Collection(event.anchor, depth=0))
         elif isinstance(event, yaml.AliasEvent):
-            if event.anchor not in self._anchors:
-                self._refuse(f"the alias *{event.anchor} has no anchor before it")
-            self._add(self._anchors[event.anchor])
+            anchor = str(event.anchor)
+            if anchor not in self._anchors:
+                self._refuse(f"the alias *{anchor} has no anchor before it")
+            self._add(self._anchors[anchor])
 
     def _add(self, part: _Collection) -> None:
         if part.anchor is not None:

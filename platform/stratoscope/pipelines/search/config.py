@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from ray.tune import Callback
 
-from stratoscope.execution import mlflow_callback
+from stratoscope.execution import Demand, mlflow_callback
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
 from stratoscope.pipelines.runtime.validators import CountOrZero, Draws, FractionOrOne, NotNegative, Workers
 from stratoscope.pipelines.score.config import PromptsSection
@@ -36,6 +36,11 @@ class SearchSection(ConfigSection):
     """Concurrent trials; null is one per evaluator. With one, the search is deterministic."""
     cache_gb: NotNegative = Field(2.0, json_schema_extra=NOT_IN_IDENTITY)
     """Memory of each evaluator for stored hidden states that candidates start from."""
+
+    def demand(self, name: str) -> Demand | None:
+        """Return the memory for hidden states, where it is given."""
+        given = "cache_gb" in self.model_fields_set
+        return Demand({"memory": 1e9 * self.cache_gb}, {"memory": f"{name}.cache_gb"}) if given else None
 
     @field_validator("rungs")
     @classmethod

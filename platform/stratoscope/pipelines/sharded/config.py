@@ -5,6 +5,7 @@ from typing import Literal, Self
 import yaml
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator, model_validator
 
+from stratoscope.execution import Demand
 from stratoscope.models import LoadSpec, ModelSource
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
 from stratoscope.pipelines.runtime.validators import MAX_COUNT, Count, Cpus, Gpus, Workers
@@ -54,6 +55,10 @@ class ActorsSection(ConfigSection):
     gpus: Gpus | None = None
     """GPUs per actor; null uses one if the cluster has any. Several GPUs share the layers of a model."""
 
+    def demand(self, name: str) -> Demand:
+        """Return the fewest actors and their resources."""
+        return worker_demand(name, self.cpus, self.gpus, self.min, f"{name}.min")
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.max is not None and self.max < self.min:
@@ -61,6 +66,19 @@ class ActorsSection(ConfigSection):
         if self.gpus is not None and self.gpus > 1 and self.gpus != int(self.gpus):
             raise ValueError(f"gpus ({self.gpus}) must be a whole number above 1")
         return self
+
+
+def worker_demand(name: str, cpus: float | None, gpus: float | None, number: int = 1, field: str = "") -> Demand:
+    """Return the demand of workers whose section has the fields cpus and gpus, where null asks for what there is.
+
+    Args:
+        name: name of the section.
+        cpus: CPUs of each worker.
+        gpus: GPUs of each worker.
+        number: number of workers.
+        field: field that asks for the number.
+    """
+    return Demand({"CPU": cpus or 0, "GPU": gpus or 0}, {"CPU": f"{name}.cpus", "GPU": f"{name}.gpus"}, number, field)
 
 
 class ShardedConfig(JobConfig):

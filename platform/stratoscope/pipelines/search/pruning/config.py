@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from stratoscope.activations import Tap
 from stratoscope.evaluation import ItemSampling, Resampling
+from stratoscope.execution import Demand
 from stratoscope.pipelines.runtime.config import ConfigSection
 from stratoscope.pipelines.runtime.validators import (
     DISTINCT,
@@ -19,6 +20,7 @@ from stratoscope.pipelines.runtime.validators import (
     Workers,
     named,
 )
+from stratoscope.pipelines.sharded.config import worker_demand
 from stratoscope.pruning import PERPLEXITY_DROP, PruningSpace
 from stratoscope.scoring import METRICS, VarianceKind
 
@@ -116,3 +118,7 @@ class EvaluatorsSection(ConfigSection):
     """CPUs per evaluator; null is all CPUs of a node, or its share of them per GPU."""
     gpus: Gpus | None = None
     """GPUs per evaluator; null is one where the cluster has any."""
+
+    def demand(self, name: str) -> Demand:
+        """Return one evaluator and its resources."""
+        return worker_demand(name, self.cpus, self.gpus)
