@@ -1,7 +1,7 @@
 """Adapter to Ray: actor pools, shards, services, trials, training and tasks, for work of any kind."""
 
 from stratoscope.execution.attempts import FIRST_ATTEMPT, Attempt, BrokenProcessError
-from stratoscope.execution.capacity import Demand, check_machine
+from stratoscope.execution.capacity import Demand, check_cluster, check_machine
 from stratoscope.execution.cluster import cluster, cpus_per_worker, is_local, resources
 from stratoscope.execution.failures import root_cause
 from stratoscope.execution.llm import vllm_installed, write_with_vllm
@@ -43,6 +43,7 @@ __all__ = [
     "WorkMetrics",
     "WorkerHost",
     "WorkerResources",
+    "check_cluster",
     "check_machine",
     "cluster",
     "cpus_per_worker",

@@ -1,8 +1,9 @@
 """Whether this machine or the cluster has the resources that a configuration asks for."""
 
+import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stratoscope.errors import InputError
@@ -10,7 +11,9 @@ from stratoscope.errors import InputError
 CPUS = "STRATOSCOPE_CPUS"
 """Environment variable with the number of CPUs that a local Ray uses."""
 MAX_CPUS = 10_000
-THIS_MACHINE = "this machine"
+OWN_TYPE = "node_"
+"""Beginning of the type that Ray gives a node where there is no autoscaler."""
+THIS_MACHINE, THE_CLUSTER = "this machine", "the cluster"
 
 
 @dataclass(frozen=True)
@@ -97,3 +100,88 @@ def check_machine(demands: Sequence[Demand]) -> None:
     for demand in demands:
         if lack := demand.lack([machine]):
             raise InputError(f"{lack}; ask for less, or set RAY_ADDRESS to a cluster that has more")
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """A type of node that an autoscaler can start."""
+
+    name: str
+    resources: Mapping[str, float]
+    max_count: int
+    """Maximum number of nodes; -1 is any."""
+
+
+def missing_in_cluster(
+    demands: Sequence[Demand],
+    nodes: Sequence[Mapping[str, float]],
+    node_types: Sequence[NodeType] | None,
+) -> list[str]:
+    """Return what a cluster has to start before processes can run, in a line for each demand that has to wait.
+
+    Args:
+        demands: the processes.
+        nodes: resources of each living node, by name.
+        node_types: types of nodes that its autoscaler can start; empty if it has an autoscaler but the types are not
+            known, None if it has no autoscaler.
+
+    Raises:
+        InputError: the cluster lacks resources that no autoscaler can add.
+    """
+    waiting = []
+    for demand in demands:
+        lack = demand.lack(nodes, THE_CLUSTER)
+        if lack is None:
+            continue
+        if node_types is None:
+            raise InputError(f"{lack}; ask for less, or add nodes: it has no autoscaler")
+        fitting = [kind for kind in node_types if demand.fits([kind.resources])]
+        if node_types and not fitting:
+            names = ", ".join(kind.name for kind in node_types)
+            raise InputError(f"{lack}, and no node of a type that its autoscaler can start has that ({names})")
+        starts = f"a node of type {fitting[0].name}" if fitting else "another node"
+        waiting.append(f"{lack}; waiting until the autoscaler has started {starts}")
+    return waiting
+
+
+def check_cluster(demands: Sequence[Demand]) -> list[str]:
+    """Check that the connected Ray has what processes need (see `missing_in_cluster`).
+
+    Raises:
+        InputError: it has not, and no autoscaler can add it.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return missing_in_cluster(demands, nodes, _node_types())
+
+
+def _node_types() -> list[NodeType] | None:
+    """Return the types of nodes that the autoscaler of the connected Ray can start (see `missing_in_cluster`)."""
+    import ray
+    import ray._private.state
+    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+    from ray.autoscaler.v2.sdk import get_cluster_status
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    config = ray._private.state.state.get_cluster_config()
+    if config is not None and config.node_group_configs:
+        return [NodeType(kind.name, dict(kind.resources), kind.max_count) for kind in config.node_group_configs]
+    report = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    names = [node.ray_node_type_name for node in [*status.active_nodes, *status.idle_nodes]]
+    return [] if report is None or has_autoscaler(report, names) else None
+
+
+def has_autoscaler(report: bytes, node_types: Iterable[str]) -> bool:
+    """Return whether a Ray has an autoscaler.
+
+    Without one, Ray names a type after each node.
+
+    Args:
+        report: the state that Ray's monitor publishes, as JSON; version 1 of the autoscaler names the types there.
+        node_types: the types of the living nodes, as version 2 knows them.
+    """
+    summary = json.loads(report).get("autoscaler_report") or {}
+    names = {*node_types, *(summary.get("active_nodes") or {}), *(summary.get("pending_launches") or {})}
+    return any(name and not name.startswith(OWN_TYPE) for name in names)

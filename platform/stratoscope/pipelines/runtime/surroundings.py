@@ -1,6 +1,7 @@
 """Checks of the machine that a job is about to run on: folders, environment variables and resources."""
 
 import errno
+import logging
 import os
 import tempfile
 import threading
@@ -8,10 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.console import Console
+
 from stratoscope.errors import InputError, shorten, type_and_message
-from stratoscope.execution import check_machine, is_local, ray_folder
+from stratoscope.execution import check_cluster, check_machine, is_local, ray_folder
 from stratoscope.pipelines.runtime.config import JobConfig
 from stratoscope.results import RunFolder
+
+logger = logging.getLogger(__name__)
 
 QUOTED = 150
 """Maximum number of characters of a path or reason in a message."""
@@ -63,6 +68,22 @@ def check_surroundings(config: JobConfig, folder: RunFolder) -> None:
     if is_local():
         ray_folder()
         check_machine(config.demands())
+
+
+def check_connected(config: JobConfig, console: Console) -> None:
+    """Check that the connected cluster has what a job needs, and state what it has to wait for.
+
+    Args:
+        config: configuration of the job.
+        console: shows what is waited for.
+
+    Raises:
+        InputError: the cluster lacks resources that no autoscaler can add.
+    """
+    if not is_local():
+        for line in check_cluster(config.demands()):
+            logger.warning(line)
+            console.print(line, soft_wrap=True, markup=False)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from stratoscope.models import (
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.runtime.run_lookup import open_finished
+from stratoscope.pipelines.runtime.surroundings import check_connected
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.search.config import SearchConfig
 from stratoscope.pipelines.search.pruning.checkpoint import export_chosen
@@ -86,6 +87,7 @@ class PruningSearch(Job[SearchConfig]):
                 self.statistics = self._compute_statistics()
                 self.tasks = self._choose_items([items.task for items in self.tasks])
         with cluster(), ExitStack() as stack:
+            check_connected(config, context.console)
             pool = plan_evaluators(config)
             settings = self._evaluator_settings(pool)
             self._record_fingerprints(settings)
