@@ -64,7 +64,7 @@ def test_a_store_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Storage, "names", wait)
     monkeypatch.setattr(surroundings, "STORE_S", 0.1)
-    with pytest.raises(InputError, match="no answer in 0 s"):
+    with pytest.raises(InputError, match=r"no answer in 0 s"):
         check("memory://runs")
     answered.set()
 
@@ -77,7 +77,7 @@ def test_a_store_that_cannot_be_opened_is_refused(url: str) -> None:
 
 def test_tmpdir_is_named_where_no_temporary_file_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surroundings.tempfile, "tempdir", "/dev/null/x")
-    with pytest.raises(InputError, match="^TMPDIR"):
+    with pytest.raises(InputError, match=r"^TMPDIR"):
         check_temporary_folder()
 
 

@@ -34,7 +34,10 @@ def bomb(of: str) -> str:
         ("a: " + "[" * 100_000, "nested more than 20 levels deep"),
         ("\n".join(" " * depth + "a:" for depth in range(900)), "nested more than 20 levels deep"),
         ("x: &x [[[[[[[[[[[[1]]]]]]]]]]]]\ny: [[[[[[[[[[[[*x]]]]]]]]]]]]", "nested more than 20 levels deep"),
-        ("run_id: 2020-13-45", "line 1: field 'run_id' has a value that cannot be read: month must be in 1..12"),
+        (
+            "run_id: !!timestamp 2020-13-45",
+            "line 1: field 'run_id' has a value that cannot be read: month must be in 1..12",
+        ),
         ("scores:\n  bootstrap: " + "9" * 5000, "line 2: field 'scores.bootstrap' has a value that cannot be read"),
         ("a: 1\n---\nb: 2\n", "is not YAML: expected a single document"),
         ("a: !!python/object/apply:os.system [ls]", "is not YAML: could not determine a constructor"),
@@ -78,5 +81,7 @@ def test_what_yaml_offers_within_bounds_is_read(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("\ufeffx: &x {a: 1}\ny:\n  <<: *x\n  b: *x\n", encoding="utf-8")
     assert read_yaml(str(file)) == {"x": {"a": 1}, "y": {"a": 1, "b": {"a": 1}}}
+    file.write_text("run_id: 2026-11-26\n")
+    assert read_yaml(str(file)) == {"run_id": "2026-11-26"}
     file.write_text("# nothing\n")
     assert read_yaml(str(file)) == {}

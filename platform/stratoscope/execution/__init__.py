@@ -1,8 +1,8 @@
 """Adapter to Ray: actor pools, shards, services, trials, training and tasks, for work of any kind."""
 
 from stratoscope.execution.attempts import FIRST_ATTEMPT, Attempt, BrokenProcessError
-from stratoscope.execution.capacity import Demand, check_cluster, check_machine
-from stratoscope.execution.cluster import cluster, cpus_per_worker, is_local, resources
+from stratoscope.execution.capacity import NodeType, machine_resources, node_types
+from stratoscope.execution.cluster import cluster, cpus_per_worker, is_local, node_resources, resources
 from stratoscope.execution.failures import root_cause
 from stratoscope.execution.llm import vllm_installed, write_with_vllm
 from stratoscope.execution.metrics import WorkMetrics
@@ -28,8 +28,8 @@ __all__ = [
     "ActorPool",
     "Attempt",
     "BrokenProcessError",
-    "Demand",
     "Meter",
+    "NodeType",
     "PlacementGroupTracker",
     "Process",
     "ProcessResult",
@@ -43,14 +43,15 @@ __all__ = [
     "WorkMetrics",
     "WorkerHost",
     "WorkerResources",
-    "check_cluster",
-    "check_machine",
     "cluster",
     "cpus_per_worker",
     "fit",
     "fit_in_trial",
     "is_local",
+    "machine_resources",
     "mlflow_callback",
+    "node_resources",
+    "node_types",
     "plan_pool",
     "progress",
     "ray_folder",

@@ -13,6 +13,7 @@ from stratoscope.pipelines.runtime.validators import (
     Gpus,
     Hours,
     NotNegative,
+    Place,
     Positive,
     Seconds,
     Workers,
@@ -71,7 +72,7 @@ class ModelEntry(Subject):
 
     kind: ClassVar[Literal["model", "forecaster"]] = "model"
     source_field: ClassVar[str] = "source"
-    source: str
+    source: Place
     """A hub name (owner/model), a folder, a .gguf file, or 'smollm2'."""
     revision: str | None = None
     """Branch, tag or commit of a hub name."""

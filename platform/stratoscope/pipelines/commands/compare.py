@@ -18,7 +18,7 @@ from stratoscope.pipelines.reporting.formatting import number_text
 from stratoscope.pipelines.runtime.config import ConfigSection, load_config
 from stratoscope.pipelines.runtime.run_lookup import find_run, refuse_unreadable
 from stratoscope.pipelines.runtime.terminal import stdout_console
-from stratoscope.pipelines.runtime.validators import Fraction, NotNegative, Seed
+from stratoscope.pipelines.runtime.validators import Fraction, NotNegative, Place, Seed
 from stratoscope.results import Run
 from stratoscope.scoring.drift import Drift, NotComparableError
 from stratoscope.scoring.regression import finite_metrics
@@ -27,9 +27,9 @@ from stratoscope.scoring.regression import finite_metrics
 class CompareConfig(ConfigSection):
     """Show the differences between two runs of a job: settings, key metrics, and the layers of score runs."""
 
-    runs: CliPositionalArg[list[str]] = Field(min_length=2, max_length=2)
+    runs: CliPositionalArg[list[Place]] = Field(min_length=2, max_length=2)
     """The earlier run and the later run: folders or run_ids."""
-    output: str = "runs"
+    output: Place = "runs"
     """Folder or fsspec URL (s3://...) that holds all runs."""
     job: str | None = None
     """Job to search for the runs; null searches all."""

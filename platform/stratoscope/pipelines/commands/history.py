@@ -12,7 +12,7 @@ from rich.table import Table
 from stratoscope.errors import InputError, suggest
 from stratoscope.pipelines.runtime.config import ConfigSection, load_config
 from stratoscope.pipelines.runtime.terminal import stdout_console
-from stratoscope.pipelines.runtime.validators import Count
+from stratoscope.pipelines.runtime.validators import Count, Place
 from stratoscope.results import History
 
 BATCH_ROWS = 1000
@@ -29,7 +29,7 @@ NIGHTS = """
 class HistoryConfig(ConfigSection):
     """Show key figures over the nights of an audit, or run an SQL query."""
 
-    output: str = "runs"
+    output: Place = "runs"
     """Folder or fsspec URL (s3://...) that holds all runs."""
     name: str = "nightly"
     """Name of the audit."""

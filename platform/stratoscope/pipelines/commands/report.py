@@ -14,6 +14,7 @@ from stratoscope.pipelines.jobs import job_maker
 from stratoscope.pipelines.runtime.config import ConfigSection, load_config
 from stratoscope.pipelines.runtime.run_lookup import find_run, refuse_unreadable
 from stratoscope.pipelines.runtime.terminal import stdout_console
+from stratoscope.pipelines.runtime.validators import Place
 from stratoscope.results import Run, Storage, list_runs
 from stratoscope.results.run import REPORT
 
@@ -21,13 +22,13 @@ from stratoscope.results.run import REPORT
 class ReportConfig(ConfigSection):
     """Show the results of a run, and the location of its report page."""
 
-    run: CliPositionalArg[str | None] = None
+    run: CliPositionalArg[Place | None] = None
     """Folder, URL or run_id of the run."""
     latest: bool = False
     """Take the run that finished last."""
     job: str | None = None
     """Job to search for the run; null searches all."""
-    output: str = "runs"
+    output: Place = "runs"
     """Folder or fsspec URL (s3://...) that holds all runs."""
     open: bool = False
     """Open the report page in a browser."""

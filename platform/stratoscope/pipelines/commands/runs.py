@@ -7,13 +7,14 @@ from rich.table import Table
 from stratoscope.pipelines.commands.job_option import check_job
 from stratoscope.pipelines.runtime.config import ConfigSection, load_config
 from stratoscope.pipelines.runtime.terminal import stdout_console
+from stratoscope.pipelines.runtime.validators import Place
 from stratoscope.results import RunState, list_runs
 
 
 class RunsConfig(ConfigSection):
     """List runs with their state and progress."""
 
-    output: str = "runs"
+    output: Place = "runs"
     """Folder or fsspec URL (s3://...) that holds all runs."""
     job: str | None = None
     """Job whose runs are listed; null lists all."""

@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 
 from stratoscope.data import SeriesSource, SplitRule
 from stratoscope.errors import InputError
-from stratoscope.execution import Demand
 from stratoscope.forecasting import (
     ABLATIONS,
     FAITHFUL_TRAININGS,
@@ -30,6 +29,7 @@ from stratoscope.forecasting import (
     radius_scale,
 )
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
+from stratoscope.pipelines.runtime.demand import Demand
 from stratoscope.pipelines.runtime.validators import (
     DISTINCT,
     Count,
@@ -37,6 +37,7 @@ from stratoscope.pipelines.runtime.validators import (
     FractionOrOne,
     Gpus,
     NotNegative,
+    Place,
     Positive,
     Seed,
     named,
@@ -46,7 +47,7 @@ from stratoscope.pipelines.runtime.validators import (
 class SeriesSection(ConfigSection):
     """Series to forecast."""
 
-    source: Annotated[list[str], DISTINCT] = Field(["epf_fr"], min_length=1)
+    source: Annotated[list[Place], DISTINCT] = Field(["epf_fr"], min_length=1)
     """Known series, CSV or Parquet files, or hub names, separated by commas; each is a data set."""
     columns: Annotated[list[str], DISTINCT] = []
     """Columns of the series; an empty list takes all numeric columns."""

@@ -14,6 +14,7 @@ from stratoscope.pipelines.runtime.validators import (
     Draws,
     Fraction,
     NotNegative,
+    Place,
     Positive,
     named,
 )
@@ -33,7 +34,7 @@ from stratoscope.scoring import (
 class PairsSection(ConfigSection):
     """The questions, and the answers that are read."""
 
-    source: Annotated[list[str], DISTINCT] = Field(["sciq"], min_length=1)
+    source: Annotated[list[Place], DISTINCT] = Field(["sciq"], min_length=1)
     """Known sets (sciq, nq_open, triviaqa), files, folders or hub names, separated by commas; each is a data set."""
     format: Annotated[list[str], named((AUTO, *FORMATS), "format")] = Field([AUTO], min_length=1)
     """truthfulqa, sciq, halueval, wikiqa, nq_open, triviaqa, pairs; one for all sources or one each, or auto."""

@@ -8,7 +8,6 @@ from pydantic import Field, field_validator, model_validator
 
 from stratoscope.activations import Tap
 from stratoscope.evaluation import ItemSampling, Resampling
-from stratoscope.execution import Demand
 from stratoscope.mitigation import (
     TERMS,
     Anchor,
@@ -22,6 +21,7 @@ from stratoscope.mitigation import (
 )
 from stratoscope.pipelines.hallucination.config import PairsSection
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
+from stratoscope.pipelines.runtime.demand import Demand
 from stratoscope.pipelines.runtime.validators import (
     DISTINCT,
     Count,
@@ -33,6 +33,7 @@ from stratoscope.pipelines.runtime.validators import (
     FractionOrZero,
     Gpus,
     NotNegative,
+    Place,
     Positive,
     Seed,
     Workers,
@@ -121,7 +122,7 @@ class ObjectiveSection(ConfigSection):
 class TextsSection(ConfigSection):
     """General texts for the terms forgetting, hidden and text."""
 
-    source: Annotated[list[str], DISTINCT] = Field(["boolq"], min_length=1)
+    source: Annotated[list[Place], DISTINCT] = Field(["boolq"], min_length=1)
     """Known sets, files, folders or hub names, separated by commas."""
     template: list[str] = []
     """Jinja templates over a row's columns, one for each source; empty takes the sources' own."""
@@ -201,9 +202,9 @@ class HeldOutSection(ConfigSection):
     """Data sets of pairs.source that are only evaluated."""
     generate: bool = False
     """Also evaluate answers that the model generates, by exact match, where right answers are short."""
-    tasks: Annotated[list[str], DISTINCT] = []
+    tasks: Annotated[list[Place], DISTINCT] = []
     """Shipped tasks, tasks or groups of lm-evaluation-harness, harness:NAME, or task YAML files."""
-    text: str | None = None
+    text: Place | None = None
     """Known set, file or hub name of texts whose perplexity is measured."""
     batch_tokens: Count = 2048
     """Most tokens of a batch, padding included."""

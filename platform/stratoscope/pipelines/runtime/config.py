@@ -12,20 +12,23 @@ from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from stratoscope.errors import SHOWN_VALUE, InputError, first_line, shorten
-from stratoscope.execution import Demand
+from stratoscope.pipelines.runtime.demand import Demand
 from stratoscope.pipelines.runtime.option_names import (
     field_names,
     first_option,
     options_at,
     similar_option,
 )
-from stratoscope.pipelines.runtime.validators import Seed
+from stratoscope.pipelines.runtime.validators import Place, Seed
 from stratoscope.pipelines.runtime.yaml_file import read_yaml
 
 NOT_TEXT = re.compile("[\\0\ud800-\udfff]")
 """Null characters, and the bytes of arguments that are not UTF-8."""
 LEADING_POINT = re.compile(r"(?<![\d.])\.(?=\d)")
 """The point of a number without a digit before it."""
+NOT_FINITE = re.compile(r"(?i)[+]?(-?)(nan|inf)(?:inity)?")
+"""NaN or infinity, as Python prints them."""
+PARSING = "Parsing error encountered for "
 NUMBERS = re.compile(r"\[?[-+\d.eE, ]+\]?")
 NOT_IN_IDENTITY: JsonDict = {"affects_result": False}
 VALUES = Repr()
@@ -73,7 +76,7 @@ class ConfigSection(BaseModel):
 class JobConfig(ConfigSection):
     """Options of every job."""
 
-    output: str = Field("runs", json_schema_extra=NOT_IN_IDENTITY)
+    output: Place = Field("runs", json_schema_extra=NOT_IN_IDENTITY)
     """Folder or fsspec URL (s3://...) that holds all runs."""
     run_id: str | None = Field(None, json_schema_extra=NOT_IN_IDENTITY)
     """Name of the run. An existing one is resumed; null generates a new one."""
@@ -107,7 +110,7 @@ def load_config(config_class: type[Config], job: str, arguments: Sequence[str]) 
         SystemExit: `--help` was among the arguments.
     """
     options = dict(field_names(config_class))
-    arguments = _normalized(arguments, ["config", *options])
+    arguments = _finite_or_json(_normalized(arguments, ["config", *options]))
     settings = _settings_class(config_class)
     try:
         source: CliSettingsSource[Any] = _CommandLineSource(
@@ -122,7 +125,7 @@ def load_config(config_class: type[Config], job: str, arguments: Sequence[str]) 
         )
         values = source()
     except SettingsError as error:
-        raise InputError(first_line(error).removeprefix("error parsing CLI: ")) from error
+        raise InputError(first_line(error).removeprefix("error parsing CLI: ").removeprefix(PARSING)) from error
     path = values.pop("config", None)
     return validate(config_class, merged({} if path is None else read_yaml(str(path)), values))
 
@@ -277,6 +280,27 @@ def _normalized(arguments: Sequence[str], known: Sequence[str]) -> list[str]:
             raise InputError(_unknown_option(name, known))
         result.append(option + equals + value)
     return result
+
+
+def _finite_or_json(arguments: Sequence[str]) -> list[str]:
+    """Return arguments with NaN and infinity in lists of numbers as JSON spells them, so that they reach the field."""
+    result = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        items = [item.strip() for item in value.strip("[]").split(",")]
+        if any(map(NOT_FINITE.fullmatch, items)) and all(map(_is_number, items)):
+            values = ",".join(NOT_FINITE.sub(_as_json, item) for item in items)
+            value = f"[{values}]" if value.startswith("[") else values
+        result.append(name + equals + value)
+    return result
+
+
+def _is_number(text: str) -> bool:
+    return bool(NUMBERS.fullmatch(text) or NOT_FINITE.fullmatch(text))
+
+
+def _as_json(match: re.Match[str]) -> str:
+    return match[1] + ("NaN" if match[2].lower() == "nan" else "Infinity")
 
 
 def _unknown_option(name: str, known: Sequence[str]) -> str:

@@ -5,16 +5,17 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from stratoscope.errors import InputError, shorten, type_and_message
-from stratoscope.execution import check_cluster, check_machine, is_local, ray_folder
+from stratoscope.execution import NodeType, is_local, machine_resources, node_resources, node_types, ray_folder
 from stratoscope.pipelines.runtime.config import JobConfig
-from stratoscope.results import RunFolder
+from stratoscope.pipelines.runtime.demand import THE_CLUSTER, Demand
+from stratoscope.results import RunFolder, Storage
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def check_place(output: str, folder: RunFolder) -> None:
     if path is None:
         _check_store(output, folder)
         return
-    with _refusing(output):
+    with _refusing("output", output):
         if len(os.fsencode(path)) > MAX_PATH:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         if not _existing(path.absolute()).is_dir():
@@ -60,14 +61,72 @@ def check_surroundings(config: JobConfig, folder: RunFolder) -> None:
         InputError: the output or the folder for temporary files cannot be written, or the machine has too few
             resources.
     """
-    path = folder.storage.local_path()
-    if path is not None:
-        with _refusing(config.output), tempfile.TemporaryDirectory(prefix=PROBE, dir=_existing(path.absolute())):
-            pass
+    check_writable("output", config.output, folder.storage)
     check_temporary_folder()
     if is_local():
         ray_folder()
         check_machine(config.demands())
+
+
+def check_machine(demands: Sequence[Demand]) -> None:
+    """Check that this machine has what processes need.
+
+    Raises:
+        InputError: it has not; no other machine would take part, so that the processes would wait for ever.
+    """
+    machine = machine_resources()
+    for demand in demands:
+        if lack := demand.lack([machine]):
+            raise InputError(f"{lack}; ask for less, or set RAY_ADDRESS to a cluster that has more")
+
+
+def missing_in_cluster(
+    demands: Sequence[Demand],
+    nodes: Sequence[Mapping[str, float]],
+    types: Sequence[NodeType] | None,
+) -> list[str]:
+    """Return what a cluster has to start before processes can run, in a line for each demand that has to wait.
+
+    Args:
+        demands: the processes.
+        nodes: resources of each living node, by name.
+        types: types of nodes that its autoscaler can start; empty if it has an autoscaler but the types are not
+            known, None if it has no autoscaler.
+
+    Raises:
+        InputError: the cluster lacks resources that no autoscaler can add.
+    """
+    waiting = []
+    for demand in demands:
+        lack = demand.lack(nodes, THE_CLUSTER)
+        if lack is None:
+            continue
+        if types is None:
+            raise InputError(f"{lack}; ask for less, or add nodes: it has no autoscaler")
+        fitting = [kind for kind in types if demand.fits([kind.resources])]
+        if types and not fitting:
+            names = ", ".join(kind.name for kind in types)
+            raise InputError(f"{lack}, and no node of a type that its autoscaler can start has that ({names})")
+        starts = f"a node of type {fitting[0].name}" if fitting else "another node"
+        waiting.append(f"{lack}; waiting until the autoscaler has started {starts}")
+    return waiting
+
+
+def check_writable(field: str, value: str, storage: Storage) -> None:
+    """Check that files can be written to a local folder, which need not exist, by making and removing one there.
+
+    Args:
+        field: the field of the configuration that names the folder.
+        value: its value.
+        storage: the folder.
+
+    Raises:
+        InputError: they cannot.
+    """
+    path = storage.local_path()
+    if path is not None:
+        with _refusing(field, value), tempfile.TemporaryDirectory(prefix=PROBE, dir=_existing(path.absolute())):
+            pass
 
 
 def check_connected(config: JobConfig, console: Console) -> None:
@@ -81,20 +140,20 @@ def check_connected(config: JobConfig, console: Console) -> None:
         InputError: the cluster lacks resources that no autoscaler can add.
     """
     if not is_local():
-        for line in check_cluster(config.demands()):
+        for line in missing_in_cluster(config.demands(), node_resources(), node_types()):
             logger.warning(line)
             console.print(line, soft_wrap=True, markup=False)
 
 
 @contextmanager
-def _refusing(output: str) -> Iterator[None]:
-    """Refuse an output where the block fails on it."""
+def _refusing(field: str, value: str) -> Iterator[None]:
+    """Refuse a folder where the block fails on it."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or error
         raise InputError(
-            f"output {shorten(repr(output), QUOTED)} cannot be written: {reason}; name a folder that can"
+            f"{field} {shorten(repr(value), QUOTED)} cannot be written: {reason}; name a folder that can"
         ) from error
 
 

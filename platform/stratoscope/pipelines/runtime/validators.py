@@ -4,6 +4,7 @@ Every number of a configuration has a kind, so that a negative, huge or otherwis
 it is given. `ConfigSection` refuses NaN, infinity and empty text in all fields.
 """
 
+import os
 from collections.abc import Collection
 from typing import Annotated, Any
 
@@ -11,6 +12,8 @@ from pydantic import AfterValidator, Field
 
 from stratoscope.errors import suggest
 
+MAX_PLACE, MAX_PART = 4000, 255
+"""Maximum number of bytes of a path, and of a name in it, as file systems have it."""
 MAX_COUNT = 10**9
 """Largest number of things."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -43,6 +46,17 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 """Time in seconds, at most a day."""
 Hours = Annotated[float, Field(gt=0, le=10_000)]
 """Time in hours, at most a year or so."""
+
+
+def _checked_place(name: str) -> str:
+    parts = [len(os.fsencode(part)) for part in name.split("/")]
+    if max(parts) > MAX_PART or sum(parts) + len(parts) > MAX_PLACE:
+        raise ValueError(f"a path has at most {MAX_PLACE:,} bytes, and a name in it at most {MAX_PART}")
+    return name
+
+
+Place = Annotated[str, AfterValidator(_checked_place)]
+"""Name or path of data or a model, a folder, or a URL."""
 
 
 def _distinct(values: list[Any]) -> list[Any]:

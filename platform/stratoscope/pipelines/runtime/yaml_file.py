@@ -28,11 +28,11 @@ def read_yaml(path: str) -> dict[str, Any]:
     text = _read_text(path, name)
     try:
         _check_size(text, name)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
         if node is None:
             return {}
         _check_fields(node, name)
-        content = yaml.safe_load(text)
+        content = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
         raise InputError(f"{name} is not YAML: {reason}") from error
@@ -58,6 +58,15 @@ def _read_text(path: str, name: str) -> str:
         raise InputError(
             f"{name} is not YAML in UTF-8: byte 0x{content[error.start]:02x} in line {line}; save it as UTF-8"
         ) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads dates as text: no field is a date, and a run_id may look like one."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 @dataclass
@@ -141,7 +150,7 @@ def _check_fields(node: yaml.Node, name: str, prefix: str = "") -> None:
             _check_fields(item, name, f"{prefix}{index}.")
     else:
         try:
-            yaml.SafeLoader("").construct_object(node)
+            _Loader("").construct_object(node)
         except ValueError as error:
             raise InputError(
                 f"{_place(name, node, prefix[:-1])} has a value that cannot be read: {first_line(error)}"

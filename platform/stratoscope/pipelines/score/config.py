@@ -8,7 +8,16 @@ from stratoscope.activations import Tap
 from stratoscope.data import PromptSource
 from stratoscope.models import Encoding
 from stratoscope.pipelines.runtime.config import ConfigSection
-from stratoscope.pipelines.runtime.validators import DISTINCT, Count, CountOrZero, Draws, Fraction, Positive, named
+from stratoscope.pipelines.runtime.validators import (
+    DISTINCT,
+    Count,
+    CountOrZero,
+    Draws,
+    Fraction,
+    Place,
+    Positive,
+    named,
+)
 from stratoscope.pipelines.sharded.config import ShardedConfig
 from stratoscope.scoring import METRICS, ScoringSettings, VarianceKind
 
@@ -16,7 +25,7 @@ from stratoscope.scoring import METRICS, ScoringSettings, VarianceKind
 class PromptsSection(ConfigSection):
     """The prompts to run through the model."""
 
-    source: str = "sciq"
+    source: Place = "sciq"
     """A known set (sciq, sst2, boolq, arc_easy, lambada, nq_open, triviaqa), a file, a folder, or a hub name."""
     template: str | None = None
     """Jinja template over a row's columns; null uses that of the set, or the column prompt, text or question."""

@@ -5,9 +5,10 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from ray.tune import Callback
 
-from stratoscope.execution import Demand, mlflow_callback
+from stratoscope.execution import mlflow_callback
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
-from stratoscope.pipelines.runtime.validators import CountOrZero, Draws, FractionOrOne, NotNegative, Workers
+from stratoscope.pipelines.runtime.demand import Demand
+from stratoscope.pipelines.runtime.validators import CountOrZero, Draws, FractionOrOne, NotNegative, Place, Workers
 from stratoscope.pipelines.score.config import PromptsSection
 from stratoscope.pipelines.search.eavss.config import DefinitionSearchSection
 from stratoscope.pipelines.search.pruning.config import EvaluatorsSection, FinalSection, SpaceSection, TasksSection
@@ -68,7 +69,7 @@ class SearchConfig(JobConfig):
 
     target: Literal["pruning", "eavss"] = "pruning"
     """pruning: layers to drop; eavss: how to flag hallucinating layers, from a hallucination run's statistics."""
-    statistics: str | None = None
+    statistics: Place | None = None
     """Finished score run, or hallucination run for target eavss: folder, URL or run_id; null computes the former."""
     model: ModelSection = ModelSection()
     """The model to prune."""

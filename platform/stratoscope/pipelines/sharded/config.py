@@ -5,10 +5,10 @@ from typing import Literal, Self
 import yaml
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator, model_validator
 
-from stratoscope.execution import Demand
 from stratoscope.models import LoadSpec, ModelSource
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
-from stratoscope.pipelines.runtime.validators import MAX_COUNT, Count, Cpus, Gpus, Workers
+from stratoscope.pipelines.runtime.demand import Demand
+from stratoscope.pipelines.runtime.validators import MAX_COUNT, Count, Cpus, Gpus, Place, Workers
 
 FailOnError = StrictBool | StrictInt | StrictFloat
 """Whether errors fail a run, or above which share or count of them."""
@@ -17,7 +17,7 @@ FailOnError = StrictBool | StrictInt | StrictFloat
 class ModelSection(ConfigSection):
     """The model to read."""
 
-    source: str = "smollm2"
+    source: Place = "smollm2"
     """A hub name (owner/model), a folder, a .gguf file, or 'smollm2', which needs no hub."""
     revision: str | None = None
     """Branch, tag or commit of a hub name."""

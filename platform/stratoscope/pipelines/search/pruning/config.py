@@ -6,8 +6,8 @@ from pydantic import Field, model_validator
 
 from stratoscope.activations import Tap
 from stratoscope.evaluation import ItemSampling, Resampling
-from stratoscope.execution import Demand
 from stratoscope.pipelines.runtime.config import ConfigSection
+from stratoscope.pipelines.runtime.demand import Demand
 from stratoscope.pipelines.runtime.validators import (
     DISTINCT,
     Count,
@@ -16,6 +16,7 @@ from stratoscope.pipelines.runtime.validators import (
     DrawsOrZero,
     Fraction,
     Gpus,
+    Place,
     Positive,
     Workers,
     named,
@@ -74,7 +75,7 @@ class SpaceSection(ConfigSection):
 class TasksSection(ConfigSection):
     """The tasks that every candidate is evaluated on."""
 
-    tasks: Annotated[list[str], DISTINCT] = Field(["sciq", "sst2", "passages"], min_length=1)
+    tasks: Annotated[list[Place], DISTINCT] = Field(["sciq", "sst2", "passages"], min_length=1)
     """Bundled tasks, tasks or groups of lm-evaluation-harness, harness:NAME, or task YAML files."""
     limit: Count = Field(64, ge=4)
     """Items of each task that candidates are evaluated on during the search."""
@@ -105,7 +106,7 @@ class FinalSection(ConfigSection):
     """Random sets of the same size that the chosen set is compared with on held-out items."""
     export: bool = True
     """Write the chosen model as a checkpoint, load it in a fresh process, and measure its speed."""
-    path: str | None = None
+    path: Place | None = None
     """Folder for the checkpoint; null is models/ in the run."""
 
 
