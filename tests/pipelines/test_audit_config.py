@@ -48,7 +48,7 @@ from stratoscope.pipelines.runtime.job import run_from_command_line
         ({"settings": {"score": {"model": 5}}}, "smollm2, stage score: model 5"),
         (
             {"settings": {"score": {"actors": {"gpus": 9999}}}},
-            "smollm2, stage score: actors.gpus 9999 GPU: this machine",
+            "smollm2, stage score: actors.gpus 9999 GPU",
         ),
         ({"models": [{"sorce": "x"}]}, "models.0.source: field required"),
         ({"models": [{"source": "smollm2", "stage": ["score"]}]}, "did you mean 'models.0.stages'?"),

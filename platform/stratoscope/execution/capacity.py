@@ -43,8 +43,9 @@ def machine_resources() -> dict[str, float]:
     from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 
     spec = ResourceAndLabelSpec(num_cpus=local_cpus()).resolve(is_head=True)
+    resources = spec.to_resource_dict()  # type: ignore[no-untyped-call]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {**spec.to_resource_dict(), "memory": memory}
+    return {**resources, "memory": memory}
 
 
 def node_types() -> list[NodeType] | None:

@@ -193,9 +193,15 @@ def check_resources(steps: Sequence[Step], config: AuditConfig) -> None:
 
 
 def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return a section of a job's settings; empty where it is missing or no section."""
+    """Return a section of a job's settings; empty where it is missing.
+
+    Raises:
+        InputError: the settings have a value in place of the section.
+    """
     section = settings.get(name)
-    return section if isinstance(section, Mapping) else {}
+    if section is not None and not isinstance(section, Mapping):
+        raise InputError(f"{name} {section!r}: {name} is a section; give its fields by name")
+    return section or {}
 
 
 @contextmanager
