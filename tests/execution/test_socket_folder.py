@@ -1,6 +1,5 @@
 """The folder of a local Ray."""
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -30,11 +29,7 @@ def test_sockets_lie_elsewhere_where_tmpdir_cannot_hold_them(
     chosen = ray_folder()
     assert chosen.startswith("/tmp/ray-")
     path = Path(chosen) / "session_2026-01-01_00-00-00_000000_4194304" / "sockets" / "plasma_store"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(path))
-    path.unlink()
+    assert len(str(path)) <= 107
 
 
 def test_tmpdir_is_named_where_no_folder_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
