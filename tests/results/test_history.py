@@ -92,3 +92,9 @@ def test_a_file_is_no_output(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is a file"):
         History(str(tmp_path / "file"))
+
+
+def test_a_store_without_credentials_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(InputError, match=r"output 's3://bucket' cannot be reached"):
+        History("s3://bucket")
