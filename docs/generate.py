@@ -15,7 +15,8 @@ from stratoscope.pipelines.commands.history import HistoryConfig
 from stratoscope.pipelines.commands.report import ReportConfig
 from stratoscope.pipelines.commands.runs import RunsConfig
 from stratoscope.pipelines.jobs import JOBS, RegisteredJob
-from stratoscope.pipelines.runtime.config import default_text, enum_choices, field_names
+from stratoscope.pipelines.runtime.config import default_text, enum_choices
+from stratoscope.pipelines.runtime.option_names import field_names
 from stratoscope.results import TERMS, Column, TableRow
 
 HERE = Path(__file__).parent

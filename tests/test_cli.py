@@ -82,3 +82,39 @@ def test_the_scripts_are_the_jobs() -> None:
 def test_an_unknown_job_is_refused() -> None:
     with pytest.raises(InputError, match="job 'scoer' is unknown; did you mean 'score'"):
         job_maker("scoer")
+
+
+def test_names_that_no_run_has_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = ["--output", str(tmp_path)]
+    for command in (["runs"], ["report", "--latest"], ["compare", "a", "b"]):
+        assert main([*command, *output, "--job", "scor"]) == 2
+        assert "job 'scor' is unknown; did you mean 'score'?" in capsys.readouterr().err
+    assert main(["history", *output, "--name", "nope"]) == 2
+    assert "name 'nope' is no finished audit" in capsys.readouterr().err
+    assert main(["history", *output]) == 0
+
+
+def test_a_query_prints_a_thousand_rows_unless_told_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = ["history", "--output", str(tmp_path), "--sql", "SELECT range AS number FROM range(2500)"]
+    for limit, rows, note in (([], 1000, True), (["--limit", "1200"], 1200, True), (["--limit", "null"], 2500, False)):
+        assert main([*query, *limit]) == 0
+        printed = capsys.readouterr()
+        numbers = [line.strip() for line in printed.out.splitlines() if line.strip() != "number"]
+        assert numbers == [str(number) for number in range(rows)]
+        assert ("--limit null shows all" in printed.err) == note
+
+
+def test_a_query_ends_quietly_when_nobody_reads_its_rows(tmp_path: Path) -> None:
+    query = "SELECT range AS number FROM range(10000000000)"
+    command = [sys.executable, "-m", "stratoscope.cli", "history", "--output", str(tmp_path), "--limit", "null"]
+    with subprocess.Popen(
+        [*command, "--sql", query], cwd=ROOT / "platform", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().strip() == b"number"
+        process.stdout.close()
+        process.wait(timeout=30)
+        assert process.stderr.read() == b""

@@ -15,21 +15,49 @@ EXIT_CODES = {
 """Meanings of the exit codes."""
 
 
+MAX_MESSAGE = 500
+"""Maximum number of characters of a message for the user."""
+SHOWN_VALUE = 80
+"""Maximum number of characters of a refused value that a message quotes."""
+SHOWN_NAMES = 12
+"""Maximum number of known names that a message lists."""
+
+
+def shorten(text: str, length: int = MAX_MESSAGE) -> str:
+    """Return a text of at most `length` characters: without its middle if it is longer."""
+    if len(text) <= length:
+        return text
+    end = (length - 3) // 3
+    return f"{text[: length - 3 - end]}...{text[len(text) - end :]}"
+
+
 class InputError(ValueError):
     """Input or configuration was refused; the message says what is wrong, where, and how to fix it.
 
-    A job that ends with it exits 2 and prints the message alone, without a traceback.
+    A job that ends with it exits 2 and prints the message alone, without a traceback. A message of more than
+    `MAX_MESSAGE` characters loses its middle.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shorten(message))
 
 
 class RunError(RuntimeError):
     """A run failed for a reason that the message states completely; no traceback is needed."""
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shorten(message))
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name closest to `name`, or None if none is close."""
+    return next(iter(get_close_matches(name[:SHOWN_VALUE], sorted(known), n=1, cutoff=0.6)), None)
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the known name closest to `name`, or nothing if none is close."""
-    matches = get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    match = closest(name, known)
+    return "" if match is None else f"; did you mean {match!r}?"
 
 
 def suggest(name: str, known: Iterable[str], kind: str) -> str:
@@ -41,7 +69,8 @@ def suggest(name: str, known: Iterable[str], kind: str) -> str:
         kind: plural noun for the names, such as 'sets'.
     """
     names = sorted(known)
-    return f"{nearest(name, names) or '.'} Known {kind}: {', '.join(names)}"
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return f"{nearest(name, names) or '.'} Known {kind}: {', '.join(names[:SHOWN_NAMES])}{more}"
 
 
 def first_line(error: BaseException | str) -> str:
@@ -64,5 +93,5 @@ def _lines(error: BaseException | str) -> list[str]:
 
 
 def print_error(command: str, message: str) -> None:
-    """Print the one line of a refused or failed command to stderr."""
-    print(f"{command}: {' '.join(message.split())}", file=sys.stderr)
+    """Print the one line of a refused or failed command to stderr, of at most `MAX_MESSAGE` characters."""
+    print(shorten(f"{command}: {' '.join(message.split())}"), file=sys.stderr)

@@ -22,7 +22,12 @@ def hub_commit(kind: Literal["model", "dataset"], name: str, revision: str | Non
     """
     import httpx2
     from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         return str(HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=TIMEOUT_S).sha)
@@ -31,6 +36,8 @@ def hub_commit(kind: Literal["model", "dataset"], name: str, revision: str | Non
             f"{field} {name!r} (revision {revision or 'main'}): the hub has no such {kind}; check it, or log in if "
             "it is private"
         ) from error
+    except HFValidationError as error:
+        raise InputError(f"{field} {name!r} is neither a path here nor a hub name: {first_line(error)}") from error
     except (httpx2.HTTPError, OfflineModeIsEnabled, OSError) as error:
         probe = "config.json" if kind == "model" else "README.md"
         cached = try_to_load_from_cache(name, probe, revision=revision, repo_type=kind)

@@ -114,3 +114,10 @@ def test_tied_weights_are_counted_once(tiny_model_folder: Path, tmp_path: Path) 
     facts = describe_model(resolve_source(str(folder)), head=True)
     assert facts.num_parameters == sum(p.numel() for p in load_model(str(folder), head=True).network.parameters())
     assert facts.num_parameters < describe_model(resolve_source(str(tiny_model_folder)), head=True).num_parameters
+
+
+def test_an_attention_implementation_is_checked_before_loading(tiny_model_folder: Path) -> None:
+    source = resolve_source(str(tiny_model_folder))
+    assert describe_model(source, attention="eager") == describe_model(source)
+    with pytest.raises(InputError, match=r"^model\.attention 'sdpaa' .*did you mean 'sdpa'\?"):
+        describe_model(source, attention="sdpaa")

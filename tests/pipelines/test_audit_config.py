@@ -45,6 +45,13 @@ from stratoscope.pipelines.runtime.job import run_from_command_line
         ({"destinations": {"webhook": True}}, "STRATOSCOPE_WEBHOOK_URL"),
         ({"thresholds": {"level": 2}}, "thresholds.level 2"),
         ({"name": "a/b"}, "name 'a/b'"),
+        ({"settings": {"score": {"model": 5}}}, "smollm2, stage score: model 5"),
+        (
+            {"settings": {"score": {"actors": {"gpus": 9999}}}},
+            "smollm2, stage score: actors.gpus 9999 GPU",
+        ),
+        ({"models": [{"sorce": "x"}]}, "models.0.source: field required"),
+        ({"models": [{"source": "smollm2", "stage": ["score"]}]}, "did you mean 'models.0.stages'?"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

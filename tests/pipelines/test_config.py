@@ -1,3 +1,4 @@
+from collections.abc import Callable, Iterator
 from enum import Enum
 from functools import reduce
 from pathlib import Path
@@ -8,17 +9,22 @@ import pytest
 from stratoscope.cli import main
 from stratoscope.errors import InputError
 from stratoscope.pipelines.audit import AuditConfig
+from stratoscope.pipelines.commands.compare import CompareConfig
+from stratoscope.pipelines.commands.history import HistoryConfig
+from stratoscope.pipelines.commands.report import ReportConfig
+from stratoscope.pipelines.commands.runs import RunsConfig
 from stratoscope.pipelines.hallucination import HallucinationConfig
 from stratoscope.pipelines.jobs import JOBS
 from stratoscope.pipelines.mitigation import MitigationConfig
 from stratoscope.pipelines.runtime.config import (
     ConfigSection,
-    JobConfig,
     default_text,
-    field_names,
     load_config,
+    merged,
     result_settings,
+    validate,
 )
+from stratoscope.pipelines.runtime.option_names import field_names, section_class
 from stratoscope.pipelines.score import ScoreConfig
 from stratoscope.pipelines.search import SearchConfig
 
@@ -72,15 +78,28 @@ def test_where_and_how_fast_a_run_goes_does_not_decide_its_result() -> None:
         (["--prompts.limit"], "expected one argument"),
         (["--activations.taps", "blok"], "activations.taps.0 'blok': input should be 'block'"),
         (["--activations.taps", "mlp,mlp"], "given twice"),
-        (["--activations.epsilons", "-1"], "above 0"),
+        (["--activations.epsilons", "-1"], "activations.epsilons.0 -1: input should be greater than 0"),
         (["--scores.metrics", "avs"], "did you mean 'avss'"),
-        (["--scores.quantile", "1.5"], "between 0 and 1"),
+        (["--scores.quantile", "1.5"], "scores.quantile.0 1.5: input should be less than 1"),
         (["--scores.epsilon", "[]"], "at least one of epsilon and quantile"),
         (["--actors.min", "3", "--actors.max", "2"], "max (2) is less than min (3)"),
         (["--config", "nosuch.yaml"], "config 'nosuch.yaml' cannot be read"),
         (["stray"], "stray"),
         (["--model", "smollm2"], "option '--model' is a section; did you mean '--model.source'?"),
         (["--activations=mlp"], "option '--activations' is a section; did you mean '--activations.taps'?"),
+        (["--promts.limit", "3"], "did you mean '--prompts.limit'?"),
+        (["--promts", "sciq"], "option '--promts' is unknown; did you mean '--prompts.source'?"),
+        (["--bootstrap", "300"], "option '--bootstrap' is unknown; did you mean '--scores.bootstrap'?"),
+        (["--seed=-1"], "seed '-1': input should be greater than or equal to 0"),
+        (["--scores.bootstrap", "99999999999"], "scores.bootstrap '99999999999': input should be less than"),
+        (["--prompts.limit", str(10**20)], "prompts.limit '100000000000000000000': input should be less than"),
+        (["--scores.epsilon", "nan"], "scores.epsilon.0 nan: input should be a finite number"),
+        (["--scores.epsilon=0.1,+Inf"], "scores.epsilon.1 inf: input should be a finite number"),
+        (["--scores.quantile", "[-infinity, 0.5]"], "scores.quantile.0 -inf: input should be a finite number"),
+        (["--scores.ratio", "nan"], "scores.ratio 'NaN': input should be a finite number"),
+        (["--model.source", "x" * 300], "model.source 'xxx"),
+        (["--prompts.source", "a/" * 3000], "a path has at most 4,000 bytes"),
+        (["--config", ""], "config '' cannot be read"),
         (["--dry-rum"], "option '--dry-rum' is unknown; did you mean '--dry_run'?"),
     ],
 )
@@ -97,6 +116,8 @@ def test_mistakes_in_a_file(tmp_path: Path) -> None:
         ("model: smollm2\n", "model 'smollm2': model is a section; did you mean 'model.source'?"),
         ("- a\n", "must hold fields by name"),
         ("a: [", "is not YAML"),
+        ("promts:\n  limit: 3\n", "field 'promts' is unknown; did you mean 'prompts'?"),
+        ("bootstrap: 9\n", "field 'bootstrap' is unknown; did you mean 'scores.bootstrap'?"),
     ):
         file.write_text(content)
         with pytest.raises(InputError) as refused:
@@ -160,7 +181,7 @@ def test_every_choice_is_accepted_as_text(job: str) -> None:
                 assert "input should be" not in refused
 
 
-def loaded(config_class: type[JobConfig], *arguments: str) -> tuple[JobConfig | None, str]:
+def loaded(config_class: type[ConfigSection], *arguments: str) -> tuple[ConfigSection | None, str]:
     """Return the configuration, or why it was refused."""
     try:
         return load_config(config_class, "job", arguments), ""
@@ -211,3 +232,111 @@ def test_help_shows_choices_and_defaults_as_they_are_typed(capsys: pytest.Captur
             assert "list[{block,update,attention,mlp,mlp_hidden}]" in shown
             assert "(default: block,update)" in shown
             assert "(default: null)" in shown
+
+
+WRONG_VALUES: dict[str, Any] = {
+    "negative": -1,
+    "zero": 0,
+    "huge": 10**20,
+    "hugely negative": -(10**20),
+    "a large float": 1e300,
+    "NaN": float("nan"),
+    "infinity": float("inf"),
+    "minus infinity": float("-inf"),
+    "nan as text": "nan",
+    "inf as text": "-inf",
+    "empty": "",
+    "null character": "a\0b",
+    "not UTF-8": "a\udcff",
+    "long": "x" * 100_000,
+    "long path": "x/" * 10_000,
+    "truth": True,
+    "fields": {"no_such": [1]},
+    "list": [[1], {}],
+}
+MAY_BE_NEGATIVE = ("thresholds.rank_correlation",)
+VIEW_CONFIGS: dict[str, type[ConfigSection]] = {
+    "history": HistoryConfig,
+    "report": ReportConfig,
+    "runs": RunsConfig,
+    "compare": CompareConfig,
+}
+CONFIGS: dict[str, type[ConfigSection]] = {name: job.config_class for name, job in JOBS.items()} | VIEW_CONFIGS
+REQUIRED: dict[str, dict[str, Any]] = {"compare": {"runs": ["a", "b"]}, "report": {"run": "a"}}
+"""Settings without which a configuration is refused."""
+ENTRIES: dict[str, dict[str, Any]] = {"models": {"source": "smollm2"}, "forecasters": {"forecaster": "dlinear"}}
+"""Smallest entries of the lists of sections."""
+
+
+def settings_of_every_field(config_class: type[ConfigSection], value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the dotted name of each field, and settings with the value there."""
+    for name, field in field_names(config_class):
+        entry = section_class(field.annotation)
+        yield name, nested(name, value)
+        if is_list(field.annotation) and entry is None:
+            yield name, nested(name, [value])
+        elif entry is not None:
+            for inner, _ in field_names(entry):
+                yield f"{name}.0.{inner}", {name: [merged(ENTRIES[name], nested(inner, value))]}
+
+
+def nested(name: str, value: Any) -> dict[str, Any]:
+    first, _, rest = name.partition(".")
+    return {first: nested(rest, value) if rest else value}
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Yield the numbers and texts within a value."""
+    if isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from leaves(inner)
+    else:
+        yield value
+
+
+def makes_sense(name: str, value: Any) -> bool:
+    """Return whether each part of an accepted value is an ordinary number or text."""
+    if isinstance(value, float | int):
+        return abs(value) <= 2**32 and (value >= 0 or name in MAY_BE_NEGATIVE)
+    return value is None or not isinstance(value, str) or (0 < len(value) <= 20_000 and "\0" not in value)
+
+
+@pytest.mark.parametrize("kind", WRONG_VALUES)
+@pytest.mark.parametrize("job", CONFIGS)
+def test_a_wrong_value_of_any_field_is_refused_by_the_name_of_the_field(job: str, kind: str) -> None:
+    for name, settings in settings_of_every_field(CONFIGS[job], WRONG_VALUES[kind]):
+        try:
+            config = validate(CONFIGS[job], REQUIRED.get(job, {}) | settings)
+        except InputError as error:
+            message = str(error)
+            assert len(message) <= 500, name
+            assert "\n" not in message, name
+            assert name.rpartition(".")[2] in message, f"{name}: {message}"
+        else:
+            assert all(makes_sense(name, leaf) for leaf in leaves(config.model_dump())), name
+
+
+@pytest.mark.parametrize("job", CONFIGS)
+def test_every_number_has_bounds_and_is_no_truth_value(job: str) -> None:
+    for name, field in field_names(CONFIGS[job]):
+        if field.annotation not in (bool, str) and set(types_of(field.annotation)) & {int, float}:
+            assert loaded(CONFIGS[job], f"--{name}", "1e19")[0] is None, name
+            for settings in (nested(name, True), nested(name, [True])):
+                if bool not in types_of(field.annotation):
+                    with pytest.raises(InputError, match=name.rpartition(".")[2]):
+                        validate(CONFIGS[job], REQUIRED.get(job, {}) | settings)
+
+
+def types_of(annotation: Any) -> list[Any]:
+    """Return the classes that an annotation consists of."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return [type(value) for value in inner]
+    return [kind for part in inner for kind in types_of(part)] if inner else [annotation]
+
+
+@pytest.mark.parametrize("factory", [lambda d: {"x": d}, lambda d: [d]])
+def test_settings_that_are_nested_too_deeply_are_refused(factory: Callable[[Any], Any]) -> None:
+    value = reduce(lambda inner, _: factory(inner), range(5000), 1)
+    with pytest.raises(InputError, match=r"settings.*nested more than 20 levels deep"):
+        validate(AuditConfig, {"settings": {"score": value}})

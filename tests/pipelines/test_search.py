@@ -36,7 +36,7 @@ SPEEDS = {80: SpeedComparison("forward pass", "tokens/s", 1.0, 2.0, 1.9, 1.5, 2.
     ("fields", "message"),
     [
         ({"space": {"metrics": ["avs"]}}, "did you mean 'avss'"),
-        ({"space": {"ratios": [1.0]}}, "between 0 and 1"),
+        ({"space": {"ratios": [1.0]}}, "space.ratios.0 1.0: input should be less than 1"),
         ({"space": {"ratios": [0.1, 0.1]}}, "given twice"),
         ({"space": {"epsilons": []}}, "needs a threshold"),
         ({"search": {"rungs": [0.5, 0.25, 1.0]}}, "rungs must rise"),

@@ -53,3 +53,48 @@ def test_a_wrong_question_is_refused_with_what_there_is(output: str) -> None:
         History(output).query("SELECT nothing FROM nowhere")
     with pytest.raises(InputError, match=r"the query failed.*Could not convert"):
         History(output).query("SELECT CAST(run_id AS INTEGER) FROM runs")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "COPY runs TO '{folder}/copied.csv'",
+        "SELECT 1; COPY runs TO '{folder}/copied.csv'",
+        "EXPLAIN ANALYZE COPY runs TO '{folder}/score/one/layer_scores.parquet' (USE_TMP_FILE false)",
+        "EXPORT DATABASE '{folder}/exported'",
+        "ATTACH '{folder}/attached.db'",
+        "CREATE TABLE copied AS SELECT 1",
+        "DELETE FROM runs",
+        "SET lock_configuration = false",
+        "INSTALL httpfs",
+        "SELECT * FROM read_csv('{folder}/other.csv')",
+        "SELECT * FROM '{folder}/other.csv'",
+        "SELECT * FROM statement",
+        "",
+    ],
+)
+def test_a_query_writes_nothing_and_reads_nothing_but_the_runs(tmp_path: Path, statement: str) -> None:
+    finished(str(tmp_path), "one", pa.table({"layer": [0]}))
+    (tmp_path / "other.csv").write_text("a\n1\n")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(InputError, match=r"history only reads|the query failed"):
+        History(str(tmp_path)).query(statement.format(folder=tmp_path))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_large_result_is_read_in_batches(tmp_path: Path) -> None:
+    finished(str(tmp_path), "one")
+    batches = History(str(tmp_path)).batches("SELECT range AS x FROM range(10000000000)", 1000)
+    assert [len(next(batches)) for _ in range(3)] == [1000, 1000, 1000]
+
+
+def test_a_file_is_no_output(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"):
+        History(str(tmp_path / "file"))
+
+
+def test_a_store_without_credentials_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(InputError, match=r"output 's3://bucket' cannot be reached"):
+        History("s3://bucket")

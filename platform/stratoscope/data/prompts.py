@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from jinja2 import StrictUndefined, Template, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2 import StrictUndefined, Template
 
 from stratoscope.data.files import read_files
 from stratoscope.data.known import KNOWN_SETS, read_known
 from stratoscope.data.order import OrderedPrompts, Prompt, order_prompts
-from stratoscope.errors import InputError, first_line, suggest
+from stratoscope.data.template_bounds import BoundedEnvironment, TemplateBoundError
+from stratoscope.errors import SHOWN_VALUE, InputError, first_line, shorten, suggest
 from stratoscope.hub import hub_commit
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -134,23 +134,28 @@ def _default_template(source: PromptSource, row: dict[str, Any]) -> str:
 
 
 def _render_all(rows: Iterable[dict[str, Any]], template: str, source: PromptSource) -> Iterator[Prompt]:
-    compiled = _compile(template)
+    environment = BoundedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+    compiled = _compile(environment, template)
     for row in rows:
         try:
-            text = compiled.render(row)
-        except TemplateError as error:
+            text = environment.render(compiled, row)
+        except TemplateBoundError as error:
+            raise InputError(f"prompts.template {shorten(repr(template), SHOWN_VALUE)}: {error}") from error
+        except Exception as error:  # expressions and filters of a template raise any exception
             raise InputError(
-                f"prompts.template {template!r} does not match the columns {', '.join(row)}: {error}"
+                f"prompts.template {shorten(repr(template), SHOWN_VALUE)} does not match the columns "
+                f"{', '.join(row)}: {first_line(error)}"
             ) from error
         yield Prompt(row_id(row), _group(row, source), text)
 
 
-def _compile(template: str) -> Template:
-    environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+def _compile(environment: BoundedEnvironment, template: str) -> Template:
     try:
         return environment.from_string(template)
-    except TemplateError as error:
-        raise InputError(f"prompts.template {template!r} is not a Jinja template: {error}") from error
+    except Exception as error:  # Python's own compiler refuses some templates
+        raise InputError(
+            f"prompts.template {shorten(repr(template), SHOWN_VALUE)} is not a Jinja template: {first_line(error)}"
+        ) from error
 
 
 def _group(row: dict[str, Any], source: PromptSource) -> str:

@@ -1,7 +1,8 @@
 """Adapter to Ray: actor pools, shards, services, trials, training and tasks, for work of any kind."""
 
 from stratoscope.execution.attempts import FIRST_ATTEMPT, Attempt, BrokenProcessError
-from stratoscope.execution.cluster import cluster, cpus_per_worker, is_local, resources
+from stratoscope.execution.capacity import NodeType, machine_resources, node_types
+from stratoscope.execution.cluster import cluster, cpus_per_worker, is_local, node_resources, resources
 from stratoscope.execution.failures import root_cause
 from stratoscope.execution.llm import vllm_installed, write_with_vllm
 from stratoscope.execution.metrics import WorkMetrics
@@ -10,6 +11,7 @@ from stratoscope.execution.processes import Process, ProcessResult
 from stratoscope.execution.progress import Meter, Reporter, progress
 from stratoscope.execution.service import Service, serve
 from stratoscope.execution.shards import ShardWorker, run_shards
+from stratoscope.execution.socket_folder import ray_folder
 from stratoscope.execution.tasks import Task, TaskResult, run_tasks
 from stratoscope.execution.training import (
     PlacementGroupTracker,
@@ -27,6 +29,7 @@ __all__ = [
     "Attempt",
     "BrokenProcessError",
     "Meter",
+    "NodeType",
     "PlacementGroupTracker",
     "Process",
     "ProcessResult",
@@ -45,9 +48,13 @@ __all__ = [
     "fit",
     "fit_in_trial",
     "is_local",
+    "machine_resources",
     "mlflow_callback",
+    "node_resources",
+    "node_types",
     "plan_pool",
     "progress",
+    "ray_folder",
     "resources",
     "root_cause",
     "run_remote",

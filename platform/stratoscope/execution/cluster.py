@@ -10,6 +10,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from stratoscope.execution.capacity import local_cpus
+from stratoscope.execution.socket_folder import ray_folder
+
 
 def is_local() -> bool:
     """Return whether the work runs on this machine alone, judging by the environment before a connection is made."""
@@ -27,11 +30,11 @@ def cluster() -> Iterator[None]:
         return
     _propagate_logs()
     address = os.environ.get("RAY_ADDRESS") or "local"
-    cpus = os.environ.get("STRATOSCOPE_CPUS")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(
         address=address,
-        num_cpus=int(cpus) if cpus and address == "local" else None,
+        num_cpus=local_cpus() if address == "local" else None,
+        _temp_dir=ray_folder() if address == "local" else None,
         log_to_driver=False,
         logging_level=logging.WARNING,
         configure_logging=False,

@@ -8,6 +8,7 @@ import torch
 
 from stratoscope.errors import InputError, first_line
 from stratoscope.models.anatomy import LayerLayout, find_anatomy, first_position
+from stratoscope.models.attention import check_attention
 from stratoscope.models.checkpoint import (
     check_finite,
     check_quantisation,
@@ -234,7 +235,12 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> "
 
 
 def describe_model(
-    source: ModelSource, *, trust_remote_code: bool = False, here: bool = True, head: bool = False
+    source: ModelSource,
+    *,
+    trust_remote_code: bool = False,
+    here: bool = True,
+    head: bool = False,
+    attention: str | None = None,
 ) -> ModelFacts:
     """Return a model's architecture and size from its configuration, after checking that the model can be loaded.
 
@@ -243,14 +249,17 @@ def describe_model(
         trust_remote_code: whether to run code from the model's repository.
         here: whether this machine loads the model, rather than other nodes of a cluster.
         head: whether the model is loaded with its vocabulary head.
+        attention: attention implementation that the model is loaded with; None takes the default of the model.
 
     Raises:
         InputError: the configuration cannot be read, the layers are not recognised, weights are missing, a token has no
-            embedding, or the quantisation method is not supported.
+            embedding, or the quantisation method or the attention implementation is not supported.
     """
     config = load_config(source, trust_remote_code=trust_remote_code)
     model_class, empty = empty_model(config, source.name, head=head, trust_remote_code=trust_remote_code)
     check_quantisation(config, source.name, here=here)
+    if attention is not None:
+        check_attention(empty, attention, here=here)
     anatomy = find_anatomy(empty, num_layers_of(config))
     prefixes: tuple[str, ...] = ()
     if source.kind != "hub":  # actors check what they download from the hub

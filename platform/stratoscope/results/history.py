@@ -1,7 +1,9 @@
 """All runs of an output folder as SQL views. The views read the run folders; no other state is kept."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import duckdb
 import pyarrow as pa
@@ -29,6 +31,15 @@ RUNS = pa.schema(
     ]
 )
 """One row per run; nested values are JSON."""
+READING = (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI)
+"""Types of statements that only read; PIVOT is a MULTI statement."""
+PROTECTION = (
+    "enable_external_access = false",
+    "python_enable_replacements = false",
+    "lock_configuration = true",
+)
+"""Settings of DuckDB under which a query reaches no other files and no Python variables, and cannot change that."""
+BATCH_ROWS = 100_000
 
 
 class History:
@@ -36,7 +47,7 @@ class History:
 
     The view `runs` has a row per run. Every table of every job is a view called `job_table`, such as
     `score_layer_scores`, over all runs that have it, with the column `run_id`. A column that a run of an older version
-    lacks is null in its rows.
+    lacks is null in its rows. Queries read these views and nothing else, and write nothing.
 
     Args:
         output: local path or fsspec URL that holds all runs.
@@ -53,6 +64,7 @@ class History:
         rows = [_row(state) for state in states]
         self._connection.register("runs", pa.Table.from_pylist(rows, schema=RUNS))
         self._files = self._tables(states)
+        self._protect()
 
     @property
     def views(self) -> list[str]:
@@ -63,21 +75,52 @@ class History:
         """Return the result of an SQL query.
 
         Raises:
-            InputError: the query is not valid, names an unknown view or column, or returns no table.
+            InputError: the query is not a single SELECT, is not valid, or names an unknown view or column.
         """
-        try:
+        with self._refusing():
+            return self.read(sql, BATCH_ROWS).read_all()
+
+    def read(self, sql: str, batch_rows: int) -> pa.RecordBatchReader:
+        """Return a reader of the result of an SQL query, which DuckDB computes as it is read.
+
+        Args:
+            sql: the query.
+            batch_rows: number of rows of a batch.
+
+        Raises:
+            InputError: the query is not a single SELECT, is not valid, or names an unknown view or column.
+        """
+        with self._refusing():
+            statements = self._connection.extract_statements(sql)
+            if len(statements) != 1 or statements[0].type not in READING:
+                raise InputError("sql: the query must be a single SELECT; history only reads")
             for view, files in self._files.items():
                 if view.lower() in sql.lower():
                     self._make_view(view, files)
-            relation = self._connection.sql(sql)
-            # DuckDB runs the query here.
-            table = None if relation is None else relation.to_arrow_table()
-        except duckdb.Error as error:
+            reader: pa.RecordBatchReader = self._connection.sql(sql).to_arrow_reader(batch_rows)
+        return reader
+
+    def batches(self, sql: str, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield the result of an SQL query in batches (see `read`)."""
+        reader = self.read(sql, batch_rows)
+        with self._refusing():
+            yield from reader
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Refuse a query that fails in the block."""
+        try:
+            yield
+        except (duckdb.Error, pa.ArrowException) as error:
             views = ", ".join(self.views)
             raise InputError(f"the query failed: {first_line(error)}. Views: {views}") from error
-        if table is None:
-            raise InputError("the query returns no table; use SELECT")
-        return table
+
+    def _protect(self) -> None:
+        """Let queries read the tables of the runs and nothing else, for as long as the connection lasts."""
+        paths = [path for files in self._files.values() for path in files]
+        self._connection.execute("SET allowed_paths = $paths", {"paths": [_canonical(path) for path in paths]})
+        for setting in PROTECTION:
+            self._connection.execute(f"SET {setting}")
 
     def _tables(self, states: Sequence[RunState]) -> dict[str, list[str]]:
         """Return the files of each view."""
@@ -97,6 +140,11 @@ class History:
             f'CREATE VIEW IF NOT EXISTS "{view}" AS SELECT parse_path(filename)[-2] AS run_id, * EXCLUDE filename '
             f"FROM read_parquet([{listed}], union_by_name = true, filename = true)"
         )
+
+
+def _canonical(url: str) -> str:
+    """Return a URL as DuckDB spells it: the path of fsspec's memory file system begins with a slash."""
+    return url.replace("memory://", "memory:///", 1) if re.match("memory://[^/]", url) else url
 
 
 def _row(run: RunState) -> dict[str, object]:

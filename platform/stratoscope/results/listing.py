@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stratoscope.errors import InputError, type_and_message
 from stratoscope.results.lease import LeaseHolder, read_holder
 from stratoscope.results.manifest import NAME, Manifest
 from stratoscope.results.storage import Storage
@@ -41,7 +42,14 @@ def list_runs(output: str, job: str | None = None) -> Iterator[RunState]:
         InputError: the output cannot be used.
     """
     storage = Storage(output)
-    for name in [job] if job else storage.names():
+    local = storage.local_path()
+    if local is not None and local.exists() and not local.is_dir():
+        raise InputError(f"output {output!r} is a file; name the folder that holds all runs")
+    try:
+        jobs = storage.names()
+    except Exception as error:  # each store has its own errors
+        raise InputError(f"output {output!r} cannot be reached ({type_and_message(error)})") from error
+    for name in [job] if job else jobs:
         for run_id in storage.names(name):
             run = storage.child(name, run_id)
             try:

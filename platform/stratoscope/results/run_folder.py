@@ -5,7 +5,7 @@ import re
 import secrets
 from datetime import UTC, datetime
 
-from stratoscope.errors import InputError, RunError
+from stratoscope.errors import SHOWN_VALUE, InputError, RunError, shorten
 from stratoscope.results.manifest import NAME, Manifest
 from stratoscope.results.storage import Storage
 
@@ -48,8 +48,8 @@ class RunFolder:
     def __init__(self, output: str, job: str, run_id: str) -> None:
         if not RUN_ID.fullmatch(run_id):
             raise InputError(
-                f"run_id {run_id!r} must be letters, digits, '.', '_' and '-', begin with a letter or digit, "
-                "and hold no path separator"
+                f"run_id {shorten(repr(run_id), SHOWN_VALUE)} must be at most 100 letters, digits, '.', '_' and '-', "
+                "begin with a letter or digit, and hold no path separator"
             )
         self.job, self.run_id = job, run_id
         self.storage = Storage(output).child(job, run_id)

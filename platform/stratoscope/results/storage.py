@@ -31,7 +31,7 @@ class Storage:
     def __init__(self, url: str) -> None:
         try:
             self._fs, self._root = fsspec.core.url_to_fs(url)
-        except (ValueError, ImportError) as error:
+        except Exception as error:  # each file system has its own errors
             raise InputError(f"output {url!r} cannot be used: {first_line(error)}") from error
         self.is_local = "file" in _protocols(self._fs)
 

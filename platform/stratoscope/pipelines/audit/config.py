@@ -6,7 +6,18 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
-from stratoscope.pipelines.runtime.validators import DISTINCT
+from stratoscope.pipelines.runtime.validators import (
+    DISTINCT,
+    Cpus,
+    Fraction,
+    Gpus,
+    Hours,
+    NotNegative,
+    Place,
+    Positive,
+    Seconds,
+    Workers,
+)
 
 MAX_SLUG_LENGTH = 40
 WEBHOOK_URL, WEBHOOK_TOKEN = "STRATOSCOPE_WEBHOOK_URL", "STRATOSCOPE_WEBHOOK_TOKEN"
@@ -18,11 +29,11 @@ Settings = dict[str, Any]
 class ResourcesSection(ConfigSection):
     """Resources of a subject's stages; null leaves the choice to each job."""
 
-    cpus: int | None = Field(None, ge=1)
+    cpus: Cpus | None = None
     """CPUs of each worker."""
-    gpus: float | None = Field(None, ge=0)
+    gpus: Gpus | None = None
     """GPUs of each worker."""
-    workers: int | None = Field(None, ge=1)
+    workers: Workers | None = None
     """Maximum number of workers."""
 
 
@@ -41,7 +52,7 @@ class Subject(ConfigSection):
     """Settings by stage, which override those in `settings`."""
     resources: ResourcesSection = Field(ResourcesSection(), json_schema_extra=NOT_IN_IDENTITY)
     """Resources of the stages."""
-    hours: float | None = Field(None, gt=0, json_schema_extra=NOT_IN_IDENTITY)
+    hours: Hours | None = Field(None, json_schema_extra=NOT_IN_IDENTITY)
     """Maximum hours of each stage; null is schedule.stage_hours."""
 
     @property
@@ -61,7 +72,7 @@ class ModelEntry(Subject):
 
     kind: ClassVar[Literal["model", "forecaster"]] = "model"
     source_field: ClassVar[str] = "source"
-    source: str
+    source: Place
     """A hub name (owner/model), a folder, a .gguf file, or 'smollm2'."""
     revision: str | None = None
     """Branch, tag or commit of a hub name."""
@@ -91,13 +102,13 @@ class ForecasterEntry(Subject):
 class ScheduleSection(ConfigSection):
     """Parallel stages and time limits."""
 
-    parallel: int | None = Field(None, ge=1)
+    parallel: Workers | None = None
     """Number of parallel stages; null is one on this machine and four on a cluster."""
-    stage_hours: float = Field(6.0, gt=0)
+    stage_hours: Hours = 6.0
     """Maximum hours of a stage; a stage that takes longer is stopped, and the others continue."""
-    hours: float | None = Field(None, gt=0)
+    hours: Hours | None = None
     """Maximum hours of each start of the night; then running stages are stopped and the others are skipped."""
-    gpu_hours: float | None = Field(None, gt=0)
+    gpu_hours: Positive | None = None
     """Maximum GPU hours of the night, counted as resources.gpus times resources.workers, including the wait for a GPU.
     Once they are used up, stages that use GPUs are stopped, and no others start. A forecaster counts as one worker."""
 
@@ -108,23 +119,23 @@ class RegressionThresholdsSection(ConfigSection):
     Where a metric has intervals, the change must exceed them, too.
     """
 
-    level: float = Field(0.05, gt=0, lt=1)
+    level: Fraction = 0.05
     """Significance level of the layer tests over all models: probability that a night raises any false alarm."""
-    layer_shift: float = Field(0.02, ge=0)
+    layer_shift: NotNegative = 0.02
     """Smallest relative change of a layer's AVSS that counts, however significant."""
     rank_correlation: float = Field(0.9, ge=-1, le=1)
     """Minimum rank correlation of a model's layers between two nights; checked where layers moved."""
-    retention: float = Field(0.03, gt=0)
+    retention: Positive = 0.03
     """Maximum drop in the pruned model's retention."""
-    auroc: float = Field(0.03, gt=0)
+    auroc: Positive = 0.03
     """Maximum drop in AUROC of wrong against right answers."""
-    hallucination_rate: float = Field(0.05, gt=0)
+    hallucination_rate: Positive = 0.05
     """Maximum increase of the share of wrong answers."""
-    gain: float = Field(0.03, gt=0)
+    gain: Positive = 0.03
     """Maximum drop in relative mitigation gain."""
-    seed_spread: float = Field(0.5, gt=0)
+    seed_spread: Positive = 0.5
     """Maximum relative increase of the spread over seeds."""
-    error: float = Field(0.05, gt=0)
+    error: Positive = 0.05
     """Maximum relative increase of a forecaster's error."""
 
 
@@ -134,9 +145,9 @@ class DestinationsSection(ConfigSection):
     webhook: bool = False
     """Send the summary as JSON to the address in STRATOSCOPE_WEBHOOK_URL, with the token in STRATOSCOPE_WEBHOOK_TOKEN
     if it is set."""
-    webhook_seconds: float = Field(10.0, gt=0)
+    webhook_seconds: Seconds = 10.0
     """Timeout of each attempt in seconds, for the connection and for each part of the response."""
-    webhook_attempts: int = Field(4, ge=1)
+    webhook_attempts: int = Field(4, ge=1, le=100)
     """Number of attempts, with exponential backoff."""
     mlflow: str | None = Field(None, pattern=r"^[^@]*$")
     """Tracking URI of an MLflow server or folder; requires the package mlflow. Pass credentials in
@@ -160,7 +171,7 @@ SMALL_FORECASTER: dict[str, Settings] = {
 class AuditConfig(JobConfig):
     """Run stages over many models and forecasters, compare them with previous nights, and report changes."""
 
-    name: str = Field("nightly", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field("nightly", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """Name of the audit; nights of the same name are compared."""
     models: list[ModelEntry] = [ModelEntry(source="smollm2", overrides=SMALL_MODEL)]
     """Language models."""

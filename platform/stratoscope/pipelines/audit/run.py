@@ -24,7 +24,7 @@ from stratoscope.pipelines.audit.previous_runs import (
 from stratoscope.pipelines.audit.report import Trends, build_page, summary_table
 from stratoscope.pipelines.audit.rows import metric_rows, shift_rows, stage_row
 from stratoscope.pipelines.audit.schedule import Scheduler
-from stratoscope.pipelines.audit.steps import PROCESSES, Step, StepResult, StepStore, all_steps
+from stratoscope.pipelines.audit.steps import PROCESSES, Step, StepResult, StepStore, all_steps, check_resources
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.job import STOP_GRACE_S, Job
 from stratoscope.results import Manifest, Run, Storage, write_table
@@ -45,6 +45,7 @@ class AuditJob(Job[AuditConfig]):
         """Validate the configuration of every stage, and check that alerts can be sent."""
         alerts.check_destinations(self.config.destinations)
         self.steps = all_steps(self.config, self.context.folder.run_id)
+        check_resources(self.steps, self.config)
 
     def plan(self) -> Sequence[tuple[str, str]]:
         """Return the steps, and the steps that each waits for."""

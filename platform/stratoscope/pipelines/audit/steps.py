@@ -1,16 +1,18 @@
 """The steps of a night: the stages of each subject with their configurations, validated before any of them starts."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from stratoscope.errors import InputError
+from stratoscope.execution import is_local
 from stratoscope.models import resolve_source
 from stratoscope.pipelines.audit.config import AuditConfig, ModelEntry, Settings, Subject
 from stratoscope.pipelines.audit.stages import Runs, Stage, get_stage
-from stratoscope.pipelines.runtime.config import merged, validate
+from stratoscope.pipelines.runtime.config import JobConfig, merged, validate
+from stratoscope.pipelines.runtime.surroundings import check_machine
 from stratoscope.results import RunFolder, Storage
 
 FOLDER = "steps"
@@ -166,12 +168,40 @@ def _check_configuration(step: Step, config: AuditConfig) -> None:
         reserved = [name for name in RESERVED_FIELDS if name in settings]
         if reserved:
             raise InputError(f"field {reserved[0]!r} is the audit's own; leave it out")
-        if "source" in (settings.get("model") or {}):
+        if "source" in _section(settings, "model"):
             raise InputError("field 'model.source' is the audit's own; add another model with its own name")
-        if "forecasters" in (settings.get("grid") or {}):
+        if "forecasters" in _section(settings, "grid"):
             raise InputError("field 'grid.forecasters' is the audit's own; add another forecaster")
     RunFolder(config.output, step.stage.job.name, step.run_id)
-    validate(step.stage.job.config_class, step.configuration(config.output, config.seed, {}, reuse=config.reuse))
+    _job_config(step, config)
+
+
+def _job_config(step: Step, config: AuditConfig) -> JobConfig:
+    """Return the configuration of a step's job, as far as it does not depend on other runs."""
+    return validate(step.stage.job.config_class, step.configuration(config.output, config.seed, {}, reuse=config.reuse))
+
+
+def check_resources(steps: Sequence[Step], config: AuditConfig) -> None:
+    """Check that this machine has what each step asks for, unless a cluster runs the steps.
+
+    Raises:
+        InputError: it has not; the message names the step and the field.
+    """
+    for step in steps if is_local() else ():
+        with _name_in_errors(f"{step.subject.display_name}, stage {step.stage.name}"):
+            check_machine(_job_config(step, config).demands())
+
+
+def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a section of a job's settings; empty where it is missing.
+
+    Raises:
+        InputError: the settings have a value in place of the section.
+    """
+    section = settings.get(name)
+    if section is not None and not isinstance(section, Mapping):
+        raise InputError(f"{name} {section!r}: {name} is a section; give its fields by name")
+    return section or {}
 
 
 @contextmanager

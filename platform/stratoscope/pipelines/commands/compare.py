@@ -13,10 +13,12 @@ from stratoscope.pipelines.audit.assess import SCORE, find_changes
 from stratoscope.pipelines.audit.config import RegressionThresholdsSection
 from stratoscope.pipelines.audit.layer_drift import layer_drift
 from stratoscope.pipelines.audit.stages import STAGES, Stage
+from stratoscope.pipelines.commands.job_option import check_job
 from stratoscope.pipelines.reporting.formatting import number_text
 from stratoscope.pipelines.runtime.config import ConfigSection, load_config
 from stratoscope.pipelines.runtime.run_lookup import find_run, refuse_unreadable
 from stratoscope.pipelines.runtime.terminal import stdout_console
+from stratoscope.pipelines.runtime.validators import Fraction, NotNegative, Place, Seed
 from stratoscope.results import Run
 from stratoscope.scoring.drift import Drift, NotComparableError
 from stratoscope.scoring.regression import finite_metrics
@@ -25,17 +27,17 @@ from stratoscope.scoring.regression import finite_metrics
 class CompareConfig(ConfigSection):
     """Show the differences between two runs of a job: settings, key metrics, and the layers of score runs."""
 
-    runs: CliPositionalArg[list[str]] = Field(min_length=2, max_length=2)
+    runs: CliPositionalArg[list[Place]] = Field(min_length=2, max_length=2)
     """The earlier run and the later run: folders or run_ids."""
-    output: str = "runs"
+    output: Place = "runs"
     """Folder or fsspec URL (s3://...) that holds all runs."""
     job: str | None = None
     """Job to search for the runs; null searches all."""
-    level: float = Field(RegressionThresholdsSection().level, gt=0, lt=1)
+    level: Fraction = RegressionThresholdsSection().level
     """Significance level of the test of layers, for all layers together."""
-    layer_shift: float = Field(RegressionThresholdsSection().layer_shift, ge=0)
+    layer_shift: NotNegative = RegressionThresholdsSection().layer_shift
     """Smallest change of a layer's log AVSS that counts."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the randomization test."""
 
 
@@ -46,6 +48,7 @@ def show_comparison(arguments: Sequence[str]) -> None:
         InputError: an argument is wrong, a run is missing or cannot be read, or the runs are of different jobs.
     """
     config = load_config(CompareConfig, "compare", arguments)
+    check_job(config.job, config.output)
     before, now = (Run(*find_run(name, config.output, config.job)) for name in config.runs)
     stage = _common_stage(config.runs, before, now)
     console = stdout_console()

@@ -1,17 +1,22 @@
 """The command `stratoscope history`: key figures over the nights of an audit, or any SQL query."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
-from pydantic import Field
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from stratoscope.errors import InputError, suggest
 from stratoscope.pipelines.runtime.config import ConfigSection, load_config
 from stratoscope.pipelines.runtime.terminal import stdout_console
+from stratoscope.pipelines.runtime.validators import Count, Place
 from stratoscope.results import History
+
+BATCH_ROWS = 1000
+"""Rows of a query that are laid out together."""
 
 NIGHTS = """
     SELECT n.started, n.run_id, f.model, f.stage, f.figure, f.kind, f.value, f.regression
@@ -24,7 +29,7 @@ NIGHTS = """
 class HistoryConfig(ConfigSection):
     """Show key figures over the nights of an audit, or run an SQL query."""
 
-    output: str = "runs"
+    output: Place = "runs"
     """Folder or fsspec URL (s3://...) that holds all runs."""
     name: str = "nightly"
     """Name of the audit."""
@@ -32,10 +37,12 @@ class HistoryConfig(ConfigSection):
     """Model or forecaster to show; null shows all."""
     facts: bool = False
     """Include figures without a threshold, which never alert."""
-    nights: int = Field(7, ge=1)
+    nights: Count = 7
     """Maximum number of nights; the latest are shown."""
     sql: str | None = None
     """SQL query over the views: runs, and JOB_TABLE of every table of every job, such as score_layer_scores."""
+    limit: Count | None = 1000
+    """Maximum number of rows of a query that are printed; null prints all."""
 
 
 def show_history(arguments: Sequence[str]) -> None:
@@ -48,16 +55,17 @@ def show_history(arguments: Sequence[str]) -> None:
     history = History(config.output)
     console = stdout_console()
     if config.sql is not None:
-        console.print(_as_table(history.query(config.sql)))
+        _print_result(history, config.sql, config.limit, console)
         return
+    if "audit_figures" not in history.views and "name" in config.model_fields_set:
+        raise InputError(f"name {config.name!r} is no finished audit; there are no audits in {config.output}")
     if "audit_figures" not in history.views:
         console.print(f"no audits in {config.output}", soft_wrap=True)
         return
     rows = history.query(NIGHTS.format(name=config.name.replace("'", "''"))).to_pylist()
     if not rows:
         hint = suggest(config.name, _audit_names(history), "audits")
-        console.print(f"no figures of the audit {config.name!r}{hint}", soft_wrap=True)
-        return
+        raise InputError(f"name {config.name!r} is no finished audit{hint}")
     models = dict.fromkeys(row["model"] for row in rows)
     if config.model is not None and config.model not in models:
         raise InputError(f"model {config.model!r} is in no night{suggest(config.model, models, 'models')}")
@@ -65,7 +73,7 @@ def show_history(arguments: Sequence[str]) -> None:
     if selected:
         console.print(_night_table(selected, config.nights))
     else:
-        console.print("no figures with thresholds; --facts shows those without", soft_wrap=True)
+        console.print("no figure can alert, because none has a threshold; --facts shows them all", soft_wrap=True)
 
 
 def _audit_names(history: History) -> list[str]:
@@ -87,8 +95,26 @@ def _cell(row: dict[str, Any]) -> str:
     return f"{row['value']:.4g}{' ✗' if row['regression'] else ''}"
 
 
-def _as_table(result: pa.Table) -> Table:
-    table = Table(*result.column_names, box=None)
-    for row in result.to_pylist():
-        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
+def _print_result(history: History, sql: str, limit: int | None, console: Console) -> None:
+    """Print the result of a query, as a table for each batch of rows, so that any number of rows can be printed."""
+    left = limit
+    printed = False
+    for batch in history.batches(sql, BATCH_ROWS):
+        shown = batch if left is None else batch.slice(0, left)
+        if shown.num_rows or not printed:
+            console.print(_as_table(shown))
+        printed = True
+        if left is not None:
+            if batch.num_rows > left:
+                print(f"history: only the first {limit:,} rows are shown; --limit null shows all", file=sys.stderr)
+                return
+            left -= batch.num_rows
+    if not printed:
+        console.print("no rows")
+
+
+def _as_table(batch: pa.RecordBatch) -> Table:
+    table = Table(*map(escape, batch.schema.names), box=None)
+    for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+        table.add_row(*("" if value is None else escape(str(value)) for value in row))
     return table

@@ -9,10 +9,12 @@ from pydantic import model_validator
 from pydantic_settings import CliPositionalArg
 
 from stratoscope.errors import InputError
+from stratoscope.pipelines.commands.job_option import check_job
 from stratoscope.pipelines.jobs import job_maker
 from stratoscope.pipelines.runtime.config import ConfigSection, load_config
 from stratoscope.pipelines.runtime.run_lookup import find_run, refuse_unreadable
 from stratoscope.pipelines.runtime.terminal import stdout_console
+from stratoscope.pipelines.runtime.validators import Place
 from stratoscope.results import Run, Storage, list_runs
 from stratoscope.results.run import REPORT
 
@@ -20,13 +22,13 @@ from stratoscope.results.run import REPORT
 class ReportConfig(ConfigSection):
     """Show the results of a run, and the location of its report page."""
 
-    run: CliPositionalArg[str | None] = None
+    run: CliPositionalArg[Place | None] = None
     """Folder, URL or run_id of the run."""
     latest: bool = False
     """Take the run that finished last."""
     job: str | None = None
     """Job to search for the run; null searches all."""
-    output: str = "runs"
+    output: Place = "runs"
     """Folder or fsspec URL (s3://...) that holds all runs."""
     open: bool = False
     """Open the report page in a browser."""
@@ -45,6 +47,7 @@ def show_report(arguments: Sequence[str]) -> None:
         InputError: an argument is wrong, no run has the name, or this version cannot read the run.
     """
     config = load_config(ReportConfig, "report", arguments)
+    check_job(config.job, config.output)
     run = _latest(config) if config.run is None else Run(*find_run(config.run, config.output, config.job))
     if not run.storage.exists(REPORT):
         raise InputError(f"{run.url} has no page: the run is {run.manifest.status}")

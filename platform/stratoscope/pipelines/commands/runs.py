@@ -4,15 +4,17 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from stratoscope.pipelines.commands.job_option import check_job
 from stratoscope.pipelines.runtime.config import ConfigSection, load_config
 from stratoscope.pipelines.runtime.terminal import stdout_console
+from stratoscope.pipelines.runtime.validators import Place
 from stratoscope.results import RunState, list_runs
 
 
 class RunsConfig(ConfigSection):
     """List runs with their state and progress."""
 
-    output: str = "runs"
+    output: Place = "runs"
     """Folder or fsspec URL (s3://...) that holds all runs."""
     job: str | None = None
     """Job whose runs are listed; null lists all."""
@@ -25,6 +27,7 @@ def show_runs(arguments: Sequence[str]) -> None:
         InputError: an argument is unknown, or the output cannot be used.
     """
     config = load_config(RunsConfig, "runs", arguments)
+    check_job(config.job, config.output)
     table = Table("job", "run_id", "state", "started", "progress", "errors", "rate", "worker", box=None)
     for run in list_runs(config.output, config.job):
         table.add_row(*_row(run))

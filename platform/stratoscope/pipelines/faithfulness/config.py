@@ -29,20 +29,32 @@ from stratoscope.forecasting import (
     radius_scale,
 )
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
-from stratoscope.pipelines.runtime.validators import DISTINCT, NOT_NEGATIVE, POSITIVE, named
+from stratoscope.pipelines.runtime.demand import Demand
+from stratoscope.pipelines.runtime.validators import (
+    DISTINCT,
+    Count,
+    CountOrZero,
+    FractionOrOne,
+    Gpus,
+    NotNegative,
+    Place,
+    Positive,
+    Seed,
+    named,
+)
 
 
 class SeriesSection(ConfigSection):
     """Series to forecast."""
 
-    source: Annotated[list[str], DISTINCT] = Field(["epf_fr"], min_length=1)
+    source: Annotated[list[Place], DISTINCT] = Field(["epf_fr"], min_length=1)
     """Known series, CSV or Parquet files, or hub names, separated by commas; each is a data set."""
     columns: Annotated[list[str], DISTINCT] = []
     """Columns of the series; an empty list takes all numeric columns."""
     split: SplitRule = "auto"
     """Training, validation and test parts. ett_hourly and ett_quarterly: 12, 4 and 4 months; ratio: 70, 10 and 20 %;
     auto: by months for ETT files, recognised by name, and by ratio otherwise."""
-    limit: int | None = Field(None, ge=10)
+    limit: Count | None = Field(None, ge=10)
     """Number of rows read from the start; null reads all."""
 
     def to_sources(self) -> list[SeriesSource]:
@@ -61,42 +73,46 @@ class GridSection(ConfigSection):
     """Trainings. plain; faithful: faithful fine-tuning of the plain forecaster; longer: as many further epochs of plain
     training, the reference for faithful training, since more epochs change a forecaster too; without_sib, without_cps
     and without_snp: faithful training without one of its conditions."""
-    seeds: Annotated[list[int], DISTINCT] = Field([2021, 2022, 2023], min_length=1)
+    seeds: Annotated[list[Seed], DISTINCT] = Field([2021, 2022, 2023], min_length=1)
     """Seeds, with each of which every forecaster is trained; the first is the base of the preference."""
-    horizons: Annotated[list[int], DISTINCT, POSITIVE] = Field([24], min_length=1)
+    horizons: Annotated[list[Count], DISTINCT] = Field([24], min_length=1)
     """Numbers of points forecast."""
     perturbations: Annotated[list[str], DISTINCT, named(PERTURBATIONS, "perturbation")] = PERTURBATIONS.own
     """Perturbations: gaussian, residual, missing and adversarial change the input, parameter the bottleneck."""
-    levels: Annotated[list[float], DISTINCT, NOT_NEGATIVE] = Field([0.0, 0.1, 0.2], min_length=1)
+    levels: Annotated[list[NotNegative], DISTINCT] = Field([0.0, 0.1, 0.2], min_length=1)
     """Levels of the perturbations; 0 is always computed. A level is a standard deviation in standard units (gaussian),
     relative to the window's residual (residual) or to each parameter (parameter), a share of values (missing), or the
     largest change of a value (adversarial)."""
-    cpus: float = Field(1, gt=0, json_schema_extra=NOT_IN_IDENTITY)
+    cpus: float = Field(1, gt=0, le=10_000, json_schema_extra=NOT_IN_IDENTITY)
     """CPUs of a task. A task computes with one thread, so results do not depend on the number of cores."""
-    gpus: float | None = Field(None, ge=0)
+    gpus: Gpus | None = None
     """GPUs of a task; null takes a quarter of a GPU where the cluster has any."""
+
+    def demand(self, name: str) -> Demand:
+        """Return one task and its resources."""
+        return Demand({"CPU": self.cpus, "GPU": self.gpus or 0}, {"CPU": f"{name}.cpus", "GPU": f"{name}.gpus"})
 
 
 class FitSection(ConfigSection):
     """Training of forecasters."""
 
-    epochs: int = Field(10, ge=1)
+    epochs: Count = 10
     """Epochs of plain training."""
-    faithful_epochs: int | None = Field(None, ge=1)
+    faithful_epochs: Count | None = None
     """Epochs of the trainings that start from the plain forecaster; null takes as many. The paper has 10, the public
     code 30."""
-    batch: int = Field(32, ge=1)
+    batch: Count = 32
     """Windows of a step."""
-    learning_rate: float | None = Field(None, gt=0)
+    learning_rate: Positive | None = None
     """Learning rate of Adam in the first two epochs; null takes the forecaster's default: timesieve 0.0001, patchtst
     and patchtsmixer 0.001, linear and dlinear 0.005."""
-    decay: float = Field(0.5, gt=0, le=1)
+    decay: FractionOrOne = 0.5
     """Factor of the learning rate after every later epoch."""
-    patience: int = Field(3, ge=0)
+    patience: CountOrZero = 3
     """Epochs without a better validation error until plain training stops; 0 trains to the end."""
     error: Error = "mae"
     """Error that training minimises; mae as in the code of FTS, mse as in that of TimeSieve."""
-    lookback: int | None = Field(None, ge=2)
+    lookback: Count | None = Field(None, ge=2)
     """Number of points that a forecast is made from; null takes twice the horizon."""
 
     def to_settings(self, forecaster: str, training: Training) -> FitSettings:
@@ -132,20 +148,20 @@ class TimeSieveSection(ConfigSection):
 class FaithfulSection(ConfigSection):
     """Loss of faithful training."""
 
-    sib: float = Field(0.05, ge=0)
+    sib: NotNegative = 0.05
     """Weight of similarity in the bottleneck space."""
-    cps: float = Field(1.0, ge=0)
+    cps: NotNegative = 1.0
     """Weight of consistency in the prediction space, with the plain forecaster."""
-    snp: float = Field(0.05, ge=0)
+    snp: NotNegative = 0.05
     """Weight of stability under noise."""
     uphill: Attack = "error"
     """Objective that perturbations maximise: error, as in the public code, or conditions, as in the paper."""
-    radius: float = Field(0.15, gt=0)
+    radius: Positive = 0.15
     """Radius of the linf ball of perturbations in standard units; the l2 ball is as large as a window all of whose
     elements move by a tenth of it."""
-    step: float = Field(0.01, gt=0)
+    step: Positive = 0.01
     """Step size of an ascent, scaled like the radius."""
-    steps: int = Field(20, ge=1)
+    steps: Count = 20
     """Steps of an ascent."""
     norm: Norm = "linf"
     """Norm of the ball: linf or l2."""
@@ -163,14 +179,14 @@ class FaithfulSection(ConfigSection):
 class WorstSection(ConfigSection):
     """Search for the worst perturbation of fitted forecasters."""
 
-    windows: int = Field(128, ge=1)
+    windows: Count = 128
     """Number of test windows searched, evenly spaced."""
     norms: Annotated[list[Norm], DISTINCT] = Field(["linf", "l2"], min_length=1)
     """Norms of the balls."""
-    radius: float = Field(0.15, gt=0)
+    radius: Positive = 0.15
     """Radius of the linf ball in standard units; the l2 ball is as large as a window all of whose elements move by a
     tenth of it."""
-    steps: int = Field(20, ge=1)
+    steps: Count = 20
     """Steps of an ascent."""
 
     def to_settings(self) -> SearchSettings:
@@ -181,9 +197,9 @@ class WorstSection(ConfigSection):
 class VerdictSection(ConfigSection):
     """Thresholds of the verdict."""
 
-    spread: float = Field(0.05, gt=0)
+    spread: Positive = 0.05
     """Largest standard deviation of the squared error over seeds, relative to its mean, that counts as surviving."""
-    degradation: float = Field(0.1, gt=0)
+    degradation: Positive = 0.1
     """Largest relative growth of the absolute error under a perturbation that counts as surviving."""
 
 

@@ -17,6 +17,7 @@ from stratoscope.pipelines.faithfulness.estimate import estimate
 from stratoscope.pipelines.faithfulness.report import build_page, summary_table
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.job import Job
+from stratoscope.pipelines.runtime.surroundings import check_connected
 from stratoscope.results import Run, write_table
 from stratoscope.tables.faithfulness import CELL_TABLES, CellRow, DifferenceRow, SpreadRow
 
@@ -48,6 +49,7 @@ class FaithfulnessJob(Job[FaithfulnessConfig]):
         """Run every cell that is not finished, compare the forecasters, and write tables and report."""
         config, context = self.config, self.context
         with cluster():
+            check_connected(config, context.console)
             num_gpus = gpu_share() if config.grid.gpus is None else config.grid.gpus
             device = "cuda" if num_gpus else "cpu"
             context.manifest.fingerprints = fingerprints(self.series, device)

@@ -7,7 +7,17 @@ from pydantic import Field, field_validator, model_validator
 from stratoscope.activations import Tap
 from stratoscope.data import AUTO, FORMATS, Answers, PairChoice, PairSource
 from stratoscope.pipelines.runtime.config import ConfigSection
-from stratoscope.pipelines.runtime.validators import DISTINCT, POSITIVE, SHARES, named
+from stratoscope.pipelines.runtime.validators import (
+    DISTINCT,
+    Count,
+    CountOrZero,
+    Draws,
+    Fraction,
+    NotNegative,
+    Place,
+    Positive,
+    named,
+)
 from stratoscope.pipelines.sharded.config import ShardedConfig
 from stratoscope.scoring import (
     DEFINITIONS,
@@ -24,15 +34,15 @@ from stratoscope.scoring import (
 class PairsSection(ConfigSection):
     """The questions, and the answers that are read."""
 
-    source: Annotated[list[str], DISTINCT] = Field(["sciq"], min_length=1)
+    source: Annotated[list[Place], DISTINCT] = Field(["sciq"], min_length=1)
     """Known sets (sciq, nq_open, triviaqa), files, folders or hub names, separated by commas; each is a data set."""
     format: Annotated[list[str], named((AUTO, *FORMATS), "format")] = Field([AUTO], min_length=1)
     """truthfulqa, sciq, halueval, wikiqa, nq_open, triviaqa, pairs; one for all sources or one each, or auto."""
     answers: Answers = "given"
     """given: those of the data; gold_and_own: right ones, and the model's own if wrong; own: the model's alone."""
-    limit: int | None = Field(200, ge=1)
+    limit: Count | None = 200
     """Maximum questions per data set, without duplicates and those without usable answers; null keeps all."""
-    answers_per_question: int = Field(8, ge=1)
+    answers_per_question: Count = 8
     """Maximum right answers, and maximum wrong ones, per question: the first of the data."""
     split: str | None = None
     """Split of a hub set; null is train."""
@@ -66,9 +76,9 @@ class PairsSection(ConfigSection):
 class GenerationSection(ConfigSection):
     """Generation of the model's own answers, if these are read: greedy, up to the end of the line."""
 
-    max_tokens: int = Field(16, ge=1)
+    max_tokens: Count = 16
     """Maximum tokens of an answer."""
-    shots: int = Field(5, ge=0)
+    shots: CountOrZero = 5
     """Number of other questions of the data set, with their right answers, before each question as examples."""
     engine: Literal["transformers", "vllm"] = "transformers"
     """transformers, inside the actors; or vllm, through ray.data.llm, on GPUs with vllm installed."""
@@ -81,7 +91,7 @@ class ReadingsSection(ConfigSection):
     """Taps: the places in each block to read."""
     parts: Annotated[list[ReadPart], DISTINCT] = Field(["answer"], min_length=1)
     """Tokens to read: answer (all of it), last (its last token), question (which the contrast 'change' needs too)."""
-    epsilons: Annotated[list[float], DISTINCT, POSITIVE] = [0.01]
+    epsilons: Annotated[list[Positive], DISTINCT] = [0.01]
     """Absolute thresholds under which activations are counted exactly; any other snaps to the nearest bin edge."""
 
     @field_validator("parts")
@@ -101,15 +111,15 @@ class ContrastsSection(ConfigSection):
     """answer, last, change (an answer relative to its question)."""
     variance: list[VarianceKind] = Field(["elementwise"], min_length=1)
     """elementwise: over all activations; pooled: over the width of the token mean."""
-    epsilon: Annotated[list[float], POSITIVE] = [0.01]
+    epsilon: list[Positive] = [0.01]
     """Absolute sparsity thresholds."""
-    quantile: Annotated[list[float], SHARES] = []
+    quantile: list[Fraction] = []
     """Sparsity thresholds as quantiles of |activation| over all layers of a tap."""
-    threshold: float = Field(1.0, ge=0)
+    threshold: NotNegative = 1.0
     """Propensity, |EAVSS| in multiples of its mean over layers, above which a layer can be flagged."""
-    level: float = Field(0.05, gt=0, lt=1)
+    level: Fraction = 0.05
     """Probability that any layer of any tap is flagged where no layer has an effect."""
-    draws: int = Field(9999, ge=99)
+    draws: Draws = Field(9999, ge=99)
     """Number of randomisations of the test."""
 
     @model_validator(mode="after")
@@ -140,13 +150,13 @@ class ContrastsSection(ConfigSection):
 class SeparationSection(ConfigSection):
     """How well statistics of layers separate wrong answers from right ones, on held-out questions."""
 
-    folds: int = Field(5, ge=2)
+    folds: int = Field(5, ge=2, le=1000)
     """Number of folds of questions; layers are flagged inside the training questions of each fold."""
-    random_sets: int = Field(200, ge=1)
+    random_sets: Draws = 200
     """Number of random sets of as many layers, with which the flagged ones are compared."""
-    c: float = Field(1.0, gt=0)
+    c: Positive = 1.0
     """Inverse strength of the L2 penalty of the logistic regression."""
-    confidence: float = Field(0.95, gt=0, lt=1)
+    confidence: Fraction = 0.95
     """Coverage of the intervals of areas under the curve."""
 
     def to_settings(self, seed: int) -> SeparationSettings:

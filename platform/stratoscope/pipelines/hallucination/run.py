@@ -18,6 +18,7 @@ from stratoscope.pipelines.hallucination.report import build_page, summary_table
 from stratoscope.pipelines.hallucination.worker import HallucinationWorkerSettings, make_worker
 from stratoscope.pipelines.reporting.formatting import tap_notes
 from stratoscope.pipelines.runtime.job import Job
+from stratoscope.pipelines.runtime.surroundings import check_connected
 from stratoscope.pipelines.sharded.measure import (
     ShardedWork,
     fingerprints,
@@ -72,6 +73,7 @@ class HallucinationJob(Job[HallucinationConfig]):
             with context.stage("answer"), cluster():
                 inputs = write_answers_with_vllm(context.storage, config, inputs)
         with context.stage("measure"), cluster():
+            check_connected(config, context.console)
             pool = plan_actors(config.actors, store, inputs.layout)
             settings = worker_settings(config, inputs, pool)
             context.manifest.fingerprints = input_fingerprints(config, inputs, settings)

@@ -21,8 +21,25 @@ from stratoscope.mitigation import (
 )
 from stratoscope.pipelines.hallucination.config import PairsSection
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
-from stratoscope.pipelines.runtime.validators import DISTINCT, NOT_NEGATIVE, POSITIVE, named
-from stratoscope.pipelines.sharded.config import ModelSection
+from stratoscope.pipelines.runtime.demand import Demand
+from stratoscope.pipelines.runtime.validators import (
+    DISTINCT,
+    Count,
+    CountOrZero,
+    Cpus,
+    Draws,
+    DrawsOrZero,
+    Fraction,
+    FractionOrZero,
+    Gpus,
+    NotNegative,
+    Place,
+    Positive,
+    Seed,
+    Workers,
+    named,
+)
+from stratoscope.pipelines.sharded.config import ModelSection, worker_demand
 from stratoscope.scoring import METRICS
 
 LayerGroup = Literal["flagged", "random", "all"]
@@ -31,7 +48,7 @@ LayerGroup = Literal["flagged", "random", "all"]
 class FlagsSection(ConfigSection):
     """The choice of layers from a hallucination run."""
 
-    num_layers: int | None = Field(6, ge=1)
+    num_layers: Count | None = 6
     """Number of layers: those that most data sets flag first, then by mean propensity; null takes all flagged ones."""
     tap: Tap | None = None
     """Tap of the scores; null is the run's first."""
@@ -48,9 +65,9 @@ class DropsSection(ConfigSection):
     """avss, variance, sparsity, block_influence, magnitude, random, last; each is a variant of its own."""
     tap: Tap = Tap.UPDATE
     """Tap of the metrics that have a tap."""
-    epsilon: float = Field(0.01, gt=0)
+    epsilon: Positive = 0.01
     """Absolute sparsity threshold."""
-    ratio: float = Field(0.25, gt=0, lt=1)
+    ratio: Fraction = 0.25
     """Share of layers to drop."""
 
 
@@ -59,11 +76,11 @@ class ParametersSection(ConfigSection):
 
     method: Method = "whole"
     """whole: all parameters; lora: low-rank adapters on all linear modules, by peft, merged at the end."""
-    rank: int = Field(8, ge=1)
+    rank: int = Field(8, ge=1, le=65_536)
     """Rank of the adapters."""
-    alpha: int = Field(16, ge=1)
+    alpha: int = Field(16, ge=1, le=65_536)
     """Scale of the adapters: their product is multiplied by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: FractionOrZero = 0.0
     """Dropout of the adapters' input."""
 
     def to_spec(self, layers: tuple[int, ...]) -> TrainableSpec:
@@ -74,25 +91,25 @@ class ParametersSection(ConfigSection):
 class ObjectiveSection(ConfigSection):
     """The weights of the loss terms. Null is the default for fine-tuning or for recovery; zero disables a term."""
 
-    contrastive: float | None = Field(None, ge=0)
+    contrastive: NotNegative | None = None
     """InfoNCE on hidden states of the trained layers; null is 0.1, for recovery 0."""
-    likelihood: float | None = Field(None, ge=0)
+    likelihood: NotNegative | None = None
     """Likelihood of right answers; null is 0.5, for recovery 0."""
-    margin: float | None = Field(None, ge=0)
+    margin: NotNegative | None = None
     """Margin of the likelihood of right answers over wrong ones; null is 1, for recovery 0."""
-    forgetting: float | None = Field(None, ge=0)
+    forgetting: NotNegative | None = None
     """Divergence from the unchanged model on texts; null is 1."""
-    hidden: float | None = Field(None, ge=0)
+    hidden: NotNegative | None = None
     """For recovery: mismatch of hidden states where layers were dropped; null is 0."""
-    text: float | None = Field(None, ge=0)
+    text: NotNegative | None = None
     """Likelihood of texts; null is 0, for recovery 0.3."""
-    temperature: float = Field(0.1, gt=0)
+    temperature: Positive = 0.1
     """Temperature of the contrast."""
     anchor: Anchor = "question"
     """Anchor of the contrast: question (its last token) or frozen (the right answer in the unchanged model)."""
-    wanted_margin: float = Field(1.0, gt=0)
+    wanted_margin: Positive = 1.0
     """Margin to reach, in nats per token."""
-    softening: float = Field(1.0, gt=0)
+    softening: Positive = 1.0
     """Temperature of the divergence."""
 
     def to_terms(self, *, recovery: bool) -> LossTerms:
@@ -105,13 +122,13 @@ class ObjectiveSection(ConfigSection):
 class TextsSection(ConfigSection):
     """General texts for the terms forgetting, hidden and text."""
 
-    source: Annotated[list[str], DISTINCT] = Field(["boolq"], min_length=1)
+    source: Annotated[list[Place], DISTINCT] = Field(["boolq"], min_length=1)
     """Known sets, files, folders or hub names, separated by commas."""
     template: list[str] = []
     """Jinja templates over a row's columns, one for each source; empty takes the sources' own."""
-    limit: int | None = Field(256, ge=1)
+    limit: Count | None = 256
     """Texts of each source; null keeps all."""
-    max_tokens: int = Field(96, ge=2)
+    max_tokens: Count = Field(96, ge=2)
     """Longest text, in tokens; longer ones are truncated."""
     split: str | None = None
     """Split of a hub set; null is train."""
@@ -128,25 +145,25 @@ class TextsSection(ConfigSection):
 class TrainSection(ConfigSection):
     """The training of each variant."""
 
-    max_steps: int = Field(20, ge=1)
+    max_steps: Count = 20
     """Steps of the optimiser."""
-    questions: int = Field(4, ge=0)
+    questions: CountOrZero = 4
     """Questions of a step, over all workers."""
-    wrong_answers: int = Field(2, ge=1)
+    wrong_answers: Count = 2
     """Most wrong answers of a question: the first of the data."""
-    texts: int = Field(4, ge=0)
+    texts: CountOrZero = 4
     """Texts of a step, over all workers."""
-    micro_batches: int = Field(1, ge=1)
+    micro_batches: Count = 1
     """Micro-batches of a step, over which gradients are accumulated."""
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: Positive = 1e-4
     """Peak learning rate, after the warm-up."""
-    warmup: float = Field(0.1, ge=0, lt=1)
+    warmup: FractionOrZero = 0.1
     """Share of the steps in which the learning rate rises; then it falls along a cosine."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: NotNegative = 0.0
     """Weight decay of AdamW."""
-    clip: float = Field(1.0, ge=0)
+    clip: NotNegative = 1.0
     """Largest norm of the gradient; 0 disables clipping."""
-    seeds: Annotated[list[int], DISTINCT] = Field([0], min_length=1)
+    seeds: Annotated[list[Seed], DISTINCT] = Field([0], min_length=1)
     """Seeds, one training of each variant for each: they decide the order of examples, adapters and random layers."""
     zero: Literal[1, 2, 3] = 1
     """Stage of DeepSpeed's ZeRO."""
@@ -154,14 +171,18 @@ class TrainSection(ConfigSection):
     """Keep what ZeRO partitions in CPU memory."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of storing them."""
-    num_workers: int | None = Field(None, ge=1)
+    num_workers: Workers | None = None
     """Number of workers; null is one for each GPU, or one for each CPU, at most two."""
-    cpus: int = Field(1, ge=1, json_schema_extra=NOT_IN_IDENTITY)
+    cpus: Cpus = Field(1, json_schema_extra=NOT_IN_IDENTITY)
     """CPUs, and thus CPU threads, of each worker."""
-    gpus: float | None = Field(None, ge=0)
+    gpus: Gpus | None = None
     """GPUs of each worker; null takes one where the cluster has any."""
-    checkpoint_every: int = Field(10, ge=1, json_schema_extra=NOT_IN_IDENTITY)
+    checkpoint_every: Count = Field(10, json_schema_extra=NOT_IN_IDENTITY)
     """Steps between two checkpoints, from which a killed run resumes."""
+
+    def demand(self, name: str) -> Demand:
+        """Return the workers and their resources."""
+        return worker_demand(name, self.cpus, self.gpus, self.num_workers or 1, f"{name}.num_workers")
 
     def to_optimizer(self) -> OptimizerSettings:
         """Return the settings of the optimiser."""
@@ -175,22 +196,22 @@ class TrainSection(ConfigSection):
 class HeldOutSection(ConfigSection):
     """The evaluation before and after training, on held-out items."""
 
-    limit: int = Field(60, ge=4)
+    limit: Count = Field(60, ge=4)
     """Held-out questions of each data set, and items of each task."""
     only: Annotated[list[str], DISTINCT] = []
     """Data sets of pairs.source that are only evaluated."""
     generate: bool = False
     """Also evaluate answers that the model generates, by exact match, where right answers are short."""
-    tasks: Annotated[list[str], DISTINCT] = []
+    tasks: Annotated[list[Place], DISTINCT] = []
     """Shipped tasks, tasks or groups of lm-evaluation-harness, harness:NAME, or task YAML files; each filter of a task
     with several is a metric."""
-    text: str | None = None
+    text: Place | None = None
     """Known set, file or hub name of texts whose perplexity is measured."""
-    batch_tokens: int = Field(2048, ge=1)
+    batch_tokens: Count = 2048
     """Most tokens of a batch, padding included."""
-    bootstrap: int = Field(1000, ge=100)
+    bootstrap: Draws = Field(1000, ge=100)
     """Draws of the paired bootstrap over items."""
-    confidence: float = Field(0.95, gt=0, lt=1)
+    confidence: Fraction = 0.95
     """Coverage of the intervals."""
 
     def to_sampling(self, seed: int) -> ItemSampling:
@@ -205,21 +226,21 @@ class HeldOutSection(ConfigSection):
 class TuneSection(ConfigSection):
     """A search by Ray Tune before the training; each variant has one of its own, of equal size."""
 
-    num_samples: int = Field(0, ge=0)
+    num_samples: DrawsOrZero = 0
     """Trials of each variant, each of which is a training; 0 trains with the settings of train."""
-    learning_rates: Annotated[list[float], DISTINCT, POSITIVE] = Field([3e-5, 1e-4, 3e-4], min_length=1)
+    learning_rates: Annotated[list[Positive], DISTINCT] = Field([3e-5, 1e-4, 3e-4], min_length=1)
     """Candidate learning rates."""
-    temperatures: Annotated[list[float], DISTINCT, POSITIVE] = []
+    temperatures: Annotated[list[Positive], DISTINCT] = []
     """Candidate temperatures of the contrast; empty keeps objective.temperature."""
-    contrastive: Annotated[list[float], DISTINCT, NOT_NEGATIVE] = []
+    contrastive: Annotated[list[NotNegative], DISTINCT] = []
     """Candidate weights of the contrast; empty keeps objective.contrastive."""
-    forgetting: Annotated[list[float], DISTINCT, NOT_NEGATIVE] = []
+    forgetting: Annotated[list[NotNegative], DISTINCT] = []
     """Candidate weights of the divergence from the unchanged model; empty keeps objective.forgetting."""
-    num_layers: Annotated[list[int], DISTINCT, POSITIVE] = []
+    num_layers: Annotated[list[Count], DISTINCT] = []
     """Candidate numbers of flagged layers, for the variants flagged and random; empty keeps flags.num_layers."""
-    rungs: int = Field(2, ge=1)
+    rungs: Count = 2
     """Reports of a trial; ASHA may stop it after any but the last."""
-    limit: int = Field(40, ge=4)
+    limit: Count = Field(40, ge=4)
     """Validation questions of each trained data set, or texts for recovery, which evaluate the trials."""
 
     def to_space(self, *, with_layers: bool) -> TuningSpace:

@@ -33,6 +33,7 @@ from stratoscope.pipelines.mitigation.train import train_variants
 from stratoscope.pipelines.mitigation.tune import TRAINING, tuning_rows
 from stratoscope.pipelines.runtime.hardware import usual_device
 from stratoscope.pipelines.runtime.job import Job
+from stratoscope.pipelines.runtime.surroundings import check_connected
 from stratoscope.pipelines.sharded.models import open_model
 from stratoscope.results import Run, TableRow, write_table
 from stratoscope.tables.mitigation import TABLES
@@ -79,6 +80,7 @@ class MitigationJob(Job[MitigationConfig]):
         """Train and evaluate every variant, compare them, and write tables, checkpoints and the report."""
         context = self.context
         with cluster():
+            check_connected(self.config, context.console)
             if self.choice.lacks_flags:
                 with context.stage("flags"):
                     self.choice = flag_layers(context, self.choice)

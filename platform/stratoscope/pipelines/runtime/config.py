@@ -4,49 +4,94 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from functools import cache
-from pathlib import Path
+from reprlib import Repr
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
-from stratoscope.errors import InputError, first_line, nearest
+from stratoscope.errors import SHOWN_VALUE, InputError, first_line, shorten
+from stratoscope.pipelines.runtime.demand import Demand
+from stratoscope.pipelines.runtime.option_names import (
+    field_names,
+    first_option,
+    options_at,
+    similar_option,
+)
+from stratoscope.pipelines.runtime.validators import Place, Seed
+from stratoscope.pipelines.runtime.yaml_file import read_yaml
 
+NOT_TEXT = re.compile("[\\0\ud800-\udfff]")
+"""Null characters, and the bytes of arguments that are not UTF-8."""
 LEADING_POINT = re.compile(r"(?<![\d.])\.(?=\d)")
 """The point of a number without a digit before it."""
+NOT_FINITE = re.compile(r"(?i)[+]?(-?)(nan|inf)(?:inity)?")
+"""NaN or infinity, as Python prints them."""
+PARSING = "Parsing error encountered for "
 NUMBERS = re.compile(r"\[?[-+\d.eE, ]+\]?")
 NOT_IN_IDENTITY: JsonDict = {"affects_result": False}
+VALUES = Repr()
+"""Quotes refused values of any size in little time."""
+VALUES.maxstring = VALUES.maxother = VALUES.maxlong = SHOWN_VALUE
+MAX_TEXT = 20_000
+"""Maximum number of characters of a text."""
+MAX_DEPTH = 20
+"""Most levels of nesting of values that are not fields, such as the settings of an audit."""
 
 
 class ConfigSection(BaseModel):
-    """Base class of the sections of a configuration; unknown names are refused."""
+    """Base class of the sections of a configuration; unknown names, NaN, infinity and empty text are refused."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        frozen=True,
+        allow_inf_nan=False,
+        str_min_length=1,
+        str_max_length=MAX_TEXT,
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _parse_choices(cls, values: Any) -> Any:
-        """Convert numbers among the choices of a field from text, which is what the command line passes."""
+        """Convert numbers among the choices of a field from text, which is what the command line passes.
+
+        Truth values become text where a field takes none, since pydantic would read them as 0 and 1.
+        """
         if not isinstance(values, dict):
             return values
+        values = values | {name: _truth_as_text(values[name]) for name in _numbers(cls) if name in values}
         return values | {name: _parsed(values[name], texts) for name, texts in _choices(cls).items() if name in values}
+
+    def demand(self, name: str) -> Demand | None:  # noqa: ARG002 - for sections that override it
+        """Return the processes that the section asks for at the same time, or None.
+
+        Args:
+            name: name of the section, for messages.
+        """
+        return None
 
 
 class JobConfig(ConfigSection):
     """Options of every job."""
 
-    output: str = Field("runs", json_schema_extra=NOT_IN_IDENTITY)
+    output: Place = Field("runs", json_schema_extra=NOT_IN_IDENTITY)
     """Folder or fsspec URL (s3://...) that holds all runs."""
     run_id: str | None = Field(None, json_schema_extra=NOT_IN_IDENTITY)
     """Name of the run. An existing one is resumed; null generates a new one."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the order of prompts, of resampling and of random baselines."""
     reuse: bool = Field(False, json_schema_extra=NOT_IN_IDENTITY)
     """Use a finished run of the same model, data, settings and code instead, where there is one."""
     dry_run: bool = Field(False, json_schema_extra=NOT_IN_IDENTITY)
     """Print the plan and its cost, and stop."""
+
+    def demands(self) -> list[Demand]:
+        """Return the processes that the sections ask for."""
+        sections = {name: getattr(self, name) for name in type(self).model_fields}
+        demands = (s.demand(name) for name, s in sections.items() if isinstance(s, ConfigSection))
+        return [demand for demand in demands if demand is not None]
 
 
 Config = TypeVar("Config", bound=ConfigSection)
@@ -65,7 +110,7 @@ def load_config(config_class: type[Config], job: str, arguments: Sequence[str]) 
         SystemExit: `--help` was among the arguments.
     """
     options = dict(field_names(config_class))
-    arguments = _normalized(arguments, ["config", *options])
+    arguments = _finite_or_json(_normalized(arguments, ["config", *options]))
     settings = _settings_class(config_class)
     try:
         source: CliSettingsSource[Any] = _CommandLineSource(
@@ -80,9 +125,9 @@ def load_config(config_class: type[Config], job: str, arguments: Sequence[str]) 
         )
         values = source()
     except SettingsError as error:
-        raise InputError(first_line(error).removeprefix("error parsing CLI: ")) from error
+        raise InputError(first_line(error).removeprefix("error parsing CLI: ").removeprefix(PARSING)) from error
     path = values.pop("config", None)
-    return validate(config_class, merged(_read_yaml(str(path)) if path else {}, values))
+    return validate(config_class, merged({} if path is None else read_yaml(str(path)), values))
 
 
 def validate(config_class: type[Config], values: dict[str, Any]) -> Config:
@@ -91,6 +136,7 @@ def validate(config_class: type[Config], values: dict[str, Any]) -> Config:
     Raises:
         InputError: a name is unknown or a value wrong; the message names the field.
     """
+    _check_text(values)
     try:
         return config_class.model_validate(values)
     except ValidationError as error:
@@ -121,15 +167,6 @@ def result_settings(config: BaseModel, prefix: str = "") -> dict[str, Any]:
         else:
             settings[prefix + name] = value
     return settings
-
-
-def field_names(config_class: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the field of each option."""
-    for name, field in config_class.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from field_names(field.annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", field
 
 
 def default_text(value: Any) -> str:
@@ -177,6 +214,30 @@ def _choices(config_class: type[BaseModel]) -> dict[str, dict[str, Any]]:
     return {name: values for name, values in texts.items() if values}
 
 
+@cache
+def _numbers(config_class: type[BaseModel]) -> list[str]:
+    """Return the fields that are or hold numbers, but no truth values."""
+    kinds = {name: set(_leaf_types(field.annotation)) for name, field in config_class.model_fields.items()}
+    return [name for name, types in kinds.items() if types & {int, float} and bool not in types]
+
+
+def _leaf_types(annotation: Any) -> Iterator[Any]:
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        yield from map(type, arguments)
+    elif arguments:
+        for argument in arguments:
+            yield from _leaf_types(argument)
+    else:
+        yield annotation
+
+
+def _truth_as_text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_truth_as_text(item) for item in value]
+    return default_text(value) if isinstance(value, bool) else value
+
+
 def _literals(annotation: Any) -> list[Any]:
     arguments = get_args(annotation)
     if get_origin(annotation) is Literal:
@@ -221,17 +282,40 @@ def _normalized(arguments: Sequence[str], known: Sequence[str]) -> list[str]:
     return result
 
 
+def _finite_or_json(arguments: Sequence[str]) -> list[str]:
+    """Return arguments with NaN and infinity in lists of numbers as JSON spells them, so that they reach the field."""
+    result = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        items = [item.strip() for item in value.strip("[]").split(",")]
+        if any(map(NOT_FINITE.fullmatch, items)) and all(map(_is_number, items)):
+            values = ",".join(NOT_FINITE.sub(_as_json, item) for item in items)
+            value = f"[{values}]" if value.startswith("[") else values
+        result.append(name + equals + value)
+    return result
+
+
+def _is_number(text: str) -> bool:
+    return bool(NUMBERS.fullmatch(text) or NOT_FINITE.fullmatch(text))
+
+
+def _as_json(match: re.Match[str]) -> str:
+    return match[1] + ("NaN" if match[2].lower() == "nan" else "Infinity")
+
+
 def _unknown_option(name: str, known: Sequence[str]) -> str:
-    example = _first_option(name.removeprefix("--").replace("-", "_"), known)
+    bare, shown = name.removeprefix("--").replace("-", "_"), shorten(repr(name), SHOWN_VALUE)
+    example = first_option(bare, known)
     if example is not None:
-        return f"option {name!r} is a section; did you mean '--{example}'? (see --help)"
-    return f"option {name!r} is unknown{nearest(name, [f'--{option}' for option in known])} (see --help)"
+        return f"option {shown} is a section; did you mean '--{example}'? (see --help)"
+    meant = similar_option(bare, known)
+    if meant is not None and meant not in known:
+        meant = first_option(meant, known)
+    return f"option {shown} is unknown{_hint(meant and f'--{meant}')} (see --help)"
 
 
-def _first_option(section: str, known: Sequence[str]) -> str | None:
-    """Return the option of a section that names its source, or its first one; None where there is no such section."""
-    options = [option for option in known if option.startswith(f"{section}.")]
-    return next((option for option in options if option == f"{section}.source"), options[0] if options else None)
+def _hint(meant: str | None) -> str:
+    return "" if meant is None else f"; did you mean {meant!r}?"
 
 
 def _as_flags(arguments: Sequence[str], booleans: set[str]) -> list[str]:
@@ -257,31 +341,45 @@ def _as_flags(arguments: Sequence[str], booleans: set[str]) -> list[str]:
     return switched
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"config {path!r} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"config {path!r} is not YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise InputError(f"config {path!r} must hold fields by name, not a {type(content).__name__}")
-    return content
+def _check_text(value: Any, name: str = "", depth: int = 0) -> None:
+    """Check that values are not nested too deeply and that text can be written to files and terminals.
+
+    Raises:
+        InputError: they are, or text has a null character or was not UTF-8 on the command line.
+    """
+    if depth > MAX_DEPTH:
+        raise InputError(f"{shorten(name, SHOWN_VALUE)}: values are nested more than {MAX_DEPTH} levels deep")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_text(str(key), f"{name}.{key}".lstrip("."), depth + 1)
+            _check_text(inner, f"{name}.{key}".lstrip("."), depth + 1)
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            _check_text(inner, f"{name}.{index}", depth + 1)
+    elif isinstance(value, str) and NOT_TEXT.search(value):
+        raise InputError(
+            f"{shorten(name, SHOWN_VALUE)} {_shown(value)}: it has a null character or is not UTF-8; retype it"
+        )
 
 
 def _explain(error: ValidationError, config_class: type[BaseModel]) -> str:
+    """Return the first mistake in one line, with the name of the field."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
-    known = [option for option, _ in field_names(config_class)]
+    quoted = shorten(name, SHOWN_VALUE)
     if first["type"] == "extra_forbidden":
-        return f"field {name!r} is unknown{nearest(name, known)}"
-    shown = "" if isinstance(first["input"], dict) else f" {first['input']!r}"
-    example = _first_option(name, known)
+        meant = similar_option(name, options_at(config_class, first["loc"][:-1]))
+        return f"field {quoted!r} is unknown{_hint(meant)}"
+    shown = "" if isinstance(first["input"], dict) else f" {_shown(first['input'])}"
+    example = first_option(name, [option for option, _ in field_names(config_class)])
     if first["type"] == "model_type" and example is not None:
         return f"{name}{shown}: {name} is a section; did you mean {example!r}?"
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{name}{shown}: {message}{more}" if name else f"{message}{more}"
+    return f"{quoted}{shown}: {message}{more}" if name else f"{message}{more}"
+
+
+def _shown(value: Any) -> str:
+    """Return a refused value as a message quotes it."""
+    return shorten(VALUES.repr(value), SHOWN_VALUE)

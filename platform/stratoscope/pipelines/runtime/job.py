@@ -28,6 +28,7 @@ from stratoscope.pipelines.runtime.run_lookup import (
     unknown_fields,
     version_of,
 )
+from stratoscope.pipelines.runtime.surroundings import check_place, check_surroundings
 from stratoscope.pipelines.runtime.terminal import Terminal, own_terminal, stdout_console
 from stratoscope.results import Lease, Manifest, Run, RunFolder, check_not_held, new_run_id
 
@@ -165,9 +166,11 @@ class Job(ABC, Generic[Config]):
         Raises:
             InputError: the input was refused.
         """
+        context = self.context
+        check_place(self.config.output, context.folder)
         if self.already_done():
             return
-        context = self.context
+        check_surroundings(self.config, context.folder)
         check_not_held(context.storage)
         with quiet_libraries():
             with context.stage("prepare"):
@@ -348,6 +351,8 @@ def run_from_command_line(job_class: JobMaker[Config], arguments: Sequence[str] 
 
 
 def _dry_run(job: Job[Config]) -> int:
+    check_place(job.config.output, job.context.folder)
+    check_surroundings(job.config, job.context.folder)
     with quiet_libraries():
         job.prepare()
         for label, text in job.plan():

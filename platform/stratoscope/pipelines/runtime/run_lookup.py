@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -12,6 +12,7 @@ from stratoscope.digest import code_digest, digest
 from stratoscope.errors import InputError, first_line, nearest, suggest
 from stratoscope.extensions import added_digest
 from stratoscope.pipelines.runtime.config import ConfigSection
+from stratoscope.pipelines.runtime.option_names import section_class
 from stratoscope.results import Manifest, Run, Storage, list_runs, package_versions
 from stratoscope.results.manifest import NAME
 
@@ -128,7 +129,7 @@ def recorded_settings(config_class: type[BaseModel], values: Mapping[str, Any], 
         if isinstance(extra, dict) and extra.get("affects_result") is False:
             continue
         value = values[name] if name in values else _default(field)
-        section = _section_class(field.annotation)
+        section = section_class(field.annotation)
         if section is not None and isinstance(value, Mapping):
             settings |= recorded_settings(section, value, f"{prefix}{name}.")
         elif section is not None and isinstance(value, list):
@@ -142,7 +143,7 @@ def unknown_fields(config_class: type[BaseModel], values: Mapping[str, Any], pre
     """Yield the dotted names in a manifest's configuration that this version does not know."""
     yield from (prefix + name for name, _ in _unknown(config_class, values))
     for name, field in config_class.model_fields.items():
-        section, value = _section_class(field.annotation), values.get(name)
+        section, value = section_class(field.annotation), values.get(name)
         for item in value if isinstance(value, list) else [value]:
             if section is not None and isinstance(item, Mapping):
                 yield from unknown_fields(section, item, f"{prefix}{name}.")
@@ -178,10 +179,3 @@ def _unknown(config_class: type[BaseModel], values: Mapping[str, Any]) -> Iterat
 def _default(field: FieldInfo) -> Any:
     """Return a field's default as a plain value, or None where it has none."""
     return None if field.is_required() else to_jsonable_python(field.get_default(call_default_factory=True))
-
-
-def _section_class(annotation: Any) -> type[BaseModel] | None:
-    """Return the section class in the annotation of a field, also within a list or a union."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((section for part in get_args(annotation) if (section := _section_class(part))), None)

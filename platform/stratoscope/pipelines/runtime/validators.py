@@ -1,11 +1,62 @@
-"""Validators for list fields of configurations, used as `Annotated[list[...], VALIDATOR]`."""
+"""Kinds of configuration fields, used as annotations, and validators of list fields: `Annotated[list[...], DISTINCT]`.
 
+Every number of a configuration has a kind, so that a negative, huge or otherwise meaningless value is refused wherever
+it is given. `ConfigSection` refuses NaN, infinity and empty text in all fields.
+"""
+
+import os
 from collections.abc import Collection
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from stratoscope.errors import suggest
+
+MAX_PLACE, MAX_PART = 4000, 255
+"""Maximum number of bytes of a path, and of a name in it, as file systems have it."""
+MAX_COUNT = 10**9
+"""Largest number of things."""
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""Seed of random numbers, as all libraries accept it."""
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+"""Number of things, at least one."""
+CountOrZero = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+"""Number of things, or none."""
+Draws = Annotated[int, Field(ge=1, le=100_000)]
+"""Number of random draws, all of which are in memory."""
+DrawsOrZero = Annotated[int, Field(ge=0, le=100_000)]
+"""Number of random draws, or none."""
+Workers = Annotated[int, Field(ge=1, le=10_000)]
+"""Number of processes."""
+Cpus = Annotated[int, Field(ge=1, le=10_000)]
+"""Number of CPUs of a process."""
+Gpus = Annotated[float, Field(ge=0, le=10_000)]
+"""Number of GPUs of a process; a fraction shares one."""
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+"""Number above 0."""
+NotNegative = Annotated[float, Field(ge=0, le=1e6)]
+"""Number of at least 0."""
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+"""Share of a whole, without nothing and all."""
+FractionOrZero = Annotated[float, Field(ge=0, lt=1)]
+"""Share of a whole, or nothing."""
+FractionOrOne = Annotated[float, Field(gt=0, le=1)]
+"""Share of a whole, or all."""
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+"""Time in seconds, at most a day."""
+Hours = Annotated[float, Field(gt=0, le=10_000)]
+"""Time in hours, at most a year or so."""
+
+
+def _checked_place(name: str) -> str:
+    parts = [len(os.fsencode(part)) for part in name.split("/")]
+    if max(parts) > MAX_PART or sum(parts) + len(parts) > MAX_PLACE:
+        raise ValueError(f"a path has at most {MAX_PLACE:,} bytes, and a name in it at most {MAX_PART}")
+    return name
+
+
+Place = Annotated[str, AfterValidator(_checked_place)]
+"""Name or path of data or a model, a folder, or a URL."""
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -14,28 +65,7 @@ def _distinct(values: list[Any]) -> list[Any]:
     return values
 
 
-def _positive(values: list[Any]) -> list[Any]:
-    if any(value <= 0 for value in values):
-        raise ValueError("all values must be above 0")
-    return values
-
-
-def _not_negative(values: list[Any]) -> list[Any]:
-    if any(value < 0 for value in values):
-        raise ValueError("no value may be below 0")
-    return values
-
-
-def _shares(values: list[Any]) -> list[Any]:
-    if any(not 0 < value < 1 for value in values):
-        raise ValueError("all values must lie between 0 and 1")
-    return values
-
-
 DISTINCT = AfterValidator(_distinct)
-NOT_NEGATIVE = AfterValidator(_not_negative)
-POSITIVE = AfterValidator(_positive)
-SHARES = AfterValidator(_shares)
 
 
 def named(known: Collection[str], kind: str) -> AfterValidator:

@@ -8,7 +8,16 @@ from stratoscope.activations import Tap
 from stratoscope.data import PromptSource
 from stratoscope.models import Encoding
 from stratoscope.pipelines.runtime.config import ConfigSection
-from stratoscope.pipelines.runtime.validators import DISTINCT, POSITIVE, SHARES, named
+from stratoscope.pipelines.runtime.validators import (
+    DISTINCT,
+    Count,
+    CountOrZero,
+    Draws,
+    Fraction,
+    Place,
+    Positive,
+    named,
+)
 from stratoscope.pipelines.sharded.config import ShardedConfig
 from stratoscope.scoring import METRICS, ScoringSettings, VarianceKind
 
@@ -16,7 +25,7 @@ from stratoscope.scoring import METRICS, ScoringSettings, VarianceKind
 class PromptsSection(ConfigSection):
     """The prompts to run through the model."""
 
-    source: str = "sciq"
+    source: Place = "sciq"
     """A known set (sciq, sst2, boolq, arc_easy, lambada, nq_open, triviaqa), a file, a folder, or a hub name."""
     template: str | None = None
     """Jinja template over a row's columns; null uses that of the set, or the column prompt, text or question."""
@@ -28,9 +37,9 @@ class PromptsSection(ConfigSection):
     """Branch, tag or commit of a hub set."""
     group: str | None = None
     """Column that assigns prompts to groups, which are also scored separately."""
-    limit: int | None = Field(256, ge=1)
+    limit: Count | None = 256
     """Maximum number of prompts, without empty and duplicate ones; null keeps all."""
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: Count | None = None
     """Maximum tokens of a prompt; null is 1024, or the number of the model's positions if that is less."""
     too_long: Literal["truncate", "refuse"] = "truncate"
     """Treatment of longer prompts: truncate cuts them at the end, refuse records an error."""
@@ -53,9 +62,9 @@ class ActivationsSection(ConfigSection):
 
     taps: Annotated[list[Tap], DISTINCT] = Field([Tap.BLOCK, Tap.UPDATE], min_length=1)
     """Taps: the places in each block to read."""
-    epsilons: Annotated[list[float], DISTINCT, POSITIVE] = [0.01]
+    epsilons: Annotated[list[Positive], DISTINCT] = [0.01]
     """Absolute thresholds under which activations are counted exactly; any other snaps to the nearest bin edge."""
-    spans: Annotated[list[int], DISTINCT, POSITIVE] = []
+    spans: Annotated[list[Count], DISTINCT] = []
     """Lengths of the spans of layers whose angular distance is measured, at every start."""
 
 
@@ -74,17 +83,17 @@ class ScoresSection(ConfigSection):
     """Scores per layer: avss, variance, sparsity, block_influence, angular_distance, magnitude, random, last."""
     variance: list[VarianceKind] = Field(["elementwise"], min_length=1)
     """elementwise: over all activations; pooled: over the width of the token mean, as in the code of AVSS's authors."""
-    epsilon: Annotated[list[float], POSITIVE] = [0.01]
+    epsilon: list[Positive] = [0.01]
     """Absolute sparsity thresholds."""
-    quantile: Annotated[list[float], SHARES] = []
+    quantile: list[Fraction] = []
     """Sparsity thresholds as quantiles of |activation| over all layers of a tap."""
-    ratio: float = Field(0.25, gt=0, lt=1)
+    ratio: Fraction = 0.25
     """Share of layers that the summary and the report mark as the lowest."""
-    bootstrap: int = Field(1000, ge=100)
+    bootstrap: Draws = Field(1000, ge=100)
     """Number of bootstrap draws over prompts for the intervals."""
-    confidence: float = Field(0.95, gt=0, lt=1)
+    confidence: Fraction = 0.95
     """Coverage of the intervals."""
-    splits: int = Field(20, ge=1)
+    splits: Draws = 20
     """Number of random halvings of the prompts for the split-half rank correlation."""
 
     @model_validator(mode="after")
@@ -112,9 +121,9 @@ class StatisticsSection(ConfigSection):
 
     keep: Literal["prompt", "shard", "auto"] = "auto"
     """One row per prompt, layer and tap, or per shard of prompts; auto is per prompt up to max_rows."""
-    max_rows: int = Field(1_000_000, ge=1)
+    max_rows: Count = 1_000_000
     """Maximum rows, of statistics and spans, up to which auto stores rows per prompt."""
-    reservoir: int = Field(1000, ge=0)
+    reservoir: CountOrZero = 1000
     """Number of prompts, first in the seeded order, with rows of their own if the others are merged by shard."""
 
 

@@ -12,6 +12,7 @@ from stratoscope.execution import ActorPool, cluster
 from stratoscope.pipelines.reporting.formatting import tap_notes
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.job import Job
+from stratoscope.pipelines.runtime.surroundings import check_connected
 from stratoscope.pipelines.score.config import ScoreConfig
 from stratoscope.pipelines.score.estimate import estimate
 from stratoscope.pipelines.score.inputs import ScoreInputs, open_inputs
@@ -64,6 +65,7 @@ class ScoreJob(Job[ScoreConfig]):
         context, config, inputs = self.context, self.config, self.inputs
         store = ShardStore(context.storage)
         with context.stage("measure"), cluster():
+            check_connected(config, context.console)
             pool = plan_actors(config.actors, store, inputs.layout)
             settings = worker_settings(config, inputs, pool)
             context.manifest.fingerprints = input_fingerprints(inputs, settings)

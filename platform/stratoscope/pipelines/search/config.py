@@ -7,6 +7,8 @@ from ray.tune import Callback
 
 from stratoscope.execution import mlflow_callback
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
+from stratoscope.pipelines.runtime.demand import Demand
+from stratoscope.pipelines.runtime.validators import CountOrZero, Draws, FractionOrOne, NotNegative, Place, Workers
 from stratoscope.pipelines.score.config import PromptsSection
 from stratoscope.pipelines.search.eavss.config import DefinitionSearchSection
 from stratoscope.pipelines.search.pruning.config import EvaluatorsSection, FinalSection, SpaceSection, TasksSection
@@ -19,22 +21,27 @@ class SearchSection(ConfigSection):
 
     algorithm: Literal["tpe", "nsga2", "grid", "greedy"] = "nsga2"
     """tpe: one objective, with ASHA; nsga2: retention against size; grid: every combination; greedy: layer by layer."""
-    num_samples: int = Field(24, ge=1)
+    num_samples: Draws = 24
     """Trials of tpe and nsga2, starting points included. Equal sets of layers are evaluated once."""
     starting_points: bool = True
     """Begin with each metric's first candidate at each ratio, so that the report can compare metrics."""
     objective: Objective = "retention_raw"
     """Objective to improve: a retention, averaged over tasks, or bits per byte of language-model text."""
-    keep: float = Field(0.9, gt=0, le=1)
+    keep: FractionOrOne = 0.9
     """Retention to reach: with several ratios, tpe and the final choice prefer the largest set that reaches it."""
-    rungs: list[float] = Field([0.25, 0.5, 1.0], min_length=1)
+    rungs: list[FractionOrOne] = Field([0.25, 0.5, 1.0], min_length=1)
     """Increasing shares of the items, up to 1: ASHA may stop a trial after each, greedy search uses the first."""
-    swaps: int = Field(0, ge=0)
+    swaps: CountOrZero = 0
     """Swaps of a dropped layer for a retained one that are tried on the best set, in a seeded order."""
-    concurrency: int | None = Field(None, ge=1)
+    concurrency: Workers | None = None
     """Concurrent trials; null is one per evaluator. With one, the search is deterministic."""
-    cache_gb: float = Field(2.0, ge=0, json_schema_extra=NOT_IN_IDENTITY)
+    cache_gb: NotNegative = Field(2.0, json_schema_extra=NOT_IN_IDENTITY)
     """Memory of each evaluator for stored hidden states that candidates start from."""
+
+    def demand(self, name: str) -> Demand | None:
+        """Return the memory for hidden states, where it is given."""
+        given = "cache_gb" in self.model_fields_set
+        return Demand({"memory": 1e9 * self.cache_gb}, {"memory": f"{name}.cache_gb"}) if given else None
 
     @field_validator("rungs")
     @classmethod
@@ -62,7 +69,7 @@ class SearchConfig(JobConfig):
 
     target: Literal["pruning", "eavss"] = "pruning"
     """pruning: layers to drop; eavss: how to flag hallucinating layers, from a hallucination run's statistics."""
-    statistics: str | None = None
+    statistics: Place | None = None
     """Finished score run, or hallucination run for target eavss: folder, URL or run_id; null computes the former."""
     model: ModelSection = ModelSection()
     """The model to prune."""

@@ -7,6 +7,8 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator,
 
 from stratoscope.models import LoadSpec, ModelSource
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
+from stratoscope.pipelines.runtime.demand import Demand
+from stratoscope.pipelines.runtime.validators import MAX_COUNT, Count, Cpus, Gpus, Place, Workers
 
 FailOnError = StrictBool | StrictInt | StrictFloat
 """Whether errors fail a run, or above which share or count of them."""
@@ -15,7 +17,7 @@ FailOnError = StrictBool | StrictInt | StrictFloat
 class ModelSection(ConfigSection):
     """The model to read."""
 
-    source: str = "smollm2"
+    source: Place = "smollm2"
     """A hub name (owner/model), a folder, a .gguf file, or 'smollm2', which needs no hub."""
     revision: str | None = None
     """Branch, tag or commit of a hub name."""
@@ -35,23 +37,27 @@ class ModelSection(ConfigSection):
 class BatchingSection(ConfigSection):
     """How the work is divided into shards and batches. A resumed run keeps every shard that is complete."""
 
-    shard_size: int | None = Field(None, ge=1)
+    shard_size: Count | None = None
     """Prompts or questions per shard; null is 32, or more so that there are at most 1024 shards, or fewer for score."""
-    max_tokens: int = Field(2048, ge=1)
+    max_tokens: Count = 2048
     """Maximum tokens of a batch, padding included."""
 
 
 class ActorsSection(ConfigSection):
     """The actors that run the model; their number changes no result."""
 
-    min: int = Field(1, ge=1)
+    min: Workers = 1
     """Minimum number of actors."""
-    max: int | None = Field(None, ge=1)
+    max: Workers | None = None
     """Maximum number of actors; null uses as many as the cluster holds."""
-    cpus: int = Field(1, ge=1)
+    cpus: Cpus = 1
     """CPUs, and CPU threads, per actor."""
-    gpus: float | None = Field(None, ge=0)
+    gpus: Gpus | None = None
     """GPUs per actor; null uses one if the cluster has any. Several GPUs share the layers of a model."""
+
+    def demand(self, name: str) -> Demand:
+        """Return the fewest actors and their resources."""
+        return worker_demand(name, self.cpus, self.gpus, self.min, f"{name}.min")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -60,6 +66,19 @@ class ActorsSection(ConfigSection):
         if self.gpus is not None and self.gpus > 1 and self.gpus != int(self.gpus):
             raise ValueError(f"gpus ({self.gpus}) must be a whole number above 1")
         return self
+
+
+def worker_demand(name: str, cpus: float | None, gpus: float | None, number: int = 1, field: str = "") -> Demand:
+    """Return the demand of workers whose section has the fields cpus and gpus, where null asks for what there is.
+
+    Args:
+        name: name of the section.
+        cpus: CPUs of each worker.
+        gpus: GPUs of each worker.
+        number: number of workers.
+        field: field that asks for the number.
+    """
+    return Demand({"CPU": cpus or 0, "GPU": gpus or 0}, {"CPU": f"{name}.cpus", "GPU": f"{name}.gpus"}, number, field)
 
 
 class ShardedConfig(JobConfig):
@@ -82,8 +101,8 @@ class ShardedConfig(JobConfig):
     @field_validator("fail_on_error")
     @classmethod
     def _allowance(cls, value: bool | float) -> bool | float:
-        if value < 0 or (isinstance(value, float) and value > 1):
-            raise ValueError("must be true or false, a fraction between 0 and 1, or a count")
+        if not 0 <= value <= (1 if isinstance(value, float) else MAX_COUNT):
+            raise ValueError(f"must be true or false, a fraction between 0 and 1, or a count up to {MAX_COUNT:,}")
         return value
 
 

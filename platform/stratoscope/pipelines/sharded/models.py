@@ -35,7 +35,13 @@ def open_model(section: ModelSection, *, head: bool = False, trainable: bool = F
         InputError: the model cannot be resolved or read, or is quantised where that is refused.
     """
     source = pin_source(resolve_source(section.source, section.revision))
-    facts = describe_model(source, trust_remote_code=section.trust_remote_code, here=is_local(), head=head)
+    facts = describe_model(
+        source,
+        trust_remote_code=section.trust_remote_code,
+        here=is_local(),
+        head=head,
+        attention=section.attention,
+    )
     if trainable and facts.quantisation:
         raise InputError(
             f"model.source {section.source!r} is quantised by {facts.quantisation}, and its layers cannot be trained; "

@@ -2,12 +2,20 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from stratoscope.activations import Tap
 from stratoscope.pipelines.hallucination.config import SeparationSection
 from stratoscope.pipelines.runtime.config import ConfigSection
-from stratoscope.pipelines.runtime.validators import DISTINCT, POSITIVE, SHARES, named
+from stratoscope.pipelines.runtime.validators import (
+    DISTINCT,
+    Draws,
+    Fraction,
+    FractionOrOne,
+    NotNegative,
+    Positive,
+    named,
+)
 from stratoscope.scoring import DEFINITIONS, Part, VarianceKind
 from stratoscope.scoring.definition_space import DefinitionSpace
 
@@ -25,15 +33,15 @@ class DefinitionSearchSection(ConfigSection):
     """Parts: answer, last (its last token), change (an answer relative to its question)."""
     variance: Annotated[list[VarianceKind], DISTINCT] = Field(["elementwise", "pooled"], min_length=1)
     """Kinds of variance: elementwise, pooled."""
-    epsilons: Annotated[list[float], DISTINCT, POSITIVE] = [0.01, 0.1]
+    epsilons: Annotated[list[Positive], DISTINCT] = [0.01, 0.1]
     """Absolute sparsity thresholds; a threshold between two bins of the histogram snaps to the nearest edge."""
-    quantiles: Annotated[list[float], DISTINCT, SHARES] = []
+    quantiles: Annotated[list[Fraction], DISTINCT] = []
     """Sparsity thresholds as quantiles of |activation| over all layers of a tap."""
-    propensities: Annotated[list[float], DISTINCT] = Field([0.5, 1.0, 1.5, 2.0], min_length=1)
+    propensities: Annotated[list[NotNegative], DISTINCT] = Field([0.5, 1.0, 1.5, 2.0], min_length=1)
     """Propensities above which a layer can be flagged."""
-    levels: Annotated[list[float], DISTINCT] = Field([0.05, 1.0], min_length=1)
+    levels: Annotated[list[FractionOrOne], DISTINCT] = Field([0.05, 1.0], min_length=1)
     """Significance levels that a flagged layer has to pass; at 1 propensity alone decides."""
-    draws: int = Field(499, ge=99)
+    draws: Draws = Field(499, ge=99)
     """Randomisations of the test inside each fold."""
     objective: DefinitionObjective = "auroc"
     """auroc: of the flagged layers, averaged over data sets; over_random: its difference to random sets;
@@ -44,13 +52,6 @@ class DefinitionSearchSection(ConfigSection):
     """Data sets that trials never use, on which the best one is confirmed."""
     separation: SeparationSection = SeparationSection()
     """How wrong answers are told from right ones."""
-
-    @field_validator("levels")
-    @classmethod
-    def _check_levels(cls, values: list[float]) -> list[float]:
-        if any(not 0 < value <= 1 for value in values):
-            raise ValueError("all values must lie above 0 and at most at 1")
-        return values
 
     def to_space(self, taps: tuple[str, ...]) -> DefinitionSpace:
         """Return the space as plain values.

@@ -7,7 +7,21 @@ from pydantic import Field, model_validator
 from stratoscope.activations import Tap
 from stratoscope.evaluation import ItemSampling, Resampling
 from stratoscope.pipelines.runtime.config import ConfigSection
-from stratoscope.pipelines.runtime.validators import DISTINCT, POSITIVE, SHARES, named
+from stratoscope.pipelines.runtime.demand import Demand
+from stratoscope.pipelines.runtime.validators import (
+    DISTINCT,
+    Count,
+    Cpus,
+    Draws,
+    DrawsOrZero,
+    Fraction,
+    Gpus,
+    Place,
+    Positive,
+    Workers,
+    named,
+)
+from stratoscope.pipelines.sharded.config import worker_demand
 from stratoscope.pruning import PERPLEXITY_DROP, PruningSpace
 from stratoscope.scoring import METRICS, VarianceKind
 
@@ -26,15 +40,15 @@ class SpaceSection(ConfigSection):
     """Taps: the places in each block whose scores are candidates."""
     variance: Annotated[list[VarianceKind], DISTINCT] = Field(["elementwise"], min_length=1)
     """Kinds of variance: elementwise, pooled."""
-    epsilons: Annotated[list[float], DISTINCT, POSITIVE] = [0.01, 0.1]
+    epsilons: Annotated[list[Positive], DISTINCT] = [0.01, 0.1]
     """Absolute sparsity thresholds; a threshold between two bins of the histogram snaps to the nearest edge."""
-    quantiles: Annotated[list[float], DISTINCT, SHARES] = []
+    quantiles: Annotated[list[Fraction], DISTINCT] = []
     """Sparsity thresholds as quantiles of |activation| over all layers of a tap."""
-    ratios: Annotated[list[float], DISTINCT, SHARES] = Field([0.1, 0.25, 0.4], min_length=1)
+    ratios: Annotated[list[Fraction], DISTINCT] = Field([0.1, 0.25, 0.4], min_length=1)
     """Shares of layers to drop."""
     contiguous: Annotated[list[bool], DISTINCT] = Field([False], min_length=1)
     """Whether the dropped layers form one span, the one with the lowest sum of scores."""
-    draws: int = Field(3, ge=1)
+    draws: Draws = 3
     """Number of draws of the metric random."""
 
     @model_validator(mode="after")
@@ -61,22 +75,22 @@ class SpaceSection(ConfigSection):
 class TasksSection(ConfigSection):
     """The tasks that every candidate is evaluated on."""
 
-    tasks: Annotated[list[str], DISTINCT] = Field(["sciq", "sst2", "passages"], min_length=1)
+    tasks: Annotated[list[Place], DISTINCT] = Field(["sciq", "sst2", "passages"], min_length=1)
     """Bundled tasks, tasks or groups of lm-evaluation-harness, harness:NAME, or task YAML files."""
     filters: Annotated[list[str], DISTINCT] = []
     """Filters that count where a task has several, such as flexible-extract: of these the first that the task has, else
     the task's own first. Each filter is a metric in the tables."""
-    limit: int = Field(64, ge=4)
+    limit: Count = Field(64, ge=4)
     """Items of each task that candidates are evaluated on during the search."""
-    held_out: int = Field(64, ge=4)
+    held_out: Count = Field(64, ge=4)
     """Items of each task that only the final front is evaluated on. A small task is split in the same proportions."""
     chat: bool = False
     """Apply the model's chat template."""
-    batch_tokens: int = Field(2048, ge=1)
+    batch_tokens: Count = 2048
     """Maximum number of tokens in a batch, padding included."""
-    bootstrap: int = Field(1000, ge=100)
+    bootstrap: Draws = Field(1000, ge=100)
     """Draws of the paired bootstrap over items."""
-    confidence: float = Field(0.95, gt=0, lt=1)
+    confidence: Fraction = 0.95
     """Coverage of the intervals."""
 
     def to_sampling(self, seed: int) -> ItemSampling:
@@ -91,20 +105,24 @@ class TasksSection(ConfigSection):
 class FinalSection(ConfigSection):
     """What happens to the front after the search."""
 
-    random_sets: int = Field(20, ge=0)
+    random_sets: DrawsOrZero = 20
     """Random sets of the same size that the chosen set is compared with on held-out items."""
     export: bool = True
     """Write the chosen model as a checkpoint, load it in a fresh process, and measure its speed."""
-    path: str | None = None
+    path: Place | None = None
     """Folder for the checkpoint; null is models/ in the run."""
 
 
 class EvaluatorsSection(ConfigSection):
     """The actors that evaluate candidates; each holds the model once, for all trials."""
 
-    max: int | None = Field(None, ge=1)
+    max: Workers | None = None
     """Maximum number of evaluators; null uses as many as fit into the cluster."""
-    cpus: int | None = Field(None, ge=1)
+    cpus: Cpus | None = None
     """CPUs per evaluator; null is all CPUs of a node, or its share of them per GPU."""
-    gpus: float | None = Field(None, ge=0)
+    gpus: Gpus | None = None
     """GPUs per evaluator; null is one where the cluster has any."""
+
+    def demand(self, name: str) -> Demand:
+        """Return one evaluator and its resources."""
+        return worker_demand(name, self.cpus, self.gpus)

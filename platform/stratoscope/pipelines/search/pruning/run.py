@@ -24,6 +24,7 @@ from stratoscope.models import (
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.runtime.run_lookup import open_finished
+from stratoscope.pipelines.runtime.surroundings import check_connected, check_writable
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.search.config import SearchConfig
 from stratoscope.pipelines.search.pruning.checkpoint import export_chosen
@@ -36,7 +37,7 @@ from stratoscope.pipelines.search.pruning.store import EvaluationStore
 from stratoscope.pipelines.search.pruning.validation import ValidatedSearch, Validator
 from stratoscope.pipelines.search.pruning.worker import PruningEvaluator, PruningEvaluatorSettings
 from stratoscope.pipelines.sharded.models import open_model
-from stratoscope.results import Run, Storage, table_writer, write_table
+from stratoscope.results import Run, RunFolder, Storage, table_writer, write_table
 from stratoscope.tables.pruning import (
     ComparisonRow,
     EvaluationRow,
@@ -70,7 +71,11 @@ class PruningSearch(Job[SearchConfig]):
         check_ratios(config.space.ratios, self.facts.num_layers, model.source)
         check_tracking(config.tracking.mlflow)
         check_path(config.final.path, self.context.folder.run_id)
+        if config.final.path is not None:
+            check_writable("final.path", config.final.path, Storage(config.final.path))
         self.statistics = open_statistics(config, self.source) if config.statistics is not None else None
+        if self.statistics is None:
+            RunFolder(config.output, ScoreJob.name, self._statistics_run_id)
         tasks = load_tasks(config.evaluation.tasks)
         check_filters(tasks, config.evaluation.filters)
         self.tasks = self._choose_items(tasks)
@@ -88,6 +93,7 @@ class PruningSearch(Job[SearchConfig]):
                 self.statistics = self._compute_statistics()
                 self.tasks = self._choose_items([items.task for items in self.tasks])
         with cluster(), ExitStack() as stack:
+            check_connected(config, context.console)
             pool = plan_evaluators(config)
             settings = self._evaluator_settings(pool)
             self._record_fingerprints(settings)
@@ -144,7 +150,7 @@ class PruningSearch(Job[SearchConfig]):
         config = self.config
         settings = {
             "output": config.output,
-            "run_id": f"{self.context.folder.run_id}-statistics",
+            "run_id": self._statistics_run_id,
             "reuse": config.reuse,
             "seed": config.seed,
             "model": config.model.model_dump(),
@@ -155,6 +161,11 @@ class PruningSearch(Job[SearchConfig]):
         job = ScoreJob(validate(ScoreConfig, settings), self.context.terminal, self.context.stopping)
         job.perform()
         return FinishedScore(job.context.storage, job.context.manifest)
+
+    @property
+    def _statistics_run_id(self) -> str:
+        """Name of the score run that computes the statistics; it begins with the name of this run."""
+        return f"{self.context.folder.run_id}-statistics"
 
     def _choose_items(self, tasks: Iterable[Any]) -> list[TaskItems]:
         """Return tasks of lm-evaluation-harness with their items, without calibration prompts."""
