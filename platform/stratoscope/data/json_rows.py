@@ -189,7 +189,8 @@ class _Scanner:
             except json.JSONDecodeError as error:
                 if self._is_cut_off(error) and self._read_more():
                     continue
-                raise ValueError(f"line {self._line_of(error.pos):,} is not JSON: {error.msg}") from error
+                line = self._line_of(self._position)
+                raise ValueError(f"the object that begins in line {line:,} is not JSON: {error.msg}") from error
             except RecursionError as error:
                 raise ValueError(f"line {self._line_of(self._position):,} is nested too deeply") from error
             except ValueError as error:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -129,7 +129,9 @@ def _read_saved(source: PromptSource, path: Path, field: str) -> Iterator[dict[s
     try:
         saved = load_from_disk(str(path))
     except (OSError, ValueError) as error:
-        raise InputError(f"{field} {source.source!r} cannot be read as a saved data set: {first_line(error)}") from error
+        raise InputError(
+            f"{field} {source.source!r} cannot be read as a saved data set: {first_line(error)}"
+        ) from error
     if isinstance(saved, Dataset):
         yield from saved
         return
@@ -172,14 +174,13 @@ def _group(row: SourceRow, source: PromptSource) -> str:
     if source.group is None:
         return source_stem(source.source)
     if source.group not in row.written:
-        raise InputError(
-            f"prompts.group {source.group!r} is not a column; choose one of {column_names(row)}"
-        )
+        raise InputError(f"prompts.group {source.group!r} is not a column; choose one of {column_names(row)}")
     value = row.written[source.group]
-    return NO_GROUP if is_missing(value) else str(value)
+    name = "" if is_missing(value) else str(value)
+    return name if name.strip() else NO_GROUP
 
 
-def row_id(row: dict[str, Any]) -> str:
+def row_id(row: Mapping[str, Any]) -> str:
     """Return a stable id of a raw row: equal rows have equal ids in every file and on every machine."""
     text = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -14,11 +14,8 @@ class _MissingUsedError(Exception):
     """Raised where a template computes with a missing value."""
 
 
-class _Missing(StrictUndefined):
+class _Missing:
     """A missing value: no text, no elements, and false; what is computed from it is missing too."""
-
-    def __init__(self, *_arguments: Any, **_options: Any) -> None:
-        super().__init__(name="missing value")
 
     def _missing(self, *_arguments: Any, **_options: Any) -> "_Missing":
         return self
@@ -74,7 +71,7 @@ class _Unknown(StrictUndefined):
 class PromptTemplate:
     """A Jinja template over the columns of a row.
 
-    A missing value is rendered as nothing. A prompt is empty, whatever text stands around its values, if all values that
+    A missing value is rendered as nothing. A prompt is empty, whatever text stands around values, if all values that
     the template prints, or all columns that it names, are missing or blank.
 
     Args:
@@ -87,9 +84,7 @@ class PromptTemplate:
     def __init__(self, source: str) -> None:
         self._source = source
         self._num_printed = self._num_filled = 0
-        environment = SandboxedEnvironment(
-            undefined=_Unknown, finalize=self._count, keep_trailing_newline=True
-        )
+        environment = SandboxedEnvironment(undefined=_Unknown, finalize=self._count, keep_trailing_newline=True)
         environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": _encode}
         environment.tests["none"] = lambda value: value is None or isinstance(value, _Missing)
         try:

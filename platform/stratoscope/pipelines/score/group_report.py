@@ -9,7 +9,7 @@ from stratoscope.pipelines.reporting.formatting import number_text
 from stratoscope.pipelines.score.read_scores import ScoredLayers, read_scorings
 from stratoscope.results import PageSection, Run, Table
 from stratoscope.scoring import lowest, num_dropped
-from stratoscope.statistics import rank_correlation
+from stratoscope.statistics import spearman
 
 MAX_GROUPS = {"terminal": 12, "page": 100}
 """Largest number of groups that are shown, the largest groups first."""
@@ -66,8 +66,8 @@ def group_sections(run: Run, scorings: Sequence[ScoredLayers]) -> Iterator[PageS
         return
     shown = groups[: MAX_GROUPS["page"]]
     text = (
-        f"{_title(len(groups), len(shown))}. The metric is the first one; the table layer_scores has all metrics of all "
-        "groups. The correlation is that of the ranks of layers with those of all prompts."
+        f"{_title(len(groups), len(shown))}. The metric is the first one; the table layer_scores has all metrics of "
+        "all groups. The correlation is that of the ranks of layers with those of all prompts."
     )
     yield PageSection("Groups", [text], [], [Table(HEADER, _rows(run, shown, scorings))])
 
@@ -94,5 +94,5 @@ def _scorings(run: Run, group: str, scorings: Sequence[ScoredLayers]) -> Iterato
     by_label = {scoring.label: scoring for scoring in scorings}
     for scoring in read_scorings(run, group):
         if scoring.scoring.metric == scorings[0].scoring.metric:
-            correlation = rank_correlation(scoring.score, by_label[scoring.label].score)
+            correlation = spearman(scoring.score, by_label[scoring.label].score)
             yield _GroupScoring(group, size, scoring, correlation)

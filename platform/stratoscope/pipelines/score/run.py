@@ -118,7 +118,9 @@ def worker_settings(config: ScoreConfig, inputs: ScoreInputs, pool: ActorPool) -
         taps=tuple(config.activations.taps),
         epsilons=tuple(sorted(config.activations.epsilons)),
         spans=inputs.spans,
-        retention=RetentionPolicy(inputs.layout.by_shard, config.statistics.reservoir, grouped=len(inputs.group_sizes) > 1),
+        retention=RetentionPolicy(
+            inputs.layout.by_shard, config.statistics.reservoir, grouped=len(inputs.group_sizes) > 1
+        ),
         batch_tokens=config.batching.max_tokens,
         num_threads=int(pool.num_cpus),
     )
