@@ -125,7 +125,7 @@ def test_lists_in_cells_are_several_answers(tmp_path: Path) -> None:
     answers = sorted([a.text for a in q.answers] for q in load(str(file)))
     assert answers == [["a", "b; b", "c", "d"], ["a", "it's b", "c", "d"]]
     file.write_text("question,right,wrong\nQ1?,\"{'value': 'a'}\",b\n")
-    with pytest.raises(InputError, match="row 1 is not of format pairs.*printed dictionary"):
+    with pytest.raises(InputError, match=r"row 1 is not of format pairs.*printed dictionary"):
         load(str(file))
 
 

@@ -161,8 +161,7 @@ def _fields(line: str) -> list[str]:
 def _error_of(error: csv.Error, line: int) -> ValueError:
     if "expected after" in str(error) or "end of data" in str(error):
         return OddQuoteError(
-            f"the row that begins in line {line:,} has a field that begins with a quote, which is not closed at its "
-            "end"
+            f"the row that begins in line {line:,} has a field that begins with a quote, which is not closed at its end"
         )
     return ValueError(f"the row that begins in line {line:,} cannot be read: {error}")
 

@@ -22,7 +22,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _SAMPLE = 4096
-_MOST_ZEROS = 0.3
+_MOST_ZEROS = 0.5
 """Share of zero bytes at even or odd places, above which a text without a mark is UTF-16."""
 
 
@@ -113,5 +113,7 @@ def find_undecodable(path: Path, encoding: str | None) -> UndecodableByte | None
                 before = error.object[: error.start].decode(name, errors="replace").count("\n")
                 position = consumed - len(error.object) + error.start
                 return UndecodableByte(error.object[error.start], position, num_newlines + before + 1, name.upper())
+            except UnicodeError:  # the start of the file shows that it has another encoding
+                return None
             if not block:
                 return None

@@ -112,8 +112,8 @@ def read_files(path: Path, field: str = "prompts.source", reading: FileReading |
             ) from error
         except OddQuoteError as error:
             raise InputError(
-                f"{field}: {file}: {error}; double quotes inside a field, or set {section}.quoting never if they are "
-                "text"
+                f"{field}: {file}: {error}; write quotes inside a field twice, or set {section}.quoting never if "
+                "quotes are text"
             ) from error
         except (pa.ArrowException, OSError, EOFError, ValueError, zlib.error) as error:
             raise InputError(f"{field}: {file} cannot be read as {kind[1:]}: {first_line(error)}") from error

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, meta
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2 import StrictUndefined, meta
 
 from stratoscope.data.rows import column_names, is_missing
+from stratoscope.data.template_bounds import BoundedEnvironment, TemplateBoundError
 from stratoscope.errors import InputError, first_line
 
 
@@ -82,16 +82,16 @@ class PromptTemplate:
     """
 
     def __init__(self, source: str) -> None:
-        self._source = source
+        self._name = f"prompts.template {source!r:.120}"
         self._num_printed = self._num_filled = 0
-        environment = SandboxedEnvironment(undefined=_Unknown, finalize=self._count, keep_trailing_newline=True)
-        environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": _encode}
-        environment.tests["none"] = lambda value: value is None or isinstance(value, _Missing)
+        self._environment = BoundedEnvironment(self._count, undefined=_Unknown, keep_trailing_newline=True)
+        self._environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": _encode}
+        self._environment.tests["none"] = lambda value: value is None or isinstance(value, _Missing)
         try:
-            self._columns = meta.find_undeclared_variables(environment.parse(source))
-            self._template = environment.from_string(source)
-        except TemplateError as error:
-            raise InputError(f"prompts.template {source!r} is not a Jinja template: {error}") from error
+            self._columns = meta.find_undeclared_variables(self._environment.parse(source))
+            self._template = self._environment.from_string(source)
+        except Exception as error:  # Python's own compiler refuses some templates
+            raise InputError(f"{self._name} is not a Jinja template: {first_line(error)}") from error
 
     def render(self, row: Mapping[str, Any]) -> str:
         """Return the prompt of a row, which is empty if its values are.
@@ -100,19 +100,21 @@ class PromptTemplate:
             row: columns by name, as the file has them.
 
         Raises:
-            InputError: the template does not match the columns.
+            InputError: the template does not match the columns, or does not end.
         """
         values = {name: _renderable(row[name]) for name in self._columns if name in row}
         if values and not any(str(value).strip() for value in values.values()):
             return ""
         self._num_printed = self._num_filled = 0
         try:
-            text = self._template.render(values)
+            text = self._environment.render(self._template, values)
         except _MissingUsedError:
             return ""
+        except TemplateBoundError as error:
+            raise InputError(f"{self._name}: {error}") from error
         except Exception as error:  # expressions and filters of a template raise any exception
             raise InputError(
-                f"prompts.template {self._source!r} does not match the columns {column_names(row)}: {first_line(error)}"
+                f"{self._name} does not match the columns {column_names(row)}: {first_line(error)}"
             ) from error
         return "" if self._num_printed and not self._num_filled else text
 
