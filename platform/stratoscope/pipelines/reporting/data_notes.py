@@ -5,6 +5,9 @@ from typing import Any
 
 from stratoscope.results import Manifest
 
+ALWAYS_TOLD = ("kept", "empty", "duplicate")
+"""Numbers that are told even where they are zero."""
+
 
 def prompt_counts(facts: Mapping[str, Any]) -> str:
     """Return how many rows of prompts were read, and the parts that add up to them.
@@ -59,4 +62,5 @@ def nonfinite_notes(manifest: Manifest) -> list[str]:
 
 
 def _listed(parts: Mapping[str, int]) -> str:
-    return ", ".join(f"{number:,} {name}" for name, number in parts.items() if number or name == "kept")
+    """Return numbers with their names; beyond the first ones, those that are zero are left out."""
+    return ", ".join(f"{number:,} {name}" for name, number in parts.items() if number or name in ALWAYS_TOLD)

@@ -23,7 +23,7 @@ class _GroupScoring:
     size: str
     scoring: ScoredLayers
     correlation: float
-    """Rank correlation of its scores with those of all prompts."""
+    """Rank correlation of its layers with those of all prompts."""
 
     def cells(self, count: int) -> list[str]:
         """Return a row of a table, with the `count` lowest layers."""
@@ -94,5 +94,5 @@ def _scorings(run: Run, group: str, scorings: Sequence[ScoredLayers]) -> Iterato
     by_label = {scoring.label: scoring for scoring in scorings}
     for scoring in read_scorings(run, group):
         if scoring.scoring.metric == scorings[0].scoring.metric:
-            correlation = spearman(scoring.score, by_label[scoring.label].score)
+            correlation = spearman(scoring.rank.astype(float), by_label[scoring.label].rank.astype(float))
             yield _GroupScoring(group, size, scoring, correlation)
