@@ -44,8 +44,10 @@ class BoundedEnvironment(SandboxedEnvironment):
         super().__init__(finalize=lambda value: self._print(finalize(value)), **options)
         self.start()
         self.globals.pop("lipsum", None)
-        self.filters = {name: self._bounded(name, filter_) for name, filter_ in self.filters.items()}
-        self.tests = {name: self._bounded(name, test) for name, test in self.tests.items()}
+        filters: dict[str, Any] = self.filters
+        self.filters = {name: self._bounded(name, filter_) for name, filter_ in filters.items()}
+        tests: dict[str, Any] = self.tests
+        self.tests = {name: self._bounded(name, test) for name, test in tests.items()}
         self.filters |= {"_bounded_loop": self._loop, "_bounded_text": self._joined}
 
     def start(self) -> None:
@@ -73,7 +75,7 @@ class BoundedEnvironment(SandboxedEnvironment):
         self._text_length = len(source)
         for loop in tree.find_all(nodes.For):
             static = sum(len(data.data) for data in loop.find_all(nodes.TemplateData))
-            loop.iter = _filtered("_bounded_loop", loop.iter, [nodes.Const(static)])
+            loop.iter = _filtered("_bounded_loop", loop.iter, [nodes.Const(static)])  # type: ignore[arg-type]
         for parent in [tree, *tree.find_all(nodes.Node)]:
             _replace_concatenations(parent)
         return tree
