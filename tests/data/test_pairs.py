@@ -80,6 +80,75 @@ def test_halueval_and_own_files(tmp_path: Path) -> None:
     assert (second.dataset, second.gold) == ("two", ("1999",))
 
 
+def test_missing_questions_and_answers_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [
+        {"question": None, "right": "a", "wrong": "b"},
+        {"question": "Q1?", "right": ["a", None, ""], "wrong": ["b", None]},
+        {"question": "Q2?", "right": None, "wrong": "b"},
+        {"question": "Q3?", "right": "a"},
+        {"question": "Q1?", "right": ["a", None, ""], "wrong": ["b", None]},
+        *({"question": f"R{i}?", "right": "a", "wrong": "b", "context": None} for i in range(4)),
+    ]
+    loaded = load_pairs([PairSource(write(tmp_path / "q.jsonl", rows))], PairChoice(limit=3))
+    (facts,) = loaded.datasets
+    left_out = (facts.empty, facts.unusable, facts.duplicates, facts.shots, facts.over_limit)
+    assert (facts.read, facts.kept, left_out, facts.missing_answers) == (9, 3, (1, 2, 1, 0, 2), 8)
+    assert not any("None" in q.prompt or "None" in a.text for q in loaded for a in q.answers)
+
+
+def test_missing_distractors_are_no_answers(tmp_path: Path) -> None:
+    row = {"question": "Q?", "correct_answer": "a", "distractor1": None, "distractor2": "b", "distractor3": None}
+    (question,) = load(write(tmp_path / "s.jsonl", [row]))
+    assert [a.text for a in question.answers] == ["a", "b"]
+
+
+def test_numbers_and_booleans_are_answers_with_the_text_of_the_file(tmp_path: Path) -> None:
+    rows = [
+        {"question": "Q1?", "right": 5, "wrong": [6, 2.50]},
+        {"question": "Q2?", "right": True, "wrong": False},
+        {"question": "Q3?", "right": "1969-07-20", "wrong": "1970-01-01"},
+    ]
+    questions = {q.prompt: [a.text for a in q.answers] for q in load(write(tmp_path / "q.jsonl", rows))}
+    assert sorted(questions.values()) == [["1969-07-20", "1970-01-01"], ["5", "6", "2.5"], ["true", "false"]]
+    file = tmp_path / "q.csv"
+    file.write_text("question,right,wrong\nQ1?,007,1.50\nQ2?,008,2\n")
+    assert sorted([a.text for a in q.answers] for q in load(str(file))) == [["007", "1.50"], ["008", "2"]]
+
+
+def test_lists_in_cells_are_several_answers(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(
+        "question,best_answer,correct_answers,incorrect_answers\n"
+        """Q1?,a,"['a'\n ""it's b""]",['c' 'd']\n"""
+        """Q2?,a,"[""a"", ""b; b""]","['c', 'd']"\n"""
+    )
+    answers = sorted([a.text for a in q.answers] for q in load(str(file)))
+    assert answers == [["a", "b; b", "c", "d"], ["a", "it's b", "c", "d"]]
+    file.write_text("question,right,wrong\nQ1?,\"{'value': 'a'}\",b\n")
+    with pytest.raises(InputError, match=r"row 1 is not of format pairs.*printed dictionary"):
+        load(str(file))
+
+
+@pytest.mark.parametrize("by_text", [True, False])
+def test_truthfulqa_in_its_multiple_choice_form(tmp_path: Path, by_text: bool) -> None:
+    labelled = {"mc1_targets": {"a": 1, "b": 0}, "mc2_targets": {"a": 1, "c": 1, "b": 0, "d": 0}}
+    split = {name: {"choices": list(t), "labels": list(t.values())} for name, t in labelled.items()}
+    rows = [{"question": "Q?", **(labelled if by_text else split)}]
+    (question,) = load(write(tmp_path / "mc_task.jsonl", rows))
+    assert [(a.text, a.right) for a in question.answers] == [("a", True), ("c", True), ("b", False), ("d", False)]
+
+
+def test_wikiqa_counts_all_its_rows_and_leaves_quotes_alone(tmp_path: Path) -> None:
+    file = tmp_path / "wiki.tsv"
+    file.write_text(WIKIQA.replace("It is a thing.", '"Big is a song.'))
+    loaded = load_pairs([PairSource(str(file))], PairChoice())
+    assert [a.text for q in loaded for a in q.answers] == ['It is 3 m "big".', '"Big is a song.']
+    assert loaded.datasets[0].rows == 3
+    file.write_text(WIKIQA.replace("Nobody knows.\t0", "Nobody knows.\t2"))
+    with pytest.raises(InputError, match=r"row 3 .*neither 0 nor 1"):
+        load(str(file))
+
+
 def test_known_sets_and_their_wrong_answers() -> None:
     sciq, *_ = load("sciq", limit=2)
     assert [a.origin for a in sciq.answers] == ["gold", "given", "given", "given"]

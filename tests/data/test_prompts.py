@@ -3,6 +3,7 @@ import json
 import random
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
@@ -71,6 +72,29 @@ def test_groups_and_folders(tmp_path: Path) -> None:
     assert {p.group for p in loaded.prompts} == {"odd", "even"}
 
 
+@pytest.mark.parametrize("kind", [".jsonl", ".csv", ".parquet"])
+def test_missing_texts_are_empty_and_the_counts_add_up(tmp_path: Path, kind: str) -> None:
+    texts = ["one", None, "two", "one", "three", None, "four"]
+    rows = [{"text": text, "topic": None if i == 2 else "t"} for i, text in enumerate(texts)]
+    path = str(write(tmp_path / f"a{kind}", rows))
+    loaded = load_prompts(PromptSource(path, "Say: {{ text }}!", group="topic"), 3, 0)
+    ordered = loaded.ordered
+    left_out = (ordered.num_empty, ordered.num_duplicates, ordered.num_over_limit)
+    assert (ordered.num_read, len(loaded), left_out) == (7, 3, (2, 1, 1))
+    everything = list(load_prompts(PromptSource(path, "Say: {{ text }}!", group="topic"), None, 0).prompts)
+    assert {p.text for p in everything} == {f"Say: {text}!" for text in ("one", "two", "three", "four")}
+    assert {p.group for p in everything if "two" in p.text} == {"(none)"}
+
+
+def test_a_folder_saved_by_datasets_is_a_source(tmp_path: Path) -> None:
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"test": datasets.Dataset.from_list(ROWS)}).save_to_disk(str(tmp_path / "two"))
+    assert len(load_prompts(PromptSource(str(tmp_path / "one")), None, 0)) == 20
+    assert len(load_prompts(PromptSource(str(tmp_path / "two"), split="test"), None, 0)) == 20
+    with pytest.raises(InputError, match=r"prompts\.split.*has no split 'train'"):
+        load_prompts(PromptSource(str(tmp_path / "two")), None, 0)
+
+
 @pytest.mark.parametrize("name", sorted(KNOWN_SETS))
 def test_known_sets_are_read_and_rendered(name: str) -> None:
     loaded = load_prompts(PromptSource(name), 5, 0)
@@ -83,6 +107,7 @@ def test_known_sets_are_read_and_rendered(name: str) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        (PromptSource(""), "is empty; give a known set"),
         (PromptSource("scqi"), "did you mean 'sciq'"),
         (PromptSource("nothing.jsonl"), "not a known set, file or hub name"),
         (PromptSource("{folder}/empty.txt"), "has no rows"),

@@ -1,18 +1,22 @@
 """Large runs, whose statistics are kept per shard of prompts."""
 
+import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from rich.console import Console
 
 import stratoscope
 from stratoscope.errors import InputError
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.score.layout import FEWEST_MERGED_SHARDS, lay_out
+from stratoscope.pipelines.score.report import build_page
 from stratoscope.pipelines.sharded.layout import MAX_SHARDS, ShardLayout, Shards
 from stratoscope.results import Manifest, ShardStore
 from tests.jobs.small import Fields
@@ -57,6 +61,22 @@ def runs(grouped: Fields) -> dict[str, stratoscope.ScoreRun]:
         "prompt": by_prompt,
         "shard": stratoscope.score(**grouped(run_id="by-shard", batching=batching, statistics=keep)),
     }
+
+
+def test_groups_and_counts_are_in_the_terminal_and_on_the_page(runs: dict[str, stratoscope.ScoreRun]) -> None:
+    for run in runs.values():
+        facts, page = run.manifest.facts, build_page(run)
+        assert sum(facts["groups"].values()) == facts["num_prompts"]
+        console = Console(width=200, record=True, file=io.StringIO())
+        ScoreJob.show(run, console)
+        (section,) = [section for section in page.sections if section.heading == "Groups"]
+        terminal = console.export_text()
+        for group, size in facts["groups"].items():
+            assert re.search(rf"│ {group} +│ +{size} │", terminal)
+            assert any(row[:2] == [group, str(size)] for row in section.tables[0].rows)
+        counts = f"{facts['prompts_read']:,} rows read: {facts['num_prompts']:,} kept"
+        assert counts in terminal
+        assert counts in page.summary
 
 
 def test_scores_are_those_of_the_prompts(runs: dict[str, stratoscope.ScoreRun]) -> None:

@@ -1,5 +1,7 @@
 """Prompts, questions with right and wrong answers, and time series, from known sets, local files and the hub."""
 
+from stratoscope.data.delimited import Quoting
+from stratoscope.data.encoding import check_encoding
 from stratoscope.data.known import KNOWN_SETS, read_known
 from stratoscope.data.order import OrderedPrompts, Prompt, order_prompts
 from stratoscope.data.pairs import Answers, DataSet, PairChoice, PairSource, QuestionSet, decode, load_pairs
@@ -23,10 +25,12 @@ __all__ = [
     "PromptSource",
     "Question",
     "QuestionSet",
+    "Quoting",
     "Series",
     "SeriesSource",
     "SeriesSplit",
     "SplitRule",
+    "check_encoding",
     "decode",
     "load_pairs",
     "load_prompts",

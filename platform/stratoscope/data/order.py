@@ -43,6 +43,11 @@ class OrderedPrompts:
     num_empty: int
     num_duplicates: int
 
+    @property
+    def num_over_limit(self) -> int:
+        """Number of prompts that the limit leaves out."""
+        return self.num_read - self.num_empty - self.num_duplicates - int(self.table.num_rows)
+
 
 def order_prompts(prompts: Iterable[Prompt], limit: int | None, seed: int) -> OrderedPrompts:
     """Drop empty and duplicate prompts and order the rest by a seeded digest of their ids.

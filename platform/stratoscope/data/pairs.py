@@ -2,15 +2,16 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
-from pathlib import Path
+from itertools import chain, islice
 from typing import Literal
 
 import pyarrow as pa
 
+from stratoscope.data.delimited import Quoting
 from stratoscope.data.distractors import sample_wrong_answers
+from stratoscope.data.files import source_stem
 from stratoscope.data.order import OrderedPrompts, Prompt, order_prompts
 from stratoscope.data.prompts import PromptSource, read_rows, row_id
 from stratoscope.data.qa import (
@@ -23,9 +24,12 @@ from stratoscope.data.qa import (
     find_format,
     question_prompt,
 )
+from stratoscope.data.rows import SourceRow
 from stratoscope.digest import digest
-from stratoscope.errors import InputError
+from stratoscope.errors import InputError, type_and_message
 
+FORMAT_ROWS = 100
+"""Number of rows, from the first, that show the format of a file."""
 Answers = Literal["given", "gold_and_own", "own"]
 """Answers that are read: those of the data, right ones and the model's own wrong one, or the model's own alone."""
 
@@ -44,6 +48,10 @@ class PairSource:
     """Configuration of a hub data set."""
     revision: str | None = None
     """Revision of a hub data set."""
+    encoding: str | None = None
+    """Encoding of text files; None detects UTF-8 and UTF-16, and refuses others."""
+    quoting: Quoting = "auto"
+    """Whether quotes enclose fields of CSV and TSV files."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +71,27 @@ class PairChoice:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Numbers of questions of one data set."""
+    """Numbers of questions of one data set: those read are the sum of those kept and those left out."""
 
     name: str
     format: str
-    kept: int
-    """Number of questions that are read by the model."""
+    rows: int
+    """Number of rows in the source; a question may have several."""
     read: int
     """Number of questions in the source."""
+    kept: int
+    """Number of questions that are read by the model."""
+    empty: int
+    """Number of rows without a question."""
     unusable: int
     """Number of questions without a right answer, or without a wrong one if the answers of the data are read."""
     duplicates: int
+    shots: int
+    """Number of questions that precede every other question as examples."""
+    over_limit: int
+    """Number of questions that the limit leaves out."""
+    missing_answers: int
+    """Number of missing or blank answers, which are left out."""
     wrong_origin: str
     """Origin of the wrong answers: given, other (another question's right answer) or own."""
 
@@ -138,22 +156,45 @@ def load_pairs(sources: Sequence[PairSource], choice: PairChoice) -> QuestionSet
 def _read(source: PairSource) -> tuple[str, dict[str, list[RawQuestion]]]:
     """Return the format of a source and its questions by data set."""
     rows = read_rows(
-        PromptSource(source.source, split=source.split, subset=source.subset, revision=source.revision), "pairs.source"
+        PromptSource(
+            source.source,
+            split=source.split,
+            subset=source.subset,
+            revision=source.revision,
+            encoding=source.encoding,
+            quoting=source.quoting,
+        ),
+        "pairs.source",
     )
-    first = next(rows, None)
-    if first is None:
+    first = list(islice(rows, FORMAT_ROWS))
+    if not first:
         raise InputError(f"pairs.source {source.source!r} has no rows; name a file or set with at least one")
     kind = find_format(source.format, first, source.source)
     datasets: dict[str, list[RawQuestion]] = defaultdict(list)
+    numbered = _Numbered(chain(first, rows))
     try:
-        for raw in FORMATS[kind].read(chain([first], rows)):
-            datasets[raw.dataset or Path(source.source).stem].append(raw)
+        for raw in FORMATS[kind].read(numbered):
+            datasets[raw.dataset or source_stem(source.source)].append(raw)
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"pairs.source {source.source!r} has a row that is not of format {kind} ({error!r}); fix the row, or set "
-            "pairs.format"
+            f"pairs.source {source.source!r}: row {numbered.number:,} is not of format {kind}: "
+            f"{type_and_message(error)[:200]}; fix the row, or set pairs.format"
         ) from error
     return kind, datasets
+
+
+class _Numbered:
+    """Rows whose number is known while they are read."""
+
+    def __init__(self, rows: Iterable[SourceRow]) -> None:
+        self._rows = rows
+        self.number = 0
+
+    def __iter__(self) -> Iterator[SourceRow]:
+        for self.number, row in enumerate(self._rows, start=1):  # noqa: B020 - the number is that of the current row
+            yield row
 
 
 def _check_answers(kind: str, name: str, answers: Answers) -> None:
@@ -166,13 +207,14 @@ def _check_answers(kind: str, name: str, answers: Answers) -> None:
 
 
 def _order(name: str, kind: str, raw: Sequence[RawQuestion], choice: PairChoice) -> tuple[DataSet, OrderedPrompts]:
-    sampled = choice.answers == "given" and not any(question.wrong for question in raw)
-    if sampled and not FORMATS[kind].gold_only:
+    asked = [question for question in raw if not question.is_empty]
+    sampled = choice.answers == "given" and not any(any(question.wrong) for question in asked)
+    if asked and sampled and not FORMATS[kind].gold_only:
         raise InputError(
             f"pairs.source: no question of {name!r} has a wrong answer; add wrong answers, or use the model's own with "
             "--pairs.answers gold_and_own"
         )
-    complete = _with_wrong_answers(raw, choice.seed) if sampled else raw
+    complete = _with_wrong_answers(asked, choice.seed) if sampled else asked
     prefix, rest = _split_shots(complete, choice)
     questions = [q for q in (_question(name, r, choice, prefix) for r in rest) if q is not None]
     if not questions:
@@ -181,10 +223,21 @@ def _order(name: str, kind: str, raw: Sequence[RawQuestion], choice: PairChoice)
     ordered = order_prompts(
         (Prompt(q.question_id, q.dataset, _encode(q)) for q in questions), choice.limit, choice.seed
     )
-    wrong_origin = "own" if choice.answers != "given" else "other" if sampled else "given"
-    unusable = len(raw) - len(questions)
-    dataset = DataSet(name, kind, len(ordered.table), len(raw), unusable, ordered.num_duplicates, wrong_origin)
-    return dataset, ordered
+    shots = len(complete) - len(rest)
+    return DataSet(
+        name=name,
+        format=kind,
+        rows=sum(question.num_rows for question in raw),
+        read=len(raw),
+        kept=len(ordered.table),
+        empty=len(raw) - len(asked),
+        unusable=len(asked) - shots - len(questions),
+        duplicates=ordered.num_duplicates,
+        shots=shots,
+        over_limit=ordered.num_over_limit,
+        missing_answers=sum(question.num_missing for question in asked),
+        wrong_origin="own" if choice.answers != "given" else "other" if sampled else "given",
+    ), ordered
 
 
 def _split_shots(raw: Sequence[RawQuestion], choice: PairChoice) -> tuple[str, Sequence[RawQuestion]]:
@@ -202,7 +255,8 @@ def _split_shots(raw: Sequence[RawQuestion], choice: PairChoice) -> tuple[str, S
 def _with_wrong_answers(raw: Sequence[RawQuestion], seed: int) -> list[RawQuestion]:
     """Return the questions that have a right answer, each with a right answer to another question as a wrong one."""
     answerable = [r for r in raw if any(r.right)]
-    wrong = sample_wrong_answers([r.question for r in answerable], [r.right for r in answerable], seed)
+    gold = [tuple(filter(None, r.right)) for r in answerable]
+    wrong = sample_wrong_answers([r.question for r in answerable], gold, seed)
     return [
         replace(r, wrong=(text,) if text else (), wrong_origin="other")
         for r, text in zip(answerable, wrong, strict=True)

@@ -3,24 +3,27 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from jinja2 import StrictUndefined, Template
 
-from stratoscope.data.files import read_files
+from stratoscope.data.delimited import Quoting
+from stratoscope.data.files import FileReading, read_files, source_stem
 from stratoscope.data.known import KNOWN_SETS, read_known
 from stratoscope.data.order import OrderedPrompts, Prompt, order_prompts
-from stratoscope.data.template_bounds import BoundedEnvironment, TemplateBoundError
-from stratoscope.errors import SHOWN_VALUE, InputError, first_line, shorten, suggest
+from stratoscope.data.rows import SourceRow, column_names, is_missing
+from stratoscope.data.templates import PromptTemplate
+from stratoscope.errors import InputError, first_line, suggest
 from stratoscope.hub import hub_commit
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 TEXT_COLUMNS = ("prompt", "text", "question", "sentence", "content")
+NO_GROUP = "(none)"
+"""Group of prompts whose column of groups has no value."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class PromptSource:
     """Revision of a hub data set."""
     group: str | None = None
     """Column that names the group of a prompt; None puts all prompts into one group named after the source."""
+    encoding: str | None = None
+    """Encoding of text files; None detects UTF-8 and UTF-16, and refuses others."""
+    quoting: Quoting = "auto"
+    """Whether quotes enclose fields of CSV and TSV files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +96,7 @@ def load_prompts(source: PromptSource, limit: int | None, seed: int) -> PromptSe
     return PromptSet(ordered, template)
 
 
-def read_rows(source: PromptSource, field: str = "prompts.source") -> Iterator[dict[str, Any]]:
+def read_rows(source: PromptSource, field: str = "prompts.source") -> Iterator[SourceRow]:
     """Yield the raw rows of a source.
 
     Args:
@@ -100,15 +107,39 @@ def read_rows(source: PromptSource, field: str = "prompts.source") -> Iterator[d
         InputError: the source is not a known set, file, folder or hub name, or cannot be read.
     """
     name, path = source.source, Path(source.source).expanduser()
+    if not name.strip():
+        raise InputError(f"{field} is empty; give a known set, file, folder or hub name")
     if name in KNOWN_SETS:
-        return read_known(name)
+        return map(SourceRow, read_known(name))
+    if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+        return map(SourceRow, _read_saved(source, path, field))
     if path.exists():
-        return read_files(path, field)
+        return read_files(path, field, FileReading(source.encoding, source.quoting))
     if HUB_NAME.fullmatch(name) and not name.startswith(".") and not path.suffix:
-        return _read_hub(source, field)
+        return map(SourceRow, _read_hub(source, field))
     raise InputError(
         f"{field} {name!r} is not a known set, file or hub name (owner/name){suggest(name, KNOWN_SETS, 'sets')}"
     )
+
+
+def _read_saved(source: PromptSource, path: Path, field: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a folder that `save_to_disk` of the package datasets wrote."""
+    from datasets import Dataset, load_from_disk
+
+    try:
+        saved = load_from_disk(str(path))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{field} {source.source!r} cannot be read as a saved data set: {first_line(error)}"
+        ) from error
+    if isinstance(saved, Dataset):
+        yield from saved
+        return
+    split = source.split or "train"
+    if split not in saved:
+        section = field.partition(".")[0]
+        raise InputError(f"{section}.split: {source.source!r} has no split {split!r}{suggest(split, saved, 'splits')}")
+    yield from saved[split]
 
 
 def _read_hub(source: PromptSource, field: str) -> Iterator[dict[str, Any]]:
@@ -121,7 +152,7 @@ def _read_hub(source: PromptSource, field: str) -> Iterator[dict[str, Any]]:
         raise InputError(f"{field} {source.source!r} cannot be read from the hub: {first_line(error)}") from error
 
 
-def _default_template(source: PromptSource, row: dict[str, Any]) -> str:
+def _default_template(source: PromptSource, row: SourceRow) -> str:
     if source.source in KNOWN_SETS:
         return KNOWN_SETS[source.source].template
     for column in TEXT_COLUMNS:
@@ -129,44 +160,27 @@ def _default_template(source: PromptSource, row: dict[str, Any]) -> str:
             return f"{{{{ {column} }}}}"
     raise InputError(
         f"prompts.source {source.source!r} has none of the columns {', '.join(TEXT_COLUMNS)}; "
-        f"set prompts.template, using its columns: {', '.join(row)}"
+        f"set prompts.template, using its columns: {column_names(row)}"
     )
 
 
-def _render_all(rows: Iterable[dict[str, Any]], template: str, source: PromptSource) -> Iterator[Prompt]:
-    environment = BoundedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-    compiled = _compile(environment, template)
+def _render_all(rows: Iterable[SourceRow], template: str, source: PromptSource) -> Iterator[Prompt]:
+    compiled = PromptTemplate(template)
     for row in rows:
-        try:
-            text = environment.render(compiled, row)
-        except TemplateBoundError as error:
-            raise InputError(f"prompts.template {shorten(repr(template), SHOWN_VALUE)}: {error}") from error
-        except Exception as error:  # expressions and filters of a template raise any exception
-            raise InputError(
-                f"prompts.template {shorten(repr(template), SHOWN_VALUE)} does not match the columns "
-                f"{', '.join(row)}: {first_line(error)}"
-            ) from error
-        yield Prompt(row_id(row), _group(row, source), text)
+        yield Prompt(row_id(row), _group(row, source), compiled.render(row.written))
 
 
-def _compile(environment: BoundedEnvironment, template: str) -> Template:
-    try:
-        return environment.from_string(template)
-    except Exception as error:  # Python's own compiler refuses some templates
-        raise InputError(
-            f"prompts.template {shorten(repr(template), SHOWN_VALUE)} is not a Jinja template: {first_line(error)}"
-        ) from error
-
-
-def _group(row: dict[str, Any], source: PromptSource) -> str:
+def _group(row: SourceRow, source: PromptSource) -> str:
     if source.group is None:
-        return Path(source.source).stem
-    if source.group not in row:
-        raise InputError(f"prompts.group {source.group!r} is not a column; choose one of {', '.join(row)}")
-    return str(row[source.group])
+        return source_stem(source.source)
+    if source.group not in row.written:
+        raise InputError(f"prompts.group {source.group!r} is not a column; choose one of {column_names(row)}")
+    value = row.written[source.group]
+    name = "" if is_missing(value) else str(value)
+    return name if name.strip() else NO_GROUP
 
 
-def row_id(row: dict[str, Any]) -> str:
+def row_id(row: Mapping[str, Any]) -> str:
     """Return a stable id of a raw row: equal rows have equal ids in every file and on every machine."""
     text = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

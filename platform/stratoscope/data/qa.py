@@ -1,11 +1,12 @@
 """Questions with right and wrong answers: file formats and prompts."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stratoscope.data.files import SourceRow
+from stratoscope.data.printed_lists import parse_printed_list
+from stratoscope.data.rows import SourceRow, column_names, is_missing, text_of
 from stratoscope.errors import InputError, suggest
 
 AUTO = "auto"
@@ -17,14 +18,28 @@ class RawQuestion:
     """A question as it stands in a file."""
 
     question: str
-    row: SourceRow
+    row: Mapping[str, Any]
     """Raw row, whose id identifies the question."""
     right: tuple[str, ...]
+    """Right answers; an empty text stands for a missing one."""
     wrong: tuple[str, ...] = ()
+    """Wrong answers, likewise."""
     context: str = ""
     right_origin: str = "gold"
     wrong_origin: str = "given"
     dataset: str | None = None
+    num_rows: int = 1
+    """Number of rows of the file that make up the question."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no question."""
+        return not self.question.strip()
+
+    @property
+    def num_missing(self) -> int:
+        """Number of answers that are missing or blank."""
+        return sum(not text for text in (*self.right, *self.wrong))
 
 
 @dataclass(frozen=True)
@@ -45,76 +60,142 @@ class Format:
         return any(all(column in row for column in columns) for columns in self.columns)
 
 
-def _texts(value: Any) -> tuple[str, ...]:
-    """Return the stripped texts of a list, or of a single text."""
-    values = [value] if isinstance(value, str) else list(value or [])
-    return tuple(str(v).strip() for v in values if v is not None)
+def _items(row: SourceRow, value: Any) -> list[Any]:
+    """Return the elements of a list, which may be printed into a text, or a single value."""
+    if isinstance(value, str):
+        printed = parse_printed_list(value, numbers=row.delimited)
+        return [value] if printed is None else printed
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _split(value: Any) -> tuple[str, ...]:
-    return _texts(value.split(";") if isinstance(value, str) else value)
+def _texts(row: SourceRow, values: Iterable[Any]) -> tuple[str, ...]:
+    """Return values, and the elements of lists among them, as stripped texts; a missing value is an empty text."""
+    return tuple(text_of(item).strip() for value in values for item in _items(row, value))
+
+
+def _answers(row: SourceRow, *columns: str) -> tuple[str, ...]:
+    """Return the answers in columns of a row, of which those that the row lacks have none."""
+    return _texts(row, (row.written[column] for column in columns if column in row.written))
+
+
+def _question(row: SourceRow) -> str:
+    return text_of(row.written.get("question"))
+
+
+def _context(row: SourceRow, column: str) -> str:
+    return text_of(row.written.get(column))
+
+
+def _lower_names(row: SourceRow) -> SourceRow:
+    """Return a row with the names of its columns in lower case and without spaces."""
+    written = {name.lower().replace(" ", "_"): value for name, value in row.written.items()}
+    if len(written) != len(row.written):
+        raise ValueError("two columns have names that differ only in case")
+    return SourceRow(row, written, delimited=row.delimited)
 
 
 def _truthfulqa(rows: Iterable[SourceRow]) -> Iterator[RawQuestion]:
     for row in rows:
-        low = {name.lower().replace(" ", "_"): value for name, value in row.items()}
-        yield RawQuestion(
-            str(low["question"]),
-            row,
-            (*_texts(low.get("best_answer")), *_split(low["correct_answers"])),
-            (*_texts(low.get("best_incorrect_answer")), *_split(low["incorrect_answers"])),
-        )
+        low = _lower_names(row)
+        if "correct_answers" in low.written:
+            right = (*_answers(low, "best_answer"), *_split(low, "correct_answers"))
+            wrong = (*_answers(low, "best_incorrect_answer"), *_split(low, "incorrect_answers"))
+        else:
+            right, wrong = _targets(low)
+        yield RawQuestion(_question(low), row, right, wrong)
+
+
+def _split(row: SourceRow, column: str) -> tuple[str, ...]:
+    """Return answers that semicolons separate, or that are a list."""
+    value = row.written.get(column)
+    if isinstance(value, str) and parse_printed_list(value, numbers=row.delimited) is None:
+        return _texts(row, value.split(";"))
+    return _texts(row, [value])
+
+
+def _targets(row: SourceRow) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the right and wrong answers of TruthfulQA's multiple-choice form, that of mc1_targets first."""
+    right: list[str] = []
+    wrong: list[str] = []
+    for column in ("mc1_targets", "mc2_targets"):
+        targets = row.written.get(column)
+        if targets is None:
+            continue
+        if not isinstance(targets, Mapping):
+            raise ValueError(f"{column} is not an object with choices and labels")
+        if "choices" in targets:
+            labelled = zip(targets["choices"], targets["labels"], strict=True)
+        else:
+            labelled = zip(targets.keys(), targets.values(), strict=True)
+        for choice, label in labelled:
+            if label is not None:  # a table has every answer of every question as a column
+                (right if _is_right(label) else wrong).append(text_of(choice).strip())
+    return tuple(right), tuple(wrong)
+
+
+def _is_right(label: Any) -> bool:
+    """Return whether a label is 1; booleans and texts of the two numbers are labels, too."""
+    value = float(text_of(label).replace("true", "1").replace("false", "0"))
+    if value not in (0, 1):
+        raise ValueError(f"the label {label!r} is neither 0 nor 1")
+    return value == 1
 
 
 def _sciq(rows: Iterable[SourceRow]) -> Iterator[RawQuestion]:
     for row in rows:
-        distractors = tuple(str(row[f"distractor{i}"]).strip() for i in (1, 2, 3))
-        yield RawQuestion(str(row["question"]), row, _texts(row["correct_answer"]), distractors)
+        distractors = _answers(row, "distractor1", "distractor2", "distractor3")
+        yield RawQuestion(_question(row), row, _answers(row, "correct_answer"), distractors)
 
 
 def _halueval(rows: Iterable[SourceRow]) -> Iterator[RawQuestion]:
     for row in rows:
         yield RawQuestion(
-            str(row["question"]),
+            _question(row),
             row,
-            _texts(row["right_answer"]),
-            _texts(row["hallucinated_answer"]),
-            context=str(row.get("knowledge") or ""),
+            _answers(row, "right_answer"),
+            _answers(row, "hallucinated_answer"),
+            context=_context(row, "knowledge"),
         )
 
 
 def _wikiqa(rows: Iterable[SourceRow]) -> Iterator[RawQuestion]:
-    """Group the sentences by question, in file order."""
+    """Group the sentences by question, in file order; a sentence without a label is neither right nor wrong."""
     sentences: dict[str, list[tuple[str, bool]]] = {}
+    num_rows: dict[str, int] = {}
     for row in rows:
-        low = {name.lower(): value for name, value in row.items()}
-        sentence = low["sentence"] if "sentence" in low else low["answer"]
-        sentences.setdefault(str(low["question"]), []).append((str(sentence), int(low["label"]) == 1))
+        low = _lower_names(row)
+        question = _question(low)
+        labelled = sentences.setdefault(question, [])
+        num_rows[question] = num_rows.get(question, 0) + 1
+        sentence = text_of(low.written["sentence" if "sentence" in low.written else "answer"])
+        label = low.written["label"]
+        labelled.append(("", False) if is_missing(label) else (sentence, _is_right(label)))
     for question, labelled in sentences.items():
         right, wrong = (tuple(text for text, label in labelled if label == value) for value in (True, False))
-        yield RawQuestion(question, {"question": question}, right, wrong)
+        yield RawQuestion(question, {"question": question}, right, wrong, num_rows=num_rows[question])
 
 
 def _nq_open(rows: Iterable[SourceRow]) -> Iterator[RawQuestion]:
     for row in rows:
-        yield RawQuestion(str(row["question"]), row, _texts(row["answer"]))
+        yield RawQuestion(_question(row), row, _answers(row, "answer"))
 
 
 def _triviaqa(rows: Iterable[SourceRow]) -> Iterator[RawQuestion]:
     for row in rows:
-        answer = row["answer"]
-        yield RawQuestion(str(row["question"]), row, (*_texts(answer["value"]), *_texts(answer["aliases"])))
+        answer = row.written["answer"]
+        right = ("",) if answer is None else _texts(row, (answer["value"], answer.get("aliases") or ()))
+        yield RawQuestion(_question(row), row, right)
 
 
 def _pairs(rows: Iterable[SourceRow]) -> Iterator[RawQuestion]:
     for row in rows:
         yield RawQuestion(
-            str(row["question"]),
+            _question(row),
             row,
-            _texts(row["right"]),
-            _texts(row.get("wrong")),
-            context=str(row.get("context") or ""),
-            dataset=str(row["dataset"]) if row.get("dataset") else None,
+            _answers(row, "right"),
+            _answers(row, "wrong"),
+            context=_context(row, "context"),
+            dataset=text_of(row.written.get("dataset")) or None,
         )
 
 
@@ -123,6 +204,8 @@ FORMATS = {
         (
             ("Question", "Correct Answers", "Incorrect Answers"),
             ("question", "correct_answers", "incorrect_answers"),
+            ("question", "mc1_targets"),
+            ("question", "mc2_targets"),
         ),
         _truthfulqa,
     ),
@@ -136,24 +219,25 @@ FORMATS = {
 """File formats by name, in the order in which `auto` tries them."""
 
 
-def find_format(name: str, row: Mapping[str, Any], source: str) -> str:
+def find_format(name: str, rows: Sequence[SourceRow], source: str) -> str:
     """Return the name of the format of a file.
 
     Args:
         name: name of the format, or auto.
-        row: first row of the file.
+        rows: first rows of the file, at least one.
         source: name of the file, for messages.
 
     Raises:
-        InputError: the format is unknown, or the row does not have its columns.
+        InputError: the format is unknown, or the rows do not have its columns.
     """
+    row = rows[0]
     if name == AUTO:
         for candidate, known in FORMATS.items():
             if known.fits(row):
-                structured = candidate == "nq_open" and isinstance(row["answer"], Mapping)
-                return "triviaqa" if structured else candidate
+                structured = any(isinstance(r.written.get("answer"), Mapping) for r in rows)
+                return "triviaqa" if candidate == "nq_open" and structured else candidate
         raise InputError(
-            f"pairs.source {source!r} has the columns {', '.join(row)}, which match no format; "
+            f"pairs.source {source!r} has the columns {column_names(row)}, which match no format; "
             "rename them to question, right and wrong"
         )
     if name not in FORMATS:
@@ -161,7 +245,7 @@ def find_format(name: str, row: Mapping[str, Any], source: str) -> str:
     if not FORMATS[name].fits(row):
         columns = " or ".join(", ".join(names) for names in FORMATS[name].columns)
         raise InputError(
-            f"pairs.source {source!r} is not of format {name}: it has the columns {', '.join(row)}, not {columns}; "
+            f"pairs.source {source!r} is not of format {name}: it has the columns {column_names(row)}, not {columns}; "
             "rename them, or set pairs.format"
         )
     return name

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from stratoscope.activations import Tap
-from stratoscope.data import AUTO, FORMATS, Answers, PairChoice, PairSource
+from stratoscope.data import AUTO, FORMATS, Answers, PairChoice, PairSource, Quoting, check_encoding
 from stratoscope.pipelines.runtime.config import ConfigSection
 from stratoscope.pipelines.runtime.validators import (
     DISTINCT,
@@ -50,6 +50,10 @@ class PairsSection(ConfigSection):
     """Configuration of a hub set."""
     revision: str | None = None
     """Branch, tag or commit of a hub set."""
+    encoding: Annotated[str | None, AfterValidator(check_encoding)] = None
+    """Encoding of text files, such as cp1252; null detects UTF-8 and UTF-16, and refuses others."""
+    quoting: Quoting = "auto"
+    """Whether quotes enclose fields of CSV and TSV files; auto: always in CSV, and in TSV where that is evident."""
 
     @model_validator(mode="after")
     def _as_many(self) -> Self:
@@ -63,7 +67,7 @@ class PairsSection(ConfigSection):
         """Return the sources of the questions."""
         formats = self.format * len(self.source) if len(self.format) == 1 else self.format
         return [
-            PairSource(source, name, self.split, self.subset, self.revision)
+            PairSource(source, name, self.split, self.subset, self.revision, self.encoding, self.quoting)
             for source, name in zip(self.source, formats, strict=True)
         ]
 

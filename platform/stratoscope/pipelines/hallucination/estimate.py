@@ -1,12 +1,14 @@
 """Estimated cost of a hallucination run."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import islice
 
 from stratoscope.data import QuestionSet
 from stratoscope.models import ModelFacts, ModelSource, load_tokenizer
 from stratoscope.pipelines.hallucination.config import HallucinationConfig
 from stratoscope.pipelines.hallucination.rows import encode_answers
+from stratoscope.pipelines.reporting.data_notes import question_counts
 from stratoscope.pipelines.runtime.costs import STATISTICS_ROW_BYTES, MemoryEstimate, ModelCost, RunCost
 from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES
 from stratoscope.pipelines.sharded.layout import ShardLayout
@@ -38,8 +40,7 @@ def estimate(
         *(
             (
                 f"data set {d.name}",
-                f"{d.kept} of {d.read} questions of format {d.format} ({d.unusable} without usable answers, "
-                f"{d.duplicates} duplicate); wrong answers: {d.wrong_origin}",
+                f"{question_counts(asdict(d))}; format {d.format}; wrong answers: {d.wrong_origin}",
             )
             for d in questions.datasets
         ),

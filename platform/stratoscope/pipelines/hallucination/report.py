@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table as TerminalTable
 
 from stratoscope.pipelines.hallucination import figures
+from stratoscope.pipelines.reporting.data_notes import nonfinite_notes, question_counts
 from stratoscope.pipelines.reporting.formatting import model_facts, number_text, run_facts
 from stratoscope.results import Manifest, Page, PageSection, Run, Table
 from stratoscope.tables.hallucination import (
@@ -76,9 +77,13 @@ def build_page(run: Run) -> Page:
     sections.append(_all_section(scores))
     return Page(
         title=f"Layers of {model} that react to wrong answers",
-        summary=(
-            f"{counts['scored']} questions of {', '.join(datasets)} with {counts['answers']} answers through "
-            f"{manifest.facts['num_layers']} layers. Layers are numbered from 0, as in model.layers."
+        summary=" ".join(
+            [
+                *nonfinite_notes(manifest),
+                f"{counts['scored']} questions of {', '.join(datasets)} with {counts['answers']} answers through "
+                f"{manifest.facts['num_layers']} layers. Layers are numbered from 0, as in model.layers.",
+                *(f"{d['name']}: {question_counts(d)}." for d in manifest.facts["datasets"]),
+            ]
         ),
         sections=sections,
         facts=list(_facts(manifest)),
@@ -215,8 +220,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for d in facts["datasets"]:
         yield (
             f"Data set {d['name']}",
-            f"{d['kept']} questions of {d['read']} in format {d['format']}; {d['unusable']} without usable answers,"
-            f" {d['duplicates']} were duplicates; wrong answers: {d['wrong_origin']}",
+            f"{question_counts(d)}; format {d['format']}; wrong answers: {d['wrong_origin']}",
         )
     yield "Questions", f"{counts['scored']} read, {counts['errors']} errors"
     yield "Answers", f"{counts['answers']}: {manifest.config['pairs']['answers']}"

@@ -16,6 +16,7 @@ from stratoscope.pipelines.hallucination.load_statistics import load_observation
 from stratoscope.pipelines.hallucination.outcome import verdicts
 from stratoscope.pipelines.hallucination.report import build_page, summary_table
 from stratoscope.pipelines.hallucination.worker import HallucinationWorkerSettings, make_worker
+from stratoscope.pipelines.reporting.data_notes import nonfinite_notes, question_counts
 from stratoscope.pipelines.reporting.formatting import tap_notes
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.runtime.surroundings import check_connected
@@ -27,6 +28,7 @@ from stratoscope.pipelines.sharded.measure import (
     plan_actors,
     run_facts,
 )
+from stratoscope.pipelines.sharded.nonfinite import nonfinite_layers
 from stratoscope.results import Run, ShardStore, Storage, read_table, write_table
 from stratoscope.scoring import (
     DEFINITIONS,
@@ -83,6 +85,8 @@ class HallucinationJob(Job[HallucinationConfig]):
             shard_tables = {name: tables.TABLES[name] for name in SHARD_TABLES}
             merge_tables(context.storage, store, shard_tables, required=("errors", "pair_stats", "answers"))
         check_any_read(context.run)
+        if context.manifest.counts["nonfinite"]:
+            context.manifest.facts["nonfinite_layers"] = nonfinite_layers(context.storage, "pair_stats")
         write_rates(context.storage, config.separation.confidence)
         observations, untestable = select_testable(read_observations(context.run, config))
         with context.stage("contrast"):
@@ -98,10 +102,14 @@ class HallucinationJob(Job[HallucinationConfig]):
     @staticmethod
     def show(run: Run, console: Console) -> None:
         """Print the flagged layers, and how well they separate answers."""
+        for line in nonfinite_notes(run.manifest):
+            console.print(line, style="bold red", soft_wrap=True)
         console.print(summary_table(run))
         for line in run.manifest.facts["verdicts"]:
             console.print(line, soft_wrap=True)
         counts = run.manifest.counts
+        for dataset in run.manifest.facts["datasets"]:
+            console.print(f"{dataset['name']}: {question_counts(dataset)}", soft_wrap=True)
         console.print(
             f"{counts['scored']} questions, {counts['answers']} answers, {counts['tokens']:,} tokens, "
             f"{run.manifest.tokens_per_second or 0:,.0f} tokens/s, {counts['errors']} errors"

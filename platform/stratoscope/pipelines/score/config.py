@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from stratoscope.activations import Tap
-from stratoscope.data import PromptSource
+from stratoscope.data import PromptSource, Quoting, check_encoding
 from stratoscope.models import Encoding
 from stratoscope.pipelines.runtime.config import ConfigSection
 from stratoscope.pipelines.runtime.validators import (
@@ -35,6 +35,10 @@ class PromptsSection(ConfigSection):
     """Configuration of a hub set."""
     revision: str | None = None
     """Branch, tag or commit of a hub set."""
+    encoding: Annotated[str | None, AfterValidator(check_encoding)] = None
+    """Encoding of text files, such as cp1252; null detects UTF-8 and UTF-16, and refuses others."""
+    quoting: Quoting = "auto"
+    """Whether quotes enclose fields of CSV and TSV files; auto: always in CSV, and in TSV where that is evident."""
     group: str | None = None
     """Column that assigns prompts to groups, which are also scored separately."""
     limit: Count | None = 256
@@ -50,7 +54,16 @@ class PromptsSection(ConfigSection):
 
     def to_source(self) -> PromptSource:
         """Return the source of the prompts."""
-        return PromptSource(self.source, self.template, self.split, self.subset, self.revision, self.group)
+        return PromptSource(
+            self.source,
+            self.template,
+            self.split,
+            self.subset,
+            self.revision,
+            self.group,
+            self.encoding,
+            self.quoting,
+        )
 
     def to_encoding(self, max_tokens: int) -> Encoding:
         """Return the settings of the tokenizer, for prompts of at most `max_tokens`."""

@@ -43,7 +43,8 @@ def estimate(
         (
             "prompts",
             f"{len(prompts)} of {config.prompts.source} ({ordered.num_read} read, {ordered.num_empty} empty, "
-            f"{ordered.num_duplicates} duplicate), about {tokens:,} tokens",
+            f"{ordered.num_duplicates} duplicate, {ordered.num_over_limit} beyond prompts.limit), about {tokens:,} "
+            "tokens",
         ),
         ("work", f"{layout.num_shards} shards of {layout.shard_size} prompts"),
         *cost.lines(),

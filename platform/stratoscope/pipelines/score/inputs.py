@@ -30,10 +30,10 @@ class ScoreInputs:
     layout: ShardLayout
 
     @property
-    def groups(self) -> list[str]:
-        """Groups of the prompts."""
-        groups: list[str] = pc.unique(self.prompts.table["group"]).to_pylist()
-        return groups
+    def group_sizes(self) -> dict[str, int]:
+        """Number of prompts of each group."""
+        counts = pc.value_counts(self.prompts.table["group"]).to_pylist()
+        return {count["values"]: count["counts"] for count in counts}
 
 
 def open_inputs(config: ScoreConfig) -> ScoreInputs:
@@ -81,5 +81,5 @@ def _check(config: ScoreConfig, inputs: ScoreInputs) -> None:
         tokenizer = load_tokenizer(inputs.model.source, trust_remote_code=config.model.trust_remote_code)
         if not tokenizer.chat_template:
             raise InputError(f"prompts.chat: the tokenizer of {source!r} has no chat template")
-    if len(inputs.groups) > 1 and ALL in inputs.groups:
+    if len(inputs.group_sizes) > 1 and ALL in inputs.group_sizes:
         raise InputError(f"prompts.group: no group may be named {ALL!r}, which stands for all prompts")

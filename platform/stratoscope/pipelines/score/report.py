@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table as TerminalTable
 
+from stratoscope.pipelines.reporting.data_notes import nonfinite_notes, prompt_counts
 from stratoscope.pipelines.reporting.formatting import model_facts, number_text, run_facts
+from stratoscope.pipelines.score.group_report import group_sections
 from stratoscope.pipelines.score.load_statistics import StatisticsTables
 from stratoscope.pipelines.score.read_scores import ScoredLayers, read_scorings
 from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, PageSection, Run, Table, style
@@ -41,12 +43,17 @@ def build_page(run: Run) -> Page:
     model, prompts = manifest.config["model"]["source"], manifest.config["prompts"]["source"]
     return Page(
         title=f"Layers of {model} on {prompts}",
-        summary=(
-            f"{manifest.counts['scored']} prompts with {manifest.counts['tokens']:,} tokens through "
-            f"{manifest.facts['num_layers']} layers. Layers are numbered from 0, as in model.layers."
+        summary=" ".join(
+            [
+                *nonfinite_notes(manifest),
+                f"{manifest.counts['scored']} prompts with {manifest.counts['tokens']:,} tokens through "
+                f"{manifest.facts['num_layers']} layers. Layers are numbered from 0, as in model.layers. "
+                f"{prompt_counts(manifest.facts)}.",
+            ]
         ),
         sections=[
             _lowest_section(scorings, ratio),
+            *group_sections(run, scorings),
             _score_section(scorings, ratio, manifest),
             _statistics_section(merged),
             _histogram_section(merged),
@@ -228,14 +235,8 @@ def _heat_map(tap: str, statistics: Statistics) -> "Figure":
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     facts, counts = manifest.facts, manifest.counts
     yield from model_facts(manifest, facts["num_parameters"])
-    yield (
-        "Prompts",
-        (
-            f"{counts['scored']} scored, {counts['errors']} errors, {counts['truncated']} truncated; of "
-            f"{facts['prompts_read']} read, {facts['prompts_empty']} were empty and "
-            f"{facts['prompts_duplicate']} duplicates"
-        ),
-    )
+    yield "Rows", prompt_counts(facts)
+    yield "Prompts", f"{counts['scored']} scored, {counts['errors']} errors, {counts['truncated']} truncated"
     padding = 1 - counts["tokens"] / max(counts["padded_tokens"], 1)
     yield (
         "Tokens",

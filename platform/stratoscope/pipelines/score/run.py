@@ -9,12 +9,14 @@ from rich.console import Console
 
 from stratoscope.errors import InputError
 from stratoscope.execution import ActorPool, cluster
+from stratoscope.pipelines.reporting.data_notes import nonfinite_notes, prompt_counts
 from stratoscope.pipelines.reporting.formatting import tap_notes
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.runtime.surroundings import check_connected
 from stratoscope.pipelines.score.config import ScoreConfig
 from stratoscope.pipelines.score.estimate import estimate
+from stratoscope.pipelines.score.group_report import group_tables
 from stratoscope.pipelines.score.inputs import ScoreInputs, open_inputs
 from stratoscope.pipelines.score.load_statistics import StatisticsTables, score_tables
 from stratoscope.pipelines.score.report import build_page, summary_table
@@ -28,6 +30,7 @@ from stratoscope.pipelines.sharded.measure import (
     plan_actors,
     run_facts,
 )
+from stratoscope.pipelines.sharded.nonfinite import nonfinite_layers
 from stratoscope.results import Run, ShardStore, read_table, write_table
 from stratoscope.scoring import Scoring
 from stratoscope.tables.score import ALL, TABLES, LayerScoreRow, StabilityRow, layer_score_rows, stability_row
@@ -76,7 +79,10 @@ class ScoreJob(Job[ScoreConfig]):
             shard_tables = {name: TABLES[name] for name in SHARD_TABLES}
             merge_tables(context.storage, store, shard_tables, required=("errors", "prompt_stats"))
             check_any_scored(context.run)
-            scorings = score_tables(StatisticsTables.from_run(context.run), config.scores.to_settings(config.seed))
+            source = StatisticsTables.from_run(context.run)
+            if context.manifest.counts["nonfinite"]:
+                context.manifest.facts["nonfinite_layers"] = nonfinite_layers(context.storage, source.stats)
+            scorings = score_tables(source, config.scores.to_settings(config.seed))
             write_scores(context, scorings)
         with context.stage("report"):
             context.write_report(build_page(context.run))
@@ -86,7 +92,12 @@ class ScoreJob(Job[ScoreConfig]):
     def show(run: Run, console: Console) -> None:
         """Print the layers in order of importance and the facts of the run."""
         counts = run.manifest.counts
+        for line in nonfinite_notes(run.manifest):
+            console.print(line, style="bold red", soft_wrap=True)
         console.print(summary_table(run))
+        for table in group_tables(run):
+            console.print(table)
+        console.print(prompt_counts(run.manifest.facts), soft_wrap=True)
         console.print(
             f"{counts['scored']} prompts, {counts['tokens']:,} tokens, "
             f"{run.manifest.tokens_per_second or 0:,.0f} tokens/s, {counts['errors']} errors"
@@ -109,7 +120,9 @@ def worker_settings(config: ScoreConfig, inputs: ScoreInputs, pool: ActorPool) -
         taps=tuple(config.activations.taps),
         epsilons=tuple(sorted(config.activations.epsilons)),
         spans=inputs.spans,
-        retention=RetentionPolicy(inputs.layout.by_shard, config.statistics.reservoir, grouped=len(inputs.groups) > 1),
+        retention=RetentionPolicy(
+            inputs.layout.by_shard, config.statistics.reservoir, grouped=len(inputs.group_sizes) > 1
+        ),
         batch_tokens=config.batching.max_tokens,
         num_threads=int(pool.num_cpus),
     )
@@ -135,6 +148,8 @@ def input_facts(inputs: ScoreInputs, settings: ScoreWorkerSettings, pool: ActorP
         "prompts_read": prompts.num_read,
         "prompts_empty": prompts.num_empty,
         "prompts_duplicate": prompts.num_duplicates,
+        "prompts_over_limit": prompts.num_over_limit,
+        "groups": inputs.group_sizes,
     }
 
 

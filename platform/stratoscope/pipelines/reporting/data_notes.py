@@ -1,0 +1,66 @@
+"""Lines about what a run read: rows that were kept and left out, and activations that are not finite."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stratoscope.results import Manifest
+
+ALWAYS_TOLD = ("kept", "empty", "duplicate")
+"""Numbers that are told even where they are zero."""
+
+
+def prompt_counts(facts: Mapping[str, Any]) -> str:
+    """Return how many rows of prompts were read, and the parts that add up to them.
+
+    Args:
+        facts: facts of a score run.
+    """
+    read, kept = facts["prompts_read"], facts["num_prompts"]
+    empty, duplicates = facts["prompts_empty"], facts["prompts_duplicate"]
+    parts = {
+        "kept": kept,
+        "empty": empty,
+        "duplicate": duplicates,
+        "beyond prompts.limit": read - kept - empty - duplicates,
+    }
+    return f"{read:,} rows read: {_listed(parts)}"
+
+
+def question_counts(dataset: Mapping[str, Any]) -> str:
+    """Return how many questions of a data set were read, and the parts that add up to them.
+
+    Args:
+        dataset: numbers of a `DataSet`; runs of older versions have fewer of them.
+    """
+    parts = {
+        "kept": dataset["kept"],
+        "empty": dataset.get("empty", 0),
+        "without usable answers": dataset["unusable"],
+        "duplicate": dataset["duplicates"],
+        "examples": dataset.get("shots", 0),
+        "beyond pairs.limit": dataset.get("over_limit", 0),
+    }
+    rows = dataset.get("rows", dataset["read"])
+    of_rows = "" if rows == dataset["read"] else f" in {rows:,} rows"
+    missing = dataset.get("missing_answers", 0)
+    answers = f"; {missing:,} missing answers were left out" if missing else ""
+    return f"{dataset['read']:,} questions read{of_rows}: {_listed(parts)}{answers}"
+
+
+def nonfinite_notes(manifest: Manifest) -> list[str]:
+    """Return a warning about activations that are NaN or infinite, if a run has read any."""
+    number = manifest.counts.get("nonfinite", 0)
+    if not number:
+        return []
+    layers = manifest.facts.get("nonfinite_layers", {})
+    places = "; ".join(f"{tap}: layers {' '.join(map(str, of_tap))}" for tap, of_tap in layers.items())
+    return [
+        f"WARNING: {number:,} activations are NaN or infinite and were left out of all statistics"
+        f"{f' ({places})' if places else ''}. The scores of these layers, and of those after them, are not those of a "
+        "working model: use --model.dtype float32, or another checkpoint."
+    ]
+
+
+def _listed(parts: Mapping[str, int]) -> str:
+    """Return numbers with their names; beyond the first ones, those that are zero are left out."""
+    return ", ".join(f"{number:,} {name}" for name, number in parts.items() if number or name in ALWAYS_TOLD)

@@ -1,0 +1,98 @@
+"""What the terminal and the report page say about groups of prompts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table as TerminalTable
+
+from stratoscope.pipelines.reporting.formatting import number_text
+from stratoscope.pipelines.score.read_scores import ScoredLayers, read_scorings
+from stratoscope.results import PageSection, Run, Table
+from stratoscope.scoring import lowest, num_dropped
+from stratoscope.statistics import spearman
+
+MAX_GROUPS = {"terminal": 12, "page": 100}
+"""Largest number of groups that are shown, the largest groups first."""
+
+
+@dataclass(frozen=True)
+class _GroupScoring:
+    """One scoring of one group of prompts."""
+
+    group: str
+    size: str
+    scoring: ScoredLayers
+    correlation: float
+    """Rank correlation of its layers with those of all prompts."""
+
+    def cells(self, count: int) -> list[str]:
+        """Return a row of a table, with the `count` lowest layers."""
+        return [
+            self.group,
+            self.size,
+            self.scoring.label,
+            " ".join(map(str, lowest(self.scoring.rank, count))),
+            number_text(self.scoring.scoring.split_half, ".2f"),
+            number_text(self.correlation, "+.2f"),
+        ]
+
+
+HEADER = ("group", "prompts", "score", "lowest layers", "split-half", "correlation with all")
+
+
+def group_tables(run: Run) -> Iterator[TerminalTable]:
+    """Yield a table of the groups of prompts, if there are several."""
+    groups = _groups(run)
+    if len(groups) < 2:
+        return
+    shown = groups[: MAX_GROUPS["terminal"]]
+    table = TerminalTable(title=_title(len(groups), len(shown)), title_justify="left")
+    for name in HEADER:
+        table.add_column(name, justify="left" if name in ("group", "score", "lowest layers") else "right")
+    for row in _rows(run, shown, list(read_scorings(run))):
+        table.add_row(*row)
+    yield table
+
+
+def group_sections(run: Run, scorings: Sequence[ScoredLayers]) -> Iterator[PageSection]:
+    """Yield a section on the groups of prompts, if there are several.
+
+    Args:
+        run: a finished score run.
+        scorings: its scorings of all prompts.
+    """
+    groups = _groups(run)
+    if len(groups) < 2:
+        return
+    shown = groups[: MAX_GROUPS["page"]]
+    text = (
+        f"{_title(len(groups), len(shown))}. The metric is the first one; the table layer_scores has all metrics of "
+        "all groups. The correlation is that of the ranks of layers with those of all prompts."
+    )
+    yield PageSection("Groups", [text], [], [Table(HEADER, _rows(run, shown, scorings))])
+
+
+def _groups(run: Run) -> list[str]:
+    """Return the groups, the largest first; runs of older versions do not name them."""
+    sizes = run.manifest.facts.get("groups", {})
+    return sorted(sizes, key=lambda group: (-sizes[group], group))
+
+
+def _title(num_groups: int, num_shown: int) -> str:
+    column = "Groups of prompts"
+    return column if num_shown == num_groups else f"{column}: the largest {num_shown} of {num_groups}"
+
+
+def _rows(run: Run, groups: Sequence[str], scorings: Sequence[ScoredLayers]) -> list[list[str]]:
+    count = num_dropped(run.manifest.config["scores"]["ratio"], len(scorings[0].rank))
+    return [scoring.cells(count) for group in groups for scoring in _scorings(run, group, scorings)]
+
+
+def _scorings(run: Run, group: str, scorings: Sequence[ScoredLayers]) -> Iterator[_GroupScoring]:
+    """Yield the scorings of a group by the first metric."""
+    size = f"{run.manifest.facts['groups'][group]:,}"
+    by_label = {scoring.label: scoring for scoring in scorings}
+    for scoring in read_scorings(run, group):
+        if scoring.scoring.metric == scorings[0].scoring.metric:
+            correlation = spearman(scoring.rank.astype(float), by_label[scoring.label].rank.astype(float))
+            yield _GroupScoring(group, size, scoring, correlation)
