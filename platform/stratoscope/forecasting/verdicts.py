@@ -24,8 +24,8 @@ def verdicts(
 ) -> Iterator[str]:
     """Yield a sentence for each forecaster, training and horizon.
 
-    A forecaster survives if the whole 95 % interval lies within the limit, and does not if the whole interval lies above
-    it. In between it is undecided.
+    A forecaster survives if the whole 95 % interval lies within the limit, and does not if the whole interval lies
+    above it. In between it is undecided.
 
     Args:
         measurements: measurements of all fitted forecasters.
@@ -57,8 +57,8 @@ def outcome(low: float, high: float, limit: float) -> Outcome:
 def _question(spread: Spread, naive: float | None) -> str:
     baseline = "" if naive is None else f", where a forecast of the training mean has {naive:,.3g}"
     return (
-        f"questioned: its squared error is {spread.mean:,.0f} in standard units{baseline}; check the scale and the missing "
-        "values of the series, and the learning rate, before reading anything into its results"
+        f"questioned: its squared error is {spread.mean:,.0f} in standard units{baseline}; check the scale and the "
+        "missing values of the series, and the learning rate, before reading anything into its results"
     )
 
 

@@ -11,10 +11,12 @@ from stratoscope.data.series.clock import TimeColumn
 from stratoscope.data.series.grid import Grid, find_grid, time_text
 from stratoscope.data.series.long_form import SeriesIds
 from stratoscope.data.series.numerals import Numbers
-from stratoscope.data.series.source import Reading
+from stratoscope.data.series.source import Reading, counted
 from stratoscope.data.series.table import SourceTable
 
 MEND = "series.fill interpolate or forward"
+LARGE_SHARE = 0.2
+"""Share of rows with repeated times above which they are taken for several series (ours)."""
 AS_IT_IS = "series.time none takes rows in the order of the file"
 
 
@@ -95,9 +97,11 @@ def _check_order(cells: Cells, time: TimeColumn, codes: NDArray[np.int64], readi
     elif reading.source.fill == "none":
         first = int(np.flatnonzero(backward)[0])
         earlier, later = rows[first], rows[first + 1]
+        repeated = len(np.unique(time.values)) < len(time.values)
+        several = "if a column tells several series apart, name it with series.id; " if repeated else ""
         raise reading.refusal(
             f"times in {time.name} are out of order: {_time(time, later)} in {cells.table.place(later)} comes after "
-            f"{_time(time, earlier)}; {MEND} sorts them, {AS_IT_IS}"
+            f"{_time(time, earlier)}; {several}{MEND} sorts them, {AS_IT_IS}"
         )
     else:
         reading.note(f"rows were out of order and are sorted by {time.name} (series.fill {reading.source.fill})")
@@ -117,16 +121,15 @@ def _check_repetition(
     repeated = np.setdiff1d(np.arange(len(read)), firsts)
     if not len(repeated):
         return
-    if reading.source.fill == "none":
+    number = counted(len(repeated), "repeated time")
+    if reading.source.fill == "none" or len(repeated) > LARGE_SHARE * len(read):
         row = int(read[repeated[0]])
+        mend = f"{MEND} keeps the last row of each time" if len(repeated) <= LARGE_SHARE * len(read) else AS_IT_IS
         raise reading.refusal(
-            f"{len(repeated):,} rows repeat a time in {time.name}, the first {_time(time, row)} in "
-            f"{cells.table.place(row)}; if a column tells several series apart, name it with series.id; {MEND} keeps "
-            "the last row of each time"
+            f"{number} in {time.name} among {len(read):,} rows, the first {_time(time, row)} in "
+            f"{cells.table.place(row)}; if a column tells several series apart, name it with series.id; {mend}"
         )
-    reading.note(
-        f"{len(repeated):,} rows repeat a time; the last row of each time is kept (series.fill {reading.source.fill})"
-    )
+    reading.note(f"{number} left out; the last row of each time is kept (series.fill {reading.source.fill})")
 
 
 def _checked_grid(cells: Cells, time: TimeColumn, times: NDArray[Any], reading: Reading) -> Grid | None:
@@ -143,7 +146,7 @@ def _checked_grid(cells: Cells, time: TimeColumn, times: NDArray[Any], reading: 
     if not grid.is_complete and reading.source.fill == "none":
         gap = grid.first_gap
         raise reading.refusal(
-            f"{grid.num_missing:,} times are missing in {time.name} (step {grid.step}), the first between "
+            f"{counted(grid.num_missing, 'missing time')} in {time.name} (step {grid.step}), the first between "
             f"{time_text(times[gap], time.kind)} and {time_text(times[gap + 1], time.kind)}; {MEND} inserts them, "
             f"{AS_IT_IS}"
         )
@@ -203,5 +206,5 @@ def _with_missing_times(frame: Frame, grid: Grid, reading: Reading) -> Frame:
     places = [frame.places[row] for row in last]
     for row in missing:
         places[row] = f"a time after {places[row]}"
-    reading.note(f"{grid.num_missing:,} missing times are inserted (series.fill {reading.source.fill})")
+    reading.note(f"{counted(grid.num_missing, 'missing time')} inserted (series.fill {reading.source.fill})")
     return replace(frame, values=values, places=places)

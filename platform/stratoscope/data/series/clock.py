@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stratoscope.data.series.grid import DAY
-from stratoscope.data.series.numerals import MISSING_MARKS
+from stratoscope.data.series.numerals import MISSING_MARKS, PLAIN_NUMBER
 from stratoscope.data.series.source import NO_TIME, Reading, clip, listed
 from stratoscope.data.series.table import SourceTable
 from stratoscope.data.series.times import (
-    NOT_A_TIME,
     TimeError,
     TimeForm,
     TimeKind,
@@ -34,6 +34,8 @@ PANDAS_INDEX = re.compile(r"unnamed: \d+(\.\d+)*|index|level_0|__index_level_0__
 """Names that pandas gives to an index, in lower case."""
 ROW_NUMBERS = {"rownames", "row", "rownum", "row_number", "no", "instant", "id", "obs", "c1"}
 """Names of columns that may number the rows, in lower case; c1 is the first column of a file without header."""
+SAMPLE = 20
+"""Rows by which times of day are recognised."""
 PARTS = ("year", "month", "day", "hour", "minute", "second")
 HOUR_NAMES = ("hour", "hr")
 ADVICE = "name the columns of the time with series.time, or set series.time none to take rows in the order of the file"
@@ -83,9 +85,9 @@ def find_time(table: SourceTable, reading: Reading) -> TimeColumn | None:
 
 def _named_time(table: SourceTable, names: Sequence[str], reading: Reading) -> TimeColumn:
     if len(names) > 1:
-        parts = [_as_text(table.columns[name]) for name in names]
-        return _text_time(table, tuple(names), _join(parts), reading, required=True)  # type: ignore[return-value]
-    time = _one_column(table, names[0], reading, required=True)
+        time = _joined_time(table, tuple(names), reading)
+    else:
+        time = _one_column(table, names[0], reading, required=True)
     if time is None:
         raise reading.refusal(f"column {clip(names[0])!r} is not readable as times; {ADVICE}")
     return time
@@ -95,8 +97,7 @@ def _recognised_time(table: SourceTable, reading: Reading) -> TimeColumn | None:
     """Return the first that is found: dates, a date and a time of day, parts of dates, numbers, an index."""
     dates = list(_date_columns(table, reading))
     if dates:
-        best = max(dates, key=lambda time: (len(np.unique(time.values)), time.names[0].lower() in TIME_NAMES))
-        return _with_clock(table, best, reading)
+        return max(dates, key=lambda time: (len(np.unique(time.values)), time.names[0].lower() in TIME_NAMES))
     parts = _from_parts(table)
     if parts is not None:
         return parts
@@ -114,8 +115,14 @@ def _date_columns(table: SourceTable, reading: Reading) -> Iterator[TimeColumn]:
     for name, column in table.columns.items():
         if not (pa.types.is_timestamp(column.type) or _has_dates(column)):
             continue
+        clock = _clock_column(table, name)
+        required = name.lower() in TIME_NAMES or clock is not None
         try:
-            time = _one_column(table, name, reading, required=name.lower() in TIME_NAMES)
+            time = (
+                _one_column(table, name, reading, required=required)
+                if clock is None
+                else _joined_time(table, (name, clock), reading)
+            )
         except InputError as error:
             failure = failure or error
             continue
@@ -128,12 +135,12 @@ def _date_columns(table: SourceTable, reading: Reading) -> Iterator[TimeColumn]:
 
 def _has_dates(column: Any) -> bool:
     """Return whether a column of text has dates other than numbers such as 20200131."""
-    if not pa.types.is_string(column.type) or _all_numbers(column):
+    if not pa.types.is_string(column.type):
         return False
     sample = [
         column[int(row)].as_py() for row in np.unique([0, 1, len(column) // 2, len(column) - 1]) if row < len(column)
     ]
-    return any(form_of(cell) is not None for cell in sample)
+    return any(not PLAIN_NUMBER.fullmatch(cell) and form_of(cell) is not None for cell in sample)
 
 
 def _one_column(table: SourceTable, name: str, reading: Reading, *, required: bool) -> TimeColumn | None:
@@ -145,7 +152,7 @@ def _one_column(table: SourceTable, name: str, reading: Reading, *, required: bo
     column = table.columns[name]
     if pa.types.is_timestamp(column.type):
         return _timestamp_time(table, name, reading)
-    if pa.types.is_string(column.type) and not _all_numbers(column):
+    if is_text(column):
         return _text_time(table, (name,), column, reading, required=required)
     values = _as_numbers(column)
     if values is None or np.isnan(values).any():
@@ -204,8 +211,9 @@ def _form(texts: Any) -> TimeForm | None:
     )
 
 
-def _all_numbers(column: Any) -> bool:
-    return _as_numbers(column) is not None
+def is_text(column: Any) -> bool:
+    """Return whether a column, or the start of one, is of text that is not of numbers alone."""
+    return bool(pa.types.is_string(column.type)) and _as_numbers(column) is None
 
 
 def _as_numbers(column: Any) -> NDArray[np.float64] | None:
@@ -223,24 +231,20 @@ def _as_text(column: Any) -> Any:
     return column.cast(pa.string()) if not pa.types.is_string(column.type) else column
 
 
-def _join(parts: Sequence[Any]) -> Any:
-    return pa.array([" ".join(cells) for cells in zip(*(part.to_pylist() for part in parts), strict=True)])
+def _joined_time(table: SourceTable, names: tuple[str, ...], reading: Reading) -> TimeColumn | None:
+    parts = [_as_text(table.columns[name]) for name in names]
+    return _text_time(table, names, pc.binary_join_element_wise(*parts, " "), reading, required=True)
 
 
-def _with_clock(table: SourceTable, date: TimeColumn, reading: Reading) -> TimeColumn:
-    """Return dates without a time of day with that of another column, if there is one."""
-    if len(date.names) > 1 or (date.values % DAY).any():
-        return date
-    for name, column in table.columns.items():
-        if (
-            name != date.names[0]
-            and pa.types.is_string(column.type)
-            and all(is_clock(c) for c in column[:20].to_pylist())
-        ):
-            texts = _join([_as_text(table.columns[date.names[0]]), column])
-            joined = _text_time(table, (date.names[0], name), texts, reading, required=True)
-            return joined or date
-    return date
+def _clock_column(table: SourceTable, name: str) -> str | None:
+    """Return the column that states the time of day where the dates of a column do not."""
+    column = table.columns[name]
+    if pa.types.is_timestamp(column.type):
+        only_dates = not (column.fill_null(0).cast(pa.int64()).to_numpy() % DAY).any()
+    else:
+        only_dates = not pc.any(pc.match_substring(column, ":")).as_py()
+    others = (other for other, cells in table.columns.items() if pa.types.is_string(cells.type)) if only_dates else ()
+    return next((o for o in others if all(is_clock(cell) for cell in table.columns[o][:SAMPLE].to_pylist())), None)
 
 
 def _with_hours(table: SourceTable, time: TimeColumn, reading: Reading) -> TimeColumn:

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from stratoscope.data.series.numerals import MISSING_MARKS
-from stratoscope.data.series.source import Delimiter, Reading, clip
+from stratoscope.data.series.numerals import MISSING_MARKS, PLAIN_NUMBER
+from stratoscope.data.series.source import Delimiter, Reading, clip, counted
 from stratoscope.data.series.table import SourceTable
 from stratoscope.data.series.times import form_of
 
 CHARACTERS: dict[Delimiter, str] = {"tab": "\t", "semicolon": ";", "pipe": "|", "comma": ",", "space": " "}
 """Delimiters; those before the comma go first, since a comma may be a decimal mark."""
-SAMPLE = 100
+SAMPLE = 50
 """Lines by which delimiter and header are recognised."""
 BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 NUMBER = re.compile(r"[+-]?[\d.,' \u00a0\u202f]*\d[\d.,]*([eE][+-]?\d+)?\s*%?")
@@ -47,6 +47,8 @@ def read_delimited(path: Path, reading: Reading) -> SourceTable:
     lines, delimiter = _delimiter(lines, reading)
     lines = _without_blank_rows(lines, delimiter, reading)
     _check_quotes(lines, reading)
+    if len(lines.texts) < 2 and reading.source.header != "no":
+        raise reading.refusal(f"holds no rows, but the line {clip(lines.texts[0])!r}")
     columns = _parse(lines, delimiter, reading)
     return _with_header(columns, lines, reading)
 
@@ -60,6 +62,12 @@ def _decode(path: Path, reading: Reading) -> str:
         encoding = next(marks, "utf-8")
         if encoding == "utf-16":
             reading.note("the file is encoded in UTF-16")
+    if b"\0" in content and encoding == "utf-8":
+        line = content.count(b"\n", 0, content.index(b"\0")) + 1
+        raise reading.refusal(
+            f"byte 0x00 in line {line} is no text; if the file is encoded in UTF-16, set series.encoding to utf-16-le "
+            "or utf-16-be"
+        )
     try:
         return content.decode(encoding)
     except LookupError:
@@ -73,8 +81,6 @@ def _decode(path: Path, reading: Reading) -> str:
 
 
 def _split_lines(text: str) -> _Lines:
-    if "\0" in text[:10_000]:
-        text = text.replace("\0", "\ufffd")
     numbered = [(line, number) for number, line in enumerate(re.split("\r\n|\n|\r", text), 1) if line.strip()]
     return _Lines([line for line, _ in numbered], [number for _, number in numbered])
 
@@ -107,7 +113,7 @@ def _without_blank_rows(lines: _Lines, delimiter: str, reading: Reading) -> _Lin
     if delimiter == " " or all(line.strip(blank) for line in lines.texts):
         return lines
     kept = [(line, number) for line, number in zip(lines.texts, lines.numbers, strict=True) if line.strip(blank)]
-    reading.note(f"{len(lines.texts) - len(kept):,} lines of empty cells are left out")
+    reading.note(f"{counted(len(lines.texts) - len(kept), 'line')} of empty cells left out")
     return _Lines([line for line, _ in kept], [number for _, number in kept])
 
 
@@ -156,6 +162,7 @@ def _with_header(columns: Sequence[Any], lines: _Lines, reading: Reading) -> Sou
     option = reading.source.header
     header = has_header(columns) if option == "auto" else option == "yes"
     if header:
+        _note_numbers(columns, reading)
         names = [column[0].as_py() or f"Unnamed: {number}" for number, column in enumerate(columns)]
         columns = [column[1:] for column in columns]
     else:
@@ -166,6 +173,13 @@ def _with_header(columns: Sequence[Any], lines: _Lines, reading: Reading) -> Sou
     if repeated is not None:
         raise reading.refusal(f"two columns are called {clip(repeated)!r}; rename one")
     return SourceTable(dict(zip(names, columns, strict=True)), rows, "line")
+
+
+def _note_numbers(columns: Sequence[Any], reading: Reading) -> None:
+    if all(cell_kind(column[0].as_py()) in ("number", "missing") for column in columns):
+        reading.note(
+            "the numbers in the first line are taken as names of columns (series.header no takes them as values)"
+        )
 
 
 def has_header(columns: Sequence[Any]) -> bool:
@@ -192,12 +206,14 @@ def _counts(cells: Sequence[str]) -> bool:
 
 def _common_kind(cells: Sequence[str]) -> CellKind:
     kinds = [cell_kind(cell) for cell in cells]
-    known = [kind for kind in kinds if kind != "missing"]
-    return max(set(known), key=known.count, default="missing")
+    known: list[CellKind] = [kind for kind in kinds if kind != "missing"]
+    return max(set(known), key=known.count) if known else "missing"
 
 
 def cell_kind(cell: str) -> CellKind:
     """Return whether a cell looks like a number, a time, a missing value or other text."""
+    if PLAIN_NUMBER.fullmatch(cell):
+        return "number"
     if cell.lower() in MISSING_MARKS:
         return "missing"
     if form_of(cell) is not None:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stratoscope.data.series.arrange import MEND, Frame
-from stratoscope.data.series.source import Fill, Reading, clip
+from stratoscope.data.series.source import Fill, Reading, clip, counted
 
 LARGE_SHARE = 0.2
 """Share of filled values of a column above which a note questions it (ours)."""
@@ -43,7 +43,7 @@ def _missing_refusal(frame: Frame, missing: NDArray[np.bool_], reading: Reading)
     others = int(missing.any(axis=0).sum()) - 1
     more = f", and {others:,} other columns have some" if others else ""
     return reading.refusal(
-        f"column {clip(name)!r} has {len(rows):,} missing values, the first at {frame.places[rows[0]]}{such}"
+        f"column {clip(name)!r} has {counted(len(rows), 'missing value')}, the first at {frame.places[rows[0]]}{such}"
         f"{more}; {MEND} fills them, or choose other columns with series.columns"
     )
 
@@ -67,7 +67,7 @@ def _filled(frame: Frame, number: int, rule: Fill, reading: Reading) -> NDArray[
 
 def _note_shares(frame: Frame, missing: NDArray[np.bool_], reading: Reading) -> None:
     share = missing.mean()
-    reading.note(f"{int(missing.sum()):,} values ({share:.1%}) are filled (series.fill {reading.source.fill})")
+    reading.note(f"{counted(int(missing.sum()), 'value')} ({share:.1%}) filled (series.fill {reading.source.fill})")
     worst = int(missing.mean(axis=0).argmax())
     largest = missing[:, worst].mean()
     if largest > LARGE_SHARE:

@@ -85,11 +85,11 @@ def _months(moments: NDArray[np.datetime64]) -> Grid | None:
     if (within != expected).any():
         return None
     numbers = months.astype(np.int64)
-    step = _most_common(np.diff(numbers))
+    step = int(_most_common(np.diff(numbers)))
     if step < 1 or ((numbers - numbers[0]) % step).any() or (np.diff(numbers) < 1).any():
         return None
     text = f"{step} month{'s' * (step > 1)}" if step % 12 else f"{step // 12} year{'s' * (step > 12)}"
-    return Grid(text, (numbers - numbers[0]) // int(step))
+    return Grid(text, (numbers - numbers[0]) // step)
 
 
 def _business_days(moments: NDArray[np.datetime64]) -> Grid | None:
@@ -120,4 +120,5 @@ def time_text(time: Any, kind: Literal["time", "counter"]) -> str:
     """Return a time for readers: a date and a time of day, or the number of a counter."""
     if kind == "counter":
         return f"{time:g}" if time != int(time) else f"{int(time)}"
-    return str(np.datetime64(int(time), "us").astype("datetime64[s]")).replace("T", " ").removesuffix(" 00:00:00")
+    text = str(np.datetime64(int(time), "us")).replace("T", " ").removesuffix(".000000")
+    return text.removesuffix(" 00:00:00")

@@ -11,7 +11,7 @@ from stratoscope.data.series.arrange import Cells, Frame, arrange
 from stratoscope.data.series.clock import TimeColumn, find_time
 from stratoscope.data.series.fill import fill_values
 from stratoscope.data.series.long_form import SeriesIds, find_ids
-from stratoscope.data.series.source import KNOWN_SERIES, Reading, SeriesSource, SplitRule, clip, listed
+from stratoscope.data.series.source import KNOWN_SERIES, Reading, SeriesSource, SplitRule, clip, counted, listed
 from stratoscope.data.series.typed import COMPRESSIONS, read_table
 from stratoscope.data.series.values import read_values
 from stratoscope.digest import digest
@@ -25,7 +25,12 @@ TINY = 1e-9
 RATIO = (0.7, 0.1)
 """Shares of training and validation; the rest is the test part."""
 FAR = 50.0
-"""Deviations from the training mean beyond which a value is questioned (ours)."""
+"""Standard deviations from the training mean beyond which a value is questioned (ours)."""
+VERY_FAR = 1000.0
+"""The same for distances from the training median, in standard deviations that quartiles imply (ours). A value in the
+training part itself can raise the standard deviation, but not the quartiles."""
+QUARTILES_OF_NORMAL = 1.349
+"""Distance between the quartiles of a normal distribution, in standard deviations."""
 STEPS = {"ett_hourly": "1 hour", "ett_quarterly": "15 minutes"}
 """Step that a split by months assumes."""
 
@@ -100,8 +105,8 @@ def load_series(source: SeriesSource) -> Series:
     """Read, validate, arrange by time, split and standardise a series.
 
     Raises:
-        InputError: the source is unknown or unreadable; times are out of order, repeated, missing or uneven; a column is
-            missing, not numeric, incomplete or constant.
+        InputError: the source is unknown or unreadable; times are out of order, repeated, missing or uneven; a column
+            is missing, not numeric, incomplete or constant.
     """
     reading = Reading(source)
     frame, axis = _read_frame(reading)
@@ -109,10 +114,11 @@ def load_series(source: SeriesSource) -> Series:
     training = frame.values[: bounds[0]]
     if not len(training):
         raise reading.refusal(f"{len(frame.values)} rows are too few to be split into training, validation and test")
-    mean, deviation = training.mean(axis=0), training.std(axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, deviation = training.mean(axis=0), training.std(axis=0)
     _check_constant(frame, training, deviation, reading)
     standardised = (frame.values - mean) / deviation
-    _question_far_values(frame, standardised, reading)
+    _question_far_values(frame, standardised, bounds[0], reading)
     _question_step(axis, reading)
     return Series(
         _name(source),
@@ -156,8 +162,8 @@ def _note_form(time: TimeColumn | None, ids: SeriesIds | None, frame: Frame, rea
         reading.note("no column states the time; rows are taken in the order of the source")
     if ids is not None:
         reading.note(
-            f"the source is in long form; column {ids.column!r} names {len(ids.names):,} series, which give the columns "
-            f"{listed(frame.columns)}"
+            f"the source is in long form; column {clip(ids.column)!r} names {len(ids.names):,} series, which give the "
+            f"columns {listed(frame.columns)}"
         )
 
 
@@ -173,17 +179,19 @@ def _check_constant(
             )
 
 
-def _question_far_values(frame: Frame, standardised: NDArray[np.float64], reading: Reading) -> None:
-    """Note the value farthest from the training mean, where it is implausibly far."""
-    row, column = np.unravel_index(np.abs(standardised).argmax(), standardised.shape)
-    distance = abs(standardised[row, column])
-    if distance > FAR:
-        number = int((np.abs(standardised) > FAR).sum())
-        reading.note(
-            f"questioned: {number:,} values lie more than {FAR:g} standard deviations from the mean of the training part, "
-            f"the farthest, {frame.values[row, column]:g} of {clip(frame.columns[column])!r} in {frame.places[row]}, "
-            f"{distance:,.0f}; if it stands for a missing value, name it in series.missing"
-        )
+def _question_far_values(frame: Frame, standardised: NDArray[np.float64], training_rows: int, reading: Reading) -> None:
+    """Note values that are implausibly far from the training part, with the farthest of them."""
+    low, median, high = np.quantile(frame.values[:training_rows], (0.25, 0.5, 0.75), axis=0)
+    spread = np.where(high > low, (high - low) / QUARTILES_OF_NORMAL, np.inf)
+    distances = np.maximum(np.abs(standardised) / FAR, np.abs(frame.values - median) / spread / VERY_FAR)
+    if distances.max() <= 1:
+        return
+    row, column = np.unravel_index(distances.argmax(), distances.shape)
+    reading.note(
+        f"questioned: {counted(int((distances > 1).sum()), 'value')} implausibly far from the training part, such as "
+        f"{frame.values[row, column]:g} of {clip(frame.columns[column])!r} at {frame.places[row]}, whose median there "
+        f"is {median[column]:g}; if this stands for a missing value, name it in series.missing"
+    )
 
 
 def _question_step(axis: TimeAxis | None, reading: Reading) -> None:

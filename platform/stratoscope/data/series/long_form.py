@@ -5,18 +5,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from stratoscope.data.series.clock import TimeColumn, index_columns
+from stratoscope.data.series.clock import TimeColumn, index_columns, is_text
 from stratoscope.data.series.source import Reading, clip, listed
 from stratoscope.data.series.table import SourceTable
 from stratoscope.errors import InputError, suggest
 
-ID_NAMES = {"unique_id", "cols", "item_id", "series_id", "series", "variable", "ticker", "symbol", "id", "item", "name"}
+ID_NAMES = {
+    *("unique_id", "cols", "item_id", "series_id", "series", "variable", "ticker", "symbol", "id", "item", "name"),
+    *("station", "station_id", "sensor", "sensor_id", "store", "store_id", "site", "device", "device_id", "location"),
+}
 """Names of columns that name series where times repeat, in lower case."""
 LONG_FORM_NAMES = {"unique_id", "cols", "item_id", "series_id"}
 """Names among these that stand in files in long form alone."""
+SAMPLE = 50
+"""Rows by which columns of numbers are told from text."""
 DENSITY = 0.5
 """Least share of the times that series have, for a column to be taken as their names (ours)."""
 
@@ -60,8 +64,8 @@ def find_ids(table: SourceTable, time: TimeColumn | None, reading: Reading) -> S
     candidates = list(_candidates(table, time))
     if time is None and candidates:
         raise reading.refusal(
-            f"column {candidates[0].column!r} seems to name {len(candidates[0].names):,} series one after another; name "
-            "it with series.id, or the columns of one series with series.columns"
+            f"column {clip(candidates[0].column)!r} seems to name {len(candidates[0].names):,} series one after "
+            "another; name it with series.id, or set series.time to the column of the time"
         )
     if len(candidates) > 1:
         candidates = [ids for ids in candidates if ids.column.lower() in ID_NAMES] or candidates
@@ -77,9 +81,7 @@ def _candidates(table: SourceTable, time: TimeColumn | None) -> Iterator[SeriesI
     index = index_columns(table)
     for name, column in table.columns.items():
         named = name.lower() in ID_NAMES
-        if name in index or not (pa.types.is_string(column.type) or (named and pa.types.is_floating(column.type))):
-            continue
-        if len(column.unique()) in (1, len(column)):
+        if name in index or not (named or is_text(column[:SAMPLE])) or len(column.unique()) in (1, len(column)):
             continue
         ids = _ids(table, name)
         if _in_blocks(ids) if time is None else _tells_apart(ids, time, named=named):

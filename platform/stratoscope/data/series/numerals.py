@@ -1,5 +1,6 @@
 """Numbers in text cells: decimal marks, thousands separators, percentages and marks of missing values."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,20 +15,28 @@ from stratoscope.data.series.source import DecimalMark, Reading, listed
 Mark = Literal["point", "comma"]
 MISSING_MARKS = ("", "na", "n/a", "nan", "null", "none", "?", "-", "--", "---", ".", "..", "#n/a", "#na", "<na>", "nat")
 """Cells that are missing values, in lower case."""
-NINES = (99.0, 99.9, 99.99, 999.0, 999.9, 999.99, 9999.0, 9999.9, 9999.99, 99999.0, 999999.0, 9999999.0)
-SENTINELS = np.array([*NINES, *(-nines for nines in NINES), -32768.0, 32767.0, -2147483648.0, 1e20, -1e20, 1e30, -1e30])
+NINES = (999.0, 999.9, 999.99, 9999.0, 9999.9, 9999.99, 99999.0, 999999.0, 9999999.0)
+OTHER_SENTINELS = (-99.0, -99.9, -99.99, -32768.0, 32767.0, -2147483648.0, 1e20, -1e20, 1e30, -1e30)
+SENTINELS = np.array([*NINES, *(-nines for nines in NINES), *OTHER_SENTINELS])
 """Numbers that stand for missing values where they lie far from all others."""
 PLAIN = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+PLAIN_NUMBER = re.compile(PLAIN)
 GROUP = "\u00a0\u202f '_"
 """Characters that separate thousands, besides the point and the comma."""
 STRICT: dict[Mark, str] = {
     "point": rf"^[+-]?(\d+|\d{{1,3}}([,{GROUP}]\d{{3}})+)?(\.\d*)?([eE][+-]?\d+)?$",
     "comma": rf"^[+-]?(\d+|\d{{1,3}}([.{GROUP}]\d{{3}})+)?(,\d*)?([eE][+-]?\d+)?$",
 }
-EVIDENCE: dict[Mark, str] = {
-    "point": r"^[+-]?(\d*\.(\d{1,2}|\d{4,})|\d{4,}\.\d+|0*\.\d+|\d{1,3}([, ']\d{3})+\.\d+|\d{1,3}(,\d{3}){2,})([eE][+-]?\d+)?$",
-    "comma": r"^[+-]?(\d*,(\d{1,2}|\d{4,})|\d{4,},\d+|0*,\d+|\d{1,3}([. ']\d{3})+,\d+|\d{1,3}(\.\d{3}){2,})([eE][+-]?\d+)?$",
-}
+
+
+def _evidence_pattern(own: str, other: str) -> str:
+    """Return the pattern of numbers whose decimal mark is `own`, and cannot be `other`."""
+    fraction = rf"\d*{own}(\d{{1,2}}|\d{{4,}})|\d{{4,}}{own}\d+|0*{own}\d+"
+    groups = rf"\d{{1,3}}([{other}{GROUP}]\d{{3}})+{own}\d+|\d{{1,3}}({other}\d{{3}}){{2,}}"
+    return rf"^[+-]?({fraction}|{groups})([eE][+-]?\d+)?$"
+
+
+EVIDENCE: dict[Mark, str] = {"point": _evidence_pattern(r"\.", ","), "comma": _evidence_pattern(",", r"\.")}
 """Numbers that can only be read with this mark."""
 EITHER = r"^[+-]?[1-9]\d{0,2},\d{3}$"
 """Numbers such as 1,234, which are one with either mark."""
@@ -149,7 +158,8 @@ def _read_column(text: Any, mark: Mark, reading: Reading) -> Numbers:
     missing = _is_missing(text, marks)
     pattern = STRICT[mark]
     good = pc.and_(
-        pc.and_(pc.match_substring_regex(text, pattern), pc.match_substring_regex(text, r"\d")), pc.invert(missing)
+        pc.and_(pc.match_substring_regex(text, pattern), pc.match_substring_regex(text, r"^[+-]?[.,]?\d")),
+        pc.invert(missing),
     )
     good = pc.fill_null(good, False)
     plain = pc.if_else(good, _normalised(text, mark), None)

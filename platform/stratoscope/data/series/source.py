@@ -45,7 +45,7 @@ class SeriesSource:
     source: str
     """A known series, a CSV, TSV, text, JSON-lines, Parquet or Arrow file, or a hub name (owner/name)."""
     columns: tuple[str, ...] = ()
-    """Columns to read; an empty tuple takes all numeric columns. In long form, columns of values, or names of series."""
+    """Columns to read; () takes all numeric columns. In long form: columns of values, or names of series."""
     split: SplitRule = "auto"
     """ett_hourly and ett_quarterly: 12, 4 and 4 months; ratio: 70, 10 and 20 %; auto: by months for ETT files,
     recognised by name, and by ratio otherwise."""
@@ -87,6 +87,8 @@ class Reading:
         """Sentences on what was recognised, mended or left out, in order."""
         self.missing_cells: dict[str, str] = {}
         """First missing cell of columns that have some, and its place, for refusals."""
+        self.file: str | None = None
+        """File of a folder that is being read."""
 
     def note(self, text: str) -> None:
         """Add a note unless it stands there already."""
@@ -95,7 +97,8 @@ class Reading:
 
     def refusal(self, text: str) -> InputError:
         """Return the error that refuses the source."""
-        return InputError(f"series.source {clip(self.source.source, from_end=True)!r}: {text}")
+        file = "" if self.file is None else f" ({clip(self.file, from_end=True)})"
+        return InputError(f"series.source {clip(self.source.source, from_end=True)!r}{file}: {text}")
 
 
 def clip(text: str, length: int = LONGEST_NAME, *, from_end: bool = False) -> str:
@@ -103,6 +106,11 @@ def clip(text: str, length: int = LONGEST_NAME, *, from_end: bool = False) -> st
     if len(text) <= length:
         return text
     return f"...{text[-length:]}" if from_end else f"{text[:length]}..."
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and a noun, in the plural unless the number is one."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def listed(names: Iterable[str]) -> str:

@@ -171,7 +171,7 @@ def _read_as(texts: Any, form: TimeForm, date_format: str) -> NDArray[np.int64]:
     wrong = np.flatnonzero(times == NOT_A_TIME)
     if len(wrong):
         cell = texts[int(wrong[0])].as_py()
-        raise TimeError(int(wrong[0]), f"{clip(cell or '')!r} is no time like the others" if cell else "has no time")
+        raise TimeError(int(wrong[0]), f"{clip(cell or '')!r} is not readable as a time like the others")
     return times
 
 

@@ -1,6 +1,7 @@
 """Tables with types: Parquet, Arrow, JSON lines and data sets of the hub."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import pyarrow.parquet
 
 from stratoscope.data.files import READERS, read_files
 from stratoscope.data.known import locate
-from stratoscope.data.prompts import PromptSource, read_rows
+from stratoscope.data.prompts import HUB_NAME, PromptSource, read_rows
 from stratoscope.data.series.delimited import read_delimited
 from stratoscope.data.series.source import KNOWN_SERIES, PACKAGE, VERSION, Reading, clip, listed
 from stratoscope.data.series.table import SourceTable
 from stratoscope.errors import InputError, first_line, suggest
 
+LONGEST_HUB_NAME = 200
 COMPRESSIONS = (".gz", ".bz2", ".zst")
 TEXT_KINDS = (".csv", ".tsv", ".txt")
 
@@ -43,14 +45,17 @@ def read_table(reading: Reading) -> SourceTable:
 
 def _read_path_or_hub(reading: Reading) -> SourceTable:
     name = reading.source.source
+    if not name.strip():
+        raise InputError("series.source is empty; name a known series, a file or a hub name (owner/name)")
     path = Path(name).expanduser()
-    if path.is_dir():
-        return _read_folder(path, reading)
-    if path.is_file():
-        return _read_file(path, reading)
-    if "/" not in name:
+    with suppress(OSError):  # such as a name that is too long
+        if path.is_dir():
+            return _read_folder(path, reading)
+        if path.is_file():
+            return _read_file(path, reading)
+    if not HUB_NAME.fullmatch(name) or len(name) > LONGEST_HUB_NAME or name.startswith(".") or path.suffix:
         raise InputError(
-            f"series.source {clip(name)!r} is no known series, file or hub name (owner/name)"
+            f"series.source {clip(name, from_end=True)!r} is no known series, file or hub name (owner/name)"
             f"{suggest(name, KNOWN_SERIES, 'series')}"
         )
     return _typed(_from_rows(list(read_rows(PromptSource(name), "series.source")), reading), reading)
@@ -61,7 +66,11 @@ def _read_folder(path: Path, reading: Reading) -> SourceTable:
     files = sorted(file for file in path.rglob("*") if _kind(file) in kinds and file.is_file())
     if not files:
         raise reading.refusal(f"the folder contains no file of the kinds {', '.join(sorted(kinds))}")
-    tables = [_read_file(file, reading) for file in files]
+    tables = []
+    for file in files:
+        reading.file = file.name
+        tables.append(_read_file(file, reading))
+    reading.file = None
     if any(table.columns.keys() != tables[0].columns.keys() for table in tables):
         raise reading.refusal(f"the {len(files)} files of the folder have different columns; name one of them")
     if len(files) > 1:

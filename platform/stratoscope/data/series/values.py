@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from stratoscope.data.series.clock import index_columns
 from stratoscope.data.series.numerals import Numbers, read_numbers, sentinels
-from stratoscope.data.series.source import Reading, clip, listed
+from stratoscope.data.series.source import Reading, clip, counted, listed
 from stratoscope.data.series.table import SourceTable
 from stratoscope.errors import InputError, nearest
 
@@ -34,17 +34,21 @@ def read_values(table: SourceTable, names: Sequence[str], reading: Reading) -> d
     numbers = _read(chosen, reading)
     kept = {name: column for name, column in numbers.items() if names or _is_numeric(column)}
     if not names:
-        _note_left_out(set(chosen) - set(kept), numbers, reading)
+        _note_left_out([name for name in chosen if name not in kept], numbers, reading)
     for name, column in kept.items():
         _check_cells(name, column, table, reading)
     if not kept:
-        raise reading.refusal(f"there is no numeric column; the columns are {listed(table.columns)}")
+        raise reading.refusal(
+            f"there is no numeric column; the columns are {listed(table.columns)}; if they are delimited otherwise, "
+            "set series.delimiter"
+        )
     result = {name: _without_sentinels(name, column, reading) for name, column in kept.items()}
     for name, column in result.items():
         if column.missing.any():
             row = int(column.missing.argmax())
-            cell = str(table.columns[name][row].as_py())
-            reading.missing_cells[name] = f"{clip(cell, 20)!r} in {table.place(row)}"
+            cell = str(table.columns[name][row].as_py() or "")
+            shown = "an empty cell" if cell in ("", "nan") else repr(clip(cell, 20))
+            reading.missing_cells[name] = f"{shown} in {table.place(row)}"
     return result
 
 
@@ -72,11 +76,10 @@ def _is_numeric(column: Numbers) -> bool:
 
 def _note_left_out(names: Collection[str], numbers: Mapping[str, Numbers], reading: Reading) -> None:
     empty = [name for name in numbers if name in names and numbers[name].missing.all()]
-    text = [name for name in numbers if name in names and name not in empty]
-    other = sorted(set(names) - set(numbers))
-    for kind, group in (("text", text), ("no values", empty), ("other types", other)):
+    other = [name for name in names if name not in empty]
+    for kind, group in (("that are not numbers", other), ("without values", empty)):
         if group:
-            reading.note(f"columns of {kind} are left out: {listed(group)}")
+            reading.note(f"columns {kind} are left out: {listed(group)}")
 
 
 def _check_cells(name: str, column: Numbers, table: SourceTable, reading: Reading) -> None:
@@ -90,8 +93,8 @@ def _check_cells(name: str, column: Numbers, table: SourceTable, reading: Readin
     row = int(wrong[0])
     raise reading.refusal(
         f"column {clip(name)!r}, {table.place(row)}: {clip(str(table.columns[name][row].as_py()), 40)!r} is no number "
-        f"({len(wrong):,} such cells); mend it, name such cells in series.missing, or choose other columns with "
-        "series.columns"
+        f"({counted(len(wrong), 'such cell')}); mend it, name such cells in series.missing, or choose other columns "
+        "with series.columns"
     )
 
 
@@ -102,8 +105,8 @@ def _without_sentinels(name: str, column: Numbers, reading: Reading) -> Numbers:
     for sentinel in sentinels(column.values):
         marked = column.values == sentinel
         reading.note(
-            f"{int(marked.sum()):,} values of {sentinel:g} in {clip(name)!r} lie far from all others and are taken as "
-            "missing (series.missing NA takes them as numbers)"
+            f"{counted(int(marked.sum()), 'value')} of {sentinel:g} in {clip(name)!r}, far from all others, taken as "
+            "missing (series.missing NA takes such values as numbers)"
         )
         column = Numbers(np.where(marked, np.nan, column.values), column.missing | marked, column.unreadable)
     return column

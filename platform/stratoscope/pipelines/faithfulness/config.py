@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from stratoscope.data import DateOrder, DecimalMark, Delimiter, Fill, Header, SeriesSource, SplitRule
 from stratoscope.errors import InputError
@@ -36,8 +36,8 @@ class SeriesSection(ConfigSection):
     """Series to forecast."""
 
     source: Annotated[list[str], DISTINCT] = Field(["epf_fr"], min_length=1)
-    """Known series, files (CSV, TSV, text, JSON lines, Parquet, Arrow) or hub names, separated by commas; each is a data
-    set."""
+    """Known series, files (CSV, TSV, text, JSON lines, Parquet, Arrow) or hub names, separated by commas; each is a
+    data set."""
     columns: Annotated[list[str], DISTINCT] = []
     """Columns of the series; an empty list takes all numeric columns. In long form: columns of values, or names of
     series."""
@@ -48,11 +48,11 @@ class SeriesSection(ConfigSection):
     """Column that names the series of a row in long form; null recognises it."""
     fill: Fill = "none"
     """Mends times and values. none refuses what has to be mended; interpolate and forward sort rows by time, keep the
-    last row of equal times, insert missing times, and fill missing values: interpolate linearly between the neighbours in
-    time, forward with the last known value."""
-    missing: Annotated[list[str], DISTINCT] | None = None
-    """Cells that are missing values, besides empty ones. null takes usual marks (NA, NaN, null, ?, -) and numbers such as
-    -9999 that lie far from all others."""
+    last row of equal times, insert missing times, and fill missing values: interpolate linearly between the neighbours
+    in time, forward with the last known value."""
+    missing: Annotated[list[Annotated[str, BeforeValidator(str)]], DISTINCT] | None = None
+    """Cells that are missing values, besides empty ones. null takes usual marks (NA, NaN, null, ?, -) and numbers such
+    as -9999 that lie far from all others."""
     decimal: DecimalMark = "auto"
     """Decimal mark of numbers in text: point or comma; auto recognises it for each column."""
     delimiter: Delimiter = "auto"
