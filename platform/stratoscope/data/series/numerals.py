@@ -147,10 +147,10 @@ def _mark(name: str, text: Any, evidence: set[Mark], reading: Reading) -> Mark:
 
 
 def _has_groups(text: Any, mark: Mark) -> bool:
+    """Return whether numbers have separators of thousands."""
     other = "." if mark == "comma" else ","
-    return bool(
-        pc.any(pc.match_substring_regex(text, rf"^[+-]?\d{{1,3}}([{other}{GROUP}]\d{{3}})+\D?")).as_py()
-    ) and bool(pc.any(pc.match_substring_regex(text, STRICT[mark])).as_py())
+    groups = rf"^[+-]?\d{{1,3}}([{other}{GROUP}]\d{{3}})+(\D|$)"
+    return bool(pc.any(pc.match_substring_regex(text, groups)).as_py())
 
 
 def _read_column(text: Any, mark: Mark, reading: Reading) -> Numbers:
