@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stratoscope.forecasting import Measurement, differences, spreads, verdicts
-from stratoscope.forecasting.comparison import deviation_interval, mean_interval
+from stratoscope.forecasting.comparison import deviation_interval, mean_interval, ratio_interval
 
 
 def measurement(training: str, seed: int, error: float, perturbation: str = "none", level: float = 0.0) -> Measurement:
@@ -73,12 +73,16 @@ def verdict(measurements: list[Measurement], seeds: list[int]) -> str:
 def test_a_verdict_states_what_a_forecaster_survives() -> None:
     stable = [measurement("plain", seed, 0.5) for seed in (1, 2)]
     assert verdict(stable, [1, 2]) == (
-        "linear, plain, waves, horizon 8: survives another seed (squared error varies by 0.00% over 2 seeds); "
-        "was not perturbed."
+        "linear, plain, waves, horizon 8: survives another seed (squared error varies by 0.00%, 0.00% to 0.00%, over 2 "
+        "seeds); was not perturbed."
     )
-    noisy = [measurement("plain", 1, 0.53, "gaussian", 0.1), measurement("plain", 1, 0.6, "gaussian", 0.2)]
-    assert "; survives gaussian 0.1 (+6.0%); does not survive gaussian 0.2 (+20.0%)." in verdict(
-        [*stable, *noisy], [1, 2]
+    noisy = [
+        *(measurement("plain", seed, 0.53, "gaussian", 0.1) for seed in (1, 2)),
+        *(measurement("plain", seed, 0.6, "gaussian", 0.2) for seed in (1, 2)),
+    ]
+    assert (
+        "; survives gaussian 0.1 (+6.0%, +6.0% to +6.0%); does not survive gaussian 0.2 (+20.0%, +20.0% to +20.0%)."
+        in verdict([*stable, *noisy], [1, 2])
     )
     assert "does not survive another seed" in verdict(CLEAN[:3], [1, 2, 3])
 
@@ -86,6 +90,54 @@ def test_a_verdict_states_what_a_forecaster_survives() -> None:
 def test_a_perturbed_forecast_without_clean_error_does_not_survive() -> None:
     perfect = [measurement("plain", 1, 0.0), measurement("plain", 1, 0.1, "missing", 0.1)]
     assert "does not survive missing 0.1" in verdict(perfect, [1])
+
+
+def with_spread(share: float) -> list[Measurement]:
+    """Return three seeds whose squared error has this standard deviation relative to its mean."""
+    return [measurement("plain", seed, (1 + (seed - 2) * share) ** 0.5) for seed in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("share", [0.0453, 0.0558])
+def test_a_spread_whose_interval_contains_the_limit_is_undecided(share: float) -> None:
+    text = verdict(with_spread(share), [1, 2, 3])
+    assert f"undecided whether it survives another seed (squared error varies by {share:.2%}, " in text
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0075, "survives another"), (0.11, "does not survive another")])
+def test_a_spread_whose_interval_lies_on_one_side_is_decided(share: float, expected: str) -> None:
+    assert expected in verdict(with_spread(share), [1, 2, 3])
+
+
+def test_a_growth_whose_interval_contains_the_limit_is_undecided() -> None:
+    clean = [measurement("plain", seed, 0.5) for seed in (1, 2, 3)]
+    noisy = [
+        measurement("plain", seed, 0.5 * (1 + g), "gaussian", 0.1) for seed, g in ((1, 0.05), (2, 0.09), (3, 0.13))
+    ]
+    assert "undecided whether it survives gaussian 0.1 (+9.0%, -0.9% to +18.9%)" in verdict([*clean, *noisy], [1, 2, 3])
+    single = [clean[0], noisy[0]]
+    assert "undecided whether it survives gaussian 0.1 (+5.0%, one seed)" in verdict(single, [1])
+
+
+def test_errors_that_do_not_fit_the_scale_are_questioned() -> None:
+    wild = [measurement("plain", seed, 664.2 + seed) for seed in (1, 2)]
+    (text,) = verdicts(
+        wild, spreads(wild, [1, 2]), max_spread=0.05, max_degradation=0.1, naive_errors={"waves": 439_000.0}
+    )
+    assert "questioned: its squared error is 443,157 in standard units" in text
+    assert "where a forecast of the training mean has 4.39e+05" in text
+    assert "survive" not in text
+
+
+def test_the_interval_of_a_ratio_contains_what_students_test_of_pairs_does_not_reject() -> None:
+    generator = np.random.default_rng(0)
+    bases = 1 + 0.1 * generator.normal(size=6)
+    values = 1.2 * bases + 0.05 * generator.normal(size=6)
+    low, high = ratio_interval(values, bases)
+    for bound in (low, high):
+        # At a bound of the interval, one end of Student's interval of the pairs is 0.
+        assert min(abs(end) for end in mean_interval(values - bound * bases)) == pytest.approx(0, abs=1e-9)
+    assert low < values.mean() / bases.mean() < high
+    assert ratio_interval(values, np.array([1.0, -1.0, 2.0, -2.0, 1.0, -1.0])) == (-np.inf, np.inf)
 
 
 def test_intervals_match_tables_of_students_and_the_chi_square_distribution() -> None:

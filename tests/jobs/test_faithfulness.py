@@ -1,5 +1,7 @@
 """The faithfulness job on a real local Ray."""
 
+import html
+import io
 import json
 import os
 import signal
@@ -7,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 import stratoscope
 from stratoscope.pipelines.faithfulness import FaithfulnessJob
@@ -20,18 +24,22 @@ from stratoscope.results import Manifest, RunFolder
 from stratoscope.tables.faithfulness import TABLES
 
 Fields = Callable[..., dict]
+NEWEST_FIRST = "rows were newest first by 'date' and are turned round"
+STEP = "2020-01-01 to 2020-01-25 23:00:00 by 'date', step 1 hour"
 KEYS = ("dataset", "forecaster", "training", "seed", "horizon")
 
 
 @pytest.fixture(scope="module")
 def series_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six hundred points of two noisy waves."""
+    """Six hundred hours of two noisy waves, newest first."""
     generator = np.random.default_rng(0)
     time_of = np.arange(600)
     columns = [np.sin(time_of / 3), 5 + 2 * np.cos(time_of / 5)]
     rows = np.stack(columns, axis=1) + 0.1 * generator.standard_normal((600, 2))
     path = tmp_path_factory.mktemp("series") / "waves.csv"
-    lines = ["date,a,b", *(f"t{i},{a:.5f},{b:.5f}" for i, (a, b) in enumerate(rows))]
+    hours = [datetime(2020, 1, 1) + timedelta(hours=hour) for hour in range(600)]
+    points = [f"{hour},{a:.5f},{b:.5f}" for hour, (a, b) in zip(hours, rows, strict=True)]
+    lines = ["date,a,b", *reversed(points)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
@@ -78,6 +86,17 @@ def test_every_cell_is_measured_under_every_perturbation(run: stratoscope.Faithf
     assert {r["perturbation"] for r in rows if r["forecaster"] == "dlinear"} == perturbations - {"parameter"}
     assert all(r["status"] == "done" and r["mae"] > 0 for r in rows)
     assert len(rows) == 3 * (2 * 6 + 2 * 5 + 5)
+
+
+def test_what_was_done_to_a_series_stands_in_the_manifest_and_the_terminal(run: stratoscope.FaithfulnessRun) -> None:
+    facts = run.manifest.facts["series"]["waves"]
+    assert facts["notes"] == [NEWEST_FIRST]
+    assert facts["time"]["step"] == "1 hour"
+    console = Console(file=io.StringIO(), width=80)
+    FaithfulnessJob.show(run, console)
+    text = console.file.getvalue()
+    assert f"note on waves: {NEWEST_FIRST}" in text
+    assert STEP in text
 
 
 def test_a_forecaster_without_weights_has_no_spread_over_seeds(run: stratoscope.FaithfulnessRun) -> None:
@@ -215,6 +234,8 @@ def test_a_dry_run_prints_size_and_time(fields: Fields, series_file: Path, capsy
     arguments = ["--output", fields()["output"], "--series.source", str(series_file), "--grid.horizons", "8"]
     assert run_from_command_line(FaithfulnessJob, [*arguments, "--dry_run", "true"]) == 0
     plan = dict(line.split(": ", 1) for line in capsys.readouterr().out.strip().splitlines())
+    assert STEP in plan["series waves"]
+    assert plan["note on waves"] == NEWEST_FIRST
     assert plan["grid"] == "12 cells, each met with at most 10 perturbations"
     assert plan["rows"] == "at most 132 in cells.parquet"
     assert 0 < float(plan["time"].removeprefix("roughly ").split(" s ")[0].replace(",", "")) < 1000
@@ -235,6 +256,8 @@ def test_a_start_killed_before_its_first_result_still_reuses_an_equal_run(
 def test_a_page_is_written(run: stratoscope.FaithfulnessRun) -> None:
     page = Path(run.path, "report.html").read_text()
     assert "One window under all seeds" in page
+    assert NEWEST_FIRST in html.unescape(page)
+    assert STEP in html.unescape(page)
     assert not Path(run.path, "cells").exists()
 
 
@@ -262,6 +285,8 @@ def test_a_failed_cell_does_not_affect_others(fields: Fields, run: stratoscope.F
         (["--grid.trainings", "faithful"], "the other trainings start from it"),
         (["--series.columns", "c"], "has no column 'c'"),
         (["--series.source", "nowhere"], "is no known series"),
+        (["--series.time", "hour"], "no column is called 'hour'"),
+        (["--series.fill", "zero"], "series.fill"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

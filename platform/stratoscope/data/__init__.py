@@ -7,7 +7,20 @@ from stratoscope.data.order import OrderedPrompts, Prompt, order_prompts
 from stratoscope.data.pairs import Answers, DataSet, PairChoice, PairSource, QuestionSet, decode, load_pairs
 from stratoscope.data.prompts import PromptSet, PromptSource, load_prompts, row_id
 from stratoscope.data.qa import AUTO, FORMATS, Answer, Question
-from stratoscope.data.series import KNOWN_SERIES, Series, SeriesSource, SeriesSplit, SplitRule, load_series
+from stratoscope.data.series import (
+    KNOWN_SERIES,
+    DateOrder,
+    DecimalMark,
+    Delimiter,
+    Fill,
+    Header,
+    Series,
+    SeriesSource,
+    SeriesSplit,
+    SplitRule,
+    TimeAxis,
+    load_series,
+)
 
 __all__ = [
     "AUTO",
@@ -17,6 +30,11 @@ __all__ = [
     "Answer",
     "Answers",
     "DataSet",
+    "DateOrder",
+    "DecimalMark",
+    "Delimiter",
+    "Fill",
+    "Header",
     "OrderedPrompts",
     "PairChoice",
     "PairSource",
@@ -30,6 +48,7 @@ __all__ = [
     "SeriesSource",
     "SeriesSplit",
     "SplitRule",
+    "TimeAxis",
     "check_encoding",
     "decode",
     "load_pairs",

@@ -205,6 +205,29 @@ def mean_interval(values: NDArray[np.float64]) -> tuple[float | None, float | No
     return float(values.mean()) - half, float(values.mean()) + half
 
 
+def ratio_interval(values: NDArray[np.float64], bases: NDArray[np.float64]) -> tuple[float, float]:
+    """Return Fieller's 95 % interval of the ratio of two paired means (Fieller 1954).
+
+    A limit lies above the interval exactly if Student's interval of the mean of values - limit * bases lies below 0.
+
+    Args:
+        values: numerators, shape (N,), N > 1.
+        bases: denominators, shape (N,).
+
+    Returns:
+        (-inf, inf) where the mean of the bases cannot be told from 0.
+    """
+    t2 = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) ** 2 / len(values)
+    covariance = np.cov(values, bases)
+    a = bases.mean() ** 2 - t2 * covariance[1, 1]
+    b = values.mean() * bases.mean() - t2 * covariance[0, 1]
+    c = values.mean() ** 2 - t2 * covariance[0, 0]
+    if a <= 0:
+        return -np.inf, np.inf
+    half = float(np.sqrt(max(b * b - a * c, 0.0)))
+    return float((b - half) / a), float((b + half) / a)
+
+
 def deviation_interval(deviation: float | None, number: int) -> tuple[float | None, float | None]:
     """Return the interval of the standard deviation of a normal distribution.
 

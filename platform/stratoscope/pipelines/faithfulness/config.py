@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from stratoscope.data import SeriesSource, SplitRule
+from stratoscope.data import DateOrder, DecimalMark, Delimiter, Fill, Header, SeriesSource, SplitRule
 from stratoscope.errors import InputError
 from stratoscope.forecasting import (
     ABLATIONS,
@@ -48,18 +48,59 @@ class SeriesSection(ConfigSection):
     """Series to forecast."""
 
     source: Annotated[list[Place], DISTINCT] = Field(["epf_fr"], min_length=1)
-    """Known series, CSV or Parquet files, or hub names, separated by commas; each is a data set."""
+    """Known series, files (CSV, TSV, text, JSON lines, Parquet, Arrow) or hub names, separated by commas; each is a
+    data set."""
     columns: Annotated[list[str], DISTINCT] = []
-    """Columns of the series; an empty list takes all numeric columns."""
+    """Columns of the series; an empty list takes all numeric columns. In long form: columns of values, or names of
+    series."""
+    time: Annotated[list[str], DISTINCT] = []
+    """Columns that together state the time, such as Date,Time; an empty list recognises them, none takes rows in the
+    order of the file."""
+    id: str | None = None
+    """Column that names the series of a row in long form; null recognises it."""
+    fill: Fill = "none"
+    """Mends times and values. none refuses what has to be mended; interpolate and forward sort rows by time, keep the
+    last row of equal times, insert missing times, and fill missing values: interpolate linearly between the neighbours
+    in time, forward with the last known value."""
+    missing: Annotated[list[Annotated[str, BeforeValidator(str)]], DISTINCT] | None = None
+    """Cells that are missing values, besides empty ones. null takes usual marks (NA, NaN, null, ?, -) and numbers such
+    as -9999 that lie far from all others."""
+    decimal: DecimalMark = "auto"
+    """Decimal mark of numbers in text: point or comma; auto recognises it for each column."""
+    delimiter: Delimiter = "auto"
+    """Delimiter of text files; auto recognises all but space."""
+    header: Header = "auto"
+    """Whether the first line of a text file names the columns; auto recognises it."""
+    dates: DateOrder = "auto"
+    """Order of dates such as 01/02/2020; auto recognises it where the dates leave one reading."""
+    encoding: str | None = None
+    """Encoding of text files, such as latin-1; null takes UTF-8, or UTF-16 with a byte-order mark."""
     split: SplitRule = "auto"
     """Training, validation and test parts. ett_hourly and ett_quarterly: 12, 4 and 4 months; ratio: 70, 10 and 20 %;
     auto: by months for ETT files, recognised by name, and by ratio otherwise."""
     limit: Count | None = Field(None, ge=10)
-    """Number of rows read from the start; null reads all."""
+    """Number of times read, from the oldest; null reads all."""
 
     def to_sources(self) -> list[SeriesSource]:
         """Return the source of each series."""
-        return [SeriesSource(source, tuple(self.columns), self.split, self.limit) for source in self.source]
+        return [
+            SeriesSource(
+                source,
+                tuple(self.columns),
+                self.split,
+                self.limit,
+                fill=self.fill,
+                time=tuple(self.time),
+                id=self.id,
+                missing=None if self.missing is None else tuple(self.missing),
+                decimal=self.decimal,
+                delimiter=self.delimiter,
+                header=self.header,
+                dates=self.dates,
+                encoding=self.encoding,
+            )
+            for source in self.source
+        ]
 
 
 class GridSection(ConfigSection):

@@ -18,6 +18,7 @@ from stratoscope.forecasting import (
 )
 from stratoscope.forecasting.speed import ForecasterSpeed, measure_speed
 from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig
+from stratoscope.pipelines.faithfulness.facts import SeriesFacts
 from stratoscope.pipelines.runtime.costs import MemoryEstimate, RunCost
 from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES
 
@@ -49,7 +50,7 @@ def estimate(
         bound="at most ",
     )
     return [
-        *((f"series {name}", f"{len(s.values):,} rows, columns {', '.join(s.columns)}") for name, s in series.items()),
+        *(line for name, each in series.items() for line in SeriesFacts.of(each, config).lines(name)),
         ("grid", f"{len(cells)} cells, each met with at most {num_perturbed} perturbations"),
         *cost.lines(),
     ]

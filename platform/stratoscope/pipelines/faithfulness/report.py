@@ -7,6 +7,7 @@ from rich.table import Table as TerminalTable
 
 from stratoscope.forecasting import NONE, Measurement
 from stratoscope.pipelines.faithfulness import figures
+from stratoscope.pipelines.faithfulness.facts import SeriesFacts
 from stratoscope.pipelines.reporting.formatting import interval_text, number_text, run_facts
 from stratoscope.results import Manifest, Page, PageSection, Run, Table
 from stratoscope.tables.faithfulness import CellRow, DifferenceRow, ForecastRow, SpreadRow, WorstCaseRow
@@ -55,7 +56,7 @@ def build_page(run: Run) -> Page:
     rows = CellRow.read(run.table("cells"))
     measurements = _measurements(rows)
     forecasts = ForecastRow.read(run.table("forecasts"))
-    sections = [PageSection("Verdict", list(run.manifest.facts["verdicts"]))]
+    sections = [PageSection("Verdict", list(run.manifest.facts["verdicts"])), *_note_sections(run.manifest)]
     for key in dict.fromkeys((m.dataset, m.horizon) for m in measurements):
         sections += _figure_sections(
             f"{key[0]}, horizon {key[1]}",
@@ -75,6 +76,23 @@ def build_page(run: Run) -> Page:
         sections=sections,
         facts=list(_facts(run.manifest)),
     )
+
+
+def recorded_facts(manifest: Manifest) -> dict[str, SeriesFacts]:
+    """Return the facts of each series in a manifest."""
+    return {name: SeriesFacts.recorded(facts) for name, facts in manifest.facts["series"].items()}
+
+
+def series_lines(facts: Mapping[str, SeriesFacts]) -> Iterator[str]:
+    """Yield what the terminal says about each series."""
+    for name, each in facts.items():
+        yield from (f"{label}: {text}" for label, text in each.lines(name))
+
+
+def _note_sections(manifest: Manifest) -> Iterator[PageSection]:
+    notes = [f"{name}: {note}." for name, facts in recorded_facts(manifest).items() for note in facts.notes]
+    if notes:
+        yield PageSection("How the series were read", notes)
 
 
 def _figure_sections(
@@ -209,7 +227,7 @@ def _failure_sections(failed: Sequence[CellRow]) -> Iterator[PageSection]:
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "Run", manifest.run_id
-    for name, facts in manifest.facts["series"].items():
-        yield f"Series {name}", f"{facts['rows']:,} rows, columns {', '.join(facts['columns'])}; {facts['windows']}"
+    for name, facts in recorded_facts(manifest).items():
+        yield f"Series {name}", facts.text
     yield "Device", manifest.facts["device"]
     yield from run_facts(manifest)

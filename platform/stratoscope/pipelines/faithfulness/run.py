@@ -1,7 +1,8 @@
 """Flow of the faithfulness job: series -> grid of cells, fitted and measured -> comparison -> report."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import asdict
+from typing import ClassVar
 
 import torch
 from rich.console import Console
@@ -14,7 +15,8 @@ from stratoscope.forecasting import GridCell, differences, grid_cells, spreads, 
 from stratoscope.pipelines.faithfulness.cells import CellStore, GridInputs, run_cells
 from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig
 from stratoscope.pipelines.faithfulness.estimate import estimate
-from stratoscope.pipelines.faithfulness.report import build_page, summary_table
+from stratoscope.pipelines.faithfulness.facts import SeriesFacts, naive_error
+from stratoscope.pipelines.faithfulness.report import build_page, recorded_facts, series_lines, summary_table
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.runtime.surroundings import check_connected
@@ -32,6 +34,7 @@ class FaithfulnessJob(Job[FaithfulnessConfig]):
     config_class = FaithfulnessConfig
 
     series: dict[str, Series]
+    facts: dict[str, SeriesFacts]
     cells: list[GridCell]
 
     def prepare(self) -> None:
@@ -39,6 +42,7 @@ class FaithfulnessJob(Job[FaithfulnessConfig]):
         config, grid = self.config, self.config.grid
         self.series = read_series(config.series.to_sources())
         check_lengths(self.series, {horizon: config.lookback(horizon) for horizon in grid.horizons})
+        self.facts = {name: SeriesFacts.of(series, config) for name, series in self.series.items()}
         self.cells = grid_cells(list(self.series), grid.forecasters, grid.trainings, grid.seeds, grid.horizons)
 
     def plan(self) -> Sequence[tuple[str, str]]:
@@ -48,6 +52,8 @@ class FaithfulnessJob(Job[FaithfulnessConfig]):
     def execute(self) -> None:
         """Run every cell that is not finished, compare the forecasters, and write tables and report."""
         config, context = self.config, self.context
+        for line in series_lines(self.facts):
+            context.console.print(line, soft_wrap=True, highlight=False, markup=False)
         with cluster():
             check_connected(config, context.console)
             num_gpus = gpu_share() if config.grid.gpus is None else config.grid.gpus
@@ -55,20 +61,23 @@ class FaithfulnessJob(Job[FaithfulnessConfig]):
             context.manifest.fingerprints = fingerprints(self.series, device)
             context.manifest.facts = {
                 "device": device_name(device),
-                "series": {name: series_facts(series, config) for name, series in self.series.items()},
+                "series": {name: asdict(facts) for name, facts in self.facts.items()},
             }
             self.register()
             inputs = GridInputs(context.url, config, self.series, device)
             with context.stage("cells"):
                 failed = run_cells(context, self.cells, inputs, num_cpus=config.grid.cpus, num_gpus=num_gpus)
-        write_results(context, config, self.cells, failed)
+        naive_errors = {name: naive_error(series) for name, series in self.series.items()}
+        write_results(context, config, self.cells, failed, naive_errors)
         with context.stage("report"):
             context.write_report(build_page(context.run))
         CellStore(context.storage).clear()
 
     @staticmethod
     def show(run: Run, console: Console) -> None:
-        """Print the errors and the verdict."""
+        """Print the series, the errors and the verdict."""
+        for line in series_lines(recorded_facts(run.manifest)):
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
         console.print(summary_table(run))
         for line in run.manifest.facts["verdicts"]:
             console.print(line, soft_wrap=True)
@@ -124,15 +133,12 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else device
 
 
-def series_facts(series: Series, config: FaithfulnessConfig) -> dict[str, Any]:
-    """Return what the report states about a series: rows, columns and test windows."""
-    numbers = {h: len(series.starts("test", config.lookback(h), h)) for h in config.grid.horizons}
-    windows = ", ".join(f"{number:,} test windows of horizon {horizon}" for horizon, number in numbers.items())
-    return {"rows": len(series.values), "columns": list(series.columns), "windows": windows}
-
-
 def write_results(
-    context: RunContext, config: FaithfulnessConfig, cells: Sequence[GridCell], failed: Mapping[GridCell, str]
+    context: RunContext,
+    config: FaithfulnessConfig,
+    cells: Sequence[GridCell],
+    failed: Mapping[GridCell, str],
+    naive_errors: Mapping[str, float],
 ) -> None:
     """Compare the finished cells, and write all tables, counts and verdicts.
 
@@ -141,6 +147,7 @@ def write_results(
         config: configuration of the run.
         cells: all cells of the grid.
         failed: errors of the cells that failed.
+        naive_errors: squared error of a forecast of the training mean, by series.
 
     Raises:
         RunError: every cell failed.
@@ -161,6 +168,12 @@ def write_results(
     context.manifest.counts = {"cells": len(cells), "failed": len(failed)}
     limits = config.verdict
     context.manifest.facts["verdicts"] = [
-        *verdicts(measurements, spread_rows, max_spread=limits.spread, max_degradation=limits.degradation),
+        *verdicts(
+            measurements,
+            spread_rows,
+            max_spread=limits.spread,
+            max_degradation=limits.degradation,
+            naive_errors=naive_errors,
+        ),
         *(f"{cell.key} failed and is excluded from comparisons: {error}." for cell, error in failed.items()),
     ]

@@ -1,5 +1,6 @@
-"""Series: reading, validation, splitting, standardisation, windows."""
+"""Series: splitting, standardisation, windows, known series."""
 
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from stratoscope.errors import InputError
 
 def written(folder: Path, num: int, name: str = "series.csv", **columns: list) -> str:
     time = np.arange(num)
-    table = {"date": [f"d{t}" for t in time], "a": np.sin(time).tolist(), "b": (time * 2.0).tolist()} | columns
+    dates = [datetime(2020, 1, 1) + timedelta(hours=t) for t in range(num)]
+    table = {"date": dates, "a": np.sin(time).tolist(), "b": (time * 2.0).tolist()} | columns
     lines = [",".join(table), *(",".join(map(str, row)) for row in zip(*table.values(), strict=True))]
     path = folder / name
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -50,9 +52,10 @@ def test_ett_files_are_split_by_months(tmp_path: Path) -> None:
     [
         ({"b": [1.0] * 60}, {}, "'b' is constant"),
         ({"b": [98765.4] * 60}, {}, "'b' is constant"),
-        ({"b": [1.0, "", *range(58)]}, {}, "1 missing values, the first in row 1"),
+        ({"b": [1.0, "", *range(58)]}, {}, "1 missing value, the first at 2020-01-01 01:00:00"),
+        ({"b": [1e200 * (-1) ** t for t in range(60)]}, {}, "too large to compute with"),
         ({}, {"columns": ("a", "c")}, "has no column 'c'"),
-        ({}, {"columns": ("date",)}, "is not numeric"),
+        ({"c": ["text"] * 60}, {"columns": ("c",)}, "is not numeric"),
         ({}, {"split": "ett_hourly"}, "needs 14400"),
     ],
 )
@@ -72,6 +75,37 @@ def test_a_series_shorter_than_a_window_is_refused(tmp_path: Path) -> None:
 def test_known_series_can_be_loaded() -> None:
     demand = load_series(SeriesSource("vic_elec", limit=2000))
     assert demand.values.shape == (2000, 2)
+    assert str(demand.time) == "2011-12-31 13:00:00 to 2012-02-11 04:30:00 by 'Time', step 30 minutes"
     assert load_series(SeriesSource("epf_fr")).columns == ("y", "gen_forecast", "system_load")
     with pytest.raises(InputError, match="did you mean 'vic_elec'"):
         load_series(SeriesSource("vic_elek"))
+
+
+def test_a_split_by_months_knows_its_step(tmp_path: Path) -> None:
+    dates = [datetime(2000, 1, 1) + timedelta(days=day) for day in range(14_400)]
+    rows = [f"{date:%Y-%m-%d},{np.sin(number)}" for number, date in enumerate(dates)]
+    file = tmp_path / "ETTh1.csv"
+    file.write_text("\n".join(["date,a", *rows]) + "\n")
+    assert (
+        "questioned: the split by months assumes a step of 1 hour, but it is 1 day"
+        in load_series(SeriesSource(str(file))).notes
+    )
+
+
+@pytest.mark.parametrize("row", [10, 95])
+def test_a_value_far_beyond_the_others_is_questioned(row: int, tmp_path: Path) -> None:
+    values = np.sin(np.arange(100.0))
+    values[row] = 5000.0
+    series = load_series(SeriesSource(written(tmp_path, 100, a=values.tolist())))
+    (note,) = series.notes
+    assert note.startswith(
+        "questioned: 1 value implausibly far from the training part, such as 5000 of 'a' at 2020-01-"
+    )
+
+
+def test_the_digits_of_a_well_formed_file_are_those_of_its_cells(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(200, 2)) * np.exp(generator.normal(size=(200, 2)) * 20)
+    series = load_series(SeriesSource(written(tmp_path, 200, a=values[:, 0].tolist(), b=values[:, 1].tolist())))
+    mean, deviation = values[:140].mean(axis=0), values[:140].std(axis=0)
+    np.testing.assert_array_equal(series.values, ((values - mean) / deviation).astype(np.float32))

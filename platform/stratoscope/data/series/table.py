@@ -1,0 +1,36 @@
+"""Columns of a source as they were read, before their meaning is known."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class SourceTable:
+    """Columns of a source."""
+
+    columns: dict[str, Any]
+    """Arrow arrays by name: text without surrounding spaces, float64, timestamps in microseconds, or other types."""
+    rows: NDArray[np.int64]
+    """Number of each row in the source, shape (N,)."""
+    unit: Literal["line", "row"]
+    """Unit of the numbers of rows: lines of a text file from 1, or rows of a table from 0."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def place(self, row: int) -> str:
+        """Return where a row is in the source, such as 'line 12'."""
+        return f"{self.unit} {self.rows[row]:,}"
+
+    def without(self, names: set[str]) -> "SourceTable":
+        """Return the table without columns."""
+        kept = {name: column for name, column in self.columns.items() if name not in names}
+        return SourceTable(kept, self.rows, self.unit)
+
+    def filtered(self, name: str, value: str) -> "SourceTable":
+        """Return the rows whose cell in a column of text is a value."""
+        mask = np.array([cell == value for cell in self.columns[name].to_pylist()])
+        return SourceTable({key: c.filter(mask) for key, c in self.columns.items()}, self.rows[mask], self.unit)
