@@ -1,0 +1,180 @@
+"""Phases of a process: each is announced when it begins, and repeated while it lasts.
+
+Code of any floor names what it does with `phase`. A job decides with `announcing` where the lines go; outside a job
+nothing is printed.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+REPEAT_S = 20.0
+"""Seconds without any output after which the current phase is stated again."""
+POLL_S = 1.0
+"""Seconds between two looks at the status of the current phase."""
+logger = logging.getLogger(__name__)
+
+Text = Callable[[], str]
+
+
+def _nothing() -> str:
+    return ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Phase:
+    text: str
+    status: Text
+    """Returns what the phase does or waits for; a change is announced."""
+    extent: Text
+    """Returns how far the phase is; it is stated with each repetition."""
+    began: float = field(default_factory=time.monotonic)
+
+
+class Announcer:
+    """Prints the phases of this process, as one line each.
+
+    Args:
+        name: name of the job, which begins each line.
+        say: prints a line.
+        repeat_s: seconds without any output after which the current phase is stated again.
+        poll_s: seconds between two looks at the status of the current phase.
+    """
+
+    def __init__(self, name: str, say: Callable[[str], None], repeat_s: float, poll_s: float) -> None:
+        self._name, self._say, self._repeat_s = name, say, repeat_s
+        self._poll_s = min(poll_s, repeat_s / 4)
+        self._said, self._said_at = "", time.monotonic()
+        self._changed_at = self._said_at
+        self._done = threading.Event()
+        self._lock = threading.RLock()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="phases")
+
+    def redirect(self, say: Callable[[str], None]) -> None:
+        """Print further lines in another way."""
+        with self._lock:
+            self._say = say
+
+    def start(self) -> None:
+        """Start to repeat the current phase."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop to repeat it; no line is printed afterwards."""
+        self._done.set()
+        self._thread.join()
+
+    def heard(self) -> None:
+        """Record that something else was printed, so that the next repetition can wait."""
+        self._said_at = time.monotonic()
+
+    def announce(self) -> None:
+        """Print the current phase if it has changed."""
+        self._print(_current(with_status=False), repeat=False)
+
+    def settle(self) -> None:
+        """Take the current phase as announced."""
+        with self._lock:
+            self._said, self._changed_at = _current(with_status=False), time.monotonic()
+
+    def _watch(self) -> None:
+        while not self._done.wait(self._poll_s):
+            self._print(_current(with_status=True), repeat=time.monotonic() - self._said_at >= self._repeat_s)
+
+    def _print(self, current: str, *, repeat: bool) -> None:
+        with self._lock:
+            now, changed = time.monotonic(), current != self._said
+            if not current or self._done.is_set() or not (changed or repeat):
+                return
+            self._changed_at = now if changed else self._changed_at
+            lasted = "" if changed else f"{_extent()}, for {_duration(now - self._changed_at)}"
+            self._said, self._said_at = current, now
+            self._say(f"{self._name}: {current}{lasted}")
+
+
+_phases: list[_Phase] = []
+_announcer: Announcer | None = None
+
+
+@contextmanager
+def announcing(
+    name: str, say: Callable[[str], None], *, repeat_s: float = REPEAT_S, poll_s: float = POLL_S
+) -> Iterator[Announcer]:
+    """Announce the phases of this process while the block runs. Within another such block, that one continues.
+
+    Args:
+        name: name of the job, which begins each line.
+        say: prints a line.
+        repeat_s: seconds without any output after which the current phase is stated again.
+        poll_s: seconds between two looks at the status of the current phase.
+    """
+    global _announcer  # noqa: PLW0603 - as the handlers of logging, announcing belongs to the process
+    if _announcer is not None:
+        yield _announcer
+        return
+    announcer = _announcer = Announcer(name, say, repeat_s, poll_s)
+    announcer.start()
+    try:
+        yield announcer
+    finally:
+        _announcer = None
+        announcer.stop()
+
+
+@contextmanager
+def phase(text: str, *, status: Text = _nothing, extent: Text = _nothing, quick: bool = False) -> Iterator[None]:
+    """Name what the process does while the block runs. A phase within another is stated after it.
+
+    Args:
+        text: the phase; an empty text adds a status or an extent to the phase around it.
+        status: returns what the phase does or waits for, in words; a change is announced.
+        extent: returns how far the phase is; it is stated with each repetition.
+        quick: whether the phase is announced only if it lasts for `POLL_S`.
+    """
+    this = _Phase(text, status, extent)
+    _phases.append(this)
+    if _announcer is not None and text and not quick:
+        _announcer.announce()
+    try:
+        yield
+    finally:
+        _phases.remove(this)
+        if _announcer is not None:
+            _announcer.settle()
+
+
+def heard() -> None:
+    """Record that this process has printed something else."""
+    if _announcer is not None:
+        _announcer.heard()
+
+
+def _current(*, with_status: bool) -> str:
+    """Return the phase with those around it, from the outermost inwards."""
+    phases = list(_phases)
+    texts = [one.text for one in phases if one.text]
+    status = next((one.status for one in reversed(phases) if one.status is not _nothing), _nothing)
+    return ": ".join([*texts, *filter(None, [_safely(status) if with_status else ""])])
+
+
+def _extent() -> str:
+    """Return how far the innermost phase is that knows it, as the end of a line."""
+    extent = next((one.extent for one in reversed(list(_phases)) if one.extent is not _nothing), _nothing)
+    text = _safely(extent)
+    return f", {text}" if text else ""
+
+
+def _safely(text: Text) -> str:
+    """Return a text, or nothing if it cannot be found out."""
+    try:
+        return text()
+    except Exception as error:
+        logger.debug("the state of a phase is not known: %s", error)
+        return ""
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
