@@ -49,6 +49,7 @@ class Announcer:
         self._poll_s = min(poll_s, repeat_s / 4)
         self._said, self._said_at = "", time.monotonic()
         self._changed_at = self._said_at
+        self._settled = False
         self._done = threading.Event()
         self._lock = threading.RLock()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="phases")
@@ -73,12 +74,13 @@ class Announcer:
 
     def announce(self) -> None:
         """Print the current phase if it has changed."""
+        self._settled = False
         self._print(_current(with_status=False), repeat=False)
 
     def settle(self) -> None:
-        """Take the current phase as announced."""
+        """Continue a phase after one within it has ended, which is no change."""
         with self._lock:
-            self._said, self._changed_at = _current(with_status=False), time.monotonic()
+            self._settled, self._changed_at = True, time.monotonic()
 
     def _watch(self) -> None:
         while not self._done.wait(self._poll_s):
@@ -86,6 +88,8 @@ class Announcer:
 
     def _print(self, current: str, *, repeat: bool) -> None:
         with self._lock:
+            if self._settled:
+                self._settled, self._said = False, current
             now, changed = time.monotonic(), current != self._said
             if not current or self._done.is_set() or not (changed or repeat):
                 return

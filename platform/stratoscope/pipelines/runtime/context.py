@@ -9,6 +9,7 @@ from rich.console import Console
 
 from stratoscope.errors import RunError
 from stratoscope.execution import Meter, Reporter, progress
+from stratoscope.phases import phase
 from stratoscope.pipelines.runtime.terminal import Terminal
 from stratoscope.results import Lease, Manifest, Page, Run, RunFolder, Storage, render
 from stratoscope.results.run import REPORT
@@ -55,8 +56,12 @@ class RunContext:
         return Run(self.storage, self.manifest)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of a stage to the manifest.
+    def stage(self, name: str, text: str | None = None) -> Iterator[None]:
+        """Announce a stage, and add its time to the manifest.
+
+        Args:
+            name: name of the stage in the manifest.
+            text: the stage in words; None takes its name.
 
         Raises:
             RunError: SIGTERM has stopped the run.
@@ -67,7 +72,8 @@ class RunContext:
             )
         start = time.perf_counter()
         try:
-            yield
+            with phase(text or name):
+                yield
         finally:
             timings = self.manifest.timings
             timings[name] = round(timings.get(name, 0.0) + time.perf_counter() - start, 3)
@@ -86,7 +92,7 @@ class RunContext:
             size: plural name of what measures the size of a unit; None where units have no size.
         """
         meter = Meter(total, done, unit, size or unit)
-        with progress(meter, title, self.console) as reporter:
+        with progress(meter, title, self.console) as reporter, phase("", extent=lambda: meter.state):
             bar = RunProgress(meter, reporter, self.manifest, self.lease, unit)
             bar.publish()
             yield bar

@@ -9,15 +9,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 from rich.console import Console
 
-from stratoscope.errors import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, InputError, RunError, print_error
+from stratoscope.errors import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, InputError, RunError
 from stratoscope.execution import root_cause
-from stratoscope.pipelines.runtime.config import JobConfig, load_config, result_settings
+from stratoscope.phases import announcing, phase
+from stratoscope.pipelines.runtime.command import run_command
+from stratoscope.pipelines.runtime.config import JobConfig, result_settings
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.run_lookup import (
     EqualRunFound,
@@ -29,8 +32,10 @@ from stratoscope.pipelines.runtime.run_lookup import (
     version_of,
 )
 from stratoscope.pipelines.runtime.terminal import Terminal, own_terminal, stdout_console
+from stratoscope.process import output_may_close, say
 from stratoscope.results import Lease, Manifest, Run, RunFolder, check_not_held, new_run_id
 
+CHECKING = "checking the input"
 STOP_GRACE_S = 100.0
 """Seconds after SIGTERM in which work in progress may end; a spot node is reclaimed two minutes after its notice."""
 
@@ -169,9 +174,10 @@ class Job(ABC, Generic[Config]):
             return
         context = self.context
         check_not_held(context.storage)
-        with quiet_libraries():
-            with context.stage("prepare"):
+        with announcing(self.name, context.terminal.say) as announcer, quiet_libraries():
+            with context.stage("prepare", CHECKING):
                 self.prepare()
+            announcer.redirect(context.terminal.say)
             with Lease(context.storage) as context.lease:
                 # Another process may have started or finished the run in the meantime.
                 if self.already_done():
@@ -318,43 +324,49 @@ def run_from_command_line(job_class: JobMaker[Config], arguments: Sequence[str] 
 
     The last line on stdout is `run: <path>`; refusals and failures are one line on stderr.
     """
-    name = job_class.name
-    job = None
-    try:
-        config = load_config(job_class.config_class, name, sys.argv[1:] if arguments is None else arguments)
-        with own_terminal() as terminal:
-            job = job_class(config, terminal)  # type: ignore[arg-type]
+    arguments = sys.argv[1:] if arguments is None else arguments
+    config_class: type[Config] = job_class.config_class  # type: ignore[assignment]
+    return run_command(job_class.name, config_class, arguments, partial(run_configured, job_class))
+
+
+def run_configured(job_class: JobMaker[Config], config: Config) -> int:
+    """Run a configured job in this process, print what it found, and return its exit code.
+
+    Raises:
+        InputError: the input was refused.
+        RunError: the run failed.
+    """
+    with own_terminal() as terminal, announcing(job_class.name, say) as announcer:
+        job = job_class(config, terminal)
+        try:
             if config.dry_run:
                 return _dry_run(job)
             with stopped_by_sigterm(job):
                 job.perform()
-        with refuse_unreadable(job.context.run):
+        except (InputError, RunError):
+            raise
+        except Exception as error:
+            logger.debug("traceback", exc_info=error)
+            raise RunError(f"failed: {root_cause(error)}{_log_place(job)}") from error
+        finally:
+            announcer.redirect(say)
+    with output_may_close(job_class.name):
+        with refuse_unreadable(job.context.run), phase("showing the results", quick=True):
             job.show(job.context.run, stdout_console())
-    except InputError as error:
-        print_error(name, str(error))
-        return EXIT_REFUSED
-    except KeyboardInterrupt:
-        print_error(name, "interrupted; the same run_id resumes it")
-        return EXIT_FAILED
-    except RunError as error:
-        print_error(name, str(error))
-        return EXIT_FAILED
-    except Exception as error:
-        logger.debug("traceback", exc_info=error)
-        print_error(name, f"failed: {root_cause(error)}{_log_place(job)}")
-        return EXIT_FAILED
-    print(f"run: {job.context.url}")
+        print(f"run: {job.context.url}")
     return job.context.manifest.exit_code or EXIT_DONE
 
 
 def _dry_run(job: Job[Config]) -> int:
-    with quiet_libraries():
+    with quiet_libraries(), phase(CHECKING):
         job.prepare()
-        for label, text in job.plan():
+        plan = job.plan()
+    with output_may_close(job.name):
+        for label, text in plan:
             print(f"{label}: {text}")
     return EXIT_DONE
 
 
-def _log_place(job: "Job[Config] | None") -> str:
-    path: Path | None = job.context.storage.local_path("log.txt") if job else None
+def _log_place(job: "Job[Config]") -> str:
+    path: Path | None = job.context.storage.local_path("log.txt")
     return f"; the log is {path}" if path and path.exists() else ""

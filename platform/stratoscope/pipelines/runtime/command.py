@@ -1,0 +1,51 @@
+"""A job as a command: reads the configuration, runs the job with it, and turns errors into exit codes.
+
+Nothing here imports a job, Ray or torch, so that a wrong option is refused and `--help` printed at once.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from stratoscope.errors import EXIT_FAILED, EXIT_REFUSED, InputError, RunError, print_error
+from stratoscope.phases import announcing, phase
+from stratoscope.pipelines.runtime.config import JobConfig, load_config
+from stratoscope.process import say
+
+Config = TypeVar("Config", bound=JobConfig)
+logger = logging.getLogger("stratoscope")
+
+
+def run_command(
+    name: str, config_class: type[Config], arguments: Sequence[str], run: Callable[[Config], int]
+) -> int:
+    """Run a job with command-line arguments and return its exit code.
+
+    Until a job has accepted its input, its phases are lines on stdout, for a refusal is the only line on stderr.
+
+    Args:
+        name: name of the job.
+        config_class: class of its configuration.
+        arguments: the command line without the program's name.
+        run: runs the job with a configuration and returns the exit code.
+    """
+    try:
+        with announcing(name, say):
+            with phase("reading the configuration", quick=True):
+                config = load_config(config_class, name, arguments)
+            return run(config)
+    except InputError as error:
+        print_error(name, str(error))
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        print_error(name, "interrupted; the same run_id resumes it")
+        return EXIT_FAILED
+    except RunError as error:
+        print_error(name, str(error))
+        return EXIT_FAILED
+    except Exception as error:
+        from stratoscope.execution import root_cause
+
+        logger.debug("traceback", exc_info=error)
+        print_error(name, f"failed: {root_cause(error)}")
+        return EXIT_FAILED
