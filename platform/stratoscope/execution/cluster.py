@@ -3,12 +3,25 @@
 import logging
 import os
 import signal
+import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from stratoscope.errors import InputError, first_line
+from stratoscope.execution.failures import start_again
+from stratoscope.phases import phase
+
+ANSWER_S = 5.0
+"""Seconds in which a cluster has to answer an attempt to connect."""
+GIVE_UP_S = 60.0
+"""Seconds after which no further attempt is made."""
+REGISTER_S = 180
+"""Seconds in which a worker process of a local Ray has to start; Ray's own 60 are too few on a loaded machine."""
 
 
 def is_local() -> bool:
@@ -29,20 +42,88 @@ def cluster() -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS") or "local"
     cpus = os.environ.get("STRATOSCOPE_CPUS")
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address=address,
-        num_cpus=int(cpus) if cpus and address == "local" else None,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        configure_logging=False,
-    )
+    if address == "local":
+        with phase("starting Ray"):
+            start_again(lambda: _start_local(int(cpus) if cpus else None), ray.shutdown)
+    else:
+        with phase(f"connecting to Ray at {address}"):
+            _connect(address)
     if on_sigterm is not signal.SIG_DFL:
         # Ray has installed a handler that ends the process at once.
         signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
-        ray.shutdown()
+        with phase("stopping Ray" if address == "local" else "leaving Ray", quick=True):
+            ray.shutdown()
+
+
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": False}
+
+
+def _start_local(num_cpus: int | None) -> None:
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        _system_config={"worker_register_timeout_seconds": REGISTER_S},
+        **QUIET,
+    )
+
+
+def _connect(address: str) -> None:
+    """Connect to a running Ray.
+
+    Raises:
+        InputError: the address is malformed, or no Ray answers there.
+    """
+    try:
+        if address != "auto":
+            _wait_for_answer(address)
+        ray.init(address=address, **QUIET)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"RAY_ADDRESS {address!r} cannot be used: {first_line(error)}; correct the variable, or unset it to run on "
+            "this machine alone"
+        ) from error
+
+
+def _wait_for_answer(address: str) -> None:
+    """Wait until something answers at an address; Ray itself would wait for minutes.
+
+    Raises:
+        InputError: nothing answered within `GIVE_UP_S`.
+    """
+    start, failures = time.monotonic(), 0
+    with phase("", status=lambda: f"RAY_ADDRESS {address}: nobody has answered yet" if failures else ""):
+        while not _answers(address.removeprefix("ray://")):
+            failures += 1
+            if time.monotonic() - start + ANSWER_S > GIVE_UP_S:
+                raise InputError(
+                    f"RAY_ADDRESS {address!r}: nobody answered within {GIVE_UP_S:.0f} s; start the cluster, correct the "
+                    "variable, or unset it to run on this machine alone"
+                )
+            time.sleep(1)
+
+
+def _answers(address: str) -> bool:
+    """Return whether a server of gRPC answers at `host:port`; where Ray uses TLS, whether any server does."""
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        host, _, port = address.rpartition(":")
+        try:
+            with closing(socket.create_connection((host, int(port)), timeout=ANSWER_S)):
+                return True
+        except OSError:
+            return False
+    import grpc
+
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=ANSWER_S)
+        except grpc.FutureTimeoutError:
+            return False
+    return True
 
 
 def _propagate_logs() -> None:
@@ -69,6 +150,19 @@ def node_resources() -> list[dict[str, float]]:
     """Return the resources of each living node, by name."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"] for node in nodes if node["Alive"]]
+
+
+def missing_resources(num_cpus: float, num_gpus: float) -> str:
+    """Return what a process of these resources waits for, in words; nothing if it could start now."""
+    needed = {name: amount for name, amount in (("CPU", num_cpus), ("GPU", num_gpus)) if amount}
+    if not any(all(node.get(name, 0) >= amount for name, amount in needed.items()) for node in node_resources()):
+        wanted = " and ".join(f"{amount:g} {name}" for name, amount in needed.items())
+        return f"waiting for resources: no node has {wanted}"
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    total = resources()
+    short = [name for name, amount in needed.items() if free.get(name, 0) < amount]
+    described = ", ".join(f"{free.get(n, 0):g} of {total.get(n, 0):g} {n} free, {needed[n]:g} needed" for n in short)
+    return f"waiting for resources or for processes to start: {described}" if short else ""
 
 
 def cpus_per_worker() -> int:
