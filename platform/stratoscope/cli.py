@@ -28,12 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         end_process(main(sys.argv[1:]))
     name, *options = arguments or ["--help"]
     try:
+        code = EXIT_DONE
         with output_may_close(name):
-            return _run(name, options)
+            code = _run(name, options)
+        return code
     except InputError as error:
         print_error(name if name in VIEWS else "stratoscope", str(error))
         return EXIT_REFUSED
-    return EXIT_DONE
 
 
 def _run(name: str, options: Sequence[str]) -> int:

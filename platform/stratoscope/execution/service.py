@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError
 
 from stratoscope.errors import RunError
 from stratoscope.execution.attempts import BrokenProcessError
-from stratoscope.execution.cluster import missing_resources, on_driver_node
+from stratoscope.execution.connection import missing_resources, on_driver_node
 from stratoscope.execution.failures import root_cause, start_again
 from stratoscope.execution.pool import ActorPool
 from stratoscope.execution.shards import EXIT_BROKEN, NO_PROGRESS_TIMEOUT_S

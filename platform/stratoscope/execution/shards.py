@@ -20,7 +20,7 @@ from stratoscope.execution.attempts import (
     BrokenProcessError,
     StoppedError,
 )
-from stratoscope.execution.cluster import missing_resources, on_driver_node
+from stratoscope.execution.connection import missing_resources, on_driver_node
 from stratoscope.execution.failures import late_start_error, started_late
 from stratoscope.execution.pool import ActorPool
 from stratoscope.phases import phase

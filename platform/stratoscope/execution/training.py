@@ -15,7 +15,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
 from stratoscope.errors import RunError
-from stratoscope.execution.cluster import missing_resources, on_driver_node
+from stratoscope.execution.connection import missing_resources, on_driver_node
 from stratoscope.execution.failures import root_cause, start_again
 from stratoscope.phases import phase
 from stratoscope.results import Storage
@@ -138,7 +138,10 @@ def fit(
         on_step(row)
 
     try:
-        with _relay_progress(relay, count, stopping), phase(f"training {name}", status=steps.status, extent=steps.extent):
+        with (
+            _relay_progress(relay, count, stopping),
+            phase(f"training {name}", status=steps.status, extent=steps.extent),
+        ):
             result = start_again(lambda: _trainer(work, workers, storage, name, relay=relay).fit())
     except RunError:
         raise

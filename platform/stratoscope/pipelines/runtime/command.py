@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from stratoscope.errors import EXIT_FAILED, EXIT_REFUSED, InputError, RunError, print_error
+from stratoscope.execution.address import check_address, is_local
 from stratoscope.phases import announcing, phase
 from stratoscope.pipelines.runtime.config import JobConfig, load_config
 from stratoscope.process import say
@@ -16,9 +17,7 @@ Config = TypeVar("Config", bound=JobConfig)
 logger = logging.getLogger("stratoscope")
 
 
-def run_command(
-    name: str, config_class: type[Config], arguments: Sequence[str], run: Callable[[Config], int]
-) -> int:
+def run_command(name: str, config_class: type[Config], arguments: Sequence[str], run: Callable[[Config], int]) -> int:
     """Run a job with command-line arguments and return its exit code.
 
     Until a job has accepted its input, its phases are lines on stdout, for a refusal is the only line on stderr.
@@ -33,6 +32,8 @@ def run_command(
         with announcing(name, say):
             with phase("reading the configuration", quick=True):
                 config = load_config(config_class, name, arguments)
+            if not is_local() and not _is_finished(name, config):
+                check_address()
             return run(config)
     except InputError as error:
         print_error(name, str(error))
@@ -49,3 +50,11 @@ def run_command(
         logger.debug("traceback", exc_info=error)
         print_error(name, f"failed: {root_cause(error)}")
         return EXIT_FAILED
+
+
+def _is_finished(name: str, config: JobConfig) -> bool:
+    """Return whether the run that a configuration names is finished, so that it needs no Ray."""
+    from stratoscope.results import RunFolder
+
+    manifest = RunFolder(config.output, name, config.run_id).read_manifest() if config.run_id else None
+    return manifest is not None and manifest.status == "done"

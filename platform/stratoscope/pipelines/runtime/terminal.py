@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, cast
 
 from rich.console import Console
 
@@ -101,7 +102,7 @@ def own_terminal() -> Iterator[Terminal]:
     with tempfile.NamedTemporaryFile(prefix="stratoscope-") as redirected:
         os.dup2(redirected.fileno(), STDERR)
         try:
-            yield Terminal(Console(file=_LenientFile(saved)), Path(redirected.name))
+            yield Terminal(Console(file=cast("IO[str]", _LenientFile(saved))), Path(redirected.name))
         finally:
             with suppress(OSError):
                 sys.stderr.flush()

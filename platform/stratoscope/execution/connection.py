@@ -3,30 +3,20 @@
 import logging
 import os
 import signal
-import socket
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stratoscope.errors import InputError, first_line
+from stratoscope.execution.address import ADVICE, LOCAL, VARIABLE, check_address, ray_address
 from stratoscope.execution.failures import start_again
 from stratoscope.phases import phase
 
-ANSWER_S = 5.0
-"""Seconds in which a cluster has to answer an attempt to connect."""
-GIVE_UP_S = 60.0
-"""Seconds after which no further attempt is made."""
 REGISTER_S = 180
 """Seconds in which a worker process of a local Ray has to start; Ray's own 60 are too few on a loaded machine."""
-
-
-def is_local() -> bool:
-    """Return whether the work runs on this machine alone, judging by the environment before a connection is made."""
-    return not os.environ.get("RAY_ADDRESS")
 
 
 @contextmanager
@@ -39,10 +29,10 @@ def cluster() -> Iterator[None]:
         yield
         return
     _propagate_logs()
-    address = os.environ.get("RAY_ADDRESS") or "local"
+    address = ray_address()
     cpus = os.environ.get("STRATOSCOPE_CPUS")
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    if address == "local":
+    if address == LOCAL:
         with phase("starting Ray"):
             start_again(lambda: _start_local(int(cpus) if cpus else None), ray.shutdown)
     else:
@@ -54,7 +44,7 @@ def cluster() -> Iterator[None]:
     try:
         yield
     finally:
-        with phase("stopping Ray" if address == "local" else "leaving Ray", quick=True):
+        with phase("stopping Ray" if address == LOCAL else "leaving Ray", quick=True):
             ray.shutdown()
 
 
@@ -76,54 +66,11 @@ def _connect(address: str) -> None:
     Raises:
         InputError: the address is malformed, or no Ray answers there.
     """
+    check_address()
     try:
-        if address != "auto":
-            _wait_for_answer(address)
         ray.init(address=address, **QUIET)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"RAY_ADDRESS {address!r} cannot be used: {first_line(error)}; correct the variable, or unset it to run on "
-            "this machine alone"
-        ) from error
-
-
-def _wait_for_answer(address: str) -> None:
-    """Wait until something answers at an address; Ray itself would wait for minutes.
-
-    Raises:
-        InputError: nothing answered within `GIVE_UP_S`.
-    """
-    start, failures = time.monotonic(), 0
-    with phase("", status=lambda: f"RAY_ADDRESS {address}: nobody has answered yet" if failures else ""):
-        while not _answers(address.removeprefix("ray://")):
-            failures += 1
-            if time.monotonic() - start + ANSWER_S > GIVE_UP_S:
-                raise InputError(
-                    f"RAY_ADDRESS {address!r}: nobody answered within {GIVE_UP_S:.0f} s; start the cluster, correct the "
-                    "variable, or unset it to run on this machine alone"
-                )
-            time.sleep(1)
-
-
-def _answers(address: str) -> bool:
-    """Return whether a server of gRPC answers at `host:port`; where Ray uses TLS, whether any server does."""
-    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-        host, _, port = address.rpartition(":")
-        try:
-            with closing(socket.create_connection((host, int(port)), timeout=ANSWER_S)):
-                return True
-        except OSError:
-            return False
-    import grpc
-
-    with grpc.insecure_channel(address) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout=ANSWER_S)
-        except grpc.FutureTimeoutError:
-            return False
-    return True
+        raise InputError(f"{VARIABLE} {address!r} cannot be used: {first_line(error)}; {ADVICE}") from error
 
 
 def _propagate_logs() -> None:
