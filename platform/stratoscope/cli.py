@@ -27,14 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         end_process(main(sys.argv[1:]))
     name, *options = arguments or ["--help"]
+    code = EXIT_DONE
     try:
-        code = EXIT_DONE
         with output_may_close(name):
             code = _run(name, options)
-        return code
     except InputError as error:
         print_error(name if name in VIEWS else "stratoscope", str(error))
-        return EXIT_REFUSED
+        code = EXIT_REFUSED
+    return code
 
 
 def _run(name: str, options: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ POLL_S = 1.0
 """Seconds between two looks at the status of the current phase."""
 logger = logging.getLogger(__name__)
 
-Text = Callable[[], str]
+Words = Callable[[], str]
 
 
 def _nothing() -> str:
@@ -27,9 +27,9 @@ def _nothing() -> str:
 @dataclass(frozen=True, eq=False)
 class _Phase:
     text: str
-    status: Text
+    status: Words
     """Returns what the phase does or waits for; a change is announced."""
-    extent: Text
+    extent: Words
     """Returns how far the phase is; it is stated with each repetition."""
     began: float = field(default_factory=time.monotonic)
 
@@ -72,6 +72,12 @@ class Announcer:
         """Record that something else was printed, so that the next repetition can wait."""
         self._said_at = time.monotonic()
 
+    def tell(self, text: str) -> None:
+        """Print a line that is no phase."""
+        with self._lock:
+            self.heard()
+            self._say(f"{self._name}: {text}")
+
     def announce(self) -> None:
         """Print the current phase if it has changed."""
         self._settled = False
@@ -91,12 +97,12 @@ class Announcer:
             if self._settled:
                 self._settled, self._said = False, current
             now, changed = time.monotonic(), current != self._said
-            if not current or self._done.is_set() or not (changed or repeat):
+            if self._done.is_set() or not (repeat or (changed and current)):
                 return
             self._changed_at = now if changed else self._changed_at
             lasted = "" if changed else f"{_extent()}, for {_duration(now - self._changed_at)}"
             self._said, self._said_at = current, now
-            self._say(f"{self._name}: {current}{lasted}")
+            self._say(f"{self._name}: {current or 'working'}{lasted}")
 
 
 _phases: list[_Phase] = []
@@ -129,7 +135,7 @@ def announcing(
 
 
 @contextmanager
-def phase(text: str, *, status: Text = _nothing, extent: Text = _nothing, quick: bool = False) -> Iterator[None]:
+def phase(text: str, *, status: Words = _nothing, extent: Words = _nothing, quick: bool = False) -> Iterator[None]:
     """Name what the process does while the block runs. A phase within another is stated after it.
 
     Args:
@@ -148,6 +154,13 @@ def phase(text: str, *, status: Text = _nothing, extent: Text = _nothing, quick:
         _phases.remove(this)
         if _announcer is not None:
             _announcer.settle()
+
+
+def tell(text: str) -> None:
+    """Print what the user should know although the job goes on; outside a job it is a warning of the log."""
+    logger.warning(text)
+    if _announcer is not None:
+        _announcer.tell(text)
 
 
 def heard() -> None:
@@ -171,7 +184,7 @@ def _extent() -> str:
     return f", {text}" if text else ""
 
 
-def _safely(text: Text) -> str:
+def _safely(text: Words) -> str:
     """Return a text, or nothing if it cannot be found out."""
     try:
         return text()

@@ -14,6 +14,9 @@ from stratoscope.pipelines.runtime.terminal import Terminal
 from stratoscope.results import Lease, Manifest, Page, Run, RunFolder, Storage, render
 from stratoscope.results.run import REPORT
 
+TUNE = "tune"
+"""Beginning of the names of folders in a run that Ray Tune writes to."""
+
 
 class RunContext:
     """The folder, manifest, terminal, lease, stop signal and stage timer of one run.

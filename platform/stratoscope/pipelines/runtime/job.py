@@ -18,22 +18,24 @@ from rich.console import Console
 
 from stratoscope.errors import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, InputError, RunError
 from stratoscope.execution import root_cause
-from stratoscope.phases import announcing, phase
+from stratoscope.phases import announcing, phase, tell
 from stratoscope.pipelines.runtime.command import run_command
 from stratoscope.pipelines.runtime.config import JobConfig, result_settings
-from stratoscope.pipelines.runtime.context import RunContext
+from stratoscope.pipelines.runtime.context import TUNE, RunContext
+from stratoscope.pipelines.runtime.request import request_digest
 from stratoscope.pipelines.runtime.run_lookup import (
     EqualRunFound,
     equal_run,
     identity,
     recorded_settings,
     refuse_unreadable,
+    run_of_equal_request,
     unknown_fields,
     version_of,
 )
 from stratoscope.pipelines.runtime.terminal import Terminal, own_terminal, stdout_console
 from stratoscope.process import output_may_close, say
-from stratoscope.results import Lease, Manifest, Run, RunFolder, check_not_held, new_run_id
+from stratoscope.results import Lease, Manifest, Run, RunFolder, check_not_held, damaged_table, new_run_id
 
 CHECKING = "checking the input"
 STOP_GRACE_S = 100.0
@@ -103,10 +105,17 @@ class Job(ABC, Generic[Config]):
         self._check_settings(previous)
         self.previous_start = previous
         self.context.manifest.started = previous.started
-        if previous.status == "done":
+        if previous.status == "done" and not self._is_damaged():
             self.context.manifest = previous
             return True
         return False
+
+    def _is_damaged(self) -> bool:
+        """Return whether a table of the finished run cannot be read, so that the run is computed again."""
+        damaged = damaged_table(self.context.storage)
+        if damaged is not None:
+            tell(f"{damaged} cannot be read; the run is computed again")
+        return damaged is not None
 
     def _check_settings(self, previous: Manifest) -> None:
         """Check that an earlier start of this run, maybe by another version, has the same settings.
@@ -174,6 +183,13 @@ class Job(ABC, Generic[Config]):
             return
         context = self.context
         check_not_held(context.storage)
+        # Before the input is read: what changes meanwhile makes another request.
+        context.manifest.request = request_digest(self.name, self.config)
+        if self.config.reuse and self.previous_start is None:
+            equal = run_of_equal_request(self.config.output, self.name, context.manifest.request)
+            if equal is not None:
+                self._use(equal)
+                return
         with announcing(self.name, context.terminal.say) as announcer, quiet_libraries():
             with context.stage("prepare", CHECKING):
                 self.prepare()
@@ -184,13 +200,25 @@ class Job(ABC, Generic[Config]):
                     return
                 if self.previous_start is None:
                     context.folder.write_manifest(context.manifest)
+                elif self.previous_start.status == "done":
+                    self._forget_trials()
                 try:
                     with self._log_file():
                         self._execute()
                 except EqualRunFound as equal:
                     context.lease.remove_folder()
-                    context.folder = RunFolder(self.config.output, self.name, equal.manifest.run_id)
-                    context.manifest = equal.manifest
+                    self._use(equal.manifest)
+
+    def _forget_trials(self) -> None:
+        """Remove the state of a finished search that is computed again: it would be restored, and not evaluated."""
+        for name in self.context.storage.names():
+            if name.startswith(TUNE):
+                self.context.storage.remove(name)
+
+    def _use(self, equal: Manifest) -> None:
+        """Let an equal run take the place of this one."""
+        self.context.folder = RunFolder(self.config.output, self.name, equal.run_id)
+        self.context.manifest = equal
 
     def _execute(self) -> None:
         try:
