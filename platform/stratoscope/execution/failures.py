@@ -4,8 +4,6 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from ray.exceptions import ActorDiedError
-
 from stratoscope.errors import RunError, last_line, type_and_message
 from stratoscope.phases import phase
 
@@ -61,6 +59,8 @@ def root_cause(error: BaseException) -> str:
     others = [e for e in chain if not type(e).__module__.startswith("ray.")]
     if others:
         return type_and_message(others[-1])
+    from ray.exceptions import ActorDiedError
+
     died = next((e for e in chain if isinstance(e, ActorDiedError)), None)
     return type_and_message(error) if died is None else last_line(died)
 

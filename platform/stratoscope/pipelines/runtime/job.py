@@ -1,6 +1,7 @@
 """The life cycle of a run, the same for every job: configuration, folder, resuming, manifest, log, exit code."""
 
 import logging
+import pkgutil
 import signal
 import sys
 import tempfile
@@ -8,11 +9,12 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from rich.console import Console
 
@@ -345,6 +347,41 @@ class JobMaker(Protocol[Config]):
 
     def show(self, run: Run, console: Console, /) -> None:
         """Print the main findings of a finished run."""
+
+
+@dataclass(frozen=True)
+class LazyJob:
+    """A job by name, as a `JobMaker` whose code is imported when it makes the job or shows a run."""
+
+    name: str
+    source: str
+    """Place of the job class, or of what makes the job, as `module:name`."""
+    config_source: str
+    """Place of the class of its configuration, which is imported without the job."""
+
+    @property
+    def maker(self) -> JobMaker[Any]:
+        """The job class, or what makes the job from its configuration."""
+        maker: JobMaker[Any] = pkgutil.resolve_name(self.source)
+        return maker
+
+    @property
+    def config_class(self) -> type[JobConfig]:
+        """Configuration class of the job."""
+        config_class: type[JobConfig] = pkgutil.resolve_name(self.config_source)
+        return config_class
+
+    def __call__(
+        self, config: Any, terminal: Terminal | None = None, stopping: threading.Event | None = None, /
+    ) -> Job[Any]:
+        """Create the job."""
+        with phase("loading libraries"):
+            maker = self.maker
+        return maker(config, terminal, stopping)
+
+    def show(self, run: Run, console: Console, /) -> None:
+        """Print the main findings of a finished run."""
+        self.maker.show(run, console)
 
 
 def run_from_command_line(job_class: JobMaker[Config], arguments: Sequence[str] | None = None) -> int:
