@@ -1,7 +1,7 @@
 """The stages of an audit: the job of each, the stages that it depends on, and the settings that follow from them."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from stratoscope.errors import InputError, suggest
