@@ -24,29 +24,26 @@ def imported(code: str) -> list[str]:
     return list(eval(answer.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("name", JOBS)
-@pytest.mark.parametrize("option", ["--help", "--no_such_option"])
-def test_options_are_listed_and_refused_without_torch_and_ray(name: str, option: str) -> None:
+def test_options_are_listed_and_refused_without_torch_and_ray() -> None:
     code = f"""
 from contextlib import suppress
 from stratoscope.cli import main
-with suppress(SystemExit):
-    main([{name!r}, {option!r}])
+for name in {list(JOBS)}:
+    assert main([name, "--no_such_option"]) == 2
+    with suppress(SystemExit):
+        main([name, "--help"])
 """
     assert not set(imported(code)) & {"torch", "ray", "transformers"}
 
 
-def test_the_first_line_of_a_job_comes_within_two_seconds(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "stratoscope.cli", "score", "--prompts.source", str(tmp_path / "none.txt")]
+def test_the_first_line_of_a_job_comes_within_two_seconds() -> None:
     start = time.monotonic()
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "stratoscope.cli", "score"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stderr is not None
         assert process.stdout.readline().startswith("score: ")
         first = time.monotonic() - start
-        assert "loading libraries" in process.stdout.read() or first < 1
-        error = process.stderr.read()
-    assert (process.returncode, error.count("\n")) == (2, 1)
+        process.kill()
     assert first < 2 + 20 * idle_seconds()
 
 

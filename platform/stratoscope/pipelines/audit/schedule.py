@@ -17,6 +17,7 @@ from stratoscope.phases import phase
 from stratoscope.pipelines.audit.config import SECRETS, AuditConfig, Settings
 from stratoscope.pipelines.audit.steps import Status, Step, StepResult
 from stratoscope.pipelines.runtime.config import validate
+from stratoscope.pipelines.runtime.job import LazyJob
 from stratoscope.pipelines.runtime.request import request_digest
 from stratoscope.pipelines.runtime.run_lookup import run_of_equal_request
 from stratoscope.results import RunFolder
@@ -162,6 +163,8 @@ class Scheduler:
     def _equal_run(self, step: Step, settings: Settings) -> StepResult | None:
         """Return the result of a step that has a finished run of an equal request, so that no process is needed."""
         start, job = time.monotonic(), step.stage.job
+        if not isinstance(job, LazyJob):
+            return None  # a job of another package may read files that its settings do not name
         try:
             config = validate(job.config_class, settings)
         except InputError:

@@ -186,7 +186,7 @@ class Job(ABC, Generic[Config]):
         context = self.context
         check_not_held(context.storage)
         # Before the input is read: what changes meanwhile makes another request.
-        context.manifest.request = request_digest(self.name, self.config)
+        context.manifest.request = request_digest(self.name, self.config) if self._is_own() else None
         if self.config.reuse and self.previous_start is None:
             equal = run_of_equal_request(self.config.output, self.name, context.manifest.request)
             if equal is not None:
@@ -210,6 +210,11 @@ class Job(ABC, Generic[Config]):
                 except EqualRunFound as equal:
                     context.lease.remove_folder()
                     self._use(equal.manifest)
+
+    @classmethod
+    def _is_own(cls) -> bool:
+        """Return whether this package has the job; that of another may read files that its settings do not name."""
+        return cls.__module__.startswith(f"{__package__.partition('.')[0]}.")
 
     def _forget_trials(self) -> None:
         """Remove the state of a finished search that is computed again: it would be restored, and not evaluated."""
