@@ -38,6 +38,7 @@ class AuditJob(Job[AuditConfig]):
     config_class = AuditConfig
     stop_grace_s: ClassVar[float] = STOP_GRACE_S + 15
     """Longer than the grace period of the stages, which stop first."""
+    reads_models: ClassVar[bool] = False
 
     steps: list[Step]
 

@@ -8,7 +8,7 @@ import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -59,6 +59,8 @@ class Job(ABC, Generic[Config]):
     name: ClassVar[str]
     config_class: ClassVar[type[JobConfig]]
     stop_grace_s: ClassVar[float] = STOP_GRACE_S
+    reads_models: ClassVar[bool] = True
+    """Whether this process itself uses transformers or datasets, whose messages are kept out of the terminal."""
 
     def __init__(
         self, config: Config, terminal: Terminal | None = None, stopping: threading.Event | None = None
@@ -192,7 +194,7 @@ class Job(ABC, Generic[Config]):
             if equal is not None:
                 self._use(equal)
                 return
-        with announcing(self.name, context.terminal.say) as announcer, quiet_libraries():
+        with announcing(self.name, context.terminal.say) as announcer, self.quiet_libraries():
             with context.stage("prepare", CHECKING):
                 self.prepare()
             announcer.redirect(context.terminal.say)
@@ -215,6 +217,10 @@ class Job(ABC, Generic[Config]):
     def _is_own(cls) -> bool:
         """Return whether this package has the job; that of another may read files that its settings do not name."""
         return cls.__module__.startswith(f"{__package__.partition('.')[0]}.")
+
+    def quiet_libraries(self) -> AbstractContextManager[None]:
+        """Keep messages of the libraries that this process uses out of the terminal, while the block runs."""
+        return quiet_libraries() if self.reads_models else nullcontext()
 
     def _forget_trials(self) -> None:
         """Remove the state of a finished search that is computed again: it would be restored, and not evaluated."""
@@ -428,7 +434,7 @@ def run_configured(job_class: JobMaker[Config], config: Config) -> int:
 
 
 def _dry_run(job: Job[Config]) -> int:
-    with quiet_libraries(), phase(CHECKING):
+    with job.quiet_libraries(), phase(CHECKING):
         job.prepare()
         plan = job.plan()
     with output_may_close(job.name):
