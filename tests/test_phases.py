@@ -89,6 +89,19 @@ def test_a_status_that_fails_hides_no_phase() -> None:
     assert any(line.startswith("score: measure, for ") for _, line in lines_of(work))
 
 
+def test_a_status_that_never_comes_hides_no_phase() -> None:
+    never = threading.Event()
+
+    def work() -> None:
+        with phase("measure", status=lambda: str(never.wait(60))):
+            time.sleep(6 * REPEAT_S)
+
+    start = time.monotonic()
+    assert any(line.startswith("score: measure, for ") for _, line in lines_of(work))
+    assert time.monotonic() - start < 30
+    never.set()
+
+
 def test_other_output_delays_the_next_repetition() -> None:
     def work() -> None:
         with phase("measure"):

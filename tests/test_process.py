@@ -44,9 +44,9 @@ def test_a_closed_stdout_is_no_error() -> None:
     assert (run(code).returncode, "Traceback" in run(code).stderr) == (3, False)
 
 
-@pytest.mark.parametrize("command", [["score", "--help"], ["runs"], ["--help"]])
+@pytest.mark.parametrize("command", [["score", "--help"], ["runs"], ["--help"], ["audit", "--dry_run"]])
 def test_commands_survive_a_closed_pipe(command: list[str], tmp_path: Path) -> None:
-    options = ["--output", str(tmp_path)] if command == ["runs"] else []
+    options = [] if "--help" in command else ["--output", str(tmp_path)]
     reader, writer = os.pipe()
     os.close(reader)
     ended = subprocess.run(

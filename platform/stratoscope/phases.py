@@ -15,6 +15,8 @@ REPEAT_S = 20.0
 """Seconds without any output after which the current phase is stated again."""
 POLL_S = 1.0
 """Seconds between two looks at the status of the current phase."""
+JOIN_S = 5.0
+"""Longest wait for the thread that states phases, which may be reading a status."""
 logger = logging.getLogger(__name__)
 
 Words = Callable[[], str]
@@ -66,7 +68,7 @@ class Announcer:
     def stop(self) -> None:
         """Stop to repeat it; no line is printed afterwards."""
         self._done.set()
-        self._thread.join()
+        self._thread.join(JOIN_S)
 
     def heard(self) -> None:
         """Record that something else was printed, so that the next repetition can wait."""
@@ -81,7 +83,7 @@ class Announcer:
     def announce(self) -> None:
         """Print the current phase if it has changed."""
         self._settled = False
-        self._print(_current(with_status=False), repeat=False)
+        self._print(_current(with_status=False), read_of=list(_phases))
 
     def settle(self) -> None:
         """Continue a phase after one within it has ended, which is no change."""
@@ -89,20 +91,44 @@ class Announcer:
             self._settled, self._changed_at = True, time.monotonic()
 
     def _watch(self) -> None:
+        reader: _Reader | None = None
         while not self._done.wait(self._poll_s):
-            self._print(_current(with_status=True), repeat=time.monotonic() - self._said_at >= self._repeat_s)
+            # A status may ask a process that does not answer; the phase is stated all the same.
+            reader = _Reader() if reader is None or not reader.is_alive() else reader
+            reader.join(self._repeat_s / 2)
+            repeat = time.monotonic() - self._said_at >= self._repeat_s
+            if not reader.is_alive():
+                self._print(reader.current, reader.extent, read_of=reader.phases, repeat=repeat)
+            elif repeat:
+                self._print(_current(with_status=False), read_of=list(_phases), repeat=True)
 
-    def _print(self, current: str, *, repeat: bool) -> None:
+    def _print(self, current: str, extent: str = "", *, read_of: list[_Phase], repeat: bool = False) -> None:
         with self._lock:
+            if read_of != _phases:
+                return  # read before the phase changed
             if self._settled:
                 self._settled, self._said = False, current
             now, changed = time.monotonic(), current != self._said
             if self._done.is_set() or not (repeat or (changed and current)):
                 return
             self._changed_at = now if changed else self._changed_at
-            lasted = "" if changed else f"{_extent()}, for {_duration(now - self._changed_at)}"
+            lasted = "" if changed else f"{extent and f', {extent}'}, for {_duration(now - self._changed_at)}"
             self._said, self._said_at = current, now
             self._say(f"{self._name}: {current or 'working'}{lasted}")
+
+
+class _Reader(threading.Thread):
+    """Reads the current phase with its status and extent."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True, name="phase status")
+        self.current = self.extent = ""
+        self.phases = list(_phases)
+        self.start()
+
+    def run(self) -> None:
+        """Read them."""
+        self.current, self.extent = _current(with_status=True), _extent()
 
 
 _phases: list[_Phase] = []
@@ -178,10 +204,9 @@ def _current(*, with_status: bool) -> str:
 
 
 def _extent() -> str:
-    """Return how far the innermost phase is that knows it, as the end of a line."""
+    """Return how far the innermost phase is that knows it."""
     extent = next((one.extent for one in reversed(list(_phases)) if one.extent is not _nothing), _nothing)
-    text = _safely(extent)
-    return f", {text}" if text else ""
+    return _safely(extent)
 
 
 def _safely(text: Words) -> str:

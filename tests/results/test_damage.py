@@ -88,6 +88,12 @@ def test_a_damaged_manifest_is_named(run: Run, content: bytes, caplog: pytest.Lo
     assert "one/manifest.json cannot be read" in caplog.text
 
 
+def test_a_damaged_json_file_is_named(run: Run) -> None:
+    run.storage.write("summary.json", b'{"headline":')
+    with pytest.raises(DamagedFileError, match=f"{run.path}/summary.json cannot be read"):
+        run.storage.read_json("summary.json")
+
+
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
     """The folder of three finished shards."""

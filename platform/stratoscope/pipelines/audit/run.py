@@ -80,7 +80,7 @@ class AuditJob(Job[AuditConfig]):
     @staticmethod
     def show(run: Run, console: Console) -> None:
         """Print the grid of models and stages, and the regressions."""
-        summary = json.loads(run.storage.read("summary.json"))
+        summary = run.storage.read_json("summary.json")
         console.print(summary_table(StageRow.read(run.table(TABLE))))
         console.print(summary["headline"], soft_wrap=True)
         for step in summary["steps"]:
