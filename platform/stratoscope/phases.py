@@ -108,6 +108,9 @@ class Announcer:
                 return  # read before the phase changed
             if self._settled:
                 self._settled, self._said = False, current
+            # That a status ends is no news: what follows it is.
+            ended = current and self._said.startswith(f"{current}: ")
+            self._said = current if ended else self._said
             now, changed = time.monotonic(), current != self._said
             if self._done.is_set() or not (repeat or (changed and current)):
                 return

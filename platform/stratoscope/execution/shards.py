@@ -141,10 +141,10 @@ def run_shards(
 
 
 def _pool_status(tracker: Any, pool: ActorPool) -> str:
-    """Return what the actors of a pool wait for or do until the first shard has been started."""
+    """Return what the actors of a pool wait for or do."""
     loading, started = ray.get(tracker.state.remote(), timeout=STATUS_TIMEOUT_S)
     if started:
-        return ""
+        return "computing"
     if loading:
         return f"loading the model in {loading} actor{'s' * (loading > 1)}"
     return missing_resources(pool.num_cpus, pool.num_gpus) or "starting actors"

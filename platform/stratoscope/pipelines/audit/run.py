@@ -42,6 +42,11 @@ class AuditJob(Job[AuditConfig]):
 
     steps: list[Step]
 
+    @classmethod
+    def has_request(cls) -> bool:
+        """Return False: every night is a run of its own, whatever its stages reuse."""
+        return False
+
     def prepare(self) -> None:
         """Validate the configuration of every stage, and check that alerts can be sent."""
         alerts.check_destinations(self.config.destinations)

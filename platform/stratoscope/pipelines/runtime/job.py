@@ -188,7 +188,7 @@ class Job(ABC, Generic[Config]):
         context = self.context
         check_not_held(context.storage)
         # Before the input is read: what changes meanwhile makes another request.
-        context.manifest.request = request_digest(self.name, self.config) if self._is_own() else None
+        context.manifest.request = request_digest(self.name, self.config) if self.has_request() else None
         if self.config.reuse and self.previous_start is None:
             equal = run_of_equal_request(self.config.output, self.name, context.manifest.request)
             if equal is not None:
@@ -214,8 +214,8 @@ class Job(ABC, Generic[Config]):
                     self._use(equal.manifest)
 
     @classmethod
-    def _is_own(cls) -> bool:
-        """Return whether this package has the job; that of another may read files that its settings do not name."""
+    def has_request(cls) -> bool:
+        """Return whether runs of an equal request are equal: a job of another package may read files unseen."""
         return cls.__module__.startswith(f"{__package__.partition('.')[0]}.")
 
     def quiet_libraries(self) -> AbstractContextManager[None]:
