@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 REPEAT_S = 20.0
 """Seconds without any output after which the current phase is stated again."""
-POLL_S = 1.0
-"""Seconds between two looks at the status of the current phase."""
+POLL_S = 1.2
+"""Seconds between two looks at the status of the current phase, and until a quick phase is announced."""
 JOIN_S = 5.0
 """Longest wait for the thread that states phases, which may be reading a status."""
 logger = logging.getLogger(__name__)

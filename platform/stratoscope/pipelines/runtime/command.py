@@ -20,7 +20,7 @@ logger = logging.getLogger("stratoscope")
 def run_command(name: str, config_class: type[Config], arguments: Sequence[str], run: Callable[[Config], int]) -> int:
     """Run a job with command-line arguments and return its exit code.
 
-    Until a job has accepted its input, its phases are lines on stdout, for a refusal is the only line on stderr.
+    The phases of the job are lines on stdout, for a refusal or failure is the only line on stderr besides progress.
 
     Args:
         name: name of the job.

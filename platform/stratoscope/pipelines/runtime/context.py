@@ -59,12 +59,13 @@ class RunContext:
         return Run(self.storage, self.manifest)
 
     @contextmanager
-    def stage(self, name: str, text: str | None = None) -> Iterator[None]:
+    def stage(self, name: str, text: str | None = None, *, quick: bool = False) -> Iterator[None]:
         """Announce a stage, and add its time to the manifest.
 
         Args:
             name: name of the stage in the manifest.
             text: the stage in words; None takes its name.
+            quick: whether the stage is announced only if it lasts.
 
         Raises:
             RunError: SIGTERM has stopped the run.
@@ -75,7 +76,7 @@ class RunContext:
             )
         start = time.perf_counter()
         try:
-            with phase(text or name):
+            with phase(text or name, quick=quick):
                 yield
         finally:
             timings = self.manifest.timings

@@ -195,9 +195,11 @@ class Job(ABC, Generic[Config]):
                 self._use(equal)
                 return
         with announcing(self.name, context.terminal.say) as announcer, self.quiet_libraries():
-            with context.stage("prepare", CHECKING):
+            # A refusal within a second is the only line.
+            with context.stage("prepare", CHECKING, quick=True):
                 self.prepare()
-            announcer.redirect(context.terminal.say)
+            if context.console.is_terminal:
+                announcer.redirect(context.terminal.say)  # above the progress bar
             with Lease(context.storage) as context.lease:
                 # Another process may have started or finished the run in the meantime.
                 if self.already_done():
@@ -386,7 +388,7 @@ class LazyJob:
         self, config: Any, terminal: Terminal | None = None, stopping: threading.Event | None = None, /
     ) -> Job[Any]:
         """Create the job."""
-        with phase("loading libraries"):
+        with phase("loading libraries", quick=True):
             maker = self.maker
         return maker(config, terminal, stopping)
 
@@ -434,7 +436,7 @@ def run_configured(job_class: JobMaker[Config], config: Config) -> int:
 
 
 def _dry_run(job: Job[Config]) -> int:
-    with job.quiet_libraries(), phase(CHECKING):
+    with job.quiet_libraries(), phase(CHECKING, quick=True):
         job.prepare()
         plan = job.plan()
     with output_may_close(job.name):
