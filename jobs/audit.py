@@ -1,9 +1,7 @@
 #!/usr/bin/env python
 """Run the jobs on many models, and compare the results with earlier nights; `--help` lists the options."""
 
-import sys
-
 from stratoscope.pipelines.jobs import JOBS
 
 if __name__ == "__main__":
-    sys.exit(JOBS["audit"].run_command(sys.argv[1:]))
+    JOBS["audit"].main()

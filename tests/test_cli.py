@@ -1,6 +1,7 @@
 import importlib.metadata
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,41 @@ HEAVY = ("torch", "ray", "transformers", "pyarrow", "pydantic", "stratoscope.res
 
 def imported(code: str) -> list[str]:
     """Return which heavy packages a process imports for some code."""
-    code += f"; import sys; print([name for name in {HEAVY} if name in sys.modules])"
+    code += f"\nimport sys; print([name for name in {HEAVY} if name in sys.modules])"
     answer = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT / "platform", capture_output=True, text=True, check=True
     )
     return list(eval(answer.stdout.splitlines()[-1]))
+
+
+def test_options_are_listed_and_refused_without_torch_and_ray() -> None:
+    code = f"""
+from contextlib import suppress
+from stratoscope.cli import main
+for name in {list(JOBS)}:
+    assert main([name, "--no_such_option"]) == 2
+    with suppress(SystemExit):
+        main([name, "--help"])
+"""
+    assert not set(imported(code)) & {"torch", "ray", "transformers"}
+
+
+def test_the_first_line_of_a_job_comes_within_two_seconds() -> None:
+    start = time.monotonic()
+    command = [sys.executable, "-m", "stratoscope.cli", "score"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("score: ")
+        first = time.monotonic() - start
+        process.kill()
+    assert first < 2 + 20 * idle_seconds()
+
+
+def idle_seconds() -> float:
+    """Return what the start of an interpreter takes now, 0.02 s on an idle machine, to allow for a loaded one."""
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-S", "-c", "pass"], check=True)
+    return time.monotonic() - start
 
 
 @pytest.mark.parametrize("arguments", [["scoer"], ["--help"], ["--version"]])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from stratoscope.errors import EXIT_DONE, EXIT_REFUSED, InputError, nearest, print_error
 from stratoscope.pipelines.jobs import JOBS, plugin_jobs
+from stratoscope.process import end_process, output_may_close
 
 VIEWS = {
     "report": ("print the results of a run and the path of its page", "report:show_report"),
@@ -18,24 +19,34 @@ VIEWS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that the first argument names and return its exit code."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    """Run the command that the first argument names and return its exit code.
+
+    Args:
+        arguments: the command line; None takes that of this process, and ends the process with the exit code.
+    """
+    if arguments is None:
+        end_process(main(sys.argv[1:]))
     name, *options = arguments or ["--help"]
+    code = EXIT_DONE
     try:
-        if name in ("-h", "--help"):
-            print(_usage())
-        elif name == "--version":
-            print(f"stratoscope {importlib.metadata.version('stratoscope')}")
-        elif name in VIEWS:
-            show: Callable[[Sequence[str]], None] = pkgutil.resolve_name(
-                f"stratoscope.pipelines.commands.{VIEWS[name][1]}"
-            )
-            show(options)
-        else:
-            return _run_job(name, options)
+        with output_may_close(name):
+            code = _run(name, options)
     except InputError as error:
         print_error(name if name in VIEWS else "stratoscope", str(error))
-        return EXIT_REFUSED
+        code = EXIT_REFUSED
+    return code
+
+
+def _run(name: str, options: Sequence[str]) -> int:
+    if name in ("-h", "--help"):
+        print(_usage())
+    elif name == "--version":
+        print(f"stratoscope {importlib.metadata.version('stratoscope')}")
+    elif name in VIEWS:
+        show: Callable[[Sequence[str]], None] = pkgutil.resolve_name(f"stratoscope.pipelines.commands.{VIEWS[name][1]}")
+        show(options)
+    else:
+        return _run_job(name, options)
     return EXIT_DONE
 
 
@@ -59,4 +70,4 @@ def _usage() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

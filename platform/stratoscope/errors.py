@@ -42,6 +42,14 @@ class InputError(ValueError):
         super().__init__(shorten(message))
 
 
+class DamagedFileError(InputError):
+    """A file of a run is truncated or damaged; the message names it."""
+
+    def __init__(self, file: str, error: BaseException | str, advice: str = "") -> None:
+        advice = advice or "repeat the command with the same run_id to compute it again"
+        super().__init__(f"{file} cannot be read, it is truncated or damaged ({first_line(error)[:120]}); {advice}")
+
+
 class RunError(RuntimeError):
     """A run failed for a reason that the message states completely; no traceback is needed."""
 

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from stratoscope.errors import RunError
+from stratoscope.phases import announcing
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.terminal import Terminal
 from stratoscope.results import Lease, Manifest, Page, RunFolder, lease, read_holder
@@ -29,6 +30,18 @@ def test_a_stage_adds_its_duration_to_the_manifest(context: RunContext) -> None:
     with pytest.raises(ZeroDivisionError), context.stage("fail"):
         1 / 0  # noqa: B018
     assert "fail" in context.manifest.timings
+
+
+def test_a_stage_and_its_progress_are_announced(context: RunContext) -> None:
+    lines: list[str] = []
+    with (
+        announcing("score", lines.append, repeat_s=0.1),
+        context.stage("measure", "measuring prompts"),
+        context.progress("score", 4, 1, "prompts"),
+    ):
+        time.sleep(0.5)
+    assert lines[0] == "score: measuring prompts"
+    assert lines[1].startswith("score: measuring prompts, 1/4 prompts, for ")
 
 
 def test_no_stage_begins_after_the_stop_signal(context: RunContext) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stratoscope.activations.reduce import HIGHEST_KEY, LOWEST_KEY, Bins
 from stratoscope.activations.segments import Segments
-from stratoscope.activations.taps import Tap
+from stratoscope.activations.tap import Tap
 
 STREAM_TAPS = (Tap.BLOCK, Tap.UPDATE, Tap.ATTENTION, Tap.MLP)
 """Taps as wide as the residual stream; one launch reads them all."""

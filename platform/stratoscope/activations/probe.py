@@ -18,7 +18,8 @@ from stratoscope.activations.forward import run_backbone
 from stratoscope.activations.reduce import Bins, RowLayout, TokenSums, merge_tokens, reduce_tokens, token_cosine
 from stratoscope.activations.residual import UNKNOWN, Term
 from stratoscope.activations.segments import Segments, Span
-from stratoscope.activations.taps import Tap, on_experts, on_input, on_output
+from stratoscope.activations.tap import Tap
+from stratoscope.activations.taps import on_experts, on_input, on_output
 from stratoscope.activations.trial import Batching, ModelReading, read_model, split_rows
 from stratoscope.errors import InputError
 from stratoscope.models import LoadedModel

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stratoscope.activations.taps import Tap
+from stratoscope.activations.tap import Tap
 from stratoscope.models import Block
 from stratoscope.models.anatomy import is_linear, part_kind
 

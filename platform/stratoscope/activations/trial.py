@@ -27,7 +27,8 @@ from stratoscope.activations.residual import (
     conventional_if_exact,
     possible_factors,
 )
-from stratoscope.activations.taps import Tap, first_tensor, hidden_input
+from stratoscope.activations.tap import Tap
+from stratoscope.activations.taps import first_tensor, hidden_input
 from stratoscope.errors import InputError, first_line
 from stratoscope.models import Block, LoadedModel
 from stratoscope.models.anatomy import first_position, is_norm

@@ -1,46 +1,51 @@
 """Evaluation: scores of a model on tasks of lm-evaluation-harness and on questions, and comparisons of two models."""
 
-from stratoscope.evaluation.comparison import (
-    Comparison,
-    Estimate,
-    ItemValues,
-    MetricKey,
-    PairwiseComparison,
-    Resampling,
-    compare,
-    compare_variants,
-    group_scores,
-)
-from stratoscope.evaluation.evaluator import Evaluator, ItemScore, Slice
-from stratoscope.evaluation.generation import GenerationPrompt, generate
-from stratoscope.evaluation.grading import equals_one_of
-from stratoscope.evaluation.questions import (
-    LOWER_IS_BETTER,
-    QuestionEvaluator,
-    Score,
-    Text,
-    score_question,
-    validation_score,
-)
-from stratoscope.evaluation.retention import (
-    Retention,
-    TaskScores,
-    by_task,
-    mean_gain,
-    mean_retention,
-    retained,
-)
-from stratoscope.evaluation.splits import QuestionSplit, split_questions
-from stratoscope.evaluation.tasks import (
-    ItemMetric,
-    ItemSampling,
-    TaskItems,
-    check_filters,
-    choose_items,
-    items_digest,
-    load_tasks,
-    task_names,
-)
+from typing import TYPE_CHECKING
+
+from stratoscope.lazy import exports
+
+if TYPE_CHECKING:
+    from stratoscope.evaluation.comparison import (
+        Comparison,
+        Estimate,
+        ItemValues,
+        MetricKey,
+        PairwiseComparison,
+        Resampling,
+        compare,
+        compare_variants,
+        group_scores,
+    )
+    from stratoscope.evaluation.evaluator import Evaluator, ItemScore, Slice
+    from stratoscope.evaluation.generation import GenerationPrompt, generate
+    from stratoscope.evaluation.grading import equals_one_of
+    from stratoscope.evaluation.questions import (
+        LOWER_IS_BETTER,
+        QuestionEvaluator,
+        Score,
+        Text,
+        score_question,
+        validation_score,
+    )
+    from stratoscope.evaluation.retention import (
+        Retention,
+        TaskScores,
+        by_task,
+        mean_gain,
+        mean_retention,
+        retained,
+    )
+    from stratoscope.evaluation.splits import QuestionSplit, split_questions
+    from stratoscope.evaluation.tasks import (
+        ItemMetric,
+        ItemSampling,
+        TaskItems,
+        check_filters,
+        choose_items,
+        items_digest,
+        load_tasks,
+        task_names,
+    )
 
 __all__ = [
     "LOWER_IS_BETTER",
@@ -81,3 +86,5 @@ __all__ = [
     "task_names",
     "validation_score",
 ]
+
+__getattr__ = exports(__name__)

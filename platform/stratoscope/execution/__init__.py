@@ -1,27 +1,33 @@
 """Adapter to Ray: actor pools, shards, services, trials, training and tasks, for work of any kind."""
 
-from stratoscope.execution.attempts import FIRST_ATTEMPT, Attempt, BrokenProcessError
-from stratoscope.execution.capacity import NodeType, machine_resources, node_types
-from stratoscope.execution.cluster import cluster, cpus_per_worker, is_local, node_resources, resources
-from stratoscope.execution.failures import root_cause
-from stratoscope.execution.llm import vllm_installed, write_with_vllm
-from stratoscope.execution.metrics import WorkMetrics
-from stratoscope.execution.pool import ActorPool, plan_pool
-from stratoscope.execution.processes import Process, ProcessResult
-from stratoscope.execution.progress import Meter, Reporter, progress
-from stratoscope.execution.service import Service, serve
-from stratoscope.execution.shards import ShardWorker, run_shards
-from stratoscope.execution.socket_folder import ray_folder
-from stratoscope.execution.tasks import Task, TaskResult, run_tasks
-from stratoscope.execution.training import (
-    PlacementGroupTracker,
-    WorkerHost,
-    WorkerResources,
-    fit,
-    fit_in_trial,
-    run_remote,
-)
-from stratoscope.execution.tuning import Trial, TrialPlan, mlflow_callback, run_trials
+from typing import TYPE_CHECKING
+
+from stratoscope.lazy import exports
+
+if TYPE_CHECKING:
+    from stratoscope.execution.address import check_address, is_local
+    from stratoscope.execution.attempts import FIRST_ATTEMPT, Attempt, BrokenProcessError
+    from stratoscope.execution.capacity import NodeType, machine_resources, node_types
+    from stratoscope.execution.connection import cluster, cpus_per_worker, node_resources, resources
+    from stratoscope.execution.failures import root_cause
+    from stratoscope.execution.llm import vllm_installed, write_with_vllm
+    from stratoscope.execution.meter import Meter, Reporter, progress
+    from stratoscope.execution.metrics import WorkMetrics
+    from stratoscope.execution.pool import ActorPool, plan_pool
+    from stratoscope.execution.processes import Process, ProcessResult
+    from stratoscope.execution.service import Service, serve
+    from stratoscope.execution.shards import ShardWorker, run_shards
+    from stratoscope.execution.socket_folder import ray_folder
+    from stratoscope.execution.tasks import Task, TaskResult, run_tasks
+    from stratoscope.execution.training import (
+        PlacementGroupTracker,
+        WorkerHost,
+        WorkerResources,
+        fit,
+        fit_in_trial,
+        run_remote,
+    )
+    from stratoscope.execution.tuning import Trial, TrialPlan, mlflow_callback, run_trials
 
 __all__ = [
     "FIRST_ATTEMPT",
@@ -43,6 +49,7 @@ __all__ = [
     "WorkMetrics",
     "WorkerHost",
     "WorkerResources",
+    "check_address",
     "cluster",
     "cpus_per_worker",
     "fit",
@@ -65,3 +72,5 @@ __all__ = [
     "vllm_installed",
     "write_with_vllm",
 ]
+
+__getattr__ = exports(__name__)

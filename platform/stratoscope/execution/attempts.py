@@ -92,6 +92,10 @@ class AttemptTracker:
         """Record that an actor has loaded."""
         self._loading[actor] = 0
 
+    def state(self) -> tuple[int, int]:
+        """Return how many actors are loading, and how many shards have been started."""
+        return sum(number > 0 for number in self._loading.values()), len(self._attempts)
+
     def begin(self, shard: int) -> tuple[int, dict[UnitBatch, int]] | None:
         """Record that an attempt begins, and return its number and the crashes so far.
 

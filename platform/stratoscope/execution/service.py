@@ -14,10 +14,11 @@ from ray.exceptions import RayActorError
 
 from stratoscope.errors import RunError
 from stratoscope.execution.attempts import BrokenProcessError
-from stratoscope.execution.cluster import on_driver_node
-from stratoscope.execution.failures import root_cause
+from stratoscope.execution.connection import missing_resources, on_driver_node
+from stratoscope.execution.failures import root_cause, start_again
 from stratoscope.execution.pool import ActorPool
 from stratoscope.execution.shards import EXIT_BROKEN, NO_PROGRESS_TIMEOUT_S
+from stratoscope.phases import phase
 
 RESTARTS = 3
 """Restarts of a worker whose process dies."""
@@ -182,6 +183,22 @@ def serve(
     Raises:
         RunError: no worker was ready within `NO_PROGRESS_TIMEOUT_S`.
     """
+    with phase(f"starting {pool.max_size} x {name}", status=lambda: _starting_status(pool)):
+        unique, handles = start_again(lambda: _open(name, make, pool, stopping))
+    try:
+        yield Service(unique, stopping)
+    finally:
+        _kill(handles)
+
+
+def _starting_status(pool: ActorPool) -> str:
+    return missing_resources(pool.num_cpus, pool.num_gpus) or "processes start and load the model"
+
+
+def _open(
+    name: str, make: Callable[[], Any], pool: ActorPool, stopping: threading.Event | None
+) -> tuple[str, list[Any]]:
+    """Start the actors of a service, and return its unique name and their handles once the first worker is ready."""
     actor: Any = ray.remote(type(name, (_ServiceActor,), {}))
     workers = [
         actor.options(
@@ -198,12 +215,18 @@ def serve(
         .options(name=unique, num_cpus=0, max_concurrency=1000, scheduling_strategy=on_driver_node())
         .remote(workers)
     )
+    handles = [dispatcher, *workers]
     try:
         _wait(dispatcher.open.remote(), stopping)
-        yield Service(unique, stopping)
-    finally:
-        for handle in [dispatcher, *workers]:
-            ray.kill(handle)
+    except BaseException:
+        _kill(handles)
+        raise
+    return unique, handles
+
+
+def _kill(handles: Sequence[Any]) -> None:
+    for handle in handles:
+        ray.kill(handle)
 
 
 def _wait(opening: Any, stopping: threading.Event | None) -> None:

@@ -20,8 +20,10 @@ from stratoscope.execution.attempts import (
     BrokenProcessError,
     StoppedError,
 )
-from stratoscope.execution.cluster import on_driver_node
+from stratoscope.execution.connection import missing_resources, on_driver_node
+from stratoscope.execution.failures import late_start_error, started_late
 from stratoscope.execution.pool import ActorPool
+from stratoscope.phases import phase
 from stratoscope.results import ShardResult
 
 CALLS_AT_ONCE = 2
@@ -30,6 +32,9 @@ NO_PROGRESS_TIMEOUT_S = 3 * 3600.0
 """Longest wait for a shard or an actor. GPU nodes may take 40 minutes to start, and large models long for a shard."""
 REFUSED = "refused"
 """Key under which an actor returns, in place of a shard's counts, why the worker refused its input."""
+STOP_POLL_S = 0.2
+STATUS_TIMEOUT_S = 2.0
+"""Longest wait for the state of the actors, which is only shown."""
 EXIT_BROKEN = 70
 """Exit code of an actor whose process is broken (see `BrokenProcessError`)."""
 
@@ -126,14 +131,40 @@ def run_shards(
     context.execution_options.preserve_order = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     tracker = ray.remote(AttemptTracker).options(num_cpus=0, scheduling_strategy=on_driver_node()).remote()
-    dataset = _map_shards(shards, make_worker, pool, name, tracker)
-    with _relay_stop(stopping, tracker):
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+    with _relay_stop(stopping, tracker), phase("", status=lambda: _pool_status(tracker, pool)):
+        for batch in _result_batches(lambda: _map_shards(shards, make_worker, pool, name, tracker)):
             for row in batch.to_pylist():
                 files, counts = dict(zip(row["names"], row["contents"], strict=True)), json.loads(row["counts"])
                 if REFUSED in counts:
                     raise InputError(counts[REFUSED])
                 yield ShardResult(row["shard"], files, counts)
+
+
+def _pool_status(tracker: Any, pool: ActorPool) -> str:
+    """Return what the actors of a pool wait for or do."""
+    loading, started = ray.get(tracker.state.remote(), timeout=STATUS_TIMEOUT_S)
+    if started:
+        return "computing"
+    if loading:
+        return f"loading the model in {loading} actor{'s' * (loading > 1)}"
+    return missing_resources(pool.num_cpus, pool.num_gpus) or "starting actors"
+
+
+def _result_batches(make_dataset: Callable[[], Any]) -> Iterator[pa.Table]:
+    """Yield the results of a dataset. If Ray does not start in time, before the first result, it is made once more."""
+    for attempt in (1, 2):
+        num_batches = 0
+        try:
+            for batch in make_dataset().iter_batches(batch_size=None, batch_format="pyarrow"):
+                num_batches += 1
+                yield batch
+        except Exception as error:
+            if num_batches or not started_late(error):
+                raise
+            if attempt == 2:
+                raise late_start_error(error) from error
+        else:
+            return
 
 
 def _map_shards(
@@ -168,14 +199,19 @@ def _relay_stop(stopping: threading.Event | None, tracker: Any) -> Iterator[None
     done = threading.Event()
 
     def watch(event: threading.Event) -> None:
-        while not event.wait(0.5):
-            if done.is_set():
+        while not done.wait(STOP_POLL_S):
+            if event.is_set():
+                tracker.stop.remote()
                 return
-        tracker.stop.remote()
 
-    if stopping is not None:
-        threading.Thread(target=watch, args=(stopping,), daemon=True, name="stopping").start()
+    if stopping is None:
+        yield
+        return
+    thread = threading.Thread(target=watch, args=(stopping,), daemon=True, name="stopping")
+    thread.start()
     try:
         yield
     finally:
         done.set()
+        # A thread that outlives the connection to Ray may crash the process at its end.
+        thread.join()

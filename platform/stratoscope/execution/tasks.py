@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import ray
 
 from stratoscope.errors import InputError, RunError
-from stratoscope.execution.cluster import is_local, node_resources
+from stratoscope.execution.address import is_local
+from stratoscope.execution.connection import node_resources
 from stratoscope.execution.failures import root_cause
 
 Key = TypeVar("Key", bound=Hashable)

@@ -15,8 +15,9 @@ from ray.train.torch import TorchTrainer
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
 from stratoscope.errors import RunError
-from stratoscope.execution.cluster import on_driver_node
-from stratoscope.execution.failures import root_cause
+from stratoscope.execution.connection import missing_resources, on_driver_node
+from stratoscope.execution.failures import root_cause, start_again
+from stratoscope.phases import phase
 from stratoscope.results import Storage
 
 logger = logging.getLogger(__name__)
@@ -130,9 +131,20 @@ def fit(
         RunError: the run is stopping, or the workers failed more often than `RESTARTS`.
     """
     relay: Any = ray.remote(_ProgressRelay).options(num_cpus=0, scheduling_strategy=on_driver_node()).remote()
+    steps = _Steps(workers)
+
+    def count(row: StepMetrics) -> None:
+        steps.count(row)
+        on_step(row)
+
     try:
-        with _relay_progress(relay, on_step, stopping):
-            result = _trainer(work, workers, storage, name, relay=relay).fit()
+        with (
+            _relay_progress(relay, count, stopping),
+            phase(f"training {name}", status=steps.status, extent=steps.extent),
+        ):
+            result = start_again(lambda: _trainer(work, workers, storage, name, relay=relay).fit())
+    except RunError:
+        raise
     except Exception as error:
         raise RunError(f"training {name} failed: {root_cause(error)}") from error
     finally:
@@ -140,6 +152,29 @@ def fit(
     if stopping is not None and stopping.is_set():
         raise RunError(STOPPED)
     return result.checkpoint
+
+
+class _Steps:
+    """The last step of a training, for its phase."""
+
+    def __init__(self, workers: WorkerResources) -> None:
+        self._workers = workers
+        self._last: float | None = None
+
+    def count(self, row: StepMetrics) -> None:
+        """Record the metrics of a finished step."""
+        self._last = row.get("step", 0.0)
+
+    def status(self) -> str:
+        """Return what the training waits for before its first step."""
+        if self._last is not None:
+            return ""
+        missing = missing_resources(self._workers.cpus, self._workers.gpus)
+        return missing or f"{self._workers.number} workers start and load the model"
+
+    def extent(self) -> str:
+        """Return the number of the last step."""
+        return "" if self._last is None else f"step {self._last:.0f}"
 
 
 class PlacementGroupTracker:
@@ -257,7 +292,8 @@ def run_remote(function: Callable[..., Any], *args: Any, cpus: int = 1) -> Any:
     Raises:
         RunError: the function failed.
     """
-    try:
-        return ray.get(ray.remote(function).options(num_cpus=cpus).remote(*args))
-    except Exception as error:
-        raise RunError(root_cause(error)) from error
+    with phase("", status=lambda: missing_resources(cpus, 0)):
+        try:
+            return ray.get(ray.remote(function).options(num_cpus=cpus).remote(*args))
+        except Exception as error:
+            raise RunError(root_cause(error)) from error

@@ -253,9 +253,9 @@ def _interrupted_by(stopping: threading.Event | None) -> Iterator[None]:
     done = threading.Event()
 
     def watch(event: threading.Event) -> None:
-        while not event.wait(0.5):
-            if done.is_set():
-                return
+        while not done.wait(0.2):
+            if event.is_set():
+                break
         while not done.wait(1.0):
             os.kill(os.getpid(), signal.SIGUSR1)
 
@@ -264,9 +264,11 @@ def _interrupted_by(stopping: threading.Event | None) -> Iterator[None]:
         return
     # Until Tune installs its handler, the signal must not end the process.
     previous = signal.signal(signal.SIGUSR1, lambda _signal, _frame: None)
-    threading.Thread(target=watch, args=(stopping,), daemon=True, name="stopping").start()
+    thread = threading.Thread(target=watch, args=(stopping,), daemon=True, name="stopping")
+    thread.start()
     try:
         yield
     finally:
         done.set()
+        thread.join()
         signal.signal(signal.SIGUSR1, previous)

@@ -1,66 +1,75 @@
 """Forecasting: TimeSieve and other forecasters, perturbations, faithful training, and the comparison of results."""
 
-from stratoscope.forecasting.ascent import AscentSettings, Norm, ascend, project, radius_scale
-from stratoscope.forecasting.comparison import Difference, Spread, differences, spreads
-from stratoscope.forecasting.evaluation import (
-    PARAMETER_DRAWS,
-    FittedCell,
-    example_forecast,
-    fit_cell,
-    measure_errors,
-    measure_worst_cases,
-    search_ascent,
-)
-from stratoscope.forecasting.faithful import (
-    Attack,
-    AttackGoal,
-    Error,
-    FaithfulLoss,
-    FaithfulWeights,
-    WorstCase,
-    attack_objective,
-    cached_weights,
-    distance,
-    error_of,
-    faithful_loss,
-    frozen,
-    preference,
-    worst_case,
-)
-from stratoscope.forecasting.fitting import (
-    Data,
-    DivergedError,
-    Epoch,
-    FitSettings,
-    Windows,
-    errors,
-    fit,
-    fit_faithfully,
-    predict,
-)
-from stratoscope.forecasting.forecasters import FORECASTERS, Forecaster, Shape
-from stratoscope.forecasting.grid import (
-    ABLATIONS,
-    FAITHFUL_TRAININGS,
-    TRAININGS,
-    CellSettings,
-    GridCell,
-    SearchSettings,
-    Training,
-    grid_cells,
-)
-from stratoscope.forecasting.measurements import NONE, ForecastPoint, Measurement, WorstCaseMeasurement
-from stratoscope.forecasting.perturbations import (
-    ADVERSARIAL,
-    PARAMETER,
-    PERTURBATIONS,
-    Perturbation,
-    has_bottleneck,
-    perturbed_parameters,
-)
-from stratoscope.forecasting.timesieve import Forecast, Preset, TimeSieve, TimeSieveSettings
-from stratoscope.forecasting.verdicts import verdicts
-from stratoscope.forecasting.wavelet import make_wavelet
+from typing import TYPE_CHECKING
+
+from stratoscope.lazy import exports
+
+if TYPE_CHECKING:
+    from stratoscope.forecasting.ascent import AscentSettings, ascend, project, radius_scale
+    from stratoscope.forecasting.comparison import Difference, Spread, differences, spreads
+    from stratoscope.forecasting.evaluation import (
+        PARAMETER_DRAWS,
+        FittedCell,
+        example_forecast,
+        fit_cell,
+        measure_errors,
+        measure_worst_cases,
+        search_ascent,
+    )
+    from stratoscope.forecasting.faithful import (
+        FaithfulLoss,
+        FaithfulWeights,
+        WorstCase,
+        attack_objective,
+        cached_weights,
+        distance,
+        error_of,
+        faithful_loss,
+        frozen,
+        preference,
+        worst_case,
+    )
+    from stratoscope.forecasting.fitting import (
+        Data,
+        DivergedError,
+        Epoch,
+        FitSettings,
+        Windows,
+        errors,
+        fit,
+        fit_faithfully,
+        predict,
+    )
+    from stratoscope.forecasting.forecasters import FORECASTERS, Forecaster, Shape
+    from stratoscope.forecasting.grid import (
+        CellSettings,
+        GridCell,
+        SearchSettings,
+        grid_cells,
+    )
+    from stratoscope.forecasting.measurements import NONE, ForecastPoint, Measurement, WorstCaseMeasurement
+    from stratoscope.forecasting.options import (
+        ABLATIONS,
+        FAITHFUL_TRAININGS,
+        TRAININGS,
+        Attack,
+        AttackGoal,
+        Error,
+        Norm,
+        Preset,
+        Training,
+    )
+    from stratoscope.forecasting.perturbations import (
+        ADVERSARIAL,
+        PARAMETER,
+        PERTURBATIONS,
+        Perturbation,
+        has_bottleneck,
+        perturbed_parameters,
+    )
+    from stratoscope.forecasting.timesieve import Forecast, TimeSieve, TimeSieveSettings
+    from stratoscope.forecasting.verdicts import verdicts
+    from stratoscope.forecasting.wavelet import make_wavelet
 
 __all__ = [
     "ABLATIONS",
@@ -130,3 +139,5 @@ __all__ = [
     "verdicts",
     "worst_case",
 ]
+
+__getattr__ = exports(__name__)

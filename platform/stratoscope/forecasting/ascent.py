@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
+from stratoscope.forecasting.options import Norm
+
 Tensor = torch.Tensor
-Norm = Literal["linf", "l2"]
 L2_SHARE = 0.1
 """Root mean square of the elements of a perturbation on the l2 sphere, relative to the linf radius."""
 

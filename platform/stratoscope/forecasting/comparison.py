@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from stratoscope.forecasting.faithful import preference
-from stratoscope.forecasting.grid import Training
 from stratoscope.forecasting.measurements import NONE, Measurement
+from stratoscope.forecasting.options import Training
 
 METRICS = ("mae", "mse")
 CONFIDENCE = 0.95

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from stratoscope.data import Series, SeriesSplit
-from stratoscope.forecasting.ascent import AscentSettings, Norm, ascend, radius_scale
+from stratoscope.forecasting.ascent import AscentSettings, ascend, radius_scale
 from stratoscope.forecasting.faithful import (
-    AttackGoal,
     attack_objective,
     cached_weights,
     distance,
@@ -32,6 +31,7 @@ from stratoscope.forecasting.fitting import (
 from stratoscope.forecasting.forecasters import FORECASTERS, Shape
 from stratoscope.forecasting.grid import CellSettings, GridCell
 from stratoscope.forecasting.measurements import NONE, ForecastPoint, Measurement, WorstCaseMeasurement
+from stratoscope.forecasting.options import AttackGoal, Norm
 from stratoscope.forecasting.perturbations import PARAMETER, PERTURBATIONS, has_bottleneck, perturbed_parameters
 from stratoscope.forecasting.timesieve import Forecast
 

@@ -9,7 +9,7 @@ the public code; the paper leaves them open.
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,12 +17,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from stratoscope.forecasting.ascent import AscentSettings, ascend
 from stratoscope.forecasting.linear import AffineChain
+from stratoscope.forecasting.options import Attack, AttackGoal, Error
 from stratoscope.forecasting.timesieve import Forecast, TimeSieve
 
 Tensor = torch.Tensor
-Attack = Literal["error", "conditions"]
-AttackGoal = Literal["own", "conditions", "error"]
-Error = Literal["mae", "mse"]
 
 
 @dataclass(frozen=True)

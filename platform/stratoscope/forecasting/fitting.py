@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from stratoscope.forecasting.faithful import Error, FaithfulLoss, cached_weights, error_of, faithful_loss
+from stratoscope.forecasting.faithful import FaithfulLoss, cached_weights, error_of, faithful_loss
+from stratoscope.forecasting.options import Error
 from stratoscope.forecasting.timesieve import Forecast
 
 Tensor = torch.Tensor

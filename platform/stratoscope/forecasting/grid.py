@@ -1,21 +1,13 @@
 """The grid of forecasters to fit, and the settings of a cell."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
-from stratoscope.forecasting.ascent import Norm
 from stratoscope.forecasting.faithful import FaithfulLoss
 from stratoscope.forecasting.fitting import FitSettings
 from stratoscope.forecasting.forecasters import FORECASTERS
+from stratoscope.forecasting.options import TRAININGS, Norm, Training
 from stratoscope.forecasting.timesieve import TimeSieveSettings
-
-Training = Literal["plain", "longer", "faithful", "without_sib", "without_cps", "without_snp"]
-TRAININGS: tuple[Training, ...] = get_args(Training)
-"""All trainings in the order of tables: a reference comes before what is compared with it."""
-ABLATIONS: Mapping[Training, str] = {"without_sib": "sib", "without_cps": "cps", "without_snp": "snp"}
-"""The condition that each ablation of faithful training omits."""
-FAITHFUL_TRAININGS: tuple[Training, ...] = ("faithful", *ABLATIONS)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from stratoscope.forecasting.ascent import Norm
-from stratoscope.forecasting.faithful import AttackGoal
 from stratoscope.forecasting.grid import GridCell
+from stratoscope.forecasting.options import AttackGoal, Norm
 
 NONE = "none"
 """Name of the absence of a perturbation."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from stratoscope.forecasting.ascent import AscentSettings, ascend
-from stratoscope.forecasting.faithful import Error, attack_objective, error_of, frozen
+from stratoscope.forecasting.faithful import attack_objective, error_of, frozen
+from stratoscope.forecasting.options import Error
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional
 
 from stratoscope.forecasting.linear import AffineChain, block_diagonal, compose, parameters_of
+from stratoscope.forecasting.options import Preset
 from stratoscope.forecasting.wavelet import Wavelet, make_wavelet
 
 Tensor = torch.Tensor
-Preset = Literal["reference", "paper"]
 WIDENING = (10, 20, 40)
 """Widths of the predictor's layers in multiples of the lookback (the public code)."""
 

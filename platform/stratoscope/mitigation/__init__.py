@@ -1,37 +1,43 @@
 """Mitigation: fine-tuning of layers by contrasting answers, and recovery after pruning by distillation."""
 
-from stratoscope.mitigation.examples import BatchSchedule, Corpus, QuestionExample, answer_rows, encode_question
-from stratoscope.mitigation.objective import TERMS, Anchor, LossTerms, Weights
-from stratoscope.mitigation.parameters import Method, TrainableSpec, tensor_digests, unfreeze
-from stratoscope.mitigation.patch import Patch, check_frozen, make_patch, patched_weights
-from stratoscope.mitigation.states import ReferenceStates, Separation, evenly_spaced, measure_reference, separation
-from stratoscope.mitigation.training import (
-    STEPS,
-    Host,
-    OptimizerSettings,
-    Sharding,
-    TrainingSettings,
-    Validation,
-    dropped_spans,
-    train,
-)
-from stratoscope.mitigation.tuning import LayersByNumber, TuningSpace, apply_point
-from stratoscope.mitigation.variants import (
-    BASE,
-    EVERY,
-    FLAGGED,
-    GIVEN,
-    RANDOM,
-    LayerFlag,
-    LayersBySeed,
-    Variant,
-    fine_tuning_variants,
-    parse_layers,
-    random_layers,
-    rank_flagged,
-    recovery_variants,
-    resized_layers,
-)
+from typing import TYPE_CHECKING
+
+from stratoscope.lazy import exports
+
+if TYPE_CHECKING:
+    from stratoscope.mitigation.examples import BatchSchedule, Corpus, QuestionExample, answer_rows, encode_question
+    from stratoscope.mitigation.objective import LossTerms, Weights
+    from stratoscope.mitigation.options import TERMS, Anchor, Method
+    from stratoscope.mitigation.parameters import TrainableSpec, tensor_digests, unfreeze
+    from stratoscope.mitigation.patch import Patch, check_frozen, make_patch, patched_weights
+    from stratoscope.mitigation.states import ReferenceStates, Separation, evenly_spaced, measure_reference, separation
+    from stratoscope.mitigation.training import (
+        STEPS,
+        Host,
+        OptimizerSettings,
+        Sharding,
+        TrainingSettings,
+        Validation,
+        dropped_spans,
+        train,
+    )
+    from stratoscope.mitigation.tuning import LayersByNumber, TuningSpace, apply_point
+    from stratoscope.mitigation.variants import (
+        BASE,
+        EVERY,
+        FLAGGED,
+        GIVEN,
+        RANDOM,
+        LayerFlag,
+        LayersBySeed,
+        Variant,
+        fine_tuning_variants,
+        parse_layers,
+        random_layers,
+        rank_flagged,
+        recovery_variants,
+        resized_layers,
+    )
 
 __all__ = [
     "BASE",
@@ -82,3 +88,5 @@ __all__ = [
     "train",
     "unfreeze",
 ]
+
+__getattr__ = exports(__name__)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,12 +10,11 @@ from torch import nn
 from stratoscope.mitigation import objectives
 from stratoscope.mitigation.examples import Corpus, PaddedRows, answer_rows, text_rows
 from stratoscope.mitigation.gather import gather_rows
+from stratoscope.mitigation.options import Anchor
 from stratoscope.mitigation.states import ReferenceStates, answer_means, capture_states, question_ends
 from stratoscope.models import LayerLayout
 
 Tensor = torch.Tensor
-Anchor = Literal["question", "frozen"]
-TERMS = ("contrastive", "likelihood", "margin", "forgetting", "hidden", "text")
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,18 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from stratoscope.errors import InputError
+from stratoscope.mitigation.options import Method
 from stratoscope.models import LayerLayout, LoadedModel
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-Method = Literal["whole", "lora"]
 
 
 @dataclass(frozen=True)

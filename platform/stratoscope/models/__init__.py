@@ -1,25 +1,30 @@
 """Language models: loading, layer layout, dropping layers, export, tokenisation and fingerprints."""
 
-from stratoscope.models.anatomy import Block, LayerLayout, find_anatomy, first_position, layer_parameters
-from stratoscope.models.batching import MAX_PADDING, bucket, pad
-from stratoscope.models.classes import num_layers_of
-from stratoscope.models.export import ModelCard, check_describable, consecutive_runs, export_pruned, slices_yaml
-from stratoscope.models.fingerprint import weights_fingerprint
-from stratoscope.models.load import (
-    LoadedModel,
-    LoadSpec,
-    ModelFacts,
-    describe_model,
-    dtype_name,
-    load_config,
-    load_model,
-    load_tokenizer,
-    resolve_dtype,
-)
-from stratoscope.models.memory import peak_memory_bytes
-from stratoscope.models.prune import check_causal, check_prunable, kept_layers, set_layers, without_layers
-from stratoscope.models.source import BUNDLED_MODELS, ModelSource, local_folder, pin_source, resolve_source
-from stratoscope.models.tokens import Encoded, Encoding, encode, encode_pair, encode_text
+from typing import TYPE_CHECKING
+
+from stratoscope.lazy import exports
+
+if TYPE_CHECKING:
+    from stratoscope.models.anatomy import Block, LayerLayout, find_anatomy, first_position, layer_parameters
+    from stratoscope.models.batching import MAX_PADDING, bucket, pad
+    from stratoscope.models.classes import num_layers_of
+    from stratoscope.models.export import ModelCard, check_describable, consecutive_runs, export_pruned, slices_yaml
+    from stratoscope.models.fingerprint import weights_fingerprint
+    from stratoscope.models.load import (
+        LoadedModel,
+        LoadSpec,
+        ModelFacts,
+        describe_model,
+        dtype_name,
+        load_config,
+        load_model,
+        load_tokenizer,
+        resolve_dtype,
+    )
+    from stratoscope.models.memory import peak_memory_bytes
+    from stratoscope.models.prune import check_causal, check_prunable, kept_layers, set_layers, without_layers
+    from stratoscope.models.source import BUNDLED_MODELS, ModelSource, local_folder, pin_source, resolve_source
+    from stratoscope.models.tokens import Encoded, Encoding, encode, encode_pair, encode_text
 
 __all__ = [
     "BUNDLED_MODELS",
@@ -63,3 +68,5 @@ __all__ = [
     "weights_fingerprint",
     "without_layers",
 ]
+
+__getattr__ = exports(__name__)

@@ -17,7 +17,6 @@ from stratoscope.digest import file_digest
 from stratoscope.errors import InputError, first_line, suggest
 from stratoscope.hub import hub_commit
 from stratoscope.models.checkpoint import check_weights
-from stratoscope.models.saving import save_network
 
 MERGE = (
     "merge it into its base model with peft: AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload()"
@@ -167,6 +166,8 @@ def converted_gguf(path: Path) -> Path:
 def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from stratoscope.models.saving import save_network
 
     location = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:

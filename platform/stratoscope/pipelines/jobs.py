@@ -5,12 +5,15 @@ Nothing here imports a job before it is used, so that the command line answers a
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from stratoscope.errors import InputError, suggest
+from stratoscope.phases import announcing, phase
+from stratoscope.process import end_process, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +32,8 @@ class RegisteredJob:
     """The job in one line, for the usage of the command line."""
     source: str
     """Place of the job class, or of what makes the job, as `module:name`."""
+    config_source: str = ""
+    """Place of the class of its configuration, which is imported without the job."""
     table_modules: tuple[str, ...] = ()
     """Modules that define the row types of its tables in a mapping `TABLES`."""
 
@@ -41,13 +46,30 @@ class RegisteredJob:
     @property
     def config_class(self) -> "type[JobConfig]":
         """Configuration class of the job."""
-        return self.maker.config_class
+        config_class: type[JobConfig] = pkgutil.resolve_name(self.config_source)
+        return config_class
 
     def run_command(self, arguments: Sequence[str]) -> int:
-        """Run the job with command-line arguments and return its exit code."""
-        from stratoscope.pipelines.runtime.job import run_from_command_line
+        """Run the job with command-line arguments and return its exit code.
 
-        return run_from_command_line(self.maker, arguments)
+        The last line on stdout is `run: <path>`; refusals and failures are one line on stderr.
+        """
+        with announcing(self.name, say), phase("starting", quick=True):
+            from stratoscope.pipelines.runtime.command import run_command
+
+            config_class = self.config_class
+        return run_command(self.name, config_class, arguments, self._run)
+
+    def main(self) -> NoReturn:
+        """Run the job with the arguments of this process, and end the process."""
+        end_process(self.run_command(sys.argv[1:]))
+
+    def _run(self, config: "JobConfig") -> int:
+        with phase("loading libraries", quick=True):
+            from stratoscope.pipelines.runtime.job import run_configured
+
+            maker = self.maker
+        return run_configured(maker, config)
 
     def show(self, run: "Run", console: "Console") -> None:
         """Print the main results of a finished run."""
@@ -82,6 +104,11 @@ class PluginJob(RegisteredJob):
             )
         return maker
 
+    @property
+    def config_class(self) -> "type[JobConfig]":
+        """Configuration class of the job."""
+        return self.maker.config_class
+
 
 _PACKAGE = "stratoscope.pipelines"
 JOBS: dict[str, RegisteredJob] = {
@@ -91,36 +118,42 @@ JOBS: dict[str, RegisteredJob] = {
             "score",
             "rank the layers of a language model by statistics of their activations",
             f"{_PACKAGE}.score:ScoreJob",
+            f"{_PACKAGE}.score.config:ScoreConfig",
             ("stratoscope.tables.score",),
         ),
         RegisteredJob(
             "search",
             "find layers that a language model can do without, and export the pruned model",
             f"{_PACKAGE}.search.targets:SEARCH",
+            f"{_PACKAGE}.search.config:SearchConfig",
             ("stratoscope.tables.pruning", "stratoscope.tables.eavss"),
         ),
         RegisteredJob(
             "hallucination",
             "find layers whose activations differ between wrong and right answers",
             f"{_PACKAGE}.hallucination:HallucinationJob",
+            f"{_PACKAGE}.hallucination.config:HallucinationConfig",
             ("stratoscope.tables.hallucination",),
         ),
         RegisteredJob(
             "mitigation",
             "fine-tune the layers that hallucinate, or recover a model after layers were dropped",
             f"{_PACKAGE}.mitigation:MitigationJob",
+            f"{_PACKAGE}.mitigation.config:MitigationConfig",
             ("stratoscope.tables.mitigation",),
         ),
         RegisteredJob(
             "faithfulness",
             "evaluate whether forecasts survive other seeds and perturbed inputs",
             f"{_PACKAGE}.faithfulness:FaithfulnessJob",
+            f"{_PACKAGE}.faithfulness.config:FaithfulnessConfig",
             ("stratoscope.tables.faithfulness",),
         ),
         RegisteredJob(
             "audit",
             "run these jobs on many models, and compare the results with earlier nights",
             f"{_PACKAGE}.audit:AuditJob",
+            f"{_PACKAGE}.audit.config:AuditConfig",
             ("stratoscope.tables.audit",),
         ),
     )

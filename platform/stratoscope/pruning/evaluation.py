@@ -3,14 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from stratoscope.evaluation import Estimate, Resampling, TaskScores, mean_retention
-from stratoscope.pruning.space import LayerSet
+from stratoscope.pruning.space import LayerSet, Objective
 
-Objective = Literal["retention_raw", "retention_above_chance", "bits_per_byte"]
 WORST = -1e9
 """Objective of a set that has none."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from stratoscope.scoring import METRICS, EpsilonKind, VarianceKind, num_dropped,
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
+Objective = Literal["retention_raw", "retention_above_chance", "bits_per_byte"]
 LayerSet = tuple[int, ...]
 """Dropped layers in ascending order."""
 SparsityThreshold = tuple[EpsilonKind, float]

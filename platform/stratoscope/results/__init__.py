@@ -7,9 +7,11 @@ from stratoscope.results.lease import Lease, LeaseHolder, LeaseLostError, check_
 from stratoscope.results.listing import RunState, list_runs
 from stratoscope.results.manifest import Manifest, package_versions
 from stratoscope.results.parquet import (
+    damaged_table,
     from_parquet,
     from_rows,
     iter_table,
+    read_parquet,
     read_table,
     table_writer,
     to_parquet,
@@ -51,6 +53,7 @@ __all__ = [
     "TableRow",
     "check_not_held",
     "check_reachable",
+    "damaged_table",
     "data_range",
     "from_parquet",
     "from_rows",
@@ -59,6 +62,7 @@ __all__ = [
     "new_run_id",
     "package_versions",
     "read_holder",
+    "read_parquet",
     "read_table",
     "render",
     "style",

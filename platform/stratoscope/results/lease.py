@@ -1,5 +1,6 @@
 """The lease on a run folder: which process holds the run, and its progress."""
 
+import fcntl
 import json
 import logging
 import os
@@ -7,6 +8,8 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -113,13 +116,31 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, daemon=True, name="lease")
 
     def __enter__(self) -> Self:
-        check_not_held(self._run)
-        self._beat()
+        with self._alone():
+            check_not_held(self._run)
+            self._beat()
         time.sleep(SETTLE_S)
         if not self._is_mine():
             raise InputError(f"{self._run.url()} was taken by another process at the same moment; wait for it to end")
         self._thread.start()
         return self
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes of this machine from taking a local folder while the block runs."""
+        path = self._run.local_path()
+        if path is None:
+            yield
+            return
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            # Not every shared file system has locks; there, `SETTLE_S` decides alone.
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -1,14 +1,17 @@
 """The runs in an output folder, with their state and progress."""
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stratoscope.errors import InputError, type_and_message
+from stratoscope.errors import DamagedFileError, InputError, type_and_message
 from stratoscope.results.lease import LeaseHolder, read_holder
-from stratoscope.results.manifest import NAME, Manifest
+from stratoscope.results.manifest import Manifest
 from stratoscope.results.storage import Storage
+
+logger = logging.getLogger(__name__)
 
 State = Literal["running", "done", "failed", "abandoned"]
 
@@ -53,8 +56,11 @@ def list_runs(output: str, job: str | None = None) -> Iterator[RunState]:
         for run_id in storage.names(name):
             run = storage.child(name, run_id)
             try:
-                manifest = Manifest.from_json(run.read(NAME))
-            except (OSError, ValueError, TypeError):
+                manifest = Manifest.read(run)
+            except DamagedFileError as error:
+                logger.warning("%s; the run is left out", error)
+                continue
+            except OSError:
                 continue  # not a run, or one that has not started
             holder = read_holder(run)
             alive = holder is not None and holder.is_alive(time.time())

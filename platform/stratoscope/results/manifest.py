@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stratoscope.digest import code_digest
+from stratoscope.errors import DamagedFileError
+from stratoscope.results.storage import Storage
 
 SCHEMA_VERSION = 1
 NAME = "manifest.json"
@@ -70,6 +72,8 @@ class Manifest:
     fingerprints: dict[str, str] = field(default_factory=dict)
     identity: str | None = None
     """Digest of everything that determines the result; runs of equal identity have equal results."""
+    request: str | None = None
+    """Digest of what the run was asked for: configuration, code, packages, machine and the state of its input files."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Properties of the model, data and machines that the job records."""
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -87,6 +91,20 @@ class Manifest:
     def to_json(self) -> bytes:
         """Return the content of `manifest.json`."""
         return json.dumps(asdict(self), indent=2, default=str).encode()
+
+    @classmethod
+    def read(cls, run: Storage) -> "Manifest":
+        """Read the manifest of a run's folder.
+
+        Raises:
+            FileNotFoundError: the folder has none.
+            DamagedFileError: it cannot be read.
+        """
+        try:
+            return cls.from_json(run.read(NAME))
+        except (ValueError, TypeError, AttributeError) as error:
+            advice = "remove the run's folder and repeat the command, or choose another run_id"
+            raise DamagedFileError(run.url(NAME), error, advice) from error
 
     @classmethod
     def from_json(cls, content: bytes) -> "Manifest":

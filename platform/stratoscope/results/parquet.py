@@ -3,10 +3,12 @@
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stratoscope.errors import DamagedFileError
 from stratoscope.results.storage import Storage
 
 ROW_GROUP_SIZE = 20_000
@@ -16,13 +18,13 @@ ROW_GROUP_SIZE = 20_000
 def to_parquet(table: pa.Table) -> bytes:
     """Return a table as the content of a Parquet file."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
 
 
 def from_parquet(content: bytes) -> pa.Table:
     """Return the table in the content of a Parquet file."""
-    return pq.read_table(pa.BufferReader(content))
+    return pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
 
 
 def write_table(storage: Storage, name: str, table: pa.Table) -> None:
@@ -35,8 +37,47 @@ def read_table(storage: Storage, name: str) -> pa.Table:
 
     Raises:
         FileNotFoundError: the table does not exist.
+        DamagedFileError: it cannot be read.
     """
-    return from_parquet(storage.read(f"{name}.parquet"))
+    return read_parquet(storage, f"{name}.parquet")
+
+
+def read_parquet(storage: Storage, file: str) -> pa.Table:
+    """Read a Parquet file.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        DamagedFileError: it cannot be read.
+    """
+    content = storage.read(file)
+    with _named_if_damaged(storage, file):
+        return from_parquet(content)
+
+
+@contextmanager
+def _named_if_damaged(storage: Storage, file: str) -> Iterator[None]:
+    """Name the file in errors of Arrow, which are of several types, OSError and ValueError among them."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError | DamagedFileError):
+            raise
+        raise DamagedFileError(storage.url(file), error) from error
+
+
+def damaged_table(storage: Storage) -> str | None:
+    """Return the first table of a run's folder whose beginning or end cannot be read, as a path or URL, or None.
+
+    A truncated file has no end. Whether the rest is intact is checked when the table is read.
+    """
+    for name in storage.names():
+        if name.endswith(".parquet") and not name.startswith("."):
+            try:
+                with storage.open(name) as file:
+                    pq.ParquetFile(file)
+            except (pa.ArrowException, OSError, ValueError):
+                return storage.url(name)
+    return None
 
 
 @contextmanager
@@ -45,7 +86,7 @@ def table_writer(storage: Storage, name: str, schema: pa.Schema) -> Iterator[Cal
 
     A row group consists of whole parts, and has at least `ROW_GROUP_SIZE` rows.
     """
-    with storage.atomic_file(f"{name}.parquet") as path, pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with storage.atomic_file(f"{name}.parquet") as path, _writer(path, schema) as writer:
         buffered: list[pa.Table] = []
 
         def flush() -> None:
@@ -63,16 +104,25 @@ def table_writer(storage: Storage, name: str, schema: pa.Schema) -> Iterator[Cal
         flush()
 
 
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
+
+
 def iter_table(storage: Storage, name: str) -> Iterator[pa.Table]:
     """Yield the row groups of the table `name`.parquet.
 
     Raises:
         FileNotFoundError: the table does not exist.
+        DamagedFileError: it cannot be read.
     """
-    with storage.open(f"{name}.parquet") as file:
-        parquet = pq.ParquetFile(file)
+    file_name = f"{name}.parquet"
+    with storage.open(file_name) as file:
+        with _named_if_damaged(storage, file_name):
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
         for index in range(parquet.num_row_groups):
-            yield parquet.read_row_group(index)
+            with _named_if_damaged(storage, file_name):
+                group = parquet.read_row_group(index)
+            yield group
 
 
 def from_rows(rows: Iterable[Sequence[object]], schema: pa.Schema) -> pa.Table:

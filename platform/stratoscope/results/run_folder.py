@@ -60,9 +60,13 @@ class RunFolder:
         return self.storage.url()
 
     def read_manifest(self) -> Manifest | None:
-        """Return the manifest, or None if the run has not started."""
+        """Return the manifest, or None if the run has not started.
+
+        Raises:
+            DamagedFileError: the manifest cannot be read.
+        """
         try:
-            return Manifest.from_json(self.storage.read(NAME))
+            return Manifest.read(self.storage)
         except FileNotFoundError:
             return None
 

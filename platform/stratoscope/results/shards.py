@@ -1,16 +1,22 @@
 """Partial results of a run: a set of files per shard, completed by a marker file."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from stratoscope.results.parquet import from_parquet
+from stratoscope.digest import content_digest
+from stratoscope.errors import DamagedFileError
+from stratoscope.phases import tell
+from stratoscope.results.parquet import from_parquet, read_parquet
 from stratoscope.results.storage import Storage
 
 FOLDER = "shards"
+DIGESTS = "digests"
+"""Key of a marker under which it has the digest of each file of the shard."""
+AGAIN = "the rest of the run stands"
 
 
 @dataclass(frozen=True)
@@ -25,17 +31,49 @@ class ShardResult:
 
 
 class ShardStore:
-    """The shards of a run in its folder. A shard is done once its completion marker exists, which is written last."""
+    """The shards of a run in its folder. A shard is done once its completion marker exists, which is written last.
+
+    The marker has the digest of each file, so that a shard with a damaged file is computed again.
+    """
 
     def __init__(self, run: Storage) -> None:
         self._run = run
         self._storage = run.child(FOLDER)
 
     def done(self) -> dict[int, dict[str, float]]:
-        """Return the counts of every finished shard."""
-        markers = [name for name in self._storage.names() if name.endswith(".json")]
-        contents = self._storage.read_all(markers)
-        return {int(name.removesuffix(".json")): json.loads(content) for name, content in contents.items()}
+        """Return the counts of every finished shard, and remove the markers of shards that cannot be read."""
+        names = self._storage.names()
+        done = {}
+        for marker in (name for name in names if name.endswith(".json")):
+            shard = marker.removesuffix(".json")
+            try:
+                done[int(shard)] = self._counts(shard, names)
+            except (DamagedFileError, FileNotFoundError) as error:
+                tell(f"{error}; shard {int(shard)} is computed again")
+                self._storage.remove(marker)
+        return done
+
+    def _counts(self, shard: str, names: Sequence[str]) -> dict[str, Any]:
+        """Return the counts of a finished shard.
+
+        Raises:
+            DamagedFileError: its marker or one of its files cannot be read.
+        """
+        marker = f"{shard}.json"
+        try:
+            counts: dict[str, Any] = json.loads(self._storage.read(marker))
+            digests = counts.pop(DIGESTS, None)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DamagedFileError(self._storage.url(marker), error, AGAIN) from error
+        files = [name for name in names if name.startswith(f"{shard}.") and name.endswith(".parquet")]
+        # Version 0.1.0 wrote no digests.
+        for file in files if digests is None else [f"{shard}.{table}.parquet" for table in digests]:
+            content = self._storage.read(file)
+            if digests is None:
+                _check_parquet(self._storage.url(file), content)
+            elif content_digest(content) != digests[file.split(".")[1]]:
+                raise DamagedFileError(self._storage.url(file), "its digest is another", AGAIN)
+        return counts
 
     def num_done(self) -> int:
         """Return the number of finished shards."""
@@ -45,7 +83,8 @@ class ShardStore:
         """Write a shard's files, then its completion marker."""
         for table, content in result.files.items():
             self._storage.write(f"{result.shard:06d}.{table}.parquet", content)
-        self._storage.write(f"{result.shard:06d}.json", json.dumps(result.counts).encode())
+        digests = {table: content_digest(content) for table, content in result.files.items()}
+        self._storage.write(f"{result.shard:06d}.json", json.dumps({**result.counts, DIGESTS: digests}).encode())
 
     def read(self, table: str) -> Iterator[pa.Table]:
         """Yield the parts of a table in order of shards; finished shards without the table are skipped."""
@@ -54,8 +93,15 @@ class ShardStore:
         for name in names:
             shard, _, rest = name.partition(".")
             if rest == f"{table}.parquet" and shard in done:
-                yield from_parquet(self._storage.read(name))
+                yield read_parquet(self._storage, name)
 
     def clear(self) -> None:
         """Remove all shards, once the run's tables hold their content."""
         self._run.remove(FOLDER)
+
+
+def _check_parquet(file: str, content: bytes) -> None:
+    try:
+        from_parquet(content)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DamagedFileError(file, error, AGAIN) from error

@@ -1,5 +1,6 @@
 """Files of a run on a local disk or any fsspec URL. Every write is atomic."""
 
+import json
 import os
 import posixpath
 import tempfile
@@ -7,12 +8,12 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import fsspec
 import pyarrow.fs as pafs
 
-from stratoscope.errors import InputError, first_line
+from stratoscope.errors import DamagedFileError, InputError, first_line
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -80,6 +81,18 @@ class Storage:
             FileNotFoundError: the file does not exist.
         """
         return bytes(self._fs.cat_file(posixpath.join(self._root, name)))
+
+    def read_json(self, name: str) -> Any:
+        """Return the content of a JSON file.
+
+        Raises:
+            FileNotFoundError: the file does not exist.
+            DamagedFileError: it is no JSON.
+        """
+        try:
+            return json.loads(self.read(name))
+        except ValueError as error:
+            raise DamagedFileError(self.url(name), error) from error
 
     def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
         """Return the content of several files by name, fetched concurrently where the store supports it."""

@@ -13,7 +13,6 @@ from stratoscope.pipelines.audit.steps import FailureStatus, Step, StepResult
 from stratoscope.pipelines.runtime.config import JobConfig
 from stratoscope.pipelines.runtime.run_lookup import recorded_settings
 from stratoscope.results import Manifest, Run, Storage
-from stratoscope.results.manifest import NAME
 from stratoscope.scoring import KeyMetric, MetricComparison
 from stratoscope.scoring.drift import Drift, NotComparableError
 from stratoscope.scoring.regression import WITHOUT_THRESHOLD, finite_metrics, missing_metrics
@@ -107,7 +106,7 @@ def assess(
         return Assessment(step, result, None, previous)
     try:
         storage = Storage(result.run)
-        run = Run(storage, Manifest.from_json(storage.read(NAME)))
+        run = Run(storage, Manifest.read(storage))
         metrics = list(finite_metrics(step.stage.figures(run)))
         assessment = Assessment(step, result, run.manifest, previous)
         if previous is None or run.manifest.run_id == previous.run_id:

@@ -1,4 +1,7 @@
-"""Key metrics of finished runs: the few numbers by which an audit compares nights, read from the tables of a run."""
+"""Key metrics of finished runs: the few numbers by which an audit compares nights, read from the tables of a run.
+
+The row types of some tables import torch, so each function imports its own.
+"""
 
 import math
 from collections import Counter, defaultdict
@@ -9,17 +12,14 @@ import numpy as np
 
 from stratoscope.results import Run, TableRow
 from stratoscope.scoring import KeyMetric
-from stratoscope.tables.faithfulness import CellRow, SpreadRow
-from stratoscope.tables.hallucination import HallucinationScoreRow, RateRow, SeparationRow
-from stratoscope.tables.mitigation import VariantComparisonRow
-from stratoscope.tables.pruning import FrontRow
-from stratoscope.tables.score import StabilityRow
 
 RowType = TypeVar("RowType", bound=TableRow)
 
 
 def score_metrics(run: Run) -> Iterator[KeyMetric]:
     """Yield the noise floor of the order of layers, and the number of prompts."""
+    from stratoscope.tables.score import StabilityRow
+
     rows = [row for row in _rows(run, "stability", StabilityRow) if row.group == "all"]
     floors = [row.split_half for row in rows if row.split_half is not None]
     if floors:
@@ -32,6 +32,8 @@ def score_metrics(run: Run) -> Iterator[KeyMetric]:
 
 def hallucination_metrics(run: Run) -> Iterator[KeyMetric]:
     """Yield the number of flagged layers, the AUROC of wrong against right answers, and the hallucination rate."""
+    from stratoscope.tables.hallucination import HallucinationScoreRow, RateRow, SeparationRow
+
     flagged: Counter[str] = Counter()
     for score in _rows(run, "hallucination_scores", HallucinationScoreRow):
         flagged[f"flagged layers, {score.dataset}, {score.tap}, {score.definition}"] += bool(score.flagged)
@@ -48,6 +50,8 @@ def hallucination_metrics(run: Run) -> Iterator[KeyMetric]:
 
 def search_metrics(run: Run) -> Iterator[KeyMetric]:
     """Yield the held-out retention of the selected layers, and the size of the pruned model."""
+    from stratoscope.tables.pruning import FrontRow
+
     for row in _rows(run, "front", FrontRow):
         if row.chosen:
             if row.held_out_raw is not None:
@@ -59,6 +63,8 @@ def search_metrics(run: Run) -> Iterator[KeyMetric]:
 
 def mitigation_metrics(run: Run) -> Iterator[KeyMetric]:
     """Yield the relative gain of each variant over the base."""
+    from stratoscope.tables.mitigation import VariantComparisonRow
+
     for row in _rows(run, "comparison", VariantComparisonRow):
         if row.other == "base" and row.relative is not None:
             name = f"gain of {row.variant}, {row.dataset or 'mean'}, {row.metric}"
@@ -67,6 +73,8 @@ def mitigation_metrics(run: Run) -> Iterator[KeyMetric]:
 
 def faithfulness_metrics(run: Run) -> Iterator[KeyMetric]:
     """Yield errors, their spread over seeds, and their growth under the strongest perturbations."""
+    from stratoscope.tables.faithfulness import SpreadRow
+
     for row in _rows(run, "spreads", SpreadRow):
         if row.metric == "mse":
             name = f"{row.forecaster}, {row.training}, {row.dataset}, horizon {row.horizon}"
@@ -78,6 +86,8 @@ def faithfulness_metrics(run: Run) -> Iterator[KeyMetric]:
 
 def _error_growth(run: Run) -> Iterator[KeyMetric]:
     """Yield the growth of the absolute error under the highest level of each perturbation."""
+    from stratoscope.tables.faithfulness import CellRow
+
     errors: dict[str, dict[tuple[str, float], list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in _rows(run, "cells", CellRow):
         if row.perturbation is not None and row.level is not None and row.mae is not None and row.status == "done":

@@ -4,6 +4,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import cast
 
+from stratoscope.errors import DamagedFileError
+from stratoscope.phases import tell
 from stratoscope.pipelines.audit.steps import SUCCESS
 from stratoscope.results import Manifest, Run, RunFolder, list_runs
 from stratoscope.scoring import KeyMetric, MetricKind
@@ -27,9 +29,13 @@ class PreviousResult:
     """Key metrics by name."""
 
     def open(self, output: str) -> Run | None:
-        """Return the stage's run, or None if it has been removed."""
+        """Return the stage's run, or None if it has been removed or is damaged."""
         folder = RunFolder(output, self.job, self.run_id)
-        manifest = folder.read_manifest()
+        try:
+            manifest = folder.read_manifest()
+        except DamagedFileError as error:
+            tell(f"{error}; this night is not compared with it")
+            return None
         return None if manifest is None else Run(folder.storage, manifest)
 
 

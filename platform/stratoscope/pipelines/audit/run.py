@@ -38,8 +38,14 @@ class AuditJob(Job[AuditConfig]):
     config_class = AuditConfig
     stop_grace_s: ClassVar[float] = STOP_GRACE_S + 15
     """Longer than the grace period of the stages, which stop first."""
+    reads_models: ClassVar[bool] = False
 
     steps: list[Step]
+
+    @classmethod
+    def has_request(cls) -> bool:
+        """Return False: every night is a run of its own, whatever its stages reuse."""
+        return False
 
     def prepare(self) -> None:
         """Validate the configuration of every stage, and check that alerts can be sent."""
@@ -80,7 +86,7 @@ class AuditJob(Job[AuditConfig]):
     @staticmethod
     def show(run: Run, console: Console) -> None:
         """Print the grid of models and stages, and the regressions."""
-        summary = json.loads(run.storage.read("summary.json"))
+        summary = run.storage.read_json("summary.json")
         console.print(summary_table(StageRow.read(run.table(TABLE))))
         console.print(summary["headline"], soft_wrap=True)
         for step in summary["steps"]:

@@ -11,10 +11,16 @@ from pathlib import Path
 
 import yaml
 
-from stratoscope.errors import EXIT_DONE, EXIT_REFUSED, RunError
+from stratoscope.errors import EXIT_DONE, EXIT_REFUSED, InputError, RunError
 from stratoscope.execution import Process, ProcessResult, is_local
-from stratoscope.pipelines.audit.config import SECRETS, AuditConfig
+from stratoscope.phases import phase
+from stratoscope.pipelines.audit.config import SECRETS, AuditConfig, Settings
 from stratoscope.pipelines.audit.steps import Status, Step, StepResult
+from stratoscope.pipelines.runtime.config import validate
+from stratoscope.pipelines.runtime.job import LazyJob
+from stratoscope.pipelines.runtime.request import request_digest
+from stratoscope.pipelines.runtime.run_lookup import run_of_equal_request
+from stratoscope.results import RunFolder
 
 POLL_S = 0.2
 PARALLEL_ON_CLUSTER = 4
@@ -60,7 +66,10 @@ class Scheduler:
         waiting = [step for step in steps if step.key not in results]
         self._gpu_hours = sum(step.gpus * earlier[step.key].seconds / 3600 for step in steps if step.key in earlier)
         failed_seconds = {key: result.seconds for key, result in earlier.items() if not result.succeeded}
-        with self._killed_at_end() as running:
+        with (
+            self._killed_at_end() as running,
+            phase("", status=lambda: _labels(running), extent=lambda: _last_words(running)),
+        ):
             while waiting or running:
                 self._check_stopping(waiting, running)
                 finished = [*self._start_ready(waiting, running, results)]
@@ -92,8 +101,14 @@ class Scheduler:
             reason = self._skip_reason(step, running, results)
             if reason:
                 yield step, StepResult("skipped", None, 0.0, reason)
+                continue
+            config = self._configuration(step, results)
+            with phase(f"{step.label}: looking for an equal run", quick=True):
+                equal = self._equal_run(step, config) if self._config.reuse else None
+            if equal:
+                yield step, equal
             else:
-                running.append(self._start(step, results))
+                running.append(self._start(step, config))
 
     def _skip_reason(
         self, step: Step, running: Sequence[_RunningStep], results: Mapping[str, StepResult]
@@ -141,9 +156,30 @@ class Scheduler:
         hours = self._config.schedule.hours
         return float("inf") if hours is None else 3600 * hours - (time.monotonic() - self._start_time)
 
-    def _start(self, step: Step, results: Mapping[str, StepResult]) -> _RunningStep:
+    def _configuration(self, step: Step, results: Mapping[str, StepResult]) -> Settings:
         runs = {name: run for name in step.stage.after if (run := _run_of(results, step.key_of(name)))}
-        config = step.configuration(self._config.output, self._config.seed, runs, reuse=self._config.reuse)
+        return step.configuration(self._config.output, self._config.seed, runs, reuse=self._config.reuse)
+
+    def _equal_run(self, step: Step, settings: Settings) -> StepResult | None:
+        """Return the result of a step that has a finished run of an equal request, so that no process is needed."""
+        start, job = time.monotonic(), step.stage.job
+        if not isinstance(job, LazyJob):
+            return None  # a job of another package may read files that its settings do not name
+        try:
+            config = validate(job.config_class, settings)
+        except InputError:
+            return None  # the process of the stage refuses it
+        if RunFolder(config.output, job.name, step.run_id).read_manifest() is not None:
+            return None  # an earlier start of this night, which the stage resumes
+        request = request_digest(job.name, config, os.environ | self._cpu_limit())
+        equal = run_of_equal_request(config.output, job.name, request)
+        if equal is None:
+            return None
+        run = RunFolder(config.output, job.name, equal.run_id).url
+        (self._folder / f"{step.key}.err").write_text(f"{job.name}: {run} has the same request\n", encoding="utf-8")
+        return StepResult("reused", run, time.monotonic() - start, None)
+
+    def _start(self, step: Step, config: Settings) -> _RunningStep:
         file = self._folder / f"{step.key}.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
         seconds_left = self._seconds_left()
@@ -178,6 +214,17 @@ class Scheduler:
         finally:
             for one in running:
                 one.process.kill()
+
+
+def _labels(running: Sequence[_RunningStep]) -> str:
+    """Return the steps that run, for the phase of the night."""
+    return "; ".join(one.step.label for one in running)
+
+
+def _last_words(running: Sequence[_RunningStep]) -> str:
+    """Return the last line of each running step, for repetitions of the phase."""
+    latest = ((max(one.output, one.errors, key=lambda file: file.stat().st_mtime)) for one in running)
+    return "; ".join(line for file in latest if (line := _last_line(file)))
 
 
 def _run_of(results: Mapping[str, StepResult], key: str) -> str | None:

@@ -8,6 +8,7 @@ import sys
 from stratoscope.errors import EXIT_FAILED
 from stratoscope.pipelines.audit.stages import STAGES
 from stratoscope.pipelines.runtime.job import run_from_command_line
+from stratoscope.process import end_process
 
 PR_SET_PDEATHSIG = 1
 """Option of Linux's prctl that sets the signal which the process gets when its parent dies."""
@@ -25,4 +26,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -1,7 +1,7 @@
 """The stages of an audit: the job of each, the stages that it depends on, and the settings that follow from them."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from stratoscope.errors import InputError, suggest
@@ -14,12 +14,7 @@ from stratoscope.pipelines.audit.key_metrics import (
     score_metrics,
     search_metrics,
 )
-from stratoscope.pipelines.faithfulness import FaithfulnessJob
-from stratoscope.pipelines.hallucination import HallucinationJob
-from stratoscope.pipelines.mitigation import MitigationJob
-from stratoscope.pipelines.runtime.job import JobMaker
-from stratoscope.pipelines.score import ScoreJob
-from stratoscope.pipelines.search.targets import Search
+from stratoscope.pipelines.runtime.job import JobMaker, LazyJob
 from stratoscope.results import Run
 from stratoscope.scoring import KeyMetric
 
@@ -76,12 +71,23 @@ def _faithfulness_settings(entry: ForecasterEntry, _runs: Runs) -> Settings:
     return {"grid": {"forecasters": [entry.forecaster]} | resources}
 
 
+def _job(title: str) -> LazyJob:
+    """Return one of this package's jobs, of which nothing is imported until it runs."""
+    name = title.lower()
+    package = f"stratoscope.pipelines.{name}"
+    return LazyJob(name, f"{package}:{title}Job", f"{package}.config:{title}Config")
+
+
+_SCORE, _HALLUCINATION, _MITIGATION, _FAITHFULNESS = (
+    _job(title) for title in ("Score", "Hallucination", "Mitigation", "Faithfulness")
+)
+_SEARCH = replace(_job("Search"), source="stratoscope.pipelines.search.targets:SEARCH")
 _OWN = (
-    Stage("score", ScoreJob, "model", _sharded_settings, score_metrics),
-    Stage("hallucination", HallucinationJob, "model", _sharded_settings, hallucination_metrics),
-    Stage("search", Search(), "model", _search_settings, search_metrics, after=("score",)),
-    Stage("mitigation", MitigationJob, "model", _mitigation_settings, mitigation_metrics, after=("hallucination",)),
-    Stage("faithfulness", FaithfulnessJob, "forecaster", _faithfulness_settings, faithfulness_metrics),
+    Stage("score", _SCORE, "model", _sharded_settings, score_metrics),
+    Stage("hallucination", _HALLUCINATION, "model", _sharded_settings, hallucination_metrics),
+    Stage("search", _SEARCH, "model", _search_settings, search_metrics, after=("score",)),
+    Stage("mitigation", _MITIGATION, "model", _mitigation_settings, mitigation_metrics, after=("hallucination",)),
+    Stage("faithfulness", _FAITHFULNESS, "forecaster", _faithfulness_settings, faithfulness_metrics),
 )
 
 

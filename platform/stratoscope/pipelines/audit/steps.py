@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from stratoscope.errors import InputError
+from stratoscope.errors import DamagedFileError, InputError
 from stratoscope.execution import is_local
 from stratoscope.models import resolve_source
+from stratoscope.phases import tell
 from stratoscope.pipelines.audit.config import AuditConfig, ModelEntry, Settings, Subject
 from stratoscope.pipelines.audit.stages import Runs, Stage, get_stage
 from stratoscope.pipelines.runtime.config import JobConfig, merged, validate
@@ -115,7 +116,13 @@ class StepStore:
         """Return the results by key of the step."""
         names = [name for name in self._storage.names() if name.endswith(".json")]
         contents = self._storage.read_all(names)
-        return {name.removesuffix(".json"): StepResult(**json.loads(content)) for name, content in contents.items()}
+        results = {}
+        for name, content in contents.items():
+            try:
+                results[name.removesuffix(".json")] = StepResult(**json.loads(content))
+            except (ValueError, TypeError) as error:
+                tell(f"{DamagedFileError(self._storage.url(name), error)}; the stage runs again")
+        return results
 
 
 def all_steps(config: AuditConfig, run_id: str) -> list[Step]:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load, save
 
 from stratoscope.data import Series
+from stratoscope.errors import DamagedFileError
 from stratoscope.execution import Task, run_tasks
 from stratoscope.forecasting import (
     FORECASTERS,
@@ -18,9 +19,10 @@ from stratoscope.forecasting import (
     measure_errors,
     measure_worst_cases,
 )
+from stratoscope.phases import tell
 from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig
 from stratoscope.pipelines.runtime.context import RunContext
-from stratoscope.results import Storage, check_reachable, from_parquet, write_table
+from stratoscope.results import Storage, check_reachable, from_parquet, read_parquet, write_table
 from stratoscope.tables.faithfulness import CELL_TABLES, CellRow, EpochRow, ForecastRow, WorstCaseRow
 
 FOLDER = "cells"
@@ -112,9 +114,18 @@ class CellStore:
         self._storage = storage
 
     def missing(self, cells: Sequence[GridCell]) -> list[GridCell]:
-        """Return the cells that are not finished."""
+        """Return the cells that are not finished, or whose parts cannot be read."""
         names = set(self._storage.names(FOLDER))
-        return [cell for cell in cells if f"{cell.key}.cells.parquet" not in names]
+        return [cell for cell in cells if f"{cell.key}.cells.parquet" not in names or not self._is_intact(cell)]
+
+    def _is_intact(self, cell: GridCell) -> bool:
+        try:
+            for name in CELL_TABLES:
+                read_parquet(self._storage, f"{FOLDER}/{cell.key}.{name}.parquet")
+        except (DamagedFileError, FileNotFoundError) as error:
+            tell(f"{error}; the cell {cell.key} is computed again")
+            return False
+        return True
 
     def table(self, name: str, cells: Sequence[GridCell]) -> pa.Table:
         """Return a table, concatenated from the parts of these cells in their order."""

@@ -1,33 +1,14 @@
 """Configuration of the faithfulness job."""
 
+from collections.abc import Collection
 from dataclasses import replace
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from stratoscope.data import DateOrder, DecimalMark, Delimiter, Fill, Header, SeriesSource, SplitRule
 from stratoscope.errors import InputError
-from stratoscope.forecasting import (
-    ABLATIONS,
-    FAITHFUL_TRAININGS,
-    FORECASTERS,
-    PERTURBATIONS,
-    AscentSettings,
-    Attack,
-    CellSettings,
-    Error,
-    FaithfulLoss,
-    FaithfulWeights,
-    FitSettings,
-    GridCell,
-    Norm,
-    Preset,
-    SearchSettings,
-    TimeSieveSettings,
-    Training,
-    make_wavelet,
-    radius_scale,
-)
+from stratoscope.forecasting import ABLATIONS, FAITHFUL_TRAININGS, Attack, Error, Norm, Preset, Training
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
 from stratoscope.pipelines.runtime.demand import Demand
 from stratoscope.pipelines.runtime.validators import (
@@ -42,6 +23,28 @@ from stratoscope.pipelines.runtime.validators import (
     Seed,
     named,
 )
+
+if TYPE_CHECKING:
+    from stratoscope.forecasting import (
+        CellSettings,
+        FaithfulLoss,
+        FitSettings,
+        GridCell,
+        SearchSettings,
+        TimeSieveSettings,
+    )
+
+
+def _forecasters() -> Collection[str]:
+    from stratoscope.forecasting import FORECASTERS
+
+    return FORECASTERS
+
+
+def _perturbations() -> Collection[str]:
+    from stratoscope.forecasting import PERTURBATIONS
+
+    return PERTURBATIONS
 
 
 class SeriesSection(ConfigSection):
@@ -106,7 +109,7 @@ class SeriesSection(ConfigSection):
 class GridSection(ConfigSection):
     """Forecasters, trainings, seeds, horizons and perturbations."""
 
-    forecasters: Annotated[list[str], DISTINCT, named(FORECASTERS, "forecaster")] = Field(
+    forecasters: Annotated[list[str], DISTINCT, named(_forecasters, "forecaster")] = Field(
         ["timesieve", "dlinear"], min_length=1
     )
     """Forecasters: timesieve, dlinear, linear, last_value, patchtst, patchtsmixer."""
@@ -118,7 +121,13 @@ class GridSection(ConfigSection):
     """Seeds, with each of which every forecaster is trained; the first is the base of the preference."""
     horizons: Annotated[list[Count], DISTINCT] = Field([24], min_length=1)
     """Numbers of points forecast."""
-    perturbations: Annotated[list[str], DISTINCT, named(PERTURBATIONS, "perturbation")] = PERTURBATIONS.own
+    perturbations: Annotated[list[str], DISTINCT, named(_perturbations, "perturbation")] = [
+        "gaussian",
+        "residual",
+        "missing",
+        "parameter",
+        "adversarial",
+    ]
     """Perturbations: gaussian, residual, missing and adversarial change the input, parameter the bottleneck."""
     levels: Annotated[list[NotNegative], DISTINCT] = Field([0.0, 0.1, 0.2], min_length=1)
     """Levels of the perturbations; 0 is always computed. A level is a standard deviation in standard units (gaussian),
@@ -156,8 +165,10 @@ class FitSection(ConfigSection):
     lookback: Count | None = Field(None, ge=2)
     """Number of points that a forecast is made from; null takes twice the horizon."""
 
-    def to_settings(self, forecaster: str, training: Training) -> FitSettings:
+    def to_settings(self, forecaster: str, training: Training) -> "FitSettings":
         """Return the settings of a training; those that start from the plain forecaster do not stop early."""
+        from stratoscope.forecasting import FORECASTERS, FitSettings
+
         plain = training == "plain"
         return FitSettings(
             epochs=self.epochs if plain else self.faithful_epochs or self.epochs,
@@ -179,8 +190,10 @@ class TimeSieveSection(ConfigSection):
     samples_at_test: bool = False
     """Draw the latent at test time too, as the public code does."""
 
-    def to_settings(self) -> TimeSieveSettings:
+    def to_settings(self) -> "TimeSieveSettings":
         """Return the model's settings."""
+        from stratoscope.forecasting import TimeSieveSettings
+
         return replace(
             TimeSieveSettings.from_preset(self.preset), wavelet=self.wavelet, samples_at_test=self.samples_at_test
         )
@@ -207,8 +220,10 @@ class FaithfulSection(ConfigSection):
     norm: Norm = "linf"
     """Norm of the ball: linf or l2."""
 
-    def to_loss(self, training: Training, elements: int, error: Error) -> FaithfulLoss:
+    def to_loss(self, training: Training, elements: int, error: Error) -> "FaithfulLoss":
         """Return the loss of a faithful training on windows of so many elements."""
+        from stratoscope.forecasting import AscentSettings, FaithfulLoss, FaithfulWeights, radius_scale
+
         scale = radius_scale(self.norm, elements)
         ascent = AscentSettings(scale * self.radius, scale * self.step, self.steps, self.norm)
         weights = FaithfulWeights(self.sib, self.cps, self.snp)
@@ -230,8 +245,10 @@ class WorstSection(ConfigSection):
     steps: Count = 20
     """Steps of an ascent."""
 
-    def to_settings(self) -> SearchSettings:
+    def to_settings(self) -> "SearchSettings":
         """Return the settings of the search."""
+        from stratoscope.forecasting import SearchSettings
+
         return SearchSettings(self.windows, tuple(self.norms), self.radius, self.steps)
 
 
@@ -265,6 +282,8 @@ class FaithfulnessConfig(JobConfig):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if "timesieve" in self.grid.forecasters:
+            from stratoscope.forecasting import make_wavelet
+
             try:
                 wavelet = make_wavelet(self.timesieve.wavelet)
                 for horizon in self.grid.horizons:
@@ -281,8 +300,10 @@ class FaithfulnessConfig(JobConfig):
         """Return the number of points that a forecast of a horizon is made from."""
         return self.fit.lookback or 2 * horizon
 
-    def cell_settings(self, cell: GridCell, channels: int) -> CellSettings:
+    def cell_settings(self, cell: "GridCell", channels: int) -> "CellSettings":
         """Return the settings of a cell, for a series with a number of columns."""
+        from stratoscope.forecasting import CellSettings
+
         lookback = self.lookback(cell.horizon)
         faithful = cell.training in FAITHFUL_TRAININGS
         return CellSettings(

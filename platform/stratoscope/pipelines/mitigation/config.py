@@ -2,23 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from stratoscope.activations import Tap
-from stratoscope.evaluation import ItemSampling, Resampling
-from stratoscope.mitigation import (
-    TERMS,
-    Anchor,
-    LossTerms,
-    Method,
-    OptimizerSettings,
-    Sharding,
-    TrainableSpec,
-    TuningSpace,
-    Weights,
-)
+from stratoscope.mitigation import TERMS, Anchor, Method
 from stratoscope.pipelines.hallucination.config import PairsSection
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
 from stratoscope.pipelines.runtime.demand import Demand
@@ -41,6 +30,10 @@ from stratoscope.pipelines.runtime.validators import (
 )
 from stratoscope.pipelines.sharded.config import ModelSection, worker_demand
 from stratoscope.scoring import METRICS
+
+if TYPE_CHECKING:
+    from stratoscope.evaluation import ItemSampling, Resampling
+    from stratoscope.mitigation import LossTerms, OptimizerSettings, Sharding, TrainableSpec, TuningSpace
 
 LayerGroup = Literal["flagged", "random", "all"]
 
@@ -83,8 +76,10 @@ class ParametersSection(ConfigSection):
     dropout: FractionOrZero = 0.0
     """Dropout of the adapters' input."""
 
-    def to_spec(self, layers: tuple[int, ...]) -> TrainableSpec:
+    def to_spec(self, layers: tuple[int, ...]) -> "TrainableSpec":
         """Return the trained parameters of some layers."""
+        from stratoscope.mitigation import TrainableSpec
+
         return TrainableSpec(layers, self.method, self.rank, self.alpha, self.dropout)
 
 
@@ -112,8 +107,10 @@ class ObjectiveSection(ConfigSection):
     softening: Positive = 1.0
     """Temperature of the divergence."""
 
-    def to_terms(self, *, recovery: bool) -> LossTerms:
+    def to_terms(self, *, recovery: bool) -> "LossTerms":
         """Return the terms of the loss."""
+        from stratoscope.mitigation import LossTerms, Weights
+
         defaults = Weights(forgetting=1.0, text=0.3) if recovery else Weights(0.1, 0.5, 1.0, forgetting=1.0)
         weights = replace(defaults, **{name: getattr(self, name) for name in TERMS if getattr(self, name) is not None})
         return LossTerms(weights, self.temperature, self.anchor, self.wanted_margin, self.softening)
@@ -184,12 +181,16 @@ class TrainSection(ConfigSection):
         """Return the workers and their resources."""
         return worker_demand(name, self.cpus, self.gpus, self.num_workers or 1, f"{name}.num_workers")
 
-    def to_optimizer(self) -> OptimizerSettings:
+    def to_optimizer(self) -> "OptimizerSettings":
         """Return the settings of the optimiser."""
+        from stratoscope.mitigation import OptimizerSettings
+
         return OptimizerSettings(self.learning_rate, self.warmup, self.weight_decay, self.clip, self.max_steps)
 
-    def to_sharding(self) -> Sharding:
+    def to_sharding(self) -> "Sharding":
         """Return the settings of ZeRO."""
+        from stratoscope.mitigation import Sharding
+
         return Sharding(self.zero, self.offload, self.gradient_checkpointing)
 
 
@@ -214,12 +215,16 @@ class HeldOutSection(ConfigSection):
     confidence: Fraction = 0.95
     """Coverage of the intervals."""
 
-    def to_sampling(self, seed: int) -> ItemSampling:
+    def to_sampling(self, seed: int) -> "ItemSampling":
         """Return which items of tasks are evaluated; nothing is searched, so no items are set aside."""
+        from stratoscope.evaluation import ItemSampling
+
         return ItemSampling(self.limit, 0, seed)
 
-    def to_resampling(self, seed: int) -> Resampling:
+    def to_resampling(self, seed: int) -> "Resampling":
         """Return the settings of the bootstrap."""
+        from stratoscope.evaluation import Resampling
+
         return Resampling(self.bootstrap, self.confidence, seed)
 
 
@@ -243,7 +248,7 @@ class TuneSection(ConfigSection):
     limit: Count = Field(40, ge=4)
     """Validation questions of each trained data set, or texts for recovery, which evaluate the trials."""
 
-    def to_space(self, *, with_layers: bool) -> TuningSpace:
+    def to_space(self, *, with_layers: bool) -> "TuningSpace":
         """Return the search space of a variant, with the number of its layers where it is a choice."""
         values: dict[str, Sequence[float]] = {
             "learning_rate": self.learning_rates,
@@ -252,6 +257,8 @@ class TuneSection(ConfigSection):
             "forgetting": self.forgetting,
             "num_layers": self.num_layers if with_layers else [],
         }
+        from stratoscope.mitigation import TuningSpace
+
         return TuningSpace(tuple((name, tuple(choices)) for name, choices in values.items() if choices))
 
 
@@ -338,6 +345,6 @@ class MitigationConfig(JobConfig):
         return self.drop is not None
 
     @property
-    def terms(self) -> LossTerms:
+    def terms(self) -> "LossTerms":
         """The terms of the loss."""
         return self.objective.to_terms(recovery=self.recovery)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from math import nan
 from typing import Any
 
+from stratoscope.errors import DamagedFileError
 from stratoscope.evaluation import Score
 from stratoscope.mitigation import Variant
+from stratoscope.phases import tell
 from stratoscope.results import Storage, read_table, write_table
 from stratoscope.tables.mitigation import LayerSeparationRow, VariantItemRow
 
@@ -94,8 +96,12 @@ class VariantStore:
         name = f"{FOLDER}/{variant.key}.json"
         if not self._storage.exists(name):
             return None
-        facts: dict[str, Any] = json.loads(self._storage.read(name))
-        return TrainedVariant(variant, **facts | {"layers": tuple(facts["layers"])})
+        try:
+            facts: dict[str, Any] = json.loads(self._storage.read(name))
+            return TrainedVariant(variant, **facts | {"layers": tuple(facts["layers"])})
+        except (ValueError, TypeError, KeyError) as error:
+            tell(f"{DamagedFileError(self._storage.url(name), error)}; the training is repeated")
+            return None
 
     def write_training(self, trained: TrainedVariant) -> None:
         """Store a training, after its tensors."""
@@ -106,8 +112,12 @@ class VariantStore:
         """Return the finished evaluation of a model, or None."""
         if not self._storage.exists(f"{FOLDER}/{key}.items.parquet"):
             return None
-        items = VariantItemRow.read(read_table(self._storage, f"{FOLDER}/{key}.items"))
-        separations = LayerSeparationRow.read(read_table(self._storage, f"{FOLDER}/{key}.separation"))
+        try:
+            items = VariantItemRow.read(read_table(self._storage, f"{FOLDER}/{key}.items"))
+            separations = LayerSeparationRow.read(read_table(self._storage, f"{FOLDER}/{key}.separation"))
+        except (DamagedFileError, FileNotFoundError) as error:
+            tell(f"{error}; the evaluation is repeated")
+            return None
         return ModelScores(
             # A value that is not a number is null in the table.
             [Score(r.dataset, r.metric, r.item_id, nan if r.value is None else r.value, r.weight) for r in items],

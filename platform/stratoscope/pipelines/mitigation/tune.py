@@ -21,8 +21,8 @@ from stratoscope.mitigation import (
 from stratoscope.pipelines.mitigation.config import TuneSection
 from stratoscope.pipelines.mitigation.dataset import TrainingInputs
 from stratoscope.pipelines.mitigation.worker import OBJECTIVE, TrainingLoop
-from stratoscope.pipelines.runtime.context import RunContext
-from stratoscope.pipelines.runtime.trials import TUNE, tune
+from stratoscope.pipelines.runtime.context import TUNE, RunContext
+from stratoscope.pipelines.runtime.trials import tune
 from stratoscope.results import Storage
 from stratoscope.tables.mitigation import TuningTrialRow
 

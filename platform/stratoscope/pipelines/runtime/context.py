@@ -9,9 +9,13 @@ from rich.console import Console
 
 from stratoscope.errors import RunError
 from stratoscope.execution import Meter, Reporter, progress
+from stratoscope.phases import phase
 from stratoscope.pipelines.runtime.terminal import Terminal
 from stratoscope.results import Lease, Manifest, Page, Run, RunFolder, Storage, render
 from stratoscope.results.run import REPORT
+
+TUNE = "tune"
+"""Beginning of the names of folders in a run that Ray Tune writes to."""
 
 
 class RunContext:
@@ -55,8 +59,13 @@ class RunContext:
         return Run(self.storage, self.manifest)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of a stage to the manifest.
+    def stage(self, name: str, text: str | None = None, *, quick: bool = False) -> Iterator[None]:
+        """Announce a stage, and add its time to the manifest.
+
+        Args:
+            name: name of the stage in the manifest.
+            text: the stage in words; None takes its name.
+            quick: whether the stage is announced only if it lasts.
 
         Raises:
             RunError: SIGTERM has stopped the run.
@@ -67,7 +76,8 @@ class RunContext:
             )
         start = time.perf_counter()
         try:
-            yield
+            with phase(text or name, quick=quick):
+                yield
         finally:
             timings = self.manifest.timings
             timings[name] = round(timings.get(name, 0.0) + time.perf_counter() - start, 3)
@@ -86,7 +96,7 @@ class RunContext:
             size: plural name of what measures the size of a unit; None where units have no size.
         """
         meter = Meter(total, done, unit, size or unit)
-        with progress(meter, title, self.console) as reporter:
+        with progress(meter, title, self.console) as reporter, phase("", extent=lambda: meter.state):
             bar = RunProgress(meter, reporter, self.manifest, self.lease, unit)
             bar.publish()
             yield bar

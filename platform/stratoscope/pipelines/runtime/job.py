@@ -1,37 +1,46 @@
 """The life cycle of a run, the same for every job: configuration, folder, resuming, manifest, log, exit code."""
 
 import logging
+import pkgutil
 import signal
 import sys
 import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from rich.console import Console
 
-from stratoscope.errors import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, InputError, RunError, print_error
+from stratoscope.errors import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, InputError, RunError
 from stratoscope.execution import root_cause
-from stratoscope.pipelines.runtime.config import JobConfig, load_config, result_settings
-from stratoscope.pipelines.runtime.context import RunContext
+from stratoscope.phases import announcing, phase, tell
+from stratoscope.pipelines.runtime.command import run_command
+from stratoscope.pipelines.runtime.config import JobConfig, result_settings
+from stratoscope.pipelines.runtime.context import TUNE, RunContext
+from stratoscope.pipelines.runtime.request import request_digest
 from stratoscope.pipelines.runtime.run_lookup import (
     EqualRunFound,
     equal_run,
     identity,
     recorded_settings,
     refuse_unreadable,
+    run_of_equal_request,
     unknown_fields,
     version_of,
 )
 from stratoscope.pipelines.runtime.surroundings import check_place, check_surroundings
 from stratoscope.pipelines.runtime.terminal import Terminal, own_terminal, stdout_console
-from stratoscope.results import Lease, Manifest, Run, RunFolder, check_not_held, new_run_id
+from stratoscope.process import output_may_close, say
+from stratoscope.results import Lease, Manifest, Run, RunFolder, check_not_held, damaged_table, new_run_id
 
+CHECKING = "checking the input"
 STOP_GRACE_S = 100.0
 """Seconds after SIGTERM in which work in progress may end; a spot node is reclaimed two minutes after its notice."""
 
@@ -51,6 +60,8 @@ class Job(ABC, Generic[Config]):
     name: ClassVar[str]
     config_class: ClassVar[type[JobConfig]]
     stop_grace_s: ClassVar[float] = STOP_GRACE_S
+    reads_models: ClassVar[bool] = True
+    """Whether this process itself uses transformers or datasets, whose messages are kept out of the terminal."""
 
     def __init__(
         self, config: Config, terminal: Terminal | None = None, stopping: threading.Event | None = None
@@ -99,10 +110,17 @@ class Job(ABC, Generic[Config]):
         self._check_settings(previous)
         self.previous_start = previous
         self.context.manifest.started = previous.started
-        if previous.status == "done":
+        if previous.status == "done" and not self._is_damaged():
             self.context.manifest = previous
             return True
         return False
+
+    def _is_damaged(self) -> bool:
+        """Return whether a table of the finished run cannot be read, so that the run is computed again."""
+        damaged = damaged_table(self.context.storage)
+        if damaged is not None:
+            tell(f"{damaged} cannot be read; the run is computed again")
+        return damaged is not None
 
     def _check_settings(self, previous: Manifest) -> None:
         """Check that an earlier start of this run, maybe by another version, has the same settings.
@@ -172,22 +190,53 @@ class Job(ABC, Generic[Config]):
             return
         check_surroundings(self.config, context.folder)
         check_not_held(context.storage)
-        with quiet_libraries():
-            with context.stage("prepare"):
+        # Before the input is read: what changes meanwhile makes another request.
+        context.manifest.request = request_digest(self.name, self.config) if self.has_request() else None
+        if self.config.reuse and self.previous_start is None:
+            equal = run_of_equal_request(self.config.output, self.name, context.manifest.request)
+            if equal is not None:
+                self._use(equal)
+                return
+        with announcing(self.name, context.terminal.say) as announcer, self.quiet_libraries():
+            # A refusal within a second is the only line.
+            with context.stage("prepare", CHECKING, quick=True):
                 self.prepare()
+            if context.console.is_terminal:
+                announcer.redirect(context.terminal.say)  # above the progress bar
             with Lease(context.storage) as context.lease:
                 # Another process may have started or finished the run in the meantime.
                 if self.already_done():
                     return
                 if self.previous_start is None:
                     context.folder.write_manifest(context.manifest)
+                elif self.previous_start.status == "done":
+                    self._forget_trials()
                 try:
                     with self._log_file():
                         self._execute()
                 except EqualRunFound as equal:
                     context.lease.remove_folder()
-                    context.folder = RunFolder(self.config.output, self.name, equal.manifest.run_id)
-                    context.manifest = equal.manifest
+                    self._use(equal.manifest)
+
+    @classmethod
+    def has_request(cls) -> bool:
+        """Return whether runs of an equal request are equal: a job of another package may read files unseen."""
+        return cls.__module__.startswith(f"{__package__.partition('.')[0]}.")
+
+    def quiet_libraries(self) -> AbstractContextManager[None]:
+        """Keep messages of the libraries that this process uses out of the terminal, while the block runs."""
+        return quiet_libraries() if self.reads_models else nullcontext()
+
+    def _forget_trials(self) -> None:
+        """Remove the state of a finished search that is computed again: it would be restored, and not evaluated."""
+        for name in self.context.storage.names():
+            if name.startswith(TUNE):
+                self.context.storage.remove(name)
+
+    def _use(self, equal: Manifest) -> None:
+        """Let an equal run take the place of this one."""
+        self.context.folder = RunFolder(self.config.output, self.name, equal.run_id)
+        self.context.manifest = equal
 
     def _execute(self) -> None:
         try:
@@ -316,50 +365,91 @@ class JobMaker(Protocol[Config]):
         """Print the main findings of a finished run."""
 
 
+@dataclass(frozen=True)
+class LazyJob:
+    """A job by name, as a `JobMaker` whose code is imported when it makes the job or shows a run."""
+
+    name: str
+    source: str
+    """Place of the job class, or of what makes the job, as `module:name`."""
+    config_source: str
+    """Place of the class of its configuration, which is imported without the job."""
+
+    @property
+    def maker(self) -> JobMaker[Any]:
+        """The job class, or what makes the job from its configuration."""
+        maker: JobMaker[Any] = pkgutil.resolve_name(self.source)
+        return maker
+
+    @property
+    def config_class(self) -> type[JobConfig]:
+        """Configuration class of the job."""
+        config_class: type[JobConfig] = pkgutil.resolve_name(self.config_source)
+        return config_class
+
+    def __call__(
+        self, config: Any, terminal: Terminal | None = None, stopping: threading.Event | None = None, /
+    ) -> Job[Any]:
+        """Create the job."""
+        with phase("loading libraries", quick=True):
+            maker = self.maker
+        return maker(config, terminal, stopping)
+
+    def show(self, run: Run, console: Console, /) -> None:
+        """Print the main findings of a finished run."""
+        self.maker.show(run, console)
+
+
 def run_from_command_line(job_class: JobMaker[Config], arguments: Sequence[str] | None = None) -> int:
     """Run a job with command-line arguments and return its exit code.
 
     The last line on stdout is `run: <path>`; refusals and failures are one line on stderr.
     """
-    name = job_class.name
-    job = None
-    try:
-        config = load_config(job_class.config_class, name, sys.argv[1:] if arguments is None else arguments)
-        with own_terminal() as terminal:
-            job = job_class(config, terminal)  # type: ignore[arg-type]
+    arguments = sys.argv[1:] if arguments is None else arguments
+    config_class: type[Config] = job_class.config_class  # type: ignore[assignment]
+    return run_command(job_class.name, config_class, arguments, partial(run_configured, job_class))
+
+
+def run_configured(job_class: JobMaker[Config], config: Config) -> int:
+    """Run a configured job in this process, print what it found, and return its exit code.
+
+    Raises:
+        InputError: the input was refused.
+        RunError: the run failed.
+    """
+    with own_terminal() as terminal, announcing(job_class.name, say) as announcer:
+        job = job_class(config, terminal)
+        try:
             if config.dry_run:
                 return _dry_run(job)
             with stopped_by_sigterm(job):
                 job.perform()
-        with refuse_unreadable(job.context.run):
+        except (InputError, RunError):
+            raise
+        except Exception as error:
+            logger.debug("traceback", exc_info=error)
+            raise RunError(f"failed: {root_cause(error)}{_log_place(job)}") from error
+        finally:
+            announcer.redirect(say)
+    with output_may_close(job_class.name):
+        with refuse_unreadable(job.context.run), phase("showing the results", quick=True):
             job.show(job.context.run, stdout_console())
-    except InputError as error:
-        print_error(name, str(error))
-        return EXIT_REFUSED
-    except KeyboardInterrupt:
-        print_error(name, "interrupted; the same run_id resumes it")
-        return EXIT_FAILED
-    except RunError as error:
-        print_error(name, str(error))
-        return EXIT_FAILED
-    except Exception as error:
-        logger.debug("traceback", exc_info=error)
-        print_error(name, f"failed: {root_cause(error)}{_log_place(job)}")
-        return EXIT_FAILED
-    print(f"run: {job.context.url}")
+        print(f"run: {job.context.url}")
     return job.context.manifest.exit_code or EXIT_DONE
 
 
 def _dry_run(job: Job[Config]) -> int:
-    check_place(job.config.output, job.context.folder)
-    check_surroundings(job.config, job.context.folder)
-    with quiet_libraries():
+    with job.quiet_libraries(), phase(CHECKING, quick=True):
+        check_place(job.config.output, job.context.folder)
+        check_surroundings(job.config, job.context.folder)
         job.prepare()
-        for label, text in job.plan():
+        plan = job.plan()
+    with output_may_close(job.name):
+        for label, text in plan:
             print(f"{label}: {text}")
     return EXIT_DONE
 
 
-def _log_place(job: "Job[Config] | None") -> str:
-    path: Path | None = job.context.storage.local_path("log.txt") if job else None
+def _log_place(job: "Job[Config]") -> str:
+    path: Path | None = job.context.storage.local_path("log.txt")
     return f"; the log is {path}" if path and path.exists() else ""

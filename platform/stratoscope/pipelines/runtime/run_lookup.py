@@ -1,6 +1,6 @@
 """Looking up runs: by name or identity, and reading the configuration of a run that another version made."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -11,9 +11,10 @@ from pydantic_core import to_jsonable_python
 from stratoscope.digest import code_digest, digest
 from stratoscope.errors import InputError, first_line, nearest, suggest
 from stratoscope.extensions import added_digest
+from stratoscope.phases import tell
 from stratoscope.pipelines.runtime.config import ConfigSection
 from stratoscope.pipelines.runtime.option_names import section_class
-from stratoscope.results import Manifest, Run, Storage, list_runs, package_versions
+from stratoscope.results import Manifest, Run, Storage, damaged_table, list_runs, package_versions
 from stratoscope.results.manifest import NAME
 
 Section = TypeVar("Section", bound=ConfigSection)
@@ -37,7 +38,7 @@ def open_finished(name: str, output: str, job: str, field: str = "statistics") -
     for storage in [by_id, Storage(name)]:
         if storage is None or not storage.exists(NAME):
             continue
-        manifest = Manifest.from_json(storage.read(NAME))
+        manifest = Manifest.read(storage)
         if manifest.job != job:
             raise InputError(f"{field} {name!r} is a run of {manifest.job}, not of {job}")
         if manifest.status != "done":
@@ -61,7 +62,7 @@ def find_run(name: str, output: str, job: str | None = None) -> tuple[Storage, M
     """
     folder = Storage(name)
     if folder.exists(NAME):
-        return folder, Manifest.from_json(folder.read(NAME))
+        return folder, Manifest.read(folder)
     manifests = [run.manifest for run in list_runs(output, job)]
     matches = [manifest for manifest in manifests if manifest.run_id == name]
     if len(matches) == 1:
@@ -106,10 +107,27 @@ def identity(job: str, settings: Mapping[str, Any], fingerprints: Mapping[str, s
 
 
 def equal_run(output: str, job: str, run_identity: str) -> Manifest | None:
-    """Return the first finished run of an identity that lacks no results, or None."""
-    done = (run.manifest for run in list_runs(output, job) if run.state == "done")
-    complete = (manifest for manifest in done if not any(manifest.counts.get(name) for name in LOSSES))
-    return next((manifest for manifest in complete if manifest.identity == run_identity), None)
+    """Return the first finished run of an identity that lacks no results and whose tables can be read, or None."""
+    return _first_complete(output, job, lambda manifest: manifest.identity == run_identity)
+
+
+def run_of_equal_request(output: str, job: str, request: str | None) -> Manifest | None:
+    """Return the first finished run of a request that lacks no results and whose tables can be read, or None."""
+    if request is None:
+        return None
+    return _first_complete(output, job, lambda manifest: manifest.request == request)
+
+
+def _first_complete(output: str, job: str, is_equal: Callable[[Manifest], bool]) -> Manifest | None:
+    for run in list_runs(output, job):
+        manifest = run.manifest
+        if run.state != "done" or not is_equal(manifest) or any(manifest.counts.get(name) for name in LOSSES):
+            continue
+        damaged = damaged_table(Storage(output).child(job, manifest.run_id))
+        if damaged is None:
+            return manifest
+        tell(f"{damaged} cannot be read; its run is not used again")
+    return None
 
 
 def recorded_settings(config_class: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

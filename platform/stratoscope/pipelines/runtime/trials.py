@@ -6,10 +6,7 @@ from typing import Any
 from ray.tune import Callback
 
 from stratoscope.execution import Trial, TrialPlan, run_trials
-from stratoscope.pipelines.runtime.context import RunContext
-
-TUNE = "tune"
-"""Name of the folder in the run that Ray Tune writes to."""
+from stratoscope.pipelines.runtime.context import TUNE, RunContext
 
 
 def tune(

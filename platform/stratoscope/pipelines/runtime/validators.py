@@ -5,7 +5,7 @@ it is given. `ConfigSection` refuses NaN, infinity and empty text in all fields.
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -68,18 +68,18 @@ def _distinct(values: list[Any]) -> list[Any]:
 DISTINCT = AfterValidator(_distinct)
 
 
-def named(known: Collection[str], kind: str) -> AfterValidator:
+def named(known: Collection[str] | Callable[[], Collection[str]], kind: str) -> AfterValidator:
     """Return a validator that refuses unknown names.
 
     Args:
-        known: the known names.
+        known: the known names, or what returns them where that takes imports.
         kind: what a name stands for, in the singular, for messages.
     """
 
     def check(names: list[str]) -> list[str]:
         for name in names:
-            if name not in known:
-                raise ValueError(f"{name!r} is no {kind}{suggest(name, known, f'{kind}s')}")
+            if name not in (accepted := known() if callable(known) else known):
+                raise ValueError(f"{name!r} is no {kind}{suggest(name, accepted, f'{kind}s')}")
         return names
 
     return AfterValidator(check)

@@ -1,11 +1,9 @@
 """The configuration of the search job: the fields that both targets share, and the sections of each."""
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
-from ray.tune import Callback
 
-from stratoscope.execution import mlflow_callback
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
 from stratoscope.pipelines.runtime.demand import Demand
 from stratoscope.pipelines.runtime.validators import CountOrZero, Draws, FractionOrOne, NotNegative, Place, Workers
@@ -14,6 +12,9 @@ from stratoscope.pipelines.search.eavss.config import DefinitionSearchSection
 from stratoscope.pipelines.search.pruning.config import EvaluatorsSection, FinalSection, SpaceSection, TasksSection
 from stratoscope.pipelines.sharded.config import ActorsSection, ModelSection
 from stratoscope.pruning import Objective
+
+if TYPE_CHECKING:
+    from ray.tune import Callback
 
 
 class SearchSection(ConfigSection):
@@ -59,8 +60,10 @@ class TrackingSection(ConfigSection):
     mlflow_experiment: str = "stratoscope"
     """Name of the MLflow experiment."""
 
-    def to_callbacks(self, run_id: str) -> list[Callback]:
+    def to_callbacks(self, run_id: str) -> "list[Callback]":
         """Return the callbacks of Ray Tune that log the trials of a run."""
+        from stratoscope.execution import mlflow_callback
+
         return [mlflow_callback(self.mlflow, self.mlflow_experiment, run_id)] if self.mlflow else []
 
 

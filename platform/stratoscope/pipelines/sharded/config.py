@@ -1,14 +1,16 @@
 """Fields of every job that reads activations shard by shard."""
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import yaml
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator, model_validator
 
-from stratoscope.models import LoadSpec, ModelSource
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
 from stratoscope.pipelines.runtime.demand import Demand
 from stratoscope.pipelines.runtime.validators import MAX_COUNT, Count, Cpus, Gpus, Place, Workers
+
+if TYPE_CHECKING:
+    from stratoscope.models import LoadSpec, ModelSource
 
 FailOnError = StrictBool | StrictInt | StrictFloat
 """Whether errors fail a run, or above which share or count of them."""
@@ -28,8 +30,10 @@ class ModelSection(ConfigSection):
     trust_remote_code: bool = False
     """Run code from the model's repository."""
 
-    def to_loading(self, source: ModelSource, num_gpus: float) -> LoadSpec:
+    def to_loading(self, source: "ModelSource", num_gpus: float) -> "LoadSpec":
         """Return how an actor loads the model; over several GPUs its layers are spread."""
+        from stratoscope.models import LoadSpec
+
         device = "cuda" if num_gpus else "cpu"
         return LoadSpec(source, device, self.dtype, self.attention, self.trust_remote_code, spread=num_gpus > 1)
 

@@ -1,11 +1,10 @@
 """The sections of the search with target pruning."""
 
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, model_validator
 
 from stratoscope.activations import Tap
-from stratoscope.evaluation import ItemSampling, Resampling
 from stratoscope.pipelines.runtime.config import ConfigSection
 from stratoscope.pipelines.runtime.demand import Demand
 from stratoscope.pipelines.runtime.validators import (
@@ -24,6 +23,9 @@ from stratoscope.pipelines.runtime.validators import (
 from stratoscope.pipelines.sharded.config import worker_demand
 from stratoscope.pruning import PERPLEXITY_DROP, PruningSpace
 from stratoscope.scoring import METRICS, VarianceKind
+
+if TYPE_CHECKING:
+    from stratoscope.evaluation import ItemSampling, Resampling
 
 SEARCH_METRICS = (*METRICS, PERPLEXITY_DROP)
 
@@ -93,12 +95,16 @@ class TasksSection(ConfigSection):
     confidence: Fraction = 0.95
     """Coverage of the intervals."""
 
-    def to_sampling(self, seed: int) -> ItemSampling:
+    def to_sampling(self, seed: int) -> "ItemSampling":
         """Return how many items are used for what."""
+        from stratoscope.evaluation import ItemSampling
+
         return ItemSampling(self.limit, self.held_out, seed, self.chat, tuple(self.filters))
 
-    def to_resampling(self, seed: int) -> Resampling:
+    def to_resampling(self, seed: int) -> "Resampling":
         """Return the settings of the bootstrap."""
+        from stratoscope.evaluation import Resampling
+
         return Resampling(self.bootstrap, self.confidence, seed)
 
 

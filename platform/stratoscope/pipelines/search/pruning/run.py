@@ -98,17 +98,17 @@ class PruningSearch(Job[SearchConfig]):
             settings = self._evaluator_settings(pool)
             self._record_fingerprints(settings)
             self.register()
-            with context.stage("load"):
+            with context.stage("load", "loading the model"):
                 make = partial(PruningEvaluator, settings)
                 service = stack.enter_context(serve("Evaluator", make, pool, context.stopping))
             with context.stage("search"):
                 explorer = Explorer(context, config, service, self.facts.num_layers)
                 trials = explorer.explore(self.statistics)
-            with context.stage("validate"):
+            with context.stage("validate", "proof on held-out items"):
                 search = Validator(context, config, service, settings, self.tasks).validate(trials)
                 write_results(context.storage, search, [task.name for task in self.tasks])
                 context.manifest.facts |= search.facts
-            with context.stage("export"):
+            with context.stage("export", "export, and its proof in a process of its own"):
                 self._export(service, search)
         store = EvaluationStore(context.storage)
         context.manifest.counts |= {"trials": len(trials), "evaluations": len(store)} | explorer.counts

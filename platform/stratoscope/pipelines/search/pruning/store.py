@@ -7,10 +7,12 @@ from dataclasses import asdict
 import pyarrow as pa
 
 from stratoscope.digest import digest
+from stratoscope.errors import DamagedFileError
 from stratoscope.evaluation import ItemScore, Slice
 from stratoscope.models.speed import SpeedComparison
+from stratoscope.phases import tell
 from stratoscope.pruning import LayerSet
-from stratoscope.results import Storage, from_parquet, to_parquet
+from stratoscope.results import Storage, read_parquet, to_parquet
 from stratoscope.tables.pruning import EvaluationRow, evaluation_table
 
 FOLDER = "evaluations"
@@ -30,8 +32,11 @@ class EvaluationStore:
     def read(self, dropped: LayerSet, items: Slice) -> list[ItemScore] | None:
         """Return an evaluation, or None if it has not been computed."""
         try:
-            table = from_parquet(self._storage.read(_name(dropped, items)))
+            table = read_parquet(self._storage, _name(dropped, items))
         except FileNotFoundError:
+            return None
+        except DamagedFileError as error:
+            tell(f"{error}; the evaluation is computed again")
             return None
         if "metric" not in table.column_names:  # written by an older version
             return None
@@ -58,7 +63,7 @@ class EvaluationStore:
     def tables(self) -> Iterator[pa.Table]:
         """Yield all evaluations in order of file names."""
         for name in self._names():
-            yield from_parquet(self._storage.read(name))
+            yield read_parquet(self._storage, name)
 
     def clear(self) -> None:
         """Remove all evaluations once they are in the run's table."""

@@ -1,7 +1,6 @@
 """Connection to Ray: local by default, to a cluster if RAY_ADDRESS or a submitted job names one."""
 
 import logging
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +9,15 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from stratoscope.errors import InputError, first_line
+from stratoscope.execution.address import ADVICE, LOCAL, VARIABLE, check_address, ray_address
 from stratoscope.execution.capacity import local_cpus
+from stratoscope.execution.failures import start_again
 from stratoscope.execution.socket_folder import ray_folder
+from stratoscope.phases import phase
 
-
-def is_local() -> bool:
-    """Return whether the work runs on this machine alone, judging by the environment before a connection is made."""
-    return not os.environ.get("RAY_ADDRESS")
+REGISTER_S = 180
+"""Seconds in which a worker process of a local Ray has to start; Ray's own 60 are too few on a loaded machine."""
 
 
 @contextmanager
@@ -29,23 +30,48 @@ def cluster() -> Iterator[None]:
         yield
         return
     _propagate_logs()
-    address = os.environ.get("RAY_ADDRESS") or "local"
+    address = ray_address()
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address=address,
-        num_cpus=local_cpus() if address == "local" else None,
-        _temp_dir=ray_folder() if address == "local" else None,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        configure_logging=False,
-    )
+    if address == LOCAL:
+        with phase("starting Ray"):
+            start_again(_start_local, ray.shutdown)
+    else:
+        with phase(f"connecting to Ray at {address}"):
+            _connect(address)
     if on_sigterm is not signal.SIG_DFL:
         # Ray has installed a handler that ends the process at once.
         signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
-        ray.shutdown()
+        with phase("stopping Ray" if address == LOCAL else "leaving Ray", quick=True):
+            ray.shutdown()
+
+
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": False}
+
+
+def _start_local() -> None:
+    ray.init(
+        address="local",
+        num_cpus=local_cpus(),
+        _temp_dir=ray_folder(),
+        _system_config={"worker_register_timeout_seconds": REGISTER_S},
+        **QUIET,
+    )
+
+
+def _connect(address: str) -> None:
+    """Connect to a running Ray.
+
+    Raises:
+        InputError: the address is malformed, or no Ray answers there.
+    """
+    check_address()
+    try:
+        ray.init(address=address, **QUIET)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(f"{VARIABLE} {address!r} cannot be used: {first_line(error)}; {ADVICE}") from error
 
 
 def _propagate_logs() -> None:
@@ -72,6 +98,19 @@ def node_resources() -> list[dict[str, float]]:
     """Return the resources of each living node, by name."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"] for node in nodes if node["Alive"]]
+
+
+def missing_resources(num_cpus: float, num_gpus: float) -> str:
+    """Return what a process of these resources waits for, in words; nothing if it could start now."""
+    needed = {name: amount for name, amount in (("CPU", num_cpus), ("GPU", num_gpus)) if amount}
+    if not any(all(node.get(name, 0) >= amount for name, amount in needed.items()) for node in node_resources()):
+        wanted = " and ".join(f"{amount:g} {name}" for name, amount in needed.items())
+        return f"waiting for resources: no node has {wanted}"
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    total = resources()
+    short = [name for name, amount in needed.items() if free.get(name, 0) < amount]
+    described = ", ".join(f"{free.get(n, 0):g} of {total.get(n, 0):g} {n} free, {needed[n]:g} needed" for n in short)
+    return f"waiting for resources or for processes to start: {described}" if short else ""
 
 
 def cpus_per_worker() -> int:

@@ -44,6 +44,11 @@ class Meter:
         return max(time.monotonic() - self._start, 1e-9) if self._start is not None else float("inf")
 
     @property
+    def state(self) -> str:
+        """Finished units of all, as text."""
+        return f"{self.done}/{self.total} {self._unit}"
+
+    @property
     def rates(self) -> str:
         """Units and their size per second since the start, as text."""
         units = _rate(self.units_per_second, self._unit)

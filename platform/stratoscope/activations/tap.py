@@ -1,0 +1,18 @@
+"""Taps: the places in a block where activations are read."""
+
+from enum import StrEnum
+
+
+class Tap(StrEnum):
+    """A place in a block."""
+
+    BLOCK = "block"
+    """The block's output, that is the residual stream behind it."""
+    UPDATE = "update"
+    """What the block's parts add to the residual stream, together: its output minus its input, but for rounding."""
+    ATTENTION = "attention"
+    """What the token mixer adds to the residual stream: attention, a state space model, a convolution and the like."""
+    MLP = "mlp"
+    """What the feed-forward part adds to the residual stream."""
+    MLP_HIDDEN = "mlp_hidden"
+    """The feed-forward part's hidden activation, after the non-linearity (and the gate, where there is one)."""
