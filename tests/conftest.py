@@ -1,4 +1,4 @@
-"""Models and tokenizers small enough to build in a test, and one local Ray for all tests that need it."""
+"""Models and tokenizers small enough to build in a test, and one local Ray for all tests of a process that need it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +33,11 @@ from tests.jobs.small import many_prompts, small_run, undisturbed  # noqa: F401 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
+# A process that shares the machine with others is slower with more threads, and a tiny model is so in any case.
+torch.set_num_threads(1)
+
+SHARED_RUNS = ("tests/jobs/test_faults.py", "tests/jobs/test_survival.py", "tests/jobs/test_versions.py")
+"""Files whose tests compare runs with the same undisturbed one."""
 VOCABULARY = 128
 OBJECT_STORE = 150 * 2**20
 SMALL = {
@@ -83,6 +88,22 @@ CONFIGURATIONS: dict[str, PreTrainedConfig] = {
 }
 
 ENCODERS = ("bert", "roberta", "distilbert")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses Ray, keep the tests of a file in one process, and begin with the files that take longest."""
+    costs: dict[str, int] = {}
+    for item in items:
+        if {"raylets", "local_ray"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("ray")
+        item.add_marker(pytest.mark.xdist_group("shared runs" if _file(item) in SHARED_RUNS else _file(item)))
+        cost = 2 if item.get_closest_marker("ray") else 1 if item.get_closest_marker("long") else 0
+        costs[_file(item)] = max(cost, costs.get(_file(item), 0))
+    items.sort(key=lambda item: -costs[_file(item)])
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
 
 
 def tiny_network(name: str, seed: int = 0) -> PreTrainedModel:

@@ -26,6 +26,7 @@ from stratoscope.cli import main
 from tests.execution.test_processes import gone
 from tests.results.test_report import browser  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
 HOSTILE = "b <img src=x onerror=alert(1)>"
 PLANTED = 2
