@@ -1,5 +1,6 @@
 """Models and tokenizers small enough to build in a test, and one local Ray for all tests of a process that need it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 # A process that shares the machine with others is slower with more threads, and a tiny model is so in any case.
 torch.set_num_threads(1)
+# Compiling a function of a model to C++ takes half a minute, and changes nothing that a test asks for.
+os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 
 SHARED_RUNS = ("tests/jobs/test_faults.py", "tests/jobs/test_survival.py", "tests/jobs/test_versions.py")
 """Files whose tests compare runs with the same undisturbed one."""
@@ -153,8 +156,6 @@ def prompts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def raylets() -> Iterator["Cluster"]:
     """A real Ray of two raylets on this machine, one CPU each; a test may add a third and take it away."""
-    import os
-
     from ray.cluster_utils import Cluster
 
     # Workers import the tests' own modules, and a node that is gone is noticed within seconds.
@@ -171,8 +172,6 @@ def raylets() -> Iterator["Cluster"]:
 @pytest.fixture(scope="session")
 def local_ray(raylets: "Cluster") -> Iterator[None]:
     """This process connected to that Ray; jobs that run inside it use the connection and leave it alone."""
-    import os
-
     from stratoscope.execution import cluster
 
     os.environ["RAY_ADDRESS"] = raylets.address
