@@ -33,7 +33,6 @@ VARIABLES = {
     "index-url": "UV_DEFAULT_INDEX",
     "extra-index-url": "UV_EXTRA_INDEX_URL",
     "find-links": "UV_FIND_LINKS",
-    "constraint": "UV_CONSTRAINT",
     "no-index": "UV_NO_INDEX",
     "trusted-host": "UV_INSECURE_HOST",
     "timeout": "UV_HTTP_TIMEOUT",
@@ -138,9 +137,14 @@ def pip_of(environment: Path) -> Installer:
 
 def uv_of(environment: Path) -> Installer:
     """Return the uv of a virtual environment, which installs from where pip would; what the user set for uv stands."""
-    command = (str(environment / "bin" / "uv"), "pip", "install", "--quiet", "--python", python_of(environment))
-    variables = uv_environment(pip_options(configuration(environment)))
-    return Installer("uv", command, {name: value for name, value in variables.items() if name not in os.environ})
+    options = pip_options(configuration(environment))
+    command = [str(environment / "bin" / "uv"), "pip", "install", "--quiet", "--python", python_of(environment)]
+    # Not as a variable, which uv ignores beside the option.
+    for file in options.get("constraint", "").split():
+        command += ["--constraint", file]
+    variables = uv_environment(options)
+    own = {name: value for name, value in variables.items() if name not in os.environ}
+    return Installer("uv", tuple(command), own)
 
 
 def configuration(environment: Path) -> str:

@@ -65,7 +65,6 @@ def test_uv_installs_from_where_pip_would(installer: ModuleType) -> None:
     assert variables["UV_FIND_LINKS"] == "/wheels,/more,wheels"
     assert variables["UV_EXTRA_INDEX_URL"] == "https://me:secret@one/simple https://two/simple"
     assert variables["UV_DEFAULT_INDEX"] == "https://nearer.example/simple"
-    assert variables["UV_CONSTRAINT"] == "/etc/constraints.txt"
     assert variables["UV_HTTP_TIMEOUT"] == "180"
     assert variables["UV_INDEX_STRATEGY"] == "unsafe-best-match"
 
@@ -74,7 +73,10 @@ def test_the_configuration_of_the_real_pip_is_read(
     installer: ModuleType, environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", "/some/wheels")
+    monkeypatch.setenv("PIP_CONSTRAINT", "/one.txt /two.txt")
     assert installer.pip_options(installer.configuration(environment))["find-links"] == "/some/wheels"
+    command = installer.uv_of(environment).command
+    assert command[-4:] == ("--constraint", "/one.txt", "--constraint", "/two.txt")
 
 
 def test_what_the_user_set_for_uv_stands(
