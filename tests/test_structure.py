@@ -47,6 +47,7 @@ def test_no_file_bears_the_name_of_a_standard_module() -> None:
     assert not names & set(sys.stdlib_module_names)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("package", DOMAIN)
 def test_domain_packages_work_without_ray(package: str) -> None:
     code = (
@@ -112,6 +113,7 @@ def test_jobs_are_executable() -> None:
     assert all(job.stat().st_mode & 0o111 for job in jobs)
 
 
+@pytest.mark.long
 def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).parent / "mkdocs"), "build", "--strict", "--site-dir", str(tmp_path)]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

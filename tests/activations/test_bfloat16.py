@@ -15,6 +15,8 @@ from stratoscope.models import Encoding, encode, load_model, pad
 from stratoscope.statistics import Statistics, merge_all
 from stratoscope.statistics.correlation import spearman
 
+pytestmark = pytest.mark.long
+
 TAPS = (Tap.BLOCK, Tap.UPDATE)
 EPSILON = 0.01
 NUM_PROMPTS = 24

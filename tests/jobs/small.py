@@ -1,4 +1,4 @@
-"""A small scoring run, any of its fields replaced, and the undisturbed one that others are compared with."""
+"""A small scoring run, any of its fields replaced, the undisturbed one that others are compared with, and its parts."""
 
 import json
 from collections.abc import Callable
@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 
 import stratoscope
+from stratoscope.execution import ActorPool
+from stratoscope.pipelines.score import ScoreConfig, ScoreJob
+from stratoscope.pipelines.score.run import worker_settings
+from stratoscope.pipelines.score.worker import ScoreWorkerSettings
+from stratoscope.pipelines.sharded.layout import Shards
 
 Fields = Callable[..., dict]
 COMPARED = ("prompt_stats", "layer_scores", "stability", "layers", "errors")
@@ -54,6 +59,20 @@ def same_tables(run: stratoscope.ScoreRun, expected: stratoscope.ScoreRun) -> No
     for name in ("prompts", "scored", "errors", "tokens"):
         assert run.manifest.counts[name] == expected.manifest.counts[name], name
     assert run.manifest.counts["prompts"] == 320
+
+
+def settings_of(config: ScoreConfig) -> tuple[ScoreJob, ScoreWorkerSettings]:
+    """The prepared job of a configuration, and the settings of its workers."""
+    job = ScoreJob(config)
+    job.prepare()
+    return job, worker_settings(config, job.inputs, ActorPool(1, 1, 1, 1, 0))
+
+
+def shards_of(job: ScoreJob, *chosen: int) -> list[dict]:
+    """Some shards of a prepared job, or all of them, as an actor gets them."""
+    layout, prompts = job.inputs.layout, job.inputs.prompts
+    numbers = chosen or range(layout.num_shards)
+    return [row for table in Shards(layout, prompts.table, numbers) for row in table.to_pylist()]
 
 
 def command_line(fields: dict, **changes: str) -> list[str]:

@@ -24,6 +24,7 @@ from stratoscope.cli import main
 from tests.execution.test_processes import gone
 from tests.pages import VIEWS, open_page, page_faults, unfold
 
+pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
 HOSTILE = "b <img src=x onerror=alert(1)>"
 PLANTED = 2

@@ -87,6 +87,13 @@ def test_scores_are_those_of_the_prompts(runs: dict[str, stratoscope.ScoreRun]) 
     np.testing.assert_allclose(by_shard["score"], by_prompt["score"], rtol=1e-9)
 
 
+def test_groups_share_one_threshold(runs: dict[str, stratoscope.ScoreRun]) -> None:
+    scores = runs["prompt"].layer_scores
+    of_block = pc.and_(pc.equal(scores["epsilon_kind"], "quantile"), pc.equal(scores["tap"], "block"))
+    thresholds = scores.filter(of_block)["epsilon"].to_pylist()
+    assert len(set(thresholds)) == 1, "or the sparsity of groups could not be compared"
+
+
 def test_intervals_over_shards_are_like_those_over_prompts(runs: dict[str, stratoscope.ScoreRun]) -> None:
     """Shards are random subsets of the prompts, so the two bootstraps estimate the same spread."""
     widths = []

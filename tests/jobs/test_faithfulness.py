@@ -139,11 +139,11 @@ def test_forecasts_are_in_the_units_of_the_series(run: stratoscope.FaithfulnessR
 
 
 def test_results_do_not_depend_on_parallelism_or_order(fields: Fields, run: stratoscope.FaithfulnessRun) -> None:
-    grid = fields()["grid"] | {"forecasters": ["dlinear", "timesieve"], "seeds": [3, 1, 2], "cpus": 0.5}
+    grid = fields()["grid"] | {"forecasters": ["dlinear", "timesieve"], "seeds": [3, 1], "cpus": 0.5}
     again = stratoscope.evaluate_faithfulness(**fields(run_id="order", grid=grid))
 
     def numbers(finished: stratoscope.FaithfulnessRun) -> dict:
-        rows = [r for r in finished.cells.to_pylist() if r["forecaster"] != "last_value"]
+        rows = [r for r in finished.cells.to_pylist() if r["forecaster"] != "last_value" and r["seed"] != 2]
         return {(*(r[k] for k in KEYS), r["perturbation"], r["level"]): (r["mae"], r["mse"], r["moved"]) for r in rows}
 
     assert numbers(again) == numbers(run)
@@ -265,7 +265,9 @@ def test_a_failed_cell_does_not_affect_others(fields: Fields, run: stratoscope.F
     folder = Path(run.path).parent / "obstructed" / "cells"
     # A folder blocks the path of a file.
     (folder / "waves-timesieve-8-2-plain.epochs.parquet" / "in_the_way").mkdir(parents=True)
-    result = stratoscope.evaluate_faithfulness(**fields(run_id="obstructed"))
+    grid = fields()["grid"] | {"forecasters": ["timesieve"], "seeds": [1, 2], "perturbations": ["gaussian"]}
+    result = stratoscope.evaluate_faithfulness(**fields(run_id="obstructed", grid=grid))
+    assert {r["seed"] for r in result.cells.to_pylist() if r["status"] == "done"} == {1}
     failed = [r for r in result.cells.to_pylist() if r["status"] == "failed"]
     assert [(r["forecaster"], r["training"], r["seed"]) for r in failed] == [
         ("timesieve", "plain", 2),

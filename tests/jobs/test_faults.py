@@ -20,9 +20,13 @@ import stratoscope
 from stratoscope.cli import main
 from stratoscope.errors import InputError, RunError
 from stratoscope.execution.attempts import DEATHS_WHILE_LOADING
+from stratoscope.pipelines.runtime.config import validate
+from stratoscope.pipelines.score import ScoreConfig
 from stratoscope.pipelines.score import run as run_module
 from stratoscope.pipelines.score.report import build_page
+from stratoscope.pipelines.score.worker import ScoreWorker
 from stratoscope.pipelines.sharded.batches import CRASHED
+from stratoscope.results import from_parquet
 from tests.jobs.faulty import (
     Faulty,
     die,
@@ -30,7 +34,7 @@ from tests.jobs.faulty import (
     run_out_of_address_space,
     too_large_for_the_device,
 )
-from tests.jobs.small import Fields, command_line, same_tables
+from tests.jobs.small import Fields, command_line, same_tables, settings_of, shards_of
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -75,15 +79,17 @@ def test_a_prompt_for_which_there_is_no_memory_goes_to_the_errors(
 
 
 def test_a_batch_too_large_for_the_device_is_halved(
-    small_run: Fields, undisturbed: stratoscope.ScoreRun, victim: str, monkeypatch: pytest.MonkeyPatch
+    small_run: Fields, undisturbed: stratoscope.ScoreRun, victim: str
 ) -> None:
-    monkeypatch.setattr(run_module, "make_worker", Faulty(too_large_for_the_device, victim))
     fields = small_run(run_id="halved", batching={"shard_size": 160, "max_tokens": 256})
-    run = stratoscope.score(**fields)
-    counts = run.manifest.counts
-    assert counts["halved"] >= 1
-    assert (counts["scored"], counts["errors"]) == (320, 0)
-    np.testing.assert_allclose(stats(run)["m2"], stats(undisturbed)["m2"], rtol=1e-5)
+    job, settings = settings_of(validate(ScoreConfig, fields))
+    worker = Faulty(too_large_for_the_device, victim)(settings)
+    shards = [worker(shard) for shard in shards_of(job)]
+    assert sum(shard.counts["halved"] for shard in shards) >= 1
+    assert [(shard.counts["scored"], shard.counts["errors"]) for shard in shards] == [(160, 0)] * 2
+    halved = pa.concat_tables([from_parquet(shard.files["prompt_stats"]) for shard in shards])
+    assert halved["prompt_id"].equals(stats(undisturbed)["prompt_id"])
+    np.testing.assert_allclose(halved["m2"], stats(undisturbed)["m2"], rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -146,15 +152,17 @@ def test_a_prompt_of_a_hundred_thousand_tokens(
     lines = many_prompts.read_text().splitlines()[:15]
     path.write_text("\n".join([*lines, "w1 " * 100_000]) + "\n")
     prompts = {"source": str(path), "too_long": too_long}
-    run = stratoscope.score(**small_run(run_id=f"long-{too_long}", prompts=prompts))
-    counts = run.manifest.counts
+    fields = small_run(run_id=f"long-{too_long}", prompts=prompts, batching={"shard_size": 16, "max_tokens": 256})
+    job, settings = settings_of(validate(ScoreConfig, fields))
+    result = ScoreWorker(settings)(*shards_of(job))
+    counts = result.counts
     if too_long == "truncate":
         assert (counts["truncated"], counts["scored"], counts["errors"]) == (1, 16, 0)
-        assert pc.max(stats(run)["tokens"]).as_py() == 64
+        assert pc.max(from_parquet(result.files["prompt_stats"])["tokens"]).as_py() == 64
     else:
         assert (counts["truncated"], counts["scored"], counts["errors"]) == (0, 15, 1)
-        error = run.table("errors")["error"][0].as_py()
-        assert error == "too long: 100000 tokens, prompts.max_tokens is 64"
+        (row,) = from_parquet(result.files["errors"]).to_pylist()
+        assert row["error"] == "too long: 100000 tokens, prompts.max_tokens is 64"
 
 
 @pytest.mark.slow

@@ -12,17 +12,16 @@ import stratoscope
 from stratoscope.cli import main
 from stratoscope.errors import InputError
 from stratoscope.pipelines.runtime.config import validate
-from stratoscope.pipelines.score import ScoreConfig, ScoreJob
+from stratoscope.pipelines.score import ScoreConfig
 from stratoscope.pipelines.score import run as run_module
 from stratoscope.pipelines.score.load_statistics import StatisticsTables, score_tables
-from stratoscope.pipelines.score.run import worker_settings
-from stratoscope.pipelines.score.worker import ScoreWorker, ScoreWorkerSettings
-from stratoscope.pipelines.sharded.layout import Shards
-from stratoscope.results import Manifest, ShardResult, ShardStore, Storage, from_parquet, write_table
+from stratoscope.pipelines.score.worker import ScoreWorker
+from stratoscope.results import Manifest, ShardResult, ShardStore, Storage, from_parquet, read_table, write_table
 from stratoscope.statistics import spearman
 from stratoscope.tables import score as tables
 from stratoscope.tables.activations import statistics_of_tap
 from tests.jobs.faulty import fail_while_loading
+from tests.jobs.small import settings_of, shards_of
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 TAPS = ["block", "update", "attention", "mlp", "mlp_hidden"]
@@ -56,20 +55,23 @@ def run(fields: Fields) -> stratoscope.ScoreRun:
     return stratoscope.score(**fields(run_id="one-actor"))
 
 
-def settings_of(config: ScoreConfig) -> tuple[ScoreJob, ScoreWorkerSettings]:
-    """The prepared job of a configuration, and the settings of its workers."""
-    from stratoscope.execution import ActorPool
+def plain_loop(config: ScoreConfig, folder: Path) -> StatisticsTables:
+    """Statistics of all shards by a worker in this process, written to a folder."""
+    job, settings = settings_of(config)
+    worker = ScoreWorker(settings)
+    results = [worker(shard) for shard in shards_of(job)]
+    storage = Storage(str(folder))
+    for name in ("prompt_stats", "span_stats"):
+        write_table(storage, name, pa.concat_tables([from_parquet(r.files[name]) for r in results]))
+    write_table(storage, "layers", from_parquet(results[0].files["layers"]))
+    return StatisticsTables(storage, by_shard=False, taps=tuple(TAPS), epsilons=settings.epsilons)
 
-    job = ScoreJob(config)
-    job.prepare()
-    return job, worker_settings(config, job.inputs, ActorPool(1, 1, 1, 1, 0))
 
-
-def shards_of(job: ScoreJob, *chosen: int) -> list[dict]:
-    """Some shards of a prepared job, or all of them, as an actor gets them."""
-    layout, prompts = job.inputs.layout, job.inputs.prompts
-    numbers = chosen or range(layout.num_shards)
-    return [row for table in Shards(layout, prompts.table, numbers) for row in table.to_pylist()]
+def layer_scores(source: StatisticsTables, config: ScoreConfig) -> pa.Table:
+    scorings = score_tables(source, config.scores.to_settings(config.seed))
+    return tables.LayerScoreRow.table(
+        [row for group, scoring in scorings for row in tables.layer_score_rows(scoring, group)]
+    )
 
 
 def test_tables_have_their_columns_and_rows(run: stratoscope.ScoreRun) -> None:
@@ -106,19 +108,11 @@ def test_the_manifest_tells_the_run(run: stratoscope.ScoreRun) -> None:
 def test_scores_equal_those_of_a_plain_loop_to_the_bit(
     run: stratoscope.ScoreRun, fields: Fields, tmp_path: Path
 ) -> None:
-    job, settings = settings_of(validate(ScoreConfig, fields(run_id="plain")))
-    worker = ScoreWorker(settings)
-    results = [worker(shard) for shard in shards_of(job)]
-    plain = Storage(str(tmp_path))
+    config = validate(ScoreConfig, fields(run_id="plain"))
+    plain = plain_loop(config, tmp_path)
     for name in ("prompt_stats", "span_stats"):
-        table = pa.concat_tables([from_parquet(r.files[name]) for r in results])
-        assert table.equals(run.table(name))
-        write_table(plain, name, table)
-    write_table(plain, "layers", from_parquet(results[0].files["layers"]))
-    source = StatisticsTables(plain, by_shard=False, taps=tuple(TAPS), epsilons=tuple(run.manifest.facts["epsilons"]))
-    scorings = score_tables(source, job.config.scores.to_settings(job.config.seed))
-    rows = [row for group, scoring in scorings for row in tables.layer_score_rows(scoring, group)]
-    assert tables.LayerScoreRow.table(rows).equals(run.layer_scores)
+        assert read_table(Storage(str(tmp_path)), name).equals(run.table(name))
+    assert layer_scores(plain, config).equals(run.layer_scores)
 
 
 def test_another_number_of_actors_changes_nothing(run: stratoscope.ScoreRun, fields: Fields) -> None:
@@ -127,17 +121,19 @@ def test_another_number_of_actors_changes_nothing(run: stratoscope.ScoreRun, fie
         assert two.table(name).equals(run.table(name)), name
 
 
-def test_another_batch_size_changes_rounding_alone(run: stratoscope.ScoreRun, fields: Fields) -> None:
-    other = stratoscope.score(**fields(run_id="small", batching={"shard_size": 7, "max_tokens": 24}))
+def test_another_batch_size_changes_rounding_alone(run: stratoscope.ScoreRun, fields: Fields, tmp_path: Path) -> None:
+    config = validate(ScoreConfig, fields(run_id="small", batching={"shard_size": 7, "max_tokens": 24}))
+    other = plain_loop(config, tmp_path)
     for tap in TAPS:
         a, first = statistics_of_tap(run.table("prompt_stats"), tap, (0.01, 0.5))
-        b, same = statistics_of_tap(other.table("prompt_stats"), tap, (0.01, 0.5))
+        b, same = statistics_of_tap(read_table(Storage(str(tmp_path)), "prompt_stats"), tap, (0.01, 0.5))
         assert first["prompt_id"] == same["prompt_id"]
         np.testing.assert_allclose(b.variance, a.variance, rtol=1e-5)
         np.testing.assert_allclose(b.pooled_variance, a.pooled_variance, rtol=1e-5)
         # Only activations next to a threshold may change sides: one in a thousand at most.
         assert np.abs(b.below - a.below).sum() <= 1e-3 * a.count.sum()
-    ranks = [np.array(r.layer_scores["rank"].to_pylist(), float).reshape(-1, 4) for r in (run, other)]
+    scores = (run.layer_scores, layer_scores(other, config))
+    ranks = [np.array(table["rank"].to_pylist(), float).reshape(-1, 4) for table in scores]
     assert all(spearman(x, y) == pytest.approx(1) for x, y in zip(*ranks, strict=True))
 
 
@@ -157,35 +153,37 @@ def test_a_started_run_does_only_what_is_missing(run: stratoscope.ScoreRun, fiel
     assert resumed.layer_scores.equals(run.layer_scores)
 
 
-def test_a_run_is_not_resumed_on_other_data_under_the_same_name(fields: Fields, tmp_path: Path) -> None:
+def test_bad_prompts_go_to_the_errors_and_other_prompts_under_the_same_name_are_refused(
+    fields: Fields, prompts_file: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "prompts.txt"
-    path.write_text("".join(f"w{i} w{i + 1}\n" for i in range(20)))
-    changed = fields(run_id="changed", prompts={"source": str(path)})
-    stratoscope.score(**changed)
-    folder = Path(changed["output"]) / "score" / "changed"
-    manifest = json.loads((folder / "manifest.json").read_text()) | {"status": "running"}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    ShardStore(Storage(str(folder))).write(
-        ShardResult(0, {}, manifest["counts"] | {"peak_memory_bytes": 1, "attempts": 1})
-    )
-    path.write_text("".join(f"w{i} w{i + 2}\n" for i in range(20)))
-    for _ in range(2):
-        with pytest.raises(InputError, match="started with other prompts and activations"):
-            stratoscope.score(**changed)
-
-
-def test_bad_prompts_go_to_the_errors_and_harm_no_other(fields: Fields) -> None:
-    prompts = fields()["prompts"] | {"max_tokens": 12, "too_long": "refuse"}
-    some = stratoscope.score(**fields(run_id="refuse", prompts=prompts))
+    path.write_text(prompts_file.read_text())
+    changed = fields(run_id="refuse", prompts={"source": str(path), "max_tokens": 12, "too_long": "refuse"})
+    some = stratoscope.score(**changed)
     counts = some.manifest.counts
     assert counts["errors"] == some.table("errors").num_rows > 0
     assert counts["errors"] + counts["scored"] == 40
     assert some.table("errors")["error"][0].as_py().startswith("too long:")
     kept = set(some.table("prompt_stats")["prompt_id"].to_pylist())
     assert not kept & set(some.table("errors")["prompt_id"].to_pylist())
-    cut = stratoscope.score(**fields(run_id="cut", prompts=fields()["prompts"] | {"max_tokens": 12}))
-    assert cut.manifest.counts["truncated"] == counts["errors"]
-    assert cut.manifest.counts["scored"] == 40
+    folder = Path(some.path)
+    (folder / "manifest.json").write_text(
+        json.dumps(json.loads((folder / "manifest.json").read_text()) | {"status": "running"})
+    )
+    ShardStore(Storage(str(folder))).write(ShardResult(0, {}, counts | {"peak_memory_bytes": 1, "attempts": 1}))
+    path.write_text("".join(f"w{i} w{i + 2}\n" for i in range(20)))
+    for _ in range(2):
+        with pytest.raises(InputError, match="started with other prompts and activations"):
+            stratoscope.score(**changed)
+
+
+def test_a_prompt_that_is_too_long_is_cut(fields: Fields) -> None:
+    prompts = fields()["prompts"] | {"max_tokens": 12}
+    job, settings = settings_of(validate(ScoreConfig, fields(run_id="cut", prompts=prompts)))
+    worker = ScoreWorker(settings)
+    counts = [worker(shard).counts for shard in shards_of(job)]
+    assert sum(c["truncated"] for c in counts) == sum(i % 20 + 2 > 12 for i in range(40))
+    assert sum(c["scored"] for c in counts) == 40
 
 
 def test_a_batch_that_fails_loses_only_the_culprit(fields: Fields) -> None:
@@ -206,18 +204,6 @@ def test_a_batch_that_fails_loses_only_the_culprit(fields: Fields) -> None:
     assert result.counts["scored"] == 7
 
 
-def test_groups_are_scored_apart(fields: Fields, tmp_path: Path) -> None:
-    path = tmp_path / "grouped.jsonl"
-    rows = [{"text": f"w{i} w{i + 1} w{i + 2}", "kind": "ab"[i % 2]} for i in range(24)]
-    path.write_text("\n".join(map(json.dumps, rows)))
-    prompts = {"source": str(path), "group": "kind"}
-    run = stratoscope.score(**fields(run_id="groups", prompts=prompts, scores={"metrics": ["avss"], "quantile": [0.2]}))
-    assert set(run.layer_scores["group"].to_pylist()) == {"all", "a", "b"}
-    scores = run.layer_scores.filter(pa.compute.equal(run.layer_scores["epsilon_kind"], "quantile"))
-    thresholds = scores.filter(pa.compute.equal(scores["tap"], "block"))["epsilon"].to_pylist()
-    assert len(set(thresholds)) == 1, "one threshold for every group, or sparsity could not be compared"
-
-
 def arguments(fields: Fields, **changes: str) -> list[str]:
     base = fields()
     given = {
@@ -230,13 +216,18 @@ def arguments(fields: Fields, **changes: str) -> list[str]:
     return ["score", *(part for name, value in given.items() for part in (f"--{name}", value))]
 
 
-def test_the_command_ends_with_the_path_and_repeats_for_free(fields: Fields, capfd: pytest.CaptureFixture[str]) -> None:
-    for _ in range(2):
-        assert main(arguments(fields, run_id="command")) == 0
-        out, err = capfd.readouterr()
-        assert out.splitlines()[-1] == f"run: {fields()['output']}/score/command"
-        assert "least important first" in out
-        assert all(line.startswith("score: ") for line in err.splitlines())
+def test_the_command_ends_with_the_path_and_repeats_for_free(
+    run: stratoscope.ScoreRun, fields: Fields, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    written = (Path(run.path) / "manifest.json").read_bytes()
+    file = tmp_path / "score.yaml"
+    file.write_text(json.dumps(fields(run_id="one-actor")))
+    assert main(["score", "--config", str(file)]) == 0
+    out, err = capfd.readouterr()
+    assert out.splitlines()[-1] == f"run: {fields()['output']}/score/one-actor"
+    assert "least important first" in out
+    assert all(line.startswith("score: ") for line in err.splitlines())
+    assert (Path(run.path) / "manifest.json").read_bytes() == written
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
 PORT, DASHBOARD, AGENT = 6391, 8291, 8292
 

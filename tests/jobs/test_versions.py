@@ -10,8 +10,11 @@ import pytest
 
 import stratoscope
 from stratoscope.cli import main
-from stratoscope.results import ShardStore
-from tests.jobs.small import Fields, command_line, same_tables
+from stratoscope.pipelines.runtime.config import validate
+from stratoscope.pipelines.score import ScoreConfig
+from stratoscope.pipelines.score.worker import ScoreWorker
+from stratoscope.results import ShardStore, Storage
+from tests.jobs.small import Fields, command_line, same_tables, settings_of, shards_of
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 ADDED_SINCE = ("max_tokens", "chat", "bos")
@@ -94,17 +97,17 @@ def test_a_run_with_a_field_that_is_unknown_now_is_refused_in_one_line(
 
 
 def test_an_unfinished_run_that_lacks_new_fields_resumes_to_the_bit(
-    small_run: Fields, undisturbed: stratoscope.ScoreRun, monkeypatch: pytest.MonkeyPatch
+    small_run: Fields, undisturbed: stratoscope.ScoreRun
 ) -> None:
     fields = small_run(run_id="unfinished")
-    with monkeypatch.context() as patch:
-        patch.setattr(ShardStore, "clear", lambda _store: None)
-        folder = Path(stratoscope.score(**fields).path)
-    tables = [file for file in folder.iterdir() if file.suffix in (".parquet", ".html")]
-    last_shards = [file for file in (folder / "shards").iterdir() if int(file.name[:6]) >= 25]
-    for file in [*tables, *last_shards]:
-        file.unlink()
-    make_older(folder, remove_new_fields, status="running", exit_code=None)
+    folder = Path(undisturbed.path).parent / "unfinished"
+    folder.mkdir()
+    shutil.copy(Path(undisturbed.path) / "manifest.json", folder)
+    make_older(folder, remove_new_fields, run_id="unfinished", status="running", exit_code=None)
+    job, settings = settings_of(validate(ScoreConfig, fields))
+    worker = ScoreWorker(settings)
+    for shard in shards_of(job, *range(25)):
+        ShardStore(Storage(str(folder))).write(worker(shard))
     resumed = stratoscope.score(**fields)
     assert (resumed.manifest.counts["shards_skipped"], resumed.manifest.counts["shards_computed"]) == (25, 15)
     same_tables(resumed, undisturbed)

@@ -21,6 +21,8 @@ from stratoscope.mitigation import (
 from stratoscope.models import ModelCard, export_pruned, load_model
 from tests.mitigation.spawned import run_training, settings
 
+pytestmark = pytest.mark.long
+
 CARD = ModelCard("tiny", "hand", [], trained="Two layers.")
 
 

@@ -81,6 +81,7 @@ def test_a_missing_gpu_is_an_error_here_but_not_on_a_cluster(
     assert describe_model(source, here=False).quantisation == "bitnet"
 
 
+@pytest.mark.long
 def test_a_quantised_checkpoint_that_can_be_loaded_is_read(tiny_model_folder: Path, tmp_path: Path) -> None:
     folder = quantised(
         tiny_model_folder, tmp_path / "bitnet", quant_method="bitnet", linear_class="autobitlinear",

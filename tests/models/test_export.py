@@ -69,6 +69,7 @@ def test_the_text_stack_of_a_vision_language_model_is_pruned(model_type: str, tm
         torch.testing.assert_close(fresh(ids).logits, pruned.network(ids).logits)
 
 
+@pytest.mark.long
 def test_a_fresh_process_verifies_a_pruned_vision_language_model(tmp_path: Path) -> None:
     name = saved("image-text", "llava", tmp_path / "model", torch.bfloat16)
     loading = LoadSpec(resolve_source(name), "cpu", "float32", None, False, False)

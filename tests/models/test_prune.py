@@ -85,6 +85,7 @@ def test_a_pruned_model_computes_what_its_layers_compute_one_after_the_other(tin
             torch.testing.assert_close(pruned.network(ids).logits, expected)
 
 
+@pytest.mark.long
 def test_a_fresh_process_loads_the_exported_checkpoints_to_the_same_bits(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.long
 def test_a_model_is_written_without_deepspeed_which_can_be_imported_afterwards(
     tiny_model_folder: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -64,6 +65,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_two_processes_convert_a_gguf_file_once(tiny_gguf: Path, tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from stratoscope.models.source import converted_gguf;"
@@ -93,6 +95,21 @@ def test_a_conversion_loads_and_is_cached(tiny_gguf: Path, tmp_path: Path, monke
     assert converted_gguf(tiny_gguf).stat().st_ctime_ns == before
     assert weights_fingerprint(resolve_source(str(tiny_gguf))) == f"gguf:{folder.name}"
     assert describe_model(resolve_source(str(tiny_gguf))).num_layers == 2
+
+
+def test_a_conversion_parses_the_file_once(tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+
+    class Reader(gguf.GGUFReader):
+        def __init__(self, path: str) -> None:
+            parsed.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Reader)
+    monkeypatch.setenv("STRATOSCOPE_CACHE", str(tmp_path))
+    converted_gguf(tiny_gguf)
+    assert len(parsed) == 1
+    assert gguf.GGUFReader is Reader
 
 
 def test_a_broken_gguf_leaves_no_partial_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +156,7 @@ def test_a_missing_package_names_the_command_that_installs_it(monkeypatch: pytes
         resolve_source("smollm2")
 
 
+@pytest.mark.long
 def test_an_unreachable_hub_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     code = (

@@ -54,11 +54,13 @@ def faults(model_type: str, columns: tuple[str, ...]) -> list[str]:
     return [f"{c}: {x.outcome}: {x.detail}" for c, x in cells.items() if x.outcome in {sweep.WRONG, sweep.TRACEBACK}]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model_type", _cases())
 def test_a_model_type_is_right_or_refused_in_one_line(model_type: str) -> None:
     assert not faults(model_type, tuple(column for column in sweep.COLUMNS if column != "format"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model_type", POPULAR)
 def test_a_pruned_checkpoint_keeps_its_number_format(model_type: str) -> None:
     assert not faults(model_type, ("format",))

@@ -6,7 +6,10 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -163,6 +166,19 @@ def converted_gguf(path: Path) -> Path:
     return target
 
 
+@contextmanager
+def _gguf_read_once() -> Iterator[None]:
+    """Keep what transformers reads from a GGUF file: it parses the file thrice, and builds its name map per module."""
+    import gguf
+
+    originals = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader, gguf.get_tensor_name_map = map(cache, originals)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = originals
+
+
 def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -171,8 +187,9 @@ def _convert(gguf: Path, folder: Path) -> None:
 
     location = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
-        network = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**location)
+        with _gguf_read_once():
+            network = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(**location)
     except Exception as error:  # GGUF readers raise any exception
         raise InputError(
             f"model.source {gguf}: transformers cannot read this GGUF file ({first_line(error)}); convert it to "
