@@ -17,7 +17,6 @@ from stratoscope.digest import file_digest
 from stratoscope.errors import InputError, first_line, suggest
 from stratoscope.hub import hub_commit
 from stratoscope.models.checkpoint import check_weights
-from stratoscope.models.saving import save_network
 
 MERGE = (
     "merge it into its base model with peft: AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload()"
@@ -165,23 +164,12 @@ def converted_gguf(path: Path) -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    location = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
-        network = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**location)
+        from stratoscope.models.gguf_file import convert_gguf
+
+        convert_gguf(gguf, folder)
     except Exception as error:  # GGUF readers raise any exception
         raise InputError(
             f"model.source {gguf}: transformers cannot read this GGUF file ({first_line(error)}); convert it to "
             "safetensors"
         ) from error
-    config = network.config
-    # With a quantisation configuration, save_pretrained refuses the float32 weights.
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(network.state_dict())
-    save_network(plain, folder)
-    tokenizer.save_pretrained(folder)
