@@ -1,9 +1,9 @@
 """Activations: the taps in a block, and the probe that reduces one batch to sufficient statistics."""
 
-from stratoscope.activations.forward import run_backbone, run_head
+from stratoscope.activations.forward import measure_rate, run_backbone, run_head
 from stratoscope.activations.probe import BatchStatistics, Probe
 from stratoscope.activations.segments import Span
 from stratoscope.activations.taps import Tap
 from stratoscope.activations.trial import Batching
 
-__all__ = ["BatchStatistics", "Batching", "Probe", "Span", "Tap", "run_backbone", "run_head"]
+__all__ = ["BatchStatistics", "Batching", "Probe", "Span", "Tap", "measure_rate", "run_backbone", "run_head"]

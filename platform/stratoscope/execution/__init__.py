@@ -5,7 +5,7 @@ from stratoscope.execution.cluster import cluster, cpus_per_worker, is_local, re
 from stratoscope.execution.failures import root_cause
 from stratoscope.execution.llm import vllm_installed, write_with_vllm
 from stratoscope.execution.metrics import WorkMetrics
-from stratoscope.execution.pool import ActorPool, plan_pool
+from stratoscope.execution.pool import ActorPool, gpus_of_actor, plan_pool
 from stratoscope.execution.processes import Process, ProcessResult
 from stratoscope.execution.progress import Meter, Reporter, progress
 from stratoscope.execution.service import Service, serve
@@ -44,6 +44,7 @@ __all__ = [
     "cpus_per_worker",
     "fit",
     "fit_in_trial",
+    "gpus_of_actor",
     "is_local",
     "mlflow_callback",
     "plan_pool",

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 import ray
@@ -41,6 +41,17 @@ class ShardWorker(Protocol):
         """Compute one shard, given as the columns of its row."""
 
 
+@runtime_checkable
+class TunedWorker(ShardWorker, Protocol):
+    """A worker that measures, on its device, what all workers of a run must share."""
+
+    def tune(self) -> dict[str, Any]:
+        """Measure it."""
+
+    def adopt(self, tuning: dict[str, Any], /) -> None:
+        """Use what the first worker has measured."""
+
+
 class _ShardActor:
     """Maps rows that describe shards to rows that hold their results.
 
@@ -54,6 +65,9 @@ class _ShardActor:
         if deaths > DEATHS_WHILE_LOADING:
             raise RuntimeError(f"an actor died {deaths} times while it loaded, most likely because memory ran out")
         self._worker = make_worker()
+        if isinstance(self._worker, TunedWorker):
+            tuning = ray.get(tracker.agreed.remote())
+            self._worker.adopt(tuning or ray.get(tracker.agree.remote(self._worker.tune())))
         ray.get(tracker.ready.remote(actor))
 
     def __call__(self, batch: pa.Table) -> pa.Table:

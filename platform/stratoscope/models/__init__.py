@@ -1,7 +1,15 @@
 """Language models: loading, layer layout, dropping layers, export, tokenisation and fingerprints."""
 
 from stratoscope.models.anatomy import Block, LayerLayout, find_anatomy, first_position, layer_parameters
-from stratoscope.models.batching import MAX_PADDING, bucket, pad
+from stratoscope.models.batching import (
+    MAX_PADDING,
+    MAX_PROMPTS,
+    bucket,
+    find_knee,
+    pad,
+    prompts_in_memory,
+    usual_tokens,
+)
 from stratoscope.models.classes import num_layers_of
 from stratoscope.models.export import ModelCard, check_describable, consecutive_runs, export_pruned, slices_yaml
 from stratoscope.models.fingerprint import weights_fingerprint
@@ -24,6 +32,7 @@ from stratoscope.models.tokens import Encoded, Encoding, encode, encode_pair, en
 __all__ = [
     "BUNDLED_MODELS",
     "MAX_PADDING",
+    "MAX_PROMPTS",
     "Block",
     "Encoded",
     "Encoding",
@@ -45,6 +54,7 @@ __all__ = [
     "encode_text",
     "export_pruned",
     "find_anatomy",
+    "find_knee",
     "first_position",
     "kept_layers",
     "layer_parameters",
@@ -56,10 +66,12 @@ __all__ = [
     "pad",
     "peak_memory_bytes",
     "pin_source",
+    "prompts_in_memory",
     "resolve_dtype",
     "resolve_source",
     "set_layers",
     "slices_yaml",
+    "usual_tokens",
     "weights_fingerprint",
     "without_layers",
 ]

@@ -23,7 +23,7 @@ LENGTH = struct.Struct("<Q")
 """Length of a string, which precedes its bytes."""
 
 
-class _Reader(GGUFReader):
+class _Reader(GGUFReader):  # type: ignore[misc]
     """Reads arrays of the metadata from one buffer, in files of little-endian byte order."""
 
     @property
@@ -40,6 +40,7 @@ class _Reader(GGUFReader):
             return super()._get_field_parts(orig_offs, raw_type)
         kind, length = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
         item, start, number = GGUFValueType(kind[0]), orig_offs + 12, int(length[0])
+        parts: list[Any]
         if item == GGUFValueType.STRING:
             end, parts = _cut_strings(self._content, start, number)
         elif item in self.gguf_scalar_to_np:
@@ -51,9 +52,10 @@ class _Reader(GGUFReader):
         return end - orig_offs, [kind, length, *parts], list(range(2, 2 + number)), types
 
 
-def _cut_strings(content: Any, start: int, number: int) -> tuple[int, list[bytes]]:
+def _cut_strings(content: Any, start: int, number: int) -> tuple[int, list[Any]]:
     """Return the end of an array of strings and their bytes."""
-    buffer, strings = memoryview(content), []
+    buffer = memoryview(content)
+    strings = []
     for _ in range(number):
         (length,) = LENGTH.unpack_from(buffer, start)
         start += LENGTH.size

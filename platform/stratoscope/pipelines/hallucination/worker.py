@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from stratoscope.pipelines.hallucination.rows import (
     read_parts,
 )
 from stratoscope.pipelines.sharded.batches import run_batches
+from stratoscope.pipelines.sharded.sizes import BATCH_TOKENS, BatchSizes, measured_tokens
 from stratoscope.results import ShardResult, to_parquet
 from stratoscope.scoring import ReadPart
 from stratoscope.statistics import Statistics
@@ -47,7 +48,7 @@ class HallucinationWorkerSettings:
     epsilons: tuple[float, ...]
     max_tokens: int
     """Maximum tokens of a question with an answer."""
-    batch_tokens: int
+    sizes: BatchSizes
     num_threads: int
 
 
@@ -83,8 +84,17 @@ class HallucinationWorker:
         self.settings, self._metrics = settings, metrics
         self._model_in_use = threading.Lock()
         self.model = settings.loading.load(head=True)
+        self.batch_tokens = settings.sizes.max_tokens
         self.withdrawn: dict[str, str] = {}
         self.by_difference: list[int] = []
+
+    def tune(self) -> dict[str, int]:
+        """Return what all workers of the run must share: the tokens of a batch, measured if the settings lack them."""
+        return {BATCH_TOKENS: self.batch_tokens or measured_tokens(self.model)}
+
+    def adopt(self, tuning: Mapping[str, int]) -> None:
+        """Use what the workers of the run share."""
+        self.batch_tokens = tuning[BATCH_TOKENS]
 
     def __call__(self, shard: dict[str, Any], attempt: Attempt = FIRST_ATTEMPT) -> ShardResult:
         """Generate the model's own answers, if these are to be read, and read the activations on all answers.
@@ -126,6 +136,7 @@ class HallucinationWorker:
                 "peak_memory_bytes": peak_memory_bytes(),
                 "withdrawn": self.withdrawn,
                 "by_difference": self.by_difference,
+                BATCH_TOKENS: self.batch_tokens,
             },
         )
 
@@ -138,10 +149,15 @@ class HallucinationWorker:
         ]
         pending = [i for i, question in enumerate(state.questions) if question.written is None]
         lengths = [len(prompts[i].ids) + settings.answer_tokens for i in pending]
-        batches = [[pending[p] for p in batch] for batch in bucket(lengths, settings.batch_tokens)]
+        assert self.batch_tokens is not None, "the worker was not tuned"
+        batch_tokens = self.batch_tokens
+        batches = [
+            [pending[p] for p in batch]
+            for batch in bucket(lengths, batch_tokens, max_prompts=settings.sizes.max_prompts)
+        ]
 
         def write(batch: Sequence[int]) -> tuple[int, int]:
-            texts = generate(self.model, [prompts[i] for i in batch], (), settings.batch_tokens)
+            texts = generate(self.model, [prompts[i] for i in batch], (), batch_tokens)
             for i, text in zip(batch, texts, strict=True):
                 self._grade(state, i, text)
             return 0, 0
@@ -172,7 +188,8 @@ class HallucinationWorker:
             elif longest > settings.max_tokens:
                 state.errors[i] = f"too long: {longest} tokens, at most {settings.max_tokens} are read"
         readable = state.open
-        groups = group_questions([state.rows[i] for i in readable], settings.batch_tokens)
+        assert self.batch_tokens is not None, "the worker was not tuned"
+        groups = group_questions([state.rows[i] for i in readable], self.batch_tokens, settings.sizes.max_prompts)
         batches = [[readable[p] for p in group] for group in groups]
         with Probe(self.model, settings.taps, settings.epsilons) as probe:
             self.withdrawn = {str(tap): reason for tap, reason in probe.withdrawn.items()}

@@ -11,6 +11,11 @@ GPU_FLOPS = 150e12
 """Conservative speed of a data-centre GPU in bfloat16, which is not measured."""
 
 
+def machine_resources() -> dict[str, float]:
+    """Return the GPUs of this machine, under the name that Ray uses."""
+    return {"GPU": float(torch.cuda.device_count())}
+
+
 def usual_device() -> str:
     """Return the kind of device that jobs use on this machine."""
     return "cuda" if torch.cuda.is_available() else "cpu"

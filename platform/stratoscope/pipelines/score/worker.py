@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from stratoscope.models import (
 )
 from stratoscope.pipelines.score.shard_tables import RetentionPolicy, ShardTables
 from stratoscope.pipelines.sharded.batches import BatchOutcome, run_batches
+from stratoscope.pipelines.sharded.sizes import BATCH_TOKENS, BatchSizes, measured_tokens
 from stratoscope.results import ShardResult, to_parquet
 from stratoscope.tables.score import LayerRow
 
@@ -38,7 +39,7 @@ class ScoreWorkerSettings:
     epsilons: tuple[float, ...]
     spans: tuple[tuple[int, int], ...]
     retention: RetentionPolicy
-    batch_tokens: int
+    sizes: BatchSizes
     num_threads: int
 
 
@@ -53,8 +54,17 @@ class ScoreWorker:
         self.settings, self._metrics = settings, metrics
         self._model_in_use = threading.Lock()
         self.model = settings.loading.load()
+        self.batch_tokens = settings.sizes.max_tokens
         self.withdrawn: dict[str, str] = {}
         self.by_difference: list[int] = []
+
+    def tune(self) -> dict[str, int]:
+        """Return what all workers of the run must share: the tokens of a batch, measured if the settings lack them."""
+        return {BATCH_TOKENS: self.batch_tokens or measured_tokens(self.model)}
+
+    def adopt(self, tuning: Mapping[str, int]) -> None:
+        """Use what the workers of the run share."""
+        self.batch_tokens = tuning[BATCH_TOKENS]
 
     def __call__(self, shard: dict[str, Any], attempt: Attempt = FIRST_ATTEMPT) -> ShardResult:
         """Run the prompts of a shard.
@@ -98,6 +108,7 @@ class ScoreWorker:
                 "peak_memory_bytes": peak_memory_bytes(),
                 "withdrawn": self.withdrawn,
                 "by_difference": self.by_difference,
+                BATCH_TOKENS: self.batch_tokens,
             },
         )
 
@@ -110,7 +121,8 @@ class ScoreWorker:
             self.by_difference = list(probe.layers_read_by_difference)
             # Where padding changes what the model computes, the probe would split padded batches.
             max_padding = MAX_PADDING if probe.batching == Batching.ANY else 0.0
-            groups = bucket(lengths, self.settings.batch_tokens, max_padding)
+            assert self.batch_tokens is not None, "the worker was not tuned"
+            groups = bucket(lengths, self.batch_tokens, max_padding, self.settings.sizes.max_prompts)
             batches = [[readable[p] for p in group] for group in groups]
 
             def measure(batch: Sequence[int]) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """Fields of every job that reads activations shard by shard."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator, model_validator
@@ -36,9 +36,10 @@ class BatchingSection(ConfigSection):
     """How the work is divided into shards and batches. A resumed run keeps every shard that is complete."""
 
     shard_size: int | None = Field(None, ge=1)
-    """Prompts or questions per shard; null is 32, or more so that there are at most 1024 shards, or fewer for score."""
-    max_tokens: int = Field(2048, ge=1)
-    """Maximum tokens of a batch, padding included."""
+    """Prompts or questions per shard; null is 32 (hallucination 16) on a CPU and some 20 batches on a GPU, at most 1024
+    shards in all."""
+    max_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Maximum tokens of a batch, padding included; auto is 2048 on a CPU and is measured on a GPU, once in a run."""
 
 
 class ActorsSection(ConfigSection):

@@ -15,6 +15,7 @@ from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.sharded.config import ActorsSection, FailOnError, errors_allowed
 from stratoscope.pipelines.sharded.layout import ShardLayout, Shards
 from stratoscope.pipelines.sharded.models import OpenedModel
+from stratoscope.pipelines.sharded.sizes import BATCH_TOKENS
 from stratoscope.results import Manifest, ShardResult, ShardStore, Storage, TableRow, table_writer
 
 ShardCounts = dict[int, dict[str, float]]
@@ -184,6 +185,6 @@ def _record_counts(manifest: Manifest, work: ShardedWork, counts: Sequence[dict[
         "shards_retried": sum(c["attempts"] > 1 for c in counts),
     }
     manifest.peak_memory_bytes = int(max(c["peak_memory_bytes"] for c in counts))
-    for name in ("withdrawn", "by_difference"):
+    for name in ("withdrawn", "by_difference", BATCH_TOKENS):
         if fact := next((c[name] for c in counts if c.get(name)), None):
             manifest.facts[name] = fact  # the same in every shard
