@@ -9,7 +9,7 @@ from stratoscope.execution.pool import ActorPool, gpus_of_actor, plan_pool
 from stratoscope.execution.processes import Process, ProcessResult
 from stratoscope.execution.progress import Meter, Reporter, progress
 from stratoscope.execution.service import Service, serve
-from stratoscope.execution.shards import ShardWorker, run_shards
+from stratoscope.execution.shards import Prepare, ShardWorker, run_shards
 from stratoscope.execution.tasks import Task, TaskResult, run_tasks
 from stratoscope.execution.training import (
     PlacementGroupTracker,
@@ -28,6 +28,7 @@ __all__ = [
     "BrokenProcessError",
     "Meter",
     "PlacementGroupTracker",
+    "Prepare",
     "Process",
     "ProcessResult",
     "Reporter",

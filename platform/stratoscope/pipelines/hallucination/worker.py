@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from stratoscope.pipelines.hallucination.rows import (
     group_questions,
     read_parts,
 )
-from stratoscope.pipelines.sharded.batches import run_batches
+from stratoscope.pipelines.sharded.batches import Finish, batches_ahead, run_batches
 from stratoscope.pipelines.sharded.sizes import BATCH_TOKENS, BatchSizes, measured_tokens
 from stratoscope.results import ShardResult, to_parquet
 from stratoscope.scoring import ReadPart
@@ -156,11 +157,11 @@ class HallucinationWorker:
             for batch in bucket(lengths, batch_tokens, max_prompts=settings.sizes.max_prompts)
         ]
 
-        def write(batch: Sequence[int]) -> tuple[int, int]:
+        def write(batch: Sequence[int]) -> Finish:
             texts = generate(self.model, [prompts[i] for i in batch], (), batch_tokens)
             for i, text in zip(batch, texts, strict=True):
                 self._grade(state, i, text)
-            return 0, 0
+            return lambda: (0, 0)
 
         for i, question in enumerate(state.questions):
             if question.written is not None:
@@ -194,12 +195,14 @@ class HallucinationWorker:
         with Probe(self.model, settings.taps, settings.epsilons) as probe:
             self.withdrawn = {str(tap): reason for tap, reason in probe.withdrawn.items()}
             self.by_difference = list(probe.layers_read_by_difference)
-            outcome = run_batches(batches, lambda batch: self._measure(probe, state, batch), attempt, self._metrics)
+            measure, ahead = partial(self._measure, probe, state), batches_ahead(self.model.device)
+            outcome = run_batches(batches, measure, attempt, self._metrics, ahead=ahead)
         state.errors |= outcome.errors
         state.padded += outcome.padded
         state.halved += outcome.halved
 
-    def _measure(self, probe: Probe, state: _ShardState, batch: Sequence[int]) -> tuple[int, int]:
+    def _measure(self, probe: Probe, state: _ShardState, batch: Sequence[int]) -> Finish:
+        """Start a batch; what it returns stores the statistics once they are there."""
         rows = [row for i in batch for row in state.rows[i]]
         parts: list[tuple[ReadUnit, Any]] = []
         units: dict[int, slice] = {}
@@ -215,16 +218,21 @@ class HallucinationWorker:
         def forward(device_ids: Tensor, device_mask: Tensor) -> None:
             log_likelihoods[:] = self._log_likelihoods(rows, device_ids, device_mask)
 
-        statistics = probe.measure(ids, mask, [span for _, span in parts], forward).statistics
-        values = iter(log_likelihoods)
-        for i in batch:
-            state.log_likelihood[i] = [next(values) for _ in state.rows[i]]
-            own = units[i]
-            state.stats[i] = self._table([unit for unit, _ in parts[own]], statistics[own])
-        tokens = sum(len(row.ids) for row in rows)
-        state.nonfinite += int(statistics.nonfinite.sum())
-        state.tokens += tokens
-        return tokens, ids.numel()
+        measured = probe.start(ids, mask, [span for _, span in parts], forward)
+
+        def finish() -> tuple[int, int]:
+            statistics = measured().statistics
+            values = iter(log_likelihoods)
+            for i in batch:
+                state.log_likelihood[i] = [next(values) for _ in state.rows[i]]
+                own = units[i]
+                state.stats[i] = self._table([unit for unit, _ in parts[own]], statistics[own])
+            tokens = sum(len(row.ids) for row in rows)
+            state.nonfinite += int(statistics.nonfinite.sum())
+            state.tokens += tokens
+            return tokens, ids.numel()
+
+        return finish
 
     def _log_likelihoods(self, rows: Sequence[EncodedAnswer], ids: Tensor, mask: Tensor) -> list[float]:
         """Run the model and return the log-likelihood of each row's answer."""
@@ -236,7 +244,7 @@ class HallucinationWorker:
         targets = ids[:, 1:][keep[:, :-1]]
         log_probabilities = logits.gather(1, targets[:, None]).squeeze(1) - torch.logsumexp(logits, dim=1)
         lengths = [row.num_tokens for row in rows]
-        return [float(part.double().sum()) for part in torch.split(log_probabilities, lengths)]
+        return [float(part.sum()) for part in torch.split(log_probabilities.double().cpu(), lengths)]
 
     def _table(self, units: Sequence[ReadUnit], statistics: Statistics) -> pa.Table:
         columns = {

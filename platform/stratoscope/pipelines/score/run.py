@@ -13,6 +13,7 @@ from stratoscope.pipelines.reporting.formatting import tap_notes
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.score.config import ScoreConfig
+from stratoscope.pipelines.score.encoding import ShardEncoder
 from stratoscope.pipelines.score.estimate import estimate
 from stratoscope.pipelines.score.inputs import ScoreInputs, lay_out_inputs, open_inputs
 from stratoscope.pipelines.score.load_statistics import StatisticsTables, score_tables
@@ -64,7 +65,7 @@ class ScoreJob(Job[ScoreConfig]):
             context.manifest.fingerprints = input_fingerprints(inputs, settings)
             context.manifest.facts = input_facts(inputs, settings, pool)
             self.register(resumed=store.num_done() > 0)
-            measure_shards(context, sharded_work(config, inputs), partial(make_worker, settings), pool, store)
+            measure_shards(context, sharded_work(config, inputs, pool), partial(make_worker, settings), pool, store)
         with context.stage("score"):
             shard_tables = {name: TABLES[name] for name in SHARD_TABLES}
             merge_tables(context.storage, store, shard_tables, required=("errors", "prompt_stats"))
@@ -96,9 +97,10 @@ class ScoreJob(Job[ScoreConfig]):
         console.print(f"report: {run.report_path}", soft_wrap=True)
 
 
-def sharded_work(config: ScoreConfig, inputs: ScoreInputs) -> ShardedWork:
-    """Return the prompts as work for actors."""
-    return ShardedWork("score", "prompts", inputs.prompts.table, inputs.layout, TOTALS, config.fail_on_error)
+def sharded_work(config: ScoreConfig, inputs: ScoreInputs, pool: ActorPool) -> ShardedWork:
+    """Return the prompts as work for actors; those on GPUs get them encoded, so that they do not wait for it."""
+    work = ShardedWork("score", "prompts", inputs.prompts.table, inputs.layout, TOTALS, config.fail_on_error)
+    return replace(work, prepare=shard_encoder(config, inputs)) if pool.num_gpus else work
 
 
 def worker_settings(
@@ -116,6 +118,12 @@ def worker_settings(
         sizes=batch_sizes(config.batching, inputs.model.facts, taps, recorded, on_gpu=on_gpu),
         num_threads=int(pool.num_cpus),
     )
+
+
+def shard_encoder(config: ScoreConfig, inputs: ScoreInputs) -> ShardEncoder:
+    """Return what encodes shards in CPU tasks."""
+    policy = config.prompts.to_encoding(inputs.max_tokens)
+    return ShardEncoder(inputs.model.source, config.model.trust_remote_code, policy)
 
 
 def input_fingerprints(inputs: ScoreInputs, settings: ScoreWorkerSettings) -> dict[str, str]:

@@ -22,8 +22,9 @@ from stratoscope.models import (
     pad,
     peak_memory_bytes,
 )
+from stratoscope.pipelines.score.encoding import unpack_encoded
 from stratoscope.pipelines.score.shard_tables import RetentionPolicy, ShardTables
-from stratoscope.pipelines.sharded.batches import BatchOutcome, run_batches
+from stratoscope.pipelines.sharded.batches import BatchOutcome, Finish, batches_ahead, run_batches
 from stratoscope.pipelines.sharded.sizes import BATCH_TOKENS, BatchSizes, measured_tokens
 from stratoscope.results import ShardResult, to_parquet
 from stratoscope.tables.score import LayerRow
@@ -71,13 +72,13 @@ class ScoreWorker:
 
         Args:
             shard: `shard`, its number, `start`, the index of its first prompt in the run, and the lists `prompt_id`,
-                `group` and `text`.
+                `group` and `text`; or, in place of `text`, what `ShardEncoder` makes of it.
             attempt: the record of earlier attempts at the shard.
 
         Raises:
             BrokenProcessError: the device is in a state that only a new process recovers.
         """
-        encoded = encode(self.model.tokenizer, shard["text"], self.settings.encoding)
+        encoded = self._encoded(shard)
         shard_tables = ShardTables(shard, self.settings.retention, self.settings.taps, self.settings.spans)
         with self._model_in_use:
             start = time.time()
@@ -112,6 +113,11 @@ class ScoreWorker:
             },
         )
 
+    def _encoded(self, shard: Mapping[str, Any]) -> list[Encoded]:
+        if "ids" in shard:
+            return unpack_encoded(shard)
+        return encode(self.model.tokenizer, shard["text"], self.settings.encoding)
+
     def _run(self, encoded: Sequence[Encoded], shard_tables: ShardTables, attempt: Attempt) -> BatchOutcome:
         torch.set_num_threads(self.settings.num_threads)  # the setting is per thread
         readable = [i for i, e in enumerate(encoded) if e.error is None]
@@ -125,12 +131,17 @@ class ScoreWorker:
             groups = bucket(lengths, self.batch_tokens, max_padding, self.settings.sizes.max_prompts)
             batches = [[readable[p] for p in group] for group in groups]
 
-            def measure(batch: Sequence[int]) -> tuple[int, int]:
+            def measure(batch: Sequence[int]) -> Finish:
                 rows = [encoded[i].ids for i in batch]
-                shard_tables.add(batch, probe.measure(*self._pad(rows)))
-                return sum(map(len, rows)), len(rows) * max(map(len, rows))
+                statistics = probe.start(*self._pad(rows))
 
-            return run_batches(batches, measure, attempt, self._metrics)
+                def finish() -> tuple[int, int]:
+                    shard_tables.add(batch, statistics())
+                    return sum(map(len, rows)), len(rows) * max(map(len, rows))
+
+                return finish
+
+            return run_batches(batches, measure, attempt, self._metrics, ahead=batches_ahead(self.model.device))
 
     def _pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         return pad(rows, self.model.tokenizer.pad_token_id or 0)

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from stratoscope.digest import digest
 from stratoscope.errors import RunError
-from stratoscope.execution import ActorPool, ShardWorker, plan_pool, resources, run_shards
+from stratoscope.execution import ActorPool, Prepare, ShardWorker, plan_pool, resources, run_shards
 from stratoscope.models import LoadSpec, dtype_name
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.sharded.config import ActorsSection, FailOnError, errors_allowed
@@ -37,6 +37,8 @@ class ShardedWork:
     """ShardCounts of shards that add up in the manifest."""
     fail_on_error: FailOnError
     """Number of errors that fails the run, as the configuration states it."""
+    prepare: Prepare | None = None
+    """Maps shards in CPU tasks, ahead of the actors."""
 
 
 def plan_actors(section: ActorsSection, store: ShardStore, layout: ShardLayout) -> ActorPool:
@@ -145,8 +147,10 @@ def _run_shards(
     shards = Shards(work.layout, work.units, missing)
     with context.progress(work.job, work.layout.num_units, num_done, work.unit, "tokens") as bar:
         actor = f"{work.job.capitalize()}Actor"
-        for result in run_shards(shards, make_worker, pool, actor, stopping=context.stopping):
-            store.write(result)
+        options: dict[str, Any] = {"prepare": work.prepare, "store": store, "stopping": context.stopping}
+        for result in run_shards(shards, make_worker, pool, actor, **options):
+            if not result.stored:
+                store.write(result)
             counts[result.shard] = result.counts
             num_errors += int(result.counts["errors"])
             _check_errors(context, work, store, result, num_errors)
