@@ -22,6 +22,7 @@ from stratoscope.models.load import (
     load_config,
     load_model,
     load_tokenizer,
+    resolution,
     resolve_dtype,
 )
 from stratoscope.models.memory import peak_memory_bytes
@@ -67,6 +68,7 @@ __all__ = [
     "peak_memory_bytes",
     "pin_source",
     "prompts_in_memory",
+    "resolution",
     "resolve_dtype",
     "resolve_source",
     "set_layers",

@@ -300,6 +300,11 @@ def resolve_dtype(dtype: str, device: str) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def resolution(dtype: str) -> float:
+    """Return the relative distance of neighbouring numbers in a number format; 0 for an unknown name."""
+    return float(torch.finfo(DTYPES[dtype]).eps) if dtype in DTYPES else 0.0
+
+
 def dtype_name(dtype: str, device: str) -> str:
     """Return the name of the torch dtype of a model, with 'auto' resolved for its device."""
     return str(resolve_dtype(dtype, device)).removeprefix("torch.")
