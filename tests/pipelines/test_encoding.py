@@ -4,8 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from stratoscope.execution import ActorPool
 from stratoscope.models import Encoding, encode, load_tokenizer, resolve_source
+from stratoscope.pipelines.runtime.config import validate
+from stratoscope.pipelines.score import ScoreConfig
 from stratoscope.pipelines.score.encoding import ShardEncoder, pack_encoded, unpack_encoded
+from stratoscope.pipelines.score.inputs import open_inputs
+from stratoscope.pipelines.score.run import shard_encoder, worker_settings
+from stratoscope.pipelines.score.worker import ScoreWorker
+from stratoscope.pipelines.sharded.layout import Shards
 
 
 @pytest.mark.parametrize("too_long", ["truncate", "refuse"])
@@ -28,3 +35,20 @@ def test_a_shard_comes_back_as_it_would_be_encoded_by_the_actor(tiny_model_folde
 
 def test_nothing_is_packed_as_nothing() -> None:
     assert unpack_encoded(pack_encoded([])) == []
+
+
+def test_a_worker_computes_the_same_from_texts_and_from_encoded_prompts(
+    tiny_model_folder: Path, prompts_file: Path
+) -> None:
+    config = validate(
+        ScoreConfig, {"model": {"source": str(tiny_model_folder)}, "prompts": {"source": str(prompts_file)}}
+    )
+    inputs = open_inputs(config)
+    worker = ScoreWorker(worker_settings(config, inputs, ActorPool(1, 1, 1, 1, 0)))
+    (row,) = Shards(inputs.layout, inputs.prompts.table, [0])[0].to_pylist()
+    from_texts, from_ids = (worker(shard) for shard in (row, shard_encoder(config, inputs)(row)))
+    assert from_texts.files == from_ids.files
+    varying = ("started", "ended", "peak_memory_bytes")
+    counts = [{k: v for k, v in r.counts.items() if k not in varying} for r in (from_texts, from_ids)]
+    assert counts[0] == counts[1]
+    assert counts[0]["batch_tokens"] == 2048

@@ -269,15 +269,16 @@ class Probe:
         else:
             segments = Segments.from_spans(parts, ids.shape[1], torch.device("cpu"))
         (lengths,) = _to_host(segments.lengths)()
-        segments = segments.to(self.model.device)
+        host, segments = segments, segments.to(self.model.device)
         run = forward or partial(run_backbone, self.model)
         shape = (ids.shape[0], ids.shape[1])
-        started = self._run(partial(run, ids, mask), self._begin(segments, shape), lengths)
+        started = self._run(partial(run, ids, mask), self._begin(segments, shape, host), lengths)
 
         def finish() -> BatchStatistics:
             reduced = started()
             if not reduced.is_finite(self._present, self._runs):
-                reduced = self._run(partial(run, ids, mask), self._begin(segments, shape, careful=True), lengths)()
+                again = self._begin(segments, shape, host, careful=True)
+                reduced = self._run(partial(run, ids, mask), again, lengths)()
             return self._unpack(reduced, lengths)
 
         return finish
@@ -327,13 +328,14 @@ class Probe:
             self._pass = None
 
     @torch.inference_mode()
-    def _begin(self, segments: Segments, shape: tuple[int, int], *, careful: bool = False) -> _Pass:
+    def _begin(self, segments: Segments, shape: tuple[int, int], host: Segments, *, careful: bool = False) -> _Pass:
         num_layers, bins = len(self.model.anatomy), self._bins_on(self.model.device)
         if self._has_kernel and not careful:
             return _Pass(segments, shape, careful, None, None, fused.FusedPass(self.taps, num_layers, bins, segments))
         sums = TokenSums.zeros(num_layers * len(self.taps), segments, bins)
         cosine = torch.full_like(sums.mean[:1], torch.nan).repeat(num_layers, 1)
-        return _Pass(segments, shape, careful, sums, cosine, None)
+        copies = {segments.rows.device: segments, host.rows.device: host}
+        return _Pass(segments, shape, careful, sums, cosine, None, copies=copies)
 
     def _check_seen(self, current: _Pass) -> None:
         """Check that each tap and term of each layer was read exactly once."""

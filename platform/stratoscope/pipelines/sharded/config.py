@@ -28,8 +28,15 @@ class ModelSection(ConfigSection):
 
     def to_loading(self, source: ModelSource, num_gpus: float) -> LoadSpec:
         """Return how an actor loads the model; over several GPUs its layers are spread."""
-        device = "cuda" if num_gpus else "cpu"
-        return LoadSpec(source, device, self.dtype, self.attention, self.trust_remote_code, spread=num_gpus > 1)
+        return LoadSpec(
+            source,
+            "cuda" if num_gpus else "cpu",
+            self.dtype,
+            self.attention,
+            self.trust_remote_code,
+            spread=num_gpus > 1,
+            memory_share=min(1.0, num_gpus or 1.0),
+        )
 
 
 class BatchingSection(ConfigSection):
@@ -52,7 +59,8 @@ class ActorsSection(ConfigSection):
     cpus: int = Field(1, ge=1)
     """CPUs, and CPU threads, per actor."""
     gpus: float | None = Field(None, ge=0)
-    """GPUs per actor; null uses one if the cluster has any. Several GPUs share the layers of a model."""
+    """GPUs per actor; null uses one if the cluster has any. Several GPUs share the layers of a model; with a fraction,
+    such as 0.5, several actors share a GPU and its memory."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
