@@ -1,5 +1,6 @@
 import io
 import os
+import resource
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from stratoscope.errors import RunError
 from stratoscope.execution import ActorPool, Attempt, Meter, plan_pool, progress, root_cause, run_shards
 from stratoscope.results import ShardResult, ShardStore, Storage
 
@@ -34,6 +36,14 @@ class Doubler:
         )
 
 
+class Oversized:
+    """Returns more than its process may write to a file, as if the disk were full."""
+
+    def __call__(self, shard: dict[str, Any], attempt: Attempt) -> ShardResult:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+        return ShardResult(shard["shard"], {"doubled": bytes(2_000_000)}, {"attempts": attempt.number})
+
+
 def shards(numbers: list[list[int]]) -> list[pa.Table]:
     return [pa.table({"shard": [i], "numbers": [row]}) for i, row in enumerate(numbers)]
 
@@ -55,6 +65,15 @@ def test_actors_store_their_results_and_work_is_prepared_ahead_of_them(tmp_path:
     assert sorted(done) == list(range(12))
     assert all(int(c["prepared_by"]) not in {c["pid"], os.getpid()} for c in done.values())
     assert all((tmp_path / "shards" / f"{i:06d}.doubled.parquet").read_bytes()[0] == 1 + 2 * i for i in range(12))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_actor_that_cannot_store_its_result_ends_the_run(tmp_path: Path) -> None:
+    store = ShardStore(Storage(str(tmp_path)))
+    pool = ActorPool(1, 1, 1, num_cpus=1, num_gpus=0)
+    with pytest.raises(RunError, match=r"shard 0 could not be stored: OSError: .*File too large"):
+        list(run_shards(shards([[1]]), Oversized, pool, "Oversized", store=store))
+    assert store.done() == {}
 
 
 @pytest.mark.usefixtures("local_ray")
