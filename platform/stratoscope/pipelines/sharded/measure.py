@@ -16,7 +16,7 @@ from stratoscope.pipelines.sharded.config import ActorsSection, FailOnError, err
 from stratoscope.pipelines.sharded.layout import ShardLayout, Shards
 from stratoscope.pipelines.sharded.models import OpenedModel
 from stratoscope.pipelines.sharded.sizes import BATCH_TOKENS
-from stratoscope.results import Manifest, ShardResult, ShardStore, Storage, TableRow, table_writer
+from stratoscope.results import Manifest, ShardStore, Storage, TableRow, table_writer
 
 ShardCounts = dict[int, dict[str, float]]
 """ShardCounts of finished shards, by shard."""
@@ -98,6 +98,7 @@ def measure_shards(
         RunError: the run is to stop, or more units failed than are allowed.
     """
     done = store.done()
+    _check_errors(context, work, store, int(sum(counts["errors"] for counts in done.values())))
     computed: ShardCounts = {}
     if len(done) < work.layout.num_shards:
         computed = _run_shards(context, work, make_worker, pool, store, done=done)
@@ -153,7 +154,7 @@ def _run_shards(
                 store.write(result)
             counts[result.shard] = result.counts
             num_errors += int(result.counts["errors"])
-            _check_errors(context, work, store, result, num_errors)
+            _check_errors(context, work, store, num_errors)
             bar.add(int(result.counts[work.unit]), result.counts["tokens"], errors=num_errors)
     if len(counts) < len(missing):
         num_shards = work.layout.num_shards
@@ -164,11 +165,9 @@ def _run_shards(
     return counts
 
 
-def _check_errors(
-    context: RunContext, work: ShardedWork, store: ShardStore, result: ShardResult, num_errors: int
-) -> None:
-    """Fail the run if a shard's errors bring their number above the limit."""
-    if result.counts["errors"] and num_errors > errors_allowed(work.fail_on_error, work.layout.num_units):
+def _check_errors(context: RunContext, work: ShardedWork, store: ShardStore, num_errors: int) -> None:
+    """Fail the run if there are more errors than are allowed."""
+    if num_errors > errors_allowed(work.fail_on_error, work.layout.num_units):
         _merge_table(context.storage, store, "errors")
         raise RunError(
             f"{num_errors} {work.unit} could not be scored and fail_on_error is {work.fail_on_error}; "
