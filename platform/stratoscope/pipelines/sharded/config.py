@@ -48,6 +48,13 @@ class BatchingSection(ConfigSection):
     max_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Maximum tokens of a batch, padding included; auto is 2048 on a CPU and is measured on a GPU, once in a run."""
 
+    @field_validator("max_tokens", mode="before")
+    @classmethod
+    def _auto_or_count(cls, value: object) -> object:
+        if value != "auto" and not (str(value).isdecimal() and int(str(value)) >= 1):
+            raise ValueError("must be auto, or a whole number of at least 1")
+        return value
+
 
 class ActorsSection(ConfigSection):
     """The actors that run the model; their number changes no result."""
