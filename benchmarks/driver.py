@@ -13,7 +13,6 @@ import statistics
 import tempfile
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,8 +59,8 @@ def make_result() -> bytes:
 class IdleWorker:
     """Returns the same result for every shard, at once."""
 
-    def __init__(self, content: bytes) -> None:
-        self._content = content
+    def __init__(self) -> None:
+        self._content = make_result()
 
     def __call__(self, shard: dict[str, Any], attempt: Attempt) -> ShardResult:
         """Return a result of real size."""
@@ -82,7 +81,7 @@ class Figures:
 
 def measure(units: pa.Table, layout: ShardLayout, num_actors: int, *, by_actors: bool) -> Figures:
     """Run shards through workers that compute nothing."""
-    process, content = psutil.Process(), make_result()
+    process = psutil.Process()
     pool = ActorPool(num_actors, num_actors, num_actors, 1, 0)
     with tempfile.TemporaryDirectory() as folder:
         store = ShardStore(Storage(folder))
@@ -90,7 +89,7 @@ def measure(units: pa.Table, layout: ShardLayout, num_actors: int, *, by_actors:
         servers, memory, driver = _server_seconds(), process.memory_info().rss, _seconds(process)
         start = None
         for number, result in enumerate(
-            run_shards(shards, partial(IdleWorker, content), pool, "Idle", store=store if by_actors else None)
+            run_shards(shards, IdleWorker, pool, "Idle", store=store if by_actors else None)
         ):
             if number == 0:  # actors have started
                 start = time.perf_counter()
