@@ -23,7 +23,7 @@ import torch
 
 from stratoscope.activations import run_backbone
 from stratoscope.execution import ActorPool, cluster, run_shards
-from stratoscope.models import LoadedModel, bucket, encode, load_model
+from stratoscope.models import LoadedModel, bucket, encode, load_model, usual_tokens
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.score.run import worker_settings
 from stratoscope.pipelines.score.worker import ScoreWorker, make_worker
@@ -45,7 +45,7 @@ def batches_of(job: ScoreJob, model: LoadedModel) -> Iterator[Batch]:
     for table in Shards(job.inputs.layout, job.inputs.prompts.table, range(job.inputs.layout.num_shards)):
         (shard,) = table.to_pylist()
         rows = [e.ids for e in encode(model.tokenizer, shard["text"], job.config.prompts.to_encoding(1024))]
-        for chosen in bucket([len(row) for row in rows], job.config.batching.max_tokens):
+        for chosen in bucket([len(row) for row in rows], usual_tokens(0, on_gpu=False)):
             ids = torch.zeros(len(chosen), max(len(rows[i]) for i in chosen), dtype=torch.long)
             mask = torch.zeros_like(ids)
             for place, i in enumerate(chosen):

@@ -4,13 +4,15 @@ That device has no values. What a step decides by values is prepared outside, an
 becomes zeros. Generation has no such form: each token decides how its loop goes on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.fx.experimental._config
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from stratoscope.activations import Probe, Span, Tap, run_head
 from stratoscope.evaluation.likelihood import Scorer
@@ -55,6 +57,47 @@ def test_evaluation(name: str, tiny_model_folder: Path) -> None:
     for batch in scorer.batches(requests):
         chosen, best = scorer._predict(batch)
         assert chosen.shape == best.shape
+
+
+def spread_over(model: LoadedModel, first: int, device: torch.device) -> None:
+    """Put the upper layers on another device; as accelerate does it, a module moves its own arguments."""
+    base = model.network.base_model
+    for module in (*base.layers[first:], base.norm):
+        module.to_empty(device=device)
+        module.forward = partial(move_and_call, module.forward, device)
+
+
+def move_and_call(forward: Callable[..., object], device: torch.device, *args: object, **options: object) -> object:
+    args, options = tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, (args, options))
+    return forward(*args, **options)
+
+
+@pytest.fixture
+def zeros_leave_the_meta_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a copy from the meta device to another consist of zeros."""
+    to = Tensor.to
+
+    def copy(tensor: Tensor, *args: object, **options: object) -> Tensor:
+        aim = args[0] if args else None
+        place = aim.device if isinstance(aim, Tensor) else aim
+        leaves = tensor.is_meta and isinstance(place, torch.device) and place.type != "meta"
+        return to(torch.zeros_like(tensor, device="cpu") if leaves else tensor, *args, **options)
+
+    monkeypatch.setattr(Tensor, "to", copy)
+
+
+@pytest.mark.usefixtures("without_values", "zeros_leave_the_meta_device")
+def test_a_model_spread_over_two_devices(tiny_model_folder: Path) -> None:
+    """Sums lie on the device of the lower layers; each device has its own bins and segments."""
+    model = on_meta("llama", tiny_model_folder)
+    spread_over(model, 2, torch.device("cpu"))
+    ids = torch.ones(2, 6, dtype=torch.long)
+    with Probe(model, tuple(Tap), (0.01,), [(0, 2), (1, 3)]) as probe:
+        assert not probe._can_fuse()
+        measured = probe.measure(ids, ids)
+        assert set(probe._bins) == {META, torch.device("cpu")}
+    assert measured.statistics.shape == (2, 4, len(Tap))
+    assert measured.span_cosine.shape == (2, 2)
 
 
 @pytest.mark.usefixtures("without_values")

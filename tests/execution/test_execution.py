@@ -1,14 +1,17 @@
 import io
 import os
+import resource
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from stratoscope.errors import RunError
 from stratoscope.execution import ActorPool, Attempt, Meter, plan_pool, progress, root_cause, run_shards
-from stratoscope.results import ShardResult
+from stratoscope.results import ShardResult, ShardStore, Storage
 
 
 class Doubler:
@@ -24,12 +27,53 @@ class Doubler:
         return ShardResult(
             shard["shard"],
             {"doubled": doubled},
-            {"pid": os.getpid(), "attempts": attempt.number, "threads": int(os.environ["OMP_NUM_THREADS"])},
+            {
+                "prepared_by": shard.get("prepared_by"),
+                "pid": os.getpid(),
+                "attempts": attempt.number,
+                "threads": int(os.environ["OMP_NUM_THREADS"]),
+            },
         )
+
+
+class Oversized:
+    """Returns more than its process may write to a file, as if the disk were full."""
+
+    def __call__(self, shard: dict[str, Any], attempt: Attempt) -> ShardResult:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+        return ShardResult(shard["shard"], {"doubled": bytes(2_000_000)}, {"attempts": attempt.number})
 
 
 def shards(numbers: list[list[int]]) -> list[pa.Table]:
     return [pa.table({"shard": [i], "numbers": [row]}) for i, row in enumerate(numbers)]
+
+
+def add_process(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"prepared_by": os.getpid()}
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_actors_store_their_results_and_work_is_prepared_ahead_of_them(tmp_path: Path) -> None:
+    """One actor of one CPU leaves a CPU to the tasks."""
+    numbers = [[i, i + 1] for i in range(12)]
+    store = ShardStore(Storage(str(tmp_path)))
+    pool = ActorPool(1, 1, 1, num_cpus=1, num_gpus=0)
+    options: dict[str, Any] = {"prepare": add_process, "store": store}
+    results = list(run_shards(shards(numbers), partial(Doubler, 1), pool, "Doubler", **options))
+    assert all(r.stored and not r.files for r in results)
+    done = store.done()
+    assert sorted(done) == list(range(12))
+    assert all(int(c["prepared_by"]) not in {c["pid"], os.getpid()} for c in done.values())
+    assert all((tmp_path / "shards" / f"{i:06d}.doubled.parquet").read_bytes()[0] == 1 + 2 * i for i in range(12))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_actor_that_cannot_store_its_result_ends_the_run(tmp_path: Path) -> None:
+    store = ShardStore(Storage(str(tmp_path)))
+    pool = ActorPool(1, 1, 1, num_cpus=1, num_gpus=0)
+    with pytest.raises(RunError, match=r"shard 0 could not be stored: OSError: .*File too large"):
+        list(run_shards(shards([[1]]), Oversized, pool, "Oversized", store=store))
+    assert store.done() == {}
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -12,6 +12,8 @@ import torch
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 ROOT = Path(__file__).parents[2]
+LIMIT_S = 420
+"""Longest time of a job: the first one on a machine converts the model and compiles the kernel."""
 ARGUMENTS = {
     "score": ["--prompts.limit", "48", "--model.dtype", "float32"],
     "hallucination": ["--pairs.limit", "60"],
@@ -28,7 +30,7 @@ ARGUMENTS = {
 
 def run(job: str, output: Path, *more: str) -> Path:
     command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), "--output", str(output), *ARGUMENTS[job], *more]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=LIMIT_S)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     folder = Path(answer.stdout.split("run: ")[-1].strip())
     assert json.loads((folder / "manifest.json").read_text())["status"] == "done"
@@ -49,3 +51,14 @@ def test_scores_are_those_of_the_cpu(tmp_path: Path) -> None:
     on_gpu, on_cpu = tables
     np.testing.assert_allclose(on_gpu["score"], on_cpu["score"], rtol=1e-3)
     assert (on_gpu["rank"].to_numpy() == on_cpu["rank"].to_numpy()).mean() > 0.95
+
+
+def test_batches_are_measured_recorded_and_the_same_for_two_actors_on_one_gpu(tmp_path: Path) -> None:
+    more = ["--prompts.limit", "600", "--model.dtype", "bfloat16", "--batching.shard_size", "100"]
+    alone = run("score", tmp_path / "alone", *more, "--actors.max", "1")
+    facts = json.loads((alone / "manifest.json").read_text())["facts"]
+    assert facts["batch_tokens"] in {2**n for n in range(10, 17)}
+    given = ["--batching.max_tokens", str(facts["batch_tokens"])]
+    shared = run("score", tmp_path / "shared", *more, *given, "--actors.gpus", "0.5", "--actors.min", "2")
+    tables = [pq.read_table(folder / "prompt_stats.parquet") for folder in (alone, shared)]
+    assert tables[0].equals(tables[1]), "the same batches give the same bits, however many actors share the GPU"

@@ -139,7 +139,13 @@ def test_a_run_by_shard_goes_on_where_it_stopped_to_the_bit(
     job = ScoreJob(config)
     job.prepare()
     job.context.folder.write_manifest(
-        Manifest(job="score", run_id="resumed-by-shard", config=config.model_dump(mode="json"), seed=0)
+        Manifest(
+            job="score",
+            run_id="resumed-by-shard",
+            config=config.model_dump(mode="json"),
+            seed=0,
+            facts={"shard_size": 5, "by_shard": True},
+        )
     )
     worker = ScoreWorker(worker_settings(config, job.inputs, ActorPool(1, 1, 1, 1, 0)))
     for table in Shards(job.inputs.layout, job.inputs.prompts.table, range(0, 64, 2)):

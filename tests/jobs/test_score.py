@@ -141,7 +141,7 @@ def test_a_started_run_does_only_what_is_missing(run: stratoscope.ScoreRun, fiel
     config = validate(ScoreConfig, fields(run_id="resumed"))
     job, settings = settings_of(config)
     job.context.folder.write_manifest(
-        Manifest(job="score", run_id="resumed", config=config.model_dump(mode="json"), seed=0)
+        Manifest(job="score", run_id="resumed", config=config.model_dump(mode="json"), seed=0, facts={"shard_size": 8})
     )
     worker = ScoreWorker(settings)
     for shard in shards_of(job, 1, 3):

@@ -86,7 +86,8 @@ def test_a_killed_driver_is_followed_by_another(
     assert 3 <= left < NUM_SHARDS
     resumed = stratoscope.score(**fields)
     counts = resumed.manifest.counts
-    assert (counts["shards_computed"], counts["shards_skipped"]) == (NUM_SHARDS - left, left)
+    assert counts["shards_skipped"] >= left, "an actor may outlive its driver by a moment, and store its shard"
+    assert counts["shards_computed"] == NUM_SHARDS - counts["shards_skipped"] > 0
     same_tables(resumed, undisturbed)
     names = Storage(resumed.path).names()
     assert "shards" not in names

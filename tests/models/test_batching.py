@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratoscope.models import bucket
+from stratoscope.models import bucket, find_knee, pad, prompts_in_memory, usual_tokens
 
 LENGTHS = st.lists(st.integers(1, 1200), max_size=400)
 
@@ -21,3 +21,43 @@ def test_every_prompt_is_in_one_batch_within_the_limits(lengths: list[int], max_
 def test_the_longest_come_first(lengths: list[int]) -> None:
     longest = [max(lengths[i] for i in batch) for batch in bucket(lengths, 2048)]
     assert longest == sorted(longest, reverse=True)
+
+
+@given(st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=9), min_size=1, max_size=9))
+def test_padding_stands_behind_the_tokens(rows: list[list[int]]) -> None:
+    ids, mask = pad(rows, 7)
+    assert ids.shape == mask.shape == (len(rows), max(map(len, rows)))
+    assert [row[real.bool()].tolist() for row, real in zip(ids, mask, strict=True)] == rows
+    assert ids[~mask.bool()].eq(7).all()
+
+
+def saturating(tokens: int) -> float:
+    """A device that needs 3,000 tokens for half of its speed."""
+    return 1e5 * tokens / (tokens + 3000)
+
+
+def test_the_knee_is_the_smallest_batch_that_is_nearly_as_fast_as_any() -> None:
+    assert find_knee(lambda tokens: min(tokens, 6000), 1024, 65536) == 8192
+    assert find_knee(lambda _tokens: 1.0, 1024, 65536) == 1024
+    assert find_knee(saturating, 1024, 65536) == 65536
+    assert find_knee(saturating, 1024, 4096) == 4096
+
+
+def test_the_knee_lies_where_memory_suffices() -> None:
+    tried = []
+
+    def rate(tokens: int) -> float | None:
+        tried.append(tokens)
+        return tokens if tokens < 8000 else None
+
+    assert find_knee(rate, 1024, 65536) == 4096
+    assert tried == [1024, 2048, 4096, 8192], "nothing larger is tried once memory has run out"
+    assert find_knee(lambda _tokens: None, 1024, 65536) == 1024
+
+
+def test_batches_on_gpus_are_bounded_by_tokens_and_by_the_memory_of_statistics() -> None:
+    assert usual_tokens(135_000_000, on_gpu=False) == 2048
+    assert [usual_tokens(n, on_gpu=True) for n in (135_000_000, 1_000_000_000, 8_000_000_000)] == [16384, 16384, 8192]
+    assert prompts_in_memory(1e6) == 512
+    assert prompts_in_memory(1.0) == 1024
+    assert prompts_in_memory(1e12) == 16

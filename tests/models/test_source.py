@@ -3,15 +3,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFWriter
+from gguf import GGUFReader, GGUFWriter
+from transformers.modeling_gguf_pytorch_utils import read_field
 
 from stratoscope.errors import InputError
 from stratoscope.models import describe_model, load_model, resolve_source, weights_fingerprint
 from stratoscope.models import source as source_module
+from stratoscope.models.gguf_file import _Reader
 from stratoscope.models.source import converted_gguf
 
 
@@ -97,25 +98,26 @@ def test_a_conversion_loads_and_is_cached(tiny_gguf: Path, tmp_path: Path, monke
     assert describe_model(resolve_source(str(tiny_gguf))).num_layers == 2
 
 
-def test_a_conversion_parses_the_file_once(tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parsed = []
-
-    class Reader(gguf.GGUFReader):
-        def __init__(self, path: str) -> None:
-            parsed.append(path)
-            super().__init__(path)
-
-    monkeypatch.setattr(gguf, "GGUFReader", Reader)
-    monkeypatch.setenv("STRATOSCOPE_CACHE", str(tmp_path))
-    converted_gguf(tiny_gguf)
-    assert len(parsed) == 1
-    assert gguf.GGUFReader is Reader
+def test_the_metadata_of_a_gguf_file_are_those_of_its_package(tiny_gguf: Path) -> None:
+    ours, theirs = _Reader(tiny_gguf), GGUFReader(tiny_gguf)
+    assert list(ours.fields) == list(theirs.fields)
+    for name, field in theirs.fields.items():
+        values = [read_field(reader, name) for reader in (ours, theirs)]
+        assert values[0] == values[1], name
+        assert ours.fields[name].types == field.types
+    for a, b in zip(ours.tensors, theirs.tensors, strict=True):
+        assert a.name == b.name
+        np.testing.assert_array_equal(a.data, b.data)
 
 
-def test_a_broken_gguf_leaves_no_partial_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ends_early", [False, True])
+def test_a_broken_gguf_leaves_no_partial_folder(
+    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends_early: bool
+) -> None:
     monkeypatch.setenv("STRATOSCOPE_CACHE", str(tmp_path / "cache"))
     broken = tmp_path / "broken.gguf"
-    broken.write_bytes(b"GGUF" + bytes(100))
+    content = tiny_gguf.read_bytes()
+    broken.write_bytes(content[: content.index(b"ggml.tokens") + 200] if ends_early else b"GGUF" + bytes(100))
     with pytest.raises(InputError, match="cannot read this GGUF"):
         load_model(str(broken))
     assert not [path for path in (tmp_path / "cache" / "models").iterdir() if path.is_dir()]

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -91,3 +92,15 @@ def test_the_manifest_comes_back_and_forgives_later_fields(tmp_path: Path) -> No
 def test_an_unknown_url_is_refused() -> None:
     with pytest.raises(InputError, match="output 'nosuch://x' cannot be used"):
         Storage("nosuch://x")
+
+
+def test_a_store_is_accepted_where_its_files_are_seen(storage: Storage, tmp_path: Path) -> None:
+    store = ShardStore(storage)
+    offer = store.offer()
+    accepted = ShardStore.accept(offer)
+    assert accepted is not None
+    accepted.write(ShardResult(1, {}, {"prompts": 5}))
+    assert store.done() == {1: {"prompts": 5}}
+    other_disk = replace(offer, url=str(tmp_path / "of another node"))
+    assert ShardStore.accept(other_disk) is None
+    assert ShardStore.accept(replace(offer, url="unknown://x")) is None

@@ -1,12 +1,18 @@
 """Forward passes: the layers of a model alone, or with its vocabulary head at chosen positions."""
 
 import inspect
+import time
 
 import torch
 from torch import Tensor
 
 from stratoscope.activations.trial import position_of_first
 from stratoscope.models import LoadedModel
+
+SAMPLE_LENGTH = 128
+"""Tokens of a row of the batches that are timed."""
+FREE_SHARE = 0.1
+"""Share of a GPU's memory that a pass leaves free, for the statistics of a batch."""
 
 
 def run_backbone(model: LoadedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
@@ -46,3 +52,40 @@ def _extra(model: LoadedModel, network: torch.nn.Module, attention_mask: Tensor)
         extra["position_ids"] = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0) + first
     accepted = inspect.signature(network.forward).parameters
     return {name: value for name, value in extra.items() if name in accepted}
+
+
+def measure_rate(model: LoadedModel, tokens: int) -> float | None:
+    """Measure the tokens per second of a pass through the layers alone, without padding.
+
+    Returns:
+        The rate; None where the pass does not fit into the memory of the device, or leaves too little of it.
+    """
+    vocabulary: int = model.network.get_input_embeddings().weight.shape[0]
+    length = min(SAMPLE_LENGTH, tokens)
+    ids = torch.arange(max(1, tokens // length) * length, device=model.device).view(-1, length) % vocabulary
+    try:
+        _time_pass(model, ids)
+        seconds = min(_time_pass(model, ids) for _ in range(2))
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
+    if model.device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(model.device)
+        if free < FREE_SHARE * total:
+            torch.cuda.empty_cache()
+            return None
+    return float(ids.numel() / seconds)
+
+
+@torch.inference_mode()
+def _time_pass(model: LoadedModel, ids: Tensor) -> float:
+    _wait_for(model.device)
+    start = time.perf_counter()
+    run_backbone(model, ids, torch.ones_like(ids))
+    _wait_for(model.device)
+    return time.perf_counter() - start
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

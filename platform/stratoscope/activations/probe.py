@@ -17,7 +17,7 @@ from stratoscope.activations import fused
 from stratoscope.activations.forward import run_backbone
 from stratoscope.activations.reduce import Bins, RowLayout, TokenSums, merge_tokens, reduce_tokens, token_cosine
 from stratoscope.activations.residual import UNKNOWN, Term
-from stratoscope.activations.segments import Segments, Span
+from stratoscope.activations.segments import Segments, Span, to_device
 from stratoscope.activations.tap import Tap
 from stratoscope.activations.taps import on_experts, on_input, on_output
 from stratoscope.activations.trial import Batching, ModelReading, read_model, split_rows
@@ -25,6 +25,8 @@ from stratoscope.errors import InputError
 from stratoscope.models import LoadedModel
 from stratoscope.statistics import Statistics, stack
 
+Pending = Callable[[], "BatchStatistics"]
+"""Waits for a batch that was started, and returns its statistics."""
 Forward = Callable[[Tensor, Tensor], None]
 """Runs a model on token ids and attention mask, shape (B, S) each, on its device."""
 FUSED_TAPS = frozenset((*fused.STREAM_TAPS, Tap.MLP_HIDDEN))
@@ -241,25 +243,46 @@ class Probe:
             parts: what to read, each a segment with statistics of its own; None reads all of each prompt.
             forward: runs the model on ids and mask; None runs its layers alone.
         """
+        return self.start(input_ids, attention_mask, parts, forward)()
+
+    def start(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        parts: Sequence[Span] | None = None,
+        forward: Forward | None = None,
+    ) -> Pending:
+        """Do the same as `measure` without waiting for the device.
+
+        Returns:
+            A function that waits and returns the statistics, to be called inside the 'with' block of the probe.
+        """
         if not self._handles:
             raise RuntimeError("the probe measures inside its 'with' block alone")
         batches = split_rows(attention_mask, self.batching) if self.batching != Batching.ANY else []
         if len(batches) > 1 or (batches and not attention_mask.all()):
-            return self._measure_apart(input_ids, attention_mask, batches, parts, forward)
-        ids, mask = input_ids.to(self.model.device), attention_mask.to(self.model.device)
+            apart = self._measure_apart(input_ids, attention_mask, batches, parts, forward)
+            return lambda: apart
+        ids, mask = (to_device(tensor, self.model.device) for tensor in (input_ids, attention_mask))
         if parts is None:
             # How many tokens there are depends on the mask's values: where the mask lies on the host, no device waits.
             segments = Segments.from_mask(attention_mask)
         else:
             segments = Segments.from_spans(parts, ids.shape[1], torch.device("cpu"))
-        (lengths,) = _to_host(segments.lengths)
-        segments = segments.to(self.model.device)
+        (lengths,) = _to_host(segments.lengths)()
+        host, segments = segments, segments.to(self.model.device)
         run = forward or partial(run_backbone, self.model)
         shape = (ids.shape[0], ids.shape[1])
-        reduced = self._run(partial(run, ids, mask), self._begin(segments, shape), lengths)
-        if not reduced.is_finite(self._present, self._runs):
-            reduced = self._run(partial(run, ids, mask), self._begin(segments, shape, careful=True), lengths)
-        return self._unpack(reduced, lengths)
+        started = self._run(partial(run, ids, mask), self._begin(segments, shape, host), lengths)
+
+        def finish() -> BatchStatistics:
+            reduced = started()
+            if not reduced.is_finite(self._present, self._runs):
+                again = self._begin(segments, shape, host, careful=True)
+                reduced = self._run(partial(run, ids, mask), again, lengths)()
+            return self._unpack(reduced, lengths)
+
+        return finish
 
     def _measure_apart(
         self,
@@ -296,7 +319,7 @@ class Probe:
         return BatchStatistics(statistics, np.concatenate([result.span_cosine for result in results])[places])
 
     @torch.inference_mode()
-    def _run(self, forward: Callable[[], None], current: _Pass, lengths: NDArray[np.int64]) -> _Reduced:
+    def _run(self, forward: Callable[[], None], current: _Pass, lengths: NDArray[np.int64]) -> Callable[[], _Reduced]:
         self._pass = current
         try:
             forward()
@@ -306,13 +329,14 @@ class Probe:
             self._pass = None
 
     @torch.inference_mode()
-    def _begin(self, segments: Segments, shape: tuple[int, int], *, careful: bool = False) -> _Pass:
+    def _begin(self, segments: Segments, shape: tuple[int, int], host: Segments, *, careful: bool = False) -> _Pass:
         num_layers, bins = len(self.model.anatomy), self._bins_on(self.model.device)
         if self._has_kernel and not careful:
             return _Pass(segments, shape, careful, None, None, fused.FusedPass(self.taps, num_layers, bins, segments))
         sums = TokenSums.zeros(num_layers * len(self.taps), segments, bins)
         cosine = torch.full_like(sums.mean[:1], torch.nan).repeat(num_layers, 1)
-        return _Pass(segments, shape, careful, sums, cosine, None)
+        copies = {segments.rows.device: segments, host.rows.device: host}
+        return _Pass(segments, shape, careful, sums, cosine, None, copies=copies)
 
     def _check_seen(self, current: _Pass) -> None:
         """Check that each tap and term of each layer was read exactly once."""
@@ -328,8 +352,8 @@ class Probe:
                     f"pass, as in the trial pass, but {numbers} times; it cannot be read"
                 )
 
-    def _finish(self, current: _Pass) -> _Reduced:
-        """Reduce what still waits, and bring the sums to the host at once."""
+    def _finish(self, current: _Pass) -> Callable[[], _Reduced]:
+        """Reduce what still waits, and start the transfer of the sums to the host."""
         assert current.sums is not None
         assert current.cosine is not None
         for place in list(current.waiting):
@@ -338,23 +362,28 @@ class Probe:
         cosine = _mean_of_known(current.cosine, current.segments)
         spans = _span_cosine(current.last_tokens, self.spans, cosine)
         num_segments, num_layers = cosine.shape
-        (flat,) = _to_host(torch.cat([rows.reshape(num_segments, -1), cosine, spans], dim=1))
+        fetch = _to_host(torch.cat([rows.reshape(num_segments, -1), cosine, spans], dim=1))
         columns = rows.shape[1] * rows.shape[2]
-        packed = flat[:, :columns].reshape(num_segments, num_layers, len(self.taps), -1)
-        layout = self._layout
-        histogram = packed[..., layout.histogram].astype(np.int64)
-        return _Reduced(
-            packed[..., :3],
-            histogram,
-            packed[..., layout.below].astype(np.int64),
-            histogram.sum(axis=-1),
-            packed[..., layout.nonfinite].astype(np.int64),
-            flat[:, columns : columns + num_layers],
-            flat[:, columns + num_layers :],
-        )
 
-    def _finish_fused(self, current: _Pass, lengths: NDArray[np.int64]) -> _Reduced:
-        """Join what the kernel has left, and bring it to the host."""
+        def finish() -> _Reduced:
+            (flat,) = fetch()
+            packed = flat[:, :columns].reshape(num_segments, num_layers, len(self.taps), -1)
+            layout = self._layout
+            histogram = packed[..., layout.histogram].astype(np.int64)
+            return _Reduced(
+                packed[..., :3],
+                histogram,
+                packed[..., layout.below].astype(np.int64),
+                histogram.sum(axis=-1),
+                packed[..., layout.nonfinite].astype(np.int64),
+                flat[:, columns : columns + num_layers],
+                flat[:, columns + num_layers :],
+            )
+
+        return finish
+
+    def _finish_fused(self, current: _Pass, lengths: NDArray[np.int64]) -> Callable[[], _Reduced]:
+        """Join what the kernel has left, and start its transfer to the host."""
         assert current.kernel is not None
         sums = current.kernel.finish()
         cosine = sums.cosine.transpose(0, 1)
@@ -363,19 +392,24 @@ class Probe:
         rows = torch.cat([sums.moments, below.double()], dim=3).permute(2, 0, 1, 3)
         spans = _span_cosine(current.last_tokens, self.spans, cosine)
         flat = torch.cat([rows.reshape(num_segments, -1), cosine, spans], dim=1)
-        flat_host, histogram_host = _to_host(flat, histogram.permute(2, 0, 1, 3))
-        columns = rows[0].numel()
-        packed = flat_host[:, :columns].reshape(num_segments, num_layers, len(self.taps), -1)
-        count = lengths[:, None, None] * sums.widths
-        return _Reduced(
-            packed[..., :3],
-            histogram_host,
-            packed[..., 3:].astype(np.int64),
-            count,
-            np.zeros_like(count),
-            flat_host[:, columns : columns + num_layers],
-            flat_host[:, columns + num_layers :],
-        )
+        fetch = _to_host(flat, histogram.permute(2, 0, 1, 3))
+        columns, widths = rows[0].numel(), sums.widths
+
+        def finish() -> _Reduced:
+            flat_host, histogram_host = fetch()
+            packed = flat_host[:, :columns].reshape(num_segments, num_layers, len(self.taps), -1)
+            count = lengths[:, None, None] * widths
+            return _Reduced(
+                packed[..., :3],
+                histogram_host,
+                packed[..., 3:].astype(np.int64),
+                count,
+                np.zeros_like(count),
+                flat_host[:, columns : columns + num_layers],
+                flat_host[:, columns + num_layers :],
+            )
+
+        return finish
 
     def _enter_block(self, layer: int, hidden: Tensor) -> None:
         current = self._current()
@@ -540,8 +574,8 @@ class Probe:
         return BatchStatistics(statistics, reduced.spans)
 
 
-def _to_host(*values: Tensor) -> tuple[NDArray[Any], ...]:
-    """Copy tensors to the host, waiting for their device once.
+def _to_host(*values: Tensor) -> Callable[[], tuple[NDArray[Any], ...]]:
+    """Start to copy tensors of one device to the host; what is returned waits for the copies.
 
     A tensor on the meta device has no values and becomes zeros. A pass on that device therefore checks, on a machine
     without a GPU, that no step joins tensors of two devices.
@@ -551,9 +585,15 @@ def _to_host(*values: Tensor) -> tuple[NDArray[Any], ...]:
         copies = [torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for value in values]
         for copy, value in zip(copies, values, strict=True):
             copy.copy_(value, non_blocking=True)
-        torch.cuda.current_stream(values[0].device).synchronize()
-        return tuple(copy.numpy() for copy in copies)
-    return tuple((torch.zeros_like(v, device="cpu") if v.is_meta else v).numpy() for v in values)
+        copied = torch.cuda.current_stream(values[0].device).record_event()
+
+        def wait() -> tuple[NDArray[Any], ...]:
+            copied.synchronize()
+            return tuple(copy.numpy() for copy in copies)
+
+        return wait
+    arrays = tuple((torch.zeros_like(v, device="cpu") if v.is_meta else v).numpy() for v in values)
+    return lambda: arrays
 
 
 def _mean_of_known(values: Tensor, segments: Segments) -> Tensor:

@@ -74,7 +74,8 @@ class Segments:
         """Return the same on a device."""
         if device == self.rows.device:
             return self
-        positions, rows, lengths, last = (t.to(device) for t in (self.positions, self.rows, self.lengths, self.last))
+        tensors = (self.positions, self.rows, self.lengths, self.last)
+        positions, rows, lengths, last = (to_device(tensor, device) for tensor in tensors)
         return Segments(positions, rows, lengths, last, self.longest, self.everything)
 
     def bounds(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,3 +112,10 @@ class Segments:
     def spread(self, per_segment: Tensor) -> Tensor:
         """Repeat segment values for each of the segment's tokens: (K, N) becomes (K, T)."""
         return per_segment.index_select(1, self.rows)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the host to a device without waiting for what runs there."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

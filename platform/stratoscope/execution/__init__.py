@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from stratoscope.execution.llm import vllm_installed, write_with_vllm
     from stratoscope.execution.meter import Meter, Reporter, progress
     from stratoscope.execution.metrics import WorkMetrics
-    from stratoscope.execution.pool import ActorPool, plan_pool
+    from stratoscope.execution.pool import ActorPool, gpus_of_actor, plan_pool
     from stratoscope.execution.processes import Process, ProcessResult
     from stratoscope.execution.service import Service, serve
-    from stratoscope.execution.shards import ShardWorker, run_shards
+    from stratoscope.execution.shards import Prepare, ShardWorker, run_shards
     from stratoscope.execution.socket_folder import ray_folder
     from stratoscope.execution.tasks import Task, TaskResult, run_tasks
     from stratoscope.execution.training import (
@@ -37,6 +37,7 @@ __all__ = [
     "Meter",
     "NodeType",
     "PlacementGroupTracker",
+    "Prepare",
     "Process",
     "ProcessResult",
     "Reporter",
@@ -54,6 +55,7 @@ __all__ = [
     "cpus_per_worker",
     "fit",
     "fit_in_trial",
+    "gpus_of_actor",
     "is_local",
     "machine_resources",
     "mlflow_callback",

@@ -8,6 +8,7 @@ crash their process stand alone. Those units are given up and all others are don
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 UnitBatch = tuple[int, ...]
 """Units of a shard, such as prompts, that run together."""
@@ -82,6 +83,16 @@ class AttemptTracker:
         self._attempts: Counter[int] = Counter()
         self._crashes: dict[int, Counter[UnitBatch]] = {}
         self._loading: Counter[str] = Counter()
+        self._tuning: dict[str, Any] | None = None
+
+    def agreed(self) -> dict[str, Any] | None:
+        """Return what the workers have agreed on, or None if no worker has proposed anything yet."""
+        return self._tuning
+
+    def agree(self, proposal: dict[str, Any]) -> dict[str, Any]:
+        """Return what all workers share: the first proposal."""
+        self._tuning = proposal if self._tuning is None else self._tuning
+        return self._tuning
 
     def load(self, actor: str) -> int:
         """Record that an actor starts to load, and return how often it died since it was last ready."""

@@ -1,6 +1,7 @@
 """Size and resources of an actor pool."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -15,13 +16,18 @@ class ActorPool:
     num_gpus: float
 
 
+def gpus_of_actor(num_gpus: float | None, resources: Mapping[str, float]) -> float:
+    """Return the GPUs of each actor: as given, or one if the cluster has any."""
+    return num_gpus if num_gpus is not None else float(resources.get("GPU", 0) > 0)
+
+
 def plan_pool(
     *,
     minimum: int,
     maximum: int | None,
     num_cpus: float,
     num_gpus: float | None,
-    resources: dict[str, float],
+    resources: Mapping[str, float],
     work: int,
 ) -> ActorPool:
     """Fit a pool to a cluster.
@@ -34,7 +40,7 @@ def plan_pool(
         resources: current resources of the cluster, by name.
         work: number of units of work, which bounds the number of actors.
     """
-    gpus = num_gpus if num_gpus is not None else float(resources.get("GPU", 0) > 0)
+    gpus = gpus_of_actor(num_gpus, resources)
     needed = {"CPU": num_cpus, "GPU": gpus}
     fits = [math.floor(resources.get(name, 0) / amount) for name, amount in needed.items() if amount > 0]
     capacity = max(1, min(fits, default=1))

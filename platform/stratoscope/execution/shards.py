@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from stratoscope.errors import InputError
+from stratoscope.errors import InputError, RunError, type_and_message
 from stratoscope.execution.attempts import (
     DEATHS_WHILE_LOADING,
     Attempt,
@@ -20,11 +20,11 @@ from stratoscope.execution.attempts import (
     BrokenProcessError,
     StoppedError,
 )
-from stratoscope.execution.connection import missing_resources, on_driver_node
+from stratoscope.execution.connection import missing_resources, on_driver_node, resources
 from stratoscope.execution.failures import late_start_error, started_late
 from stratoscope.execution.pool import ActorPool
 from stratoscope.phases import phase
-from stratoscope.results import ShardResult
+from stratoscope.results import ShardResult, ShardStore, StoreOffer
 
 CALLS_AT_ONCE = 2
 """Concurrent shards of an actor: one is computed while another is prepared or written."""
@@ -35,8 +35,12 @@ REFUSED = "refused"
 STOP_POLL_S = 0.2
 STATUS_TIMEOUT_S = 2.0
 """Longest wait for the state of the actors, which is only shown."""
+UNWRITTEN = "unwritten"
+"""Key under which an actor returns, in place of a shard's counts, why it could not store the result."""
 EXIT_BROKEN = 70
 """Exit code of an actor whose process is broken (see `BrokenProcessError`)."""
+Prepare = Callable[[dict[str, Any]], dict[str, Any]]
+"""Maps the columns of a shard's row, as a pure function."""
 
 
 class ShardWorker(Protocol):
@@ -46,19 +50,35 @@ class ShardWorker(Protocol):
         """Compute one shard, given as the columns of its row."""
 
 
+@runtime_checkable
+class TunedWorker(ShardWorker, Protocol):
+    """A worker that measures, on its device, what all workers of a run must share."""
+
+    def tune(self) -> dict[str, Any]:
+        """Measure it."""
+
+    def adopt(self, tuning: dict[str, Any], /) -> None:
+        """Use what the first worker has measured."""
+
+
 class _ShardActor:
     """Maps rows that describe shards to rows that hold their results.
 
-    A result is one row, whatever its size, so Ray may move and regroup blocks.
+    A result is one row, whatever its size, so Ray may move and regroup blocks. An actor that sees the run's files
+    stores its results itself, and returns the counts alone.
     """
 
-    def __init__(self, make_worker: Callable[[], ShardWorker], tracker: Any) -> None:
+    def __init__(self, make_worker: Callable[[], ShardWorker], tracker: Any, offer: StoreOffer | None) -> None:
         self._tracker = tracker
+        self._store = ShardStore.accept(offer) if offer else None
         actor = ray.get_runtime_context().get_actor_id()
         deaths = ray.get(tracker.load.remote(actor))
         if deaths > DEATHS_WHILE_LOADING:
             raise RuntimeError(f"an actor died {deaths} times while it loaded, most likely because memory ran out")
         self._worker = make_worker()
+        if isinstance(self._worker, TunedWorker):
+            tuning = ray.get(tracker.agreed.remote())
+            self._worker.adopt(tuning or ray.get(tracker.agree.remote(self._worker.tune())))
         ray.get(tracker.ready.remote(actor))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -69,6 +89,7 @@ class _ShardActor:
                 "counts": pa.array([json.dumps(r.counts) for r in results], pa.string()),
                 "names": pa.array([list(r.files) for r in results], pa.list_(pa.string())),
                 "contents": pa.array([list(r.files.values()) for r in results], pa.list_(pa.large_binary())),
+                "stored": pa.array([r.stored for r in results], pa.bool_()),
             }
         )
 
@@ -87,6 +108,12 @@ class _ShardActor:
             return ShardResult(shard, {}, {REFUSED: str(error)})
         except BrokenProcessError:
             os._exit(EXIT_BROKEN)
+        if self._store is not None:
+            try:
+                self._store.write(result)
+            except OSError as error:
+                return ShardResult(shard, {}, {UNWRITTEN: type_and_message(error)})
+            result = ShardResult(shard, {}, result.counts, stored=True)
         ray.get(self._tracker.finish.remote(shard))
         return result
 
@@ -110,6 +137,8 @@ def run_shards(
     pool: ActorPool,
     name: str,
     *,
+    prepare: Prepare | None = None,
+    store: ShardStore | None = None,
     stopping: threading.Event | None = None,
 ) -> Iterator[ShardResult]:
     """Run every shard once on a pool of actors and yield the results as they come.
@@ -121,23 +150,58 @@ def run_shards(
         make_worker: constructs the worker inside each actor.
         pool: size and resources of the pool.
         name: name of the actors on the dashboard.
+        prepare: maps the columns of each shard in tasks of one CPU, ahead of the actors, if the cluster has CPUs left.
+        store: where actors that see its files store the results; None brings all results to the driver.
         stopping: event that lets started shards finish and starts no other once it is set.
 
     Raises:
         InputError: a worker refused its input.
+        RunError: an actor could not store a result.
     """
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     tracker = ray.remote(AttemptTracker).options(num_cpus=0, scheduling_strategy=on_driver_node()).remote()
+    offer = store.offer() if store is not None else None
+
+    def make_dataset() -> Any:
+        # from_blocks reads each table here; from_arrow would start a task for it and wait for a CPU of the cluster.
+        dataset: Any = ray.data.from_blocks(shards)  # type: ignore[arg-type]
+        if prepare is not None and _has_spare_cpus(pool):
+            dataset = _prepare_shards(dataset, prepare)
+        return _map_shards(dataset, make_worker, pool, name, (tracker, offer), num_shards=len(shards))
+
     with _relay_stop(stopping, tracker), phase("", status=lambda: _pool_status(tracker, pool)):
-        for batch in _result_batches(lambda: _map_shards(shards, make_worker, pool, name, tracker)):
+        for batch in _result_batches(make_dataset):
             for row in batch.to_pylist():
                 files, counts = dict(zip(row["names"], row["contents"], strict=True)), json.loads(row["counts"])
                 if REFUSED in counts:
                     raise InputError(counts[REFUSED])
-                yield ShardResult(row["shard"], files, counts)
+                if UNWRITTEN in counts:
+                    raise RunError(f"shard {row['shard']} could not be stored: {counts[UNWRITTEN]}")
+                yield ShardResult(row["shard"], files, counts, row["stored"])
+
+
+def _has_spare_cpus(pool: ActorPool) -> bool:
+    """Return whether tasks would get a CPU beside all actors; they would wait for ever otherwise."""
+    return resources().get("CPU", 0) >= pool.max_size * pool.num_cpus + 1
+
+
+def _prepare_shards(dataset: Any, prepare: Prepare) -> Any:
+    """Return the dataset with its rows prepared in tasks."""
+    # Tasks with another strategy than the actors are not fused with them.
+    return dataset.map_batches(
+        partial(_prepare, prepare),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=1,
+        scheduling_strategy="SPREAD",
+    )
+
+
+def _prepare(prepare: Prepare, batch: pa.Table) -> pa.Table:
+    return pa.Table.from_pylist([prepare(row) for row in batch.to_pylist()])
 
 
 def _pool_status(tracker: Any, pool: ActorPool) -> str:
@@ -168,20 +232,25 @@ def _result_batches(make_dataset: Callable[[], Any]) -> Iterator[pa.Table]:
 
 
 def _map_shards(
-    shards: Sequence[pa.Table], make_worker: Callable[[], ShardWorker], pool: ActorPool, name: str, tracker: Any
+    dataset: Any,
+    make_worker: Callable[[], ShardWorker],
+    pool: ActorPool,
+    name: str,
+    shared: tuple[Any, StoreOffer | None],
+    *,
+    num_shards: int,
 ) -> Any:
-    """Return a lazy Ray Data dataset of the results."""
-    # from_blocks reads each table here; from_arrow would start a task for it and wait for a CPU of the cluster.
-    return ray.data.from_blocks(shards).map_batches(  # type: ignore[arg-type]
+    """Return a lazy Ray Data dataset of the results; `shared` are the tracker and the store that actors share."""
+    return dataset.map_batches(
         type(name, (_ShardActor,), {}),
-        fn_constructor_args=[make_worker, tracker],
+        fn_constructor_args=[make_worker, *shared],
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
             min_size=pool.min_size,
             max_size=pool.max_size,
             initial_size=pool.initial_size,
-            max_tasks_in_flight_per_actor=_tasks_in_flight(pool, len(shards)),
+            max_tasks_in_flight_per_actor=_tasks_in_flight(pool, num_shards),
             max_concurrent_calls_per_actor=CALLS_AT_ONCE,
             enable_true_multi_threading=True,
         ),

@@ -212,10 +212,11 @@ def errors(forecasts: Tensor, windows: Windows) -> dict[str, float]:
         forecasts: forecasts of all windows, shape (W, H, C), in standard units.
         windows: the W windows.
     """
-    absolute = squared = 0.0
+    absolute = squared = torch.zeros((), dtype=torch.float64, device=forecasts.device)
     for indices in torch.split(torch.arange(len(windows), device=forecasts.device), INFERENCE_BATCH):
         _, target = windows.batch(indices)
         difference = (forecasts[indices] - target).double()
-        absolute += difference.abs().mean(dim=(1, 2)).sum().item()
-        squared += difference.square().mean(dim=(1, 2)).sum().item()
-    return {"mae": absolute / len(windows), "mse": squared / len(windows)}
+        absolute = absolute + difference.abs().mean(dim=(1, 2)).sum()
+        squared = squared + difference.square().mean(dim=(1, 2)).sum()
+    mae, mse = (torch.stack([absolute, squared]) / len(windows)).tolist()  # the device is waited for once
+    return {"mae": mae, "mse": mse}

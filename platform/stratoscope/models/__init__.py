@@ -6,7 +6,15 @@ from stratoscope.lazy import exports
 
 if TYPE_CHECKING:
     from stratoscope.models.anatomy import Block, LayerLayout, find_anatomy, first_position, layer_parameters
-    from stratoscope.models.batching import MAX_PADDING, bucket, pad
+    from stratoscope.models.batching import (
+        MAX_PADDING,
+        MAX_PROMPTS,
+        bucket,
+        find_knee,
+        pad,
+        prompts_in_memory,
+        usual_tokens,
+    )
     from stratoscope.models.classes import num_layers_of
     from stratoscope.models.export import ModelCard, check_describable, consecutive_runs, export_pruned, slices_yaml
     from stratoscope.models.fingerprint import weights_fingerprint
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
         load_config,
         load_model,
         load_tokenizer,
+        resolution,
         resolve_dtype,
     )
     from stratoscope.models.memory import peak_memory_bytes
@@ -29,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BUNDLED_MODELS",
     "MAX_PADDING",
+    "MAX_PROMPTS",
     "Block",
     "Encoded",
     "Encoding",
@@ -50,6 +60,7 @@ __all__ = [
     "encode_text",
     "export_pruned",
     "find_anatomy",
+    "find_knee",
     "first_position",
     "kept_layers",
     "layer_parameters",
@@ -61,12 +72,17 @@ __all__ = [
     "pad",
     "peak_memory_bytes",
     "pin_source",
+    "prompts_in_memory",
+    "resolution",
     "resolve_dtype",
     "resolve_source",
     "set_layers",
     "slices_yaml",
+    "usual_tokens",
     "weights_fingerprint",
     "without_layers",
 ]
+
+__getattr__ = exports(__name__)
 
 __getattr__ = exports(__name__)

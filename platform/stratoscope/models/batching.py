@@ -1,15 +1,28 @@
 """Batches of sequences of similar length, and their padding."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 MAX_PADDING = 0.1
 """Largest share of padding in a batch, unless another is asked for."""
+MAX_PROMPTS = 256
+"""Largest number of prompts in a batch, unless another is asked for."""
+CPU_TOKENS = 2048
+"""Tokens of a batch on a CPU, where larger batches are no faster."""
+SMALL_MODEL = 3e9
+"""Number of parameters up to which a batch on a GPU has `SMALL_MODEL_TOKENS`."""
+SMALL_MODEL_TOKENS, LARGE_MODEL_TOKENS = 16384, 8192
+"""Tokens of a batch on a GPU, before they are measured."""
+NEARLY_BEST = 0.97
+"""Share of the best rate that a batch has to reach."""
+STATISTICS_BYTES = 512e6
+"""Memory of the host for the statistics of a batch."""
 
 
 def bucket(
-    lengths: Sequence[int], max_tokens: int, max_padding: float = MAX_PADDING, max_prompts: int = 256
+    lengths: Sequence[int], max_tokens: int, max_padding: float = MAX_PADDING, max_prompts: int = MAX_PROMPTS
 ) -> list[list[int]]:
     """Group prompts of similar length into batches under a budget of padded tokens.
 
@@ -50,9 +63,42 @@ def pad(rows: Sequence[Sequence[int]], filler: int) -> tuple[torch.Tensor, torch
         Ids and mask, both of shape (rows, longest) and integer; the mask is 0 on padding.
     """
     longest = max(len(row) for row in rows)
-    ids = torch.full((len(rows), longest), filler, dtype=torch.long)
-    mask = torch.zeros_like(ids)
+    ids = np.full((len(rows), longest), filler, np.int64)
+    mask = np.zeros_like(ids)
     for row, tokens in enumerate(rows):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
+        ids[row, : len(tokens)] = tokens
         mask[row, : len(tokens)] = 1
-    return ids, mask
+    return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+def usual_tokens(num_parameters: int, *, on_gpu: bool) -> int:
+    """Return the tokens of a batch that are usual for a model of this size, from measurements on an H200."""
+    if not on_gpu:
+        return CPU_TOKENS
+    return SMALL_MODEL_TOKENS if num_parameters < SMALL_MODEL else LARGE_MODEL_TOKENS
+
+
+def prompts_in_memory(bytes_per_prompt: float) -> int:
+    """Return how many prompts a batch on a GPU may have, by the memory of their statistics.
+
+    Args:
+        bytes_per_prompt: statistics of a prompt on the host.
+    """
+    return min(4 * MAX_PROMPTS, max(MAX_PROMPTS // 16, int(STATISTICS_BYTES / bytes_per_prompt)))
+
+
+def find_knee(rate: Callable[[int], float | None], start: int, most: int) -> int:
+    """Return the smallest batch that is nearly as fast as any, among powers of two.
+
+    Args:
+        rate: measures the tokens per second of a batch with so many tokens; None where it does not fit into memory.
+        start: number of tokens to start with.
+        most: largest number of tokens to try.
+    """
+    rates: dict[int, float] = {}
+    tokens = start
+    while tokens <= most and (measured := rate(tokens)) is not None:
+        rates[tokens] = measured
+        tokens *= 2
+    best = max(rates.values(), default=0.0)
+    return next((tokens for tokens, measured in rates.items() if measured >= NEARLY_BEST * best), start)

@@ -18,6 +18,7 @@ from stratoscope.models.checkpoint import (
 )
 from stratoscope.models.classes import check_runs_on_text, empty_model, num_layers_of
 from stratoscope.models.completeness import check_complete, check_vocabulary, key_mapping
+from stratoscope.models.memory import limit_gpu_memory
 from stratoscope.models.source import ModelSource, local_folder, resolve_source
 
 if TYPE_CHECKING:
@@ -79,9 +80,13 @@ class LoadSpec:
     attention: str | None
     trust_remote_code: bool
     spread: bool
+    memory_share: float = 1.0
+    """Share of its GPU's memory that the process may take, so that several processes can use one GPU."""
 
     def load(self, *, head: bool = False) -> LoadedModel:
         """Load the model, optionally with its vocabulary head."""
+        if self.memory_share < 1 and self.device.startswith("cuda"):
+            limit_gpu_memory(self.memory_share)
         return load_model(
             self.source,
             self.device,
@@ -307,6 +312,11 @@ def resolve_dtype(dtype: str, device: str) -> torch.dtype:
     if dtype == "auto":
         return torch.bfloat16 if device.startswith("cuda") else torch.float32
     return DTYPES[dtype]
+
+
+def resolution(dtype: str) -> float:
+    """Return the relative distance of neighbouring numbers in a number format; 0 for an unknown name."""
+    return float(torch.finfo(DTYPES[dtype]).eps) if dtype in DTYPES else 0.0
 
 
 def dtype_name(dtype: str, device: str) -> str:

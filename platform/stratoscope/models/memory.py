@@ -1,4 +1,4 @@
-"""Peak memory of a process."""
+"""Memory of a process."""
 
 import resource
 
@@ -10,3 +10,8 @@ def peak_memory_bytes() -> int:
     # Linux reports kilobytes.
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return host + sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
+
+
+def limit_gpu_memory(share: float) -> None:
+    """Limit this process to a share of its GPU's memory: a batch that is too large then fails here, and no other."""
+    torch.cuda.set_per_process_memory_fraction(share)

@@ -6,10 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -166,40 +163,13 @@ def converted_gguf(path: Path) -> Path:
     return target
 
 
-@contextmanager
-def _gguf_read_once() -> Iterator[None]:
-    """Keep what transformers reads from a GGUF file: it parses the file thrice, and builds its name map per module."""
-    import gguf
-
-    originals = gguf.GGUFReader, gguf.get_tensor_name_map
-    gguf.GGUFReader, gguf.get_tensor_name_map = map(cache, originals)
-    try:
-        yield
-    finally:
-        gguf.GGUFReader, gguf.get_tensor_name_map = originals
-
-
 def _convert(gguf: Path, folder: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from stratoscope.models.saving import save_network
-
-    location = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
-        with _gguf_read_once():
-            network = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(**location)
+        from stratoscope.models.gguf_file import convert_gguf
+
+        convert_gguf(gguf, folder)
     except Exception as error:  # GGUF readers raise any exception
         raise InputError(
             f"model.source {gguf}: transformers cannot read this GGUF file ({first_line(error)}); convert it to "
             "safetensors"
         ) from error
-    config = network.config
-    # With a quantisation configuration, save_pretrained refuses the float32 weights.
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(network.state_dict())
-    save_network(plain, folder)
-    tokenizer.save_pretrained(folder)

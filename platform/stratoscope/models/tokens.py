@@ -29,7 +29,7 @@ class Encoding:
 class Encoded:
     """Token ids of one text, or the reason why it has none."""
 
-    ids: tuple[int, ...]
+    ids: Sequence[int]
     truncated: bool = False
     error: str | None = None
 

@@ -21,7 +21,7 @@ from stratoscope.results.report import Page, PageSection, Table, TableCell, rend
 from stratoscope.results.rows import ByTask, Column, Int16, Int32, TableRow
 from stratoscope.results.run import Run
 from stratoscope.results.run_folder import RunFolder, check_reachable, new_run_id
-from stratoscope.results.shards import ShardResult, ShardStore
+from stratoscope.results.shards import ShardResult, ShardStore, StoreOffer
 from stratoscope.results.storage import Storage
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "ShardResult",
     "ShardStore",
     "Storage",
+    "StoreOffer",
     "Table",
     "TableCell",
     "TableRow",

@@ -1,6 +1,7 @@
 """Partial results of a run: a set of files per shard, completed by a marker file."""
 
 import json
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,18 @@ class ShardResult:
     """Content of the Parquet files, by table."""
     counts: dict[str, Any]
     """Number of units in the shard, the resources that they took, and taps that could not be read, with the reason."""
+    stored: bool = False
+    """Whether the process that computed the result has stored it, so that `files` is empty."""
+
+
+@dataclass(frozen=True)
+class StoreOffer:
+    """A store that other processes may write to, if they see the same files."""
+
+    url: str
+    """The run's folder."""
+    sign: str
+    """Name of a file in the store."""
 
 
 class ShardStore:
@@ -39,6 +52,24 @@ class ShardStore:
     def __init__(self, run: Storage) -> None:
         self._run = run
         self._storage = run.child(FOLDER)
+
+    def offer(self) -> StoreOffer:
+        """Offer the store to other processes, on this node or others."""
+        sign = f"{uuid.uuid4().hex}.offer"
+        self._storage.write(sign, b"")
+        return StoreOffer(self._run.url(), sign)
+
+    @classmethod
+    def accept(cls, offer: StoreOffer) -> "ShardStore | None":
+        """Return the store of an offer, or None if this process does not see its files.
+
+        A local path of another node may name another disk, and a node may lack the credentials of an object store.
+        """
+        try:
+            store = cls(Storage(offer.url))
+            return store if store._storage.exists(offer.sign) else None
+        except Exception:  # file systems raise exceptions of their own
+            return None
 
     def done(self) -> dict[int, dict[str, float]]:
         """Return the counts of every finished shard, and remove the markers of shards that cannot be read."""

@@ -2,19 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import islice
 
 from stratoscope.data import QuestionSet
-from stratoscope.models import ModelFacts, ModelSource, load_tokenizer
+from stratoscope.models import ModelFacts, ModelSource
 from stratoscope.pipelines.hallucination.config import HallucinationConfig
-from stratoscope.pipelines.hallucination.rows import encode_answers
+from stratoscope.pipelines.hallucination.inputs import answers_and_tokens
 from stratoscope.pipelines.reporting.data_notes import question_counts
 from stratoscope.pipelines.runtime.costs import STATISTICS_ROW_BYTES, MemoryEstimate, ModelCost, RunCost
 from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES
 from stratoscope.pipelines.sharded.layout import ShardLayout
 
-SAMPLE = 64
-"""Number of questions that are encoded to estimate the tokens of all."""
 ANALYSIS_S = 20
 """Seconds of tests and separation, for each data set."""
 
@@ -24,7 +21,7 @@ def estimate(
 ) -> Sequence[tuple[str, str]]:
     """Return the lines of a dry run: model, questions, shards and cost."""
     model = ModelCost(config.model.source, facts, config.model.dtype)
-    answers, tokens = _answers_and_tokens(config, source, questions)
+    answers, tokens = answers_and_tokens(config, source, questions)
     num_parts = sum(part != "question" for part in config.readings.parts)
     spans = answers * num_parts + len(questions) * ("question" in config.readings.parts)
     cost = RunCost(
@@ -47,14 +44,3 @@ def estimate(
         ("work", f"{layout.num_shards} shards of {layout.shard_size} questions, about {answers:,} answers"),
         *cost.lines(),
     ]
-
-
-def _answers_and_tokens(config: HallucinationConfig, source: ModelSource, questions: QuestionSet) -> tuple[int, int]:
-    """Estimate the answers and tokens of all questions from the first ones, whose order is random."""
-    tokenizer = load_tokenizer(source, trust_remote_code=config.model.trust_remote_code)
-    sample = list(islice(questions, SAMPLE))
-    scale = len(questions) / len(sample)
-    rows = [row for question in sample for row in encode_answers(tokenizer, question)]
-    own = 0 if config.pairs.answers == "given" else len(questions)
-    tokens = round(sum(len(row.ids) for row in rows) * scale) + own * 2 * config.generation.max_tokens
-    return round(len(rows) * scale) + own, tokens

@@ -1,19 +1,25 @@
 """Input of a hallucination run: the questions, the model and the shards, checked before any computation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from stratoscope.data import QuestionSet, load_pairs
 from stratoscope.errors import InputError
-from stratoscope.execution import resources, vllm_installed, write_with_vllm
-from stratoscope.models import dtype_name, local_folder
+from stratoscope.execution import gpus_of_actor, machine_resources, resources, vllm_installed, write_with_vllm
+from stratoscope.models import ModelSource, dtype_name, load_tokenizer, local_folder
 from stratoscope.pipelines.hallucination.config import HallucinationConfig
+from stratoscope.pipelines.hallucination.rows import encode_answers
 from stratoscope.pipelines.hallucination.worker import END_OF_ANSWER
 from stratoscope.pipelines.sharded.layout import ShardLayout, default_shard_size
 from stratoscope.pipelines.sharded.models import OpenedModel, check_taps, open_model
+from stratoscope.pipelines.sharded.sizes import gpu_work
 from stratoscope.results import Storage, read_table, write_table
 from stratoscope.scoring import FEWEST_QUESTIONS
 from stratoscope.tables.hallucination import WrittenRow
 
+SAMPLE = 64
+"""Number of questions that are encoded to estimate the tokens of all."""
 MIN_SHARD_SIZE = 16
 """Minimum default size of a shard; each question has several answers."""
 WRITTEN = "written"
@@ -42,8 +48,33 @@ def open_inputs(config: HallucinationConfig) -> HallucinationInputs:
     check_taps(config.readings.taps, model.facts, "readings.taps")
     if config.generation.engine == "vllm" and not vllm_installed():
         raise InputError("generation.engine vllm needs the package vllm, which is not installed; use transformers")
-    size = config.batching.shard_size or default_shard_size(len(questions), MIN_SHARD_SIZE)
-    return HallucinationInputs(model, questions, ShardLayout(len(questions), size))
+    inputs = HallucinationInputs(model, questions, ShardLayout(len(questions), 1))
+    return lay_out_inputs(config, inputs, machine_resources())
+
+
+def lay_out_inputs(
+    config: HallucinationConfig, inputs: HallucinationInputs, available: Mapping[str, float]
+) -> HallucinationInputs:
+    """Return the input with its questions divided into shards that suit the resources of a cluster or a machine."""
+    questions, model = inputs.questions, inputs.model
+    size = config.batching.shard_size
+    if size is None and gpus_of_actor(config.actors.gpus, available):
+        _, tokens = answers_and_tokens(config, model.source, questions)
+        work = gpu_work(config, model.facts, config.readings.taps, available, max(1.0, tokens / len(questions)))
+        size = work.shard_size(len(questions)) if work else None
+    size = size or default_shard_size(len(questions), MIN_SHARD_SIZE)
+    return replace(inputs, layout=ShardLayout(len(questions), size))
+
+
+def answers_and_tokens(config: HallucinationConfig, source: ModelSource, questions: QuestionSet) -> tuple[int, int]:
+    """Estimate the answers and tokens of all questions from the first ones, whose order is random."""
+    tokenizer = load_tokenizer(source, trust_remote_code=config.model.trust_remote_code)
+    sample = list(islice(questions, SAMPLE))
+    scale = len(questions) / len(sample)
+    rows = [row for question in sample for row in encode_answers(tokenizer, question)]
+    own = 0 if config.pairs.answers == "given" else len(questions)
+    tokens = round(sum(len(row.ids) for row in rows) * scale) + own * 2 * config.generation.max_tokens
+    return round(len(rows) * scale) + own, tokens
 
 
 def check_questions(questions: QuestionSet, folds: int) -> None:

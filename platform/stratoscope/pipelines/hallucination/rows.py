@@ -70,20 +70,22 @@ def read_parts(
     return units
 
 
-def group_questions(rows: Sequence[Sequence[EncodedAnswer]], max_tokens: int) -> list[list[int]]:
+def group_questions(rows: Sequence[Sequence[EncodedAnswer]], max_tokens: int, max_rows: int) -> list[list[int]]:
     """Group questions into batches of limited size; all answers of a question share a batch.
 
     Args:
         rows: the rows of each question; questions without rows are left out.
         max_tokens: maximum tokens of a batch, padding included; a larger question gets a batch of its own.
+        max_rows: maximum answers of a batch, which bounds the memory of their statistics.
     """
     longest = [max((len(row.ids) for row in answers), default=0) for answers in rows]
     batches: list[list[int]] = []
     width = num_rows = 0
     for index in sorted((i for i, length in enumerate(longest) if length), key=lambda i: (-longest[i], i)):
-        if batches and (num_rows + len(rows[index])) * width <= max_tokens:
+        rows_with = num_rows + len(rows[index])
+        if batches and rows_with * width <= max_tokens and rows_with <= max_rows:
             batches[-1].append(index)
-            num_rows += len(rows[index])
+            num_rows = rows_with
         else:
             batches.append([index])
             width, num_rows = longest[index], len(rows[index])

@@ -1,17 +1,22 @@
 """The hallucination job: questions -> answers -> statistics of activations -> layer tests -> flagged layers."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, ClassVar
 
 from rich.console import Console
 
 from stratoscope.errors import InputError
-from stratoscope.execution import ActorPool, cluster
+from stratoscope.execution import ActorPool, cluster, resources
 from stratoscope.pipelines.hallucination.config import HallucinationConfig
 from stratoscope.pipelines.hallucination.estimate import estimate
-from stratoscope.pipelines.hallucination.inputs import HallucinationInputs, open_inputs, write_answers_with_vllm
+from stratoscope.pipelines.hallucination.inputs import (
+    HallucinationInputs,
+    lay_out_inputs,
+    open_inputs,
+    write_answers_with_vllm,
+)
 from stratoscope.pipelines.hallucination.load_statistics import load_observations
 from stratoscope.pipelines.hallucination.outcome import verdicts
 from stratoscope.pipelines.hallucination.report import build_page, summary_table
@@ -20,6 +25,7 @@ from stratoscope.pipelines.reporting.data_notes import nonfinite_notes, question
 from stratoscope.pipelines.reporting.formatting import tap_notes
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.runtime.surroundings import check_connected
+from stratoscope.pipelines.sharded.layout import recorded_layout
 from stratoscope.pipelines.sharded.measure import (
     ShardedWork,
     fingerprints,
@@ -29,6 +35,7 @@ from stratoscope.pipelines.sharded.measure import (
     run_facts,
 )
 from stratoscope.pipelines.sharded.nonfinite import nonfinite_layers
+from stratoscope.pipelines.sharded.sizes import batch_sizes, recorded_tokens
 from stratoscope.results import Run, ShardStore, Storage, read_table, write_table
 from stratoscope.scoring import (
     DEFINITIONS,
@@ -76,8 +83,10 @@ class HallucinationJob(Job[HallucinationConfig]):
                 inputs = write_answers_with_vllm(context.storage, config, inputs)
         with context.stage("measure"), cluster():
             check_connected(config, context.console)
+            recorded = recorded_layout(store, self.previous_start, len(inputs.questions))
+            inputs = replace(inputs, layout=recorded) if recorded else lay_out_inputs(config, inputs, resources())
             pool = plan_actors(config.actors, store, inputs.layout)
-            settings = worker_settings(config, inputs, pool)
+            settings = worker_settings(config, inputs, pool, recorded_tokens(store))
             context.manifest.fingerprints = input_fingerprints(config, inputs, settings)
             context.manifest.facts = input_facts(inputs, settings, pool)
             self.register(resumed=store.num_done() > 0)
@@ -127,18 +136,19 @@ def sharded_work(config: HallucinationConfig, inputs: HallucinationInputs) -> Sh
 
 
 def worker_settings(
-    config: HallucinationConfig, inputs: HallucinationInputs, pool: ActorPool
+    config: HallucinationConfig, inputs: HallucinationInputs, pool: ActorPool, recorded: int | None = None
 ) -> HallucinationWorkerSettings:
-    """Return the settings of the workers of a pool."""
+    """Return the settings of the workers of a pool; `recorded` are the tokens of a batch in an earlier start."""
+    facts, taps, on_gpu = inputs.model.facts, config.readings.taps, pool.num_gpus > 0
     return HallucinationWorkerSettings(
         loading=config.model.to_loading(inputs.model.source, pool.num_gpus),
         answers=config.pairs.answers,
         answer_tokens=config.generation.max_tokens,
-        taps=tuple(config.readings.taps),
+        taps=tuple(taps),
         parts=tuple(config.readings.parts),
         epsilons=tuple(sorted(config.readings.epsilons)),
-        max_tokens=min(MAX_TOKENS, inputs.model.facts.max_positions or MAX_TOKENS),
-        batch_tokens=config.batching.max_tokens,
+        max_tokens=min(MAX_TOKENS, facts.max_positions or MAX_TOKENS),
+        sizes=batch_sizes(config.batching, facts, taps, recorded, on_gpu=on_gpu),
         num_threads=int(pool.num_cpus),
     )
 

@@ -3,8 +3,9 @@
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ from stratoscope.pipelines.hallucination.rows import (
     group_questions,
     read_parts,
 )
-from stratoscope.pipelines.sharded.batches import run_batches
+from stratoscope.pipelines.sharded.batches import Finish, batches_ahead, run_batches
+from stratoscope.pipelines.sharded.sizes import BATCH_TOKENS, BatchSizes, measured_tokens
 from stratoscope.results import ShardResult, to_parquet
 from stratoscope.scoring import ReadPart
 from stratoscope.statistics import Statistics
@@ -47,7 +49,7 @@ class HallucinationWorkerSettings:
     epsilons: tuple[float, ...]
     max_tokens: int
     """Maximum tokens of a question with an answer."""
-    batch_tokens: int
+    sizes: BatchSizes
     num_threads: int
 
 
@@ -83,8 +85,17 @@ class HallucinationWorker:
         self.settings, self._metrics = settings, metrics
         self._model_in_use = threading.Lock()
         self.model = settings.loading.load(head=True)
+        self.batch_tokens = settings.sizes.max_tokens
         self.withdrawn: dict[str, str] = {}
         self.by_difference: list[int] = []
+
+    def tune(self) -> dict[str, int]:
+        """Return what all workers of the run must share: the tokens of a batch, measured if the settings lack them."""
+        return {BATCH_TOKENS: self.batch_tokens or measured_tokens(self.model)}
+
+    def adopt(self, tuning: Mapping[str, int]) -> None:
+        """Use what the workers of the run share."""
+        self.batch_tokens = tuning[BATCH_TOKENS]
 
     def __call__(self, shard: dict[str, Any], attempt: Attempt = FIRST_ATTEMPT) -> ShardResult:
         """Generate the model's own answers, if these are to be read, and read the activations on all answers.
@@ -126,6 +137,7 @@ class HallucinationWorker:
                 "peak_memory_bytes": peak_memory_bytes(),
                 "withdrawn": self.withdrawn,
                 "by_difference": self.by_difference,
+                BATCH_TOKENS: self.batch_tokens,
             },
         )
 
@@ -138,13 +150,18 @@ class HallucinationWorker:
         ]
         pending = [i for i, question in enumerate(state.questions) if question.written is None]
         lengths = [len(prompts[i].ids) + settings.answer_tokens for i in pending]
-        batches = [[pending[p] for p in batch] for batch in bucket(lengths, settings.batch_tokens)]
+        assert self.batch_tokens is not None, "the worker was not tuned"
+        batch_tokens = self.batch_tokens
+        batches = [
+            [pending[p] for p in batch]
+            for batch in bucket(lengths, batch_tokens, max_prompts=settings.sizes.max_prompts)
+        ]
 
-        def write(batch: Sequence[int]) -> tuple[int, int]:
-            texts = generate(self.model, [prompts[i] for i in batch], (), settings.batch_tokens)
+        def write(batch: Sequence[int]) -> Finish:
+            texts = generate(self.model, [prompts[i] for i in batch], (), batch_tokens)
             for i, text in zip(batch, texts, strict=True):
                 self._grade(state, i, text)
-            return 0, 0
+            return lambda: (0, 0)
 
         for i, question in enumerate(state.questions):
             if question.written is not None:
@@ -172,17 +189,20 @@ class HallucinationWorker:
             elif longest > settings.max_tokens:
                 state.errors[i] = f"too long: {longest} tokens, at most {settings.max_tokens} are read"
         readable = state.open
-        groups = group_questions([state.rows[i] for i in readable], settings.batch_tokens)
+        assert self.batch_tokens is not None, "the worker was not tuned"
+        groups = group_questions([state.rows[i] for i in readable], self.batch_tokens, settings.sizes.max_prompts)
         batches = [[readable[p] for p in group] for group in groups]
         with Probe(self.model, settings.taps, settings.epsilons) as probe:
             self.withdrawn = {str(tap): reason for tap, reason in probe.withdrawn.items()}
             self.by_difference = list(probe.layers_read_by_difference)
-            outcome = run_batches(batches, lambda batch: self._measure(probe, state, batch), attempt, self._metrics)
+            measure, ahead = partial(self._measure, probe, state), batches_ahead(self.model.device)
+            outcome = run_batches(batches, measure, attempt, self._metrics, ahead=ahead)
         state.errors |= outcome.errors
         state.padded += outcome.padded
         state.halved += outcome.halved
 
-    def _measure(self, probe: Probe, state: _ShardState, batch: Sequence[int]) -> tuple[int, int]:
+    def _measure(self, probe: Probe, state: _ShardState, batch: Sequence[int]) -> Finish:
+        """Start a batch; what it returns stores the statistics once they are there."""
         rows = [row for i in batch for row in state.rows[i]]
         parts: list[tuple[ReadUnit, Any]] = []
         units: dict[int, slice] = {}
@@ -198,16 +218,21 @@ class HallucinationWorker:
         def forward(device_ids: Tensor, device_mask: Tensor) -> None:
             log_likelihoods[:] = self._log_likelihoods(rows, device_ids, device_mask)
 
-        statistics = probe.measure(ids, mask, [span for _, span in parts], forward).statistics
-        values = iter(log_likelihoods)
-        for i in batch:
-            state.log_likelihood[i] = [next(values) for _ in state.rows[i]]
-            own = units[i]
-            state.stats[i] = self._table([unit for unit, _ in parts[own]], statistics[own])
-        tokens = sum(len(row.ids) for row in rows)
-        state.nonfinite += int(statistics.nonfinite.sum())
-        state.tokens += tokens
-        return tokens, ids.numel()
+        measured = probe.start(ids, mask, [span for _, span in parts], forward)
+
+        def finish() -> tuple[int, int]:
+            statistics = measured().statistics
+            values = iter(log_likelihoods)
+            for i in batch:
+                state.log_likelihood[i] = [next(values) for _ in state.rows[i]]
+                own = units[i]
+                state.stats[i] = self._table([unit for unit, _ in parts[own]], statistics[own])
+            tokens = sum(len(row.ids) for row in rows)
+            state.nonfinite += int(statistics.nonfinite.sum())
+            state.tokens += tokens
+            return tokens, ids.numel()
+
+        return finish
 
     def _log_likelihoods(self, rows: Sequence[EncodedAnswer], ids: Tensor, mask: Tensor) -> list[float]:
         """Run the model and return the log-likelihood of each row's answer."""
@@ -219,7 +244,7 @@ class HallucinationWorker:
         targets = ids[:, 1:][keep[:, :-1]]
         log_probabilities = logits.gather(1, targets[:, None]).squeeze(1) - torch.logsumexp(logits, dim=1)
         lengths = [row.num_tokens for row in rows]
-        return [float(part.double().sum()) for part in torch.split(log_probabilities, lengths)]
+        return [float(part.sum()) for part in torch.split(log_probabilities.double().cpu(), lengths)]
 
     def _table(self, units: Sequence[ReadUnit], statistics: Statistics) -> pa.Table:
         columns = {

@@ -1,20 +1,25 @@
 """Input of a scoring run: the model, the prompts and their division into shards, checked before any computation."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import pyarrow.compute as pc
 
 from stratoscope.data import PromptSet, load_prompts
 from stratoscope.errors import InputError
-from stratoscope.models import load_tokenizer
+from stratoscope.execution import gpus_of_actor, machine_resources
+from stratoscope.models import encode, load_tokenizer
 from stratoscope.pipelines.score.config import ScoreConfig
 from stratoscope.pipelines.score.layout import lay_out
 from stratoscope.pipelines.sharded.layout import ShardLayout
 from stratoscope.pipelines.sharded.models import OpenedModel, check_taps, open_model
+from stratoscope.pipelines.sharded.sizes import gpu_work
 from stratoscope.scoring import layer_spans, num_dropped
 from stratoscope.tables.score import ALL
 
 DEFAULT_MAX_TOKENS = 1024
+SAMPLE = 256
+"""Number of prompts that are encoded to estimate the tokens of all."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +51,37 @@ def open_inputs(config: ScoreConfig) -> ScoreInputs:
     check_taps(config.activations.taps, model.facts, "activations.taps")
     prompts = load_prompts(config.prompts.to_source(), config.prompts.limit, config.seed)
     num_layers, positions = model.facts.num_layers, model.facts.max_positions
-    spans = layer_spans(_span_lengths(config, num_layers), num_layers)
-    rows_per_prompt = num_layers * len(config.activations.taps) + len(spans)
     inputs = ScoreInputs(
         model,
         prompts,
         config.prompts.max_tokens or min(DEFAULT_MAX_TOKENS, positions or DEFAULT_MAX_TOKENS),
-        spans,
-        lay_out(config, len(prompts), rows_per_prompt),
+        layer_spans(_span_lengths(config, num_layers), num_layers),
+        ShardLayout(len(prompts), 1),
     )
     _check(config, inputs)
-    return inputs
+    return lay_out_inputs(config, inputs, machine_resources())
+
+
+def lay_out_inputs(config: ScoreConfig, inputs: ScoreInputs, available: Mapping[str, float]) -> ScoreInputs:
+    """Return the input with its prompts divided into shards that suit the resources of a cluster or a machine.
+
+    Raises:
+        InputError: statistics are to be stored by shard, and there would be too few shards.
+    """
+    taps, facts = config.activations.taps, inputs.model.facts
+    on_gpu = gpus_of_actor(config.actors.gpus, available) > 0
+    mean = mean_tokens(config, inputs) if on_gpu and config.batching.shard_size is None else 1.0
+    work = gpu_work(config, facts, taps, available, mean)
+    rows_per_prompt = facts.num_layers * len(taps) + len(inputs.spans)
+    return replace(inputs, layout=lay_out(config, len(inputs.prompts), rows_per_prompt, work))
+
+
+def mean_tokens(config: ScoreConfig, inputs: ScoreInputs) -> float:
+    """Estimate the mean tokens of a prompt from the first ones, whose order is random."""
+    tokenizer = load_tokenizer(inputs.model.source, trust_remote_code=config.model.trust_remote_code)
+    sample = inputs.prompts.table["text"].slice(0, SAMPLE).to_pylist()
+    encoded = encode(tokenizer, sample, config.prompts.to_encoding(inputs.max_tokens))
+    return max(1.0, sum(len(e.ids) for e in encoded) / len(sample))
 
 
 def _span_lengths(config: ScoreConfig, num_layers: int) -> set[int]:

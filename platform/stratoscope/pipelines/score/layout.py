@@ -2,26 +2,27 @@
 
 from stratoscope.errors import InputError
 from stratoscope.pipelines.score.config import ScoreConfig
-from stratoscope.pipelines.sharded.layout import ShardLayout, default_shard_size
+from stratoscope.pipelines.sharded.layout import GpuWork, ShardLayout, default_shard_size
 
 FEWEST_MERGED_SHARDS = 50
 """Minimum number of shards for a bootstrap over shards."""
 
 
-def lay_out(config: ScoreConfig, num_prompts: int, rows_per_prompt: int) -> ShardLayout:
+def lay_out(config: ScoreConfig, num_prompts: int, rows_per_prompt: int, work: GpuWork | None = None) -> ShardLayout:
     """Lay out a run.
 
     Args:
         config: the run's configuration.
         num_prompts: number of prompts.
         rows_per_prompt: rows of statistics and of spans per prompt.
+        work: what shards are cut by on GPUs; None on CPUs.
 
     Raises:
         InputError: statistics are to be stored by shard, and there would be too few shards.
     """
     keep, shard_size = config.statistics.keep, config.batching.shard_size
     by_shard = keep == "shard" or (keep == "auto" and num_prompts * rows_per_prompt > config.statistics.max_rows)
-    size = shard_size or default_shard_size(num_prompts)
+    size = shard_size or (work.shard_size(num_prompts) if work else default_shard_size(num_prompts))
     if not by_shard:
         return ShardLayout(num_prompts, size)
     largest = num_prompts // FEWEST_MERGED_SHARDS

@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from stratoscope.models import resolution
 from stratoscope.results import Run
+from stratoscope.scoring import METRICS
 from stratoscope.tables.score import ALL, LayerScoreRow, StabilityRow
 
 
@@ -23,14 +25,16 @@ class ScoredLayers:
     high: NDArray[np.float64]
     rank: NDArray[np.int64]
     normalized: NDArray[np.float64]
+    resolution: float = 0.0
+    """Relative difference of scores below which the number format of the activations cannot tell them apart."""
 
     @classmethod
-    def from_rows(cls, scoring: StabilityRow, rows: Sequence[LayerScoreRow]) -> "ScoredLayers":
+    def from_rows(cls, scoring: StabilityRow, rows: Sequence[LayerScoreRow], resolution: float = 0.0) -> "ScoredLayers":
         """Return a scoring from its rows in order of layers."""
         score, low, high, normalized = np.asarray(
             [(row.score, row.ci_low, row.ci_high, row.normalized) for row in rows], float
         ).T
-        return cls(scoring, score, low, high, np.asarray([row.rank for row in rows]), normalized)
+        return cls(scoring, score, low, high, np.asarray([row.rank for row in rows]), normalized, resolution)
 
     @property
     def label(self) -> str:
@@ -47,6 +51,32 @@ class ScoredLayers:
         """Layers from the least to the most important."""
         return [int(layer) for layer in np.argsort(self.rank)]
 
+    @property
+    def ties(self) -> list[bool]:
+        """Whether each layer but the first is tied with the one before it, in the order from the least important."""
+        if self.scoring.metric in METRICS and not METRICS[self.scoring.metric].from_prompts:
+            return [False] * (len(self.rank) - 1)  # not computed from activations
+        score = self.score[self.order]
+        larger = np.maximum(np.abs(score[1:]), np.abs(score[:-1]))
+        return [bool(tied) for tied in np.abs(np.diff(score)) < self.resolution * larger]
+
+    def listing(self, count: int) -> str:
+        """Return the layers from the least to the most important, tied ones joined by =, and | behind `count`."""
+        first, *others = self.order
+        text = str(first)
+        for place, (layer, tied) in enumerate(zip(others, self.ties, strict=True), start=1):
+            text += ("=" if tied else " ") + ("| " if place == count else "") + str(layer)
+        return text
+
+    def lowest(self, count: int) -> str:
+        """Return the lowest layers in order of their number, and those above that are tied with them."""
+        lowest = " ".join(map(str, sorted(self.order[:count])))
+        end = count
+        while end < len(self.order) and self.ties[end - 1]:
+            end += 1
+        tied = " ".join(map(str, sorted(self.order[count:end])))
+        return f"{lowest} (tied with {tied})" if tied else lowest
+
 
 def read_scorings(run: Run, group: str = ALL) -> Iterator[ScoredLayers]:
     """Yield the scorings of a group of prompts in the order of the configuration."""
@@ -57,4 +87,4 @@ def read_scorings(run: Run, group: str = ALL) -> Iterator[ScoredLayers]:
     for row in LayerScoreRow.read(layer_scores):
         rows[row.scoring].append(row)
     for scoring in StabilityRow.read(stability):
-        yield ScoredLayers.from_rows(scoring, rows[scoring.scoring])
+        yield ScoredLayers.from_rows(scoring, rows[scoring.scoring], resolution(run.manifest.facts.get("dtype", "")))

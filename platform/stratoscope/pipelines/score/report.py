@@ -13,7 +13,7 @@ from stratoscope.pipelines.score.group_report import group_sections
 from stratoscope.pipelines.score.load_statistics import StatisticsTables
 from stratoscope.pipelines.score.read_scores import ScoredLayers, read_scorings
 from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, PageSection, Run, Table, style
-from stratoscope.scoring import lowest, num_dropped, sparsity
+from stratoscope.scoring import num_dropped, sparsity
 from stratoscope.statistics import Statistics
 from stratoscope.statistics.histogram import FIRST_REGULAR, NUM_REGULAR, OVERFLOW, lower_edges
 
@@ -24,14 +24,13 @@ if TYPE_CHECKING:
 def summary_table(run: Run) -> TerminalTable:
     """Return the layers of every scoring, least important first, with a bar after the lowest share."""
     ratio = run.manifest.config["scores"]["ratio"]
-    table = TerminalTable(title=f"Layers, least important first; | ends the lowest {ratio:.0%}", title_justify="left")
+    title = f"Layers, least important first; = joins ties, | ends the lowest {ratio:.0%}"
+    table = TerminalTable(title=title, title_justify="left")
     for name in ("score", "layers", "split-half"):
         table.add_column(name, justify="right" if name == "split-half" else "left")
     for scoring in read_scorings(run):
         count = num_dropped(ratio, len(scoring.rank))
-        order = [str(layer) for layer in scoring.order]
-        layers = " ".join([*order[:count], "|", *order[count:]])
-        table.add_row(scoring.label, layers, number_text(scoring.scoring.split_half, ".2f"))
+        table.add_row(scoring.label, scoring.listing(count), number_text(scoring.scoring.split_half, ".2f"))
     return table
 
 
@@ -87,7 +86,7 @@ def _lowest_section(scorings: list[ScoredLayers], ratio: float) -> PageSection:
     rows = [
         [
             scoring.label,
-            " ".join(map(str, lowest(scoring.rank, count))),
+            scoring.lowest(count),
             number_text(float(scoring.normalized[scoring.rank < count].sum()), ".2g"),
             number_text(scoring.scoring.split_half, ".2f"),
         ]
@@ -99,7 +98,8 @@ def _lowest_section(scorings: list[ScoredLayers], ratio: float) -> PageSection:
             f"For each score, the {count} least important of {num_layers} layers. A score does not predict what the "
             "model loses without a layer: only an evaluation of the pruned model measures that. Split-half is the "
             "rank correlation of the scores of two random halves of the prompts; where it is low, differences in rank "
-            "mean little. The scores random and last are baselines.",
+            "mean little. The scores random and last are baselines. Layers are tied if their scores differ by less "
+            "than the number format of the activations can resolve.",
         ],
         [figure],
         [Table(["score", "layers", "share of the sum", "split-half"], rows)],

@@ -1,27 +1,29 @@
 """The scoring job: prompts -> statistics of activations -> scores of layers -> tables and a report."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, ClassVar
 
 from rich.console import Console
 
 from stratoscope.errors import InputError
-from stratoscope.execution import ActorPool, cluster
+from stratoscope.execution import ActorPool, cluster, resources
 from stratoscope.pipelines.reporting.data_notes import nonfinite_notes, prompt_counts
 from stratoscope.pipelines.reporting.formatting import tap_notes
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.runtime.surroundings import check_connected
 from stratoscope.pipelines.score.config import ScoreConfig
+from stratoscope.pipelines.score.encoding import ShardEncoder
 from stratoscope.pipelines.score.estimate import estimate
 from stratoscope.pipelines.score.group_report import group_tables
-from stratoscope.pipelines.score.inputs import ScoreInputs, open_inputs
+from stratoscope.pipelines.score.inputs import ScoreInputs, lay_out_inputs, open_inputs
 from stratoscope.pipelines.score.load_statistics import StatisticsTables, score_tables
 from stratoscope.pipelines.score.report import build_page, summary_table
 from stratoscope.pipelines.score.shard_tables import RetentionPolicy
 from stratoscope.pipelines.score.worker import ScoreWorkerSettings, make_worker
+from stratoscope.pipelines.sharded.layout import recorded_layout
 from stratoscope.pipelines.sharded.measure import (
     ShardedWork,
     fingerprints,
@@ -31,6 +33,7 @@ from stratoscope.pipelines.sharded.measure import (
     run_facts,
 )
 from stratoscope.pipelines.sharded.nonfinite import nonfinite_layers
+from stratoscope.pipelines.sharded.sizes import batch_sizes, recorded_tokens
 from stratoscope.results import Run, ShardStore, read_table, write_table
 from stratoscope.scoring import Scoring
 from stratoscope.tables.score import ALL, TABLES, LayerScoreRow, StabilityRow, layer_score_rows, stability_row
@@ -53,28 +56,21 @@ class ScoreJob(Job[ScoreConfig]):
 
     def plan(self) -> Sequence[tuple[str, str]]:
         """Return what the run would do, and estimates of its cost."""
-        inputs, model = self.inputs, self.inputs.model
-        return estimate(
-            self.config,
-            model.source,
-            model.facts,
-            inputs.prompts,
-            layout=inputs.layout,
-            max_tokens=inputs.max_tokens,
-        )
+        return estimate(self.config, self.inputs)
 
     def execute(self) -> None:
         """Measure the missing shards, then score the layers and report."""
-        context, config, inputs = self.context, self.config, self.inputs
+        context, config = self.context, self.config
         store = ShardStore(context.storage)
         with context.stage("measure"), cluster():
             check_connected(config, context.console)
+            inputs = self._settle_layout(store)
             pool = plan_actors(config.actors, store, inputs.layout)
-            settings = worker_settings(config, inputs, pool)
+            settings = worker_settings(config, inputs, pool, recorded_tokens(store))
             context.manifest.fingerprints = input_fingerprints(inputs, settings)
             context.manifest.facts = input_facts(inputs, settings, pool)
             self.register(resumed=store.num_done() > 0)
-            measure_shards(context, sharded_work(config, inputs), partial(make_worker, settings), pool, store)
+            measure_shards(context, sharded_work(config, inputs, pool), partial(make_worker, settings), pool, store)
         with context.stage("score"):
             shard_tables = {name: TABLES[name] for name in SHARD_TABLES}
             merge_tables(context.storage, store, shard_tables, required=("errors", "prompt_stats"))
@@ -87,6 +83,13 @@ class ScoreJob(Job[ScoreConfig]):
         with context.stage("report"):
             context.write_report(build_page(context.run))
         store.clear()
+
+    def _settle_layout(self, store: ShardStore) -> ScoreInputs:
+        """Return the input with the layout of an earlier start, or one that suits the cluster."""
+        recorded = recorded_layout(store, self.previous_start, len(self.inputs.prompts))
+        if recorded is not None:
+            return replace(self.inputs, layout=recorded)
+        return lay_out_inputs(self.config, self.inputs, resources())
 
     @staticmethod
     def show(run: Run, console: Console) -> None:
@@ -107,25 +110,35 @@ class ScoreJob(Job[ScoreConfig]):
         console.print(f"report: {run.report_path}", soft_wrap=True)
 
 
-def sharded_work(config: ScoreConfig, inputs: ScoreInputs) -> ShardedWork:
-    """Return the prompts as work for actors."""
-    return ShardedWork("score", "prompts", inputs.prompts.table, inputs.layout, TOTALS, config.fail_on_error)
+def sharded_work(config: ScoreConfig, inputs: ScoreInputs, pool: ActorPool) -> ShardedWork:
+    """Return the prompts as work for actors; those on GPUs get them encoded, so that they do not wait for it."""
+    work = ShardedWork("score", "prompts", inputs.prompts.table, inputs.layout, TOTALS, config.fail_on_error)
+    return replace(work, prepare=shard_encoder(config, inputs)) if pool.num_gpus else work
 
 
-def worker_settings(config: ScoreConfig, inputs: ScoreInputs, pool: ActorPool) -> ScoreWorkerSettings:
-    """Return the settings of the workers of a pool."""
+def worker_settings(
+    config: ScoreConfig, inputs: ScoreInputs, pool: ActorPool, recorded: int | None = None
+) -> ScoreWorkerSettings:
+    """Return the settings of the workers of a pool; `recorded` are the tokens of a batch in an earlier start."""
+    taps, on_gpu = config.activations.taps, pool.num_gpus > 0
     return ScoreWorkerSettings(
         loading=config.model.to_loading(inputs.model.source, pool.num_gpus),
         encoding=config.prompts.to_encoding(inputs.max_tokens),
-        taps=tuple(config.activations.taps),
+        taps=tuple(taps),
         epsilons=tuple(sorted(config.activations.epsilons)),
         spans=inputs.spans,
         retention=RetentionPolicy(
             inputs.layout.by_shard, config.statistics.reservoir, grouped=len(inputs.group_sizes) > 1
         ),
-        batch_tokens=config.batching.max_tokens,
+        sizes=batch_sizes(config.batching, inputs.model.facts, taps, recorded, on_gpu=on_gpu),
         num_threads=int(pool.num_cpus),
     )
+
+
+def shard_encoder(config: ScoreConfig, inputs: ScoreInputs) -> ShardEncoder:
+    """Return what encodes shards in CPU tasks."""
+    policy = config.prompts.to_encoding(inputs.max_tokens)
+    return ShardEncoder(inputs.model.source, config.model.trust_remote_code, policy)
 
 
 def input_fingerprints(inputs: ScoreInputs, settings: ScoreWorkerSettings) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,10 @@ from stratoscope.models import (
     pad,
     peak_memory_bytes,
 )
+from stratoscope.pipelines.score.encoding import unpack_encoded
 from stratoscope.pipelines.score.shard_tables import RetentionPolicy, ShardTables
-from stratoscope.pipelines.sharded.batches import BatchOutcome, run_batches
+from stratoscope.pipelines.sharded.batches import BatchOutcome, Finish, batches_ahead, run_batches
+from stratoscope.pipelines.sharded.sizes import BATCH_TOKENS, BatchSizes, measured_tokens
 from stratoscope.results import ShardResult, to_parquet
 from stratoscope.tables.score import LayerRow
 
@@ -38,7 +40,7 @@ class ScoreWorkerSettings:
     epsilons: tuple[float, ...]
     spans: tuple[tuple[int, int], ...]
     retention: RetentionPolicy
-    batch_tokens: int
+    sizes: BatchSizes
     num_threads: int
 
 
@@ -53,21 +55,30 @@ class ScoreWorker:
         self.settings, self._metrics = settings, metrics
         self._model_in_use = threading.Lock()
         self.model = settings.loading.load()
+        self.batch_tokens = settings.sizes.max_tokens
         self.withdrawn: dict[str, str] = {}
         self.by_difference: list[int] = []
+
+    def tune(self) -> dict[str, int]:
+        """Return what all workers of the run must share: the tokens of a batch, measured if the settings lack them."""
+        return {BATCH_TOKENS: self.batch_tokens or measured_tokens(self.model)}
+
+    def adopt(self, tuning: Mapping[str, int]) -> None:
+        """Use what the workers of the run share."""
+        self.batch_tokens = tuning[BATCH_TOKENS]
 
     def __call__(self, shard: dict[str, Any], attempt: Attempt = FIRST_ATTEMPT) -> ShardResult:
         """Run the prompts of a shard.
 
         Args:
             shard: `shard`, its number, `start`, the index of its first prompt in the run, and the lists `prompt_id`,
-                `group` and `text`.
+                `group` and `text`; or, in place of `text`, what `ShardEncoder` makes of it.
             attempt: the record of earlier attempts at the shard.
 
         Raises:
             BrokenProcessError: the device is in a state that only a new process recovers.
         """
-        encoded = encode(self.model.tokenizer, shard["text"], self.settings.encoding)
+        encoded = self._encoded(shard)
         shard_tables = ShardTables(shard, self.settings.retention, self.settings.taps, self.settings.spans)
         with self._model_in_use:
             start = time.time()
@@ -98,8 +109,14 @@ class ScoreWorker:
                 "peak_memory_bytes": peak_memory_bytes(),
                 "withdrawn": self.withdrawn,
                 "by_difference": self.by_difference,
+                BATCH_TOKENS: self.batch_tokens,
             },
         )
+
+    def _encoded(self, shard: Mapping[str, Any]) -> list[Encoded]:
+        if "ids" in shard:
+            return unpack_encoded(shard)
+        return encode(self.model.tokenizer, shard["text"], self.settings.encoding)
 
     def _run(self, encoded: Sequence[Encoded], shard_tables: ShardTables, attempt: Attempt) -> BatchOutcome:
         torch.set_num_threads(self.settings.num_threads)  # the setting is per thread
@@ -110,15 +127,21 @@ class ScoreWorker:
             self.by_difference = list(probe.layers_read_by_difference)
             # Where padding changes what the model computes, the probe would split padded batches.
             max_padding = MAX_PADDING if probe.batching == Batching.ANY else 0.0
-            groups = bucket(lengths, self.settings.batch_tokens, max_padding)
+            assert self.batch_tokens is not None, "the worker was not tuned"
+            groups = bucket(lengths, self.batch_tokens, max_padding, self.settings.sizes.max_prompts)
             batches = [[readable[p] for p in group] for group in groups]
 
-            def measure(batch: Sequence[int]) -> tuple[int, int]:
+            def measure(batch: Sequence[int]) -> Finish:
                 rows = [encoded[i].ids for i in batch]
-                shard_tables.add(batch, probe.measure(*self._pad(rows)))
-                return sum(map(len, rows)), len(rows) * max(map(len, rows))
+                statistics = probe.start(*self._pad(rows))
 
-            return run_batches(batches, measure, attempt, self._metrics)
+                def finish() -> tuple[int, int]:
+                    shard_tables.add(batch, statistics())
+                    return sum(map(len, rows)), len(rows) * max(map(len, rows))
+
+                return finish
+
+            return run_batches(batches, measure, attempt, self._metrics, ahead=batches_ahead(self.model.device))
 
     def _pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         return pad(rows, self.model.tokenizer.pad_token_id or 0)

@@ -1,8 +1,10 @@
 """Running the batches of a shard so that a failure loses only the unit that causes it."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
@@ -11,8 +13,13 @@ from stratoscope.execution import Attempt, BrokenProcessError, WorkMetrics
 
 CRASHED = "the process died each time this was run, most likely because memory ran out"
 
-Measure = Callable[[Sequence[int]], tuple[int, int]]
-"""Runs a batch of units and stores its result; returns its number of tokens without and with padding."""
+Result = TypeVar("Result")
+Finish = Callable[[], tuple[int, int]]
+"""Waits for a batch and stores its result; returns its number of tokens without and with padding."""
+Measure = Callable[[Sequence[int]], Finish]
+"""Starts a batch of units on its device. Neither it nor what it returns has an effect if it raises."""
+BATCHES_AHEAD = 1
+"""Batches that a GPU is given while the result of another is stored."""
 
 
 @dataclass
@@ -27,51 +34,117 @@ class BatchOutcome:
     """Number of batches that were run again in halves."""
 
 
+def batches_ahead(device: torch.device) -> int:
+    """Return how many batches a device is given while another starts: a CPU runs each in the call that starts it."""
+    return BATCHES_AHEAD if device.type == "cuda" else 0
+
+
 def run_batches(
-    batches: Sequence[Sequence[int]], measure: Measure, attempt: Attempt, metrics: WorkMetrics | None = None
+    batches: Sequence[Sequence[int]],
+    measure: Measure,
+    attempt: Attempt,
+    metrics: WorkMetrics | None = None,
+    *,
+    ahead: int = 0,
 ) -> BatchOutcome:
     """Run batches, and run a failed batch again in halves until only the failing units are lost.
 
+    Results are stored in order of the batches.
+
     Args:
         batches: the units of each batch; the same at every attempt.
-        measure: runs a batch; it has no effect if it raises.
-        attempt: the record of earlier attempts.
+        measure: starts a batch.
+        attempt: the record of earlier attempts. After a crash no batch starts ahead, so that the units that were
+            recorded last are those at fault.
         metrics: counts the batches.
+        ahead: number of batches that may be on the device while another starts.
 
     Raises:
         BrokenProcessError: the device is in a state that only a new process recovers.
     """
-    outcome = BatchOutcome()
+    runner = _Runner(measure, attempt, metrics, ahead if attempt.number == 1 else 0)
     runnable, given_up = attempt.plan_batches(batches)
-    outcome.errors = dict.fromkeys(given_up, CRASHED)
+    runner.outcome.errors = dict.fromkeys(given_up, CRASHED)
     for batch in runnable:
-        _run(batch, measure, attempt, metrics, outcome)
-    return outcome
+        runner.start(batch)
+    runner.finish_all()
+    return runner.outcome
 
 
-def _run(
-    batch: Sequence[int], measure: Measure, attempt: Attempt, metrics: WorkMetrics | None, outcome: BatchOutcome
-) -> None:
-    error = _pass(batch, measure, attempt, metrics, outcome)
-    if error is None:
-        return
-    if len(batch) == 1:
-        outcome.errors[batch[0]] = error
-        return
-    outcome.halved += 1
-    middle = len(batch) // 2
-    _run(batch[:middle], measure, attempt, metrics, outcome)
-    _run(batch[middle:], measure, attempt, metrics, outcome)
+@dataclass
+class _Started:
+    """A batch on its device."""
+
+    units: Sequence[int]
+    finish: Finish
+    time: float
 
 
-def _pass(
-    batch: Sequence[int], measure: Measure, attempt: Attempt, metrics: WorkMetrics | None, outcome: BatchOutcome
-) -> str | None:
-    """Run one batch and return its error, if any, after its memory was released."""
-    attempt.note(batch)
-    started = time.perf_counter()
+class _Runner:
+    """Runs batches, of which some may be on the device at a time.
+
+    Args:
+        measure: starts a batch.
+        attempt: records batches before they start.
+        metrics: counts the batches.
+        ahead: number of batches that may be on the device while another starts.
+    """
+
+    def __init__(self, measure: Measure, attempt: Attempt, metrics: WorkMetrics | None, ahead: int) -> None:
+        self._measure, self._attempt, self._metrics, self._ahead = measure, attempt, metrics, ahead
+        self._started: deque[_Started] = deque()
+        self.outcome = BatchOutcome()
+
+    def start(self, units: Sequence[int]) -> None:
+        """Start a batch, and finish those that were started too long before."""
+        self._attempt.note(units)
+        started = time.perf_counter()
+        finish, error = _call(lambda: self._measure(units))
+        if finish is None:
+            self.finish_all()  # results are stored in order
+            self._halve(units, error)
+            return
+        self._started.append(_Started(units, finish, started))
+        while len(self._started) > self._ahead:
+            self._finish_first()
+
+    def finish_all(self) -> None:
+        """Finish all batches that were started."""
+        while self._started:
+            self._finish_first()
+
+    def _finish_first(self) -> None:
+        batch = self._started.popleft()
+        counted, error = _call(batch.finish)
+        if counted is None:
+            self._halve(batch.units, error)
+            return
+        tokens, padded = counted
+        self.outcome.padded += padded
+        if self._metrics:
+            self._metrics.batch(len(batch.units), tokens, time.perf_counter() - batch.time)
+
+    def _halve(self, units: Sequence[int], error: str) -> None:
+        """Run a failed batch again in halves, each to its end; a single unit is lost."""
+        if len(units) == 1:
+            self.outcome.errors[units[0]] = error
+            return
+        self.outcome.halved += 1
+        middle = len(units) // 2
+        for half in (units[:middle], units[middle:]):
+            alone = _Runner(self._measure, self._attempt, self._metrics, ahead=0)
+            alone.outcome = self.outcome
+            alone.start(half)
+
+
+def _call(function: Callable[[], Result]) -> tuple[Result | None, str]:
+    """Return the result of a function, or None and its error, after the memory of what failed was released.
+
+    Raises:
+        BrokenProcessError: the device is in a state that only a new process recovers.
+    """
     try:
-        tokens, padded = measure(batch)
+        return function(), ""
     except torch.OutOfMemoryError as error:
         failure = type_and_message(error)
     except torch.AcceleratorError as error:
@@ -79,11 +152,6 @@ def _pass(
         raise BrokenProcessError(type_and_message(error)) from error
     except Exception as error:  # a model's code may raise anything
         failure = type_and_message(error)
-    else:
-        outcome.padded += padded
-        if metrics:
-            metrics.batch(len(batch), tokens, time.perf_counter() - started)
-        return None
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return failure
+    return None, failure

@@ -34,17 +34,32 @@ class ModelSection(ConfigSection):
         """Return how an actor loads the model; over several GPUs its layers are spread."""
         from stratoscope.models import LoadSpec
 
-        device = "cuda" if num_gpus else "cpu"
-        return LoadSpec(source, device, self.dtype, self.attention, self.trust_remote_code, spread=num_gpus > 1)
+        return LoadSpec(
+            source,
+            "cuda" if num_gpus else "cpu",
+            self.dtype,
+            self.attention,
+            self.trust_remote_code,
+            spread=num_gpus > 1,
+            memory_share=min(1.0, num_gpus or 1.0),
+        )
 
 
 class BatchingSection(ConfigSection):
     """How the work is divided into shards and batches. A resumed run keeps every shard that is complete."""
 
     shard_size: Count | None = None
-    """Prompts or questions per shard; null is 32, or more so that there are at most 1024 shards, or fewer for score."""
-    max_tokens: Count = 2048
-    """Maximum tokens of a batch, padding included."""
+    """Prompts or questions per shard; null is 32 (hallucination 16) on a CPU and some 20 batches on a GPU, at most 1024
+    shards in all."""
+    max_tokens: Count | Literal["auto"] = "auto"
+    """Maximum tokens of a batch, padding included; auto is 2048 on a CPU and is measured on a GPU, once in a run."""
+
+    @field_validator("max_tokens", mode="before")
+    @classmethod
+    def _auto_or_count(cls, value: object) -> object:
+        if value != "auto" and not (str(value).isdecimal() and int(str(value)) >= 1):
+            raise ValueError("must be auto, or a whole number of at least 1")
+        return value
 
 
 class ActorsSection(ConfigSection):
@@ -57,7 +72,8 @@ class ActorsSection(ConfigSection):
     cpus: Cpus = 1
     """CPUs, and CPU threads, per actor."""
     gpus: Gpus | None = None
-    """GPUs per actor; null uses one if the cluster has any. Several GPUs share the layers of a model."""
+    """GPUs per actor; null uses one if the cluster has any. Several GPUs share the layers of a model; with a fraction,
+    such as 0.5, several actors share a GPU and its memory."""
 
     def demand(self, name: str) -> Demand:
         """Return the fewest actors and their resources."""

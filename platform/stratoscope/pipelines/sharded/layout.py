@@ -6,9 +6,17 @@ from typing import Any
 
 import pyarrow as pa
 
+from stratoscope.errors import InputError
+from stratoscope.results import Manifest, ShardStore
+
 DEFAULT_SHARD_SIZE = 32
 MAX_SHARDS = 1024
 """Maximum number of shards by default: each costs the scheduler some 26 ms, and files in the storage."""
+
+BATCHES_PER_SHARD = 20
+"""Batches of a shard on a GPU: fewer would leave the GPU idle between shards, more would be lost with a node."""
+SHARDS_PER_ACTOR = 4
+"""Minimum number of shards for each GPU actor, as long as each shard has a batch."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,49 @@ class ShardLayout:
 def default_shard_size(num_units: int, minimum: int = DEFAULT_SHARD_SIZE) -> int:
     """Return the size of a shard if the configuration gives none."""
     return max(minimum, -(-num_units // MAX_SHARDS))
+
+
+@dataclass(frozen=True)
+class GpuWork:
+    """Work of a run on GPUs, whose shards are cut by tokens."""
+
+    tokens_per_unit: float
+    """Mean number of tokens of a unit."""
+    batch_tokens: int
+    """Tokens of a batch."""
+    batch_units: int
+    """Maximum units of a batch."""
+    num_actors: int
+
+    def shard_size(self, num_units: int) -> int:
+        """Return how many units a shard has.
+
+        Units are in random order, so that equal numbers of them have nearly equal numbers of tokens.
+        """
+        batch = min(self.batch_units, max(1, int(self.batch_tokens / self.tokens_per_unit)))
+        fair = -(-num_units // (SHARDS_PER_ACTOR * self.num_actors))
+        return default_shard_size(num_units, max(batch, min(BATCHES_PER_SHARD * batch, fair)))
+
+
+def recorded_layout(store: ShardStore, previous: Manifest | None, num_units: int) -> ShardLayout | None:
+    """Return the layout of an earlier start of a run, or None if that has finished no shard.
+
+    Args:
+        store: the shards of the run.
+        previous: manifest of the earlier start.
+        num_units: number of units of the run.
+
+    Raises:
+        InputError: shards are there, and the manifest does not say how units were divided into them.
+    """
+    if not store.num_done():
+        return None
+    facts = previous.facts if previous else {}
+    if "shard_size" not in facts:
+        raise InputError(
+            "the run has finished shards, but its manifest does not say how large they are; choose another run_id"
+        )
+    return ShardLayout(num_units, int(facts["shard_size"]), bool(facts.get("by_shard")))
 
 
 class Shards(Sequence[pa.Table]):

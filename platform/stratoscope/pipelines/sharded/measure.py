@@ -9,13 +9,14 @@ import pyarrow as pa
 
 from stratoscope.digest import digest
 from stratoscope.errors import RunError
-from stratoscope.execution import ActorPool, ShardWorker, plan_pool, resources, run_shards
+from stratoscope.execution import ActorPool, Prepare, ShardWorker, plan_pool, resources, run_shards
 from stratoscope.models import LoadSpec, dtype_name
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.sharded.config import ActorsSection, FailOnError, errors_allowed
 from stratoscope.pipelines.sharded.layout import ShardLayout, Shards
 from stratoscope.pipelines.sharded.models import OpenedModel
-from stratoscope.results import Manifest, ShardResult, ShardStore, Storage, TableRow, table_writer
+from stratoscope.pipelines.sharded.sizes import BATCH_TOKENS
+from stratoscope.results import Manifest, ShardStore, Storage, TableRow, table_writer
 
 ShardCounts = dict[int, dict[str, float]]
 """ShardCounts of finished shards, by shard."""
@@ -36,6 +37,8 @@ class ShardedWork:
     """ShardCounts of shards that add up in the manifest."""
     fail_on_error: FailOnError
     """Number of errors that fails the run, as the configuration states it."""
+    prepare: Prepare | None = None
+    """Maps shards in CPU tasks, ahead of the actors."""
 
 
 def plan_actors(section: ActorsSection, store: ShardStore, layout: ShardLayout) -> ActorPool:
@@ -95,6 +98,7 @@ def measure_shards(
         RunError: the run is to stop, or more units failed than are allowed.
     """
     done = store.done()
+    _check_errors(context, work, store, int(sum(counts["errors"] for counts in done.values())))
     computed: ShardCounts = {}
     if len(done) < work.layout.num_shards:
         computed = _run_shards(context, work, make_worker, pool, store, done=done)
@@ -144,11 +148,13 @@ def _run_shards(
     shards = Shards(work.layout, work.units, missing)
     with context.progress(work.job, work.layout.num_units, num_done, work.unit, "tokens") as bar:
         actor = f"{work.job.capitalize()}Actor"
-        for result in run_shards(shards, make_worker, pool, actor, stopping=context.stopping):
-            store.write(result)
+        options: dict[str, Any] = {"prepare": work.prepare, "store": store, "stopping": context.stopping}
+        for result in run_shards(shards, make_worker, pool, actor, **options):
+            if not result.stored:
+                store.write(result)
             counts[result.shard] = result.counts
             num_errors += int(result.counts["errors"])
-            _check_errors(context, work, store, result, num_errors)
+            _check_errors(context, work, store, num_errors)
             bar.add(int(result.counts[work.unit]), result.counts["tokens"], errors=num_errors)
     if len(counts) < len(missing):
         num_shards = work.layout.num_shards
@@ -159,11 +165,9 @@ def _run_shards(
     return counts
 
 
-def _check_errors(
-    context: RunContext, work: ShardedWork, store: ShardStore, result: ShardResult, num_errors: int
-) -> None:
-    """Fail the run if a shard's errors bring their number above the limit."""
-    if result.counts["errors"] and num_errors > errors_allowed(work.fail_on_error, work.layout.num_units):
+def _check_errors(context: RunContext, work: ShardedWork, store: ShardStore, num_errors: int) -> None:
+    """Fail the run if there are more errors than are allowed."""
+    if num_errors > errors_allowed(work.fail_on_error, work.layout.num_units):
         _merge_table(context.storage, store, "errors")
         raise RunError(
             f"{num_errors} {work.unit} could not be scored and fail_on_error is {work.fail_on_error}; "
@@ -184,6 +188,6 @@ def _record_counts(manifest: Manifest, work: ShardedWork, counts: Sequence[dict[
         "shards_retried": sum(c["attempts"] > 1 for c in counts),
     }
     manifest.peak_memory_bytes = int(max(c["peak_memory_bytes"] for c in counts))
-    for name in ("withdrawn", "by_difference"):
+    for name in ("withdrawn", "by_difference", BATCH_TOKENS):
         if fact := next((c[name] for c in counts if c.get(name)), None):
             manifest.facts[name] = fact  # the same in every shard

@@ -1,0 +1,54 @@
+"""Prompts that were encoded ahead of the actor."""
+
+from pathlib import Path
+
+import pytest
+
+from stratoscope.execution import ActorPool
+from stratoscope.models import Encoding, encode, load_tokenizer, resolve_source
+from stratoscope.pipelines.runtime.config import validate
+from stratoscope.pipelines.score import ScoreConfig
+from stratoscope.pipelines.score.encoding import ShardEncoder, pack_encoded, unpack_encoded
+from stratoscope.pipelines.score.inputs import open_inputs
+from stratoscope.pipelines.score.run import shard_encoder, worker_settings
+from stratoscope.pipelines.score.worker import ScoreWorker
+from stratoscope.pipelines.sharded.layout import Shards
+
+
+@pytest.mark.parametrize("too_long", ["truncate", "refuse"])
+def test_a_shard_comes_back_as_it_would_be_encoded_by_the_actor(tiny_model_folder: Path, too_long: str) -> None:
+    source = resolve_source(str(tiny_model_folder))
+    policy = Encoding(chat=False, bos="auto", max_tokens=4, too_long=too_long)  # type: ignore[arg-type]
+    texts = ["w1 w2", "", "w3 w4 w5 w6 w7 w8", "w9"]
+    shard = {"shard": 2, "start": 8, "prompt_id": list("abcd"), "group": ["x"] * 4, "text": texts}
+    prepared = ShardEncoder(source, trust_remote_code=False, policy=policy)(shard)
+    assert "text" not in prepared
+    assert {name: prepared[name] for name in ("shard", "start", "prompt_id")} == {
+        name: shard[name] for name in ("shard", "start", "prompt_id")
+    }
+    expected = encode(load_tokenizer(source), texts, policy)
+    unpacked = unpack_encoded(prepared)
+    assert [(tuple(e.ids), e.truncated, e.error) for e in unpacked] == [
+        (tuple(e.ids), e.truncated, e.error) for e in expected
+    ]
+
+
+def test_nothing_is_packed_as_nothing() -> None:
+    assert unpack_encoded(pack_encoded([])) == []
+
+
+def test_a_worker_computes_the_same_from_texts_and_from_encoded_prompts(
+    tiny_model_folder: Path, prompts_file: Path
+) -> None:
+    config = validate(
+        ScoreConfig, {"model": {"source": str(tiny_model_folder)}, "prompts": {"source": str(prompts_file)}}
+    )
+    inputs = open_inputs(config)
+    worker = ScoreWorker(worker_settings(config, inputs, ActorPool(1, 1, 1, 1, 0)))
+    (row,) = Shards(inputs.layout, inputs.prompts.table, [0])[0].to_pylist()
+    from_texts, from_ids = (worker(shard) for shard in (row, shard_encoder(config, inputs)(row)))
+    assert from_texts.files == from_ids.files
+    varying = ("started", "ended", "peak_memory_bytes")
+    counts = [{k: v for k, v in r.counts.items() if k not in varying} for r in (from_texts, from_ids)]
+    assert counts[0] == counts[1]
+    assert counts[0]["batch_tokens"] == 2048

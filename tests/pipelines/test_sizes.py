@@ -1,0 +1,108 @@
+"""Division of work into shards and batches, on CPUs and on GPUs."""
+
+from pathlib import Path
+
+import pytest
+
+from stratoscope.activations import Tap, measure_rate
+from stratoscope.errors import InputError
+from stratoscope.models import ModelFacts, load_model
+from stratoscope.pipelines.runtime.config import validate
+from stratoscope.pipelines.score import ScoreConfig
+from stratoscope.pipelines.score.inputs import lay_out_inputs, open_inputs
+from stratoscope.pipelines.score.layout import lay_out
+from stratoscope.pipelines.sharded.layout import MAX_SHARDS, GpuWork, ShardLayout, recorded_layout
+from stratoscope.pipelines.sharded.sizes import BatchSizes, batch_sizes, gpu_work, measured_tokens, recorded_tokens
+from stratoscope.results import Manifest, ShardResult, ShardStore, Storage
+
+LLAMA_8B = ModelFacts("LlamaForCausalLM", 32, 4096, 8_000_000_000, 8192)
+TAPS = (Tap.BLOCK, Tap.UPDATE)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ShardStore:
+    return ShardStore(Storage(str(tmp_path)))
+
+
+def config(**fields: object) -> ScoreConfig:
+    return validate(ScoreConfig, fields)
+
+
+@pytest.mark.parametrize(
+    ("num_units", "tokens", "actors", "expected"),
+    [
+        (1_000_000, 512.0, 1, 977),  # at most 1,024 shards
+        (10_000, 512.0, 1, 320),  # 20 batches of 16 prompts
+        (10_000, 20.0, 1, 2500),  # four shards for the actor, each of at least a batch of 409 prompts
+        (256, 20.0, 8, 409),  # a single batch
+        (10_000, 8192.0, 8, 20),  # batches of one prompt
+        (10_000, 1.0, 1, 2500),
+    ],
+)
+def test_shards_on_gpus_are_cut_by_tokens(num_units: int, tokens: float, actors: int, expected: int) -> None:
+    size = GpuWork(tokens, 8192, 485, actors).shard_size(num_units)
+    assert size == expected
+    assert -(-num_units // size) <= MAX_SHARDS
+
+
+def test_work_is_cut_by_tokens_on_gpus_alone() -> None:
+    assert gpu_work(config(), LLAMA_8B, TAPS, {"CPU": 8}, 20.0) is None
+    assert gpu_work(config(actors={"gpus": 0}), LLAMA_8B, TAPS, {"GPU": 8}, 20.0) is None
+    whole = gpu_work(config(), LLAMA_8B, TAPS, {"GPU": 8}, 20.0)
+    assert whole is not None
+    assert (whole.batch_tokens, whole.num_actors) == (8192, 8)
+    halves = gpu_work(config(actors={"gpus": 0.5}, batching={"max_tokens": 999}), LLAMA_8B, TAPS, {"GPU": 1}, 20.0)
+    assert halves is not None
+    assert (halves.batch_tokens, halves.num_actors) == (999, 2)
+    nodes_to_come = gpu_work(config(actors={"gpus": 1, "max": 6}), LLAMA_8B, TAPS, {"CPU": 8}, 20.0)
+    assert nodes_to_come is not None
+    assert nodes_to_come.num_actors == 6
+
+
+def test_statistics_by_shard_keep_their_fifty_shards_on_gpus() -> None:
+    work = GpuWork(20.0, 8192, 485, 1)
+    assert lay_out(config(), 20_000, 60, work) == ShardLayout(20_000, 400, by_shard=True)
+    assert lay_out(config(batching={"shard_size": 7}), 1000, 60, work).shard_size == 7
+
+
+def test_sizes_of_batches_by_device() -> None:
+    batching = config().batching
+    assert batch_sizes(batching, LLAMA_8B, TAPS, None, on_gpu=False) == BatchSizes(2048, 256)
+    assert batch_sizes(batching, LLAMA_8B, TAPS, None, on_gpu=True) == BatchSizes(None, 485)
+    assert batch_sizes(batching, LLAMA_8B, TAPS, 4096, on_gpu=True) == BatchSizes(4096, 485)
+    given = config(batching={"max_tokens": 512}).batching
+    assert batch_sizes(given, LLAMA_8B, TAPS, 4096, on_gpu=True) == BatchSizes(512, 485)
+
+
+def test_an_earlier_start_decides_shards_and_batches(store: ShardStore) -> None:
+    manifest = Manifest(job="score", run_id="x", config={}, seed=0)
+    assert (recorded_layout(store, manifest, 100), recorded_tokens(store)) == (None, None)
+    store.write(ShardResult(3, {}, {"batch_tokens": 4096}))
+    with pytest.raises(InputError, match="does not say how large they are; choose another run_id"):
+        recorded_layout(store, manifest, 100)
+    manifest.facts = {"shard_size": 13, "by_shard": True}
+    assert recorded_layout(store, manifest, 100) == ShardLayout(100, 13, by_shard=True)
+    assert recorded_tokens(store) == 4096
+
+
+def test_prompts_are_laid_out_by_their_tokens(tiny_model_folder: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"w{i % 90} w{i // 90} " + "w1 " * 30 for i in range(3000)), encoding="utf-8")
+    chosen = config(
+        model={"source": str(tiny_model_folder)},
+        prompts={"source": str(prompts), "limit": None},
+        batching={"max_tokens": 320},
+        statistics={"keep": "prompt"},
+    )
+    inputs = open_inputs(chosen)
+    on_cpus, on_gpus = (lay_out_inputs(chosen, inputs, available) for available in ({"CPU": 2.0}, {"GPU": 1.0}))
+    assert on_cpus.layout.shard_size == 32
+    assert on_gpus.layout.shard_size == 20 * int(320 / 32)
+
+
+def test_the_rate_of_a_real_model_is_measured(tiny_model_folder: Path) -> None:
+    model = load_model(str(tiny_model_folder))
+    rate = measure_rate(model, 256)
+    assert rate is not None
+    assert rate > 0
+    assert measured_tokens(model) in {2**n for n in range(10, 17)}
