@@ -3,7 +3,7 @@
 from stratoscope.models.anatomy import Block, LayerLayout, find_anatomy, first_position, layer_parameters
 from stratoscope.models.batching import MAX_PADDING, bucket, pad
 from stratoscope.models.classes import num_layers_of
-from stratoscope.models.export import ModelCard, check_describable, consecutive_runs, export_pruned, slices_yaml
+from stratoscope.models.export import ModelCard, consecutive_runs, export_pruned, slices_yaml
 from stratoscope.models.fingerprint import weights_fingerprint
 from stratoscope.models.load import (
     LoadedModel,
@@ -17,6 +17,7 @@ from stratoscope.models.load import (
     resolve_dtype,
 )
 from stratoscope.models.memory import peak_memory_bytes
+from stratoscope.models.protection import find_protected_layers
 from stratoscope.models.prune import check_causal, check_prunable, kept_layers, set_layers, without_layers
 from stratoscope.models.source import BUNDLED_MODELS, ModelSource, local_folder, pin_source, resolve_source
 from stratoscope.models.tokens import Encoded, Encoding, encode, encode_pair, encode_text
@@ -35,7 +36,6 @@ __all__ = [
     "ModelSource",
     "bucket",
     "check_causal",
-    "check_describable",
     "check_prunable",
     "consecutive_runs",
     "describe_model",
@@ -45,6 +45,7 @@ __all__ = [
     "encode_text",
     "export_pruned",
     "find_anatomy",
+    "find_protected_layers",
     "first_position",
     "kept_layers",
     "layer_parameters",

@@ -84,46 +84,6 @@ def consecutive_runs(layers: Sequence[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def check_describable(source: ModelSource, *, trust_remote_code: bool = False) -> None:
-    """Check, without reading a weight, that a configuration can describe the model after any layers are dropped.
-
-    Raises:
-        InputError: it cannot: no checkpoint of the pruned model could be loaded, or it would compute something else.
-    """
-    config = load_config(source, trust_remote_code=trust_remote_code)
-    _, network = empty_model(config, source.name, head=True, trust_remote_code=trust_remote_code)
-    num_layers = num_layers_of(config)
-    model = LoadedModel(network, None, find_anatomy(network, num_layers), network.device)
-    if any(hasattr(block.module, "backward_pass") for block in model.anatomy.blocks):
-        raise InputError(
-            f"model.source {source.name!r} ({config.model_type}) cannot be pruned: its layers are reversible and carry "
-            "two streams; choose another model"
-        )
-    # Every other layer, and single layers and pairs at an end: a configuration may describe the one and not the other.
-    samples = (range(0, num_layers - 1, 2), range(1, num_layers, 2), [1], [num_layers - 1], [1, 2])
-    for dropped in [layers for layers in samples if len(layers) < num_layers and max(layers, default=0) < num_layers]:
-        problem = _problem(model, dropped)
-        if problem:
-            special = [layer for layer in (0, 1, num_layers - 1) if _problem(model, [layer])]
-            only_one = len(special) == 1 and num_layers > len(special) + 1
-            cause = f"layer {special[0]} cannot be dropped" if only_one else "choose another model"
-            raise InputError(
-                f"model.source {source.name!r} ({config.model_type}) cannot be pruned: its configuration cannot "
-                f"describe the model without some layers ({problem}); {cause}"
-            )
-
-
-def _problem(model: LoadedModel, dropped: Sequence[int]) -> str:
-    """Return why a configuration cannot describe a model without some layers; empty if it can."""
-    try:
-        with without_layers(model, dropped) as pruned:
-            return differences(pruned)
-    except InputError:
-        raise
-    except Exception as error:  # configurations raise any exception
-        return last_line(error).strip()
-
-
 def _check_described(pruned: LoadedModel, folder: Path) -> None:
     """Check that a model built from the saved configuration has the saved weights."""
     from transformers import AutoConfig

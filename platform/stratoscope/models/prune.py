@@ -6,7 +6,7 @@ per layer, their kinds. All three change together, with the copies of such field
 network equals the one that its exported checkpoint loads to.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -24,9 +24,20 @@ INDEX_LISTS = ("mlp_only_layers", "moe_layers", "full_attn_idxs", "global_attn_i
 """Fields that name layers by their number."""
 COUNTED_FROM_THE_START = ("first_k_dense_replace", "num_dense_layers", "max_window_layers")
 """Fields that count layers at the start of the stack."""
+SPANS = {"moe_layer_start_index": "moe_layer_end_index"}
+"""Fields that hold the first and the last layer of a kind."""
+REPEATED = ("block_types",)
+"""Fields that list kinds of layers, which are repeated until all layers have one."""
+PER_LAYER = "per_layer_config"
+"""Field of settings by the number of the layer that they apply to."""
+COUNTS = ("num_blocks",)
+"""Further fields that may hold the number of layers."""
 KV_SOURCES = "kv_source_layers"
 """Field that holds the layer whose keys and values each layer uses."""
-STEPS = ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_freq", "full_attention_interval")
+STEPS = (
+    *("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_freq", "moe_layer_interval"),
+    *("full_attention_interval",),
+)
 """Fields that place a kind of layer at every n-th position, which describes no model with dropped layers."""
 SHARED_BETWEEN_LAYERS = ("num_kv_shared_layers", "hidden_size_per_layer_input")
 """Fields of models whose layers share state with others, or depend on their number."""
@@ -52,7 +63,7 @@ def without_layers(model: LoadedModel, dropped: Sequence[int]) -> Iterator[Loade
         return
     configs = _configs(model.network)
     changes = [(config, _changed_fields(config, kept, len(model.anatomy))) for config in configs]
-    before = [(config, {name: getattr(config, name) for name in change}) for config, change in changes]
+    before = [(config, _current_fields(config, change)) for config, change in changes]
     blocks = tuple(model.anatomy.blocks[i] for i in kept)
     numbered = [
         (module, name, getattr(module, name))
@@ -174,6 +185,14 @@ def _changed_fields(config: Any, kept: Sequence[int], num_layers: int) -> dict[s
     for name, value in fields.items():
         if name in INDEX_LISTS and isinstance(value, list):
             change[name] = [renumber[layer] for layer in value if layer in renumber]
+        elif name in COUNTS and value == num_layers:
+            change[name] = len(kept)
+        elif name == PER_LAYER and isinstance(value, dict):
+            change[name] = {renumber[int(layer)]: v for layer, v in value.items() if int(layer) in renumber}
+        elif name in REPEATED and isinstance(value, list | tuple) and value:
+            change[name] = [value[layer % len(value)] for layer in kept]
+        elif name in SPANS and isinstance(value, int):
+            change |= _renumbered_span(name, value, fields[SPANS[name]], kept)
         elif name == KV_SOURCES and isinstance(value, list):
             change[name] = _renumbered_sources(value, renumber, config.model_type)
         elif name in COUNTED_FROM_THE_START and isinstance(value, int):
@@ -181,6 +200,17 @@ def _changed_fields(config: Any, kept: Sequence[int], num_layers: int) -> dict[s
         elif isinstance(value, list | tuple) and len(value) == num_layers and not name.endswith(("_id", "_ids")):
             change[name] = [value[layer] for layer in kept]
     return change
+
+
+def _current_fields(config: Any, names: Iterable[str]) -> dict[str, Any]:
+    """Return the values of fields, those by layer as a dictionary that can be assigned again."""
+    return {name: config.to_dict().get(name) if name == PER_LAYER else getattr(config, name) for name in names}
+
+
+def _renumbered_span(name: str, first: int, last: int, kept: Sequence[int]) -> dict[str, int]:
+    """Return the new fields of a span of layers, which is behind all layers where none of its layers is left."""
+    inside = [new for new, old in enumerate(kept) if first <= old <= last]
+    return {name: inside[0] if inside else len(kept), SPANS[name]: inside[-1] if inside else len(kept)}
 
 
 def _renumbered_sources(sources: Sequence[int], renumber: Mapping[int, int], model_type: str) -> list[int]:

@@ -11,6 +11,8 @@ from stratoscope.models.load import LoadedModel
 
 NUMBERING = ("layer_idx", "layer_id", "layer_num", "layer_number", "layer_index", "num_hidden_layers")
 """Attributes that hold the number of a layer, or of all layers, and nothing else."""
+RANDOM = ("seed",)
+"""Attributes that only training uses."""
 NAMED = 3
 """Largest number of differences that a message names."""
 
@@ -49,7 +51,7 @@ def _constants(layers: nn.Module) -> Iterator[tuple[str, Any]]:
             name: module._buffers.get(name) for name in module._non_persistent_buffers_set
         }
         for name, value in values.items():
-            if name not in NUMBERING and not name.startswith("_") and _is_constant(value):
+            if name not in (*NUMBERING, *RANDOM) and not name.startswith("_") and _is_constant(value):
                 yield f"{path}.{name}", value
 
 
