@@ -305,6 +305,8 @@ class Tracer(TorchDispatchMode):
     def _kind(self, scope: tuple[str, ...], where: str) -> str:
         relative = [name for name in scope if name.startswith(f"{where}.")]
         layer_class = type(self.network.get_submodule(where)).__name__
+        if any("adapter_modules" in name for name in relative):
+            return "other"
         for name in dict.fromkeys(relative):
             own = type(self.network.get_submodule(name)).__name__
             common = 0

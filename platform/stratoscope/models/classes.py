@@ -153,7 +153,9 @@ def layers_field(config: Any) -> str:
     for decoder, encoder in DECODER_LAYERS.items():
         if hasattr(config, decoder) and hasattr(config, encoder):
             return decoder
-    return "num_hidden_layers"
+    # A layer with several token mixers counts as several hidden layers, and the number of lists of them is a field.
+    is_derived = isinstance(getattr(type(config), "num_hidden_layers", None), property)
+    return "num_layers" if is_derived and hasattr(config, "num_layers") else "num_hidden_layers"
 
 
 def num_layers_of(config: Any) -> int:

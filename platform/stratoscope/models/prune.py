@@ -20,7 +20,10 @@ from stratoscope.models.load import LoadedModel
 
 LAYER_NUMBERS = ("layer_idx", "layer_id")
 """Attributes of modules that hold the number of their layer."""
-INDEX_LISTS = ("mlp_only_layers", "moe_layers", "full_attn_idxs", "global_attn_idxs", "cross_attention_layers")
+INDEX_LISTS = (
+    *("mlp_only_layers", "moe_layers", "full_attn_idxs", "global_attn_idxs", "cross_attention_layers"),
+    *("hybrid_layer_ids",),
+)
 """Fields that name layers by their number."""
 COUNTED_FROM_THE_START = ("first_k_dense_replace", "num_dense_layers", "max_window_layers")
 """Fields that count layers at the start of the stack."""
@@ -28,6 +31,8 @@ SPANS = {"moe_layer_start_index": "moe_layer_end_index"}
 """Fields that hold the first and the last layer of a kind."""
 REPEATED = ("block_types",)
 """Fields that list kinds of layers, which are repeated until all layers have one."""
+DEPTH_SCALES = ("scale_depth",)
+"""Fields that are divided by the square root of the number of layers."""
 PER_LAYER = "per_layer_config"
 """Field of settings by the number of the layer that they apply to."""
 COUNTS = ("num_blocks",)
@@ -65,31 +70,52 @@ def without_layers(model: LoadedModel, dropped: Sequence[int]) -> Iterator[Loade
     changes = [(config, _changed_fields(config, kept, len(model.anatomy))) for config in configs]
     before = [(config, _current_fields(config, change)) for config, change in changes]
     blocks = tuple(model.anatomy.blocks[i] for i in kept)
-    numbered = [
-        (module, name, getattr(module, name))
-        for block in blocks
-        for module in block.module.modules()
-        for name in LAYER_NUMBERS
-        if isinstance(getattr(module, name, None), int)
-    ]
+    numbered = list(_numbers(model.anatomy, kept))
     copies = list(_copied_fields(model.network, changes))
-    renumber = {old: new for new, old in enumerate(kept)}
     layers = model.network.get_submodule(model.anatomy.path)
     try:
         set_layers(model, nn.ModuleList(block.module for block in blocks))
-        for module, name, number in numbered:
-            setattr(module, name, renumber[number])
-        for module, name, _, value in copies:
+        for module, name, _, value in (*numbered, *copies):
             setattr(module, name, value)
         _apply(changes)
         yield replace(model, anatomy=LayerLayout(model.anatomy.path, blocks))
     finally:
         set_layers(model, layers)
-        for module, name, number in numbered:
-            setattr(module, name, number)
-        for module, name, value, _ in copies:
+        for module, name, value, _ in (*numbered, *copies):
             setattr(module, name, value)
         _apply(before)
+
+
+def _numbers(anatomy: LayerLayout, kept: Sequence[int]) -> Iterator[tuple[nn.Module, str, int, int]]:
+    """Yield (module, name, old value, new value) of each attribute that holds the number of a kept layer.
+
+    Where each layer holds several token mixers, these are numbered through all layers.
+
+    Raises:
+        InputError: a number is neither that of its layer nor that of one of its mixers.
+    """
+    found = [list(_own_numbers(block.module)) for block in anatomy.blocks]
+    highest = max((number for numbers in found for _, _, number in numbers), default=0)
+    per_layer = max(1, (highest + 1) // len(anatomy))
+    for new, old in enumerate(kept):
+        for module, name, number in found[old]:
+            if number == old:
+                yield module, name, number, new
+            elif number // per_layer == old:
+                yield module, name, number, number + (new - old) * per_layer
+            else:
+                raise InputError(
+                    f"layers of {type(module).__name__} cannot be dropped: {name} {number} of layer {old} is not its "
+                    "number; choose another model"
+                )
+
+
+def _own_numbers(layer: nn.Module) -> Iterator[tuple[nn.Module, str, int]]:
+    for module in layer.modules():
+        for name in LAYER_NUMBERS:
+            number = getattr(module, name, None)
+            if isinstance(number, int) and number >= 0:
+                yield module, name, number
 
 
 def kept_layers(num_layers: int, dropped: Sequence[int]) -> list[int]:
@@ -187,6 +213,8 @@ def _changed_fields(config: Any, kept: Sequence[int], num_layers: int) -> dict[s
             change[name] = [renumber[layer] for layer in value if layer in renumber]
         elif name in COUNTS and value == num_layers:
             change[name] = len(kept)
+        elif name in DEPTH_SCALES and isinstance(value, int | float):
+            change[name] = value * (len(kept) / num_layers) ** 0.5
         elif name == PER_LAYER and isinstance(value, dict):
             change[name] = {renumber[int(layer)]: v for layer, v in value.items() if int(layer) in renumber}
         elif name in REPEATED and isinstance(value, list | tuple) and value:
@@ -233,6 +261,19 @@ def _copied_fields(
         for name, value in change.items():
             if name in vars(module) and vars(module)[name] == getattr(config, name):
                 yield module, name, vars(module)[name], value
+            elif name in INDEX_LISTS:
+                yield from _derived_fields(module, getattr(config, name), value)
+
+
+def _derived_fields(
+    module: nn.Module, before: Sequence[int], after: Sequence[int]
+) -> Iterator[tuple[nn.Module, str, Any, Any]]:
+    """Yield (module, name, old value, new value) of attributes made of a list of layers: the list, or its positions."""
+    for name, value in vars(module).items():
+        if isinstance(value, list) and value == before:
+            yield module, name, value, after
+        elif isinstance(value, dict) and value and value == {layer: place for place, layer in enumerate(before)}:
+            yield module, name, value, {layer: place for place, layer in enumerate(after)}
 
 
 def _apply(changes: Sequence[tuple[Any, Mapping[str, Any]]]) -> None:
