@@ -204,10 +204,12 @@ class Tracer(TorchDispatchMode):
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             while self._stack and self._stack.pop() != name:
                 pass
-            if is_norm and self._start is not None and isinstance(output, Tensor):
+            normalised = output[0] if isinstance(output, tuple) else output
+            if is_norm and self._start is not None and isinstance(normalised, Tensor):
                 first = next((x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)), None)
-                if first is not None and id(first) in self._nodes and first is not output:
-                    self._nodes[id(output)] = Node(NORM, [self._nodes[id(first)]], (*self._stack, name), output)
+                if first is not None and id(first) in self._nodes and first is not normalised:
+                    node = Node(NORM, [self._nodes[id(first)]], (*self._stack, name), normalised)
+                    self._nodes[id(normalised)] = node
             if layer is not None and layer == self._current:
                 self._finish(layer, output)
 
@@ -282,7 +284,9 @@ class Tracer(TorchDispatchMode):
         kinds = [self._kind(scope, where) for scope in scopes]
         kind = next((k for k in ("mixer", "mlp", "other") if k in kinds), "other") if len(set(kinds)) > 1 else kinds[0]
         if "mlp" in kinds and "mixer" in kinds:
-            kind = self._kind(node.scope, where) if node.scope[-1] != where else kinds[0]
+            kind = kinds[0]
+        if node.scope[-1] != where and (own := self._kind(node.scope, where)) != "other":
+            kind = own  # an expert may pass on what attention has put out
         hidden = []
         if kind == "mlp":
             last = dict.fromkeys(p for source in sources for p in _behind_nonlinearity(source))
@@ -315,6 +319,8 @@ class Tracer(TorchDispatchMode):
                     break
                 common += 1
             label, leaf = own[common:], name.rpartition(".")[2]
+            if leaf.isdigit():  # a list of parts has the name of the part
+                leaf = name.split(".")[-2]
             if leaf.startswith(("mlp", "ffn", "feed_forward")):
                 return "mlp"
             if label not in {"Linear", "Conv1D"}:
