@@ -54,8 +54,10 @@ class Block:
     @property
     def shows_experts(self) -> bool:
         """Whether the layer's experts show their hidden activations, as transformers' grouped products do."""
-        grouped = hasattr(self.experts, "_apply_gate") and hasattr(self.experts, "has_gate")
-        return grouped and (bool(self.experts.has_gate) or isinstance(self.experts.act_fn, nn.Module))
+        if not hasattr(self.experts, "_apply_gate"):
+            return False
+        has_gate = bool(getattr(self.experts, "has_gate", False))
+        return has_gate or isinstance(getattr(self.experts, "act_fn", None), nn.Module)
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,11 @@ from pathlib import Path
 
 import yaml
 
-from stratoscope.errors import InputError, RunError, last_line
-from stratoscope.models.anatomy import find_anatomy
+from stratoscope.errors import RunError
 from stratoscope.models.checkpoint import quantisation_method
-from stratoscope.models.classes import empty_model, num_layers_of
-from stratoscope.models.load import LoadedModel, load_config
+from stratoscope.models.load import LoadedModel
 from stratoscope.models.prune import kept_layers, without_layers
 from stratoscope.models.saving import save_network
-from stratoscope.models.source import ModelSource
 from stratoscope.models.stored import restore_formats
 from stratoscope.models.structure import differences
 

@@ -34,7 +34,7 @@ def find_protected_layers(source: ModelSource, *, trust_remote_code: bool = Fals
     config = load_config(source, trust_remote_code=trust_remote_code)
     _, network = empty_model(config, source.name, head=True, trust_remote_code=trust_remote_code)
     num_layers = num_layers_of(config)
-    model = LoadedModel(network, None, find_anatomy(network, num_layers), network.device)  # type: ignore[arg-type]
+    model = LoadedModel(network, None, find_anatomy(network, num_layers), network.device)
     label = f"model.source {source.name!r} ({config.model_type}) cannot be pruned"
     if any(hasattr(block.module, "backward_pass") for block in model.anatomy.blocks):
         raise InputError(f"{label}: its layers are reversible and carry two streams; choose another model")

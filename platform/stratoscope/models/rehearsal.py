@@ -99,7 +99,7 @@ def _rehearse(model_class: Any, config: Any, factor: int) -> Rehearsal:
         has_cache = _alike(_cached_logits(network, ids), logits[:, -1:], SAME)
     except Exception:  # some models take no cache, or only with further arguments
         has_cache = False
-    return Rehearsal(LoadedModel(network, None, anatomy, network.device), ids, has_cache)  # type: ignore[arg-type]
+    return Rehearsal(LoadedModel(network, None, anatomy, network.device), ids, has_cache)
 
 
 def _smaller(config: Any, factor: int) -> Any:
@@ -173,9 +173,7 @@ def _skipped(model: LoadedModel, dropped: Sequence[int]) -> Iterator[None]:
         values = [next(streams, x) if same else x for x, same in zip(output, is_stream, strict=True)]
         return type(output)(*values) if hasattr(output, "_fields") else type(output)(values)
 
-    handles = [
-        model.anatomy.blocks[layer].module.register_forward_hook(skip, with_kwargs=True) for layer in dropped
-    ]
+    handles = [model.anatomy.blocks[layer].module.register_forward_hook(skip, with_kwargs=True) for layer in dropped]
     try:
         yield
     finally:
