@@ -321,17 +321,11 @@ class Tracer(TorchDispatchMode):
             label, leaf = own[common:], name.rpartition(".")[2]
             if leaf.isdigit():  # a list of parts has the name of the part
                 leaf = name.split(".")[-2]
-            if leaf.startswith(("mlp", "ffn", "feed_forward")):
-                return "mlp"
-            if label not in {"Linear", "Conv1D"}:
-                if MIXER.search(label):
-                    return "mixer"
-                if MLP.search(label):
-                    return "mlp"
-            if MIXER.search(leaf):
-                return "mixer"
-            if MLP.search(leaf):
-                return "mlp"
+            texts = [leaf] if label in {"Linear", "Conv1D"} else [label, leaf]
+            kinds = ["mlp"] if leaf.startswith(("mlp", "ffn", "feed_forward")) else []
+            kinds += [kind for text in texts for kind, names in (("mixer", MIXER), ("mlp", MLP)) if names.search(text)]
+            if kinds:
+                return kinds[0]
         return "other"
 
 

@@ -1,6 +1,7 @@
 """Export of pruned and fine-tuned models as standard checkpoints with a model card."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import yaml
 
 from stratoscope.errors import RunError
 from stratoscope.models.checkpoint import quantisation_method
+from stratoscope.models.classes import build_empty
 from stratoscope.models.load import LoadedModel
 from stratoscope.models.prune import kept_layers, without_layers
 from stratoscope.models.saving import save_network
@@ -49,7 +51,8 @@ def export_pruned(model: LoadedModel, dropped: Sequence[int], folder: Path, card
     """
     num_layers = len(model.anatomy)
     with without_layers(model, dropped) as pruned:
-        save_network(pruned.network, folder)
+        with _names_of_tied_weights(pruned):
+            save_network(pruned.network, folder)
         pruned.tokenizer.save_pretrained(folder)
         _check_described(pruned, folder)
         dtype = str(pruned.network.dtype).removeprefix("torch.")
@@ -79,6 +82,25 @@ def consecutive_runs(layers: Sequence[int]) -> list[tuple[int, int]]:
         else:
             runs.append((layer, layer + 1))
     return runs
+
+
+@contextmanager
+def _names_of_tied_weights(pruned: LoadedModel) -> Iterator[None]:
+    """Let a pruned network name the weights that layers share as its configuration will."""
+    network = pruned.network
+    modules = {path: module for path, module in network.named_modules() if "_tied_weights_keys" in vars(module)}
+    if not modules:
+        yield
+        return
+    built = build_empty(type(network), type(network.config).from_dict(network.config.to_dict()))
+    before = {path: vars(module)["_tied_weights_keys"] for path, module in modules.items()}
+    for path, module in modules.items():
+        setattr(module, "_tied_weights_keys", built.get_submodule(path)._tied_weights_keys)  # noqa: B010
+    try:
+        yield
+    finally:
+        for path, module in modules.items():
+            setattr(module, "_tied_weights_keys", before[path])  # noqa: B010
 
 
 def _check_described(pruned: LoadedModel, folder: Path) -> None:

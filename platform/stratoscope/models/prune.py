@@ -71,7 +71,7 @@ def without_layers(model: LoadedModel, dropped: Sequence[int]) -> Iterator[Loade
     before = [(config, _current_fields(config, change)) for config, change in changes]
     blocks = tuple(model.anatomy.blocks[i] for i in kept)
     numbered = list(_numbers(model.anatomy, kept))
-    copies = list(_copied_fields(model.network, changes))
+    copies = list(_copied_fields(model.network, changes, kept))
     layers = model.network.get_submodule(model.anatomy.path)
     try:
         set_layers(model, nn.ModuleList(block.module for block in blocks))
@@ -252,7 +252,7 @@ def _renumbered_sources(sources: Sequence[int], renumber: Mapping[int, int], mod
 
 
 def _copied_fields(
-    network: nn.Module, changes: Sequence[tuple[Any, Mapping[str, Any]]]
+    network: nn.Module, changes: Sequence[tuple[Any, Mapping[str, Any]]], kept: Sequence[int]
 ) -> Iterator[tuple[nn.Module, str, Any, Any]]:
     """Yield (module, name, old value, new value) of each attribute that is a copy of a field that changes."""
     fields = {id(config): (config, change) for config, change in changes}
@@ -262,18 +262,23 @@ def _copied_fields(
             if name in vars(module) and vars(module)[name] == getattr(config, name):
                 yield module, name, vars(module)[name], value
             elif name in INDEX_LISTS:
-                yield from _derived_fields(module, getattr(config, name), value)
+                yield from _derived_fields(module, getattr(config, name), kept)
 
 
 def _derived_fields(
-    module: nn.Module, before: Sequence[int], after: Sequence[int]
+    module: nn.Module, layers: Sequence[int], kept: Sequence[int]
 ) -> Iterator[tuple[nn.Module, str, Any, Any]]:
-    """Yield (module, name, old value, new value) of attributes made of a list of layers: the list, or its positions."""
+    """Yield (module, name, old value, new value) of attributes made of a list of layers: a copy, or their positions.
+
+    The kept layers have the positions that they had, by which they find what is theirs in the weights.
+    """
+    renumber = {old: new for new, old in enumerate(kept)}
+    positions = {layer: place for place, layer in enumerate(layers)}
     for name, value in vars(module).items():
-        if isinstance(value, list) and value == before:
-            yield module, name, value, after
-        elif isinstance(value, dict) and value and value == {layer: place for place, layer in enumerate(before)}:
-            yield module, name, value, {layer: place for place, layer in enumerate(after)}
+        if isinstance(value, list) and value and value == layers:
+            yield module, name, value, [renumber[layer] for layer in value if layer in renumber]
+        elif isinstance(value, dict) and value and value == positions:
+            yield module, name, value, {renumber[layer]: value[layer] for layer in value if layer in renumber}
 
 
 def _apply(changes: Sequence[tuple[Any, Mapping[str, Any]]]) -> None:

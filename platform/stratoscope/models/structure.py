@@ -66,11 +66,7 @@ def _is_constant(value: Any) -> bool:
 
 def _equal(ours: Any, theirs: Any) -> bool:
     if isinstance(ours, torch.Tensor):
-        if not isinstance(theirs, torch.Tensor) or ours.shape != theirs.shape:
-            return False
-        if "meta" in (ours.device.type, theirs.device.type):
-            return True
-        return bool(torch.equal(ours.cpu().nan_to_num(), theirs.cpu().nan_to_num().to(ours.dtype)))
+        return isinstance(theirs, torch.Tensor) and _equal_tensors(ours, theirs)
     if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
         # A copy of a list with an entry per layer has another length in a model with fewer layers.
         return len(ours) != len(theirs) or all(map(_equal, ours, theirs))
@@ -79,3 +75,11 @@ def _equal(ours: Any, theirs: Any) -> bool:
     if isinstance(ours, float) and isinstance(theirs, float):
         return math.isclose(ours, theirs, rel_tol=1e-12) or (math.isnan(ours) and math.isnan(theirs))
     return bool(ours == theirs)
+
+
+def _equal_tensors(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    if ours.shape != theirs.shape:
+        return False
+    if "meta" in (ours.device.type, theirs.device.type):
+        return True
+    return torch.equal(ours.cpu().nan_to_num(), theirs.cpu().nan_to_num().to(ours.dtype))

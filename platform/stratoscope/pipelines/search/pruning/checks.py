@@ -43,10 +43,10 @@ def check_ratios(
                 f"give at most {(num_layers - 1) / num_layers:.3g}"
             )
         if count > most:
-            layers = ", ".join(map(str, protected))
+            kept = ", ".join(map(str, protected))
             raise InputError(
-                f"space.ratios {ratio} drops {count} of the {num_layers} layers of {source!r}, of which {layers} cannot "
-                f"be dropped; give at most {most / num_layers:.3g}"
+                f"space.ratios {ratio} drops {count} of the {num_layers} layers of {source!r}, of which {kept} have to "
+                f"be kept; give at most {most / num_layers:.3g}"
                 + (" with space.contiguous" if True in contiguous else "")
             )
         if count == 0:

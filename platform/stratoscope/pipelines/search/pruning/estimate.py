@@ -23,6 +23,7 @@ def estimate(
     tasks: Sequence[TaskItems],
     statistics: FinishedScore | None,
     output: str,
+    *,
     protected: LayerSet = (),
 ) -> Sequence[tuple[str, str]]:
     """Return the lines of a dry run: model, statistics, items, trials and cost."""

@@ -85,7 +85,9 @@ class PruningSearch(Job[SearchConfig]):
 
     def plan(self) -> Sequence[tuple[str, str]]:
         """Return what the run would do, and estimates of what it takes."""
-        return estimate(self.config, self.facts, self.tasks, self.statistics, self.context.url, self.protected)
+        return estimate(
+            self.config, self.facts, self.tasks, self.statistics, self.context.url, protected=self.protected
+        )
 
     def execute(self) -> None:
         """Compute missing statistics, search, validate, export and report."""
@@ -107,7 +109,9 @@ class PruningSearch(Job[SearchConfig]):
                 trials = explorer.explore(self.statistics)
             with context.stage("validate"):
                 metrics = {task.name: task.metric for task in self.tasks}
-                search = Validator(context, config, service, settings, metrics, self.protected).validate(trials)
+                search = Validator(context, config, service, settings, metrics, protected=self.protected).validate(
+                    trials
+                )
                 write_results(context.storage, search, list(metrics))
                 context.manifest.facts |= search.facts
             with context.stage("export"):

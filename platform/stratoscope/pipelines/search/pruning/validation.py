@@ -65,6 +65,7 @@ class Validator:
         service: Service,
         settings: PruningEvaluatorSettings,
         metrics: Mapping[str, str],
+        *,
         protected: LayerSet,
     ) -> None:
         self._protected = protected
