@@ -204,7 +204,8 @@ class Tracer(TorchDispatchMode):
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             while self._stack and self._stack.pop() != name:
                 pass
-            normalised = output[0] if isinstance(output, tuple) else output
+            alone = isinstance(output, tuple) and not any(isinstance(x, Tensor) for x in output[1:])
+            normalised = output[0] if alone else output
             if is_norm and self._start is not None and isinstance(normalised, Tensor):
                 first = next((x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)), None)
                 if first is not None and id(first) in self._nodes and first is not normalised:

@@ -6,6 +6,7 @@ constants of a pruned model are compared with those of a model built from the pr
 (`stratoscope.models.structure`), and a small random copy runs without the layers (`stratoscope.models.rehearsal`).
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,10 +41,16 @@ def find_protected_layers(source: ModelSource, *, trust_remote_code: bool = Fals
         raise InputError(f"{label}: its layers are reversible and carry two streams; choose another model")
     sets = list(_sets_to_try(model.anatomy, config.get_text_config()))
     protected = protect(sets, num_layers, lambda dropped: _structural_problem(model, dropped), label)
-    rehearsal = rehearse(network)
+    chosen = _typical_layers(model.anatomy, config.get_text_config(), protected)
+    with without_layers(model, [layer for layer in range(num_layers) if layer not in chosen]) as shorter:
+        rehearsal = rehearse(network, copy.deepcopy(shorter.network.config))
     if rehearsal is None:
         return protected
-    return protect(sets, num_layers, rehearsal.problem, label, protected)
+    layout = rehearsal.model.anatomy
+    sets = list(_sets_to_try(layout, rehearsal.model.network.config.get_text_config()))
+    kept = [place for place, layer in enumerate(chosen) if layer in protected]
+    found = protect(sets, len(layout), rehearsal.problem, label, kept)
+    return tuple(chosen[place] for place in found)
 
 
 def protect(
@@ -99,6 +106,13 @@ class _Search:
             if self.problem(part):
                 return self.culprit(part)
         return layers[0]
+
+
+def _typical_layers(anatomy: LayerLayout, text: Any, protected: Sequence[int]) -> list[int]:
+    """Return few layers that stand for all: those at the ends, two of each kind, and the protected ones."""
+    last = len(anatomy) - 1
+    examples = {layer for kind in _kinds(anatomy, text) for layer in kind[:2]}
+    return sorted({0, min(1, last), max(last - 1, 0), last, *protected} | examples)
 
 
 def _sets_to_try(anatomy: LayerLayout, text: Any) -> Iterator[Sequence[int]]:

@@ -28,7 +28,7 @@ FACTORS = (16, 8, 4, 2, 1)
 """Numbers that widths are divided by; the first with which the copy runs is taken."""
 SMALLEST = 4
 """Smallest width of a copy."""
-LARGEST = 300_000_000
+LARGEST = 400_000_000
 """Largest number of parameters of a copy."""
 NUM_TOKENS = 9
 SAME, OTHER = 1e-3, 1e-2
@@ -69,16 +69,17 @@ class Rehearsal:
         return ""
 
 
-def rehearse(network: Any) -> Rehearsal | None:
+def rehearse(network: Any, config: Any = None) -> Rehearsal | None:
     """Return a small random copy of a model; None if no copy of it runs.
 
     Args:
         network: the model, whose weights are not read.
+        config: configuration of the copy before its widths are divided; None takes the model's.
     """
     for factor in FACTORS:
         try:
             with torch.no_grad():
-                return _rehearse(type(network), network.config, factor)
+                return _rehearse(type(network), config or network.config, factor)
         except Exception:  # widths that do not fit each other raise any exception
             continue
     return None
