@@ -601,6 +601,9 @@ what has changed; `make sweep-table` then writes this page from the result.
 | prune | a model without some of its layers: in memory, skipped in the whole model, and exported and loaded plainly |
 | format | the number format of the exported checkpoint |
 
+A note at a right outcome of `prune` names the layers that are not dropped, because the model does not run without them
+or its other layers compute something else.
+
 **right**: equal. **refused**: no numbers, but one line that says why. **wrong**: other numbers. **traceback**: an error
 that is no refusal. **cannot be built**: transformers cannot make or load such a model here.
 """
@@ -670,6 +673,22 @@ def read_table_text(text: str) -> dict[str, tuple[str, ...]]:
     return expected
 
 
+def read_page(text: str) -> dict[str, Row]:
+    """Return the rows of a page that `table` wrote, by type, their details as the page's notes have them."""
+    notes = dict(re.findall(r"^(\[\^\d+\]): [a-z ]+: (.*)$", text, re.MULTILINE))
+    families = {title: family for family, title in TITLES.items()}
+    rows: dict[str, Row] = {}
+    family = ""
+    for line in text.splitlines():
+        family = families.get(line.removeprefix("## "), family)
+        values = [value.strip() for value in line.strip("|").split("|")]
+        if family and len(values) == len(COLUMNS) + 1 and read_table_text(line):
+            pairs = [value.partition("[^") for value in values[1:]]
+            cells = {c: Cell(o, notes.get(f"[^{n}", "")) for c, (o, _, n) in zip(COLUMNS, pairs, strict=True)}
+            rows[values[0]] = Row(family, values[0], cells=cells)
+    return rows
+
+
 def changes(rows: Sequence[Row], expected: dict[str, tuple[str, ...]]) -> list[str]:
     """Return a line for each outcome that is not the expected one."""
     lines = [f"{name}: is gone" for name in expected.keys() - {row.model_type for row in rows}]
@@ -689,9 +708,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--result", type=Path, default=Path("sweep.jsonl"), help="one JSON line a type, to go on from")
     parser.add_argument("--again", action="store_true", help="try types again that the file has")
     parser.add_argument("--write", action="store_true", help="write the table instead of comparing with it")
+    parser.add_argument("--merge", action="store_true", help="write what the file has and keep the table's other types")
     options = parser.parse_args(arguments)
     quieten()
     rows = read_rows(options.result)
+    if options.merge:
+        rows = read_page(TABLE.read_text(encoding="utf-8")) | rows
+        TABLE.write_text(table(list(rows.values())), encoding="utf-8")
+        return 0
     for family, model_type in zoo.model_types():
         if (options.types and model_type not in options.types) or (model_type in rows and not options.again):
             continue

@@ -64,6 +64,8 @@ def test_a_table_is_read_back_as_it_was_written() -> None:
     expected = sweep.read_table_text(sweep.table([row]))
     assert expected == {"llama": ("right", "right", "right", "refused", "right", "right", "right")}
     assert sweep.changes([row], expected) == []
+    page = sweep.read_page(sweep.table([row]))
+    assert sweep.table(list(page.values())) == sweep.table([row])
     cells["mlp"] = sweep.Cell(sweep.WRONG, "apart")
     assert sweep.changes([row], expected) == ["llama mlp: refused -> wrong apart"]
 
