@@ -26,7 +26,7 @@ def test_random_sets_are_of_the_layers_that_may_be_dropped() -> None:
 def test_a_ratio_that_needs_protected_layers_is_refused() -> None:
     check_ratios([0.75], 8, "model", protected=(0, 4))
     with pytest.raises(InputError, match=r"drops 7 of the 8 layers of 'model', of which 0, 4 have to be kept; give at"):
-        check_ratios([0.8], 8, "model", protected=(0, 4))
+        check_ratios([0.875], 8, "model", protected=(0, 4))
     check_ratios([0.375], 8, "model", protected=(0, 4), contiguous=(True,))
     with pytest.raises(InputError, match=r"at most 0.375 with space.contiguous"):
         check_ratios([0.5], 8, "model", protected=(0, 4), contiguous=(True,))
