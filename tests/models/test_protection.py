@@ -50,6 +50,13 @@ def test_a_model_is_refused_if_most_layers_would_be_protected(model_type: str, c
     assert len(str(caught.value)) <= 500
 
 
+@pytest.mark.parametrize("model_type", ["zaya", "inkling2_text"])
+def test_layers_that_pass_on_more_than_hidden_states_are_refused(model_type: str, tmp_path: Path) -> None:
+    source = resolve_source(saved(model_type, tmp_path))
+    with pytest.raises(InputError, match="pass on more than their hidden states; choose another model"):
+        find_protected_layers(source)
+
+
 @pytest.mark.parametrize("model_type", ["kimi_linear", "bailing_hybrid"])
 def test_a_layer_with_full_attention_is_kept(model_type: str, tmp_path: Path) -> None:
     types = ["linear_attention", "full_attention"] * 2

@@ -46,6 +46,8 @@ def find_protected_layers(source: ModelSource, *, trust_remote_code: bool = Fals
         rehearsal = rehearse(network, copy.deepcopy(shorter.network.config))
     if rehearsal is None:
         return protected
+    if not rehearsal.passes_on_hidden_states_alone():
+        raise InputError(f"{label}: its layers pass on more than their hidden states; choose another model")
     layout = rehearsal.model.anatomy
     sets = list(_sets_to_try(layout, rehearsal.model.network.config.get_text_config()))
     kept = [place for place, layer in enumerate(chosen) if layer in protected]

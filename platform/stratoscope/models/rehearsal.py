@@ -46,6 +46,35 @@ class Rehearsal:
     has_cache: bool
     """Whether the copy computes the same with a cache as without one."""
 
+    @torch.no_grad()
+    def passes_on_hidden_states_alone(self) -> bool:
+        """Return whether a layer needs nothing of the layer before it but its hidden states."""
+
+        def hide(_module: nn.Module, _args: Any, output: Any) -> Any:
+            return (output[0], *(None for _ in output[1:])) if type(output) is tuple else output
+
+        histories: set[tuple[int, ...]] = set()
+
+        def note(_module: nn.Module, args: Any) -> None:
+            # What models collect of earlier layers grows from layer to layer.
+            histories.update(tuple(x.shape) for x in args[1:2] if isinstance(x, Tensor) and x.is_floating_point())
+
+        expected = _logits(self.model.network, self.ids)
+        notes = [block.module.register_forward_pre_hook(note) for block in self.model.anatomy.blocks]
+        _logits(self.model.network, self.ids)
+        for handle in notes:
+            handle.remove()
+        if len(histories) > 1:
+            return False
+        handles = [block.module.register_forward_hook(hide) for block in self.model.anatomy.blocks[:-1]]
+        try:
+            return _alike(_logits(self.model.network, self.ids), expected, SAME)
+        except Exception:  # a layer that gets None in place of a tensor may raise anything
+            return False
+        finally:
+            for handle in handles:
+                handle.remove()
+
     def problem(self, dropped: Sequence[int]) -> str:
         """Return why a model does not run, or computes something else, without some layers; empty if it does not."""
         try:
