@@ -286,7 +286,7 @@ class Tracer(TorchDispatchMode):
         kind = next((k for k in ("mixer", "mlp", "other") if k in kinds), "other") if len(set(kinds)) > 1 else kinds[0]
         if "mlp" in kinds and "mixer" in kinds:
             kind = kinds[0]
-        if node.scope[-1] != where and (own := self._kind(node.scope, where)) != "other":
+        if kind != "other" and node.scope[-1] != where and (own := self._kind(node.scope, where)) != "other":
             kind = own  # an expert may pass on what attention has put out
         hidden = []
         if kind == "mlp":
