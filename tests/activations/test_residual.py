@@ -10,6 +10,7 @@ from stratoscope.activations import Probe, Tap
 from stratoscope.models import LoadedModel, find_anatomy
 from tests.activations.test_probe import EPSILONS, loaded, padded_batch
 from tests.conftest import CONFIGURATIONS, ENCODERS, GROUPED
+from tests.models import zoo
 
 FACTOR = 0.22
 
@@ -78,3 +79,34 @@ def test_an_output_that_the_block_writes_over_is_read_before_that() -> None:
         assert all(block.of(Tap.ATTENTION)[0].overwritten for block in probe._reading.blocks)
         measured = probe.measure(*padded_batch("right")).statistics
     np.testing.assert_array_equal(measured.m2[:, 0], expected.m2[:, 0])
+
+
+def zoo_model(model_type: str) -> LoadedModel:
+    network = zoo.tiny_model("causal", model_type)
+    return LoadedModel(network, None, find_anatomy(network, zoo.NUM_LAYERS), torch.device("cpu"))
+
+
+def test_a_vector_that_a_block_adds_belongs_to_its_part() -> None:
+    model = zoo_model("gpt_neox_japanese")
+    with Probe(model, [Tap.UPDATE, Tap.ATTENTION, Tap.MLP], EPSILONS) as probe:
+        biases = [[term.tap for term in b.terms or () if term.bias is not None] for b in probe._reading.blocks]
+        assert biases == [[], [], [], [Tap.ATTENTION]]
+        statistics = probe.measure(*padded_batch("right")).statistics
+    np.testing.assert_allclose(
+        statistics.mean[..., 0], statistics.mean[..., 1] + statistics.mean[..., 2], rtol=1e-4, atol=1e-7
+    )
+
+
+def test_a_stream_that_is_multiplied_by_a_vector_has_parts() -> None:
+    with Probe(zoo_model("doge"), [Tap.UPDATE, Tap.ATTENTION, Tap.MLP, Tap.MLP_HIDDEN]) as probe:
+        assert probe.withdrawn == {}
+        assert probe.layers_read_by_difference == (0, 1, 2, 3)
+        modules = [[term.module for term in block.terms or ()] for block in probe._reading.blocks]
+    layers = probe.model.anatomy.blocks
+    assert modules == [[b.module.self_attn, b.module.mlp] for b in layers]
+
+
+def test_the_hidden_activation_of_a_gated_output_is_read_before_its_last_map() -> None:
+    with Probe(zoo_model("rwkv"), [Tap.MLP_HIDDEN]) as probe:
+        hidden = [block.hidden for block in probe._reading.blocks]
+    assert hidden == [block.module.feed_forward.value for block in probe.model.anatomy.blocks]

@@ -269,17 +269,17 @@ class _Sweep:
         return Cell(RIGHT)
 
     def prune(self) -> None:
-        from stratoscope.models import check_prunable, load_model, resolve_source
-        from stratoscope.models.export import check_describable
+        from stratoscope.models import check_prunable, find_protected_layers, load_model, resolve_source
 
         loaded: list[Any] = []
+        protected: list[int] = []
 
         def load() -> Cell:
             from stratoscope.models import load_config
 
             source = resolve_source(str(self.folder))
             check_prunable(load_config(source), self.row.model_type)
-            check_describable(source)
+            protected.extend(find_protected_layers(source))
             loaded.append(load_model(str(self.folder), head=True))
             _aligned(loaded[0].network)
             return Cell(RIGHT)
@@ -288,15 +288,16 @@ class _Sweep:
         if outcome.outcome != RIGHT:
             self.row.cells |= {"prune": outcome, "format": outcome}
             return
-        cells = {str(list(drop)): attempt(lambda drop=drop: self.pruned(loaded[0], drop)) for drop in DROPS}
+        drops = dict.fromkeys(tuple(layer for layer in drop if layer not in protected) for drop in DROPS)
+        cells = {str(list(drop)): attempt(lambda drop=drop: self.pruned(loaded[0], drop)) for drop in drops if drop}
         for rank in (TRACEBACK, WRONG, REFUSED, RIGHT):
             worst = {name: cell for name, cell in cells.items() if cell.outcome == rank}
             if worst:
                 cell = next(iter(worst.values()))
-                detail = f"dropping {', '.join(worst)}: {cell.detail}" if rank != RIGHT else ""
+                detail = f"dropping {', '.join(worst)}: {cell.detail}" if rank != RIGHT else _protection(protected)
                 self.row.cells["prune"] = Cell(rank, detail)
                 break
-        self.row.cells["format"] = attempt(self.exported_format)
+        self.row.cells["format"] = attempt(lambda: self.exported_format(min({1, 2, 3} - set(protected))))
 
     def clean(self) -> None:
         """Take what differs from run to run out of the messages."""
@@ -331,7 +332,7 @@ class _Sweep:
             return Cell(WRONG, f"kept layers compute something else than in the whole model (logits {apart:.2g} apart)")
         return Cell(RIGHT)
 
-    def exported_format(self) -> Cell:
+    def exported_format(self, dropped: int) -> Cell:
         """Export from a checkpoint in bfloat16 and compare the number formats of both files."""
         from transformers import AutoConfig
 
@@ -341,7 +342,7 @@ class _Sweep:
         network = zoo.FAMILIES[self.row.family][1].from_pretrained(self.folder, dtype=torch.bfloat16)
         network.save_pretrained(folder)
         zoo.write_tokenizer(folder)
-        export_pruned(load_model(str(folder), head=True), [1], target, _card())
+        export_pruned(load_model(str(folder), head=True), [dropped], target, _card())
         formats = [_formats(path) for path in (folder, target)]
         # A dropped layer may have held all tensors of a second format.
         if "BF16" not in formats[1] or not set(formats[1]) <= set(formats[0]):
@@ -379,6 +380,11 @@ def _aligned(network: Any) -> Any:
     for tensor in [*network.parameters(), *network.buffers()]:
         tensor.data = tensor.data.clone()
     return network
+
+
+def _protection(protected: Sequence[int]) -> str:
+    """Return a note on the layers that are kept because others depend on them."""
+    return f"without dropping {', '.join(map(str, protected))} of the {zoo.NUM_LAYERS} layers" if protected else ""
 
 
 def _formats(folder: Path) -> list[str]:
@@ -595,6 +601,9 @@ what has changed; `make sweep-table` then writes this page from the result.
 | prune | a model without some of its layers: in memory, skipped in the whole model, and exported and loaded plainly |
 | format | the number format of the exported checkpoint |
 
+A note at a right outcome of `prune` names the layers that are not dropped, because the model does not run without them
+or its other layers compute something else.
+
 **right**: equal. **refused**: no numbers, but one line that says why. **wrong**: other numbers. **traceback**: an error
 that is no refusal. **cannot be built**: transformers cannot make or load such a model here.
 """
@@ -636,7 +645,7 @@ def _all_right(row: Row, *, without: Sequence[str] = ("left",)) -> bool:
 
 
 def _shown(cell: Cell, row: Row, notes: dict[str, int]) -> str:
-    if cell.outcome == RIGHT:
+    if cell.outcome == RIGHT and not cell.detail:
         return RIGHT
     note = _general(cell, row)
     return f"{cell.outcome}[^{notes.setdefault(note, len(notes) + 1)}]"
@@ -664,6 +673,22 @@ def read_table_text(text: str) -> dict[str, tuple[str, ...]]:
     return expected
 
 
+def read_page(text: str) -> dict[str, Row]:
+    """Return the rows of a page that `table` wrote, by type, their details as the page's notes have them."""
+    notes = dict(re.findall(r"^(\[\^\d+\]): [a-z ]+: (.*)$", text, re.MULTILINE))
+    families = {title: family for family, title in TITLES.items()}
+    rows: dict[str, Row] = {}
+    family = ""
+    for line in text.splitlines():
+        family = families.get(line.removeprefix("## "), family)
+        values = [value.strip() for value in line.strip("|").split("|")]
+        if family and len(values) == len(COLUMNS) + 1 and read_table_text(line):
+            pairs = [value.partition("[^") for value in values[1:]]
+            cells = {c: Cell(o, notes.get(f"[^{n}", "")) for c, (o, _, n) in zip(COLUMNS, pairs, strict=True)}
+            rows[values[0]] = Row(family, values[0], cells=cells)
+    return rows
+
+
 def changes(rows: Sequence[Row], expected: dict[str, tuple[str, ...]]) -> list[str]:
     """Return a line for each outcome that is not the expected one."""
     lines = [f"{name}: is gone" for name in expected.keys() - {row.model_type for row in rows}]
@@ -683,9 +708,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--result", type=Path, default=Path("sweep.jsonl"), help="one JSON line a type, to go on from")
     parser.add_argument("--again", action="store_true", help="try types again that the file has")
     parser.add_argument("--write", action="store_true", help="write the table instead of comparing with it")
+    parser.add_argument("--merge", action="store_true", help="write what the file has and keep the table's other types")
     options = parser.parse_args(arguments)
     quieten()
     rows = read_rows(options.result)
+    if options.merge:
+        rows = read_page(TABLE.read_text(encoding="utf-8")) | rows
+        TABLE.write_text(table(list(rows.values())), encoding="utf-8")
+        return 0
     for family, model_type in zoo.model_types():
         if (options.types and model_type not in options.types) or (model_type in rows and not options.again):
             continue

@@ -8,14 +8,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from stratoscope.errors import InputError
 from stratoscope.models import (
     LoadSpec,
     ModelCard,
-    check_describable,
     check_prunable,
     describe_model,
     export_pruned,
+    find_protected_layers,
     load_config,
     load_model,
     resolve_source,
@@ -59,7 +58,7 @@ def test_the_text_stack_of_a_vision_language_model_is_pruned(model_type: str, tm
     name = saved("image-text", model_type, tmp_path / "model", torch.bfloat16)
     source = resolve_source(name)
     check_prunable(load_config(source), name)
-    check_describable(source)
+    assert find_protected_layers(source) == ()
     assert describe_model(source, head=True).num_layers == zoo.NUM_LAYERS
     model, ids = load_model(name, head=True), torch.tensor([[5, 9, 33, 7]])
     export_pruned(model, [1, 2], tmp_path / "pruned", CARD)
@@ -84,27 +83,24 @@ def test_a_fresh_process_verifies_a_pruned_vision_language_model(tmp_path: Path)
     ]
 
 
-@pytest.mark.parametrize(
-    ("model_type", "message"),
-    [
-        ("diffllama", r"lambda_init.*; choose another model"),
-        ("minicpm3", r"residual_scale"),
-        ("beam", r"attn_residual_add_idx"),
-        ("gpt_neox_japanese", r"dense_bias.*; layer 3 cannot be dropped"),
-        ("modernbert-decoder", r"attn_norm.*; layer 0 cannot be dropped"),
-        ("rwkv", r"pre_ln.*; layer 0 cannot be dropped"),
-    ],
-)
-def test_constants_that_depend_on_the_depth_are_found_before_a_search(
-    model_type: str, message: str, tmp_path: Path
-) -> None:
-    name = saved("causal", model_type, tmp_path / "model")
-    with pytest.raises(InputError, match=message):
-        check_describable(resolve_source(name))
+@pytest.mark.parametrize("model_type", ["zamba2", "minicpm3", "xlstm", "ernie4_5_moe", "minimax"])
+def test_the_configuration_of_a_pruned_model_describes_it(model_type: str, tmp_path: Path) -> None:
+    model = load_model(saved("causal", model_type, tmp_path / "model"), head=True)
+    export_pruned(model, [0], tmp_path / "pruned", CARD)
+    fresh = type(model.network).from_pretrained(tmp_path / "pruned").eval()
+    ids = torch.tensor([[5, 9, 33, 7]])
+    with torch.inference_mode(), without_layers(model, [0]) as pruned:
+        expected = pruned.network(ids, use_cache=False).logits
+        torch.testing.assert_close(fresh(ids, use_cache=False).logits, expected)
 
 
-def test_buffers_that_a_checkpoint_holds_may_depend_on_the_depth(tmp_path: Path) -> None:
-    check_describable(resolve_source(saved("causal", "minimax", tmp_path / "model")))
+def test_the_positions_of_shared_layers_stay_when_one_of_them_is_dropped(tmp_path: Path) -> None:
+    model = load_model(saved("causal", "zamba2", tmp_path / "model"), head=True)
+    shared = model.anatomy.blocks[3].module.get_submodule("shared_transformer.feed_forward")
+    assert vars(shared)["layer_dic"] == {1: 0, 3: 1}
+    with without_layers(model, [0, 1]):
+        assert vars(shared)["layer_dic"] == {1: 1}
+    assert vars(shared)["layer_dic"] == {1: 0, 3: 1}
 
 
 def test_copies_of_fields_in_modules_follow_the_configuration(tmp_path: Path) -> None:

@@ -204,10 +204,13 @@ class Tracer(TorchDispatchMode):
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             while self._stack and self._stack.pop() != name:
                 pass
-            if is_norm and self._start is not None and isinstance(output, Tensor):
+            alone = isinstance(output, tuple) and not any(isinstance(x, Tensor) for x in output[1:])
+            normalised = output[0] if alone else output
+            if is_norm and self._start is not None and isinstance(normalised, Tensor):
                 first = next((x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)), None)
-                if first is not None and id(first) in self._nodes and first is not output:
-                    self._nodes[id(output)] = Node(NORM, [self._nodes[id(first)]], (*self._stack, name), output)
+                if first is not None and id(first) in self._nodes and first is not normalised:
+                    node = Node(NORM, [self._nodes[id(first)]], (*self._stack, name), normalised)
+                    self._nodes[id(normalised)] = node
             if layer is not None and layer == self._current:
                 self._finish(layer, output)
 
@@ -282,7 +285,9 @@ class Tracer(TorchDispatchMode):
         kinds = [self._kind(scope, where) for scope in scopes]
         kind = next((k for k in ("mixer", "mlp", "other") if k in kinds), "other") if len(set(kinds)) > 1 else kinds[0]
         if "mlp" in kinds and "mixer" in kinds:
-            kind = self._kind(node.scope, where) if node.scope[-1] != where else kinds[0]
+            kind = kinds[0]
+        if kind != "other" and node.scope[-1] != where and (own := self._kind(node.scope, where)) != "other":
+            kind = own  # an expert may pass on what attention has put out
         hidden = []
         if kind == "mlp":
             last = dict.fromkeys(p for source in sources for p in _behind_nonlinearity(source))
@@ -305,6 +310,8 @@ class Tracer(TorchDispatchMode):
     def _kind(self, scope: tuple[str, ...], where: str) -> str:
         relative = [name for name in scope if name.startswith(f"{where}.")]
         layer_class = type(self.network.get_submodule(where)).__name__
+        if any("adapter_modules" in name for name in relative):
+            return "other"
         for name in dict.fromkeys(relative):
             own = type(self.network.get_submodule(name)).__name__
             common = 0
@@ -313,17 +320,13 @@ class Tracer(TorchDispatchMode):
                     break
                 common += 1
             label, leaf = own[common:], name.rpartition(".")[2]
-            if leaf.startswith(("mlp", "ffn", "feed_forward")):
-                return "mlp"
-            if label not in {"Linear", "Conv1D"}:
-                if MIXER.search(label):
-                    return "mixer"
-                if MLP.search(label):
-                    return "mlp"
-            if MIXER.search(leaf):
-                return "mixer"
-            if MLP.search(leaf):
-                return "mlp"
+            if leaf.isdigit():  # a list of parts has the name of the part
+                leaf = name.split(".")[-2]
+            texts = [leaf] if label in {"Linear", "Conv1D"} else [label, leaf]
+            kinds = ["mlp"] if leaf.startswith(("mlp", "ffn", "feed_forward")) else []
+            kinds += [kind for text in texts for kind, names in (("mixer", MIXER), ("mlp", MLP)) if names.search(text)]
+            if kinds:
+                return kinds[0]
         return "other"
 
 

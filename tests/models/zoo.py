@@ -160,6 +160,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "kimi_linear": {"linear_num_heads": 4, "linear_head_dim": 8},
     "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"]},
     "llama4": {"vision_config.projector_input_dim": 64, "vision_config.projector_output_dim": 64},
+    "longcat_flash": {"head_dim": 4},
     "luke": {"entity_vocab_size": 64},
     "mamba2": {"expand": 1, "num_heads": 4, "head_dim": 8, "n_groups": 1},
     "molmo2": {"adapter_config.vision_feature_layer": [1, 0]},
@@ -198,7 +199,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "attention_hidden_size": 64,
         "attention_head_dim": 16,
     },
-    "zamba2": {"layers_block_type": ["linear_attention", "linear_attention", "hybrid", "linear_attention"]},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"]},
 }
 DECODERS_ON_REQUEST = (
     *("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert"),

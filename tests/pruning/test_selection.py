@@ -53,12 +53,12 @@ def test_the_reference_is_avss_of_the_same_size_or_the_first_score() -> None:
 
 
 def test_random_sets_are_seeded_distinct_and_not_the_excluded_one() -> None:
-    sets = random_sets(30, 8, 20, 0, (1, 2))
-    assert sets == random_sets(30, 8, 20, 0, (1, 2))
-    assert sets != random_sets(30, 8, 20, 1, (1, 2))
+    sets = random_sets(range(30), 8, 20, 0, (1, 2))
+    assert sets == random_sets(range(30), 8, 20, 0, (1, 2))
+    assert sets != random_sets(range(30), 8, 20, 1, (1, 2))
     assert len(set(sets)) == 20
     assert all(len(set(s)) == 8 and s == tuple(sorted(s)) and max(s) < 30 for s in sets)
-    assert sorted(random_sets(3, 1, 20, 0, (1,))) == [(0,), (2,)]
+    assert sorted(random_sets(range(3), 1, 20, 0, (1,))) == [(0,), (2,)]
 
 
 def test_the_verdict_against_random_sets_says_where_they_win() -> None:

@@ -211,7 +211,8 @@ class Probe:
     def _fits_kernel(self, layer: int) -> bool:
         terms, block = self._terms[layer], self._reading.blocks[layer]
         taps, factors = [term.tap for term in terms], {term.factor for term in terms}
-        if None in taps or len(set(taps)) < len(taps) or len(factors) > 1 or any(term.overwritten for term in terms):
+        altered = any(term.overwritten or term.bias is not None for term in terms)
+        if None in taps or len(set(taps)) < len(taps) or len(factors) > 1 or altered:
             return False
         if self._sums(layer):
             return {Tap.ATTENTION, Tap.MLP} == {term.tap for term in block.of(Tap.UPDATE)}
@@ -481,6 +482,8 @@ class Probe:
             x = x.float() * term.factor
         elif term.overwritten:
             x = x.clone()
+        if term.bias is not None:
+            x = x + term.bias.to(x)
         current.parts[term] = x
 
     def _read(self, layer: int, tap: Tap, hidden: Tensor) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from stratoscope.activations.tap import Tap
 from stratoscope.models import Block
-from stratoscope.models.anatomy import is_linear, part_kind
+from stratoscope.models.anatomy import is_linear, is_norm, part_kind
 
 TOLERANCE = 1e-4
 """Largest relative difference between what is added to the stream and the sum of the terms, in float32."""
@@ -39,6 +39,8 @@ class Term:
     """Constant by which the block multiplies the output."""
     overwritten: bool = False
     """Whether the block later writes into the same memory, so that the output must be copied at once."""
+    bias: Tensor | None = field(default=None, compare=False)
+    """Vector that the block adds to the output, shape (D,)."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def conventional(block: Block, factor: float = 1.0, *, overwritten: bool = False
     """Return the reading of a block whose output is its input plus the outputs of its parts."""
     parts = ((block.attention, Tap.ATTENTION), (block.mlp, Tap.MLP))
     terms = tuple(Term(part, tap, factor, overwritten) for part, tap in parts if part is not None)
-    experts = block.experts if block.has_gated_experts else None
+    experts = block.experts if block.shows_experts else None
     return BlockReading(True, terms, True, block.mlp_output, experts)
 
 
@@ -99,6 +101,8 @@ class Call:
     """Copy of the first input, if it is as large as the stream."""
     is_norm: bool
     """Whether the module normalises."""
+    is_single: bool = True
+    """Whether the module ran once."""
 
     @property
     def overwritten(self) -> bool:
@@ -113,6 +117,8 @@ class _TrackedTensor:
     value: Tensor
     order: float
     """Number of the module call that it was seen at."""
+    scaled: "_TrackedTensor | None" = None
+    """Tensor that this one is a multiple of, element by element."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +129,22 @@ class _Path:
     plain: bool = True
 
 
+@dataclass(frozen=True, eq=False)
+class FreeVector:
+    """A parameter of a block that is as wide as the stream and belongs to no linear map or normalisation."""
+
+    value: Tensor
+    path: str
+    """Name of the module that holds it, inside the block."""
+
+
 @dataclass(eq=False)
 class _Candidate:
-    """Calls with outputs that differ by a constant factor alone."""
+    """Calls with outputs that differ by a constant factor alone, or a vector."""
 
     calls: list[Call]
     values: list[Tensor]
+    vector: FreeVector | None = None
 
     def choose(self, coefficient: float) -> tuple[Call, float]:
         """Return the call whose output is added as it is, or else the outermost one, and its factor."""
@@ -147,8 +163,9 @@ class Decomposition:
         block: the block.
         before: its input, a copy, shape (B, S, ...).
         after: its output.
-        calls: of modules that ran once and whose outputs are as large as the stream, in order.
+        calls: of modules whose outputs are as large as the stream, in order.
         resolution: rounding of the tensors' number format.
+        vectors: parameters that the block may add to the stream or multiply it by.
     """
 
     block: Block
@@ -156,6 +173,7 @@ class Decomposition:
     after: Tensor
     calls: Sequence[Call]
     resolution: float
+    vectors: Sequence[FreeVector] = ()
     _candidates: list[_Candidate] = field(default_factory=list)
     _points: list[_TrackedTensor] = field(default_factory=list)
 
@@ -168,6 +186,8 @@ class Decomposition:
         if path is None:
             return UNKNOWN
         terms = self._terms(path)
+        if terms is None:
+            return UNKNOWN
         hidden, experts = self._hidden(terms)
         return BlockReading(True, terms, path.plain, hidden, experts)
 
@@ -178,7 +198,7 @@ class Decomposition:
             if call.is_norm and call.entering is not None:
                 self._points.append(_TrackedTensor(_flat(call.entering), call.order - 0.5))
             norm = torch.linalg.vector_norm(value)
-            if not norm.isfinite() or norm == 0:
+            if not norm.isfinite() or norm == 0 or not call.is_single:
                 continue
             for candidate in self._candidates:
                 other = candidate.values[0]
@@ -192,6 +212,9 @@ class Decomposition:
         inputs = [self._start, *self._points]
         outputs = [_TrackedTensor(_flat(call.copy), call.order) for call in self.calls if call.is_norm]
         self._points = [*sorted(inputs, key=lambda p: -p.order), *reversed(outputs)]
+        wide = [_flat(vector.value.expand_as(self.before)) for vector in self.vectors]
+        self._candidates += [_Candidate([], [w], v) for w, v in zip(wide, self.vectors, strict=True) if w.any()]
+        self._points += [_TrackedTensor(p.value * w, p.order, p) for w in wide for p in inputs]
 
     def _explain(self, target: _TrackedTensor, depth: int) -> _Path | None:
         """Return the terms between the block's input and a point of the stream; None if there is no such path."""
@@ -208,9 +231,10 @@ class Decomposition:
                 if point.order >= target.order:
                     continue
                 for scale, terms in self._sums(target, point, size, free=free):
-                    path = self._explain(point, depth + 1)
+                    path = self._explain(point.scaled or point, depth + 1)
                     if path is not None and not _shared(path.terms, terms):
-                        return _Path((*path.terms, *terms), path.plain and scale == 1.0)
+                        plain = path.plain and scale == 1.0 and point.scaled is None
+                        return _Path((*path.terms, *terms), plain)
         return None
 
     def _before_norms(self, target: _TrackedTensor) -> Iterator[_TrackedTensor]:
@@ -226,7 +250,7 @@ class Decomposition:
     ) -> Iterator[tuple[float, tuple[tuple[_Candidate, float], ...]]]:
         """Yield what can be added to a point of the stream to reach another: the point's factor, and terms."""
         # A module that passes the stream on adds nothing to it.
-        passed = (target.value, point.value, self._start.value)
+        passed = [value for value in (target.value, point.value, self._start.value) if value.any()]
         candidates = [c for c in self._candidates if not any(_parallel(c.values[0], value) for value in passed)]
         if not candidates or (size > 1 and len(candidates) > MOST_CANDIDATES):
             return
@@ -253,11 +277,19 @@ class Decomposition:
     def _equal(self, a: Tensor, b: Tensor) -> bool:
         return bool(torch.linalg.vector_norm(a - b) <= 2 * self.resolution * torch.linalg.vector_norm(b))
 
-    def _terms(self, path: _Path) -> tuple[Term, ...]:
+    def _terms(self, path: _Path) -> tuple[Term, ...] | None:
+        """Return the terms of a path, vectors as part of those that they belong to; None if there is no such term."""
         terms = []
         for candidate, coefficient in path.terms:
-            call, factor = candidate.choose(coefficient)
-            terms.append(Term(call.module, self._tap(call), factor, call.overwritten))
+            if candidate.calls:
+                call, factor = candidate.choose(coefficient)
+                terms.append(Term(call.module, self._tap(call), factor, call.overwritten))
+        for vector, coefficient in ((c.vector, factor) for c, factor in path.terms if c.vector is not None):
+            kind = part_kind(self.block.module, vector.path)
+            places = [i for i, term in enumerate(terms) if kind and term.tap == KINDS[kind] and term.bias is None]
+            if not places:
+                return None
+            terms[places[0]] = replace(terms[places[0]], bias=_rounded(coefficient) * vector.value.detach())
         # A part whose output is zero on the trial's tokens adds to the stream as well.
         for part, tap in ((self.block.attention, Tap.ATTENTION), (self.block.mlp, Tap.MLP)):
             silent = any(call.module is part and not call.copy.any() for call in self.calls)
@@ -268,10 +300,20 @@ class Decomposition:
     def _tap(self, call: Call) -> Tap | None:
         kind = part_kind(self.block.module, call.path)
         if kind is None and call.is_norm:
-            source = self._source(call)
-            if source is not None:
-                kind = part_kind(self.block.module, source.path)
+            taps = {self._tap(source) for source in self._sources(call)}
+            return taps.pop() if len(taps) == 1 else None
         return KINDS[kind] if kind else None
+
+    def _sources(self, call: Call) -> Sequence[Call]:
+        """Return the calls that put out what another takes in, or of which it takes in the sum."""
+        source = self._source(call)
+        if source is not None or call.entering is None:
+            return [source] if source is not None else []
+        entering = _TrackedTensor(_flat(call.entering), call.order)
+        zero = _TrackedTensor(torch.zeros_like(entering.value), -1)
+        for _, terms in self._sums(entering, zero, 2, free=False):
+            return [candidate.calls[0] for candidate, _ in terms if candidate.calls]
+        return []
 
     def _source(self, call: Call) -> Call | None:
         """Return the outermost call that put out what another call takes in."""
@@ -288,7 +330,7 @@ class Decomposition:
             return None, None
         experts = self.block.experts
         if experts is not None:
-            return None, experts if self.block.has_gated_experts else None
+            return None, experts if self.block.shows_experts else None
         lists = [child for child in self.block.module.children() if isinstance(child, nn.ModuleList)]
         if len(added) > 1 or any(is_linear(module) for child in lists for module in child.modules()):
             # Several feed-forward networks have no hidden activation in common.
@@ -301,8 +343,29 @@ class Decomposition:
             for other in reversed(self.calls):
                 if is_linear(other.module) and self._tap(other) == Tap.MLP and _parallel(_flat(other.copy), value):
                     return other.module, None
+            gated = self._gated(value)
+            if gated is not None:
+                return gated, None
             call = self._source(call)
         return None, None
+
+    def _gated(self, value: Tensor) -> nn.Module | None:
+        """Return the linear map of which a tensor is the output times the sigmoid of another's, as in RWKV."""
+        linear = [c for c in self.calls if is_linear(c.module) and c.is_single and self._tap(c) == Tap.MLP]
+        for call, gate in itertools.permutations(linear, 2):
+            if _parallel(_flat(call.copy) * torch.sigmoid(_flat(gate.copy)), value):
+                return call.module
+        return None
+
+
+def free_vectors(layer: nn.Module, width: int) -> list[FreeVector]:
+    """Return the parameters of a block that it may add to the stream, or multiply the stream by, as they are."""
+    found = []
+    for path, module in layer.named_modules():
+        if not is_linear(module) and not is_norm(module, layer):
+            own = module.named_parameters(recurse=False)
+            found += [FreeVector(value, path) for _, value in own if value.shape == (width,)]
+    return found
 
 
 def _promising(

@@ -34,27 +34,35 @@ def on_input(module: nn.Module, read: Callable[[Tensor], None]) -> RemovableHand
 
 
 def on_experts(experts: nn.Module, read: Callable[[Tensor], None]) -> list[RemovableHandle]:
-    """Call `read` with the hidden activations of a mixture's chosen experts, after the gate.
+    """Call `read` with the hidden activations of a mixture's chosen experts, after the gate or the non-linearity.
 
     They have shape (B * S, chosen * width): those of a token's experts side by side, in order of the router's choice.
     transformers computes them sorted by expert; here they are put back in order of tokens.
     """
     chosen: list[Tensor] = []
-    gate: Any = experts._apply_gate
 
     def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         chosen[:] = [args[1] if len(args) > 1 else kwargs["top_k_index"]]
 
-    def apply_gate(projected: Tensor) -> Tensor:
-        hidden: Tensor = gate(projected)
+    def read_in_order(hidden: Tensor) -> None:
         index = chosen.pop()
         by_slot = torch.empty_like(hidden)
         by_slot[torch.sort(index.reshape(-1)).indices] = hidden
         read(by_slot.view(len(index), -1))
+
+    handle = experts.register_forward_pre_hook(before, with_kwargs=True)
+    if not experts.has_gate:
+        activation: Any = experts.act_fn
+        return [handle, on_output(activation, read_in_order)]
+    gate: Any = experts._apply_gate
+
+    def apply_gate(projected: Tensor) -> Tensor:
+        hidden: Tensor = gate(projected)
+        read_in_order(hidden)
         return hidden
 
     experts._apply_gate = apply_gate  # type: ignore[assignment]
-    return [experts.register_forward_pre_hook(before, with_kwargs=True), _Restored(experts)]
+    return [handle, _Restored(experts)]
 
 
 class _Restored(RemovableHandle):

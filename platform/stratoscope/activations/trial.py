@@ -8,7 +8,7 @@ prompt alone. What a trial finds depends on the model alone, so that it is the s
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from stratoscope.activations.residual import (
     Decomposition,
     conventional,
     conventional_if_exact,
+    free_vectors,
     possible_factors,
 )
 from stratoscope.activations.tap import Tap
@@ -284,13 +285,17 @@ class _Observer:
             )
         if self.entered > 1:
             raise InputError(f"{self._name} runs several times in one pass; a model that repeats layers cannot be read")
-        calls = [call for call in self.calls if self.counts[call.module] == 1]
+        calls = [replace(call, is_single=self.counts[call.module] == 1) for call in self.calls]
+        calls = [call for call in calls if call.is_single or call.is_norm]
         resolution = max(torch.finfo(call.copy.dtype).eps for call in calls) if calls else 0.0
         if resolution > 1e-6 or not after.isfinite().all():
             factors = possible_factors(self.model.network.config.get_text_config())
             self.result = conventional_if_exact(self.block, before=before, after=after, calls=calls, factors=factors)
         else:
-            self.result = Decomposition(self.block, before, after.detach().clone(), calls, resolution).reading()
+            vectors = free_vectors(self.block.module, before.shape[-1])
+            self.result = Decomposition(
+                self.block, before, after.detach().clone(), calls, resolution, vectors
+            ).reading()
         self.calls.clear()
         self.inputs.clear()
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         usual_tokens,
     )
     from stratoscope.models.classes import num_layers_of
-    from stratoscope.models.export import ModelCard, check_describable, consecutive_runs, export_pruned, slices_yaml
+    from stratoscope.models.export import ModelCard, consecutive_runs, export_pruned, slices_yaml
     from stratoscope.models.fingerprint import weights_fingerprint
     from stratoscope.models.load import (
         LoadedModel,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         resolve_dtype,
     )
     from stratoscope.models.memory import peak_memory_bytes
+    from stratoscope.models.protection import find_protected_layers
     from stratoscope.models.prune import check_causal, check_prunable, kept_layers, set_layers, without_layers
     from stratoscope.models.source import BUNDLED_MODELS, ModelSource, local_folder, pin_source, resolve_source
     from stratoscope.models.tokens import Encoded, Encoding, encode, encode_pair, encode_text
@@ -50,7 +51,6 @@ __all__ = [
     "ModelSource",
     "bucket",
     "check_causal",
-    "check_describable",
     "check_prunable",
     "consecutive_runs",
     "describe_model",
@@ -61,6 +61,7 @@ __all__ = [
     "export_pruned",
     "find_anatomy",
     "find_knee",
+    "find_protected_layers",
     "first_position",
     "kept_layers",
     "layer_parameters",

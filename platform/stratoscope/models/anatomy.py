@@ -32,6 +32,8 @@ MLP_NAMES = re.compile(
     re.IGNORECASE,
 )
 MLP_LABELS = re.compile(r"mlp|ffn|feed_forward")
+ADAPTER_NAMES = re.compile(r"adapter_modules")
+"""Modules that a layer adds to the stream behind both parts."""
 NORM_NAMES = re.compile(r"norm", re.IGNORECASE)
 
 
@@ -50,9 +52,12 @@ class Block:
     """Module that holds all experts of a mixture, whose projections are in one; None elsewhere."""
 
     @property
-    def has_gated_experts(self) -> bool:
-        """Whether the layer's experts show their activations after the gate, as transformers' grouped products do."""
-        return hasattr(self.experts, "_apply_gate") and bool(getattr(self.experts, "has_gate", False))
+    def shows_experts(self) -> bool:
+        """Whether the layer's experts show their hidden activations, as transformers' grouped products do."""
+        if not hasattr(self.experts, "_apply_gate"):
+            return False
+        has_gate = bool(getattr(self.experts, "has_gate", False))
+        return has_gate or isinstance(getattr(self.experts, "act_fn", None), nn.Module)
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class LayerLayout:
     def shows_hidden(self) -> bool:
         """Whether the hidden activation of the feed-forward part can be read in every layer."""
         blocks = [block for block in self.blocks if block.mlp is not None]
-        return bool(blocks) and all(block.mlp_output is not None or block.has_gated_experts for block in blocks)
+        return bool(blocks) and all(block.mlp_output is not None or block.shows_experts for block in blocks)
 
 
 def find_anatomy(network: nn.Module, num_layers: int) -> LayerLayout:
@@ -123,6 +128,8 @@ def part_kind(layer: nn.Module, path: str) -> PartKind | None:
         path: name of the module inside the layer.
     """
     names = path.split(".")
+    if ADAPTER_NAMES.search(path):
+        return None
     for depth in range(1, len(names) + 1):
         label = _own_name(layer.get_submodule(".".join(names[:depth])), layer)
         if MLP_LABELS.search(names[depth - 1]):

@@ -80,15 +80,26 @@ def _mapped(mapping: Any, config: Any) -> tuple[Any, ...]:
 
 
 def build_empty(model_class: Any, config: Any, *, trust_remote_code: bool = False) -> "PreTrainedModel":
-    """Build a model whose parameters are on the meta device; its buffers have their values."""
+    """Build a model whose parameters are on the meta device; its buffers have their values where memory allows it."""
+    try:
+        network = _build_empty(model_class, config, trust_remote_code, include_buffers=False)
+    except (MemoryError, RuntimeError) as error:
+        if "allocate" not in str(error):
+            raise
+        # A parameter of tens of gigabytes has no room even for the moment before it is moved.
+        network = _build_empty(model_class, config, trust_remote_code, include_buffers=True)
+    network.tie_weights()  # moving parameters to the meta device has separated those that are one
+    return network
+
+
+def _build_empty(model_class: Any, config: Any, trust_remote_code: bool, *, include_buffers: bool) -> "PreTrainedModel":
     from accelerate import init_empty_weights
 
-    with init_empty_weights():
+    with init_empty_weights(include_buffers=include_buffers):
         if hasattr(model_class, "from_config"):
             network: PreTrainedModel = model_class.from_config(config, trust_remote_code=trust_remote_code)
         else:
             network = model_class._from_config(config)
-    network.tie_weights()  # moving parameters to the meta device has separated those that are one
     return network
 
 
@@ -153,7 +164,9 @@ def layers_field(config: Any) -> str:
     for decoder, encoder in DECODER_LAYERS.items():
         if hasattr(config, decoder) and hasattr(config, encoder):
             return decoder
-    return "num_hidden_layers"
+    # A layer with several token mixers counts as several hidden layers, and the number of lists of them is a field.
+    is_derived = isinstance(getattr(type(config), "num_hidden_layers", None), property)
+    return "num_layers" if is_derived and hasattr(config, "num_layers") else "num_hidden_layers"
 
 
 def num_layers_of(config: Any) -> int:

@@ -1,19 +1,18 @@
 """Export of pruned and fine-tuned models as standard checkpoints with a model card."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from stratoscope.errors import InputError, RunError, last_line
-from stratoscope.models.anatomy import find_anatomy
+from stratoscope.errors import RunError
 from stratoscope.models.checkpoint import quantisation_method
-from stratoscope.models.classes import empty_model, num_layers_of
-from stratoscope.models.load import LoadedModel, load_config
+from stratoscope.models.classes import build_empty
+from stratoscope.models.load import LoadedModel
 from stratoscope.models.prune import kept_layers, without_layers
 from stratoscope.models.saving import save_network
-from stratoscope.models.source import ModelSource
 from stratoscope.models.stored import restore_formats
 from stratoscope.models.structure import differences
 
@@ -54,7 +53,8 @@ def export_pruned(model: LoadedModel, dropped: Sequence[int], folder: Path, card
     """
     num_layers = len(model.anatomy)
     with without_layers(model, dropped) as pruned:
-        save_network(pruned.network, folder)
+        with _names_of_tied_weights(pruned):
+            save_network(pruned.network, folder)
         pruned.tokenizer.save_pretrained(folder)
         _check_described(pruned, folder)
         dtype = str(pruned.network.dtype).removeprefix("torch.")
@@ -86,44 +86,23 @@ def consecutive_runs(layers: Sequence[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def check_describable(source: ModelSource, *, trust_remote_code: bool = False) -> None:
-    """Check, without reading a weight, that a configuration can describe the model after any layers are dropped.
-
-    Raises:
-        InputError: it cannot: no checkpoint of the pruned model could be loaded, or it would compute something else.
-    """
-    config = load_config(source, trust_remote_code=trust_remote_code)
-    _, network = empty_model(config, source.name, head=True, trust_remote_code=trust_remote_code)
-    num_layers = num_layers_of(config)
-    model = LoadedModel(network, None, find_anatomy(network, num_layers), network.device)
-    if any(hasattr(block.module, "backward_pass") for block in model.anatomy.blocks):
-        raise InputError(
-            f"model.source {source.name!r} ({config.model_type}) cannot be pruned: its layers are reversible and carry "
-            "two streams; choose another model"
-        )
-    # Every other layer, and single layers and pairs at an end: a configuration may describe the one and not the other.
-    samples = (range(0, num_layers - 1, 2), range(1, num_layers, 2), [1], [num_layers - 1], [1, 2])
-    for dropped in [layers for layers in samples if len(layers) < num_layers and max(layers, default=0) < num_layers]:
-        problem = _problem(model, dropped)
-        if problem:
-            special = [layer for layer in (0, 1, num_layers - 1) if _problem(model, [layer])]
-            only_one = len(special) == 1 and num_layers > len(special) + 1
-            cause = f"layer {special[0]} cannot be dropped" if only_one else "choose another model"
-            raise InputError(
-                f"model.source {source.name!r} ({config.model_type}) cannot be pruned: its configuration cannot "
-                f"describe the model without some layers ({problem}); {cause}"
-            )
-
-
-def _problem(model: LoadedModel, dropped: Sequence[int]) -> str:
-    """Return why a configuration cannot describe a model without some layers; empty if it can."""
+@contextmanager
+def _names_of_tied_weights(pruned: LoadedModel) -> Iterator[None]:
+    """Let a pruned network name the weights that layers share as its configuration will."""
+    network = pruned.network
+    modules = {path: module for path, module in network.named_modules() if "_tied_weights_keys" in vars(module)}
+    if not modules:
+        yield
+        return
+    built = build_empty(type(network), type(network.config).from_dict(network.config.to_dict()))
+    before = {path: vars(module)["_tied_weights_keys"] for path, module in modules.items()}
+    for path, module in modules.items():
+        setattr(module, "_tied_weights_keys", built.get_submodule(path)._tied_weights_keys)  # noqa: B010
     try:
-        with without_layers(model, dropped) as pruned:
-            return differences(pruned)
-    except InputError:
-        raise
-    except Exception as error:  # configurations raise any exception
-        return last_line(error).strip()
+        yield
+    finally:
+        for path, module in modules.items():
+            setattr(module, "_tied_weights_keys", before[path])  # noqa: B010
 
 
 def _check_described(pruned: LoadedModel, folder: Path) -> None:

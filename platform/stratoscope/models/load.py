@@ -210,7 +210,9 @@ def _check_order(model: LoadedModel, name: str) -> None:
     try:
         with torch.inference_mode():
             logits = [model.network(row[None].to(model.device), use_cache=False).logits[0, :-1].float() for row in ids]
-    except (TypeError, ValueError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"model.source {name!r} cannot run on text alone: {first_line(error)}") from error
     scale = max(float(logits[0].abs().max()), torch.finfo(torch.float32).tiny)
     if float((logits[0] - logits[1]).abs().max()) > ORDER_TOLERANCE.get(model.network.dtype, COARSE_TOLERANCE) * scale:

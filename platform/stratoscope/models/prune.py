@@ -6,7 +6,7 @@ per layer, their kinds. All three change together, with the copies of such field
 network equals the one that its exported checkpoint loads to.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,13 +20,29 @@ from stratoscope.models.load import LoadedModel
 
 LAYER_NUMBERS = ("layer_idx", "layer_id")
 """Attributes of modules that hold the number of their layer."""
-INDEX_LISTS = ("mlp_only_layers", "moe_layers", "full_attn_idxs", "global_attn_idxs", "cross_attention_layers")
+INDEX_LISTS = (
+    *("mlp_only_layers", "moe_layers", "full_attn_idxs", "global_attn_idxs", "cross_attention_layers"),
+    *("hybrid_layer_ids",),
+)
 """Fields that name layers by their number."""
 COUNTED_FROM_THE_START = ("first_k_dense_replace", "num_dense_layers", "max_window_layers")
 """Fields that count layers at the start of the stack."""
+SPANS = {"moe_layer_start_index": "moe_layer_end_index"}
+"""Fields that hold the first and the last layer of a kind."""
+REPEATED = ("block_types",)
+"""Fields that list kinds of layers, which are repeated until all layers have one."""
+DEPTH_SCALES = ("scale_depth",)
+"""Fields that are divided by the square root of the number of layers."""
+PER_LAYER = "per_layer_config"
+"""Field of settings by the number of the layer that they apply to."""
+COUNTS = ("num_blocks",)
+"""Further fields that may hold the number of layers."""
 KV_SOURCES = "kv_source_layers"
 """Field that holds the layer whose keys and values each layer uses."""
-STEPS = ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_freq", "full_attention_interval")
+STEPS = (
+    *("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_freq", "moe_layer_interval"),
+    *("full_attention_interval",),
+)
 """Fields that place a kind of layer at every n-th position, which describes no model with dropped layers."""
 SHARED_BETWEEN_LAYERS = ("num_kv_shared_layers", "hidden_size_per_layer_input")
 """Fields of models whose layers share state with others, or depend on their number."""
@@ -52,33 +68,54 @@ def without_layers(model: LoadedModel, dropped: Sequence[int]) -> Iterator[Loade
         return
     configs = _configs(model.network)
     changes = [(config, _changed_fields(config, kept, len(model.anatomy))) for config in configs]
-    before = [(config, {name: getattr(config, name) for name in change}) for config, change in changes]
+    before = [(config, _current_fields(config, change)) for config, change in changes]
     blocks = tuple(model.anatomy.blocks[i] for i in kept)
-    numbered = [
-        (module, name, getattr(module, name))
-        for block in blocks
-        for module in block.module.modules()
-        for name in LAYER_NUMBERS
-        if isinstance(getattr(module, name, None), int)
-    ]
-    copies = list(_copied_fields(model.network, changes))
-    renumber = {old: new for new, old in enumerate(kept)}
+    numbered = list(_numbers(model.anatomy, kept))
+    copies = list(_copied_fields(model.network, changes, kept))
     layers = model.network.get_submodule(model.anatomy.path)
     try:
         set_layers(model, nn.ModuleList(block.module for block in blocks))
-        for module, name, number in numbered:
-            setattr(module, name, renumber[number])
-        for module, name, _, value in copies:
+        for module, name, _, value in (*numbered, *copies):
             setattr(module, name, value)
         _apply(changes)
         yield replace(model, anatomy=LayerLayout(model.anatomy.path, blocks))
     finally:
         set_layers(model, layers)
-        for module, name, number in numbered:
-            setattr(module, name, number)
-        for module, name, value, _ in copies:
+        for module, name, value, _ in (*numbered, *copies):
             setattr(module, name, value)
         _apply(before)
+
+
+def _numbers(anatomy: LayerLayout, kept: Sequence[int]) -> Iterator[tuple[nn.Module, str, int, int]]:
+    """Yield (module, name, old value, new value) of each attribute that holds the number of a kept layer.
+
+    Where each layer holds several token mixers, these are numbered through all layers.
+
+    Raises:
+        InputError: a number is neither that of its layer nor that of one of its mixers.
+    """
+    found = [list(_own_numbers(block.module)) for block in anatomy.blocks]
+    highest = max((number for numbers in found for _, _, number in numbers), default=0)
+    per_layer = max(1, (highest + 1) // len(anatomy))
+    for new, old in enumerate(kept):
+        for module, name, number in found[old]:
+            if number == old:
+                yield module, name, number, new
+            elif number // per_layer == old:
+                yield module, name, number, number + (new - old) * per_layer
+            else:
+                raise InputError(
+                    f"layers of {type(module).__name__} cannot be dropped: {name} {number} of layer {old} is not its "
+                    "number; choose another model"
+                )
+
+
+def _own_numbers(layer: nn.Module) -> Iterator[tuple[nn.Module, str, int]]:
+    for module in layer.modules():
+        for name in LAYER_NUMBERS:
+            number = getattr(module, name, None)
+            if isinstance(number, int) and number >= 0:
+                yield module, name, number
 
 
 def kept_layers(num_layers: int, dropped: Sequence[int]) -> list[int]:
@@ -174,6 +211,16 @@ def _changed_fields(config: Any, kept: Sequence[int], num_layers: int) -> dict[s
     for name, value in fields.items():
         if name in INDEX_LISTS and isinstance(value, list):
             change[name] = [renumber[layer] for layer in value if layer in renumber]
+        elif name in COUNTS and value == num_layers:
+            change[name] = len(kept)
+        elif name in DEPTH_SCALES and isinstance(value, int | float):
+            change[name] = value * (len(kept) / num_layers) ** 0.5
+        elif name == PER_LAYER and isinstance(value, dict):
+            change[name] = {renumber[int(layer)]: v for layer, v in value.items() if int(layer) in renumber}
+        elif name in REPEATED and isinstance(value, list | tuple) and value:
+            change[name] = [value[layer % len(value)] for layer in kept]
+        elif name in SPANS and isinstance(value, int):
+            change |= _renumbered_span(name, value, fields[SPANS[name]], kept)
         elif name == KV_SOURCES and isinstance(value, list):
             change[name] = _renumbered_sources(value, renumber, config.model_type)
         elif name in COUNTED_FROM_THE_START and isinstance(value, int):
@@ -181,6 +228,17 @@ def _changed_fields(config: Any, kept: Sequence[int], num_layers: int) -> dict[s
         elif isinstance(value, list | tuple) and len(value) == num_layers and not name.endswith(("_id", "_ids")):
             change[name] = [value[layer] for layer in kept]
     return change
+
+
+def _current_fields(config: Any, names: Iterable[str]) -> dict[str, Any]:
+    """Return the values of fields, those by layer as a dictionary that can be assigned again."""
+    return {name: config.to_dict().get(name) if name == PER_LAYER else getattr(config, name) for name in names}
+
+
+def _renumbered_span(name: str, first: int, last: int, kept: Sequence[int]) -> dict[str, int]:
+    """Return the new fields of a span of layers, which is behind all layers where none of its layers is left."""
+    inside = [new for new, old in enumerate(kept) if first <= old <= last]
+    return {name: inside[0] if inside else len(kept), SPANS[name]: inside[-1] if inside else len(kept)}
 
 
 def _renumbered_sources(sources: Sequence[int], renumber: Mapping[int, int], model_type: str) -> list[int]:
@@ -194,7 +252,7 @@ def _renumbered_sources(sources: Sequence[int], renumber: Mapping[int, int], mod
 
 
 def _copied_fields(
-    network: nn.Module, changes: Sequence[tuple[Any, Mapping[str, Any]]]
+    network: nn.Module, changes: Sequence[tuple[Any, Mapping[str, Any]]], kept: Sequence[int]
 ) -> Iterator[tuple[nn.Module, str, Any, Any]]:
     """Yield (module, name, old value, new value) of each attribute that is a copy of a field that changes."""
     fields = {id(config): (config, change) for config, change in changes}
@@ -203,6 +261,24 @@ def _copied_fields(
         for name, value in change.items():
             if name in vars(module) and vars(module)[name] == getattr(config, name):
                 yield module, name, vars(module)[name], value
+            elif name in INDEX_LISTS:
+                yield from _derived_fields(module, getattr(config, name), kept)
+
+
+def _derived_fields(
+    module: nn.Module, layers: Sequence[int], kept: Sequence[int]
+) -> Iterator[tuple[nn.Module, str, Any, Any]]:
+    """Yield (module, name, old value, new value) of attributes made of a list of layers: a copy, or their positions.
+
+    The kept layers have the positions that they had, by which they find what is theirs in the weights.
+    """
+    renumber = {old: new for new, old in enumerate(kept)}
+    positions = {layer: place for place, layer in enumerate(layers)}
+    for name, value in vars(module).items():
+        if isinstance(value, list) and value and value == layers:
+            yield module, name, value, [renumber[layer] for layer in value if layer in renumber]
+        elif isinstance(value, dict) and value and value == positions:
+            yield module, name, value, {renumber[layer]: value[layer] for layer in value if layer in renumber}
 
 
 def _apply(changes: Sequence[tuple[Any, Mapping[str, Any]]]) -> None:

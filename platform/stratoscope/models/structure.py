@@ -1,5 +1,6 @@
 """Comparison of a pruned network with one that is built from its configuration, without reading a weight."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from stratoscope.models.load import LoadedModel
 
 NUMBERING = ("layer_idx", "layer_id", "layer_num", "layer_number", "layer_index", "num_hidden_layers")
 """Attributes that hold the number of a layer, or of all layers, and nothing else."""
+TRAINING = ("seed", "training")
+"""Attributes that only training uses."""
 NAMED = 3
 """Largest number of differences that a message names."""
 
@@ -49,7 +52,7 @@ def _constants(layers: nn.Module) -> Iterator[tuple[str, Any]]:
             name: module._buffers.get(name) for name in module._non_persistent_buffers_set
         }
         for name, value in values.items():
-            if name not in NUMBERING and not name.startswith("_") and _is_constant(value):
+            if name not in (*NUMBERING, *TRAINING) and not name.startswith("_") and _is_constant(value):
                 yield f"{path}.{name}", value
 
 
@@ -63,14 +66,20 @@ def _is_constant(value: Any) -> bool:
 
 def _equal(ours: Any, theirs: Any) -> bool:
     if isinstance(ours, torch.Tensor):
-        if not isinstance(theirs, torch.Tensor) or ours.shape != theirs.shape:
-            return False
-        if "meta" in (ours.device.type, theirs.device.type):
-            return True
-        return bool(torch.equal(ours.cpu().nan_to_num(), theirs.cpu().nan_to_num().to(ours.dtype)))
+        return isinstance(theirs, torch.Tensor) and _equal_tensors(ours, theirs)
     if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
         # A copy of a list with an entry per layer has another length in a model with fewer layers.
         return len(ours) != len(theirs) or all(map(_equal, ours, theirs))
     if isinstance(ours, dict) and isinstance(theirs, dict):
         return ours.keys() == theirs.keys() and all(_equal(ours[key], theirs[key]) for key in ours)
+    if isinstance(ours, float) and isinstance(theirs, float):
+        return math.isclose(ours, theirs, rel_tol=1e-12) or (math.isnan(ours) and math.isnan(theirs))
     return bool(ours == theirs)
+
+
+def _equal_tensors(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    if ours.shape != theirs.shape:
+        return False
+    if "meta" in (ours.device.type, theirs.device.type):
+        return True
+    return torch.equal(ours.cpu().nan_to_num(), theirs.cpu().nan_to_num().to(ours.dtype))

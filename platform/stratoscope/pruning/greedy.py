@@ -14,13 +14,13 @@ SetEvaluator = Callable[[LayerSet, Sequence[LayerSet]], list[float]]
 
 
 def greedy_sets(
-    evaluate: SetEvaluator, num_layers: int, *, max_size: int, on_progress: Callable[[int], None]
+    evaluate: SetEvaluator, layers: Sequence[int], *, max_size: int, on_progress: Callable[[int], None]
 ) -> list[LayerSet]:
     """Return sets of 1 to `max_size` layers; each adds the best next layer to the one before.
 
     Args:
         evaluate: returns the objective of several sets.
-        num_layers: number of layers of the model.
+        layers: layers that may be dropped.
         max_size: size of the last set.
         on_progress: called with the number of evaluated sets after each step.
 
@@ -29,7 +29,7 @@ def greedy_sets(
     current: LayerSet = ()
     sets = []
     for _ in range(max_size):
-        neighbours = [tuple(sorted((*current, layer))) for layer in range(num_layers) if layer not in current]
+        neighbours = [tuple(sorted((*current, layer))) for layer in layers if layer not in current]
         current, _ = _best(neighbours, evaluate(current, neighbours))
         sets.append(current)
         on_progress(len(neighbours))
@@ -39,7 +39,7 @@ def greedy_sets(
 def swap_layers(
     evaluate: SetEvaluator,
     start: LayerSet,
-    num_layers: int,
+    layers: Sequence[int],
     *,
     budget: int,
     batch_size: int,
@@ -54,7 +54,7 @@ def swap_layers(
     Args:
         evaluate: returns the objective of several sets.
         start: the first set.
-        num_layers: number of layers of the model.
+        layers: layers that may be dropped.
         budget: maximum number of evaluated swaps.
         batch_size: number of swaps evaluated together.
         seed: seed of the order.
@@ -66,7 +66,7 @@ def swap_layers(
     current, (best,) = start, evaluate(start, [start])
     sets: list[LayerSet] = []
     while budget > 0:
-        swaps = [(out, into) for out in current for into in range(num_layers) if into not in current]
+        swaps = [(out, into) for out in current for into in layers if into not in current]
         order.shuffle(swaps)
         for first in range(0, min(len(swaps), budget), batch_size):
             neighbours = [tuple(sorted({*current, into} - {out})) for out, into in swaps[first : first + batch_size]]

@@ -71,22 +71,22 @@ def reference_trial(trials: Iterable[TrialResult], size: int) -> TrialResult | N
     return next(iter(avss or same_size), None)
 
 
-def random_sets(num_layers: int, size: int, count: int, seed: int, exclude: Sequence[int] = ()) -> list[LayerSet]:
+def random_sets(layers: Sequence[int], size: int, count: int, seed: int, exclude: Sequence[int] = ()) -> list[LayerSet]:
     """Return distinct seeded random sets of one size.
 
     Args:
-        num_layers: number of layers of the model.
+        layers: layers that may be dropped.
         size: number of layers of each set.
         count: number of sets; there are fewer where not as many exist.
         seed: seed of the draws.
         exclude: a set that is not returned.
     """
-    generator = np.random.default_rng([seed, num_layers, size])
+    generator = np.random.default_rng([seed, len(layers), size])
     sets: dict[LayerSet, None] = {}
     for _ in range(100 * count):
         if len(sets) == count:
             break
-        layers = tuple(sorted(int(i) for i in generator.choice(num_layers, size, replace=False)))
-        if layers != tuple(exclude):
-            sets[layers] = None
+        chosen = tuple(sorted(layers[i] for i in generator.choice(len(layers), size, replace=False)))
+        if chosen != tuple(exclude):
+            sets[chosen] = None
     return list(sets)

@@ -1,7 +1,7 @@
 """The space of candidates: a candidate is a layer score and a ratio, which together name the layers to drop."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,6 +44,12 @@ class LayerScores:
     high_is_important: bool = True
     epsilon: float | None = None
     """Sparsity threshold as applied, after snapping to a bin edge."""
+
+    def without(self, layers: Sequence[int]) -> "LayerScores":
+        """Return the same scores without those of some layers, which are then never dropped."""
+        values = self.values.copy()
+        values[list(layers)] = np.nan
+        return replace(self, values=values)
 
 
 @dataclass(frozen=True)

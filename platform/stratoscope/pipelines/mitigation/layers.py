@@ -1,5 +1,6 @@
 """The layers of a run's variants: given as numbers, chosen by finished runs, or flagged by a run of its own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -43,6 +44,8 @@ class LayerChoice:
     """A hallucination run, which flags the layers to train."""
     score: FinishedScore | None = None
     """A score run, which ranks the layers to drop."""
+    protected: tuple[int, ...] = ()
+    """Layers that cannot be dropped."""
 
     @property
     def lacks_flags(self) -> bool:
@@ -83,7 +86,7 @@ class LayerChoice:
             names = [GIVEN if name == FLAGGED and self.layers is not None else name for name in config.compare]
             return fine_tuning_variants(names, layers or (), self.num_layers, seeds)
         if self.score is not None:
-            dropped = dropped_layers(self.score, config.drop, config.drops)
+            dropped = dropped_layers(self.score, config.drop, config.drops, self.protected)
         else:
             dropped = {GIVEN: lambda _seed: self.dropped or ()}
         return recovery_variants(dropped, layers, self.num_layers, seeds)
@@ -97,7 +100,9 @@ class LayerChoice:
         return {FLAGGED: "EAVSS of a hallucination run", RANDOM: "chance", EVERY: "taking all"}[variant.name]
 
 
-def open_choice(config: MitigationConfig, source: ModelSource, facts: ModelFacts) -> LayerChoice:
+def open_choice(
+    config: MitigationConfig, source: ModelSource, facts: ModelFacts, protected: tuple[int, ...] = ()
+) -> LayerChoice:
     """Open the runs that a configuration names, and check that they have what it needs.
 
     Raises:
@@ -113,12 +118,14 @@ def open_choice(config: MitigationConfig, source: ModelSource, facts: ModelFacts
     if config.drop is not None and dropped is None:
         score = FinishedScore(*open_finished(config.drop, config.output, "score", "drop"))
         _check_same_model(score.manifest, source, "drop", config)
-        dropped_layers(score, config.drop, config.drops)
+        dropped_layers(score, config.drop, config.drops, protected)
     elif dropped is not None and len(dropped) == facts.num_layers:
         raise InputError(f"drop: dropping all {facts.num_layers} layers leaves none")
+    elif needed := sorted({*(dropped or ())} & {*protected}):
+        raise InputError(f"drop: layer {needed[0]} cannot be dropped, because the others depend on it; keep it")
     if config.tune.num_layers and layers is not None:
         raise InputError("tune.num_layers: layers are given by number; name a hallucination run in layers instead")
-    return LayerChoice(config, facts.num_layers, layers, dropped, flags, score)
+    return LayerChoice(config, facts.num_layers, layers, dropped, flags, score, protected)
 
 
 def flag_layers(context: RunContext, choice: LayerChoice) -> LayerChoice:
@@ -170,13 +177,16 @@ def _check_known(run: Run, field: str, wanted: list[str], known: list[str]) -> N
             raise InputError(f"{field}: the run {run.url} has none called {name!r}; it has {', '.join(known)}")
 
 
-def dropped_layers(run: FinishedScore, name: str, section: DropsSection) -> dict[str, LayersBySeed]:
+def dropped_layers(
+    run: FinishedScore, name: str, section: DropsSection, protected: Sequence[int] = ()
+) -> dict[str, LayersBySeed]:
     """Return, for each metric, the layers that a score run ranks lowest; those of random depend on the seed.
 
     Args:
         run: the score run.
         name: name of the run in the configuration, for messages.
         section: the metrics, and the share of layers to drop.
+        protected: layers that cannot be dropped.
 
     Raises:
         InputError: the run lacks what a metric needs.
@@ -188,12 +198,14 @@ def dropped_layers(run: FinishedScore, name: str, section: DropsSection) -> dict
         epsilons=(section.epsilon,),
     )
     check_statistics(run, space, name)
-    return {metric: partial(_lowest_layers, run, space, metric) for metric in section.metrics}
+    return {metric: partial(_lowest_layers, run, space, metric, protected) for metric in section.metrics}
 
 
-def _lowest_layers(run: FinishedScore, space: PruningSpace, metric: str, seed: int) -> tuple[int, ...]:
+def _lowest_layers(
+    run: FinishedScore, space: PruningSpace, metric: str, protected: Sequence[int], seed: int
+) -> tuple[int, ...]:
     only = replace(space, metrics=(metric,))
-    scores = next(iter(all_scores(run, only, seed).values()))
+    scores = next(iter(all_scores(run, only, seed).values())).without(protected)
     return select_layers(scores.values, space.ratios[0], high_is_important=scores.high_is_important)
 
 

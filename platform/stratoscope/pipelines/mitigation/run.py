@@ -14,9 +14,9 @@ from stratoscope.models import (
     ModelFacts,
     ModelSource,
     check_causal,
-    check_describable,
     check_prunable,
     dtype_name,
+    find_protected_layers,
     load_config,
     load_tokenizer,
     weights_fingerprint,
@@ -62,11 +62,11 @@ class MitigationJob(Job[MitigationConfig]):
         config, model = self.config, self.config.model
         opened = open_model(model, head=True, trainable=True)
         self.source, self.facts = opened.source, opened.facts
-        _check_trainable(config, self.source)
+        protected = _check_trainable(config, self.source)
         self.tasks = load_tasks(config.evaluation.tasks)
         self.tokenizer = load_tokenizer(self.source, trust_remote_code=model.trust_remote_code)
         self.max_length = min(MAX_LENGTH, self.facts.max_positions or MAX_LENGTH)
-        self.choice = open_choice(config, self.source, self.facts)
+        self.choice = open_choice(config, self.source, self.facts, protected)
         self.data = load_data(config, self.tokenizer, self.choice.seen, self.max_length)
         self.need = need(config, self.facts, self.data, self.choice.most_layers, len(self.tokenizer))
         if is_local():
@@ -199,8 +199,8 @@ def choose_workers(config: MitigationConfig, available: Mapping[str, float], *, 
     return workers
 
 
-def _check_trainable(config: MitigationConfig, source: ModelSource) -> None:
-    """Refuse models that cannot be trained.
+def _check_trainable(config: MitigationConfig, source: ModelSource) -> tuple[int, ...]:
+    """Refuse models that cannot be trained, and return the layers that cannot be dropped.
 
     Raises:
         InputError: the model is not causal, in float16, or cannot be pruned where layers are dropped.
@@ -212,4 +212,5 @@ def _check_trainable(config: MitigationConfig, source: ModelSource) -> None:
     check_causal(network, model.source)
     if config.recovery:
         check_prunable(network, model.source)
-        check_describable(source, trust_remote_code=model.trust_remote_code)
+        return find_protected_layers(source, trust_remote_code=model.trust_remote_code)
+    return ()

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from stratoscope.errors import InputError
 from stratoscope.evaluation import TaskItems
@@ -11,18 +12,42 @@ from stratoscope.results import Storage
 from stratoscope.scoring import num_dropped
 
 
-def check_ratios(ratios: Iterable[float], num_layers: int, source: str) -> None:
+def check_ratios(
+    ratios: Iterable[float],
+    num_layers: int,
+    source: str,
+    *,
+    protected: Sequence[int] = (),
+    contiguous: Sequence[bool] = (False,),
+) -> None:
     """Check that every ratio drops some layers of the model and retains some.
 
+    Args:
+        ratios: shares of the layers to drop.
+        num_layers: number of layers of the model.
+        source: name of the model.
+        protected: layers that have to be kept.
+        contiguous: whether the layers to drop are one span.
+
     Raises:
-        InputError: a ratio drops no layer or all layers.
+        InputError: a ratio drops no layer, all layers, or more than can be dropped.
     """
+    ends = [-1, *protected, num_layers]
+    longest = max(end - start - 1 for start, end in pairwise(ends))
+    most = longest if True in contiguous else num_layers - len(protected)
     for ratio in ratios:
         count = num_dropped(ratio, num_layers)
         if count >= num_layers:
             raise InputError(
                 f"space.ratios {ratio} leaves none of the {num_layers} layers of {source!r}; "
                 f"give at most {(num_layers - 1) / num_layers:.3g}"
+            )
+        if count > most:
+            kept = ", ".join(map(str, protected))
+            raise InputError(
+                f"space.ratios {ratio} drops {count} of the {num_layers} layers of {source!r}, of which {kept} have to "
+                f"be kept; give at most {most / num_layers:.3g}"
+                + (" with space.contiguous" if True in contiguous else "")
             )
         if count == 0:
             raise InputError(

@@ -8,6 +8,7 @@ from stratoscope.pipelines.runtime.costs import MemoryEstimate, ModelCost, RunCo
 from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES
 from stratoscope.pipelines.search.config import SearchConfig
 from stratoscope.pipelines.search.pruning.statistics import FinishedScore
+from stratoscope.pruning import LayerSet
 from stratoscope.scoring import num_dropped
 
 BYTES_PER_TOKEN = 4
@@ -22,10 +23,12 @@ def estimate(
     tasks: Sequence[TaskItems],
     statistics: FinishedScore | None,
     output: str,
+    *,
+    protected: LayerSet = (),
 ) -> Sequence[tuple[str, str]]:
     """Return the lines of a dry run: model, statistics, items, trials and cost."""
     model = ModelCost(config.model.source, facts, config.model.dtype)
-    trials, num_random = num_trials(config, facts.num_layers), config.final.random_sets
+    trials, num_random = num_trials(config, facts.num_layers, len(protected)), config.final.random_sets
     searched, held_out = (sum(_tokens(task, part) for task in tasks) for part in ("search", "held_out"))
     tokens = trials * searched + (num_random + len(config.space.ratios) + 1) * held_out
     cost = RunCost(
@@ -42,6 +45,7 @@ def estimate(
     scored = f"computed first, from {config.prompts.limit or 'all'} prompts of {config.prompts.source}"
     return [
         ("model", str(model)),
+        *([("kept", protection_text(protected))] if protected else []),
         ("statistics", statistics.storage.url() if statistics else scored),
         ("items", ", ".join(f"{t.name} {len(t.search)} and {len(t.held_out)} held out" for t in tasks)),
         *(("filters", task.note) for task in tasks if task.note),
@@ -53,14 +57,20 @@ def estimate(
     ]
 
 
-def num_trials(config: SearchConfig, num_layers: int) -> int:
+def protection_text(protected: LayerSet) -> str:
+    """Return a sentence on the layers that a search never drops."""
+    layers = f"layer {protected[0]}" if len(protected) == 1 else f"layers {', '.join(map(str, protected))}"
+    return f"{layers} cannot be dropped: without, the model does not run, or its other layers compute something else"
+
+
+def num_trials(config: SearchConfig, num_layers: int, num_protected: int = 0) -> int:
     """Return the largest number of sets that a search evaluates."""
     search = config.search
     if search.algorithm == "grid":
         return len(list(config.space.to_space().grid())) + search.swaps
     if search.algorithm == "greedy":
         most = max(num_dropped(ratio, num_layers) for ratio in config.space.ratios)
-        return sum(num_layers - step for step in range(most)) + search.swaps
+        return sum(num_layers - num_protected - step for step in range(most)) + search.swaps
     return search.num_samples + search.swaps
 
 

@@ -62,10 +62,15 @@ class Explorer:
         config: its configuration.
         service: the evaluators.
         num_layers: number of layers of the model.
+        protected: layers that have to be kept.
     """
 
-    def __init__(self, context: RunContext, config: SearchConfig, service: Service, num_layers: int) -> None:
+    def __init__(
+        self, context: RunContext, config: SearchConfig, service: Service, num_layers: int, protected: LayerSet
+    ) -> None:
         self._context, self._config, self._service, self._num_layers = context, config, service, num_layers
+        self._protected = protected
+        self._droppable = [layer for layer in range(num_layers) if layer not in protected]
         search = config.search
         one_number = search.algorithm == "tpe" and len(config.space.ratios) > 1
         self._space = config.space.to_space()
@@ -101,10 +106,12 @@ class Explorer:
         scores = all_scores(statistics, self._space, self._config.seed)
         if PERPLEXITY_DROP in self._space.metrics:
             whole: Evaluation = self._service.call("evaluate", (), "text")
-            single = self._service.map("evaluate", [((layer,), "text") for layer in range(self._num_layers)])
-            bits = [evaluation.bits_per_byte for evaluation in single]
+            single = self._service.map("evaluate", [((layer,), "text") for layer in self._droppable])
+            bits = [math.nan] * self._num_layers
+            for layer, evaluation in zip(self._droppable, single, strict=True):
+                bits[layer] = evaluation.bits_per_byte
             scores[ScoreKey(PERPLEXITY_DROP)] = perplexity_ratios(whole.bits_per_byte, bits)
-        return scores
+        return {key: values.without(self._protected) for key, values in scores.items()}
 
     def _tune(self, scores: Mapping[ScoreKey, LayerScores]) -> list[TrialResult]:
         search = self._config.search
@@ -168,10 +175,10 @@ class Explorer:
 
     def _greedy(self) -> list[TrialResult]:
         max_size = max(num_dropped(ratio, self._num_layers) for ratio in self._space.ratios)
-        total = sum(self._num_layers - size for size in range(max_size))
+        total = sum(len(self._droppable) - size for size in range(max_size))
         with self._context.progress("greedy", total, 0, "sets") as bar:
             sets = greedy_sets(
-                self._set_evaluator(num_slices=1), self._num_layers, max_size=max_size, on_progress=bar.add
+                self._set_evaluator(num_slices=1), self._droppable, max_size=max_size, on_progress=bar.add
             )
         self.counts["greedy_tries"] = total
         return self._set_results(sets, "greedy", 0)
@@ -185,7 +192,7 @@ class Explorer:
             sets = swap_layers(
                 self._set_evaluator(),
                 best.dropped,
-                self._num_layers,
+                self._droppable,
                 budget=budget,
                 batch_size=self._service.size,
                 seed=self._config.seed,

@@ -14,9 +14,9 @@ from stratoscope.execution import ActorPool, Service, cluster, cpus_per_worker, 
 from stratoscope.models import (
     ModelFacts,
     ModelSource,
-    check_describable,
     check_prunable,
     dtype_name,
+    find_protected_layers,
     load_config,
     load_tokenizer,
     weights_fingerprint,
@@ -29,7 +29,7 @@ from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.search.config import SearchConfig
 from stratoscope.pipelines.search.pruning.checkpoint import export_chosen
 from stratoscope.pipelines.search.pruning.checks import check_objective, check_path, check_ratios, check_tracking
-from stratoscope.pipelines.search.pruning.estimate import estimate
+from stratoscope.pipelines.search.pruning.estimate import estimate, protection_text
 from stratoscope.pipelines.search.pruning.explore import Explorer
 from stratoscope.pipelines.search.pruning.report import build_page, summary_table
 from stratoscope.pipelines.search.pruning.statistics import FinishedScore, check_statistics, score_settings
@@ -37,6 +37,7 @@ from stratoscope.pipelines.search.pruning.store import EvaluationStore
 from stratoscope.pipelines.search.pruning.validation import ValidatedSearch, Validator
 from stratoscope.pipelines.search.pruning.worker import PruningEvaluator, PruningEvaluatorSettings
 from stratoscope.pipelines.sharded.models import open_model
+from stratoscope.pruning import LayerSet
 from stratoscope.results import Run, RunFolder, Storage, table_writer, write_table
 from stratoscope.tables.pruning import (
     ComparisonRow,
@@ -58,6 +59,8 @@ class PruningSearch(Job[SearchConfig]):
 
     source: ModelSource
     facts: ModelFacts
+    protected: LayerSet
+    """Layers that are never dropped."""
     statistics: FinishedScore | None
     tasks: list[TaskItems]
 
@@ -67,8 +70,14 @@ class PruningSearch(Job[SearchConfig]):
         opened = open_model(model, head=True)
         self.source, self.facts = opened.source, opened.facts
         check_prunable(load_config(self.source, trust_remote_code=model.trust_remote_code), model.source)
-        check_describable(self.source, trust_remote_code=model.trust_remote_code)
-        check_ratios(config.space.ratios, self.facts.num_layers, model.source)
+        self.protected = find_protected_layers(self.source, trust_remote_code=model.trust_remote_code)
+        check_ratios(
+            config.space.ratios,
+            self.facts.num_layers,
+            model.source,
+            protected=self.protected,
+            contiguous=config.space.to_space().contiguous,
+        )
         check_tracking(config.tracking.mlflow)
         check_path(config.final.path, self.context.folder.run_id)
         if config.final.path is not None:
@@ -83,7 +92,9 @@ class PruningSearch(Job[SearchConfig]):
 
     def plan(self) -> Sequence[tuple[str, str]]:
         """Return what the run would do, and estimates of what it takes."""
-        return estimate(self.config, self.facts, self.tasks, self.statistics, self.context.url)
+        return estimate(
+            self.config, self.facts, self.tasks, self.statistics, self.context.url, protected=self.protected
+        )
 
     def execute(self) -> None:
         """Compute missing statistics, search, validate, export and report."""
@@ -102,10 +113,11 @@ class PruningSearch(Job[SearchConfig]):
                 make = partial(PruningEvaluator, settings)
                 service = stack.enter_context(serve("Evaluator", make, pool, context.stopping))
             with context.stage("search"):
-                explorer = Explorer(context, config, service, self.facts.num_layers)
+                explorer = Explorer(context, config, service, self.facts.num_layers, self.protected)
                 trials = explorer.explore(self.statistics)
             with context.stage("validate", "proof on held-out items"):
-                search = Validator(context, config, service, settings, self.tasks).validate(trials)
+                validator = Validator(context, config, service, settings, self.tasks, protected=self.protected)
+                search = validator.validate(trials)
                 write_results(context.storage, search, [task.name for task in self.tasks])
                 context.manifest.facts |= search.facts
             with context.stage("export", "export, and its proof in a process of its own"):
@@ -121,6 +133,8 @@ class PruningSearch(Job[SearchConfig]):
     def show(run: Run, console: Console) -> None:
         """Print the front and the verdict."""
         console.print(summary_table(run))
+        if protected := run.manifest.facts.get("protected_layers"):
+            console.print(protection_text(tuple(protected)), soft_wrap=True)
         for line in run.manifest.facts["verdicts"]:
             console.print(line, soft_wrap=True)
         if exported := run.manifest.facts.get("exported"):
@@ -208,6 +222,7 @@ class PruningSearch(Job[SearchConfig]):
         }
         self.context.manifest.facts = {
             **asdict(self.facts),
+            "protected_layers": list(self.protected),
             "device": device,
             "dtype": dtype,
             "threads": settings.num_threads,

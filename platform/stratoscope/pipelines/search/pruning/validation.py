@@ -67,7 +67,10 @@ class Validator:
         service: Service,
         settings: PruningEvaluatorSettings,
         tasks: Sequence[TaskItems],
+        *,
+        protected: LayerSet,
     ) -> None:
+        self._protected = protected
         self._config, self._service, self._tasks = config, service, tasks
         self._resampling = settings.resampling
         self._store, self._settings = EvaluationStore(context.storage), settings
@@ -129,7 +132,8 @@ class Validator:
     def _random_sets(self, chosen: LayerSet, num_layers: int) -> list[Evaluation]:
         """Evaluate random sets of the chosen size on held-out items."""
         count, seed = self._config.final.random_sets, self._config.seed
-        sets = random_sets(num_layers, len(chosen), count, seed, exclude=chosen)
+        layers = [layer for layer in range(num_layers) if layer not in self._protected]
+        sets = random_sets(layers, len(chosen), count, seed, exclude=chosen)
         return self._service.map("evaluate", [(dropped, HELD_OUT) for dropped in sets])
 
     def _compare_all(
