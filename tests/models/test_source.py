@@ -12,7 +12,7 @@ from transformers.modeling_gguf_pytorch_utils import read_field
 from stratoscope.errors import InputError
 from stratoscope.models import describe_model, load_model, resolve_source, weights_fingerprint
 from stratoscope.models import source as source_module
-from stratoscope.models.gguf_file import _Reader
+from stratoscope.models.gguf_file import _GGUFMetadata
 from stratoscope.models.source import converted_gguf
 
 
@@ -99,7 +99,7 @@ def test_a_conversion_loads_and_is_cached(tiny_gguf: Path, tmp_path: Path, monke
 
 
 def test_the_metadata_of_a_gguf_file_are_those_of_its_package(tiny_gguf: Path) -> None:
-    ours, theirs = _Reader(tiny_gguf), GGUFReader(tiny_gguf)
+    ours, theirs = _GGUFMetadata(tiny_gguf), GGUFReader(tiny_gguf)
     assert list(ours.fields) == list(theirs.fields)
     for name, field in theirs.fields.items():
         values = [read_field(reader, name) for reader in (ours, theirs)]

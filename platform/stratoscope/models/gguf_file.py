@@ -23,7 +23,7 @@ LENGTH = struct.Struct("<Q")
 """Length of a string, which precedes its bytes."""
 
 
-class _Reader(GGUFReader):  # type: ignore[misc]
+class _GGUFMetadata(GGUFReader):  # type: ignore[misc]
     """Reads arrays of the metadata from one buffer, in files of little-endian byte order."""
 
     @property
@@ -71,7 +71,7 @@ def _read_once() -> Iterator[None]:
     """Let transformers read a file once and build the table of names once, inside this block."""
     package: Any = gguf
     reader, name_map = package.GGUFReader, package.get_tensor_name_map
-    package.GGUFReader, package.get_tensor_name_map = cache(_Reader), cache(name_map)
+    package.GGUFReader, package.get_tensor_name_map = cache(_GGUFMetadata), cache(name_map)
     try:
         yield
     finally:

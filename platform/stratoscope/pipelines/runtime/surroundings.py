@@ -12,7 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from stratoscope.errors import InputError, shorten, type_and_message
-from stratoscope.execution import NodeType, is_local, machine_resources, node_resources, node_types, ray_folder
+from stratoscope.execution.address import is_local
+from stratoscope.execution.capacity import NodeType, machine_resources, node_types
+from stratoscope.execution.socket_folder import ray_folder
 from stratoscope.pipelines.runtime.config import JobConfig
 from stratoscope.pipelines.runtime.demand import THE_CLUSTER, Demand
 from stratoscope.results import RunFolder, Storage
@@ -74,8 +76,10 @@ def check_machine(demands: Sequence[Demand]) -> None:
     Raises:
         InputError: it has not; no other machine would take part, so that the processes would wait for ever.
     """
-    machine = machine_resources()
-    for demand in demands:
+    # Any machine has a CPU; what it has beyond that only Ray can tell, and a stage that is reused does without Ray.
+    larger = [demand for demand in demands if demand.lack([{"CPU": 1}])]
+    machine = machine_resources() if larger else {}
+    for demand in larger:
         if lack := demand.lack([machine]):
             raise InputError(f"{lack}; ask for less, or set RAY_ADDRESS to a cluster that has more")
 
@@ -139,6 +143,8 @@ def check_connected(config: JobConfig, console: Console) -> None:
     Raises:
         InputError: the cluster lacks resources that no autoscaler can add.
     """
+    from stratoscope.execution import node_resources
+
     if not is_local():
         for line in missing_in_cluster(config.demands(), node_resources(), node_types()):
             logger.warning(line)
