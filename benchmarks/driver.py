@@ -30,7 +30,7 @@ from stratoscope.tables.score import shard_stats
 TAPS = (Tap.BLOCK, Tap.UPDATE)
 LAYERS_8B = 32
 TOKENS_8B, BATCH_8B = 35_010, 8192
-"""Tokens per second of the bare pass and tokens of a batch at 8B, measured on an H200 (docs/benchmarks.md)."""
+"""Tokens per second of the bare pass and tokens of a batch at 8B, measured on an H200 (docs/results/benchmarks.md)."""
 PROMPT = "What is the name of the process by which plants make their food out of light, water and air? "
 SERVERS = ("gcs_server", "raylet")
 

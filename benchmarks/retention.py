@@ -1,4 +1,4 @@
-"""Print a pruning search's tables as Markdown: docs/pruning.md is made of them.
+"""Print a pruning search's tables as Markdown: docs/results/pruning.md is made of them.
 
 usage: python benchmarks/retention.py RUN [--top N]
 

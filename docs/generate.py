@@ -42,7 +42,7 @@ VIEW_CONFIGS = {"report": ReportConfig, "compare": CompareConfig, "history": His
 
 def pages() -> dict[Path, str]:
     """Return the content of each generated page by its path."""
-    options = {HERE / f"options-{name}.md": options_page(job) for name, job in JOBS.items()}
+    options = {HERE / "reference" / f"options-{name}.md": options_page(job) for name, job in JOBS.items()}
     return options | {
         HERE / "reference" / "tables.md": tables_page(),
         HERE / "reference" / "commands.md": commands_page(),
@@ -58,7 +58,7 @@ def glossary_page() -> str:
 
 def commands_page() -> str:
     """Return the page of commands, their options and exit codes as Markdown."""
-    summaries = {f"[{name}](../options-{name}.md)": job.summary for name, job in JOBS.items()}
+    summaries = {f"[{name}](options-{name}.md)": job.summary for name, job in JOBS.items()}
     summaries |= {f"[{name}](#{name})": summary for name, (summary, _) in VIEWS.items()}
     lines = [f"| {name} | {_escaped(summary)} |" for name, summary in summaries.items()]
     for name, config_class in VIEW_CONFIGS.items():

@@ -118,4 +118,4 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).parent / "mkdocs"), "build", "--strict", "--site-dir", str(tmp_path)]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert (tmp_path / "tutorial" / "index.html").exists()
+    assert (tmp_path / "start" / "tutorial" / "index.html").exists()

@@ -8,7 +8,7 @@ BOUNDARIES = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.
 class WorkMetrics:
     """Metrics of one actor, labelled with its job and model.
 
-    Ray adds the prefix `ray_` to the names. docs/operations.md lists them with suggested alerts.
+    Ray adds the prefix `ray_` to the names. docs/guides/clusters.md lists them with suggested alerts.
 
     Args:
         job: name of the job.

@@ -22,7 +22,7 @@ WIDENING = (10, 20, 40)
 class TimeSieveSettings:
     """Settings of a TimeSieve; the defaults are those of the public code.
 
-    docs/faithfulness.md lists where the authors' code differs from their papers.
+    docs/methods/fts.md lists where the authors' code differs from their papers.
     """
 
     residuals: Literal[1, 2] = 2

@@ -14,7 +14,7 @@ from stratoscope.pipelines.runtime.hardware import operations_per_second, usual_
 FORWARD_FLOPS = 2
 """Floating-point operations of a forward pass, per parameter and token."""
 STATISTICS_ROW_BYTES = 187
-"""Size on disk of a row of statistics, measured on SmolLM2 and SciQ (docs/benchmarks.md)."""
+"""Size on disk of a row of statistics, measured on SmolLM2 and SciQ (docs/results/benchmarks.md)."""
 
 
 @dataclass(frozen=True)
