@@ -1,6 +1,7 @@
 import hashlib
 import json
 import random
+import re
 from pathlib import Path
 
 import datasets
@@ -148,3 +149,12 @@ def test_order_and_duplicates_are_those_of_a_plain_sort() -> None:
     loaded = order_prompts(given, None, 5)
     assert [Prompt(**row) for row in loaded.table.to_pylist()] == list(first_of_text.values())
     assert loaded.num_duplicates == 1000 - len(first_of_text)
+
+
+@pytest.mark.parametrize(("template", "field"), [("{{ body }}", "texts.template"), (None, "texts.source")])
+def test_errors_name_the_section_that_describes_the_source(template: str | None, field: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"title": "a"}\n')
+    with pytest.raises(InputError, match=re.escape(field)) as refused:
+        load_prompts(PromptSource(str(path), template, section="texts"), None, 0)
+    assert "prompts." not in str(refused.value)

@@ -46,6 +46,8 @@ class PromptSource:
     """Encoding of text files; None detects UTF-8 and UTF-16, and refuses others."""
     quoting: Quoting = "auto"
     """Whether quotes enclose fields of CSV and TSV files."""
+    section: str = "prompts"
+    """Section of the configuration that describes the source, for messages."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,16 +84,17 @@ def load_prompts(source: PromptSource, limit: int | None, seed: int) -> PromptSe
     Raises:
         InputError: the source is unknown or unreadable, the template does not match the columns, or no prompt is left.
     """
-    rows = read_rows(source)
+    section = source.section
+    rows = read_rows(source, f"{section}.source")
     first = next(rows, None)
     if first is None:
-        raise InputError(f"prompts.source {source.source!r} has no rows; name a file or set with at least one")
+        raise InputError(f"{section}.source {source.source!r} has no rows; name a file or set with at least one")
     template = source.template or _default_template(source, first)
     ordered = order_prompts(_render_all(chain([first], rows), template, source), limit, seed)
     if not len(ordered.table):
         raise InputError(
-            f"prompts.source {source.source!r}: all {ordered.num_read} prompts are empty after rendering; check "
-            f"prompts.template {template!r}"
+            f"{section}.source {source.source!r}: all {ordered.num_read} prompts are empty after rendering; check "
+            f"{section}.template {template!r}"
         )
     return PromptSet(ordered, template)
 
@@ -159,13 +162,13 @@ def _default_template(source: PromptSource, row: SourceRow) -> str:
         if column in row:
             return f"{{{{ {column} }}}}"
     raise InputError(
-        f"prompts.source {source.source!r} has none of the columns {', '.join(TEXT_COLUMNS)}; "
-        f"set prompts.template, using its columns: {column_names(row)}"
+        f"{source.section}.source {source.source!r} has none of the columns {', '.join(TEXT_COLUMNS)}; "
+        f"set {source.section}.template, using its columns: {column_names(row)}"
     )
 
 
 def _render_all(rows: Iterable[SourceRow], template: str, source: PromptSource) -> Iterator[Prompt]:
-    compiled = PromptTemplate(template)
+    compiled = PromptTemplate(template, f"{source.section}.template")
     for row in rows:
         yield Prompt(row_id(row), _group(row, source), compiled.render(row.written))
 
@@ -174,7 +177,7 @@ def _group(row: SourceRow, source: PromptSource) -> str:
     if source.group is None:
         return source_stem(source.source)
     if source.group not in row.written:
-        raise InputError(f"prompts.group {source.group!r} is not a column; choose one of {column_names(row)}")
+        raise InputError(f"{source.section}.group {source.group!r} is not a column; choose one of {column_names(row)}")
     value = row.written[source.group]
     name = "" if is_missing(value) else str(value)
     return name if name.strip() else NO_GROUP

@@ -76,13 +76,14 @@ class PromptTemplate:
 
     Args:
         source: text of the template.
+        field: field of the configuration that holds it, for messages.
 
     Raises:
         InputError: the text is not a Jinja template.
     """
 
-    def __init__(self, source: str) -> None:
-        self._name = f"prompts.template {source!r:.120}"
+    def __init__(self, source: str, field: str = "prompts.template") -> None:
+        self._name = f"{field} {source!r:.120}"
         self._num_printed = self._num_filled = 0
         self._environment = BoundedEnvironment(self._count, undefined=_Unknown, keep_trailing_newline=True)
         self._environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": _encode}

@@ -215,7 +215,9 @@ class _TextReader:
         limit = None if section.limit is None else section.limit + num_validation
         for index, name in enumerate(section.source):
             template = section.template[index] if section.template else None
-            rows, fingerprint = self._read(PromptSource(name, template, section.split), limit, held_out)
+            rows, fingerprint = self._read(
+                PromptSource(name, template, section.split, section="texts"), limit, held_out
+            )
             prints.append(fingerprint)
             ids += [text_id for text_id, _ in rows]
             validation += [Text("validation", text_id, tokens) for text_id, tokens in rows[:num_validation]]
@@ -229,7 +231,7 @@ class _TextReader:
         source = self.config.evaluation.text
         if source is None:
             return ()
-        rows, _ = self._read(PromptSource(source), None, used)
+        rows, _ = self._read(PromptSource(source, section="evaluation.text"), None, used)
         if not rows:
             raise InputError(f"evaluation.text {source!r}: all its texts are used for training; none can be held out")
         name = source.rstrip("/").rpartition("/")[2].removesuffix(".txt") or source

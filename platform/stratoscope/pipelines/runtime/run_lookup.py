@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from stratoscope.digest import code_digest, digest
-from stratoscope.errors import InputError, first_line, nearest, suggest
+from stratoscope.errors import InputError, first_line, nearest, suggest, type_and_message
 from stratoscope.extensions import added_digest
 from stratoscope.phases import tell
 from stratoscope.pipelines.runtime.config import ConfigSection
@@ -61,7 +61,7 @@ def find_run(name: str, output: str, job: str | None = None) -> tuple[Storage, M
         InputError: no run has the name, or several have it.
     """
     folder = Storage(name)
-    if folder.exists(NAME):
+    if _holds_run(folder, name):
         return folder, Manifest.read(folder)
     manifests = [run.manifest for run in list_runs(output, job)]
     matches = [manifest for manifest in manifests if manifest.run_id == name]
@@ -76,6 +76,18 @@ def find_run(name: str, output: str, job: str | None = None) -> tuple[Storage, M
     raise InputError(
         f"{name!r} is no folder of a run and no run_id under {output}{hint}; 'stratoscope runs' lists them"
     )
+
+
+def _holds_run(folder: Storage, name: str) -> bool:
+    """Return whether a folder holds a run.
+
+    Raises:
+        InputError: its store cannot be reached.
+    """
+    try:
+        return folder.exists(NAME)
+    except Exception as error:  # each store has its own errors
+        raise InputError(f"run {name!r} cannot be reached ({type_and_message(error)})") from error
 
 
 class EqualRunFound(Exception):  # noqa: N818 - not an error
