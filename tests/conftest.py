@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import torch
 from transformers import (
@@ -94,6 +95,13 @@ CONFIGURATIONS: dict[str, PreTrainedConfig] = {
 ENCODERS = ("bert", "roberta", "distilbert")
 
 
+# A loaded machine is slow at times; tests assert results, not durations.
+hypothesis.settings.register_profile("any speed", deadline=None)
+hypothesis.settings.load_profile("any speed")
+
+
+# xdist reads the groups in a hook of its own, which is registered later and would run first.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what uses Ray, keep the tests of a file in one process, and begin with the files that take longest."""
     costs: dict[str, int] = {}
