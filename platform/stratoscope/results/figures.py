@@ -51,26 +51,40 @@ def style(
     if title:
         figure.update_layout(title={"text": title, "font": {"size": 14}, "x": 0, "xref": "paper", "xanchor": "left"})
     figure.update_xaxes(title={"text": x, "font": {"size": 13}}, automargin=True, zeroline=False)
+    # Otherwise Plotly writes 0.0003 as 300µ.
+    figure.update_xaxes(exponentformat="power")
+    figure.update_yaxes(exponentformat="power")
     if by_layer:
         num_layers = max(len(trace.x) for trace in figure.data)
         figure.update_xaxes(dtick=max(1, 5 * round(num_layers / 50)))
     figure.update_yaxes(title={"text": y, "font": {"size": 13}}, type="log" if logarithmic else None, automargin=True)
     if logarithmic:
-        figure.update_yaxes(exponentformat="power", dtick=1)
+        figure.update_yaxes(dtick=1)
 
 
 def data_range(low: Sequence[float], high: Sequence[float], *, margin: float = 0.05) -> list[float]:
     """Return the range of an axis that fits values or intervals.
 
     Args:
-        low: values, or lower ends of intervals; NaN is ignored.
+        low: values, or lower ends of intervals; NaN and infinity are ignored.
         high: values, or upper ends, of any length.
         margin: share of the range that is added at either end.
 
     Returns:
         Lower and upper end; a range of one value is widened, so that it is not empty.
     """
-    least = min(value for value in low if not math.isnan(value))
-    most = max(value for value in high if not math.isnan(value))
+    least = min(value for value in low if math.isfinite(value))
+    most = max(value for value in high if math.isfinite(value))
     pad = margin * (most - least) or margin * abs(most) or 1.0
     return [least - pad, most + pad]
+
+
+def integer_step(span: float, most: int = 10) -> int:
+    """Return the distance of ticks on an axis of whole numbers: 1, 2 or 5 times a power of ten.
+
+    Args:
+        span: difference of the greatest and the least number.
+        most: number of ticks that are not too many.
+    """
+    steps = (factor * 10**power for power in range(12) for factor in (1, 2, 5))
+    return next(step for step in steps if span / step <= most)

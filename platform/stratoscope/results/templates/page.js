@@ -33,6 +33,37 @@ function addLegendSpace(layout, data, width) {
   layout.margin = { ...layout.margin, b: (layout.margin?.b ?? 50) + space };
 }
 
+// Titles take as many lines as they need, of some 7.5 pixels a character.
+function wrapped(text, width) {
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    const longer = `${lines.at(-1)} ${word}`.trim();
+    if (7.5 * longer.replace(/<[^>]*>|&[^;]*;/g, "x").length > width && lines.at(-1)) lines.push(word);
+    else lines[lines.length - 1] = longer;
+  }
+  return lines;
+}
+
+function wrapTitles(layout, width) {
+  const margin = { t: 20, b: 50, l: 60, r: 16, ...layout.margin };
+  if (layout.title?.text) {
+    const lines = wrapped(layout.title.text, width - margin.l - margin.r);
+    layout.title.text = lines.join("<br>");
+    const space = 20 * (lines.length - 1);
+    layout.height += space;
+    margin.t += space;
+  }
+  for (const name of Object.keys(layout).filter((key) => /^[xy]axis/.test(key) && layout[key].title?.text)) {
+    const length = name.startsWith("x") ? width - margin.l - margin.r : layout.height - margin.t - margin.b;
+    const lines = wrapped(layout[name].title.text, length);
+    layout[name].title.text = lines.join("<br>");
+    const space = name.startsWith("x") ? 16 * (lines.length - 1) : 0;
+    layout.height += space;
+    margin.b += space;
+  }
+  layout.margin = margin;
+}
+
 function readFigure(element) {
   let text = element.querySelector("script[type='application/json']").textContent;
   const isDark = dark.matches && !printing;
@@ -46,6 +77,7 @@ function readFigure(element) {
   layout.height ??= 340;
   layout.modebar = { bgcolor: "rgba(0,0,0,0)" };
   layout.width = printing ? PAPER_WIDTH : undefined;
+  wrapTitles(layout, layout.width ?? element.clientWidth);
   addLegendSpace(layout, data, layout.width ?? element.clientWidth);
   element.style.height = `${layout.height}px`;
   return { data, layout };

@@ -1,0 +1,94 @@
+"""The verdict of a search with target eavss: its title and its sentences, from the tables of a run."""
+
+from collections.abc import Sequence
+
+from stratoscope.pipelines.hallucination.outcome import SIGNIFICANT, against_random
+from stratoscope.pipelines.reporting.formatting import interval_text, list_text
+from stratoscope.statistics import least_rank_p
+from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
+
+
+def is_better(row: DefinitionOutcomeRow, num_sets: int) -> bool:
+    """Return whether flagged layers separate answers better than random sets of as many, beyond noise."""
+    return row.over_random_low > 0 and least_rank_p(num_sets) <= SIGNIFICANT
+
+
+def is_worse(row: DefinitionOutcomeRow, num_sets: int) -> bool:
+    """Return whether flagged layers separate answers worse than random sets of as many, beyond noise."""
+    return row.over_random_high < 0 and least_rank_p(num_sets) <= SIGNIFICANT
+
+
+def _deciding(outcomes: Sequence[DefinitionOutcomeRow]) -> list[DefinitionOutcomeRow]:
+    """Return the results that the verdict rests on: those on data sets that trials never used, where there are any."""
+    confirmed = [row for row in outcomes if row.role == "confirmed_on"]
+    return confirmed or list(outcomes)
+
+
+def title(outcomes: Sequence[DefinitionOutcomeRow], num_sets: int, num_trials: int) -> str:
+    """Return what the search found, in a line.
+
+    Args:
+        outcomes: results of the best trial.
+        num_sets: number of random sets of layers.
+        num_trials: number of trials.
+    """
+    rows = _deciding(outcomes)
+    subject = f"Best of {num_trials} settings" if num_trials > 1 else "One setting"
+    if least_rank_p(num_sets) > SIGNIFICANT:
+        return f"{subject}: too few random sets to show that its flagged layers are better"
+    better = [row for row in rows if is_better(row, num_sets)]
+    where = f"on {list_text([row.dataset for row in better])}" if better else ""
+    if rows[0].role == "confirmed_on":
+        where = f"{where}, which no trial used" if where else "on data that no trial used"
+    finding = "flagged layers beat random ones" if better else "flagged layers are no better than random ones"
+    rest = f" (of {len(rows)} data sets)" if better and len(better) < len(rows) else ""
+    return f"{subject}: {finding} {where}".rstrip() + rest
+
+
+def sentences(candidate: DefinitionTrialRow, outcomes: Sequence[DefinitionOutcomeRow], num_sets: int) -> list[str]:
+    """Return up to three sentences: the best settings, their result, and what it rests on.
+
+    Args:
+        candidate: the best trial.
+        outcomes: its results.
+        num_sets: number of random sets of layers.
+    """
+    rows = _deciding(outcomes)
+    confirmed = rows[0].role == "confirmed_on"
+    caveat = (
+        "No trial used these data sets."
+        if confirmed
+        else "The choice was made on these data sets, which favours it; name others in thresholds.confirm_on."
+    )
+    return [
+        f"The best setting is {candidate.metric} on tap {candidate.tap}, part {candidate.part}, with {candidate.variance} "
+        f"variance and a propensity above {candidate.propensity:g}.",
+        _result_text(rows, num_sets),
+        caveat,
+    ]
+
+
+def _result_text(rows: Sequence[DefinitionOutcomeRow], num_sets: int) -> str:
+    """Return the results on the first data sets in a sentence."""
+    parts = [_outcome_text(row) for row in rows[:2]]
+    more = f"; {len(rows) - 2} more data sets are below" if len(rows) > 2 else ""
+    row = rows[0]
+    findings = {against_random(r.over_random_low, r.over_random_high, r.detectable, num_sets) for r in rows}
+    if len(findings) == 1:
+        finding = against_random(row.over_random_low, row.over_random_high, row.detectable, num_sets)
+        return f"{'; '.join(parts)}{more}: {finding}."
+    better = [r.dataset for r in rows if is_better(r, num_sets)]
+    shown = (
+        f"better than random sets of as many layers on {list_text(better)} only" if better else "no better than random"
+    )
+    return f"{'; '.join(parts)}{more}: {shown}."
+
+
+def _outcome_text(row: DefinitionOutcomeRow) -> str:
+    layers = " ".join(map(str, row.flagged_layers))
+    flagged = f"layers {layers}" if layers else "no layers"
+    return (
+        f"On {row.dataset}, it flags {flagged}, whose AUROC on held-out questions is {row.auroc:.3f} "
+        f"({interval_text(row.ci_low, row.ci_high, '.3f')}), {row.over_random:+.3f} against random sets "
+        f"({interval_text(row.over_random_low, row.over_random_high, '+.3f')})"
+    )
