@@ -140,8 +140,9 @@ def separation(rows: Sequence[LayerSeparationRow], dataset: str, model: str) -> 
                 line={"color": series.colour, "width": 1.5},
                 marker={"symbol": series.symbol, "size": 6},
                 customdata=[[row.closer, series.seed] for row in series.rows],
-                hovertemplate=f"{html.escape(series.variant)}, seed %{{customdata[1]}}<br>layer %{{x}}: gap %{{y:.3f}}, closer "
-                "in %{customdata[0]:.1%} of pairs<extra></extra>",
+                hovertemplate=f"{html.escape(series.variant)}, seed %{{customdata[1]}}<br>"
+                f"layer %{{x}}: gap %{{y:.3f}}, "
+                "closer in %{customdata[0]:.1%} of pairs<extra></extra>",
             )
         )
     title = html.escape(f"{model}, {dataset}: right and wrong answers")

@@ -82,9 +82,8 @@ def build_page(run: Run) -> Page:
         sections.append(_training_section(steps, model))
     if tuning := read_rows(run, "tuning", TuningTrialRow):
         sections.append(_tuning_section(tuning))
-    sections.append(
-        PageSection("All numbers", [], [], [page_table(evaluation, EVALUATION_COLUMNS, "Show only rows with")])
-    )
+    numbers = page_table(evaluation, EVALUATION_COLUMNS, "Show only rows with")
+    sections.append(PageSection("All numbers", [], [], [numbers]))
     action = "recovered after pruning" if facts["healing"] else "fine-tuned in some of its layers"
     trainings = f"{len(variants)} training{'' if len(variants) == 1 else 's'}"
     return Page(

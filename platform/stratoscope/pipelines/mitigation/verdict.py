@@ -109,11 +109,13 @@ def _recovery(rows: VerdictRows) -> _Recovery:
     pruned = [row for row in rows.evaluation if row.variant == f"{rows.main}{NOT_RECOVERED}"]
     metric = main_metric([row.metric for row in own])
     own, pruned = ([row for row in some if row.metric == metric] for some in (own, pruned))
-    means = (
-        float(np.mean(values))
-        for values in ([r.before for r in own], [r.after for r in pruned], [r.after for r in own])
+    return _Recovery(
+        metric,
+        len({row.dataset for row in own}),
+        whole=float(np.mean([row.before for row in own])),
+        pruned=float(np.mean([row.after for row in pruned])),
+        trained=float(np.mean([row.after for row in own])),
     )
-    return _Recovery(metric, len({row.dataset for row in own}), *means)
 
 
 def _recovery_in_words(rows: VerdictRows) -> str:
@@ -148,9 +150,9 @@ def _change_sentence(rows: VerdictRows) -> str:
         f"{row.metric} on {row.dataset}, the most certain change, is {row.difference:+.3f} "
         f"({interval_text(row.ci_low, row.ci_high, '+.3f')})"
     )
-    if limits := [limit for r in ordered if (limit := why_not_shown(r.n, r.least_p))]:
-        if len(limits) == len(ordered):
-            return f"{_capital(limits[0])}: {example}."
+    limits = [limit for r in ordered if (limit := why_not_shown(r.n, r.least_p))]
+    if len(limits) == len(ordered):
+        return f"{_capital(limits[0])}: {example}."
     return f"{subject} changed no metric beyond noise: {example}."
 
 

@@ -7,9 +7,7 @@ from stratoscope.results import Manifest
 
 MAX_LABEL = 32
 """Number of characters of a model's name in titles."""
-_COUNTS = tuple(
-    ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-)
+_COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 
 def number_text(value: float | None, form: str) -> str:

@@ -81,7 +81,7 @@ SCATTER_NOTE = (
     "of its difference excludes 0 on every data set that trials are compared on."
 )
 TRIAL_COLUMNS: list[PageColumn[Any]] = [
-    PageColumn("candidate", lambda row: candidate_label(row), "Definition, tap, part, variance and thresholds."),
+    PageColumn("candidate", candidate_label, "Definition, tap, part, variance and thresholds."),
     field_column(DefinitionTrialRow, "origin"),
     field_column(DefinitionTrialRow, "num_layers", ".3g", "layers"),
     field_column(DefinitionTrialRow, "auroc", ".3f", "AUROC"),

@@ -61,8 +61,8 @@ def sentences(candidate: DefinitionTrialRow, outcomes: Sequence[DefinitionOutcom
         else "The choice was made on these data sets, which favours it; name others in thresholds.confirm_on."
     )
     return [
-        f"The best setting is {candidate.metric} on tap {candidate.tap}, part {candidate.part}, with {candidate.variance} "
-        f"variance and a propensity above {candidate.propensity:g}.",
+        f"The best setting is {candidate.metric} on tap {candidate.tap}, part {candidate.part}, with "
+        f"{candidate.variance} variance and a propensity above {candidate.propensity:g}.",
         _result_text(rows, num_sets),
         caveat,
     ]

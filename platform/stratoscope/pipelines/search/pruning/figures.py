@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -279,7 +280,7 @@ def _curves(lines: Mapping[str, list[_Point]], title: str) -> "Figure":
     from plotly.graph_objects import Figure
 
     ratios = sorted({point.ratio for points in lines.values() for point in points})
-    step = 0.4 * min((b - a for a, b in zip(ratios, ratios[1:], strict=False)), default=0.1) / max(1, len(lines))
+    step = 0.4 * min(b - a for a, b in pairwise(ratios)) / len(lines)
     visible = [name for name in lines if _is_baseline(name)] or list(lines)
     traces = [
         _curve(name, points, index, (index - (len(lines) - 1) / 2) * step, is_visible=name in visible)
@@ -365,7 +366,6 @@ def _raster(rows: Sequence[PruningTrialRow], num_layers: int, model: str) -> "Fi
         "",
         title=f"{html.escape(model)}: layers that each set drops",
         height=100 + 20 * len(rows),
-        by_layer=True,
     )
     figure.update_xaxes(dtick=integer_step(num_layers, 15))
     figure.update_yaxes(tickfont={"size": 11}, dtick=1)

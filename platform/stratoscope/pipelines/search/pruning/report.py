@@ -81,9 +81,9 @@ def build_page(run: Run) -> Page:
     return Page(
         title=verdict.title(chosen, facts["num_layers"]),
         summary=(
-            f"{len(trials)} trials by {manifest.config['search']['algorithm']} over the {facts['num_layers']} layers of "
-            f"{manifest.config['model']['source']}, on {list_text(list(facts['tasks']), 6)}. Layers are numbered from "
-            "0, as in model.layers."
+            f"{len(trials)} trials by {manifest.config['search']['algorithm']} over the {facts['num_layers']} layers "
+            f"of {manifest.config['model']['source']}, on {list_text(list(facts['tasks']), 6)}. Layers are numbered "
+            "from 0, as in model.layers."
         ),
         verdict=_verdict_section(finished, front, comparisons, manifest),
         sections=sections,
@@ -104,6 +104,22 @@ TASK_NOTE = (
 
 def _column(header: str, cell: Any, meaning: str = "") -> PageColumn[Any]:
     return PageColumn(header, cell, meaning)
+
+
+def _above_chance(row: ComparisonRow) -> str:
+    if row.above_chance is None:
+        return "the whole model is not above chance"
+    interval = interval_text(row.above_chance_low, row.above_chance_high, PERCENT)
+    return f"{number_text(row.above_chance, PERCENT)} ({interval})"
+
+
+def _difference(row: ComparisonRow) -> str:
+    difference = interval_text(row.difference_low, row.difference_high, "+.3f")
+    return f"{difference}: within noise" if row.within_noise else difference
+
+
+def _bits(value: float | None) -> str:
+    return "" if value is None else f", {value:.3f} bits per byte"
 
 
 LAYERS_COLUMN = _column("layers dropped", layer_list, "Dropped layers, numbered from 0.")
@@ -138,8 +154,8 @@ TASK_COLUMNS = [
     _column("after", lambda row: f"{row.after:.3f}{_bits(row.bits_per_byte_after)}", "Without the dropped layers."),
     field_column(ComparisonRow, "raw", PERCENT),
     interval_column("interval of raw", PERCENT, "raw_low", "raw_high"),
-    _column("above chance", lambda row: _above_chance(row), "Retention above chance, with its interval."),
-    _column("difference", lambda row: _difference(row), "Interval of after - before."),
+    _column("above chance", _above_chance, "Retention above chance, with its interval."),
+    _column("difference", _difference, "Interval of after - before."),
 ]
 SPEED_COLUMNS = [
     _column("", lambda row: row.what),
@@ -205,18 +221,6 @@ def _task_section(comparisons: Sequence[ComparisonRow], model: str) -> Iterator[
     yield PageSection("The chosen set, task by task", [TASK_NOTE], figures, [page_table(chosen, TASK_COLUMNS)])
 
 
-def _above_chance(row: ComparisonRow) -> str:
-    if row.above_chance is None:
-        return "the whole model is not above chance"
-    interval = interval_text(row.above_chance_low, row.above_chance_high, PERCENT)
-    return f"{number_text(row.above_chance, PERCENT)} ({interval})"
-
-
-def _difference(row: ComparisonRow) -> str:
-    difference = interval_text(row.difference_low, row.difference_high, "+.3f")
-    return f"{difference}: within noise" if row.within_noise else difference
-
-
 def _random_section(chosen: FrontRow | None, manifest: Manifest, model: str) -> Iterator[PageSection]:
     comparison = verdict.random_comparison(manifest.facts)
     if comparison is None or chosen is None:
@@ -258,7 +262,3 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         )
     yield "Evaluations", f"{counts['evaluations']} of sets on slices of items"
     yield from run_facts(manifest)
-
-
-def _bits(value: float | None) -> str:
-    return "" if value is None else f", {value:.3f} bits per byte"
