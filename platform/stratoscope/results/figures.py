@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ PAPER = "#ffffff"
 """Colour of the page behind a figure; dark on a dark page."""
 MUTED = "#b8c4cf"
 """Colour of what is within noise, or only connects points."""
+_CORNER = {"xref": "container", "yref": "container", "x": 0, "y": 0}
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 
 
@@ -46,10 +48,10 @@ def style(
         height=height,
         margin={"l": 60, "r": 16, "t": 44 if title else 20, "b": 50},
         font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        legend={"orientation": "h", "yanchor": "bottom", "xanchor": "left"} | _CORNER,
     )
     if title:
-        figure.update_layout(title={"text": title, "font": {"size": 14}, "x": 0, "xref": "paper", "xanchor": "left"})
+        figure.update_layout(title={"text": title, "font": {"size": 14}, "xref": "container", "x": 0})
     figure.update_xaxes(title={"text": x, "font": {"size": 13}}, automargin=True, zeroline=False)
     # Otherwise Plotly writes 0.0003 as 300µ.
     figure.update_xaxes(exponentformat="power")
@@ -86,5 +88,7 @@ def integer_step(span: float, most: int = 10) -> int:
         span: difference of the greatest and the least number.
         most: number of ticks that are not too many.
     """
-    steps = (factor * 10**power for power in range(12) for factor in (1, 2, 5))
-    return next(step for step in steps if span / step <= most)
+    step, factors = 1, cycle((2, 2.5, 2))
+    while span / step > most:
+        step = int(step * next(factors))
+    return step

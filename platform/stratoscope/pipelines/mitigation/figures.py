@@ -108,11 +108,10 @@ def changes(rows: Sequence[VariantEvaluationRow], metric: str, model: str, *, re
 
 def _change_mark(row: VariantEvaluationRow, *, retention: bool, is_named: bool) -> IntervalMark | None:
     """Return the mark of a model on a data set; None where the value is not defined."""
-    value, low, high = row.difference, row.ci_low, row.ci_high
-    if retention:
-        if row.retention is None or row.retention_low is None or row.retention_high is None:
-            return None
-        value, low, high = row.retention, row.retention_low, row.retention_high
+    value, low, high = _interval(row, retention=retention)
+    if value is None or low is None or high is None:
+        return None
+
     has_enough_items = least_sign_p(row.n) <= SIGNIFICANT
     return IntervalMark(
         row.dataset,
@@ -123,6 +122,13 @@ def _change_mark(row: VariantEvaluationRow, *, retention: bool, is_named: bool) 
         row.variant if is_named else "",
         f"{row.variant}, seed {row.seed}, {row.dataset}: {row.before:.3f} to {row.after:.3f}",
     )
+
+
+def _interval(row: VariantEvaluationRow, *, retention: bool) -> tuple[float | None, float | None, float | None]:
+    """Return a value with its interval; all are None where it is not defined."""
+    if retention:
+        return row.retention, row.retention_low, row.retention_high
+    return row.difference, row.ci_low, row.ci_high
 
 
 def separation(rows: Sequence[LayerSeparationRow], dataset: str, model: str) -> "Figure":

@@ -1,7 +1,6 @@
 """The report page and the terminal table of a mitigation run, from its tables and manifest."""
 
 from collections.abc import Callable, Iterator, Sequence
-from math import isfinite
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.table import Table as TerminalTable
@@ -109,12 +108,13 @@ def _picture(rows: verdict.VerdictRows) -> list["Figure"]:
         figure = figures.changes(own, metric, rows.model, retention=True)
         return [figure] if figure else []
     own_metrics = [row for row in rows.comparison if row.other == BASE and row.dataset is not None]
+    own_metrics = [row for row in own_metrics if verdict.is_defined(row.difference)]
     questions = [row for row in own_metrics if row.metric in QUESTION_METRICS] or own_metrics
     shares = [row for row in questions if row.metric not in LOWER_IS_BETTER] or questions
     if len({(row.dataset, row.metric) for row in shares}) > MAX_ROWS:
         metric = verdict.main_metric([row.metric for row in shares])
         shares = [row for row in shares if row.metric == metric]
-    return [figures.differences(shares, rows.model)] if any(isfinite(row.difference) for row in shares) else []
+    return [figures.differences(shares, rows.model)] if shares else []
 
 
 def _variant_evaluations(run: Run) -> list[VariantEvaluationRow]:

@@ -1,5 +1,6 @@
 """The verdict of a mitigation run: its title and its sentences, from the tables of a run."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -42,8 +43,14 @@ class VerdictRows:
 
     def against_base(self) -> list[VariantComparisonRow]:
         """Return the main variant's comparisons with the base on single data sets, by metrics of questions."""
-        own = [row for row in self.comparison if (row.variant, row.other) == (self.main, BASE) and row.dataset]
+        own = [row for row in self.comparison if (row.variant, row.other) == (self.main, BASE)]
+        own = [row for row in own if row.dataset is not None and is_defined(row.difference)]
         return [row for row in own if row.metric in QUESTION_METRICS] or own
+
+
+def is_defined(value: float | None) -> bool:
+    """Return whether a number is finite; tables hold none where a score is no number."""
+    return value is not None and math.isfinite(value)
 
 
 def is_finding(row: VariantComparisonRow) -> bool:
@@ -78,8 +85,10 @@ def _changes_in_words(rows: Sequence[VariantComparisonRow]) -> str:
         if all(why_not_shown(row.n, row.least_p) for row in rows):
             return "no change could be shown"
         return "no change beyond noise"
-    metrics = list(dict.fromkeys(row.metric for row in findings))
-    return list_text([f"{metric} {_direction([r for r in findings if r.metric == metric])}" for metric in metrics])
+    by_direction: dict[str, list[str]] = {}
+    for metric in dict.fromkeys(row.metric for row in findings):
+        by_direction.setdefault(_direction([r for r in findings if r.metric == metric]), []).append(metric)
+    return ", ".join(f"{list_text(metrics)} {direction}" for direction, metrics in by_direction.items())
 
 
 def _direction(rows: Sequence[VariantComparisonRow]) -> str:
@@ -169,7 +178,7 @@ def _recovery_sentence(rows: VerdictRows) -> str:
     row = own[-1]
     return (
         f"Without {count_text(len(rows.variants[0].dropped_layers), 'layer')} and after {rows.variants[0].steps} steps "
-        f"of training, {rows.model} has a {r.metric} of {r.trained:.3f}{datasets}, against {r.whole:.3f} of the whole "
+        f"of training, {rows.model} reaches {r.metric} {r.trained:.3f}{datasets}, against {r.whole:.3f} of the whole "
         f"model ({row.difference:+.3f}, {interval_text(row.ci_low, row.ci_high, '+.3f')}) and {r.pruned:.3f} before "
         "training."
     )
@@ -187,6 +196,7 @@ def _problems(rows: VerdictRows) -> Iterator[str]:
 def _others(rows: VerdictRows) -> Iterator[str]:
     """Yield a sentence that compares the main variant with the others by one metric, averaged over data sets."""
     pairs = [row for row in rows.comparison if row.variant == rows.main and row.other != BASE]
+    pairs = [row for row in pairs if is_defined(row.difference)]
     if not pairs:
         return
     metric = main_metric([row.metric for row in pairs])

@@ -76,7 +76,7 @@ def interval_plot(
     wanted = [reference] if with_reference else []
     ends = data_range([*(m.low for m in marks), *(m.value for m in marks), *wanted],
                       [*(m.high for m in marks), *(m.value for m in marks), *wanted])  # fmt: skip
-    figure.update_xaxes(range=ends, tickformat=form if form.endswith("%") else None, nticks=8)
+    figure.update_xaxes(range=ends, tickformat=form if form.endswith("%") else None)
     figure.update_yaxes(
         tickvals=list(range(len(labels))),
         ticktext=["<br>".join(map(html.escape, own)) for own in lines],

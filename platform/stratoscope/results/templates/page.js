@@ -5,7 +5,7 @@ const folds = [...document.querySelectorAll("details")];
 const DARK = { "#1d2733": "#e6e9ed", "#ffffff": "#14191f", "#b8c4cf": "#5b6875", "#5b6875": "#a9b4bf", "#f1f4f7": "#1d242c", "#dce5ec": "#2b3540", "#ebf0f8": "#38424d" };
 // Figures keep the width of the screen unless they are told that of the paper: A4 less its margins, at 96 dpi.
 const PAPER_WIDTH = 680;
-const OPTIONS = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+const OPTIONS = { displaylogo: false, responsive: true, displayModeBar: innerWidth < 600 ? false : "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
 let printing = false;
 let library;
 
@@ -47,7 +47,7 @@ function wrapped(text, width) {
 function wrapTitles(layout, width) {
   const margin = { t: 20, b: 50, l: 60, r: 16, ...layout.margin };
   if (layout.title?.text) {
-    const lines = wrapped(layout.title.text, width - margin.l - margin.r);
+    const lines = wrapped(layout.title.text, width - 10);
     layout.title.text = lines.join("<br>");
     const space = 20 * (lines.length - 1);
     layout.height += space;

@@ -7,6 +7,9 @@ from stratoscope.pipelines.reporting.formatting import interval_text, list_text
 from stratoscope.statistics import least_rank_p
 from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
 
+MAX_DATASETS, MAX_LAYERS = 2, 12
+"""Numbers of data sets and layers that a sentence names."""
+
 
 def is_better(row: DefinitionOutcomeRow, num_sets: int) -> bool:
     """Return whether flagged layers separate answers better than random sets of as many, beyond noise."""
@@ -70,25 +73,16 @@ def sentences(candidate: DefinitionTrialRow, outcomes: Sequence[DefinitionOutcom
 
 def _result_text(rows: Sequence[DefinitionOutcomeRow], num_sets: int) -> str:
     """Return the results on the first data sets in a sentence."""
-    parts = [_outcome_text(row) for row in rows[:2]]
-    more = f"; {len(rows) - 2} more data sets are below" if len(rows) > 2 else ""
-    row = rows[0]
-    findings = {against_random(r.over_random_low, r.over_random_high, r.detectable, num_sets) for r in rows}
-    if len(findings) == 1:
-        finding = against_random(row.over_random_low, row.over_random_high, row.detectable, num_sets)
-        return f"{'; '.join(parts)}{more}: {finding}."
-    better = [r.dataset for r in rows if is_better(r, num_sets)]
-    shown = (
-        f"better than random sets of as many layers on {list_text(better)} only" if better else "no better than random"
-    )
-    return f"{'; '.join(parts)}{more}: {shown}."
+    rest = len(rows) - MAX_DATASETS
+    more = f" {rest} more data sets are in the evidence." if rest > 0 else ""
+    return " ".join(_outcome_text(row, num_sets) for row in rows[:MAX_DATASETS]) + more
 
 
-def _outcome_text(row: DefinitionOutcomeRow) -> str:
-    layers = " ".join(map(str, row.flagged_layers))
-    flagged = f"layers {layers}" if layers else "no layers"
+def _outcome_text(row: DefinitionOutcomeRow, num_sets: int) -> str:
+    layers = list_text([str(layer) for layer in row.flagged_layers], MAX_LAYERS)
+    finding = against_random(row.over_random_low, row.over_random_high, row.detectable, num_sets)
     return (
-        f"On {row.dataset}, it flags {flagged}, whose AUROC on held-out questions is {row.auroc:.3f} "
-        f"({interval_text(row.ci_low, row.ci_high, '.3f')}), {row.over_random:+.3f} against random sets "
-        f"({interval_text(row.over_random_low, row.over_random_high, '+.3f')})"
+        f"On {row.dataset} it flags {f'layers {layers}' if layers else 'no layers'}; their AUROC on held-out questions "
+        f"is {row.auroc:.3f}, {row.over_random:+.3f} "
+        f"({interval_text(row.over_random_low, row.over_random_high, '+.3f')}) against random sets: {finding}."
     )

@@ -27,6 +27,7 @@ MAX_LINES = 12
 MAX_ROWS = 40
 """Number of sets in the plot of dropped layers."""
 RETENTION = "raw retention (after / before)"
+MILLION = 10**6
 RANDOM_ROW, CHOSEN_ROW = "random sets", "chosen set"
 
 
@@ -61,6 +62,8 @@ def speed_text(row: PruningTrialRow) -> str:
 class FrontAxis:
     """The horizontal axis of a figure of the front."""
 
+    name: str
+    """Name of the quantity, for the title of the figure."""
     title: str
     value: Callable[[PruningTrialRow], float]
     """Returns the value of a row."""
@@ -74,18 +77,22 @@ class FrontAxis:
 
 def layers_axis() -> FrontAxis:
     """Return the axis of the number of dropped layers."""
-    return FrontAxis("layers dropped", lambda row: len(row.dropped_layers), ".0f", 0.0, is_count=True)
+    return FrontAxis(
+        "number of layers", "layers dropped", lambda row: len(row.dropped_layers), ".0f", 0.0, is_count=True
+    )
 
 
 def speed_axis() -> FrontAxis:
     """Return the axis of the speed."""
     title = "speed of the forward pass (1 for the whole model)"
-    return FrontAxis(title, lambda row: math.nan if row.speed is None else row.speed, ".2f", 1.0)
+    return FrontAxis("speed", title, lambda row: math.nan if row.speed is None else row.speed, ".2f", 1.0)
 
 
 def size_axis(whole: float) -> FrontAxis:
     """Return the axis of the size, from the number of parameters of the whole model."""
-    return FrontAxis("million parameters", lambda row: row.parameters / 1e6, ",.4g", whole / 1e6)
+    if whole < MILLION:
+        return FrontAxis("size", "parameters", lambda row: row.parameters, ",.0f", whole)
+    return FrontAxis("size", "million parameters", lambda row: row.parameters / MILLION, ",.4~g", whole / MILLION)
 
 
 def front_figure(trials: Sequence[PruningTrialRow], front: Sequence[FrontRow], axis: FrontAxis, model: str) -> "Figure":
@@ -109,13 +116,13 @@ def front_figure(trials: Sequence[PruningTrialRow], front: Sequence[FrontRow], a
             _whole_model(axis),
         ]
     )
-    style(figure, axis.title, RETENTION, title=f"{html.escape(model)}: what is kept", height=380)
+    style(figure, axis.title, RETENTION, title=f"{html.escape(model)}: what is kept, by {axis.name}", height=380)
     points = [row.retention_raw for row in trials if row.retention_raw is not None]
     low = [row.held_out_raw_low for row in shown if row.held_out_raw_low is not None]
     high = [row.held_out_raw_high for row in shown if row.held_out_raw_high is not None]
     figure.update_yaxes(tickformat=".0%", range=data_range([*points, *low, 1.0], [*points, *high, 1.0]))
     values = [axis.whole, *(axis.value(row) for row in trials)]
-    figure.update_xaxes(range=data_range(values, values))
+    figure.update_xaxes(range=data_range(values, values), tickformat=axis.form)
     if axis.is_count:
         figure.update_xaxes(dtick=integer_step(max(values)))
     return figure
@@ -269,7 +276,7 @@ def _score_plot(lines: Mapping[str, list[_Point]], title: str) -> "Figure":
     """Draw the retention at one ratio, in a row for each score, the best at the top."""
     ordered = sorted(((name, points[0]) for name, points in lines.items()), key=lambda item: -item[1].value)
     marks = [
-        IntervalMark(name, point.value, point.low, point.high, name != "random" and not point.low <= 1 <= point.high)
+        IntervalMark(name, point.value, point.low, point.high, not point.low <= 1 <= point.high)
         for name, point in ordered
     ]
     return interval_plot(marks, RETENTION, title=title, form=".0%", reference=1.0)
@@ -405,7 +412,7 @@ def random_figure(comparison: RandomSetComparison, chosen: FrontRow, model: str)
     title = f"{html.escape(model)} without {number} layer{'' if number == 1 else 's'}: chosen and random sets"
     style(figure, f"{RETENTION}, held-out items", "", title=title, height=230)
     values = [*comparison.random, *(value for value in own if value is not None)]
-    figure.update_xaxes(tickformat=".0%", range=data_range(values, values), nticks=8)
+    figure.update_xaxes(tickformat=".0%", range=data_range(values, values))
     figure.update_yaxes(tickvals=[0, 1], ticktext=[CHOSEN_ROW, RANDOM_ROW], range=[1.6, -0.6], zeroline=False)
     figure.update_layout(showlegend=False)
     return figure

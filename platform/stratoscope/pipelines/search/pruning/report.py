@@ -73,7 +73,7 @@ def build_page(run: Run) -> Page:
         *_size_sections(finished, front, facts["parameters"], model),
         raster_section(finished, facts["num_layers"], model),
         *_task_section(comparisons, model),
-        *_random_section(chosen, manifest, model),
+        *_random_section(chosen, manifest, model, is_shown=not _differ_in_size(finished)),
     ]
     if run.storage.exists("speed.parquet"):
         sections.append(_speed_section(SpeedRow.read(run.table("speed")), facts.get("exported", "")))
@@ -180,11 +180,15 @@ def _verdict_section(
     text = verdict.sentences(chosen, comparisons, manifest)
     model = model_label(manifest.config["model"]["source"])
     against = verdict.random_comparison(manifest.facts)
-    if len({len(row.dropped_layers) for row in trials}) > 1:
+    if _differ_in_size(trials):
         return PageSection("Verdict", text, [front_figure(trials, front, layers_axis(), model)])
     if against and chosen:
         return PageSection("Verdict", text, [random_figure(against, chosen, model)])
     return PageSection("Verdict", text, [], [page_table(front, FRONT_COLUMNS)] if front else [])
+
+
+def _differ_in_size(trials: Sequence[PruningTrialRow]) -> bool:
+    return len({len(row.dropped_layers) for row in trials}) > 1
 
 
 def _size_sections(
@@ -221,7 +225,10 @@ def _task_section(comparisons: Sequence[ComparisonRow], model: str) -> Iterator[
     yield PageSection("The chosen set, task by task", [TASK_NOTE], figures, [page_table(chosen, TASK_COLUMNS)])
 
 
-def _random_section(chosen: FrontRow | None, manifest: Manifest, model: str) -> Iterator[PageSection]:
+def _random_section(
+    chosen: FrontRow | None, manifest: Manifest, model: str, *, is_shown: bool
+) -> Iterator[PageSection]:
+    """Yield the section of random sets; its figure is left out where the verdict shows it."""
     comparison = verdict.random_comparison(manifest.facts)
     if comparison is None or chosen is None:
         return
@@ -231,7 +238,7 @@ def _random_section(chosen: FrontRow | None, manifest: Manifest, model: str) -> 
             f"{len(comparison.random)} random sets of the chosen size on held-out items; p = {comparison.p_value:.3f}, "
             f"of which {comparison.least_p:.3f} is the least that so many sets allow."
         ],
-        [random_figure(comparison, chosen, model)],
+        [] if is_shown else [random_figure(comparison, chosen, model)],
     )
 
 

@@ -82,6 +82,8 @@ def _against_random(manifest: Manifest) -> Iterator[str]:
     if comparison.least_p > comparison.level:
         text = not_shown(sets, comparison.least_p)
         yield f"{text[0].upper()}{text[1:]}; they keep {numbers}."
+    elif comparison.num_worse == total:
+        yield f"All {sets} keep less ({numbers}; p = {comparison.p_value:.3f})."
     elif comparison.p_value <= comparison.level:
         yield f"That is more than {comparison.num_worse} of {sets} keep ({numbers}; p = {comparison.p_value:.3f})."
     else:
