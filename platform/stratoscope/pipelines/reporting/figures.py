@@ -12,7 +12,7 @@ from stratoscope.results import COLOURS, INK, MUTED, SYMBOLS, data_range, style
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure, Scatter
 
-LABEL_WIDTH = 20
+LABEL_WIDTH = 22
 """Number of characters in a line of a row's label."""
 MARK_HEIGHT, LINE_HEIGHT = 18, 17
 """Pixels of a mark, and of a line of a row's label."""

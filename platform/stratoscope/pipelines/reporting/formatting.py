@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from stratoscope.results import Manifest
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
+"""Space between a number and its unit."""
 MAX_LABEL = 32
 """Number of characters of a model's name in titles."""
 _COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -64,13 +66,13 @@ def run_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 def percent_text(value: float, digits: int = 0) -> str:
     """Return a share as a percentage in running text, such as '80 %'."""
-    return f"{100 * value:.{digits}f} %"
+    return f"{100 * value:.{digits}f}{NO_BREAK}%"
 
 
 def percent_interval(low: float | None, high: float | None, digits: int = 0) -> str:
     """Return an interval of a share in running text, such as '76 to 84 %'; empty where an end is missing."""
     ends = [number_text(100 * end if end is not None else None, f".{digits}f") for end in (low, high)]
-    return f"{' to '.join(ends)} %" if all(ends) else ""
+    return f"{' to '.join(ends)}{NO_BREAK}%" if all(ends) else ""
 
 
 def count_text(number: int, noun: str) -> str:

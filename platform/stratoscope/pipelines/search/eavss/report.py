@@ -54,7 +54,7 @@ def build_page(run: Run) -> Page:
     model = model_label(facts["model"])
     done = [row for row in trials if row.status == "done"]
     return Page(
-        title=verdict.title(best, num_sets, len(trials)),
+        title=verdict.title(best, num_sets, len(done)),
         summary=(
             f"{len(trials)} trials on {facts['model']}, compared on {list_text(facts['choose_on'], 6)}. No model ran: "
             "all results come from stored statistics. The definitions of EAVSS are ours, because the paper's formulas "
@@ -137,14 +137,15 @@ def _scatter(
     from plotly.graph_objects import Figure, Scatter
 
     shown = [row for row in trials if row.random is not None and row.auroc is not None]
-    values = [value for row in shown for value in (row.random, row.auroc) if value is not None]
-    ends = data_range(values, values)
+    random = [row.random for row in shown if row.random is not None]
+    values = [*random, *(row.auroc for row in shown if row.auroc is not None)]
+    ends = data_range(random, random)
     line = {"color": INK, "dash": "dot", "width": 1}
     figure = Figure([*_trial_points(shown, _findings(outcomes, num_sets))])
     figure.add_trace(Scatter(x=ends, y=ends, mode="lines", line=line, showlegend=False, hoverinfo="skip"))
     style(figure, "AUROC of random sets", "AUROC of flagged layers", title=f"{html.escape(model)}: trials", height=420)
     figure.update_xaxes(range=ends)
-    figure.update_yaxes(range=ends)
+    figure.update_yaxes(range=data_range(values, values))
     return figure
 
 

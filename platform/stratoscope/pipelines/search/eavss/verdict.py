@@ -49,7 +49,7 @@ def title(outcomes: Sequence[DefinitionOutcomeRow], num_sets: int, num_trials: i
 
 
 def sentences(candidate: DefinitionTrialRow, outcomes: Sequence[DefinitionOutcomeRow], num_sets: int) -> list[str]:
-    """Return up to three sentences: the best settings, their result, and what it rests on.
+    """Return up to three sentences: the result, what it rests on, and the settings.
 
     Args:
         candidate: the best trial.
@@ -59,16 +59,15 @@ def sentences(candidate: DefinitionTrialRow, outcomes: Sequence[DefinitionOutcom
     rows = _deciding(outcomes)
     confirmed = rows[0].role == "confirmed_on"
     caveat = (
-        "No trial used these data sets."
+        "No trial used these questions."
         if confirmed
-        else "The choice was made on these data sets, which favours it; name others in thresholds.confirm_on."
+        else "The choice was made on these questions, which favours it; name other data sets in thresholds.confirm_on."
     )
-    return [
-        f"The best setting is {candidate.metric} on tap {candidate.tap}, part {candidate.part}, with "
-        f"{candidate.variance} variance and a propensity above {candidate.propensity:g}.",
-        _result_text(rows, num_sets),
-        caveat,
-    ]
+    setting = (
+        f"That setting is {candidate.metric} on tap {candidate.tap}, part {candidate.part}, with {candidate.variance} "
+        f"variance and a propensity above {candidate.propensity:g}."
+    )
+    return [_result_text(rows, num_sets), caveat, setting]
 
 
 def _result_text(rows: Sequence[DefinitionOutcomeRow], num_sets: int) -> str:
@@ -82,7 +81,7 @@ def _outcome_text(row: DefinitionOutcomeRow, num_sets: int) -> str:
     layers = list_text([str(layer) for layer in row.flagged_layers], MAX_LAYERS)
     finding = against_random(row.over_random_low, row.over_random_high, row.detectable, num_sets)
     return (
-        f"On {row.dataset} it flags {f'layers {layers}' if layers else 'no layers'}; their AUROC on held-out questions "
-        f"is {row.auroc:.3f}, {row.over_random:+.3f} "
-        f"({interval_text(row.over_random_low, row.over_random_high, '+.3f')}) against random sets: {finding}."
+        f"On {row.dataset} the best setting flags {f'layers {layers}' if layers else 'no layers'}, whose AUROC on "
+        f"held-out questions is {row.auroc:.3f}, a difference of {row.over_random:+.3f} "
+        f"({interval_text(row.over_random_low, row.over_random_high, '+.3f')}): {finding}."
     )
