@@ -127,7 +127,7 @@ def scores(shift: float, num_items: int, datasets: Sequence[str], num_layers: in
     items = np.random.default_rng(1).permutation(num_items) / num_items
     better = [1.0 if item < 0.3 + shift else 0.0 for item in items]
     own = [
-        Score(dataset, metric, str(i), value if metric != "perplexity" else 20 - 10 * value, 1.0)
+        Score(dataset, metric, str(i), value if metric != "perplexity" else 3 - value, 1.0)
         for dataset in datasets
         for metric in ("mc1", "mc2", "perplexity")
         for i, value in enumerate(better)

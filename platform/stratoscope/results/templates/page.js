@@ -44,8 +44,16 @@ function wrapped(text, width) {
   return lines;
 }
 
-function wrapTitles(layout, width) {
+// The width of the labels left of the plot, by which Plotly widens the margin.
+function labelWidth(layout, data) {
+  const labels = layout.yaxis?.ticktext ?? data.flatMap((trace) => (Array.isArray(trace.y) ? trace.y : []));
+  const lines = labels.filter((label) => typeof label === "string").flatMap((label) => label.split("<br>"));
+  return 16 + 7.5 * Math.max(0, ...lines.map((line) => line.length));
+}
+
+function wrapTitles(layout, data, width) {
   const margin = { t: 20, b: 50, l: 60, r: 16, ...layout.margin };
+  const plotWidth = width - margin.r - Math.max(margin.l, labelWidth(layout, data));
   if (layout.title?.text) {
     const lines = wrapped(layout.title.text, width - 10);
     layout.title.text = lines.join("<br>");
@@ -54,7 +62,7 @@ function wrapTitles(layout, width) {
     margin.t += space;
   }
   for (const name of Object.keys(layout).filter((key) => /^[xy]axis/.test(key) && layout[key].title?.text)) {
-    const length = name.startsWith("x") ? width - margin.l - margin.r : layout.height - margin.t - margin.b;
+    const length = name.startsWith("x") ? plotWidth : layout.height - margin.t - margin.b;
     const lines = wrapped(layout[name].title.text, length);
     layout[name].title.text = lines.join("<br>");
     const space = name.startsWith("x") ? 16 * (lines.length - 1) : 0;
@@ -77,7 +85,7 @@ function readFigure(element) {
   layout.height ??= 340;
   layout.modebar = { bgcolor: "rgba(0,0,0,0)" };
   layout.width = printing ? PAPER_WIDTH : undefined;
-  wrapTitles(layout, layout.width ?? element.clientWidth);
+  wrapTitles(layout, data, layout.width ?? element.clientWidth);
   addLegendSpace(layout, data, layout.width ?? element.clientWidth);
   element.style.height = `${layout.height}px`;
   return { data, layout };
