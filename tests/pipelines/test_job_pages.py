@@ -12,7 +12,7 @@ from stratoscope.pipelines.search.eavss.report import build_page as definition_p
 from stratoscope.pipelines.search.pruning.figures import MAX_LINES, MAX_ROWS
 from stratoscope.pipelines.search.pruning.report import build_page as pruning_page
 from stratoscope.results import COLOURS, MUTED, Page, render, write_table
-from stratoscope.tables.pruning import FrontRow
+from stratoscope.tables.pruning import ComparisonRow, FrontRow
 from tests.pages import page_faults
 from tests.pipelines.page_runs import LONG_NAME, MANY_METRICS, definition_run, mitigation_run, search_run
 
@@ -104,6 +104,13 @@ def test_a_search_without_a_choice_says_why(tmp_path: Path) -> None:
     assert page.title == "No set of layers chosen: no trial has a retention"
     assert page.verdict
     assert page.verdict.paragraphs == ["No trial has a retention, so no set was chosen."]
+
+
+def test_a_search_on_tasks_at_chance_gives_no_retention_in_its_title(tmp_path: Path) -> None:
+    run = search_run(tmp_path)
+    rows = [replace(row, above_chance=None) for row in ComparisonRow.read(run.table("comparison"))]
+    write_table(run.storage, "comparison", ComparisonRow.table(rows))
+    assert pruning_page(run).title == "2 of 8 layers dropped: no task can show what is kept"
 
 
 def test_plots_of_retention_fit_the_data_and_show_intervals(tmp_path: Path) -> None:

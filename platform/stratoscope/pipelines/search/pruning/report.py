@@ -79,7 +79,7 @@ def build_page(run: Run) -> Page:
         sections.append(_speed_section(SpeedRow.read(run.table("speed")), facts.get("exported", "")))
     sections.append(PageSection("All trials", [], [], [page_table(trials, TRIAL_COLUMNS, "Show only trials with")]))
     return Page(
-        title=verdict.title(chosen, facts["num_layers"]),
+        title=verdict.title(chosen, comparisons, facts["num_layers"]),
         summary=(
             f"{len(trials)} trials by {manifest.config['search']['algorithm']} over the {facts['num_layers']} layers "
             f"of {manifest.config['model']['source']}, on {list_text(list(facts['tasks']), 6)}. Layers are numbered "

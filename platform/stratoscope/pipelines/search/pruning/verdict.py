@@ -27,13 +27,22 @@ def chosen_row(front: Sequence[FrontRow]) -> FrontRow | None:
     return next((row for row in front if row.chosen), None)
 
 
-def title(chosen: FrontRow | None, num_layers: int) -> str:
-    """Return what the search found, in a line."""
+def title(chosen: FrontRow | None, comparisons: Sequence[ComparisonRow], num_layers: int) -> str:
+    """Return what the search found, in a line.
+
+    Args:
+        chosen: the chosen set.
+        comparisons: comparisons of sets with the whole model.
+        num_layers: number of layers of the whole model.
+    """
     if chosen is None:
         return "No set of layers chosen: no trial has a retention"
     dropped = f"{len(chosen.dropped_layers)} of {num_layers} layers dropped"
     if chosen.held_out_raw is None or math.isnan(chosen.held_out_raw):
         return f"{dropped}: retention on held-out items is not defined"
+    rows = _main_rows(comparisons)
+    if rows and all(row.above_chance is None for row in rows):
+        return f"{dropped}: no task can show what is kept"
     interval = percent_interval(chosen.held_out_raw_low, chosen.held_out_raw_high)
     return f"{dropped}: {percent_text(chosen.held_out_raw)} kept" + (f" ({interval})" if interval else "")
 
@@ -45,11 +54,21 @@ def sentences(chosen: FrontRow | None, comparisons: Sequence[ComparisonRow], man
     return [_kept(chosen, manifest), *_against_random(manifest), *_at_chance(comparisons)]
 
 
+def _main_rows(comparisons: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    """Return the chosen set's rows on held-out items, one for each task, by the metric of the task that counts."""
+    by_task: dict[str, ComparisonRow] = {}
+    for row in comparisons:
+        if row.kind == "chosen" and row.part == "held_out":
+            by_task.setdefault(row.task, row)
+    return list(by_task.values())
+
+
 def _kept(chosen: FrontRow, manifest: Manifest) -> str:
     model = model_label(manifest.config["model"]["source"])
     confidence = percent_text(manifest.config["evaluation"]["confidence"])
     interval = percent_interval(chosen.held_out_raw_low, chosen.held_out_raw_high)
-    includes = (chosen.held_out_raw_low or math.inf) <= 1 <= (chosen.held_out_raw_high or -math.inf)
+    low, high = chosen.held_out_raw_low, chosen.held_out_raw_high
+    includes = low is not None and high is not None and low <= 1 <= high
     no_loss = ", which includes no loss" if includes else ""
     speed = f" Its forward pass is {chosen.speed:.2f} times as fast." if chosen.speed is not None else ""
     return (
@@ -94,11 +113,7 @@ def _against_random(manifest: Manifest) -> Iterator[str]:
 
 
 def _at_chance(comparisons: Sequence[ComparisonRow]) -> Iterator[str]:
-    """Yield a sentence on the tasks where retention says little, by the metric of each task that counts."""
-    by_task: dict[str, ComparisonRow] = {}
-    for row in comparisons:
-        if row.kind == "chosen" and row.part == "held_out":
-            by_task.setdefault(row.task, row)
-    tasks = [task for task, row in by_task.items() if row.above_chance is None]
+    """Yield a sentence on the tasks where retention says little."""
+    tasks = [row.task for row in _main_rows(comparisons) if row.above_chance is None]
     if tasks:
         yield f"On {list_text(tasks)} the whole model is not above chance, so that what is kept there says little."
