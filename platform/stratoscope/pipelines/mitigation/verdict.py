@@ -206,7 +206,7 @@ def _others(rows: VerdictRows) -> Iterator[str]:
 
 def _relation(row: VariantComparisonRow) -> str:
     if limit := why_not_shown(row.n, row.least_p):
-        return f"not to be told from {row.other}, because {limit}"
+        return f"not comparable with {row.other}: {limit}"
     relation = "not different, within noise, from"
     if row.p_value <= SIGNIFICANT:
         relation = "better than" if _is_better(row) else "worse than"
