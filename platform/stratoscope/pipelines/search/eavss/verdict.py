@@ -72,16 +72,22 @@ def sentences(candidate: DefinitionTrialRow, outcomes: Sequence[DefinitionOutcom
 
 def _result_text(rows: Sequence[DefinitionOutcomeRow], num_sets: int) -> str:
     """Return the results on the first data sets in a sentence."""
+    findings: dict[str, list[str]] = {}
+    for row in rows[:MAX_DATASETS]:
+        finding = against_random(row.over_random_low, row.over_random_high, row.detectable, num_sets)
+        findings.setdefault(finding, []).append(row.dataset)
+    by_dataset = [f"on {list_text(datasets)}, {finding}" for finding, datasets in findings.items()]
+    finding = "; ".join(by_dataset) if len(findings) > 1 else next(iter(findings))
     rest = len(rows) - MAX_DATASETS
-    more = f" {rest} more data sets are in the evidence." if rest > 0 else ""
-    return " ".join(_outcome_text(row, num_sets) for row in rows[:MAX_DATASETS]) + more
+    more = f", and layers on {rest} more data sets" if rest > 0 else ""
+    parts = list_text([_outcome_text(row) for row in rows[:MAX_DATASETS]])
+    return f"The best setting flags {parts}{more}: {finding}."
 
 
-def _outcome_text(row: DefinitionOutcomeRow, num_sets: int) -> str:
+def _outcome_text(row: DefinitionOutcomeRow) -> str:
     layers = list_text([str(layer) for layer in row.flagged_layers], MAX_LAYERS)
-    finding = against_random(row.over_random_low, row.over_random_high, row.detectable, num_sets)
+    interval = interval_text(row.over_random_low, row.over_random_high, "+.3f")
     return (
-        f"On {row.dataset} the best setting flags {f'layers {layers}' if layers else 'no layers'}, whose AUROC on "
-        f"held-out questions is {row.auroc:.3f}, a difference of {row.over_random:+.3f} "
-        f"({interval_text(row.over_random_low, row.over_random_high, '+.3f')}): {finding}."
+        f"{f'layers {layers}' if layers else 'no layers'} on {row.dataset} (AUROC {row.auroc:.3f} on held-out "
+        f"questions, {row.over_random:+.3f} against random sets, {interval})"
     )
