@@ -14,6 +14,7 @@ import psutil
 import pytest
 import ray
 import torch
+from selenium import webdriver
 
 import stratoscope
 from stratoscope.errors import RunError
@@ -21,6 +22,7 @@ from stratoscope.pipelines.mitigation import MitigationJob
 from stratoscope.pipelines.runtime.job import run_from_command_line
 from stratoscope.tables.mitigation import TABLES
 from tests.jobs.reacting import pairs_file, reacting_model
+from tests.pages import page_faults
 
 __all__ = ["pairs_file", "reacting_model"]
 ROOT = Path(__file__).parents[2]
@@ -139,6 +141,10 @@ def test_the_checkpoint_is_the_model_with_trained_layers_and_nothing_else_change
     assert Path(run.path, "report.html").stat().st_size > 100_000
     assert not Path(run.path, "variants").exists()
     assert not Path(run.path, "training").exists()
+
+
+def test_the_page_has_no_faults(run: stratoscope.MitigationRun, browser: webdriver.Chrome) -> None:
+    assert page_faults(browser, Path(run.path, "report.html")) == []
 
 
 def test_a_finished_run_is_not_made_again(fields: Fields, run: stratoscope.MitigationRun) -> None:

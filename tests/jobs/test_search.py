@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from selenium import webdriver
 
 import stratoscope
 from stratoscope.cli import main
@@ -26,6 +27,7 @@ from stratoscope.tables.pruning import (
 )
 from tests.conftest import tiny_network
 from tests.jobs.small import command_line
+from tests.pages import page_faults
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 ROOT = Path(__file__).parents[2]
@@ -177,7 +179,7 @@ def test_the_run_is_reported_and_logged(finished: stratoscope.SearchRun) -> None
     path = Path(finished.path)
     page = (path / "report.html").read_text()
     for heading in (
-        "Verdict",
+        "All findings",
         "Retention by ratio",
         "Dropped layers",
         "Against random sets",
@@ -191,6 +193,10 @@ def test_the_run_is_reported_and_logged(finished: stratoscope.SearchRun) -> None
     assert len(finished.manifest.facts["verdicts"]) >= 2
     assert {"load", "search", "validate", "export"} <= finished.manifest.timings.keys()
     assert finished.manifest.counts["trials"] == finished.table("trials").num_rows
+
+
+def test_the_page_has_no_faults(finished: stratoscope.SearchRun, browser: webdriver.Chrome) -> None:
+    assert page_faults(browser, Path(finished.path, "report.html")) == []
 
 
 def test_trials_are_in_mlflow_by_one_option(finished: stratoscope.SearchRun, mlflow_uri: str) -> None:

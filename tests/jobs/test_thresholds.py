@@ -4,11 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from selenium import webdriver
 
 import stratoscope
 from stratoscope.errors import InputError
 from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
 from tests.jobs.reacting import REACTING, pairs_file, reacting_fields, reacting_model
+from tests.pages import page_faults
 
 __all__ = ["pairs_file", "reacting_fields", "reacting_model"]
 
@@ -65,6 +67,10 @@ def test_the_reacting_layer_is_flagged_and_confirmed_on_other_questions(run: str
     assert run.front.num_rows >= 1
     assert Path(run.path, "report.html").stat().st_size > 100_000
     assert list(Path(run.path, "tune").rglob("events.out.tfevents*"))
+
+
+def test_the_page_has_no_faults(run: stratoscope.SearchRun, browser: webdriver.Chrome) -> None:
+    assert page_faults(browser, Path(run.path, "report.html")) == []
 
 
 def test_at_one_concurrent_trial_a_search_repeats_itself(

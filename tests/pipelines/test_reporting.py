@@ -4,14 +4,23 @@ from dataclasses import dataclass
 
 import pytest
 
-from stratoscope.pipelines.reporting.formatting import interval_text, number_text, tap_notes
+from stratoscope.pipelines.reporting.figures import IntervalMark, interval_plot
+from stratoscope.pipelines.reporting.formatting import (
+    MAX_LABEL,
+    count_text,
+    interval_text,
+    list_text,
+    model_label,
+    number_text,
+    tap_notes,
+)
 from stratoscope.pipelines.reporting.sections import (
     PageColumn,
     field_column,
     interval_column,
     page_table,
 )
-from stratoscope.results import Manifest, Page, PageSection, TableCell, TableRow, render
+from stratoscope.results import COLOURS, MUTED, Manifest, Page, PageSection, TableCell, TableRow, integer_step, render
 
 
 @dataclass(frozen=True)
@@ -78,3 +87,34 @@ def test_taps_that_cannot_be_read_or_that_rounding_spoils_are_named(dtype: str, 
     assert notes[0] == "tap mlp was not read: no sum"
     assert len(notes) == number
     assert all("update of 2 layers is output minus input" in note for note in notes[1:])
+
+
+def test_counts_lists_and_names_read_as_english() -> None:
+    assert [count_text(n, "layer") for n in (1, 6, 12, 13)] == ["one layer", "six layers", "twelve layers", "13 layers"]
+    lists = [list_text(names) for names in ([], ["a"], ["a", "b"], list("abc"), list("abcde"))]
+    assert lists == ["", "a", "a and b", "a, b and c", "a, b, c and 2 more"]
+    assert [model_label(source) for source in ("owner/model", "/models/base/", "x.gguf")] == ["model", "base", "x.gguf"]
+    assert len(model_label("owner/" + "long" * 20)) == MAX_LABEL
+
+
+def test_an_interval_plot_is_grey_within_noise_and_leaves_out_what_is_not_finite() -> None:
+    marks = [
+        IntervalMark("a < b", 0.3, 0.1, 0.5, is_finding=True),
+        IntervalMark("a < b", 0.1, -0.1, 0.3, is_finding=False),
+        IntervalMark("c", 0.2, float("nan"), float("inf"), is_finding=False),
+        IntervalMark("d", float("nan"), 0.0, 0.0, is_finding=True),
+    ]
+    figure = interval_plot(marks, "difference", title="m", form="+.2f", reference=1.0)
+    assert [(t.name, t.marker.color) for t in figure.data] == [("beyond noise", COLOURS[0]), ("within noise", MUTED)]
+    assert list(figure.layout.yaxis.ticktext) == ["a &lt; b", "c"]
+    assert list(figure.data[1].error_x.array) == pytest.approx([0.2, 0.0])
+    assert list(figure.layout.xaxis.range) == pytest.approx([-0.13, 0.53])
+    assert not figure.layout.shapes
+    wide = interval_plot(marks, "difference", title="m", form="+.2f", reference=1.0, with_reference=True)
+    assert len(wide.layout.shapes) == 1
+    assert wide.layout.xaxis.range[1] > 1
+
+
+@pytest.mark.parametrize(("span", "step"), [(1, 1), (10, 1), (11, 2), (21, 5), (60, 10), (1000, 100), (1001, 200)])
+def test_steps_of_whole_numbers_are_round(span: int, step: int) -> None:
+    assert integer_step(span) == step

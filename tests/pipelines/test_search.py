@@ -106,11 +106,11 @@ def write_run(folder: Path, num_random: int) -> Run:
 
 def test_plot_tables_terminal_and_card_show_one_speed(tmp_path: Path) -> None:
     run = write_run(tmp_path, 20)
-    sections = {section.heading: section for section in build_page(run).sections}
-    plot, _ = sections["Retention against speed and size"].figures
-    assert {x for trace in plot.data if trace.name != "whole model" for x in trace.x} == {1.9}
-    assert [trace.x for trace in plot.data if trace.name == "whole model"] == [(1.0,)]
-    for title in ("Verdict", "The exported checkpoint"):
+    page = build_page(run)
+    sections = {section.heading: section for section in page.sections}
+    assert page.verdict
+    assert "1.90 times as fast" in page.verdict.paragraphs[0]
+    for title in ("The front", "The exported checkpoint"):
         assert sections[title].tables[0].rows[0][-1] == "1.90 (1.50 to 2.50)"
     console = Console(record=True, width=200)
     console.print(summary_table(run))
@@ -120,15 +120,20 @@ def test_plot_tables_terminal_and_card_show_one_speed(tmp_path: Path) -> None:
 
 def test_every_metric_of_a_task_has_its_curve_and_row(tmp_path: Path) -> None:
     sections = {section.heading: section for section in build_page(write_run(tmp_path, 20)).sections}
-    titles = [figure.layout.yaxis.title.text for figure in sections["Retention by ratio"].figures]
-    assert titles[1:] == ["raw retention, pick, exact_match,strict", "raw retention, pick, exact_match,flexible"]
+    titles = [figure.layout.title.text for figure in sections["Retention by score"].figures]
+    assert [title.split(", ", 1)[1] for title in titles] == [
+        "mean over tasks", "pick, exact_match,strict", "pick, exact_match,flexible",
+    ]  # fmt: skip
     rows = sections["The chosen set, task by task"].tables[0].rows
-    assert [row[1] for row in rows] == ["exact_match,strict", "exact_match,flexible"]
+    assert [row[1] for row in rows] == 2 * ["exact_match,strict", "exact_match,flexible"]
 
 
 def test_the_page_says_what_p_value_the_random_sets_allow(tmp_path: Path) -> None:
-    sections = {section.heading: section for section in build_page(write_run(tmp_path / "few", 2)).sections}
-    assert "no difference could be shown with 2 random sets" in sections["Verdict"].paragraphs[0]
+    page = build_page(write_run(tmp_path / "few", 2))
+    sections = {section.heading: section for section in page.sections}
+    assert page.verdict
+    assert "No difference could be shown with 2 random sets" in page.verdict.paragraphs[1]
+    assert "no difference could be shown with 2 random sets" in sections["All findings"].paragraphs[0]
     assert "p = 0.333, of which 0.333 is the least" in sections["Against random sets"].paragraphs[0]
     without = [section.heading for section in build_page(write_run(tmp_path / "none", 0)).sections]
     assert "Against random sets" not in without

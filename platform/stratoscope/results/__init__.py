@@ -1,6 +1,6 @@
 """Results: the run folder, its manifest, its tables, and the building blocks of a report."""
 
-from stratoscope.results.figures import COLOURS, INK, MUTED, PAPER, SYMBOLS, data_range, style
+from stratoscope.results.figures import COLOURS, INK, MUTED, PAPER, SYMBOLS, data_range, integer_step, style
 from stratoscope.results.glossary import TERMS
 from stratoscope.results.history import History
 from stratoscope.results.lease import Lease, LeaseHolder, LeaseLostError, check_not_held, read_holder
@@ -58,6 +58,7 @@ __all__ = [
     "data_range",
     "from_parquet",
     "from_rows",
+    "integer_step",
     "iter_table",
     "list_runs",
     "new_run_id",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ PAPER = "#ffffff"
 """Colour of the page behind a figure; dark on a dark page."""
 MUTED = "#b8c4cf"
 """Colour of what is within noise, or only connects points."""
+_CORNER = {"xref": "container", "yref": "container", "x": 0, "y": 0}
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 
 
@@ -46,31 +48,47 @@ def style(
         height=height,
         margin={"l": 60, "r": 16, "t": 20, "b": 50},
         font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        legend={"orientation": "h", "yanchor": "bottom", "xanchor": "left"} | _CORNER,
     )
     # The page shows it above the figure, where a long title wraps on a narrow screen.
     figure.update_layout(meta={"title": title})
     figure.update_xaxes(title={"text": x, "font": {"size": 13}}, automargin=True, zeroline=False)
+    # Otherwise Plotly writes 0.0003 as 300µ.
+    figure.update_xaxes(exponentformat="power")
+    figure.update_yaxes(exponentformat="power")
     if by_layer:
         num_layers = max(len(trace.x) for trace in figure.data)
         figure.update_xaxes(dtick=max(1, 5 * round(num_layers / 50)))
     figure.update_yaxes(title={"text": y, "font": {"size": 13}}, type="log" if logarithmic else None, automargin=True)
     if logarithmic:
-        figure.update_yaxes(exponentformat="power", dtick=1)
+        figure.update_yaxes(dtick=1)
 
 
 def data_range(low: Sequence[float], high: Sequence[float], *, margin: float = 0.05) -> list[float]:
     """Return the range of an axis that fits values or intervals.
 
     Args:
-        low: values, or lower ends of intervals; NaN is ignored.
+        low: values, or lower ends of intervals; NaN and infinity are ignored.
         high: values, or upper ends, of any length.
         margin: share of the range that is added at either end.
 
     Returns:
         Lower and upper end; a range of one value is widened, so that it is not empty.
     """
-    least = min(value for value in low if not math.isnan(value))
-    most = max(value for value in high if not math.isnan(value))
+    least = min(value for value in low if math.isfinite(value))
+    most = max(value for value in high if math.isfinite(value))
     pad = margin * (most - least) or margin * abs(most) or 1.0
     return [least - pad, most + pad]
+
+
+def integer_step(span: float, most: int = 10) -> int:
+    """Return the distance of ticks on an axis of whole numbers: 1, 2 or 5 times a power of ten.
+
+    Args:
+        span: difference of the greatest and the least number.
+        most: number of ticks that are not too many.
+    """
+    step, factors = 1, cycle((2, 2.5, 2))
+    while span / step > most:
+        step = int(step * next(factors))
+    return step

@@ -1,29 +1,47 @@
 """The figures of the mitigation report."""
 
+import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from stratoscope.evaluation import LOWER_IS_BETTER
 from stratoscope.mitigation import TERMS
-from stratoscope.results import COLOURS, SYMBOLS, style
+from stratoscope.pipelines.mitigation.outcome import SIGNIFICANT
+from stratoscope.pipelines.mitigation.verdict import is_finding
+from stratoscope.pipelines.reporting.figures import IntervalMark, interval_plot
+from stratoscope.results import COLOURS, INK, SYMBOLS, integer_step, style
+from stratoscope.statistics import least_sign_p
 from stratoscope.tables.mitigation import (
     NOT_RECOVERED,
     LayerSeparationRow,
     TrainingStepRow,
+    VariantComparisonRow,
     VariantEvaluationRow,
 )
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-FigureRow = TypeVar("FigureRow", TrainingStepRow, VariantEvaluationRow, LayerSeparationRow)
+FigureRow = TypeVar("FigureRow", TrainingStepRow, LayerSeparationRow)
+FEW_STEPS = 30
+"""Number of steps up to which a curve shows its points."""
+UNITS = {
+    "loss": "weighted sum of the terms",
+    "contrastive": "nats per question and layer",
+    "likelihood": "nats per token",
+    "margin": "shortfall per wrong answer",
+    "forgetting": "nats per token",
+    "hidden": "mismatch per token",
+    "text": "nats per token",
+}
+"""Unit of each curve of a training."""
 
 
 @dataclass(frozen=True)
 class _Series(Generic[FigureRow]):
     """The rows of one model, with its style."""
 
-    number: int
     variant: str
     seed: int | None
     rows: list[FigureRow]
@@ -41,109 +59,129 @@ def _series(rows: Sequence[FigureRow]) -> Iterator[_Series[FigureRow]]:
         kind = variants.index(variant.removesuffix(NOT_RECOVERED))
         first = all(earlier != variant for earlier, _ in models[:number])
         yield _Series(
-            number,
             variant,
             seed,
             [row for row in rows if (row.variant, row.seed) == (variant, seed)],
-            {"name": variant, "legendgroup": variant, "showlegend": first},
+            {"name": html.escape(variant), "legendgroup": variant, "showlegend": first},
             COLOURS[kind % len(COLOURS)],
             SYMBOLS[kind % len(SYMBOLS)] + ("-open" if variant.endswith(NOT_RECOVERED) else ""),
         )
 
 
-def changes(rows: Sequence[VariantEvaluationRow], metric: str, *, retention: bool) -> "Figure":
-    """Draw the change of a metric on each data set, a point for each variant and seed."""
-    from plotly.graph_objects import Figure, Scatter
-
-    datasets = list(dict.fromkeys(row.dataset for row in rows))
-    series = list(_series(rows))
-    figure = Figure()
-    for model in series:
-        shift = 0.8 * ((model.number + 0.5) / len(series) - 0.5)
-        points = [(row, *_interval(row, retention=retention)) for row in model.rows]
-        defined = [(row, value, low, high) for row, value, low, high in points if value is not None]
-        figure.add_trace(
-            Scatter(
-                x=[value for _, value, _, _ in defined],
-                y=[datasets.index(row.dataset) + shift for row, *_ in defined],
-                mode="markers",
-                **model.labels,
-                marker={"color": model.colour, "symbol": model.symbol, "size": 9},
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [high - value for _, value, _, high in defined],
-                    "arrayminus": [value - low for _, value, low, _ in defined],
-                    "thickness": 1,
-                },
-                customdata=[[row.dataset, model.seed, row.before, row.after] for row, *_ in defined],
-                hovertemplate=f"{model.variant}, seed %{{customdata[1]}}<br>%{{customdata[0]}}: "
-                "%{customdata[2]:.3f} to %{customdata[3]:.3f}<extra></extra>",
-            )
+def differences(rows: Sequence[VariantComparisonRow], model: str) -> "Figure":
+    """Draw how each variant differs from the base on each data set and metric, as the mean over seeds."""
+    several = len({row.variant for row in rows}) > 1
+    marks = [
+        IntervalMark(
+            f"{row.dataset}, {row.metric}",
+            row.difference,
+            row.ci_low,
+            row.ci_high,
+            is_finding(row),
+            row.variant if several else "",
+            f"{row.variant}, {row.dataset}, {row.metric}: {row.other_mean:.3f} to {row.mean:.3f}, p {row.p_holm:.2g}",
         )
-    title = f"{metric}: after / before" if retention else f"{metric}: after - before"
-    style(figure, title, "", height=170 + max(60, 13 * len(series)) * len(datasets))
-    figure.update_layout(legend={"orientation": "v", "y": 1, "x": 1.02})
-    figure.update_yaxes(tickvals=list(range(len(datasets))), ticktext=datasets, zeroline=False)
-    figure.update_yaxes(range=[len(datasets) - 0.4, -0.6])
-    figure.add_vline(x=1 if retention else 0, line={"color": "#5b6875", "dash": "dot"})
-    return figure
+        for row in rows
+    ]
+    title = f"{model}: fine-tuned against the base"
+    axis = "difference (after - before)"
+    return interval_plot(marks, axis, title=title, form="+.3f", reference=0.0, with_reference=True)
 
 
-def _interval(row: VariantEvaluationRow, *, retention: bool) -> tuple[Any, Any, Any]:
+def changes(rows: Sequence[VariantEvaluationRow], metric: str, model: str, *, retention: bool) -> "Figure | None":
+    """Draw the change of a metric on each data set, a point for each variant and seed; None where none is defined."""
+    several = len({row.variant for row in rows}) > 1
+    marks = [mark for row in rows if (mark := _change_mark(row, retention=retention, is_named=several))]
+    if not marks:
+        return None
+    better = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
+    quantity = "after / before" if retention else "after - before"
+    return interval_plot(
+        marks,
+        f"{metric}, {quantity} ({better})",
+        title=f"{model}: {metric}, {quantity}",
+        form=".0%" if retention else "+.3f",
+        reference=float(retention),
+        with_reference=True,
+    )
+
+
+def _change_mark(row: VariantEvaluationRow, *, retention: bool, is_named: bool) -> IntervalMark | None:
+    """Return the mark of a model on a data set; None where the value is not defined."""
+    value, low, high = _interval(row, retention=retention)
+    if value is None or low is None or high is None:
+        return None
+
+    has_enough_items = least_sign_p(row.n) <= SIGNIFICANT
+    return IntervalMark(
+        row.dataset,
+        value,
+        low,
+        high,
+        has_enough_items and not low <= float(retention) <= high,
+        row.variant if is_named else "",
+        f"{row.variant}, seed {row.seed}, {row.dataset}: {row.before:.3f} to {row.after:.3f}",
+    )
+
+
+def _interval(row: VariantEvaluationRow, *, retention: bool) -> tuple[float | None, float | None, float | None]:
     """Return a value with its interval; all are None where it is not defined."""
     if retention:
         return row.retention, row.retention_low, row.retention_high
     return row.difference, row.ci_low, row.ci_high
 
 
-def separation(rows: Sequence[LayerSeparationRow], dataset: str) -> "Figure":
+def separation(rows: Sequence[LayerSeparationRow], dataset: str, model: str) -> "Figure":
     """Draw by layer how much closer a question's end is to right answers than to wrong ones, a line for each model."""
     from plotly.graph_objects import Figure, Scatter
 
     figure = Figure()
-    for model in _series([row for row in rows if row.dataset == dataset]):
+    for series in _series([row for row in rows if row.dataset == dataset]):
         figure.add_trace(
             Scatter(
-                x=[row.layer for row in model.rows],
-                y=[row.gap for row in model.rows],
+                x=[row.layer for row in series.rows],
+                y=[row.gap for row in series.rows],
                 mode="lines+markers",
-                **model.labels,
-                line={"color": model.colour, "width": 1.5},
-                marker={"symbol": model.symbol, "size": 5},
-                customdata=[[row.closer, model.seed] for row in model.rows],
-                hovertemplate=f"{model.variant}, seed %{{customdata[1]}}<br>layer %{{x}}: gap %{{y:.3f}}, closer in "
-                "%{customdata[0]:.1%} of pairs<extra></extra>",
+                **series.labels,
+                line={"color": series.colour, "width": 1.5},
+                marker={"symbol": series.symbol, "size": 6},
+                customdata=[[row.closer, series.seed] for row in series.rows],
+                hovertemplate=f"{html.escape(series.variant)}, seed %{{customdata[1]}}<br>"
+                f"layer %{{x}}: gap %{{y:.3f}}, "
+                "closer in %{customdata[0]:.1%} of pairs<extra></extra>",
             )
         )
-    style(figure, f"{dataset}: layer", "cosine, right - wrong", height=330)
+    title = html.escape(f"{model}, {dataset}: right and wrong answers")
+    style(figure, "layer", "cosine, right - wrong", title=title, height=330, by_layer=True)
+    figure.add_hline(y=0, line={"color": INK, "dash": "dot", "width": 1})
     return figure
 
 
-def training(rows: Sequence[TrainingStepRow]) -> "Figure":
-    """Draw the loss and its terms by step, one below the other."""
-    from plotly.graph_objects import Scatter
-    from plotly.subplots import make_subplots
-
+def training(rows: Sequence[TrainingStepRow], model: str) -> list["Figure"]:
+    """Draw the loss and each of its terms by step, a line for each training."""
     terms = ["loss", *(term for term in TERMS if any(getattr(row, term) is not None for row in rows))]
-    figure = make_subplots(rows=len(terms), cols=1, shared_xaxes=True, vertical_spacing=0.05)
-    for model in _series(rows):
-        for number, term in enumerate(terms, start=1):
-            figure.add_trace(
-                Scatter(
-                    x=[row.step for row in model.rows],
-                    y=[getattr(row, term) for row in model.rows],
-                    mode="lines",
-                    **model.labels | {"showlegend": number == 1 and model.labels["showlegend"]},
-                    line={"color": model.colour, "width": 1.5},
-                    hovertemplate=f"{model.variant}, seed {model.seed}, step %{{x}}<br>{term} %{{y:.4f}}"
-                    "<extra></extra>",
-                ),
-                row=number,
-                col=1,
+    return [_training_curve(rows, term, model) for term in terms]
+
+
+def _training_curve(rows: Sequence[TrainingStepRow], term: str, model: str) -> "Figure":
+    from plotly.graph_objects import Figure, Scatter
+
+    most = max(row.step for row in rows)
+    figure = Figure(
+        [
+            Scatter(
+                x=[row.step for row in series.rows],
+                y=[getattr(row, term) for row in series.rows],
+                mode="lines+markers" if most <= FEW_STEPS else "lines",
+                **series.labels,
+                line={"color": series.colour, "width": 1.5},
+                marker={"symbol": series.symbol, "size": 6},
+                hovertemplate=f"{html.escape(series.variant)}, seed {series.seed}, step %{{x}}<br>{term} %{{y:.4g}}"
+                "<extra></extra>",
             )
-    style(figure, "", "", height=120 + 150 * len(terms))
-    for number, term in enumerate(terms, start=1):
-        figure.update_yaxes(title=term, row=number, col=1)
-    figure.update_xaxes(title="step", row=len(terms), col=1)
+            for series in _series(rows)
+        ]
+    )
+    style(figure, "step", f"{term} ({UNITS[term]})", title=f"{html.escape(model)}: {term} of the training", height=280)
+    figure.update_xaxes(dtick=integer_step(most), range=[1 - 0.03 * most, 1.03 * most])
     return figure

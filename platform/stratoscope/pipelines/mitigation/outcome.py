@@ -133,13 +133,21 @@ def _finding(pair: PairwiseComparison) -> str:
 
 
 def _not_shown(pair: PairwiseComparison) -> str | None:
-    """Return in words that no difference could be significant; None where one could."""
-    if pair.least_p <= SIGNIFICANT:
+    return why_not_shown(pair.comparison.num_items, pair.least_p)
+
+
+def why_not_shown(num_items: int, least_p: float | None) -> str | None:
+    """Return in words that no difference could be significant; None where one could, or where it is not known.
+
+    Args:
+        num_items: number of items.
+        least_p: least possible p-value; None where an older version wrote the run.
+    """
+    if least_p is None or least_p <= SIGNIFICANT:
         return None
-    num_items = pair.comparison.num_items
     few_items = least_sign_p(num_items) > SIGNIFICANT
     items = f"{num_items} item{'s' if num_items > 1 else ''}"
-    return not_shown(items if few_items else "so few draws (evaluation.bootstrap)", pair.least_p)
+    return not_shown(items if few_items else "so few draws (evaluation.bootstrap)", least_p)
 
 
 def variant_verdict(pair: PairwiseComparison) -> str:

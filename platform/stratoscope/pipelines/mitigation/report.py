@@ -1,14 +1,16 @@
 """The report page and the terminal table of a mitigation run, from its tables and manifest."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.table import Table as TerminalTable
 
+from stratoscope.evaluation import LOWER_IS_BETTER
 from stratoscope.evaluation.comparison import NOT_DEFINED
 from stratoscope.mitigation import BASE
-from stratoscope.pipelines.mitigation import figures
-from stratoscope.pipelines.reporting.formatting import model_facts, number_text, run_facts
+from stratoscope.pipelines.mitigation import figures, verdict
+from stratoscope.pipelines.mitigation.outcome import QUESTION_METRICS
+from stratoscope.pipelines.reporting.formatting import model_facts, model_label, number_text, run_facts
 from stratoscope.pipelines.reporting.sections import PageColumn, field_column, interval_column, page_table
 from stratoscope.results import Manifest, Page, PageSection, Run, TableRow
 from stratoscope.tables.mitigation import (
@@ -16,12 +18,18 @@ from stratoscope.tables.mitigation import (
     TrainingStepRow,
     TuningTrialRow,
     VariantComparisonRow,
+    VariantErrorRow,
     VariantEvaluationRow,
     VariantRow,
 )
 
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
 ReportRow = TypeVar("ReportRow", bound=TableRow)
 AnyPageColumn = PageColumn[Any]
+MAX_ROWS = 12
+"""Number of rows in the figure of the verdict; with more, it shows one metric."""
 
 
 def read_rows(run: Run, name: str, row_type: type[ReportRow]) -> list[ReportRow]:
@@ -49,44 +57,86 @@ def build_page(run: Run) -> Page:
     facts, config = manifest.facts, manifest.config
     evaluation = _variant_evaluations(run)
     variants = read_rows(run, "variants", VariantRow)
+    model = model_label(config["model"]["source"])
+    comparison = read_rows(run, "comparison", VariantComparisonRow)
+    rows = verdict.VerdictRows(
+        model=model,
+        num_layers=facts["num_layers"],
+        recovery=facts["healing"],
+        variants=variants,
+        comparison=comparison,
+        evaluation=evaluation,
+        errors=read_rows(run, "errors", VariantErrorRow),
+    )
     sections = [
-        PageSection("Verdict", list(facts["verdicts"])),
-        _change_section(evaluation, config["evaluation"]["confidence"], recovery=facts["healing"]),
+        PageSection("All findings", list(facts["verdicts"])),
+        *_change_section(evaluation, config["evaluation"]["confidence"], model, recovery=facts["healing"]),
         PageSection("Trainings", [], [], [page_table(variants, VARIANT_COLUMNS)]),
     ]
-    if comparison := read_rows(run, "comparison", VariantComparisonRow):
+    if comparison:
         sections.append(_comparison_section(comparison))
     if separation := read_rows(run, "separation", LayerSeparationRow):
-        sections.append(_separation_section(separation))
-    sections.append(_training_section(read_rows(run, "training", TrainingStepRow)))
+        sections.append(_separation_section(separation, model))
+    if steps := read_rows(run, "training", TrainingStepRow):
+        sections.append(_training_section(steps, model))
     if tuning := read_rows(run, "tuning", TuningTrialRow):
         sections.append(_tuning_section(tuning))
-    sections.append(PageSection("All numbers", [], [], [page_table(evaluation, EVALUATION_COLUMNS)]))
+    numbers = page_table(evaluation, EVALUATION_COLUMNS, "Show only rows with")
+    sections.append(PageSection("All numbers", [], [], [numbers]))
     action = "recovered after pruning" if facts["healing"] else "fine-tuned in some of its layers"
+    trainings = f"{len(variants)} training{'' if len(variants) == 1 else 's'}"
     return Page(
-        title=f"{config['model']['source']}, {action}",
+        title=verdict.title(rows),
         summary=(
-            f"{len(variants)} trainings of {config['train']['max_steps']} steps each. All models are evaluated on "
-            "questions and texts that were used neither for training nor for the choice of layers. Layers are numbered "
-            "from 0, as in model.layers."
+            f"{config['model']['source']}, {action}: {trainings} of {config['train']['max_steps']} steps. All models "
+            "are evaluated on questions and texts that were used neither for training nor for the choice of layers. "
+            "Layers are numbered from 0, as in model.layers."
         ),
+        verdict=PageSection("Verdict", verdict.sentences(rows), _picture(rows)),
         sections=sections,
         facts=list(_facts(manifest)),
     )
+
+
+def _picture(rows: verdict.VerdictRows) -> list["Figure"]:
+    """Return the figure of the verdict: changes of metrics that are shares, or what recovery reaches."""
+    if rows.recovery:
+        if not rows.evaluation:
+            return []
+        metric = verdict.main_metric([row.metric for row in rows.evaluation])
+        own = [row for row in rows.evaluation if row.metric == metric]
+        figure = figures.changes(own, metric, rows.model, retention=True)
+        return [figure] if figure else []
+    own_metrics = [row for row in rows.comparison if row.other == BASE and row.dataset is not None]
+    own_metrics = [row for row in own_metrics if verdict.is_defined(row.difference)]
+    questions = [row for row in own_metrics if row.metric in QUESTION_METRICS] or own_metrics
+    shares = [row for row in questions if row.metric not in LOWER_IS_BETTER] or questions
+    if len({(row.dataset, row.metric) for row in shares}) > MAX_ROWS:
+        metric = verdict.main_metric([row.metric for row in shares])
+        shares = [row for row in shares if row.metric == metric]
+    return [figures.differences(shares, rows.model)] if shares else []
 
 
 def _variant_evaluations(run: Run) -> list[VariantEvaluationRow]:
     return [row for row in read_rows(run, "evaluation", VariantEvaluationRow) if row.variant != BASE]
 
 
-def _change_section(rows: Sequence[VariantEvaluationRow], confidence: float, *, recovery: bool) -> PageSection:
+def _change_section(
+    rows: Sequence[VariantEvaluationRow], confidence: float, model: str, *, recovery: bool
+) -> Iterator[PageSection]:
     metrics = dict.fromkeys(row.metric for row in rows)
-    charts = [figures.changes([row for row in rows if row.metric == m], m, retention=recovery) for m in metrics]
+    drawn = [figures.changes([row for row in rows if row.metric == m], m, model, retention=recovery) for m in metrics]
+    charts = [figure for figure in drawn if figure]
+    if not charts:
+        return
     quantity = "Retention of the whole model, after / before" if recovery else "Change, after - before"
-    text = f"{quantity}: one point for each seed, with paired {confidence:.0%} intervals over items."
+    text = (
+        f"{quantity}: one point for each seed, with paired {confidence:.0%} intervals over items. Grey intervals are "
+        f"within noise."
+    )
     if recovery and any(row.retention is None for row in rows):
         text += " Retention is not defined where the whole model scores 0; such points are left out."
-    return PageSection("Before and after", [text], charts)
+    yield PageSection("Before and after", [text], charts)
 
 
 def _column(header: str, cell: Callable[[Any], str]) -> AnyPageColumn:
@@ -154,7 +204,7 @@ def _comparison_section(rows: Sequence[VariantComparisonRow]) -> PageSection:
     )
 
 
-def _separation_section(rows: Sequence[LayerSeparationRow]) -> PageSection:
+def _separation_section(rows: Sequence[LayerSeparationRow], model: str) -> PageSection:
     return PageSection(
         "Right and wrong answers inside the model",
         [
@@ -162,13 +212,13 @@ def _separation_section(rows: Sequence[LayerSeparationRow]) -> PageSection:
             "the mean over held-out questions. States are standardised by the base's. Above 0 a layer puts the right "
             "answer closer."
         ],
-        [figures.separation(rows, name) for name in dict.fromkeys(row.dataset for row in rows)],
+        [figures.separation(rows, name, model) for name in dict.fromkeys(row.dataset for row in rows)],
     )
 
 
-def _training_section(rows: Sequence[TrainingStepRow]) -> PageSection:
+def _training_section(rows: Sequence[TrainingStepRow], model: str) -> PageSection:
     text = "The loss and its terms by step, one line for each training."
-    return PageSection("Training", [text], [figures.training(rows)])
+    return PageSection("Training", [text], figures.training(rows, model))
 
 
 def _tuning_section(rows: Sequence[TuningTrialRow]) -> PageSection:

@@ -5,7 +5,7 @@ const folds = [...document.querySelectorAll("details")];
 const DARK = { "#1d2733": "#e6e9ed", "#ffffff": "#14191f", "#b8c4cf": "#5b6875", "#5b6875": "#a9b4bf", "#f1f4f7": "#1d242c", "#dce5ec": "#2b3540", "#ebf0f8": "#38424d" };
 // Figures keep the width of the screen unless they are told that of the paper: A4 less its margins, at 96 dpi.
 const PAPER_WIDTH = 680;
-const OPTIONS = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+const OPTIONS = { displaylogo: false, responsive: true, displayModeBar: innerWidth < 600 ? false : "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
 let printing = false;
 let library;
 
@@ -33,6 +33,38 @@ function addLegendSpace(layout, data, width) {
   layout.margin = { ...layout.margin, b: (layout.margin?.b ?? 50) + space };
 }
 
+// Titles of axes take as many lines as they need, of some 7.5 pixels a character.
+function wrapped(text, width) {
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    const longer = `${lines.at(-1)} ${word}`.trim();
+    if (7.5 * longer.replace(/<[^>]*>|&[^;]*;/g, "x").length > width && lines.at(-1)) lines.push(word);
+    else lines[lines.length - 1] = longer;
+  }
+  return lines;
+}
+
+// The width of the labels left of the plot, by which Plotly widens the margin.
+function labelWidth(layout, data) {
+  const labels = layout.yaxis?.ticktext ?? data.flatMap((trace) => (Array.isArray(trace.y) ? trace.y : []));
+  const lines = labels.filter((label) => typeof label === "string").flatMap((label) => label.split("<br>"));
+  return 16 + 7.5 * Math.max(0, ...lines.map((line) => line.length));
+}
+
+function wrapAxisTitles(layout, data, width) {
+  const margin = { t: 20, b: 50, l: 60, r: 16, ...layout.margin };
+  const plotWidth = width - margin.r - Math.max(margin.l, labelWidth(layout, data));
+  for (const name of Object.keys(layout).filter((key) => /^[xy]axis/.test(key) && layout[key].title?.text)) {
+    const length = name.startsWith("x") ? plotWidth : layout.height - margin.t - margin.b;
+    const lines = wrapped(layout[name].title.text, length);
+    layout[name].title.text = lines.join("<br>");
+    const space = name.startsWith("x") ? 16 * (lines.length - 1) : 0;
+    layout.height += space;
+    margin.b += space;
+  }
+  layout.margin = margin;
+}
+
 function readFigure(element) {
   let text = element.querySelector("script[type='application/json']").textContent;
   const isDark = dark.matches && !printing;
@@ -46,6 +78,7 @@ function readFigure(element) {
   layout.height ??= 340;
   layout.modebar = { bgcolor: "rgba(0,0,0,0)" };
   layout.width = printing ? PAPER_WIDTH : undefined;
+  wrapAxisTitles(layout, data, layout.width ?? element.clientWidth);
   addLegendSpace(layout, data, layout.width ?? element.clientWidth);
   element.style.height = `${layout.height}px`;
   return { data, layout };

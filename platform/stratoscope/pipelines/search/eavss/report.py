@@ -1,17 +1,22 @@
 """The terminal summary and the report page of a search with target eavss."""
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+import html
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table as TerminalTable
 
-from stratoscope.pipelines.reporting.formatting import interval_text, number_text, run_facts
-from stratoscope.results import COLOURS, Manifest, Page, PageSection, Run, Table, style
+from stratoscope.pipelines.reporting.figures import IntervalMark, interval_plot
+from stratoscope.pipelines.reporting.formatting import list_text, model_label, number_text, run_facts
+from stratoscope.pipelines.reporting.sections import PageColumn, field_column, interval_column, page_table
+from stratoscope.pipelines.search.eavss import verdict
+from stratoscope.results import COLOURS, INK, MUTED, SYMBOLS, Manifest, Page, PageSection, Run, data_range, style
 from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    from plotly.graph_objects import Figure, Scatter
 
+AXIS = "AUROC of flagged layers, less that of random sets"
 NUM_SHOWN = 10
 """Number of trials in the terminal."""
 
@@ -42,28 +47,58 @@ def build_page(run: Run) -> Page:
     """Compose the report of a run."""
     trials = DefinitionTrialRow.read(run.table("trials"))
     outcomes = DefinitionOutcomeRow.read(run.table("outcomes"))
-    facts = run.manifest.facts
-    best_outcomes = [row for row in outcomes if row.trial_id == facts["best"]]
+    facts, config = run.manifest.facts, run.manifest.config
+    num_sets = config["thresholds"]["separation"]["random_sets"]
+    best = [row for row in outcomes if row.trial_id == facts["best"]]
+    candidate = next(row for row in trials if row.trial_id == facts["best"])
+    model = model_label(facts["model"])
+    done = [row for row in trials if row.status == "done"]
     return Page(
-        title=f"Settings that flag the hallucinating layers of {facts['model']}",
+        title=verdict.title(best, num_sets, len(done)),
         summary=(
-            f"{len(trials)} trials, compared on {', '.join(facts['choose_on'])}. No model ran: all results come from "
-            "stored statistics. The definitions of EAVSS are ours, because the paper's formulas could not be recovered."
+            f"{len(trials)} trials on {facts['model']}, compared on {list_text(facts['choose_on'], 6)}. No model ran: "
+            "all results come from stored statistics. The definitions of EAVSS are ours, because the paper's formulas "
+            "could not be recovered."
+        ),
+        verdict=PageSection(
+            "Verdict", verdict.sentences(candidate, best, num_sets), [_differences(best, num_sets, model)]
         ),
         sections=[
-            PageSection("Verdict", facts["verdicts"], [], [_outcome_table(best_outcomes)]),
+            PageSection("All findings", facts["verdicts"]),
+            PageSection("The best trial, by data set", [], [], [page_table(best, OUTCOME_COLUMNS)]),
             PageSection(
-                "Flagged layers against random ones",
-                [
-                    "Each point is a trial: the area under the ROC curve of its flagged layers on held-out questions, "
-                    "against the mean of random sets of as many layers. Above the line flagged layers are better."
-                ],
-                [_scatter([row for row in trials if row.status == "done"])],
+                "Flagged layers against random ones", [SCATTER_NOTE], [_scatter(done, outcomes, num_sets, model)]
             ),
-            PageSection("Trials", [], [], [_trial_table(trials)]),
+            PageSection("Trials", [], [], [page_table(_in_order(trials), TRIAL_COLUMNS, "Show only trials with")]),
         ],
         facts=list(_facts(run.manifest)),
     )
+
+
+SCATTER_NOTE = (
+    "Each point is a trial: the area under the ROC curve of its flagged layers on held-out questions, against the mean "
+    "of random sets of as many layers. Above the line flagged layers are better. A trial is grey unless the interval "
+    "of its difference excludes 0 on every data set that trials are compared on."
+)
+TRIAL_COLUMNS: list[PageColumn[Any]] = [
+    PageColumn("candidate", candidate_label, "Definition, tap, part, variance and thresholds."),
+    field_column(DefinitionTrialRow, "origin"),
+    field_column(DefinitionTrialRow, "num_layers", ".3g", "layers"),
+    field_column(DefinitionTrialRow, "auroc", ".3f", "AUROC"),
+    field_column(DefinitionTrialRow, "random", ".3f", "random sets"),
+    field_column(DefinitionTrialRow, "over_random", "+.3f", "difference"),
+    PageColumn("status", lambda row: row.status if row.error is None else f"{row.status}: {row.error}"),
+]
+OUTCOME_COLUMNS: list[PageColumn[Any]] = [
+    field_column(DefinitionOutcomeRow, "dataset", header="data set"),
+    PageColumn("role", lambda row: row.role.replace("_", " "), "Whether trials were compared on it, or never used it."),
+    PageColumn("flagged layers", lambda row: " ".join(map(str, row.flagged_layers)) or "none"),
+    field_column(DefinitionOutcomeRow, "auroc", ".3f", "AUROC"),
+    interval_column("interval", ".3f"),
+    field_column(DefinitionOutcomeRow, "over_random", "+.3f", "less random"),
+    interval_column("interval of the difference", "+.3f", "over_random_low", "over_random_high"),
+    field_column(DefinitionOutcomeRow, "detectable", ".3f"),
+]
 
 
 def _best(trials: Sequence[DefinitionTrialRow]) -> list[DefinitionTrialRow]:
@@ -73,60 +108,76 @@ def _best(trials: Sequence[DefinitionTrialRow]) -> list[DefinitionTrialRow]:
     return list({candidate_label(row): row for row in reversed(ordered)}.values())[::-1]
 
 
-def _trial_table(trials: Sequence[DefinitionTrialRow]) -> Table:
-    header = ["candidate", "origin", "layers", "AUROC", "random sets", "difference", "status"]
-    rows = [
-        [
-            candidate_label(row),
-            row.origin,
-            *(number_text(value, ".3g") for value in (row.num_layers, row.auroc, row.random, row.over_random)),
-            row.status,
-        ]
-        for row in [*_best(trials), *(row for row in trials if row.status != "done")]
-    ]
-    return Table(header, rows)
+def _in_order(trials: Sequence[DefinitionTrialRow]) -> list[DefinitionTrialRow]:
+    """Return the finished trials, the best first, then those that failed."""
+    return [*_best(trials), *(row for row in trials if row.status != "done")]
 
 
-def _outcome_table(outcomes: Sequence[DefinitionOutcomeRow]) -> Table:
-    header = ["data set", "role", "flagged layers", "AUROC", "interval", "less random", "interval", "detectable"]
-    rows = [
-        [
-            row.dataset,
-            row.role.replace("_", " "),
-            " ".join(map(str, row.flagged_layers)) or "none",
-            f"{row.auroc:.3f}",
-            interval_text(row.ci_low, row.ci_high, ".3f"),
-            f"{row.over_random:+.3f}",
-            interval_text(row.over_random_low, row.over_random_high, "+.3f"),
-            f"{row.detectable:.3f}",
-        ]
+def _differences(outcomes: Sequence[DefinitionOutcomeRow], num_sets: int, model: str) -> "Figure":
+    """Draw the difference of flagged and random layers of the best trial, by data set."""
+    marks = [
+        IntervalMark(
+            f"{row.dataset} ({row.role.replace('_', ' ')})",
+            row.over_random,
+            row.over_random_low,
+            row.over_random_high,
+            verdict.is_better(row, num_sets) or verdict.is_worse(row, num_sets),
+            note=f"{row.dataset}: AUROC {row.auroc:.3f}, random sets {row.random:.3f}",
+        )
         for row in outcomes
     ]
-    return Table(header, rows)
+    title = f"{model}: flagged layers against random ones"
+    return interval_plot(marks, AXIS, title=title, form="+.3f", reference=0.0, with_reference=True)
 
 
-def _scatter(trials: Sequence[DefinitionTrialRow]) -> "Figure":
+def _scatter(
+    trials: Sequence[DefinitionTrialRow], outcomes: Sequence[DefinitionOutcomeRow], num_sets: int, model: str
+) -> "Figure":
+    """Draw the AUROC of flagged layers against that of random ones, a point for each trial."""
     from plotly.graph_objects import Figure, Scatter
 
-    figure = Figure()
-    for colour, name in zip(COLOURS, dict.fromkeys(row.metric for row in trials), strict=False):
-        rows = [row for row in trials if row.metric == name]
-        figure.add_trace(
-            Scatter(
-                x=[row.random for row in rows],
-                y=[row.auroc for row in rows],
+    shown = [row for row in trials if row.random is not None and row.auroc is not None]
+    random = [row.random for row in shown if row.random is not None]
+    values = [*random, *(row.auroc for row in shown if row.auroc is not None)]
+    ends = data_range(random, random)
+    line = {"color": INK, "dash": "dot", "width": 1}
+    figure = Figure([*_trial_points(shown, _findings(outcomes, num_sets))])
+    figure.add_trace(Scatter(x=ends, y=ends, mode="lines", line=line, showlegend=False, hoverinfo="skip"))
+    style(figure, "AUROC of random sets", "AUROC of flagged layers", title=f"{html.escape(model)}: trials", height=420)
+    figure.update_xaxes(range=ends)
+    figure.update_yaxes(range=data_range(values, values))
+    return figure
+
+
+def _findings(outcomes: Sequence[DefinitionOutcomeRow], num_sets: int) -> set[str]:
+    """Return the trials whose flagged layers are better or worse than random ones on every data set."""
+    found: dict[str, bool] = {}
+    for row in outcomes:
+        if row.role == "chosen_on":
+            differs = verdict.is_better(row, num_sets) or verdict.is_worse(row, num_sets)
+            found[row.trial_id] = found.get(row.trial_id, True) and differs
+    return {trial for trial, differs in found.items() if differs}
+
+
+def _trial_points(trials: Sequence[DefinitionTrialRow], findings: Collection[str]) -> Iterator["Scatter"]:
+    """Yield a trace for each definition and whether its trials are beyond noise."""
+    from plotly.graph_objects import Scatter
+
+    for index, name in enumerate(dict.fromkeys(row.metric for row in trials)):
+        for is_finding in (False, True):
+            own = [row for row in trials if row.metric == name and (row.trial_id in findings) == is_finding]
+            if not own:
+                continue
+            colour = COLOURS[index % len(COLOURS)] if is_finding else MUTED
+            yield Scatter(
+                x=[row.random for row in own],
+                y=[row.auroc for row in own],
                 mode="markers",
-                name=name,
-                marker={"color": colour, "size": 8},
-                text=[candidate_label(row) for row in rows],
+                name=name if is_finding else f"{name}, within noise",
+                marker={"color": colour, "symbol": SYMBOLS[index % len(SYMBOLS)], "size": 9},
+                text=[html.escape(candidate_label(row)) for row in own],
                 hovertemplate="%{text}<br>random %{x:.3f}, flagged %{y:.3f}<extra></extra>",
             )
-        )
-    values = [value for row in trials for value in (row.random, row.auroc) if value is not None]
-    ends = [min(values), max(values)]
-    figure.add_trace(Scatter(x=ends, y=ends, mode="lines", line={"color": "#b8c4cf", "dash": "dot"}, showlegend=False))
-    style(figure, "random sets", "flagged layers", height=420)
-    return figure
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:

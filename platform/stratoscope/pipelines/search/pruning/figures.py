@@ -1,23 +1,34 @@
 """Figures of the search's report, and the names of its rows in them."""
 
+import html
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stratoscope.pipelines.reporting.figures import IntervalMark, interval_plot
 from stratoscope.pipelines.reporting.formatting import interval_text, number_text
-from stratoscope.results import COLOURS, SYMBOLS, PageSection, style
-from stratoscope.statistics import least_rank_p
+from stratoscope.pruning import RandomSetComparison
+from stratoscope.results import COLOURS, INK, MUTED, SYMBOLS, PageSection, data_range, integer_step, style
 from stratoscope.tables.pruning import ComparisonRow, FrontRow, PruningTrialRow
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    from plotly.graph_objects import Figure, Scatter
 
 BASELINES = ("avss", "variance", "block_influence", "random", "last")
 """Metrics whose lines are visible at first; a click on the legend shows the others."""
+MAX_LINES = 12
+"""Number of scores in a plot of retention by ratio."""
+MAX_ROWS = 40
+"""Number of sets in the plot of dropped layers."""
+RETENTION = "raw retention (after / before)"
+MILLION = 10**6
+RANDOM_ROW, CHOSEN_ROW = "random sets", "chosen set"
 
 
 def score_label(row: PruningTrialRow, *, with_ratio: bool = True) -> str:
@@ -47,93 +58,163 @@ def speed_text(row: PruningTrialRow) -> str:
     return f"{speed} ({interval_text(row.speed_low, row.speed_high, '.2f')})" if speed else ""
 
 
-def front_figure(
-    trials: Sequence[PruningTrialRow],
-    front: Sequence[FrontRow],
-    column: str,
-    *,
-    title: str,
-    form: str,
-    whole: float,
-) -> "Figure":
-    """Draw retention against a column, for all trials and the front.
+@dataclass(frozen=True)
+class FrontAxis:
+    """The horizontal axis of a figure of the front."""
+
+    name: str
+    """Name of the quantity, for the title of the figure."""
+    title: str
+    value: Callable[[PruningTrialRow], float]
+    """Returns the value of a row."""
+    form: str
+    """Format of the values, such as `,.0f`."""
+    whole: float
+    """Value of the whole model."""
+    is_count: bool = False
+    """Whether values are whole numbers."""
+
+
+def layers_axis() -> FrontAxis:
+    """Return the axis of the number of dropped layers."""
+    return FrontAxis(
+        "number of layers", "layers dropped", lambda row: len(row.dropped_layers), ".0f", 0.0, is_count=True
+    )
+
+
+def speed_axis() -> FrontAxis:
+    """Return the axis of the speed."""
+    title = "speed of the forward pass (1 for the whole model)"
+    return FrontAxis("speed", title, lambda row: math.nan if row.speed is None else row.speed, ".2f", 1.0)
+
+
+def size_axis(whole: float) -> FrontAxis:
+    """Return the axis of the size, from the number of parameters of the whole model."""
+    if whole < MILLION:
+        return FrontAxis("size", "parameters", lambda row: row.parameters, ",.0f", whole)
+    return FrontAxis("size", "million parameters", lambda row: row.parameters / MILLION, ",.4~g", whole / MILLION)
+
+
+def front_figure(trials: Sequence[PruningTrialRow], front: Sequence[FrontRow], axis: FrontAxis, model: str) -> "Figure":
+    """Draw the retention of the front with intervals, and of all trials, against size or speed.
 
     Args:
         trials: the finished trials.
         front: the front.
-        column: name of the column.
-        title: title of its axis.
-        form: format of its values on the page, such as `,.0f`.
-        whole: its value for the whole model.
+        axis: the horizontal axis.
+        model: name of the model.
     """
-    from plotly.graph_objects import Figure, Scatter
+    from plotly.graph_objects import Figure
 
-    points = partial(_points, column=column, form=form)
-    held_out = {"color": COLOURS[1], "symbol": "diamond", "size": 10}
+    shown = [row for row in front if row.held_out_raw is not None]
+    others, chosen = [row for row in shown if not row.chosen], [row for row in shown if row.chosen]
     figure = Figure(
         [
-            points(trials, y="retention_raw", name="trials", marker={"color": "#b8c4cf", "size": 7}),
-            points(
-                front,
-                y="retention_raw",
-                name="front, on the items of the search",
-                mode="lines+markers",
-                line={"color": COLOURS[0]},
-                marker={"size": 10},
-            ),
-            points(front, y="held_out_raw", name="front, held out", marker=held_out),
-            Scatter(
-                x=[whole],
-                y=[1.0],
-                name="whole model",
-                mode="markers",
-                marker={"color": "#1d2733", "symbol": "star", "size": 13},
-                hovertemplate=f"whole model: %{{x:{form}}}<extra></extra>",
-            ),
+            _points(trials, axis, "retention_raw", "trials, on the items of the search", {"color": MUTED, "size": 7}),
+            *_front_points(others, axis, "front, held out", {"color": COLOURS[0], "size": 9}),
+            *_front_points(chosen, axis, "chosen, held out", {"color": COLOURS[1], "symbol": "diamond", "size": 12}),
+            _whole_model(axis),
         ]
     )
-    style(figure, title, "raw retention", height=380)
-    figure.update_yaxes(tickformat=".0%")
+    style(figure, axis.title, RETENTION, title=f"{html.escape(model)}: what is kept, by {axis.name}", height=380)
+    points = [row.retention_raw for row in trials if row.retention_raw is not None]
+    low = [row.held_out_raw_low for row in shown if row.held_out_raw_low is not None]
+    high = [row.held_out_raw_high for row in shown if row.held_out_raw_high is not None]
+    figure.update_yaxes(tickformat=".0%", range=data_range([*points, *low, 1.0], [*points, *high, 1.0]))
+    values = [axis.whole, *(axis.value(row) for row in trials)]
+    figure.update_xaxes(range=data_range(values, values), tickformat=axis.form)
+    if axis.is_count:
+        figure.update_xaxes(dtick=integer_step(max(values)))
     return figure
 
 
-def _points(
-    rows: Sequence[PruningTrialRow], *, column: str, form: str, y: str, name: str, mode: str = "markers", **look: Any
-) -> Any:
-    """Return a trace of two columns."""
+def _whole_model(axis: FrontAxis) -> "Scatter":
     from plotly.graph_objects import Scatter
 
     return Scatter(
-        x=[getattr(row, column) for row in rows],
+        x=[axis.whole],
+        y=[1.0],
+        name="whole model",
+        mode="markers",
+        marker={"color": INK, "symbol": "star", "size": 13},
+        hovertemplate=f"whole model: %{{x:{axis.form}}}<extra></extra>",
+    )
+
+
+def _front_points(
+    rows: Sequence[FrontRow], axis: FrontAxis, name: str, marker: Mapping[str, Any]
+) -> Iterator["Scatter"]:
+    """Yield the trace of sets with their intervals on held-out items; none where there are no sets."""
+    if rows:
+        bars = _error_bars([(row.held_out_raw, row.held_out_raw_low, row.held_out_raw_high) for row in rows])
+        yield _points(rows, axis, "held_out_raw", name, marker, error_y=bars)
+
+
+def _points(
+    rows: Sequence[PruningTrialRow], axis: FrontAxis, y: str, name: str, marker: Mapping[str, Any], **look: Any
+) -> "Scatter":
+    """Return a trace of a column against an axis."""
+    from plotly.graph_objects import Scatter
+
+    return Scatter(
+        x=[axis.value(row) for row in rows],
         y=[getattr(row, y) for row in rows],
         name=name,
-        mode=mode,
+        mode="markers",
+        marker=marker,
         text=[f"{score_label(row)}<br>{layer_list(row)}" for row in rows],
-        hovertemplate=f"%{{text}}<br>%{{x:{form}}}: %{{y:.1%}}<extra></extra>",
+        hovertemplate=f"%{{text}}<br>%{{x:{axis.form}}}: %{{y:.1%}}<extra></extra>",
         **look,
     )
 
 
-def curve_section(trials: Sequence[PruningTrialRow], comparisons: Sequence[ComparisonRow]) -> PageSection:
-    """Return the section that shows retention by ratio, a line per score: the mean over tasks, then each task."""
+def _error_bars(values: Sequence[tuple[float | None, float | None, float | None]]) -> dict[str, Any]:
+    """Return the error bars of values with the ends of their intervals."""
+    value, low, high = np.array(values, dtype=float).T
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": np.nan_to_num(high - value),
+        "arrayminus": np.nan_to_num(value - low),
+        "thickness": 1.5,
+    }
+
+
+def curve_section(trials: Sequence[PruningTrialRow], comparisons: Sequence[ComparisonRow], model: str) -> PageSection:
+    """Return the section that shows retention by score and ratio: the mean over tasks, then each task."""
     by_metric: dict[tuple[str, str], dict[tuple[int, ...], ComparisonRow]] = {}
     for row in comparisons:
         if row.part == "search":
             by_metric.setdefault((row.task, row.metric), {})[tuple(row.dropped_layers)] = row
     num_metrics = Counter(task for task, _ in by_metric)
-    figures = [_curves(_lines(trials, _mean_point), "raw retention, mean over tasks")]
+    plots = [(f"{model}, mean over tasks", _lines(trials, _mean_point))]
     for (task, metric), rows in by_metric.items():
         name = task if num_metrics[task] == 1 else f"{task}, {metric}"
-        figures.append(_curves(_lines(trials, partial(_task_point, rows)), f"raw retention, {name}"))
-    return PageSection(
-        "Retention by ratio",
-        [
-            "Raw retention when each score drops its lowest layers, on the items of the search: first averaged over "
-            "tasks, then task by task, with paired bootstrap intervals over items. The line random is the mean of its "
-            "draws, and its bars are their range. The dotted line is 90 %. The legend shows further scores on a click."
-        ],
-        figures if trials else [],
-    )
+        plots.append((f"{model}, {name}", _lines(trials, partial(_task_point, rows))))
+    drawn = [(title, lines) for title, lines in plots if lines]
+    ratios = {point.ratio for _, lines in drawn for points in lines.values() for point in points}
+    draw = _curves if len(ratios) > 1 else _score_plot
+    heading = "Retention by ratio" if len(ratios) > 1 else "Retention by score"
+    figures = [draw(_selected(lines), title) for title, lines in drawn]
+    return PageSection(heading, _curve_notes(ratios, drawn), figures)
+
+
+def _curve_notes(ratios: set[float], drawn: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    if not drawn:
+        return ["No trial selected layers by a score."]
+    notes = [
+        "Raw retention when each score drops its lowest layers, on the items of the search: first averaged over "
+        "tasks, then task by task, with paired bootstrap intervals over items. The row or line random is the mean of "
+        "its draws, and its bars are their range."
+    ]
+    if len(ratios) > 1:
+        notes.append("Scores stand side by side at each ratio. The legend shows further scores on a click.")
+    else:
+        notes.append(f"Every score drops {next(iter(ratios)):.0%} of the layers. A grey interval includes no loss.")
+    most = max(len(lines) for _, lines in drawn)
+    if most > MAX_LINES:
+        notes.append(f"{MAX_LINES} of {most} scores are drawn, the usual ones and the best; 'All trials' has all.")
+    return notes
 
 
 @dataclass(frozen=True)
@@ -181,97 +262,157 @@ def _is_baseline(line: str) -> bool:
     return name in BASELINES and (not settings or settings[0] == "update")
 
 
-def _curves(lines: dict[str, list[_Point]], title: str) -> "Figure":
-    from plotly.graph_objects import Figure, Scatter
+def _selected(lines: Mapping[str, list[_Point]]) -> dict[str, list[_Point]]:
+    """Return the lines that are drawn: those of the usual scores, and the best of the others."""
 
-    figure = Figure()
-    for index, (name, points) in enumerate(lines.items()):
-        value = np.array([p.value for p in points])
-        figure.add_trace(
-            Scatter(
-                x=[p.ratio for p in points],
-                y=value,
-                name=name,
-                mode="lines+markers",
-                line={"color": COLOURS[index % len(COLOURS)]},
-                marker={"symbol": SYMBOLS[(index // len(COLOURS)) % len(SYMBOLS)], "size": 8},
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": np.array([p.high for p in points]) - value,
-                    "arrayminus": value - np.array([p.low for p in points]),
-                    "thickness": 1,
-                },
-                visible=True if _is_baseline(name) else "legendonly",
-                hovertemplate=f"{name}<br>ratio %{{x:.0%}}: %{{y:.1%}}<extra></extra>",
-            )
-        )
-    figure.add_hline(y=0.9, line_dash="dot", line_color="#5b6875")
-    style(figure, "share of layers dropped", title, height=400)
-    figure.update_layout(legend={"orientation": "v", "y": 1, "x": 1.02})
-    figure.update_xaxes(tickformat=".0%")
-    figure.update_yaxes(tickformat=".0%")
+    def rank(name: str) -> tuple[bool, float]:
+        return not _is_baseline(name), -float(np.mean([point.value for point in lines[name]]))
+
+    names = sorted(lines, key=rank)[:MAX_LINES]
+    return {name: points for name, points in lines.items() if name in names}
+
+
+def _score_plot(lines: Mapping[str, list[_Point]], title: str) -> "Figure":
+    """Draw the retention at one ratio, in a row for each score, the best at the top."""
+    ordered = sorted(((name, points[0]) for name, points in lines.items()), key=lambda item: -item[1].value)
+    marks = [
+        IntervalMark(name, point.value, point.low, point.high, not point.low <= 1 <= point.high)
+        for name, point in ordered
+    ]
+    return interval_plot(marks, RETENTION, title=title, form=".0%", reference=1.0)
+
+
+def _curves(lines: Mapping[str, list[_Point]], title: str) -> "Figure":
+    """Draw the retention by ratio, a line for each score; scores stand side by side at a ratio."""
+    from plotly.graph_objects import Figure
+
+    ratios = sorted({point.ratio for points in lines.values() for point in points})
+    step = 0.4 * min(b - a for a, b in pairwise(ratios)) / len(lines)
+    visible = [name for name in lines if _is_baseline(name)] or list(lines)
+    traces = [
+        _curve(name, points, index, (index - (len(lines) - 1) / 2) * step, is_visible=name in visible)
+        for index, (name, points) in enumerate(lines.items())
+    ]
+    figure = Figure(traces)
+    style(figure, "share of layers dropped", RETENTION, title=html.escape(title), height=400)
+    drawn = [point for name in visible for point in lines[name]]
+    figure.update_yaxes(tickformat=".0%", range=data_range([p.low for p in drawn], [p.high for p in drawn]))
+    figure.update_xaxes(tickvals=ratios, tickformat=".0%")
     return figure
 
 
-def raster_section(trials: Sequence[PruningTrialRow], num_layers: int) -> PageSection:
+def _curve(name: str, points: Sequence[_Point], index: int, shift: float, *, is_visible: bool) -> "Scatter":
+    from plotly.graph_objects import Scatter
+
+    label = html.escape(name)
+    return Scatter(
+        x=[point.ratio + shift for point in points],
+        y=[point.value for point in points],
+        name=label,
+        mode="lines+markers",
+        line={"color": COLOURS[index % len(COLOURS)], "dash": "solid" if index < len(COLOURS) else "dash"},
+        marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8},
+        error_y=_error_bars([(point.value, point.low, point.high) for point in points]),
+        visible=True if is_visible else "legendonly",
+        customdata=[point.ratio for point in points],
+        hovertemplate=f"{label}<br>ratio %{{customdata:.0%}}: %{{y:.1%}}<extra></extra>",
+    )
+
+
+def raster_section(trials: Sequence[PruningTrialRow], num_layers: int, model: str) -> PageSection:
     """Return the section that shows which layers each set drops."""
+    distinct: dict[tuple[int, ...], PruningTrialRow] = {}
+    for row in trials:
+        distinct.setdefault(tuple(row.dropped_layers), row)
+    rows = _best_of_each_size(list(distinct.values()), MAX_ROWS)
+    notes = ["Each row is an evaluated set of layers. Within a size, sets with the highest retention are at the top."]
+    if len(rows) < len(distinct):
+        notes.append(f"{len(rows)} of {len(distinct)} sets are drawn, the best of each size; 'All trials' has all.")
+    if not rows:
+        return PageSection("Dropped layers", ["No trial has a retention."])
+    notes.append("A coloured cell is a dropped layer; the darker it is, the more the set retains.")
+    return PageSection("Dropped layers", notes, [_raster(rows, num_layers, model)])
+
+
+def _best_of_each_size(rows: Sequence[PruningTrialRow], most: int) -> list[PruningTrialRow]:
+    """Return the rows with the highest retention of each size, in order of size and retention."""
+    by_size: dict[int, list[PruningTrialRow]] = {}
+    for row in sorted(rows, key=lambda row: -(row.retention_raw or 0.0)):
+        by_size.setdefault(len(row.dropped_layers), []).append(row)
+    ranked = [(rank, size) for size, own in by_size.items() for rank in range(len(own))]
+    kept = Counter(size for _, size in sorted(ranked)[:most])
+    # A heat map begins at the bottom.
+    return [row for size in sorted(by_size) for row in reversed(by_size[size][: kept[size]])]
+
+
+def _raster(rows: Sequence[PruningTrialRow], num_layers: int, model: str) -> "Figure":
     from plotly.graph_objects import Figure, Heatmap
 
-    distinct: dict[tuple[int, ...], tuple[float, PruningTrialRow]] = {}
-    for row in trials:
-        if row.retention_raw is not None:
-            distinct.setdefault(tuple(row.dropped_layers), (row.retention_raw, row))
-    rows = sorted(distinct.values(), key=lambda item: (len(item[1].dropped_layers), item[0]))
-    paragraph = "Each row is an evaluated set of layers. Within a size, sets with the highest retention are at the top."
-    if not rows:
-        return PageSection("Dropped layers", [paragraph])
     shade = np.zeros((len(rows), num_layers))
-    for index, (retention, row) in enumerate(rows):
-        shade[index, list(row.dropped_layers)] = max(0.15, min(1.0, retention))
+    for index, row in enumerate(rows):
+        shade[index, list(row.dropped_layers)] = max(0.15, min(1.0, row.retention_raw or 0.0))
+    labels = [f"{score_label(row)}: {number_text(row.retention_raw, '.1%')}" for row in rows]
     figure = Figure(
         Heatmap(
             z=shade,
             x=list(range(num_layers)),
-            y=[f"{row.trial_id} {score_label(row)}: {number_text(retention, '.1%')}" for retention, row in rows],
+            y=[f"{number_text(row.retention_raw, '.0%')}, trial {row.trial_id}" for row in rows],
             colorscale=[[0, "#f1f4f7"], [0.149, "#f1f4f7"], [0.15, "#cfe0ec"], [1, COLOURS[0]]],
             zmin=0,
             zmax=1,
-            colorbar={"title": "retention", "tickformat": ".0%"},
+            showscale=False,
             xgap=1,
             ygap=1,
-            hovertemplate="%{y}<br>layer %{x}<extra></extra>",
+            text=[[label] * num_layers for label in labels],
+            hovertemplate="%{text}<br>layer %{x}<extra></extra>",
         )
     )
-    style(figure, "layer", "", height=120 + 18 * len(rows), by_layer=True)
-    figure.update_yaxes(tickfont={"size": 10}, dtick=1)
-    return PageSection("Dropped layers", [paragraph + " A coloured cell is a dropped layer."], [figure])
+    style(
+        figure,
+        "layer",
+        "",
+        title=f"{html.escape(model)}: layers that each set drops",
+        height=100 + 20 * len(rows),
+    )
+    figure.update_xaxes(dtick=integer_step(num_layers, 15))
+    figure.update_yaxes(tickfont={"size": 11}, dtick=1)
+    return figure
 
 
-def random_section(against: Mapping[str, Any]) -> PageSection:
-    """Return the section that compares the chosen set with random ones."""
-    from plotly.graph_objects import Box, Figure
+def random_figure(comparison: RandomSetComparison, chosen: FrontRow, model: str) -> "Figure":
+    """Draw the retention of random sets, a point for each, and that of the chosen set with its interval."""
+    from plotly.graph_objects import Figure, Scatter
 
+    is_finding = comparison.p_value <= comparison.level
+    own = (comparison.chosen, chosen.held_out_raw_low, chosen.held_out_raw_high)
+    # Points are spread over the row in a fixed pattern, so that equal ones are visible.
+    heights = [1 + 0.5 * ((0.618 * index) % 1 - 0.5) for index in range(len(comparison.random))]
     figure = Figure(
-        Box(
-            x=against["random"],
-            name="random sets",
-            boxpoints="all",
-            jitter=0.6,
-            pointpos=0,
-            marker={"color": COLOURS[5], "size": 8},
-            line={"color": "#5b6875"},
-            hovertemplate="%{x:.1%}<extra></extra>",
-        )
-    )
-    figure.add_vline(x=against["chosen"], line_color=COLOURS[1], line_width=3, annotation_text="chosen")
-    style(figure, "raw retention on held-out items", "", height=220)
-    figure.update_xaxes(tickformat=".0%")
-    return PageSection(
-        "Against random sets",
         [
-            f"{len(against['random'])} random sets of the chosen size on held-out items; p = {against['p']:.3f}, of "
-            f"which {least_rank_p(len(against['random'])):.3f} is the least that so many sets allow."
-        ],
-        [figure],
+            Scatter(
+                x=comparison.random,
+                y=heights,
+                mode="markers",
+                name=RANDOM_ROW,
+                marker={"color": MUTED, "size": 8},
+                hovertemplate="random set: %{x:.1%}<extra></extra>",
+            ),
+            Scatter(
+                x=[comparison.chosen],
+                y=[0],
+                mode="markers",
+                name=CHOSEN_ROW,
+                marker={"color": COLOURS[1] if is_finding else INK, "symbol": "diamond", "size": 12},
+                error_x=_error_bars([own]),
+                hovertemplate="chosen set: %{x:.1%}<extra></extra>",
+            ),
+        ]
     )
+    number = len(chosen.dropped_layers)
+    title = f"{html.escape(model)} without {number} layer{'' if number == 1 else 's'}: chosen and random sets"
+    style(figure, f"{RETENTION}, held-out items", "", title=title, height=230)
+    values = [*comparison.random, *(value for value in own if value is not None)]
+    figure.update_xaxes(tickformat=".0%", range=data_range(values, values))
+    figure.update_yaxes(tickvals=[0, 1], ticktext=[CHOSEN_ROW, RANDOM_ROW], range=[1.6, -0.6], zeroline=False)
+    figure.update_layout(showlegend=False)
+    return figure
