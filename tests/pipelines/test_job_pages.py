@@ -122,7 +122,7 @@ def test_plots_of_retention_fit_the_data_and_show_intervals(tmp_path: Path) -> N
     assert low < min(starts)
     assert max(ends) < high
     assert high - low < 1.2 * (max(ends) - min(starts))
-    assert figure.layout.title.text == "model, mean over tasks"
+    assert figure.layout.meta["title"] == "model, mean over tasks"
     headings = {s.heading for s in pruning_page(search_run(tmp_path / "several")).sections}
     assert "Retention by ratio" in headings
     assert "Retention against speed and size" not in sections
