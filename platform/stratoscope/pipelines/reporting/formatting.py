@@ -1,9 +1,15 @@
 """Formatting of what every report shows: numbers, intervals, facts of the model and of the run."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from stratoscope.results import Manifest
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+"""Space between a number and its unit."""
+MAX_LABEL = 32
+"""Number of characters of a model's name in titles."""
+_COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 
 def number_text(value: float | None, form: str) -> str:
@@ -56,3 +62,32 @@ def run_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "Seed", str(manifest.seed)
     yield "Versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     yield "Commit", manifest.git_commit or "not a checkout"
+
+
+def percent_text(value: float, digits: int = 0) -> str:
+    """Return a share as a percentage in running text, such as '80 %'."""
+    return f"{100 * value:.{digits}f}{NO_BREAK}%"
+
+
+def percent_interval(low: float | None, high: float | None, digits: int = 0) -> str:
+    """Return an interval of a share in running text, such as '76 to 84 %'; empty where an end is missing."""
+    ends = [number_text(100 * end if end is not None else None, f".{digits}f") for end in (low, high)]
+    return f"{' to '.join(ends)}{NO_BREAK}%" if all(ends) else ""
+
+
+def count_text(number: int, noun: str) -> str:
+    """Return a number with its noun, in words up to twelve, such as 'six layers'."""
+    return f"{_COUNTS[number] if number < len(_COUNTS) else f'{number:,}'} {noun}{'' if number == 1 else 's'}"
+
+
+def list_text(names: Sequence[str], most: int = 3) -> str:
+    """Return names as a list in words, the first few of many, such as 'a, b and 2 more'."""
+    rest = len(names) - most
+    shown = [*names[:most], f"{rest} more"] if rest > 0 else list(names)
+    return " and ".join(part for part in (", ".join(shown[:-1]), shown[-1]) if part) if shown else ""
+
+
+def model_label(source: str) -> str:
+    """Return the name of a model as titles show it: the last part of its source, shortened in the middle."""
+    name = source.rstrip("/").rsplit("/", 1)[-1] or source
+    return name if len(name) <= MAX_LABEL else f"{name[: MAX_LABEL // 2]}…{name[1 - MAX_LABEL // 2 :]}"
