@@ -107,7 +107,7 @@ def seeds(measurements: Sequence[Measurement], metric: str, title: str) -> "Figu
     models = _by_model([m for m in measurements if m.perturbation == NONE])
     figure = Figure()
     drawn: list[float] = []
-    for number, (model, group) in enumerate(models.items()):
+    for number, group in enumerate(models.values()):
         errors = [getattr(m, metric) for m in group]
         mean = float(np.mean(errors)) or 1.0
         shares = [100 * (error / mean - 1) for error in errors]
@@ -182,7 +182,9 @@ def _line(name: str, values: Mapping[int, float], line: Mapping[str, object], *,
     from plotly.graph_objects import Scatter
 
     shown = {"name": name, "legendgroup": name, "showlegend": is_first}
-    return Scatter(x=list(values), y=list(values.values()), mode="lines", line=dict(line), **shown)
+    # Rounding keeps pages of many seeds and long horizons small.
+    heights = [float(f"{value:.5g}") for value in values.values()]
+    return Scatter(x=list(values), y=heights, mode="lines", line=dict(line), **shown)
 
 
 def _transparent(colour: str) -> str:

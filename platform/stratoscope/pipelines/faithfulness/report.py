@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
+MAX_DIFFERENCES = 400
+"""Number of rows in the comparison of trainings, which keeps the page small."""
+
+
 def summary_table(run: Run) -> TerminalTable:
     """Return each forecaster's errors, its spread over seeds, and the perturbation that raises its error most."""
     measurements = _measurements(CellRow.read(run.table("cells")))
@@ -208,13 +212,15 @@ def _difference_sections(differences: Sequence[DifferenceRow]) -> Iterator[PageS
             "difference": f"{row.difference:+.4f}",
             "interval": interval_text(row.ci_low, row.ci_high, "+.4f"),
         }
-        for row in differences
+        for row in differences[:MAX_DIFFERENCES]
     ]
     text = (
         "Paired by seed, with Student's 95 % interval over seeds for each row separately: one in twenty misses. Rise "
         "is the increase of the error under a perturbation; moved is the mean absolute change of the forecast itself. "
         "Faithful training is also longer training; compare it with longer plain training where the grid includes it."
     )
+    if len(differences) > MAX_DIFFERENCES:
+        text += f" These are {MAX_DIFFERENCES} of {len(differences):,} rows; differences.parquet has all of them."
     yield PageSection("Comparison of trainings", [text], [], [_table(rows, filtered="Show only rows with")])
 
 

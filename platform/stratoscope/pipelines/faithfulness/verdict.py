@@ -135,7 +135,8 @@ def title(models: Sequence[ModelOutcomes]) -> str:
         of = "" if each.number == best.number else f" of {each.number}"
         parts.append(f"{forecaster_name(each.forecaster)} {each.survived}{of}")
     rest = len(others) - 2
-    return "; ".join([*parts, *([f"{rest} more forecasters below"] if rest > 0 else [])])
+    text = "; ".join([*parts, *([f"{rest} more forecasters below"] if rest > 0 else [])])
+    return text[:1].upper() + text[1:]
 
 
 def _seed_title(models: Sequence[ModelOutcomes]) -> str:
@@ -165,8 +166,8 @@ def warnings(
         largest = max(questioned, key=lambda model: model.spread.mean)
         yield (
             f"WARNING: {len(questioned)} of {len(models)} results are questioned: squared errors of up to "
-            f"{largest.spread.mean:,.0f} in standard units by {largest.name}. Check the scale and the missing values of "
-            "the series, and the learning rate."
+            f"{largest.spread.mean:,.0f} in standard units by {largest.name}. Check the scale and the missing values "
+            "of the series, and the learning rate."
         )
     if failed:
         cells = list(dict.fromkeys(row.key for row in failed))
@@ -186,9 +187,11 @@ def sentences(models: Sequence[ModelOutcomes], limits: VerdictSection) -> Iterat
     trusted = [model for model in models if not is_questioned(model.spread)]
     if any(model.perturbations for model in trusted):
         seeds = max(model.spread.seeds for model in trusted)
+        places = {(model.spread.dataset, model.spread.horizon) for model in trusted}
         yield (
-            f"A forecaster survives a perturbation if it raises the absolute error by at most "
-            f"{percent_text(limits.degradation)}, with the whole 95{NO_BREAK}% interval over {seeds} seeds."
+            "A forecaster survives a perturbation if it raises the absolute error by at most "
+            f"{percent_text(limits.degradation)}, with the whole 95{NO_BREAK}% interval over {seeds} seeds, at every "
+            f"level{', series and horizon' if len(places) > 1 else ''}."
         )
         yield from _costliest(trusted)
         yield from _other_trainings(_survivals(trusted))
