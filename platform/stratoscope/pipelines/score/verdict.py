@@ -48,7 +48,8 @@ def warnings(manifest: "Manifest") -> Iterator[str]:
     """Yield what a reader must know before reading anything into the scores."""
     yield from nonfinite_notes(manifest)
     if errors := manifest.counts.get("errors", 0):
-        yield f"WARNING: {errors:,} of {manifest.counts['prompts']:,} prompts could not be scored; errors.parquet lists them."
+        number = manifest.counts["prompts"]
+        yield f"WARNING: {errors:,} of {number:,} prompts could not be scored; errors.parquet lists them."
     if never := manifest.counts.get("layers_never_sparse", 0):
         yield (
             f"WARNING: up to {never} layers of a tap have no activation under epsilon, so that their AVSS depends on "
@@ -73,20 +74,18 @@ def sentences(run: "Run", scorings: Sequence[ScoredLayers]) -> Iterator[str]:
 
 
 def _stability(scoring: ScoredLayers, count: int, confidence: float) -> str:
-    split_half = scoring.scoring.split_half
-    parts = [] if split_half is None else [f"Split-half {split_half:.2f}: {_meaning(split_half)}"]
-    overlapping = scoring.overlapping(count)
-    number = len(scoring.rank)
+    split_half, overlapping = scoring.scoring.split_half, scoring.overlapping(count)
+    if split_half is None:
+        return f"{scoring.name[:1].upper()}{scoring.name[1:]} does not depend on the prompts."
+    parts = [f"Split-half {split_half:.2f}: {_meaning(split_half)}"]
+    interval, number = f"{percent_text(confidence)} intervals", len(scoring.rank)
     if overlapping:
-        other = f"{layers_text(overlapping)} could change places with others"
-        parts.append(
-            f"of the lowest {count} of {number} layers, {other} ({percent_text(confidence)} intervals overlap)"
-        )
+        exchangeable = f"{layers_text(overlapping)} could change places with others"
+        parts.append(f"of the lowest {count} of {number} layers, {exchangeable} ({interval} overlap)")
     elif count:
-        known = f"{percent_text(confidence)} intervals" if scoring.scoring.split_half is not None else "scores"
-        parts.append(f"the lowest {count} of {number} layers stand apart from the others ({known})")
-    text = "; ".join(parts)
-    return f"{text[:1].upper()}{text[1:]}."
+        stand = "the lowest layer stands" if count == 1 else f"the lowest {count} of {number} layers stand"
+        parts.append(f"{stand} apart from the others ({interval})")
+    return f"{'; '.join(parts)}."
 
 
 def _meaning(split_half: float) -> str:
@@ -100,12 +99,13 @@ def _groups(correlations: "dict[str, float]") -> Iterator[str]:
     if len(correlations) < 2:
         return
     differing = sorted((c, name) for name, c in correlations.items() if not c >= LEAST_AGREEMENT)
+    number = len(correlations)
     if not differing:
         least = min(correlations.values())
-        yield f"All {len(correlations)} groups of prompts order the layers alike (rank correlation with all {least:.2f} or more)."
+        yield f"All {number} groups of prompts order the layers alike (rank correlation with all: at least {least:.2f})."
         return
     texts = [f"{name} ({correlation:+.2f})" for correlation, name in differing]
     yield (
-        f"{len(differing)} of {len(correlations)} groups of prompts order the layers differently (rank correlation with "
-        f"all): {list_text(texts)}."
+        f"{len(differing)} of {number} groups of prompts order the layers differently (rank correlation with all): "
+        f"{list_text(texts)}."
     )
