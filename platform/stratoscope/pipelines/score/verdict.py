@@ -102,7 +102,7 @@ def _groups(correlations: "dict[str, float]") -> Iterator[str]:
     number = len(correlations)
     if not differing:
         least = min(correlations.values())
-        yield f"All {number} groups of prompts order the layers alike (rank correlation with all: at least {least:.2f})."
+        yield f"All {number} groups of prompts order the layers alike (least rank correlation with all: {least:.2f})."
         return
     texts = [f"{name} ({correlation:+.2f})" for correlation, name in differing]
     yield (
