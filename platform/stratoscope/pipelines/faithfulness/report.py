@@ -108,7 +108,7 @@ def series_lines(facts: Mapping[str, SeriesFacts]) -> Iterator[str]:
 
 
 def _growth_sections(models: Sequence[ModelOutcomes], limits: VerdictSection) -> Iterator[PageSection]:
-    rows = [
+    rows: list[list[str | TableCell]] = [
         [
             forecaster_name(model.spread.forecaster),
             model.spread.training,

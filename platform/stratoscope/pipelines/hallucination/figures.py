@@ -38,6 +38,7 @@ def propensity(rows: Sequence[HallucinationScoreRow], title: str) -> "Figure":
             Scatter(
                 x=[*layers, *layers[::-1]],
                 y=[*band, *-band[::-1]],
+                mode="lines",
                 fill="toself",
                 fillcolor="#ebf0f8",
                 line={"width": 0},
@@ -80,6 +81,8 @@ def _eavss(rows: Sequence[HallucinationScoreRow]) -> "Scatter":
             "size": [11 if row.flagged else 8 for row in rows],
             "color": [COLOURS[1] if row.flagged else MUTED for row in rows],
             "symbol": ["diamond" if row.flagged else "circle" for row in rows],
+            "opacity": 1,
+            "line": {"color": "#5b6875", "width": 1},
         },
         error_y=error,
         customdata=[[row.propensity, row.p_value_length_adjusted] for row in rows],
@@ -98,31 +101,18 @@ def heat_map(rows: Sequence[HallucinationScoreRow], title: str) -> "Figure":
     from plotly.graph_objects import Figure, Heatmap
 
     places = list(dict.fromkeys((row.dataset, row.tap) for row in rows))
-    signs = {"more": 1.0, "less": -1.0, "none": 0.0}
-    grids: dict[bool, list[list[float | None]]] = {
-        flagged: [
-            [
-                row.propensity * signs[row.direction] if row.flagged == flagged else None
-                for row in rows
-                if _at(row, place)
-            ]
-            for place in places
-        ]
-        for flagged in (False, True)
-    }
-    layers = list(range(len(grids[True][0])))
+    layers = list(range(1 + max(row.layer for row in rows)))
     shared = {"x": layers, "y": list(range(len(places))), "zmid": 0, "xgap": 2, "ygap": 3}
     hover = "layer %{x}: %{z:+.2f} times the mean<extra></extra>"
     largest = max(1.0, *(row.propensity for row in rows))
     grey = [[0, MUTED], [0.5, "#f1f4f7"], [1, MUTED]]
     coloured = [[0, COLOURS[0]], [0.5, "#f1f4f7"], [1, COLOURS[1]]]
     traces = [
-        Heatmap(
-            z=grids[False], zmin=-2 * largest, zmax=2 * largest, colorscale=grey, showscale=False, hovertemplate=hover
-        ),
-        Heatmap(z=grids[True], zmin=-largest, zmax=largest, colorscale=coloured, showscale=False, hovertemplate=hover),
+        Heatmap(z=_signed(rows, places, flagged=False), zmin=-2 * largest, zmax=2 * largest, colorscale=grey),
+        Heatmap(z=_signed(rows, places, flagged=True), zmin=-largest, zmax=largest, colorscale=coloured),
     ]
     figure = Figure(traces)
+    figure.update_traces(showscale=False, hovertemplate=hover)
     figure.update_traces(shared)
     style(figure, "layer", "", title=title, height=90 + 44 * len(places), by_layer=False)
     figure.update_xaxes(dtick=max(1, 5 * round(len(layers) / 50)))
@@ -197,9 +187,7 @@ def separation(rows: Sequence[SeparationRow], random: Sequence[float], title: st
         IntervalMark(SETS[row.features], row.auroc, row.ci_low, row.ci_high, _beyond_chance(row))
         for row in sorted(sets, key=lambda row: list(SETS).index(row.features))
     ]
-    figure = interval_plot(
-        marks, "AUROC; dotted: chance", title=title, form=".3f", reference=CHANCE, with_reference=True
-    )
+    figure = interval_plot(marks, "AUROC", title=title, form=".3f", reference=CHANCE, with_reference=True)
     position = next((index for index, mark in enumerate(marks) if mark.row == SETS["random"]), None)
     # If nothing is flagged, random sets without layers all lie at one half.
     if position is not None and len(set(random)) > 1:

@@ -108,7 +108,7 @@ def _layers_section(rows: Sequence[HallucinationScoreRow], manifest: Manifest) -
     contrasts = manifest.config["contrasts"]
     model = model_label(manifest.config["model"]["source"])
     drawn: list[Figure] = [
-        figures.propensity(of_tap, f"{model}: {contrasts['definitions'][0]} in {dataset}, tap {tap}")
+        figures.propensity(of_tap, f"{model}: EAVSS ({contrasts['definitions'][0]}) in {dataset}, tap {tap}")
         for (dataset, tap), of_tap in _by_tap(rows).items()
     ]
     return PageSection(
@@ -117,8 +117,8 @@ def _layers_section(rows: Sequence[HallucinationScoreRow], manifest: Manifest) -
             f"EAVSS by layer with simultaneous {1 - contrasts['level']:.0%} intervals over all layers and taps of a "
             "data set. Above 0, wrong answers have more AVSS, below 0 less. In most randomisations, all layers stay "
             "within the grey band. Coloured diamonds are flagged: their contrast, adjusted for the length of answers, "
-            f"is significant at {contrasts['level']:.0%}, and |EAVSS| exceeds {contrasts['threshold']:g} times its mean "
-            "over layers, the propensity."
+            f"is significant at {contrasts['level']:.0%}, and |EAVSS| exceeds {contrasts['threshold']:g} times its "
+            "mean over layers, the propensity."
         ],
         drawn,
     )
