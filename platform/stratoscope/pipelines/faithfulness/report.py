@@ -76,7 +76,7 @@ def build_page(run: Run) -> Page:
         *_figure_sections(measurements, ForecastRow.read(run.table("forecasts"))),
         _spread_section(spreads),
         *_difference_sections(DifferenceRow.read(run.table("differences"))),
-        _worst_case_section(WorstCaseRow.read(run.table("worst_case"))),
+        *_worst_case_sections(WorstCaseRow.read(run.table("worst_case"))),
         *_failure_sections(failed),
         PageSection("Verdicts in words", list(manifest.facts["verdicts"])),
     ]
@@ -224,7 +224,7 @@ def _difference_sections(differences: Sequence[DifferenceRow]) -> Iterator[PageS
     yield PageSection("Comparison of trainings", [text], [], [_table(rows, filtered="Show only rows with")])
 
 
-def _worst_case_section(results: Sequence[WorstCaseRow]) -> PageSection:
+def _worst_case_sections(results: Sequence[WorstCaseRow]) -> Iterator[PageSection]:
     groups: dict[tuple[object, ...], list[WorstCaseRow]] = {}
     for row in results:
         if row.value is not None:
@@ -252,7 +252,8 @@ def _worst_case_section(results: Sequence[WorstCaseRow]) -> PageSection:
         "faithful forecaster from its teacher (alpha 1). The goal is what ascent maximises: own, the condition itself; "
         "conditions, both together; error, the error of the forecast. Largest is over windows and seeds."
     )
-    return PageSection("Worst cases", [text], [], [_table(rows)])
+    if rows:
+        yield PageSection("Worst cases", [text], [], [_table(rows)])
 
 
 def _failure_sections(failed: Sequence[CellRow]) -> Iterator[PageSection]:
