@@ -41,8 +41,6 @@ torch.set_num_threads(1)
 # Compiling a function of a model to C++ takes half a minute, and changes nothing that a test asks for.
 os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 
-SHARED_RUNS = ("tests/jobs/test_faults.py", "tests/jobs/test_survival.py", "tests/jobs/test_versions.py")
-"""Files whose tests compare runs with the same undisturbed one."""
 VOCABULARY = 128
 OBJECT_STORE = 150 * 2**20
 SMALL = {
@@ -100,15 +98,12 @@ hypothesis.settings.register_profile("any speed", deadline=None)
 hypothesis.settings.load_profile("any speed")
 
 
-# xdist reads the groups in a hook of its own, which is registered later and would run first.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses Ray, keep the tests of a file in one process, and begin with the files that take longest."""
+    """Mark what uses Ray, and begin with the files that take longest."""
     costs: dict[str, int] = {}
     for item in items:
         if {"raylets", "local_ray"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("ray")
-        item.add_marker(pytest.mark.xdist_group("shared runs" if _file(item) in SHARED_RUNS else _file(item)))
         cost = 2 if item.get_closest_marker("ray") else 1 if item.get_closest_marker("long") else 0
         costs[_file(item)] = max(cost, costs.get(_file(item), 0))
     items.sort(key=lambda item: -costs[_file(item)])

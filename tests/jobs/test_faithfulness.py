@@ -4,6 +4,7 @@ import html
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,12 +17,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
+from selenium import webdriver
+from selenium.webdriver.common.by import By
 
 import stratoscope
 from stratoscope.pipelines.faithfulness import FaithfulnessJob
 from stratoscope.pipelines.runtime.job import run_from_command_line
 from stratoscope.results import Manifest, RunFolder
 from stratoscope.tables.faithfulness import TABLES
+from tests.pages import open_page, page_faults
 
 Fields = Callable[..., dict]
 NEWEST_FIRST = "rows were newest first by 'date' and are turned round"
@@ -253,11 +257,15 @@ def test_a_start_killed_before_its_first_result_still_reuses_an_equal_run(
     assert not Path(run.path).parent.joinpath("begun").exists()
 
 
-def test_a_page_is_written(run: stratoscope.FaithfulnessRun) -> None:
-    page = Path(run.path, "report.html").read_text()
-    assert "One window under all seeds" in page
-    assert NEWEST_FIRST in html.unescape(page)
-    assert STEP in html.unescape(page)
+def test_the_page_begins_with_who_survives_what(run: stratoscope.FaithfulnessRun, browser: webdriver.Chrome) -> None:
+    path = Path(run.path, "report.html")
+    assert page_faults(browser, path) == []
+    open_page(browser, path)
+    assert re.search(r"survives \d of \d perturbations", browser.title)
+    verdict = browser.find_element(By.ID, "verdict").text
+    assert NEWEST_FIRST in verdict
+    assert re.search(r"TimeSieve plain .*(survives|undecided|does not)", verdict)
+    assert STEP in html.unescape(path.read_text())
     assert not Path(run.path, "cells").exists()
 
 

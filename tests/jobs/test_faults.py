@@ -117,7 +117,7 @@ def test_a_weight_that_is_not_finite_is_counted_and_spoils_no_other_layer(
     tokens = undisturbed.manifest.counts["tokens"]
     assert run.manifest.counts["nonfinite"] == pc.sum(stats(run).filter(spoilt)["nonfinite"]).as_py() == 2 * tokens
     assert run.manifest.facts["nonfinite_layers"] == {"block": [3], "update": [3]}
-    assert build_page(run).summary.startswith("WARNING")
+    assert build_page(run).verdict.paragraphs[0].startswith("WARNING")
     before = [stats(r).filter(pc.less(stats(r)["layer"], 3)) for r in (run, undisturbed)]
     np.testing.assert_allclose(before[0]["m2"], before[1]["m2"], rtol=1e-5)
     of_activations = run.layer_scores.filter(pc.is_in(run.layer_scores["metric"], pa.array(["avss", "variance"])))

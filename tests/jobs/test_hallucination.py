@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from selenium import webdriver
 
 import stratoscope
 from stratoscope.data import PairChoice, PairSource, load_pairs
@@ -23,6 +24,7 @@ from stratoscope.pipelines.sharded.layout import Shards
 from stratoscope.results import from_parquet
 from stratoscope.tables import hallucination as tables
 from tests.jobs.reacting import REACTING, pairs_file, reacting_fields, reacting_model
+from tests.pages import open_page, page_faults
 
 __all__ = ["pairs_file", "reacting_fields", "reacting_model"]
 
@@ -80,6 +82,13 @@ def test_tables_have_their_columns_and_rows(run: stratoscope.HallucinationRun) -
     assert run.manifest.counts["questions"] == 60
     assert Path(run.path, "report.html").stat().st_size > 100_000
     assert not Path(run.path, "shards").exists()
+
+
+def test_the_page_names_the_flagged_layers(run: stratoscope.HallucinationRun, browser: webdriver.Chrome) -> None:
+    path = Path(run.path, "report.html")
+    assert page_faults(browser, path) == []
+    open_page(browser, path)
+    assert re.search(rf"\b{REACTING}\b.* \(update\) reacts? to wrong answers", browser.title)
 
 
 def test_log_likelihoods_are_those_of_the_plain_model(run: stratoscope.HallucinationRun, reacting_model: Path) -> None:

@@ -1,12 +1,14 @@
 """The scoring job on a real local Ray."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from selenium import webdriver
 
 import stratoscope
 from stratoscope.cli import main
@@ -22,6 +24,7 @@ from stratoscope.tables import score as tables
 from stratoscope.tables.activations import statistics_of_tap
 from tests.jobs.faulty import fail_while_loading
 from tests.jobs.small import settings_of, shards_of
+from tests.pages import open_page, page_faults
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 TAPS = ["block", "update", "attention", "mlp", "mlp_hidden"]
@@ -103,6 +106,13 @@ def test_the_manifest_tells_the_run(run: stratoscope.ScoreRun) -> None:
     names = {path.name for path in Path(run.path).iterdir()}
     assert {"manifest.json", "report.html", "log.txt"} <= names
     assert "shards" not in names
+
+
+def test_the_page_names_the_layers_that_do_least(run: stratoscope.ScoreRun, browser: webdriver.Chrome) -> None:
+    path = Path(run.path, "report.html")
+    assert page_faults(browser, path) == []
+    open_page(browser, path)
+    assert re.search(r"^llama: (layers? .* least|no stable order of layers) by AVSS \(update\)$", browser.title)
 
 
 def test_scores_equal_those_of_a_plain_loop_to_the_bit(

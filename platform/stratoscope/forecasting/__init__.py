@@ -68,7 +68,14 @@ if TYPE_CHECKING:
         perturbed_parameters,
     )
     from stratoscope.forecasting.timesieve import Forecast, TimeSieve, TimeSieveSettings
-    from stratoscope.forecasting.verdicts import verdicts
+    from stratoscope.forecasting.verdicts import (
+        Outcome,
+        PerturbationOutcome,
+        is_questioned,
+        perturbation_outcomes,
+        seed_outcome,
+        verdicts,
+    )
     from stratoscope.forecasting.wavelet import make_wavelet
 
 __all__ = [
@@ -100,7 +107,9 @@ __all__ = [
     "GridCell",
     "Measurement",
     "Norm",
+    "Outcome",
     "Perturbation",
+    "PerturbationOutcome",
     "Preset",
     "SearchSettings",
     "Shape",
@@ -126,15 +135,18 @@ __all__ = [
     "frozen",
     "grid_cells",
     "has_bottleneck",
+    "is_questioned",
     "make_wavelet",
     "measure_errors",
     "measure_worst_cases",
+    "perturbation_outcomes",
     "perturbed_parameters",
     "predict",
     "preference",
     "project",
     "radius_scale",
     "search_ascent",
+    "seed_outcome",
     "spreads",
     "verdicts",
     "worst_case",

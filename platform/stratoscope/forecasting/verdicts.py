@@ -1,6 +1,7 @@
 """Verdicts in words: whether forecasters survive another seed and perturbations."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
@@ -12,6 +13,37 @@ from stratoscope.forecasting.measurements import NONE, Measurement
 Outcome = Literal["survives", "undecided", "does not survive"]
 LARGE_ERROR = 100.0
 """Squared error in standard units above which a result is questioned (ours): ten standard deviations per point."""
+
+
+@dataclass(frozen=True)
+class PerturbationOutcome:
+    """What a perturbation at one level does to the absolute error of a forecaster."""
+
+    perturbation: str
+    """Name of the perturbation."""
+    level: float
+    """Level of the perturbation."""
+    outcome: Outcome
+    """Whether the forecaster survives."""
+    seeds: int
+    """Number of seeds."""
+    growth: float | None
+    """Relative growth of the error, of means over seeds; null where the unperturbed error is 0 and this one is not."""
+    low: float | None
+    """Lower end of the 95 % interval of the growth over seeds; null for one seed, and where it is not finite."""
+    high: float | None
+    """Upper end of that interval."""
+
+    @property
+    def text(self) -> str:
+        """Growth with its interval in words."""
+        if self.growth is None:
+            return "from an error of 0"
+        if self.seeds == 1:
+            return f"{self.growth:+.1%}, one seed"
+        if self.low is None or self.high is None:
+            return f"{self.growth:+.1%}, no finite interval"
+        return f"{self.growth:+.1%}, {self.low:+.1%} to {self.high:+.1%}"
 
 
 def verdicts(
@@ -41,7 +73,7 @@ def verdicts(
         key = spread.dataset, spread.forecaster, spread.training, spread.horizon
         group = [m for m in measurements if (m.dataset, m.forecaster, m.training, m.horizon) == key]
         name = f"{spread.forecaster}, {spread.training}, {spread.dataset}, horizon {spread.horizon}"
-        if spread.mean > LARGE_ERROR:
+        if is_questioned(spread):
             yield f"{name}: {_question(spread, (naive_errors or {}).get(spread.dataset))}."
         else:
             yield f"{name}: {_seed_verdict(spread, max_spread)}; {_perturbation_verdict(group, max_degradation)}."
@@ -62,13 +94,48 @@ def _question(spread: Spread, naive: float | None) -> str:
     )
 
 
+def is_questioned(spread: Spread) -> bool:
+    """Return whether a squared error is so large that the scale of its series is questioned."""
+    return spread.mean > LARGE_ERROR
+
+
+def seed_outcome(spread: Spread, max_spread: float) -> Outcome | None:
+    """Return whether a forecaster survives another seed; None for a single seed.
+
+    Args:
+        spread: spread of its squared error over seeds.
+        max_spread: largest standard deviation, relative to the mean, that counts as surviving.
+    """
+    if spread.deviation_low is None or spread.deviation_high is None:
+        return None
+    mean = spread.mean or 1.0
+    return outcome(spread.deviation_low / mean, spread.deviation_high / mean, max_spread)
+
+
+def perturbation_outcomes(measurements: Sequence[Measurement], max_degradation: float) -> list[PerturbationOutcome]:
+    """Return the outcome of each perturbation and level.
+
+    Args:
+        measurements: measurements of one forecaster, training, series and horizon.
+        max_degradation: largest growth of the absolute error that counts as surviving.
+    """
+    clean = {m.seed: m.mae for m in measurements if m.perturbation == NONE}
+    perturbed = sorted((m for m in measurements if m.perturbation != NONE), key=_perturbation)
+    return [
+        _perturbation_outcome(list(group), clean, max_degradation) for _, group in groupby(perturbed, _perturbation)
+    ]
+
+
 def _seed_verdict(spread: Spread, max_spread: float) -> str:
-    if spread.deviation is None or spread.deviation_low is None or spread.deviation_high is None:
+    verdict = seed_outcome(spread, max_spread)
+    if verdict is None or spread.deviation is None or spread.deviation_low is None or spread.deviation_high is None:
         return "a single seed shows no spread"
     mean = spread.mean or 1.0
     share, low, high = (value / mean for value in (spread.deviation, spread.deviation_low, spread.deviation_high))
-    verdict = _with_object(outcome(low, high, max_spread), "another seed")
-    return f"{verdict} (squared error varies by {share:.2%}, {low:.2%} to {high:.2%}, over {spread.seeds} seeds)"
+    return (
+        f"{_with_object(verdict, 'another seed')} (squared error varies by {share:.2%}, {low:.2%} to {high:.2%}, "
+        f"over {spread.seeds} seeds)"
+    )
 
 
 def _with_object(verdict: Outcome, what: str) -> str:
@@ -76,28 +143,30 @@ def _with_object(verdict: Outcome, what: str) -> str:
 
 
 def _perturbation_verdict(measurements: Sequence[Measurement], max_degradation: float) -> str:
-    clean = {m.seed: m.mae for m in measurements if m.perturbation == NONE}
     groups: dict[Outcome, list[str]] = {"survives": [], "undecided": [], "does not survive": []}
-    perturbed = sorted((m for m in measurements if m.perturbation != NONE), key=_perturbation)
-    for (name, level), group in groupby(perturbed, key=_perturbation):
-        verdict, growth = _growth(list(group), clean, max_degradation)
-        groups[verdict].append(f"{name} {level:g} ({growth})")
+    for each in perturbation_outcomes(measurements, max_degradation):
+        groups[each.outcome].append(f"{each.perturbation} {each.level:g} ({each.text})")
     parts = [_with_object(verdict, ", ".join(texts)) for verdict, texts in groups.items() if texts]
     return "; ".join(parts) or "was not perturbed"
 
 
-def _growth(group: Sequence[Measurement], clean: Mapping[int, float], limit: float) -> tuple[Outcome, str]:
-    """Return the outcome of a perturbation, and the growth of the absolute error with its interval in words."""
+def _perturbation_outcome(
+    group: Sequence[Measurement], clean: Mapping[int, float], limit: float
+) -> PerturbationOutcome:
+    """Return the outcome of a perturbation from its measurements, one for each seed."""
     errors = np.array([m.mae for m in group])
     clean_errors = np.array([clean[m.seed] for m in group])
+    place = group[0].perturbation, group[0].level
     if not clean_errors.any():
-        return ("does not survive", "from an error of 0") if errors.any() else ("survives", "+0.0%")
+        if errors.any():
+            return PerturbationOutcome(*place, "does not survive", len(group), None, None, None)
+        return PerturbationOutcome(*place, "survives", len(group), 0.0, 0.0, 0.0)
     growth = float(errors.mean() / clean_errors.mean() - 1)
     if len(group) == 1:
-        return "undecided", f"{growth:+.1%}, one seed"
+        return PerturbationOutcome(*place, "undecided", 1, growth, None, None)
     low, high = (bound - 1 for bound in ratio_interval(errors, clean_errors))
-    bounds = f"{low:+.1%} to {high:+.1%}" if np.isfinite([low, high]).all() else "no finite interval"
-    return outcome(low, high, limit), f"{growth:+.1%}, {bounds}"
+    ends = (low, high) if np.isfinite([low, high]).all() else (None, None)
+    return PerturbationOutcome(*place, outcome(low, high, limit), len(group), growth, *ends)
 
 
 def _perturbation(measurement: Measurement) -> tuple[str, float]:

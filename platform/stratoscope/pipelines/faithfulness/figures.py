@@ -1,17 +1,21 @@
 """Figures of the faithfulness report."""
 
-from collections.abc import Iterator, Sequence
+import html
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stratoscope.forecasting import NONE, TRAININGS, Measurement, Training
-from stratoscope.results import COLOURS, SYMBOLS, style
+from stratoscope.pipelines.faithfulness.verdict import forecaster_name
+from stratoscope.results import COLOURS, INK, MUTED, SYMBOLS, data_range, style
 from stratoscope.tables.faithfulness import ForecastRow
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    from plotly.graph_objects import Figure, Scatter
 
+ERRORS = {"mae": "absolute error, standardised", "mse": "squared error, standardised"}
+"""Titles of axes that show errors."""
 DASHES = dict(zip(TRAININGS, ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot"), strict=True))
 
 
@@ -22,156 +26,165 @@ def _by_model(measurements: Sequence[Measurement]) -> dict[tuple[str, Training],
     return groups
 
 
-def degradation(measurements: Sequence[Measurement], perturbation: str, metric: str) -> "Figure":
-    """Draw an error by the level of a perturbation: means over seeds, with bands from the smallest to the largest."""
+def degradation(measurements: Sequence[Measurement], metric: str, title: str) -> "Figure":
+    """Draw the errors of a forecaster by the level of each perturbation.
+
+    Lines are means over seeds, with bands from the smallest to the largest value: a colour for each perturbation, and a
+    kind of line for each training.
+
+    Args:
+        measurements: measurements of one forecaster on one series at one horizon.
+        metric: name of the error.
+        title: what the figure shows.
+    """
+    from plotly.graph_objects import Figure
+
+    traces: list[Scatter] = []
+    ends: list[float] = []
+    trainings = list(dict.fromkeys(m.training for m in measurements))
+    perturbations = [name for name in dict.fromkeys(m.perturbation for m in measurements) if name != NONE]
+    for number, perturbation in enumerate(perturbations):
+        for training in trainings:
+            errors = _errors(measurements, perturbation, training, metric)
+            if len(errors) > 1:
+                name = f"{perturbation}, {training}" if len(trainings) > 1 else perturbation
+                traces += _error_traces(html.escape(name), DASHES[training], number, errors)
+                ends += [end for values in errors.values() for end in (min(values), max(values))]
+    figure = Figure(traces)
+    style(figure, "level of the perturbation", ERRORS[metric], title=title, height=330)
+    figure.update_yaxes(range=data_range(ends, ends))
+    return figure
+
+
+def _errors(
+    measurements: Sequence[Measurement], perturbation: str, training: Training, metric: str
+) -> dict[float, list[float]]:
+    """Return the errors of all seeds by level; level 0 is the absence of a perturbation."""
+    own = [m for m in measurements if m.training == training and m.perturbation in (NONE, perturbation)]
+    levels = sorted({m.level for m in own})
+    return {level: [getattr(m, metric) for m in own if m.level == level] for level in levels}
+
+
+def _error_traces(name: str, dash: str, number: int, errors: Mapping[float, Sequence[float]]) -> Iterator["Scatter"]:
+    """Yield the band and the line of a model, from its errors by level."""
+    from plotly.graph_objects import Scatter
+
+    levels = list(errors)
+    colour = COLOURS[number % len(COLOURS)]
+    yield Scatter(
+        x=[*levels, *reversed(levels)],
+        y=[*map(max, errors.values()), *reversed([*map(min, errors.values())])],
+        mode="lines",
+        fill="toself",
+        fillcolor=_transparent(colour),
+        line={"width": 0},
+        legendgroup=name,
+        showlegend=False,
+        hoverinfo="skip",
+    )
+    yield Scatter(
+        x=levels,
+        y=[float(np.mean(values)) for values in errors.values()],
+        mode="lines+markers",
+        name=name,
+        legendgroup=name,
+        line={"color": colour, "dash": dash, "width": 2},
+        marker={"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 7},
+        hovertemplate=f"{name}<br>level %{{x:g}}: %{{y:.4f}}<extra></extra>",
+    )
+
+
+def seeds(measurements: Sequence[Measurement], metric: str, title: str) -> "Figure":
+    """Draw each model's unperturbed errors, a point for each seed, relative to their mean.
+
+    Args:
+        measurements: measurements of one series at one horizon.
+        metric: name of the error.
+        title: what the figure shows.
+    """
     from plotly.graph_objects import Figure, Scatter
 
-    traces = []
-    models = _by_model([m for m in measurements if m.perturbation in (NONE, perturbation)])
-    for number, ((forecaster, training), group) in enumerate(models.items()):
-        levels = sorted({m.level for m in group})
-        if len(levels) == 1:
-            continue
-        values = [[getattr(m, metric) for m in group if m.level == level] for level in levels]
-        colour = COLOURS[number % len(COLOURS)]
-        name = f"{forecaster}, {training}"
-        low, high = [min(v) for v in values], [max(v) for v in values]
-        traces.append(
-            Scatter(
-                x=[*levels, *reversed(levels)],
-                y=[*high, *reversed(low)],
-                mode="lines",
-                fill="toself",
-                fillcolor=_transparent(colour),
-                line={"width": 0},
-                legendgroup=name,
-                showlegend=False,
-                hoverinfo="skip",
-            )
-        )
-        traces.append(
-            Scatter(
-                x=levels,
-                y=[float(np.mean(v)) for v in values],
-                mode="lines+markers",
-                name=name,
-                legendgroup=name,
-                line={"color": colour, "dash": DASHES[training], "width": 2},
-                marker={"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 7},
-                hovertemplate=f"{name}<br>level %{{x:g}}: {metric} %{{y:.4f}}<extra></extra>",
-            )
-        )
-    figure = Figure(traces)
-    style(figure, f"level of {perturbation}", metric, height=360)
-    # The legend of many models takes more lines than there is room for above the plot.
-    figure.update_layout(legend={"y": -0.25, "yanchor": "top"}, height=360 + 24 * (len(models) // 4))
-    return figure
-
-
-def seeds(measurements: Sequence[Measurement], metric: str) -> "Figure":
-    """Draw boxes of each model's unperturbed errors over seeds, relative to their mean."""
-    from plotly.graph_objects import Box, Figure
-
-    traces = []
     models = _by_model([m for m in measurements if m.perturbation == NONE])
-    for number, ((forecaster, training), group) in enumerate(models.items()):
+    figure = Figure()
+    drawn: list[float] = []
+    for number, group in enumerate(models.values()):
         errors = [getattr(m, metric) for m in group]
         mean = float(np.mean(errors)) or 1.0
-        traces.append(
-            Box(
-                y=[100 * (error / mean - 1) for error in errors],
-                name=f"{forecaster}<br>{training}",
-                boxpoints="all",
-                jitter=0.4,
-                pointpos=0,
-                marker={"color": COLOURS[number % len(COLOURS)], "size": 6},
+        shares = [100 * (error / mean - 1) for error in errors]
+        drawn += shares
+        marker = {"color": COLOURS[number % len(COLOURS)], "symbol": SYMBOLS[number % len(SYMBOLS)], "size": 9}
+        figure.add_trace(
+            Scatter(
+                x=shares,
+                y=[number] * len(group),
+                mode="markers",
+                marker={**marker, "opacity": 0.7},
                 customdata=[[m.seed, error] for m, error in zip(group, errors, strict=True)],
-                hovertemplate=f"seed %{{customdata[0]}}: {metric} %{{customdata[1]:.4f}}<extra></extra>",
+                hovertemplate="seed %{customdata[0]}: %{customdata[1]:.4f} (%{x:+.2f} %)<extra></extra>",
                 showlegend=False,
             )
         )
-    figure = Figure(traces)
-    style(figure, "", f"{metric}, % off its mean over seeds", height=380)
+    style(figure, "% from the mean over seeds", "", title=title, height=110 + 42 * len(models))
+    figure.update_xaxes(range=data_range(drawn, drawn))
+    names = [html.escape(f"{forecaster_name(name)}, {training}").replace(", ", "<br>") for name, training in models]
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5])
+    figure.add_vline(x=0, line={"color": MUTED, "width": 1})
     return figure
 
 
-def heat(measurements: Sequence[Measurement], metric: str) -> "Figure":
-    """Draw the relative growth of an error under each perturbation and level, by model."""
-    from plotly.graph_objects import Figure, Heatmap
-
-    columns = list(dict.fromkeys((m.perturbation, m.level) for m in measurements if m.perturbation != NONE))
-    models = _by_model(measurements)
-    figure = Figure(
-        Heatmap(
-            z=[list(_growth(group, columns, metric)) for group in models.values()],
-            x=[f"{name} {level:g}" for name, level in columns],
-            y=[", ".join(model) for model in models],
-            colorscale="Blues",
-            zmin=0,
-            texttemplate="%{z:+.1f}",
-            hovertemplate="%{y}<br>%{x}: %{z:+.2f} %<extra></extra>",
-            colorbar={"title": "%"},
-        )
-    )
-    style(figure, "", "", height=180 + 45 * len(models))
-    figure.update_layout(margin={"t": 40})
-    figure.update_yaxes(autorange="reversed")
-    return figure
-
-
-def _growth(
-    measurements: Sequence[Measurement], columns: Sequence[tuple[str, float]], metric: str
-) -> Iterator[float | None]:
-    """Yield the growth of an error under each perturbation and level, in percent."""
-    clean = float(np.mean([getattr(m, metric) for m in measurements if m.perturbation == NONE]))
-    for column in columns:
-        errors = [getattr(m, metric) for m in measurements if (m.perturbation, m.level) == column]
-        yield 100 * (float(np.mean(errors)) / clean - 1) if errors and clean else None
-
-
-def forecasts(points: Sequence[ForecastRow], forecaster: str, channel: str) -> "Figure":
+def forecasts(points: Sequence[ForecastRow], forecaster: str, channel: str, title: str) -> "Figure":
     """Draw the forecasts of one window under all seeds with the truth, a panel for each training.
 
     The part before the forecast is as long as the forecast.
+
+    Args:
+        points: forecasts of one series at one horizon.
+        forecaster: name of the forecaster.
+        channel: column of the series.
+        title: what the figure shows.
     """
-    from plotly.graph_objects import Scatter
     from plotly.subplots import make_subplots
 
     points = [p for p in points if (p.forecaster, p.channel) == (forecaster, channel)]
     horizon = max(p.step for p in points)
     points = [p for p in points if p.step > -horizon]
     trainings = list(dict.fromkeys(p.training for p in points))
+    panels = [f"{training} training" for training in trainings] if len(trainings) > 1 else None
+    spacing = 0.2 / len(trainings)
     figure = make_subplots(
-        rows=len(trainings),
-        cols=1,
-        shared_xaxes=True,
-        vertical_spacing=0.2 / len(trainings),
-        subplot_titles=trainings,
+        rows=len(trainings), cols=1, shared_xaxes=True, vertical_spacing=spacing, subplot_titles=panels
     )
-
-    def add_line(row: int, name: str, steps: list[int], values: list[float], line: dict[str, object]) -> None:
-        shown = {"name": name, "legendgroup": name, "showlegend": row == 1}
-        figure.add_trace(Scatter(x=steps, y=values, mode="lines", line=line, **shown), row=row, col=1)
-
     for row, training in enumerate(trainings, start=1):
-        by_seed: dict[int, list[ForecastRow]] = {}
-        for p in points:
-            if p.training == training:
-                by_seed.setdefault(p.seed, []).append(p)
-        truth = next(iter(by_seed.values()))
-        add_line(row, "truth", [p.step for p in truth], [p.truth for p in truth], {"color": "#222222", "width": 2})
-        for number, (seed, group) in enumerate(by_seed.items()):
-            dash = ("solid", "dot")[number // len(COLOURS) % 2]
-            line = {"color": COLOURS[number % len(COLOURS)], "dash": dash, "width": 1.2}
-            ahead = [(p.step, p.value) for p in group if p.value is not None]
-            add_line(row, f"seed {seed}", [step for step, _ in ahead], [value for _, value in ahead], line)
-    # The legend takes a line for every seven names, below Plotly's own buttons.
-    top = 90 + 30 * (1 + len({p.seed for p in points}) // 7)
-    inside = 200 * len(trainings)
-    style(figure, "", channel, height=inside + top + 50)
-    figure.update_layout(margin={"t": top, "b": 50}, legend={"y": 1 + 30 / inside, "yanchor": "bottom"})
-    figure.update_xaxes(title="points after the window", row=len(trainings), col=1)
+        lines = _window_lines([p for p in points if p.training == training], is_first=row == 1)
+        figure.add_traces(list(lines), rows=row, cols=1)
+    style(figure, "", html.escape(f"{channel}, unit of the series"), title=title, height=100 + 180 * len(trainings))
+    figure.update_layout(margin={"t": 30 if panels else 20}, showlegend=True)
+    figure.update_annotations(font={"size": 13})
+    figure.update_xaxes(title_text="steps after the window", row=len(trainings), col=1)
     return figure
+
+
+def _window_lines(points: Sequence[ForecastRow], *, is_first: bool) -> Iterator["Scatter"]:
+    """Yield the lines of a panel: the truth, and the forecast of each seed; the first panel has the legend."""
+    by_seed: dict[int, list[ForecastRow]] = {}
+    for p in points:
+        by_seed.setdefault(p.seed, []).append(p)
+    truth = next(iter(by_seed.values()))
+    ink = {"color": INK, "width": 2}
+    yield _line("truth", {p.step: p.truth for p in truth}, ink, is_first=is_first)
+    for number, (seed, group) in enumerate(by_seed.items()):
+        dash = ("solid", "dot", "dash")[number // len(COLOURS) % 3]
+        line = {"color": COLOURS[number % len(COLOURS)], "dash": dash, "width": 1.2}
+        yield _line(f"seed {seed}", {p.step: p.value for p in group if p.value is not None}, line, is_first=is_first)
+
+
+def _line(name: str, values: Mapping[int, float], line: Mapping[str, object], *, is_first: bool) -> "Scatter":
+    from plotly.graph_objects import Scatter
+
+    shown = {"name": name, "legendgroup": name, "showlegend": is_first}
+    # Rounding keeps pages of many seeds and long horizons small.
+    heights = [float(f"{value:.5g}") for value in values.values()]
+    return Scatter(x=list(values), y=heights, mode="lines", line=dict(line), **shown)
 
 
 def _transparent(colour: str) -> str:

@@ -1,16 +1,26 @@
 """Page and terminal table of a faithfulness run."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.table import Table as TerminalTable
 
 from stratoscope.forecasting import NONE, Measurement
-from stratoscope.pipelines.faithfulness import figures
+from stratoscope.pipelines.faithfulness import figures, verdict
+from stratoscope.pipelines.faithfulness.config import VerdictSection
 from stratoscope.pipelines.faithfulness.facts import SeriesFacts
+from stratoscope.pipelines.faithfulness.verdict import SIGNS, ModelOutcomes, forecaster_name
 from stratoscope.pipelines.reporting.formatting import interval_text, number_text, run_facts
-from stratoscope.results import Manifest, Page, PageSection, Run, Table
+from stratoscope.results import Manifest, Page, PageSection, Run, Table, TableCell
 from stratoscope.tables.faithfulness import CellRow, DifferenceRow, ForecastRow, SpreadRow, WorstCaseRow
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+MAX_DIFFERENCES = 400
+"""Number of rows in the comparison of trainings, which keeps the page small."""
 
 
 def summary_table(run: Run) -> TerminalTable:
@@ -53,28 +63,36 @@ def _costliest(errors: Mapping[tuple[str, float], float], clean: float) -> str:
 
 def build_page(run: Run) -> Page:
     """Compose the report of a run from its tables."""
+    manifest = run.manifest
     rows = CellRow.read(run.table("cells"))
+    failed = [row for row in rows if row.status == "failed"]
+    spreads = SpreadRow.read(run.table("spreads"))
     measurements = _measurements(rows)
-    forecasts = ForecastRow.read(run.table("forecasts"))
-    sections = [PageSection("Verdict", list(run.manifest.facts["verdicts"])), *_note_sections(run.manifest)]
-    for key in dict.fromkeys((m.dataset, m.horizon) for m in measurements):
-        sections += _figure_sections(
-            f"{key[0]}, horizon {key[1]}",
-            [m for m in measurements if (m.dataset, m.horizon) == key],
-            [f for f in forecasts if (f.dataset, f.horizon) == key],
-        )
-    sections.append(_spread_section(SpreadRow.read(run.table("spreads"))))
-    sections += _difference_sections(DifferenceRow.read(run.table("differences")))
-    sections.append(_worst_case_section(WorstCaseRow.read(run.table("worst_case"))))
-    sections += _failure_sections([row for row in rows if row.status == "failed"])
+    limits = VerdictSection(**manifest.config.get("verdict", {}))
+    models = verdict.model_outcomes(measurements, spreads, limits)
+    notes = {name: facts.notes for name, facts in recorded_facts(manifest).items()}
+    sections = [
+        *_growth_sections(models, limits),
+        *_figure_sections(measurements, ForecastRow.read(run.table("forecasts"))),
+        _spread_section(spreads),
+        *_difference_sections(DifferenceRow.read(run.table("differences"))),
+        *_worst_case_sections(WorstCaseRow.read(run.table("worst_case"))),
+        *_failure_sections(failed),
+        PageSection("Verdicts in words", list(manifest.facts["verdicts"])),
+    ]
     return Page(
-        title="Do forecasts survive another seed and a little noise?",
+        title=verdict.title(models),
         summary=(
-            f"{run.manifest.counts['cells']} fitted forecasters, each evaluated on all test windows, in standard units "
+            f"{manifest.counts['cells']} fitted forecasters, each evaluated on all test windows, in standard units "
             "of the training part. Faithful training starts from the plain forecaster of the same seed."
         ),
-        sections=sections,
-        facts=list(_facts(run.manifest)),
+        verdict=PageSection(
+            "Verdict",
+            [*verdict.warnings(models, failed, notes), *verdict.sentences(models, limits)],
+            tables=[verdict.grid(models)],
+        ),
+        sections=[section for section in sections if section.figures or section.tables or section.paragraphs],
+        facts=list(_facts(manifest)),
     )
 
 
@@ -89,34 +107,61 @@ def series_lines(facts: Mapping[str, SeriesFacts]) -> Iterator[str]:
         yield from (f"{label}: {text}" for label, text in each.lines(name))
 
 
-def _note_sections(manifest: Manifest) -> Iterator[PageSection]:
-    notes = [f"{name}: {note}." for name, facts in recorded_facts(manifest).items() for note in facts.notes]
-    if notes:
-        yield PageSection("How the series were read", notes)
-
-
-def _figure_sections(
-    name: str, measurements: Sequence[Measurement], forecasts: Sequence[ForecastRow]
-) -> Iterator[PageSection]:
-    forecasters = list(dict.fromkeys(f.forecaster for f in forecasts))
-    yield PageSection(
-        f"One window under all seeds: {name}",
-        [f"The middle window of the test part; figures in the order {', '.join(forecasters)}."],
-        [figures.forecasts(forecasts, forecaster, forecasts[0].channel) for forecaster in forecasters],
+def _growth_sections(models: Sequence[ModelOutcomes], limits: VerdictSection) -> Iterator[PageSection]:
+    rows: list[list[str | TableCell]] = [
+        [
+            forecaster_name(model.spread.forecaster),
+            model.spread.training,
+            model.spread.dataset,
+            str(model.spread.horizon),
+            f"{each.perturbation} {each.level:g}",
+            "" if each.growth is None else f"{each.growth:+.1%}",
+            interval_text(each.low, each.high, "+.1%"),
+            TableCell(SIGNS[each.outcome][0], tone=SIGNS[each.outcome][1]),
+        ]
+        for model in models
+        for name in model.perturbations
+        for each in model.perturbations[name]
+    ]
+    if not rows:
+        return
+    text = (
+        "Growth of the absolute error under a perturbation, relative to the error without it, of means over seeds, "
+        f"with Fieller's 95 % interval. The limit of survival is {limits.degradation:.0%}. An empty interval is not "
+        "finite, or there is one seed only."
     )
-    yield PageSection(f"Spread over seeds: {name}", ["Each point is a seed."], [figures.seeds(measurements, "mse")])
-    perturbations = [p for p in dict.fromkeys(m.perturbation for m in measurements) if p != NONE]
-    if perturbations:
-        yield PageSection(
-            f"Error under perturbations: {name}",
-            ["Means over seeds; bands range from the smallest to the largest value."],
-            [figures.degradation(measurements, perturbation, "mae") for perturbation in perturbations],
+    header = ["forecaster", "training", "series", "H", "perturbation", "growth", "interval", "outcome"]
+    yield PageSection("Cost of perturbations", [text], [], [Table(header, rows, "Show only rows with")])
+
+
+def _figure_sections(measurements: Sequence[Measurement], forecasts: Sequence[ForecastRow]) -> Iterator[PageSection]:
+    """Yield a section of figures for each series and horizon."""
+    for dataset, horizon in dict.fromkeys((m.dataset, m.horizon) for m in measurements):
+        name = f"{dataset}, horizon {horizon}"
+        own = [m for m in measurements if (m.dataset, m.horizon) == (dataset, horizon)]
+        windows = [f for f in forecasts if (f.dataset, f.horizon) == (dataset, horizon)]
+        text = (
+            "Errors under perturbations are means over seeds; bands range from the smallest to the largest value. Each "
+            "point of the spread is a seed. Forecasts are those of the middle window of the test part."
         )
-        yield PageSection(
-            f"Cost of perturbations: {name}",
-            ["Growth of the absolute error, relative to the error without perturbation, of means over seeds."],
-            [figures.heat(measurements, "mae")],
-        )
+        drawn = [*_level_figures(own, name), *_seed_figures(own, windows, name)]
+        yield PageSection(f"Series {name}", [text], drawn)
+
+
+def _level_figures(measurements: Sequence[Measurement], name: str) -> Iterator["Figure"]:
+    for forecaster in dict.fromkeys(m.forecaster for m in measurements):
+        own = [m for m in measurements if m.forecaster == forecaster]
+        if any(m.perturbation != NONE for m in own):
+            yield figures.degradation(own, "mae", f"{forecaster_name(forecaster)}: errors under perturbations, {name}")
+
+
+def _seed_figures(measurements: Sequence[Measurement], windows: Sequence[ForecastRow], name: str) -> Iterator["Figure"]:
+    """Yield the figures of the spread over seeds: errors, and forecasts of one window by each forecaster."""
+    if len({m.seed for m in measurements}) > 1:
+        yield figures.seeds(measurements, "mse", f"Squared errors by seed, without perturbation, {name}")
+    for forecaster in dict.fromkeys(f.forecaster for f in windows):
+        title = f"{forecaster_name(forecaster)}: forecasts of one window, {name}"
+        yield figures.forecasts(windows, forecaster, windows[0].channel, title)
 
 
 def _table(rows: Sequence[Mapping[str, str]], filtered: str | None = None) -> Table:
@@ -127,8 +172,8 @@ def _table(rows: Sequence[Mapping[str, str]], filtered: str | None = None) -> Ta
 def _spread_section(spreads: Sequence[SpreadRow]) -> PageSection:
     rows = [
         {
-            "data set": spread.dataset,
-            "forecaster": spread.forecaster,
+            "series": spread.dataset,
+            "forecaster": forecaster_name(spread.forecaster),
             "training": spread.training,
             "horizon": str(spread.horizon),
             "metric": spread.metric,
@@ -154,8 +199,8 @@ def _difference_sections(differences: Sequence[DifferenceRow]) -> Iterator[PageS
         return
     rows = [
         {
-            "data set": row.dataset,
-            "forecaster": row.forecaster,
+            "series": row.dataset,
+            "forecaster": forecaster_name(row.forecaster),
             "H": str(row.horizon),
             "perturbation": NONE if row.perturbation == NONE else f"{row.perturbation} {row.level:g}",
             "metric": row.metric,
@@ -167,17 +212,19 @@ def _difference_sections(differences: Sequence[DifferenceRow]) -> Iterator[PageS
             "difference": f"{row.difference:+.4f}",
             "interval": interval_text(row.ci_low, row.ci_high, "+.4f"),
         }
-        for row in differences
+        for row in differences[:MAX_DIFFERENCES]
     ]
     text = (
         "Paired by seed, with Student's 95 % interval over seeds for each row separately: one in twenty misses. Rise "
         "is the increase of the error under a perturbation; moved is the mean absolute change of the forecast itself. "
         "Faithful training is also longer training; compare it with longer plain training where the grid includes it."
     )
+    if len(differences) > MAX_DIFFERENCES:
+        text += f" These are {MAX_DIFFERENCES} of {len(differences):,} rows; differences.parquet has all of them."
     yield PageSection("Comparison of trainings", [text], [], [_table(rows, filtered="Show only rows with")])
 
 
-def _worst_case_section(results: Sequence[WorstCaseRow]) -> PageSection:
+def _worst_case_sections(results: Sequence[WorstCaseRow]) -> Iterator[PageSection]:
     groups: dict[tuple[object, ...], list[WorstCaseRow]] = {}
     for row in results:
         if row.value is not None:
@@ -185,8 +232,8 @@ def _worst_case_section(results: Sequence[WorstCaseRow]) -> PageSection:
             groups.setdefault(key, []).append(row)
     rows = [
         {
-            "data set": group[0].dataset,
-            "forecaster": group[0].forecaster,
+            "series": group[0].dataset,
+            "forecaster": forecaster_name(group[0].forecaster),
             "training": group[0].training,
             "horizon": str(group[0].horizon),
             "condition": group[0].condition,
@@ -205,7 +252,8 @@ def _worst_case_section(results: Sequence[WorstCaseRow]) -> PageSection:
         "faithful forecaster from its teacher (alpha 1). The goal is what ascent maximises: own, the condition itself; "
         "conditions, both together; error, the error of the forecast. Largest is over windows and seeds."
     )
-    return PageSection("Worst cases", [text], [], [_table(rows)])
+    if rows:
+        yield PageSection("Worst cases", [text], [], [_table(rows)])
 
 
 def _failure_sections(failed: Sequence[CellRow]) -> Iterator[PageSection]:
@@ -213,8 +261,8 @@ def _failure_sections(failed: Sequence[CellRow]) -> Iterator[PageSection]:
         return
     rows = [
         {
-            "data set": row.dataset,
-            "forecaster": row.forecaster,
+            "series": row.dataset,
+            "forecaster": forecaster_name(row.forecaster),
             "training": row.training,
             "seed": str(row.seed),
             "horizon": str(row.horizon),

@@ -1,15 +1,29 @@
 """Figures of the hallucination report."""
 
+import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stratoscope.results import COLOURS, style
+from stratoscope.pipelines.reporting.figures import IntervalMark, interval_plot
+from stratoscope.results import COLOURS, INK, MUTED, data_range, style
 from stratoscope.tables.hallucination import HallucinationScoreRow, SeparationRow
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    from plotly.graph_objects import Figure, Scatter
+
+CHANCE = 0.5
+"""AUROC of a feature that tells nothing."""
+SETS = {
+    "flagged": "flagged layers",
+    "random": "random layers, mean",
+    "all": "all layers",
+    "avss": "highest AVSS",
+    "answer_length": "length of the answer",
+    "likelihood": "likelihood of the answer",
+}
+"""Labels of sets of features in the order in which they are drawn."""
 
 
 def propensity(rows: Sequence[HallucinationScoreRow], title: str) -> "Figure":
@@ -24,13 +38,27 @@ def propensity(rows: Sequence[HallucinationScoreRow], title: str) -> "Figure":
             Scatter(
                 x=[*layers, *layers[::-1]],
                 y=[*band, *-band[::-1]],
+                mode="lines",
                 fill="toself",
-                fillcolor="#e8edf1",
+                fillcolor="#ebf0f8",
                 line={"width": 0},
                 hoverinfo="skip",
                 name="chance",
             )
         )
+    traces.append(_eavss(rows))
+    figure = Figure(traces)
+    figure.update_layout(showlegend=False)
+    style(figure, "layer", "EAVSS, log ratio" if rows[0].definition == "eavss" else "EAVSS", title=title, by_layer=True)
+    figure.update_xaxes(range=[-0.5, len(rows) - 0.5])
+    figure.add_hline(y=0, line={"color": MUTED, "width": 1})
+    return figure
+
+
+def _eavss(rows: Sequence[HallucinationScoreRow]) -> "Scatter":
+    """Return the points of the layers with their intervals; layers that are not flagged are grey."""
+    from plotly.graph_objects import Scatter
+
     values = np.array([row.eavss for row in rows])
     error = None
     if rows[0].ci_low is not None:
@@ -41,105 +69,137 @@ def propensity(rows: Sequence[HallucinationScoreRow], title: str) -> "Figure":
             "array": high - values,
             "arrayminus": values - low,
             "color": "#5b6875",
-            "thickness": 1,
+            "thickness": 1.5,
+            "width": 3,
         }
-    traces.append(
+    return Scatter(
+        x=[row.layer for row in rows],
+        y=values,
+        mode="markers",
+        name="EAVSS",
+        marker={
+            "size": [11 if row.flagged else 8 for row in rows],
+            "color": [COLOURS[1] if row.flagged else MUTED for row in rows],
+            "symbol": ["diamond" if row.flagged else "circle" for row in rows],
+            "opacity": 1,
+            "line": {"color": "#5b6875", "width": 1},
+        },
+        error_y=error,
+        customdata=[[row.propensity, row.p_value_length_adjusted] for row in rows],
+        hovertemplate="layer %{x}<br>EAVSS %{y:.4f}<br>propensity %{customdata[0]:.2f}<br>"
+        "p, length-adjusted %{customdata[1]:.4f}<extra></extra>",
+    )
+
+
+def heat_map(rows: Sequence[HallucinationScoreRow], title: str) -> "Figure":
+    """Draw the signed propensity of each data set, tap and layer; layers that are not flagged are grey.
+
+    Args:
+        rows: the scores that flag the layers.
+        title: what the figure shows, with the model.
+    """
+    from plotly.graph_objects import Figure, Heatmap
+
+    places = list(dict.fromkeys((row.dataset, row.tap) for row in rows))
+    layers = list(range(1 + max(row.layer for row in rows)))
+    shared = {"x": layers, "y": list(range(len(places))), "zmid": 0, "xgap": 2, "ygap": 3}
+    hover = "layer %{x}: %{z:+.2f} times the mean<extra></extra>"
+    largest = max(1.0, *(row.propensity for row in rows))
+    grey = [[0, MUTED], [0.5, "#f1f4f7"], [1, MUTED]]
+    coloured = [[0, COLOURS[0]], [0.5, "#f1f4f7"], [1, COLOURS[1]]]
+    traces = [
+        Heatmap(z=_signed(rows, places, flagged=False), zmin=-2 * largest, zmax=2 * largest, colorscale=grey),
+        Heatmap(z=_signed(rows, places, flagged=True), zmin=-largest, zmax=largest, colorscale=coloured),
+    ]
+    figure = Figure(traces)
+    figure.update_traces(showscale=False, hovertemplate=hover)
+    figure.update_traces(shared)
+    style(figure, "layer", "", title=title, height=90 + 44 * len(places), by_layer=False)
+    figure.update_xaxes(dtick=max(1, 5 * round(len(layers) / 50)))
+    names = [f"{html.escape(dataset)}<br>{tap}" for dataset, tap in places]
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, autorange="reversed", showgrid=False)
+    return figure
+
+
+def _signed(
+    rows: Sequence[HallucinationScoreRow], places: Sequence[tuple[str, str]], *, flagged: bool
+) -> list[list[float | None]]:
+    """Return the signed propensity of each place and layer; None for layers that are flagged, or that are not."""
+    signs = {"more": 1.0, "less": -1.0, "none": 0.0}
+    return [
+        [
+            row.propensity * signs[row.direction] if row.flagged == flagged else None
+            for row in rows
+            if (row.dataset, row.tap) == place
+        ]
+        for place in places
+    ]
+
+
+def layer_aurocs(rows: Sequence[SeparationRow], title: str) -> "Figure":
+    """Draw the AUROC of each layer alone with its interval; layers that cannot be told from chance are grey.
+
+    Args:
+        rows: separation by single layers, of one data set and tap.
+        title: what the figure shows, with the model.
+    """
+    from plotly.graph_objects import Figure, Scatter
+
+    figure = Figure(
         Scatter(
-            x=layers,
-            y=values,
+            x=[row.layer for row in rows],
+            y=[row.auroc for row in rows],
             mode="markers",
-            name="EAVSS",
-            marker={
-                "size": 9,
-                "color": [COLOURS[1] if row.flagged else "#ffffff" for row in rows],
-                "line": {"color": COLOURS[1], "width": 1.5},
+            marker={"color": [COLOURS[0] if _beyond_chance(row) else MUTED for row in rows], "size": 9},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [row.ci_high - row.auroc for row in rows],
+                "arrayminus": [row.auroc - row.ci_low for row in rows],
+                "color": "#5b6875",
+                "thickness": 1.5,
+                "width": 3,
             },
-            error_y=error,
-            customdata=[[row.propensity, row.p_value_length_adjusted] for row in rows],
-            hovertemplate="layer %{x}<br>EAVSS %{y:.4f}<br>propensity %{customdata[0]:.2f}<br>"
-            "p, length-adjusted %{customdata[1]:.4f}<extra></extra>",
+            hovertemplate="layer %{x}: %{y:.3f}<extra></extra>",
         )
     )
-    figure = Figure(traces)
-    figure.update_layout(showlegend=False)
-    style(figure, "layer", title, by_layer=True)
-    figure.add_hline(y=0, line={"color": "#b8c4cf", "width": 1})
+    style(figure, "layer", "AUROC", title=title, by_layer=True)
+    figure.update_xaxes(range=[-0.5, len(rows) - 0.5])
+    figure.update_yaxes(range=data_range([0.5, *(row.ci_low for row in rows)], [0.5, *(row.ci_high for row in rows)]))
+    figure.add_hline(y=0.5, line={"color": INK, "dash": "dot", "width": 1})
     return figure
 
 
-def heat_map(rows: Sequence[HallucinationScoreRow], tap: str) -> "Figure":
-    """Draw the signed propensity of each data set and layer; a point marks a flagged layer."""
-    from plotly.graph_objects import Figure, Heatmap, Scatter
-
-    datasets = list(dict.fromkeys(row.dataset for row in rows))
-    signs = {"more": 1.0, "less": -1.0, "none": 0.0}
-    z = [[row.propensity * signs[row.direction] for row in rows if row.dataset == name] for name in datasets]
-    flagged = [row for row in rows if row.flagged]
-    figure = Figure(
-        [
-            Heatmap(
-                z=z,
-                y=datasets,
-                x=list(range(len(z[0]))),
-                zmid=0,
-                colorscale=[[0, COLOURS[0]], [0.5, "#ffffff"], [1, COLOURS[1]]],
-                colorbar={"title": "propensity"},
-                hovertemplate="%{y}<br>layer %{x}: %{z:.2f}<extra></extra>",
-                xgap=1,
-                ygap=2,
-            ),
-            Scatter(
-                x=[row.layer for row in flagged],
-                y=[row.dataset for row in flagged],
-                mode="markers",
-                marker={"color": "#1d2733", "size": 6},
-                hoverinfo="skip",
-            ),
-        ]
-    )
-    figure.update_layout(showlegend=False)
-    style(figure, "layer", tap, height=130 + 40 * len(datasets))
-    figure.update_xaxes(dtick=max(1, 5 * round(len(z[0]) / 50)))
-    return figure
+def _beyond_chance(row: SeparationRow) -> bool:
+    return row.ci_low > CHANCE or row.ci_high < CHANCE
 
 
 def separation(rows: Sequence[SeparationRow], random: Sequence[float], title: str) -> "Figure":
-    """Draw the AUROC of each layer and of sets of layers, beside the distribution of random sets."""
-    from plotly.subplots import make_subplots
+    """Draw the AUROC of sets of layers and of other features with their intervals, beside that of random sets.
 
-    figure = make_subplots(rows=1, cols=2, column_widths=[0.7, 0.3], shared_yaxes=True, horizontal_spacing=0.03)
-    single = [row for row in rows if row.features == "layer"]
-    figure.add_scatter(
-        x=[row.layer for row in single],
-        y=[row.auroc for row in single],
-        mode="markers",
-        marker={"color": "#8a97a3", "size": 7},
-        error_y={
-            "type": "data",
-            "array": [row.ci_high - row.auroc for row in single],
-            "color": "#c6d0d9",
-            "thickness": 1,
-        },
-        name="one layer",
-        row=1,
-        col=1,
-    )
+    Args:
+        rows: separation by sets of features, of one data set and tap.
+        random: AUROC of each random set.
+        title: what the figure shows, with the model.
+    """
+    sets = [row for row in rows if row.features in SETS]
+    marks = [
+        IntervalMark(SETS[row.features], row.auroc, row.ci_low, row.ci_high, _beyond_chance(row))
+        for row in sorted(sets, key=lambda row: list(SETS).index(row.features))
+    ]
+    figure = interval_plot(marks, "AUROC", title=title, form=".3f", reference=CHANCE, with_reference=True)
+    position = next((index for index, mark in enumerate(marks) if mark.row == SETS["random"]), None)
     # If nothing is flagged, random sets without layers all lie at one half.
-    spread = random if len(set(random)) > 1 else []
-    figure.add_histogram(y=spread, marker={"color": "#c6d0d9"}, name="random sets", nbinsy=20, row=1, col=2)
-    names = ("flagged", "all", "avss", "answer_length", "likelihood")
-    drawn = [row.auroc for row in rows if row.features in ("layer", *names)]
-    for colour, name in zip(COLOURS[1:], names, strict=False):
-        row = next(r for r in rows if r.features == name)
-        figure.add_hline(
-            y=row.auroc, line={"color": colour, "width": 1.5, "dash": "solid" if name == "flagged" else "dot"}
-        )
+    if position is not None and len(set(random)) > 1:
         figure.add_scatter(
-            x=[None], y=[None], mode="lines", line={"color": colour}, name=name.replace("_", " "), row=1, col=1
+            x=list(random),
+            y=[position - 0.3] * len(random),
+            mode="markers",
+            marker={"symbol": "line-ns-open", "color": "#5b6875", "size": 7},
+            name="one random set",
+            hovertemplate="random set: %{x:.3f}<extra></extra>",
         )
-    style(figure, "layer", title, height=360)
-    figure.update_xaxes(title="random sets", row=1, col=2)
-    low, high = min([*drawn, *spread]), max([*drawn, *spread])
-    figure.update_yaxes(range=[low - 0.04, high + 0.02])
-    figure.update_yaxes(title="", row=1, col=2)
+        ends = [(m.low, m.high) for m in marks]
+        low, high = [CHANCE, *random, *(end[0] for end in ends)], [CHANCE, *random, *(end[1] for end in ends)]
+        figure.update_xaxes(range=data_range(low, high))
     return figure

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table as TerminalTable
 
-from stratoscope.pipelines.hallucination import figures
-from stratoscope.pipelines.reporting.data_notes import nonfinite_notes, question_counts
-from stratoscope.pipelines.reporting.formatting import model_facts, number_text, run_facts
+from stratoscope.pipelines.hallucination import figures, verdict
+from stratoscope.pipelines.reporting.data_notes import question_counts
+from stratoscope.pipelines.reporting.formatting import model_facts, model_label, number_text, run_facts
 from stratoscope.results import Manifest, Page, PageSection, Run, Table
 from stratoscope.tables.hallucination import (
     AgreementRow,
@@ -62,12 +62,10 @@ def build_page(run: Run) -> Page:
     separation = SeparationRow.read(run.table("separation"))
     random = RandomSetRow.read(run.table("random_sets"))
     agreement = AgreementRow.read(run.table("agreement"))
-    datasets = [dataset["name"] for dataset in manifest.facts["datasets"]]
-    model, counts = manifest.config["model"]["source"], manifest.counts
+    source, counts = manifest.config["model"]["source"], manifest.counts
     sections = [
-        PageSection("Verdict", [*manifest.facts["verdicts"], OURS]),
-        _propensity_section(rows, manifest),
-        _heat_section(rows),
+        PageSection("Verdicts in words", [*manifest.facts["verdicts"], OURS]),
+        _layers_section(rows, manifest),
         _separation_section(rows, separation, random, manifest),
     ]
     if agreement:
@@ -75,25 +73,42 @@ def build_page(run: Run) -> Page:
     if run.storage.exists("rates.parquet"):
         sections.append(_rate_section(RateRow.read(run.table("rates")), manifest))
     sections.append(_all_section(scores))
+    datasets = ", ".join(dataset["name"] for dataset in manifest.facts["datasets"])
     return Page(
-        title=f"Layers of {model} that react to wrong answers",
+        title=verdict.title(manifest, rows),
         summary=" ".join(
             [
-                *nonfinite_notes(manifest),
-                f"{counts['scored']} questions of {', '.join(datasets)} with {counts['answers']} answers through "
+                f"{source}: {counts['scored']} questions of {datasets} with {counts['answers']} answers through "
                 f"{manifest.facts['num_layers']} layers. Layers are numbered from 0, as in model.layers.",
                 *(f"{d['name']}: {question_counts(d)}." for d in manifest.facts["datasets"]),
             ]
+        ),
+        verdict=PageSection(
+            "Verdict",
+            [*verdict.warnings(manifest), *verdict.sentences(manifest, rows, separation)],
+            [_picture(rows, model_label(source))],
         ),
         sections=sections,
         facts=list(_facts(manifest)),
     )
 
 
-def _propensity_section(rows: Sequence[HallucinationScoreRow], manifest: Manifest) -> PageSection:
+def _picture(rows: Sequence[HallucinationScoreRow], model: str) -> "Figure":
+    """Return the figure of the verdict: EAVSS of a single data set and tap, or the map of all."""
+    by_tap = _by_tap(rows)
+    if len(by_tap) == 1:
+        (dataset, tap), _ = next(iter(by_tap.items()))
+        return figures.propensity(rows, f"{model}: EAVSS in {dataset}, tap {tap}; coloured: flagged layers")
+    return figures.heat_map(
+        rows, f"{model}: flagged layers; orange: wrong answers have more AVSS, blue: less, grey: not flagged"
+    )
+
+
+def _layers_section(rows: Sequence[HallucinationScoreRow], manifest: Manifest) -> PageSection:
     contrasts = manifest.config["contrasts"]
+    model = model_label(manifest.config["model"]["source"])
     drawn: list[Figure] = [
-        figures.propensity(of_tap, f"{dataset}, {tap}: {contrasts['definitions'][0]}")
+        figures.propensity(of_tap, f"{model}: EAVSS ({contrasts['definitions'][0]}) in {dataset}, tap {tap}")
         for (dataset, tap), of_tap in _by_tap(rows).items()
     ]
     return PageSection(
@@ -101,20 +116,11 @@ def _propensity_section(rows: Sequence[HallucinationScoreRow], manifest: Manifes
         [
             f"EAVSS by layer with simultaneous {1 - contrasts['level']:.0%} intervals over all layers and taps of a "
             "data set. Above 0, wrong answers have more AVSS, below 0 less. In most randomisations, all layers stay "
-            "within the grey band. Filled points are flagged: their contrast, adjusted for the length of answers, is "
-            f"significant at {contrasts['level']:.0%}, and |EAVSS| exceeds {contrasts['threshold']:g} times its mean "
-            "over layers, the propensity."
+            "within the grey band. Coloured diamonds are flagged: their contrast, adjusted for the length of answers, "
+            f"is significant at {contrasts['level']:.0%}, and |EAVSS| exceeds {contrasts['threshold']:g} times its "
+            "mean over layers, the propensity."
         ],
         drawn,
-    )
-
-
-def _heat_section(rows: Sequence[HallucinationScoreRow]) -> PageSection:
-    taps = list(dict.fromkeys(row.tap for row in rows))
-    return PageSection(
-        "Layers by data sets",
-        ["Signed EAVSS in multiples of its mean absolute value over layers. A point marks a flagged layer."],
-        [figures.heat_map([row for row in rows if row.tap == tap], tap) for tap in taps],
     )
 
 
@@ -125,11 +131,15 @@ def _separation_section(
     manifest: Manifest,
 ) -> PageSection:
     section = manifest.config["separation"]
+    model = model_label(manifest.config["model"]["source"])
     drawn: list[Figure] = []
     for dataset, tap in _by_tap(rows):
         of_tap = [row for row in separation if row.dataset == dataset and row.tap in (tap, None)]
         aurocs = [row.auroc for row in random if (row.dataset, row.tap) == (dataset, tap)]
-        drawn.append(figures.separation(of_tap, aurocs, f"{dataset}, {tap}"))
+        place = f"{dataset}, tap {tap}"
+        drawn.append(figures.separation(of_tap, aurocs, f"{model}: wrong from right answers of {place}"))
+        if single := [row for row in of_tap if row.features == "layer"]:
+            drawn.append(figures.layer_aurocs(single, f"{model}: each layer alone, {place}"))
     header = ["data set", "tap", "features", "layers", "AUROC", "interval", "less random", "interval", "could show"]
     table = [
         [
@@ -149,10 +159,10 @@ def _separation_section(
     return PageSection(
         "Separation of wrong answers from right ones",
         [
-            "Area under the ROC curve of a regularised logistic regression on log variance and log sparsity, on "
+            "AUROC of a regularised logistic regression on log variance and log sparsity, on "
             f"questions held out in {section['folds']} folds. Layers are flagged inside each fold's training questions."
-            f" random: the mean over {section['random_sets']} random sets of as many layers, whose distribution is the "
-            "histogram. avss: as many layers, those with the highest AVSS. 'Could show' is the difference to random "
+            f" random: the mean over {section['random_sets']} random sets of as many layers, each of which is a "
+            "short line. avss: as many layers, those with the highest AVSS. 'Could show' is the difference to random "
             "sets that data of this size detects in four of five cases.",
         ],
         drawn,

@@ -64,14 +64,14 @@ def run_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "Commit", manifest.git_commit or "not a checkout"
 
 
-def percent_text(value: float) -> str:
+def percent_text(value: float, digits: int = 0) -> str:
     """Return a share as a percentage in running text, such as '80 %'."""
-    return f"{100 * value:.0f}{NO_BREAK}%"
+    return f"{100 * value:.{digits}f}{NO_BREAK}%"
 
 
-def percent_interval(low: float | None, high: float | None) -> str:
+def percent_interval(low: float | None, high: float | None, digits: int = 0) -> str:
     """Return an interval of a share in running text, such as '76 to 84 %'; empty where an end is missing."""
-    ends = [number_text(100 * end if end is not None else None, ".0f") for end in (low, high)]
+    ends = [number_text(100 * end if end is not None else None, f".{digits}f") for end in (low, high)]
     return f"{' to '.join(ends)}{NO_BREAK}%" if all(ends) else ""
 
 

@@ -72,6 +72,19 @@ def group_sections(run: Run, scorings: Sequence[ScoredLayers]) -> Iterator[PageS
     yield PageSection("Groups", [text], [], [Table(HEADER, _rows(run, shown, scorings))])
 
 
+def group_correlations(run: Run, scoring: ScoredLayers) -> dict[str, float]:
+    """Return the rank correlation of each group's layers with those of all prompts, by group; none for a single group.
+
+    Args:
+        run: a finished score run.
+        scoring: the scoring of all prompts whose tap and metric is compared.
+    """
+    groups = _groups(run)[: MAX_GROUPS["page"]]
+    return {
+        each.group: each.correlation for group in groups for each in _scorings(run, group, [scoring]) if len(groups) > 1
+    }
+
+
 def _groups(run: Run) -> list[str]:
     """Return the groups, the largest first; runs of older versions do not name them."""
     sizes = run.manifest.facts.get("groups", {})
@@ -93,6 +106,6 @@ def _scorings(run: Run, group: str, scorings: Sequence[ScoredLayers]) -> Iterato
     size = f"{run.manifest.facts['groups'][group]:,}"
     by_label = {scoring.label: scoring for scoring in scorings}
     for scoring in read_scorings(run, group):
-        if scoring.scoring.metric == scorings[0].scoring.metric:
+        if scoring.scoring.metric == scorings[0].scoring.metric and scoring.label in by_label:
             correlation = spearman(scoring.rank.astype(float), by_label[scoring.label].rank.astype(float))
             yield _GroupScoring(group, size, scoring, correlation)

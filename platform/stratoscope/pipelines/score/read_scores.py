@@ -13,6 +13,9 @@ from stratoscope.results import Run
 from stratoscope.scoring import METRICS
 from stratoscope.tables.score import ALL, LayerScoreRow, StabilityRow
 
+NAMES = {"avss": "AVSS"}
+"""Names of metrics that texts write otherwise than the options do."""
+
 
 @dataclass(frozen=True)
 class ScoredLayers:
@@ -45,6 +48,23 @@ class ScoredLayers:
         if self.scoring.epsilon is not None:
             parts.append(f"epsilon {self.scoring.epsilon:.3g}")
         return ", ".join(part for part in parts if part)
+
+    @property
+    def name(self) -> str:
+        """Metric and tap as texts show them, such as 'AVSS (update)'."""
+        metric = NAMES.get(self.scoring.metric, self.scoring.metric.replace("_", " "))
+        return f"{metric} ({self.scoring.tap})" if self.scoring.tap else metric
+
+    def overlapping(self, count: int) -> set[int]:
+        """Return those of the lowest layers whose interval overlaps that of a layer above them.
+
+        Args:
+            count: number of the lowest layers.
+        """
+        lowest, others = np.flatnonzero(self.rank < count), np.flatnonzero(self.rank >= count)
+        starts = np.maximum(self.low[lowest, None], self.low[others])
+        ends = np.minimum(self.high[lowest, None], self.high[others])
+        return {int(layer) for layer in lowest[(starts <= ends).any(axis=1)]}
 
     @property
     def order(self) -> list[int]:

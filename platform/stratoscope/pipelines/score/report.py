@@ -1,24 +1,18 @@
 """The summary and the report page of the scoring job."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.table import Table as TerminalTable
 
-from stratoscope.pipelines.reporting.data_notes import nonfinite_notes, prompt_counts
-from stratoscope.pipelines.reporting.formatting import model_facts, number_text, run_facts
+from stratoscope.pipelines.reporting.data_notes import prompt_counts
+from stratoscope.pipelines.reporting.formatting import model_facts, model_label, number_text, run_facts
+from stratoscope.pipelines.score import figures, verdict
 from stratoscope.pipelines.score.group_report import group_sections
 from stratoscope.pipelines.score.load_statistics import StatisticsTables
 from stratoscope.pipelines.score.read_scores import ScoredLayers, read_scorings
-from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, PageSection, Run, Table, style
+from stratoscope.results import Manifest, Page, PageSection, Run, Table
 from stratoscope.scoring import num_dropped, sparsity
 from stratoscope.statistics import Statistics
-from stratoscope.statistics.histogram import FIRST_REGULAR, NUM_REGULAR, OVERFLOW, lower_edges
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 
 def summary_table(run: Run) -> TerminalTable:
@@ -39,50 +33,33 @@ def build_page(run: Run) -> Page:
     manifest, scorings = run.manifest, list(read_scorings(run))
     ratio = manifest.config["scores"]["ratio"]
     merged = StatisticsTables.from_run(run).merged()
-    model, prompts = manifest.config["model"]["source"], manifest.config["prompts"]["source"]
+    source, prompts = manifest.config["model"]["source"], manifest.config["prompts"]["source"]
+    model, main = model_label(source), verdict.main_scoring(scorings)
     return Page(
-        title=f"Layers of {model} on {prompts}",
-        summary=" ".join(
-            [
-                *nonfinite_notes(manifest),
-                f"{manifest.counts['scored']} prompts with {manifest.counts['tokens']:,} tokens through "
-                f"{manifest.facts['num_layers']} layers. Layers are numbered from 0, as in model.layers. "
-                f"{prompt_counts(manifest.facts)}.",
-            ]
+        title=verdict.title(manifest, main),
+        summary=(
+            f"{source} on {manifest.counts['scored']} prompts of {prompts} with {manifest.counts['tokens']:,} tokens. "
+            f"{prompt_counts(manifest.facts)}. Layers are numbered from 0, as in model.layers."
+        ),
+        verdict=PageSection(
+            "Verdict",
+            [*verdict.warnings(manifest), *verdict.sentences(run, scorings)],
+            [figures.scores(main, ratio, f"{model}: {main.name} by layer; filled: the lowest {ratio:.0%}")],
         ),
         sections=[
-            _lowest_section(scorings, ratio),
             *group_sections(run, scorings),
-            _score_section(scorings, ratio, manifest),
-            _statistics_section(merged),
-            _histogram_section(merged),
+            _lowest_section(scorings, ratio, model),
+            _score_section(scorings, main, manifest),
+            _statistics_section(merged, model),
+            _histogram_section(merged, model),
         ],
         facts=list(_facts(manifest)),
     )
 
 
-def _lowest_section(scorings: list[ScoredLayers], ratio: float) -> PageSection:
-    from plotly.graph_objects import Figure, Heatmap
-
+def _lowest_section(scorings: Sequence[ScoredLayers], ratio: float, model: str) -> PageSection:
     num_layers = len(scorings[0].rank)
     count = num_dropped(ratio, num_layers)
-    ranks = np.array([scoring.rank for scoring in scorings])
-    shade = np.where(ranks < count, 1.0, 0.0) + 0.001 * (num_layers - ranks)
-    figure = Figure(
-        Heatmap(
-            z=shade,
-            y=[scoring.label for scoring in scorings],
-            x=list(range(num_layers)),
-            customdata=ranks,
-            hovertemplate="%{y}<br>layer %{x}: rank %{customdata}<extra></extra>",
-            colorscale=[[0, "#f1f4f7"], [0.4, "#dce5ec"], [0.5, COLOURS[0]], [1, COLOURS[0]]],
-            showscale=False,
-            xgap=2,
-            ygap=4,
-        )
-    )
-    style(figure, "layer", "", height=110 + 34 * len(scorings), by_layer=True)
-    figure.update_yaxes(autorange="reversed")
     rows = [
         [
             scoring.label,
@@ -92,69 +69,30 @@ def _lowest_section(scorings: list[ScoredLayers], ratio: float) -> PageSection:
         ]
         for scoring in scorings
     ]
-    return PageSection(
-        f"The lowest {ratio:.0%}",
-        [
-            f"For each score, the {count} least important of {num_layers} layers. A score does not predict what the "
-            "model loses without a layer: only an evaluation of the pruned model measures that. Split-half is the "
-            "rank correlation of the scores of two random halves of the prompts; where it is low, differences in rank "
-            "mean little. The scores random and last are baselines. Layers are tied if their scores differ by less "
-            "than the number format of the activations can resolve.",
-        ],
-        [figure],
-        [Table(["score", "layers", "share of the sum", "split-half"], rows)],
+    text = (
+        f"For each score, the {count} least important of {num_layers} layers. Split-half is the rank correlation of "
+        "the scores of two random halves of the prompts; where it is low, differences in rank mean little. The scores "
+        "random and last are baselines. Layers are tied if their scores differ by less than the number format of the "
+        "activations can resolve."
     )
+    figure = figures.lowest_map(scorings, ratio, f"{model}: the lowest {count} layers of each score")
+    table = Table(["score", "layers", "share of the sum", "split-half"], rows)
+    return PageSection("All scores", [text], [figure], [table])
 
 
-def _score_section(scorings: list[ScoredLayers], ratio: float, manifest: Manifest) -> PageSection:
+def _score_section(scorings: Sequence[ScoredLayers], main: ScoredLayers, manifest: Manifest) -> PageSection:
     drawn = [s for s in scorings if s.scoring.metric in ("avss", "block_influence", "angular_distance")] or scorings
-    confidence = manifest.config["scores"]["confidence"]
-    paragraphs = [
-        f"Bars are {confidence:.0%} bootstrap intervals over {_units(manifest)}; filled points are the lowest "
-        f"{ratio:.0%}. The scale is logarithmic."
-    ]
-    never = manifest.counts.get("layers_never_sparse", 0)
-    if never:
-        paragraphs.append(
-            f"Up to {never} layers of a tap have no activation under epsilon. Their sparsity is the half count of its "
-            "smoothing, so their AVSS depends on variance alone."
-        )
-    return PageSection("Scores", paragraphs, [_score_figure(s, ratio) for s in drawn])
-
-
-def _score_figure(scoring: ScoredLayers, ratio: float) -> "Figure":
-    from plotly.graph_objects import Figure, Scatter
-
-    layers = np.arange(len(scoring.score))
-    dropped = scoring.rank < num_dropped(ratio, len(layers))
-    figure = Figure(
-        Scatter(
-            x=layers,
-            y=scoring.score,
-            mode="lines+markers",
-            line={"color": "#b8c4cf", "width": 1},
-            marker={
-                "size": 9,
-                "color": [COLOURS[0] if d else "#ffffff" for d in dropped],
-                "line": {"color": COLOURS[0], "width": 1.5},
-            },
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": scoring.high - scoring.score,
-                "arrayminus": scoring.score - scoring.low,
-                "color": "#5b6875",
-                "thickness": 1,
-            },
-            customdata=scoring.rank,
-            hovertemplate="layer %{x}<br>%{y:.4g}<br>rank %{customdata}<extra></extra>",
-        )
+    ratio, confidence = (manifest.config["scores"][name] for name in ("ratio", "confidence"))
+    model = model_label(manifest.config["model"]["source"])
+    text = (
+        f"Bars are {confidence:.0%} bootstrap intervals over {_units(manifest)}. Coloured points are the lowest "
+        f"{ratio:.0%}; they are filled where the interval overlaps that of no layer above them."
     )
-    style(figure, "layer", scoring.label, logarithmic=True, by_layer=True)
-    return figure
+    others = [s for s in drawn if s is not main]
+    return PageSection("Scores by layer", [text], [figures.scores(s, ratio, f"{model}: {s.label}") for s in others])
 
 
-def _statistics_section(merged: dict[str, Statistics]) -> PageSection:
+def _statistics_section(merged: Mapping[str, Statistics], model: str) -> PageSection:
     variance = {tap: s.variance for tap, s in merged.items()}
     sparse = {
         f"{tap}, epsilon {epsilon:.3g}": sparsity(s.below[:, index], s.count)
@@ -169,36 +107,14 @@ def _statistics_section(merged: dict[str, Statistics]) -> PageSection:
             "layer's input and output."
         ],
         [
-            _lines(variance, "variance", logarithmic=True),
-            _lines(sparse, "sparsity", logarithmic=True),
-            _lines(cosine, "cosine"),
+            figures.by_layer(variance, "variance of activations", f"{model}: variance"),
+            figures.by_layer(sparse, "share under epsilon", f"{model}: sparsity"),
+            figures.by_layer(cosine, "cosine", f"{model}: cosine of input and output"),
         ],
     )
 
 
-def _lines(series: dict[str, NDArray[np.float64]], title: str, *, logarithmic: bool = False) -> "Figure":
-    from plotly.graph_objects import Figure, Scatter
-
-    figure = Figure(
-        [
-            Scatter(
-                x=np.arange(len(values)),
-                y=values,
-                name=name,
-                mode="lines+markers",
-                line={"color": COLOURS[i % len(COLOURS)]},
-                marker={"symbol": SYMBOLS[i % len(SYMBOLS)]},
-                hovertemplate=f"{name}<br>layer %{{x}}: %{{y:.4g}}<extra></extra>",
-            )
-            for i, (name, values) in enumerate(series.items())
-        ]
-    )
-    figure.update_layout(showlegend=len(series) > 1)
-    style(figure, "layer", title, logarithmic=logarithmic, by_layer=True)
-    return figure
-
-
-def _histogram_section(merged: dict[str, Statistics]) -> PageSection:
+def _histogram_section(merged: Mapping[str, Statistics], model: str) -> PageSection:
     return PageSection(
         "Magnitudes",
         [
@@ -206,30 +122,8 @@ def _histogram_section(merged: dict[str, Statistics]) -> PageSection:
             "activations in a bin of an eighth of an octave. Zeros and magnitudes outside 2^-40 to 2^24 are in the "
             "tables, but not in the figure."
         ],
-        [_heat_map(tap, statistics) for tap, statistics in merged.items()],
+        [figures.magnitudes(own, f"{model}, tap {tap}: magnitudes of activations") for tap, own in merged.items()],
     )
-
-
-def _heat_map(tap: str, statistics: Statistics) -> "Figure":
-    from plotly.graph_objects import Figure, Heatmap
-
-    regular = statistics.histogram[:, FIRST_REGULAR:OVERFLOW]
-    share = regular / np.maximum(statistics.count[:, None], 1)
-    filled = np.flatnonzero(share.max(axis=0) > 1e-6)
-    bins = slice(filled.min(), filled.max() + 1) if len(filled) else slice(0, NUM_REGULAR)
-    exponents = np.log2(lower_edges()[FIRST_REGULAR:OVERFLOW])[bins]
-    figure = Figure(
-        Heatmap(
-            z=share[:, bins].T,
-            x=np.arange(len(share)),
-            y=exponents,
-            colorscale="Cividis",
-            colorbar={"title": "share"},
-            hovertemplate="layer %{x}<br>2^%{y:.2f}<br>share %{z:.4f}<extra></extra>",
-        )
-    )
-    style(figure, "layer", f"{tap}: log2 |activation|", height=420, by_layer=True)
-    return figure
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,264 @@
+"""The first screen of the faithfulness page: who survives what, the costliest perturbation, and what to doubt."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stratoscope.forecasting import (
+    Measurement,
+    Outcome,
+    PerturbationOutcome,
+    is_questioned,
+    perturbation_outcomes,
+    seed_outcome,
+)
+from stratoscope.pipelines.faithfulness.config import VerdictSection
+from stratoscope.pipelines.reporting.formatting import NO_BREAK, list_text, percent_interval, percent_text
+from stratoscope.results import Table, TableCell
+from stratoscope.tables.faithfulness import CellRow, SpreadRow
+
+if TYPE_CHECKING:
+    from stratoscope.results.report import Tone
+
+NAMES = {
+    "dlinear": "DLinear",
+    "patchtst": "PatchTST",
+    "patchtsmixer": "PatchTSMixer",
+    "timesieve": "TimeSieve",
+}
+"""Names of forecasters as their papers write them."""
+SIGNS: Mapping[Outcome, tuple[str, "Tone"]] = {
+    "survives": ("✓ survives", "good"),
+    "undecided": ("? undecided", "warn"),
+    "does not survive": ("✗ does not", "bad"),
+}
+"""Text and tone of each outcome; a sign conveys the same as the tone for colour-blind readers."""
+MAX_ROWS = 8
+"""Number of rows above which the grid has a filter."""
+
+
+def forecaster_name(name: str) -> str:
+    """Return the name of a forecaster as texts show it."""
+    return NAMES.get(name, name.replace("_", " "))
+
+
+@dataclass(frozen=True)
+class ModelOutcomes:
+    """What a forecaster survives, with one training, on one series, at one horizon."""
+
+    spread: SpreadRow
+    """Spread of its squared error over seeds."""
+    seed: Outcome | None
+    """Whether it survives another seed; null for a single seed."""
+    perturbations: Mapping[str, Sequence[PerturbationOutcome]]
+    """Outcomes at all levels, by name of the perturbation."""
+
+    @property
+    def name(self) -> str:
+        """Forecaster, training, series and horizon in words."""
+        spread = self.spread
+        place = f"{spread.training}, {spread.dataset}, horizon {spread.horizon}"
+        return f"{forecaster_name(spread.forecaster)} ({place})"
+
+    def outcome(self, perturbation: str) -> Outcome | None:
+        """Return whether it survives a perturbation at all levels; None where it was not applied."""
+        outcomes = {each.outcome for each in self.perturbations.get(perturbation, ())}
+        order: tuple[Outcome, ...] = ("does not survive", "undecided", "survives")
+        return next((outcome for outcome in order if outcome in outcomes), None)
+
+
+def model_outcomes(
+    measurements: Sequence[Measurement], spreads: Sequence[SpreadRow], limits: VerdictSection
+) -> list[ModelOutcomes]:
+    """Return the outcomes of each forecaster, training, series and horizon.
+
+    Args:
+        measurements: measurements of all fitted forecasters.
+        spreads: their spread over seeds.
+        limits: thresholds of the verdict.
+    """
+    models = []
+    for spread in spreads:
+        if spread.metric == "mse":
+            key = spread.dataset, spread.forecaster, spread.training, spread.horizon
+            own = [m for m in measurements if (m.dataset, m.forecaster, m.training, m.horizon) == key]
+            by_name: dict[str, list[PerturbationOutcome]] = {}
+            for each in perturbation_outcomes(own, limits.degradation):
+                by_name.setdefault(each.perturbation, []).append(each)
+            models.append(ModelOutcomes(spread, seed_outcome(spread, limits.spread), by_name))
+    return models
+
+
+@dataclass(frozen=True)
+class _Survival:
+    """How many perturbations a forecaster survives on all series, at all horizons and levels."""
+
+    forecaster: str
+    training: str
+    survived: int
+    number: int
+
+    @property
+    def share(self) -> float:
+        return self.survived / max(self.number, 1)
+
+
+def _survivals(models: Sequence[ModelOutcomes]) -> list[_Survival]:
+    survivals = []
+    for forecaster, training in dict.fromkeys((m.spread.forecaster, m.spread.training) for m in models):
+        own = [m for m in models if (m.spread.forecaster, m.spread.training) == (forecaster, training)]
+        names = {name for model in own for name in model.perturbations}
+        survived = sum(all(m.outcome(name) in ("survives", None) for m in own) for name in names)
+        survivals.append(_Survival(forecaster, training, survived, len(names)))
+    return survivals
+
+
+def _first_trainings(survivals: Sequence[_Survival]) -> list[_Survival]:
+    """Return the survival of each forecaster with its first training, which is the plain one where there is one."""
+    first: dict[str, _Survival] = {}
+    for each in survivals:
+        first.setdefault(each.forecaster, each)
+    return sorted(first.values(), key=lambda each: -each.share)
+
+
+def title(models: Sequence[ModelOutcomes]) -> str:
+    """Return what the run showed, in a line."""
+    trusted = [model for model in models if not is_questioned(model.spread)]
+    if not trusted:
+        largest = max(model.spread.mean for model in models)
+        return f"No result can be trusted: squared errors of up to {largest:,.0f} in standard units"
+    best, *others = _first_trainings(_survivals(trusted))
+    if not best.number:
+        return _seed_title(trusted)
+    parts = [f"{forecaster_name(best.forecaster)} survives {best.survived} of {best.number} perturbations"]
+    for each in others[:2]:
+        of = "" if each.number == best.number else f" of {each.number}"
+        parts.append(f"{forecaster_name(each.forecaster)} {each.survived}{of}")
+    rest = len(others) - 2
+    text = "; ".join([*parts, *([f"{rest} more forecasters below"] if rest > 0 else [])])
+    return text[:1].upper() + text[1:]
+
+
+def _seed_title(models: Sequence[ModelOutcomes]) -> str:
+    survivors = [m.spread.forecaster for m in models if m.seed == "survives"]
+    names = [forecaster_name(name) for name in dict.fromkeys(survivors)]
+    if all(model.seed is None for model in models):
+        return "One seed and no perturbation: errors without a verdict"
+    return (
+        f"{list_text(names)} survive{'s' if len(names) == 1 else ''} another seed"
+        if names
+        else ("No forecaster is shown to survive another seed")
+    )
+
+
+def warnings(
+    models: Sequence[ModelOutcomes], failed: Sequence[CellRow], notes: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    """Yield what a reader must know before reading anything into the results.
+
+    Args:
+        models: outcomes of all forecasters.
+        failed: cells that failed.
+        notes: what was mended or is questioned, by series.
+    """
+    questioned = [model for model in models if is_questioned(model.spread)]
+    if questioned:
+        largest = max(questioned, key=lambda model: model.spread.mean)
+        yield (
+            f"WARNING: {len(questioned)} of {len(models)} results are questioned: squared errors of up to "
+            f"{largest.spread.mean:,.0f} in standard units by {largest.name}. Check the scale and the missing values "
+            "of the series, and the learning rate."
+        )
+    if failed:
+        cells = list(dict.fromkeys(row.key for row in failed))
+        yield f"WARNING: {len(cells)} cells failed and are excluded: {list_text(cells)}."
+    for name, own in notes.items():
+        if own:
+            yield f"Series {name}: {'; '.join(own)}."
+
+
+def sentences(models: Sequence[ModelOutcomes], limits: VerdictSection) -> Iterator[str]:
+    """Yield what survives, the costliest perturbation, and what other trainings change.
+
+    Args:
+        models: outcomes of all forecasters.
+        limits: thresholds of the verdict.
+    """
+    trusted = [model for model in models if not is_questioned(model.spread)]
+    if any(model.perturbations for model in trusted):
+        seeds = max(model.spread.seeds for model in trusted)
+        places = {(model.spread.dataset, model.spread.horizon) for model in trusted}
+        yield (
+            "A forecaster survives a perturbation if it raises the absolute error by at most "
+            f"{percent_text(limits.degradation)}, with the whole 95{NO_BREAK}% interval over {seeds} seeds, at every "
+            f"level{', series and horizon' if len(places) > 1 else ''}."
+        )
+        yield from _costliest(trusted)
+        yield from _other_trainings(_survivals(trusted))
+
+
+def _costliest(models: Sequence[ModelOutcomes]) -> Iterator[str]:
+    grown = [(each, model) for model in models for own in model.perturbations.values() for each in own]
+    each, model = max(grown, key=lambda pair: float("inf") if pair[0].growth is None else pair[0].growth)
+    if each.growth is None:
+        yield f"Costliest: {each.perturbation} {each.level:g} to {model.name}, whose error was 0."
+    else:
+        interval = percent_interval(each.low, each.high)
+        yield (
+            f"Costliest: {each.perturbation} {each.level:g} raises the error of {model.name} by "
+            f"{percent_text(each.growth)}{f' ({interval})' if interval else ''}."
+        )
+
+
+def _other_trainings(survivals: Sequence[_Survival]) -> Iterator[str]:
+    """Yield which trainings change the number of perturbations that a forecaster survives, in a sentence."""
+    first = {each.forecaster: each for each in _first_trainings(survivals)}
+    others = [each for each in survivals if each is not first[each.forecaster]]
+    if not others:
+        return
+    changes = [
+        f"{forecaster_name(each.forecaster)} {each.survived} instead of {first[each.forecaster].survived} with "
+        f"training '{each.training}'"
+        for each in others
+        if each.survived != first[each.forecaster].survived
+    ]
+    trainings = list_text([f"'{name}'" for name in dict.fromkeys(each.training for each in others)])
+    same = f"With training {trainings}, forecasters survive as many perturbations."
+    yield f"Perturbations survived by training: {list_text(changes)}." if changes else same
+
+
+def grid(models: Sequence[ModelOutcomes]) -> Table:
+    """Return the outcomes by model and perturbation; columns that are the same in all rows are left out."""
+    perturbations = list(dict.fromkeys(name for model in models for name in model.perturbations))
+    columns: dict[str, list[str]] = {
+        "forecaster": [forecaster_name(model.spread.forecaster) for model in models],
+        "training": [model.spread.training for model in models],
+        "series": [model.spread.dataset for model in models],
+        "horizon": [str(model.spread.horizon) for model in models],
+    }
+    shown = {name: texts for name, texts in columns.items() if name == "forecaster" or len(set(texts)) > 1}
+    names = list(zip(*shown.values(), strict=True))
+    rows: list[list[str | TableCell]] = []
+    for model, place in zip(models, names, strict=True):
+        rows.append([*place, _seed_cell(model), *(_cell(model, name) for name in perturbations)])
+    label = "Show only rows with" if len(rows) > MAX_ROWS else None
+    return Table([*shown, "another seed", *perturbations], rows, label)
+
+
+def _seed_cell(model: ModelOutcomes) -> str | TableCell:
+    if is_questioned(model.spread):
+        return TableCell("! questioned", tone="warn")
+    return TableCell(SIGNS[model.seed][0], tone=SIGNS[model.seed][1]) if model.seed else "one seed"
+
+
+def _cell(model: ModelOutcomes, perturbation: str) -> str | TableCell:
+    outcome = model.outcome(perturbation)
+    if outcome is None:
+        return ""
+    if is_questioned(model.spread):
+        return TableCell("! questioned", tone="warn")
+    text, tone = SIGNS[outcome]
+    outcomes = model.perturbations[perturbation]
+    if len({each.outcome for each in outcomes}) > 1:
+        text = f"{text} at {min(each.level for each in outcomes if each.outcome == outcome):g}"
+    return TableCell(text, tone=tone)

@@ -1,0 +1,130 @@
+"""The page of a faithfulness run, from tables made here."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from selenium import webdriver
+
+from stratoscope.forecasting import GridCell, Measurement, spreads
+from stratoscope.pipelines.faithfulness.report import build_page
+from stratoscope.results import Manifest, Page, Run, Storage, TableCell, write_table
+from stratoscope.results.report import render
+from stratoscope.tables.faithfulness import CellRow, DifferenceRow, ForecastRow, SpreadRow, WorstCaseRow
+from tests.pages import page_faults
+
+SEEDS = (1, 2, 3)
+NOTE = "rows were newest first by 'date' and are turned round"
+
+
+def measurements(forecaster: str, error: float, growths: dict[tuple[str, float], float]) -> list[Measurement]:
+    """Measurements of all seeds, whose errors differ by one percent, and grow under perturbations."""
+    result = []
+    for seed in SEEDS:
+        clean = error * (1 + 0.01 * (seed - 2))
+        for (name, level), growth in {("none", 0.0): 0.0, **growths}.items():
+            mae = clean * (1 + growth)
+            result.append(Measurement("waves", forecaster, "plain", seed, 8, name, level, mae, mae**2, 0.1, 1.0))
+    return result
+
+
+def forecast_rows(cells: list[Measurement]) -> list[ForecastRow]:
+    return [
+        ForecastRow(
+            dataset=m.dataset, forecaster=m.forecaster, training=m.training, seed=m.seed, horizon=m.horizon,
+            channel="a", step=step, value=step / 9 if step > 0 else None, truth=0.5,
+        )
+        for m in cells
+        if m.perturbation == "none"
+        for step in range(-7, 9)
+    ]  # fmt: skip
+
+
+def faithfulness_run(folder: Path, cells: list[Measurement], failed: tuple[GridCell, ...] = ()) -> Run:
+    storage = Storage(str(folder))
+    rows = [*map(CellRow.done, cells), *(CellRow.failed(cell, "out of memory") for cell in failed)]
+    tables = {
+        "cells": CellRow.table(rows),
+        "spreads": SpreadRow.table([SpreadRow(**vars(spread)) for spread in spreads(cells, SEEDS)]),
+        "forecasts": ForecastRow.table(forecast_rows(cells)),
+        "differences": DifferenceRow.table([]),
+        "worst_case": WorstCaseRow.table([]),
+    }
+    for name, table in tables.items():
+        write_table(storage, name, table)
+    series = {"rows": 600, "columns": ["a"], "windows": "9 test windows of horizon 8", "notes": [NOTE]}
+    facts = {"device": "cpu", "series": {"waves": series}, "verdicts": ["In words."]}
+    config = {"verdict": {"spread": 0.05, "degradation": 0.1}}
+    return Run(storage, Manifest("faithfulness", "run", config, 0, facts=facts, counts={"cells": len(rows)}))
+
+
+LINEAR = measurements("dlinear", 0.5, {("gaussian", 0.1): 0.01, ("gaussian", 0.2): 0.05, ("missing", 0.2): 0.5})
+SIEVE = measurements("timesieve", 0.3, {("gaussian", 0.1): 0.02, ("gaussian", 0.2): 0.4, ("missing", 0.2): 2.5})
+
+
+def first_screen(page: Page) -> str:
+    return "\n".join([page.title, *page.verdict.paragraphs])
+
+
+def test_a_grid_says_who_survives_what(tmp_path: Path, browser: webdriver.Chrome) -> None:
+    page = build_page(faithfulness_run(tmp_path, [*LINEAR, *SIEVE]))
+    assert page.title == "DLinear survives 1 of 2 perturbations; TimeSieve 0"
+    (grid,) = page.verdict.tables
+    assert list(grid.header) == ["forecaster", "another seed", "gaussian", "missing"]
+    assert grid.rows[0][2] == TableCell("✓ survives", tone="good")
+    assert grid.rows[1][2] == TableCell("✗ does not at 0.2", tone="bad")
+    text = first_screen(page)
+    assert f"Series waves: {NOTE}." in text
+    costliest = "Costliest: missing 0.2 raises the error of TimeSieve (plain, waves, horizon 8) by 250"
+    assert costliest in text.replace("\N{NO-BREAK SPACE}", " ")
+    path = tmp_path / "report.html"
+    path.write_bytes(render(page))
+    assert page_faults(browser, path) == []
+
+
+def test_what_was_not_measured_with_certainty_is_undecided(tmp_path: Path) -> None:
+    one_seed = [m for m in LINEAR if m.seed == 1]
+    page = build_page(faithfulness_run(tmp_path, one_seed))
+    assert page.title == "DLinear survives 0 of 2 perturbations"
+    (grid,) = page.verdict.tables
+    assert grid.rows[0][1:] == ["one seed", *[TableCell("? undecided", tone="warn")] * 2]
+
+
+def test_questioned_scales_and_failed_cells_stand_on_the_first_screen(tmp_path: Path) -> None:
+    large = [replace(m, mse=1e5) for m in SIEVE]
+    failed = GridCell("waves", "linear", "plain", 1, 8)
+    page = build_page(faithfulness_run(tmp_path, [*LINEAR, *large], (failed,)))
+    text = first_screen(page)
+    assert page.title == "DLinear survives 1 of 2 perturbations"
+    assert (
+        "WARNING: 1 of 2 results are questioned: squared errors of up to 100,000 in standard units by TimeSieve" in text
+    )
+    assert "WARNING: 1 cells failed and are excluded: waves-linear-8-1-plain." in text
+    assert set(page.verdict.tables[0].rows[1][1:]) == {TableCell("! questioned", tone="warn")}
+    only = build_page(faithfulness_run(tmp_path / "only", large))
+    assert only.title.startswith("No result can be trusted")
+
+
+def test_without_perturbations_the_title_is_about_seeds(tmp_path: Path) -> None:
+    clean = [m for m in LINEAR if m.perturbation == "none"]
+    page = build_page(faithfulness_run(tmp_path, clean))
+    assert page.title in ("DLinear survives another seed", "No forecaster is shown to survive another seed")
+    same = [replace(m, mae=0.5, mse=0.25) for m in clean]
+    assert build_page(faithfulness_run(tmp_path / "same", same)).title == "DLinear survives another seed"
+
+
+def test_figures_name_the_forecaster_and_the_unit_and_show_seeds_as_points(tmp_path: Path) -> None:
+    page = build_page(faithfulness_run(tmp_path, SIEVE))
+    (section,) = [section for section in page.sections if section.figures]
+    titles = [figure.layout.meta["title"] for figure in section.figures]
+    assert titles == [
+        "TimeSieve: errors under perturbations, waves, horizon 8",
+        "Squared errors by seed, without perturbation, waves, horizon 8",
+        "TimeSieve: forecasts of one window, waves, horizon 8",
+    ]
+    levels, by_seed, _ = section.figures
+    assert levels.layout.yaxis.title.text == "absolute error, standardised"
+    low, high = levels.layout.yaxis.range
+    assert 0.2 < low < 0.3 * 0.99
+    assert 0.3 * 3.5 < high < 1.2
+    assert {trace.type for trace in by_seed.data} == {"scatter"}
+    assert len(by_seed.data[0].x) == len(SEEDS)

@@ -1,0 +1,126 @@
+"""The page of a score run, from tables made here."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from selenium import webdriver
+
+from stratoscope.activations import Tap
+from stratoscope.pipelines.reporting.layers import layers_text
+from stratoscope.pipelines.score import ScoreConfig
+from stratoscope.pipelines.score.load_statistics import StatisticsTables, score_tables
+from stratoscope.pipelines.score.report import build_page
+from stratoscope.results import Manifest, Run, Storage, write_table
+from stratoscope.results.report import render
+from stratoscope.statistics import Statistics
+from stratoscope.statistics.histogram import NUM_BINS
+from stratoscope.tables.score import (
+    LayerRow,
+    LayerScoreRow,
+    StabilityRow,
+    layer_score_rows,
+    prompt_stats,
+    stability_row,
+)
+from tests.pages import page_faults
+
+NUM_LAYERS, COUNT = 12, 1000
+STEADY = np.array([3.0, 4, 5, 0, 0.4, 0.8, 3.5, 4.5, 5.5, 6, 7, 8])
+"""Log AVSS of layers, of which the lowest stand apart."""
+
+
+def score_run(folder: Path, log_avss: NDArray[np.float64], groups: list[str], **counts: int) -> Run:
+    """A run whose prompts have given log AVSS, shape (prompts, layers), at the tap update."""
+    shape = (*log_avss.shape, 1)
+    variance = np.exp(log_avss)[..., None] * (99.5 / (COUNT + 1))
+    histogram = np.zeros((*shape, NUM_BINS), np.int64)
+    histogram[..., 300:310] = COUNT // 10
+    statistics = Statistics(
+        epsilons=(0.01,),
+        prompts=np.ones(shape, np.int64),
+        tokens=np.full(shape, 10),
+        count=np.full(shape, COUNT),
+        mean=np.zeros(shape),
+        m2=variance * COUNT,
+        pooled_variance=variance,
+        histogram=histogram,
+        below=np.full((*shape, 1), 99, np.int64),
+        cosine=np.full(shape, 0.9),
+        cosine_tokens=np.full(shape, 10),
+        nonfinite=np.zeros(shape, np.int64),
+    )
+    storage, number = Storage(str(folder)), len(groups)
+    names = [f"p{i}" for i in range(number)]
+    write_table(storage, "prompt_stats", prompt_stats(statistics, names, groups, [Tap.UPDATE]))
+    rows = [LayerRow(layer=i, num_parameters=10, weight_norm=1.0) for i in range(NUM_LAYERS)]
+    write_table(storage, "layers", LayerRow.table(rows))
+    scores = {"metrics": ["avss", "last"], "bootstrap": 100}
+    config = ScoreConfig(model={"source": "owner/small"}, activations={"taps": ["update"]}, scores=scores)
+    manifest = Manifest("score", "run", config.model_dump(mode="json"), 0, fingerprints={"weights": "w"})
+    manifest.counts = {"scored": number, "tokens": 10 * number, "padded_tokens": 10 * number, "prompts": number}
+    manifest.counts |= {"errors": 0, "truncated": 0, "nonfinite": 0, "shards_computed": 1, "shards_skipped": 0} | counts
+    manifest.facts = {
+        "architecture": "Llama", "num_layers": NUM_LAYERS, "num_parameters": 1, "device": "cpu", "dtype": "float32",
+        "most_actors": 1, "threads_per_actor": 1, "epsilons": [0.01], "prompts_read": number, "num_prompts": number,
+        "prompts_empty": 0, "prompts_duplicate": 0, "nonfinite_layers": {"update": [1, 2]},
+        "groups": {name: groups.count(name) for name in groups},
+    }  # fmt: skip
+    scorings = score_tables(StatisticsTables(storage, False, ("update",), (0.01,)), config.scores.to_settings(0))
+    layers = [row for group, scoring in scorings for row in layer_score_rows(scoring, group)]
+    write_table(storage, "layer_scores", LayerScoreRow.table(layers))
+    stability = [stability_row(scoring, group) for group, scoring in scorings]
+    write_table(storage, "stability", StabilityRow.table(stability))
+    return Run(storage, manifest)
+
+
+def log_avss(number: int, noise: float, means: NDArray[np.float64] = STEADY) -> NDArray[np.float64]:
+    return means + np.random.default_rng(0).normal(0, noise, (number, NUM_LAYERS))
+
+
+def test_the_title_names_the_layers_that_do_least(tmp_path: Path) -> None:
+    page = build_page(score_run(tmp_path, log_avss(40, 0.01), ["all"] * 40))
+    assert page.title == "small: layers 3-5 do least by AVSS (update)"
+    assert page.verdict.paragraphs[0].startswith("Split-half 1.00: two halves of the prompts order the layers alike; ")
+    assert "the lowest 3 of 12 layers stand apart from the others" in page.verdict.paragraphs[0]
+
+
+def test_layers_whose_intervals_overlap_with_others_are_named_and_not_filled(tmp_path: Path) -> None:
+    means = np.array([0.0, 0.2, 0.41, 0.4, *range(3, 11)])
+    page = build_page(score_run(tmp_path, log_avss(40, 0.3, means), ["all"] * 40))
+    lowest = [3, 2][page.title.startswith("small: layers 0-2")]
+    assert f"layer {lowest} could change places with others" in page.verdict.paragraphs[0]
+    (figure,) = page.verdict.figures
+    fills, lines = figure.data[0].marker.color, figure.data[0].marker.line.color
+    assert [n for n in range(NUM_LAYERS) if fills[n] != lines[n]] == [lowest]
+    assert len({lines[n] for n in range(4, NUM_LAYERS)}) == 1
+
+
+def test_an_order_that_halves_of_the_prompts_do_not_share_is_not_stated(tmp_path: Path) -> None:
+    page = build_page(score_run(tmp_path, log_avss(8, 2, np.zeros(NUM_LAYERS)), ["all"] * 8))
+    assert page.title == "small: no stable order of layers by AVSS (update)"
+
+
+def test_groups_that_differ_and_warnings_stand_on_the_first_screen(tmp_path: Path, browser: webdriver.Chrome) -> None:
+    values = log_avss(40, 0.1)
+    values[30:] = values[30:, ::-1]
+    run = score_run(tmp_path, values, ["most"] * 30 + ["reversed"] * 10, nonfinite=5, errors=2)
+    page = build_page(run)
+    text = "\n".join(page.verdict.paragraphs)
+    assert page.title == "small: activations of layers 1 and 2 are NaN or infinite"
+    assert text.startswith("WARNING: 5 activations")
+    assert "WARNING: 2 of 40 prompts could not be scored" in text
+    assert re.search(r"\d of 2 groups of prompts order the layers differently .*\breversed \([+-]0\.\d\d\)", text)
+    path = tmp_path / "report.html"
+    path.write_bytes(render(page))
+    assert page_faults(browser, path) == []
+
+
+@pytest.mark.parametrize(
+    ("layers", "text"),
+    [([2], "layer 2"), ([1, 2], "layers 1 and 2"), ([3, 4, 5, 9], "layers 3-5 and 9"), ([0, 1, 2], "layers 0-2")],
+)
+def test_neighbouring_layers_are_a_range(layers: list[int], text: str) -> None:
+    assert layers_text(layers) == text
