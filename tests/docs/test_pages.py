@@ -38,7 +38,9 @@ def named(pattern: str) -> list[tuple[Command, str, tuple[str, ...]]]:
 
 
 RUNS = named(r"(?:(?:\S*python\S* )?jobs/(\w+)\.py)") + [
-    found for found in named(r"(?:\S*/)?stratoscope (\w+)") if found[1] != "width"  # a job of another package
+    found
+    for found in named(r"(?:\S*/)?stratoscope (\w+)")
+    if found[1] != "width"  # a job of another package
 ]
 
 
@@ -57,7 +59,9 @@ def test_the_pages_show_every_job_and_view() -> None:
     assert {name for _, name, _ in RUNS} == {*JOBS, *VIEWS}
 
 
-@pytest.mark.parametrize(("command", "name", "arguments"), RUNS, ids=str)
+@pytest.mark.parametrize(
+    ("command", "name", "arguments"), RUNS, ids=lambda value: str(value) if isinstance(value, Command) else ""
+)
 def test_a_command_of_a_page_has_options_and_values_that_exist(
     command: Command, name: str, arguments: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
