@@ -1,5 +1,6 @@
 """Every command that the documentation shows can be given, and every link leads somewhere."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -101,3 +102,14 @@ def test_links_lead_to_files_and_headings(name: str) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             broken.append(link)
     assert broken == []
+
+
+def test_the_messages_of_troubleshooting_are_those_of_the_package() -> None:
+    sources = (ROOT / "platform" / "stratoscope").rglob("*.py")
+    nodes = [node for path in sources for node in ast.walk(ast.parse(path.read_text()))]
+    texts = "\n".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    titles = re.findall(r"^\*\*(.*)\*\*$", (ROOT / "docs/guides/troubleshooting.md").read_text(), re.MULTILINE)
+    messages = [span for title in titles for span in re.findall(r"`([^`]+)`", title)]
+    parts = [part.strip() for message in messages for part in message.split("...")]
+    assert len(messages) > 12
+    assert [part for part in parts if part not in texts] == []
