@@ -75,7 +75,7 @@ def figures(run):
 LAYERS = Stage("layers", ScoreJob, "model", settings, figures)
 """
 
-PAGE = (ROOT / "docs" / "extending.md").read_text()
+PAGE = (ROOT / "docs" / "guides" / "extending.md").read_text()
 (JOB,) = (block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "class WidthJob" in block)
 
 

@@ -22,12 +22,17 @@ function loadPlotly() {
 
 // A legend below the plot takes as many lines as its names need at this width, of some 7 pixels a character.
 function addLegendSpace(layout, data, width) {
-  const names = data.filter((trace) => trace.name && trace.showlegend !== false).map((trace) => trace.name);
-  if (layout.showlegend === false || names.length < 2) return;
-  const [used, lines] = names.reduce(([used, lines], name) => {
-    const needed = 50 + 7 * name.replace(/<[^>]*>/g, " ").length;
-    return used + needed > width ? [needed, lines + 1] : [used + needed, lines];
-  }, [0, 1]);
+  const traces = data.filter((trace) => trace.name && trace.showlegend !== false);
+  if (layout.showlegend === false || traces.length < 2) return;
+  let [used, lines] = [0, 1];
+  for (const trace of traces) {
+    const parts = wrapped(trace.name.replace(/<br>/g, " "), width - 60);
+    trace.name = parts.join("<br>");
+    const needed = parts.length > 1 ? width : 50 + 7 * parts[0].replace(/<[^>]*>|&[^;]*;/g, "x").length;
+    const begins = used && used + needed > width;
+    lines += (begins ? 1 : 0) + parts.length - 1;
+    used = begins ? needed : used + needed;
+  }
   const space = 16 + 20 * lines;
   layout.height += space;
   layout.margin = { ...layout.margin, b: (layout.margin?.b ?? 50) + space };
