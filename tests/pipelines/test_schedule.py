@@ -17,7 +17,7 @@ class Sleeping(Scheduler):
     """Runs, in place of each job, a process that sleeps."""
 
     def _command(self, step: Step, file: Path) -> list[str]:  # noqa: ARG002
-        return [sys.executable, "-c", "import time; time.sleep(1.5); print('run: runs/x')"]
+        return [sys.executable, "-c", "import time; time.sleep(3); print('run: runs/x')"]
 
 
 def night(folder: Path, earlier: Mapping[str, StepResult] | None = None, **schedule: float) -> dict[str, StepResult]:
@@ -32,10 +32,10 @@ def night(folder: Path, earlier: Mapping[str, StepResult] | None = None, **sched
 
 
 def test_when_the_hours_are_over_what_runs_is_stopped_and_nothing_else_begins(tmp_path: Path) -> None:
-    results = night(tmp_path, hours=2 * SECOND)
+    results = night(tmp_path, hours=5 * SECOND)
     assert results["a"].succeeded
     assert results["b"].status == "over time"
-    assert "the night's 0.000555556 hours are over" in str(results["b"].error)
+    assert "the night's 0.00138889 hours are over" in str(results["b"].error)
     assert results["c"].status == "skipped"
 
 
