@@ -65,7 +65,7 @@ class RegisteredJob:
         end_process(self.run_command(sys.argv[1:]))
 
     def _run(self, config: "JobConfig") -> int:
-        with phase("loading libraries", quick=True):
+        with phase("loading libraries"):
             from stratoscope.pipelines.runtime.job import run_configured
 
             maker = self.maker
