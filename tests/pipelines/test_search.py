@@ -120,7 +120,7 @@ def test_plot_tables_terminal_and_card_show_one_speed(tmp_path: Path) -> None:
 
 def test_every_metric_of_a_task_has_its_curve_and_row(tmp_path: Path) -> None:
     sections = {section.heading: section for section in build_page(write_run(tmp_path, 20)).sections}
-    titles = [figure.layout.title.text for figure in sections["Retention by score"].figures]
+    titles = [figure.layout.meta["title"] for figure in sections["Retention by score"].figures]
     assert [title.split(", ", 1)[1] for title in titles] == [
         "mean over tasks", "pick, exact_match,strict", "pick, exact_match,flexible",
     ]  # fmt: skip
