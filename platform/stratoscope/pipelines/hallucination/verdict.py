@@ -13,7 +13,7 @@ from stratoscope.tables.hallucination import HallucinationScoreRow, SeparationRo
 if TYPE_CHECKING:
     from stratoscope.results import Manifest
 
-Ranking = Literal["better", "no better", "worse"]
+SeparationVerdict = Literal["better", "no better", "worse"]
 MAX_REASONS = 2
 """Number of sentences that say why no layer is flagged."""
 
@@ -86,7 +86,7 @@ def _against_random(rows: Sequence[SeparationRow], number: int, num_sets: int) -
     rankings = [_ranking(row) for row in rows]
     if number == 1:
         return f"Flagged layers separate wrong from right answers {rankings[0]} than random layers do ({auroc})."
-    order: tuple[Ranking, ...] = ("better", "no better", "worse")
+    order: tuple[SeparationVerdict, ...] = ("better", "no better", "worse")
     parts = [f"{ranking} in {rankings.count(ranking)}" for ranking in order if ranking in rankings]
     return (
         f"Layers are flagged in {len(rows)} of {number} pairs of data set and tap; against random layers, they "
@@ -94,7 +94,7 @@ def _against_random(rows: Sequence[SeparationRow], number: int, num_sets: int) -
     )
 
 
-def _ranking(row: SeparationRow) -> Ranking:
+def _ranking(row: SeparationRow) -> SeparationVerdict:
     if row.over_random_low is not None and row.over_random_low > 0:
         return "better"
     return "worse" if row.over_random_high is not None and row.over_random_high < 0 else "no better"
