@@ -261,7 +261,7 @@ def test_input_that_cannot_be_used_exits_2_with_one_line(
     capfd.readouterr()
     assert main(arguments(fields, **changes)) == 2
     out, err = capfd.readouterr()
-    assert out == ""
+    assert out in ("", "score: loading libraries\n")  # the configuration itself may be refused before
     assert len(err.splitlines()) == 1
     assert err.startswith("score: ")
     assert message in err
