@@ -16,8 +16,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
+from stratoscope.activations.float32 import blocks_in_float32
 from stratoscope.activations.residual import (
     NOT_RUN,
     BlockReading,
@@ -40,8 +40,6 @@ SHAPE = (2, 8)
 """Prompts and tokens of the trial."""
 SHORT = 5
 """Tokens of the prompt that is padded."""
-LARGEST = 2**31
-"""Largest number of parameters of a block that is converted to float32."""
 SAME = 1e-3
 """Largest relative difference between a prompt alone and in a batch, in float32."""
 SAME_ROUNDED = 0.05
@@ -142,7 +140,7 @@ class _Trial:
         with ExitStack() as stack:
             rounded = any(p.dtype in {torch.bfloat16, torch.float16} for m in modules for p in m.parameters())
             if self.in_float32 and rounded:
-                stack.enter_context(_blocks_in_float32(modules))
+                stack.enter_context(blocks_in_float32(modules))
             observers = [_Observer(layer, block, model) for layer, block in enumerate(model.anatomy.blocks)]
             with _observed(observers):
                 self._pass(ids, torch.ones_like(ids))
@@ -343,54 +341,6 @@ def _observed(observers: Sequence[_Observer]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _blocks_in_float32(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Compute blocks in float32, one at a time, and put their weights back after each."""
-    stored: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
-    dtypes: list[torch.dtype] = []
-
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        tensors = [t for t in (*module.parameters(), *module.buffers()) if t.dtype in {torch.bfloat16, torch.float16}]
-        stored[module] = [(tensor, tensor.data) for tensor in tensors]
-        dtypes.append(hidden_input(args, kwargs).dtype)
-        for tensor in tensors:
-            tensor.data = tensor.data.float()
-        converted: tuple[Any, Any] = tree_map_only(Tensor, _to_float32, (args, kwargs))
-        return converted
-
-    def leave(module: nn.Module, _args: Any, output: Any) -> Any:
-        for tensor, data in stored.pop(module, ()):
-            tensor.data = data
-        if module is not modules[-1]:
-            return output
-        # What follows the blocks, such as the last norm, expects the dtype that the first block got.
-        return tree_map_only(Tensor, lambda t: t.to(dtypes[0]) if t.is_floating_point() else t, output)
-
-    handles = []
-    for module in modules:
-        parameters = list(module.parameters())
-        if any(not p.is_floating_point() or p.is_meta for p in parameters) or _size(parameters) > LARGEST:
-            continue
-        handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-        handles.append(module.register_forward_hook(leave, always_call=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for pairs in stored.values():
-            for tensor, data in pairs:
-                tensor.data = data
-
-
-def _size(parameters: Sequence[Tensor]) -> int:
-    return sum(parameter.numel() for parameter in parameters)
-
-
-def _to_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in {torch.bfloat16, torch.float16} else tensor
 
 
 def split_rows(attention_mask: Tensor, batching: Batching) -> list[list[int]]:
