@@ -32,6 +32,7 @@ def bucket() -> Iterator[str]:
     """A bucket of a real server of the S3 protocol on this machine."""
     import boto3
     from moto.server import ThreadedMotoServer
+    from s3fs import S3FileSystem
 
     server = ThreadedMotoServer(port=0)
     server.start()
@@ -49,6 +50,8 @@ def bucket() -> Iterator[str]:
     server.stop()
     for name, value in earlier.items():
         os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+    # fsspec keeps one file system per process, which would go on with this server and its credentials.
+    S3FileSystem.clear_instance_cache()
 
 
 def start(fields: dict, address: str = "", **changes: str) -> subprocess.Popen[str]:

@@ -48,7 +48,7 @@ def test_an_output_that_cannot_be_written_is_refused(output: str, reason: str, t
 
 
 def test_a_store_without_credentials_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_SECRET_ACCESS_KEY"):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(InputError, match=r"^output 's3://bucket/runs' cannot be reached \(NoCredentialsError"):
