@@ -107,7 +107,7 @@ def test_own_answers(tiny_model_folder: Path) -> None:
     ids, mask, keep = (torch.ones(2, 6, dtype=torch.long) for _ in range(3))
 
     def forward(device_ids: Tensor, device_mask: Tensor) -> None:
-        run_head(model, device_ids, device_mask, keep.bool().to(META))
+        run_head(model, device_ids, device_mask, keep.bool())
 
     with Probe(model, tuple(Tap), (0.01,)) as probe:
         statistics = probe.measure(ids, mask, [Span(0, 2, 6), Span(1, 3, 6)], forward).statistics

@@ -14,10 +14,10 @@ from stratoscope.evaluation import (
     GenerationPrompt,
     ItemSampling,
     Slice,
+    TextGenerator,
     by_task,
     check_filters,
     choose_items,
-    generate,
     load_tasks,
     task_names,
 )
@@ -81,7 +81,7 @@ QUESTIONS = [f"Question: what is {i} and {7 * i}? Answer:" for i in range(8)]
 def generated_words(model: LoadedModel) -> list[list[str]]:
     """Return the words of the model's own answers."""
     ids = [tuple(encode_text(model.tokenizer, question)) for question in QUESTIONS]
-    texts = generate(model, [GenerationPrompt(i, ("\n\n",), ANSWER_TOKENS) for i in ids], (), 256)
+    texts = TextGenerator(model, 256).answer([GenerationPrompt(i, ("\n\n",), ANSWER_TOKENS) for i in ids])
     return [re.findall(r"\w+", text) for text in texts]
 
 

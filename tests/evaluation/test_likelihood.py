@@ -5,7 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stratoscope.evaluation.generation import GenerationPrompt, generate
 from stratoscope.evaluation.likelihood import Scorer
 from stratoscope.evaluation.rows import Request, lay_out, make_batches
 from stratoscope.models import LoadedModel, without_layers
@@ -119,20 +118,3 @@ def test_every_target_token_is_predicted_once_from_the_place_before_it(
                 assert batch.positions[row, place] == len(wanted) - 1
             predicted[request].append(token)
     assert {i: tuple(p) for i, p in predicted.items()} == {i: r.target for i, r in enumerate(given_requests)}
-
-
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
-def test_answers_are_those_of_generate_whatever_the_batch(name: str, tiny_model_folder: Path) -> None:
-    model = load_tiny(name, tiny_model_folder)
-    prompts = [
-        GenerationPrompt((5, 9, 33), (), 6),
-        GenerationPrompt((7, 21, 60, 11, 4, 4, 8), (), 6),
-        GenerationPrompt((4,), ("w8",), 6),
-    ]
-    texts = generate(model, prompts, (1,), 64)
-    with without_layers(model, (1,)) as pruned:
-        for prompt, text in zip(prompts, texts, strict=True):
-            ids = torch.tensor([prompt.ids])
-            new = pruned.network.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :]
-            whole = model.tokenizer.decode(new, skip_special_tokens=True)
-            assert text == (whole if not prompt.until else whole.partition("w8")[0])

@@ -13,7 +13,7 @@ from selenium import webdriver
 import stratoscope
 from stratoscope.data import PairChoice, PairSource, load_pairs
 from stratoscope.errors import InputError, RunError
-from stratoscope.evaluation import GenerationPrompt, generate
+from stratoscope.evaluation import GenerationPrompt, TextGenerator
 from stratoscope.models import encode_text, load_model
 from stratoscope.pipelines.hallucination import HallucinationConfig, HallucinationJob
 from stratoscope.pipelines.hallucination import inputs as inputs_module
@@ -165,7 +165,7 @@ def test_own_answers_are_graded_and_compared(
     prompts = [
         GenerationPrompt(tuple(encode_text(model.tokenizer, f"Question: {q}?\nAnswer:")), ("\n",), 4) for q in questions
     ]
-    written = generate(model, prompts, (), 512)
+    written = TextGenerator(model, 512).answer(prompts)
     rows = [
         {"question": q, "right": [w.upper() if i % 2 else "w3"]}
         for i, (q, w) in enumerate(zip(questions, written, strict=True))

@@ -1,11 +1,17 @@
 """Prompts that were encoded ahead of the actor."""
 
+import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from stratoscope.execution import ActorPool
 from stratoscope.models import Encoding, encode, load_tokenizer, resolve_source
+from stratoscope.pipelines.hallucination import HallucinationConfig
+from stratoscope.pipelines.hallucination import inputs as question_inputs
+from stratoscope.pipelines.hallucination import run as hallucination_run
+from stratoscope.pipelines.hallucination.worker import HallucinationWorker
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.score import ScoreConfig
 from stratoscope.pipelines.score.encoding import ShardEncoder, pack_encoded, unpack_encoded
@@ -52,3 +58,32 @@ def test_a_worker_computes_the_same_from_texts_and_from_encoded_prompts(
     counts = [{k: v for k, v in r.counts.items() if k not in varying} for r in (from_texts, from_ids)]
     assert counts[0] == counts[1]
     assert counts[0]["batch_tokens"] == 2048
+
+
+@pytest.mark.parametrize("answers", ["given", "own", "gold_and_own"])
+def test_a_worker_computes_the_same_from_questions_and_from_encoded_ones(
+    tiny_model_folder: Path, tmp_path: Path, answers: str
+) -> None:
+    file = tmp_path / "questions.jsonl"
+    lines = [
+        {"question": f"w{i} w{i + 1} w{i % 7}", "right": [f"w{i + 2}", "w9 w4"], "wrong": [f"w{i + 3} w1", "w5"]}
+        for i in range(30)
+    ]
+    file.write_text("\n".join(json.dumps({"id": str(i)} | line) for i, line in enumerate(lines)))
+    fields = {
+        "model": {"source": str(tiny_model_folder)},
+        "pairs": {"source": [str(file)], "format": ["pairs"], "answers": answers},
+        "generation": {"max_tokens": 4},
+    }
+    config = validate(HallucinationConfig, fields)
+    inputs = question_inputs.open_inputs(config)
+    worker = HallucinationWorker(hallucination_run.worker_settings(config, inputs, ActorPool(1, 1, 1, 1, 0)))
+    work = hallucination_run.sharded_work(config, inputs, ActorPool(1, 1, 1, 1, 1))
+    assert work.prepare is not None
+    (row, *_) = Shards(inputs.layout, inputs.questions.table, [0])[0].to_pylist()
+    # As Ray Data does it: the columns travel in a table.
+    (encoded,) = pa.Table.from_pylist([work.prepare(row)]).to_pylist()
+    from_texts, from_ids = (worker(shard) for shard in (row, encoded))
+    assert from_texts.files == from_ids.files
+    assert ("generated" in from_ids.files) == (answers != "given")
+    assert from_texts.counts["scored"] == from_ids.counts["scored"] > 0

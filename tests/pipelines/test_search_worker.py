@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stratoscope.evaluation import GenerationPrompt, ItemSampling, Resampling, by_task, generate
+from stratoscope.evaluation import GenerationPrompt, ItemSampling, Resampling, TextGenerator, by_task
 from stratoscope.models import LoadSpec, encode_text, resolve_source
 from stratoscope.pipelines.search.pruning.worker import PruningEvaluator, PruningEvaluatorSettings
 from stratoscope.results.manifest import NAME
@@ -44,7 +44,7 @@ def test_all_filters_are_stored_and_one_counts(
 ) -> None:
     model = loading(tiny_model_folder).load(head=True)
     prompts = [GenerationPrompt(tuple(encode_text(model.tokenizer, q)), ("\n\n",), ANSWER_TOKENS) for q in QUESTIONS]
-    words = [re.findall(r"\w+", text) for text in generate(model, prompts, (), 256)]
+    words = [re.findall(r"\w+", text) for text in TextGenerator(model, 256).answer(prompts)]
     source = write_filtered_task(tmp_path, QUESTIONS, [own[0] for own in words])
     (tmp_path / NAME).touch()
     own = evaluator(tmp_path, source, tiny_model_folder, filters)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stratoscope.activations.trial import position_of_first
-from stratoscope.models import LoadedModel
+from stratoscope.models import LoadedModel, logits_at
 
 SAMPLE_LENGTH = 128
 """Tokens of a row of the batches that are timed."""
@@ -33,15 +33,14 @@ def run_head(model: LoadedModel, input_ids: Tensor, attention_mask: Tensor, keep
         model: with its head.
         input_ids: token ids on the model's device, shape (B, S), padded on either side.
         attention_mask: 1 for a token and 0 for padding, shape (B, S), on the model's device.
-        keep: true where predictions are wanted, shape (B, S), on the model's device.
+        keep: true where predictions are wanted, shape (B, S), on the host.
 
     Returns:
         Logits at the kept positions in order of rows, shape (kept, vocabulary).
     """
     extra = _extra(model, model.network, attention_mask)
-    output = model.network(input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=keep, **extra)
-    logits: Tensor = output.logits
-    return logits.reshape(-1, logits.shape[-1])
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **extra}
+    return logits_at(model.network, keep, model.device, **inputs)
 
 
 def _extra(model: LoadedModel, network: torch.nn.Module, attention_mask: Tensor) -> dict[str, object]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ from stratoscope.activations import fused
 from stratoscope.activations.forward import run_backbone
 from stratoscope.activations.reduce import Bins, RowLayout, TokenSums, merge_tokens, reduce_tokens, token_cosine
 from stratoscope.activations.residual import UNKNOWN, Term
-from stratoscope.activations.segments import Segments, Span, to_device
+from stratoscope.activations.segments import Segments, Span
 from stratoscope.activations.tap import Tap
 from stratoscope.activations.taps import on_experts, on_input, on_output
 from stratoscope.activations.trial import Batching, ModelReading, read_model, split_rows
 from stratoscope.errors import InputError
-from stratoscope.models import LoadedModel
+from stratoscope.models import LoadedModel, to_device, to_host
 from stratoscope.statistics import Statistics, stack
 
 Pending = Callable[[], "BatchStatistics"]
@@ -270,7 +270,7 @@ class Probe:
             segments = Segments.from_mask(attention_mask)
         else:
             segments = Segments.from_spans(parts, ids.shape[1], torch.device("cpu"))
-        (lengths,) = _to_host(segments.lengths)()
+        (lengths,) = to_host(segments.lengths)()
         host, segments = segments, segments.to(self.model.device)
         run = forward or partial(run_backbone, self.model)
         shape = (ids.shape[0], ids.shape[1])
@@ -363,7 +363,7 @@ class Probe:
         cosine = _mean_of_known(current.cosine, current.segments)
         spans = _span_cosine(current.last_tokens, self.spans, cosine)
         num_segments, num_layers = cosine.shape
-        fetch = _to_host(torch.cat([rows.reshape(num_segments, -1), cosine, spans], dim=1))
+        fetch = to_host(torch.cat([rows.reshape(num_segments, -1), cosine, spans], dim=1))
         columns = rows.shape[1] * rows.shape[2]
 
         def finish() -> _Reduced:
@@ -393,7 +393,7 @@ class Probe:
         rows = torch.cat([sums.moments, below.double()], dim=3).permute(2, 0, 1, 3)
         spans = _span_cosine(current.last_tokens, self.spans, cosine)
         flat = torch.cat([rows.reshape(num_segments, -1), cosine, spans], dim=1)
-        fetch = _to_host(flat, histogram.permute(2, 0, 1, 3))
+        fetch = to_host(flat, histogram.permute(2, 0, 1, 3))
         columns, widths = rows[0].numel(), sums.widths
 
         def finish() -> _Reduced:
@@ -575,28 +575,6 @@ class Probe:
             nonfinite=reduced.nonfinite,
         )
         return BatchStatistics(statistics, reduced.spans)
-
-
-def _to_host(*values: Tensor) -> Callable[[], tuple[NDArray[Any], ...]]:
-    """Start to copy tensors of one device to the host; what is returned waits for the copies.
-
-    A tensor on the meta device has no values and becomes zeros. A pass on that device therefore checks, on a machine
-    without a GPU, that no step joins tensors of two devices.
-    """
-    if values[0].is_cuda:
-        # Pinned memory, which PyTorch keeps for the next batch, is written by the device itself.
-        copies = [torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for value in values]
-        for copy, value in zip(copies, values, strict=True):
-            copy.copy_(value, non_blocking=True)
-        copied = torch.cuda.current_stream(values[0].device).record_event()
-
-        def wait() -> tuple[NDArray[Any], ...]:
-            copied.synchronize()
-            return tuple(copy.numpy() for copy in copies)
-
-        return wait
-    arrays = tuple((torch.zeros_like(v, device="cpu") if v.is_meta else v).numpy() for v in values)
-    return lambda: arrays
 
 
 def _mean_of_known(values: Tensor, segments: Segments) -> Tensor:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stratoscope.models import to_device
+
 
 @dataclass(frozen=True)
 class Span:
@@ -112,10 +114,3 @@ class Segments:
     def spread(self, per_segment: Tensor) -> Tensor:
         """Repeat segment values for each of the segment's tokens: (K, N) becomes (K, T)."""
         return per_segment.index_select(1, self.rows)
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor of the host to a device without waiting for what runs there."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         group_scores,
     )
     from stratoscope.evaluation.evaluator import Evaluator, ItemScore, Slice
-    from stratoscope.evaluation.generation import GenerationPrompt, generate
+    from stratoscope.evaluation.generation import GenerationPrompt, TextGenerator
     from stratoscope.evaluation.grading import equals_one_of
     from stratoscope.evaluation.questions import (
         LOWER_IS_BETTER,
@@ -68,13 +68,13 @@ __all__ = [
     "TaskItems",
     "TaskScores",
     "Text",
+    "TextGenerator",
     "by_task",
     "check_filters",
     "choose_items",
     "compare",
     "compare_variants",
     "equals_one_of",
-    "generate",
     "group_scores",
     "items_digest",
     "load_tasks",

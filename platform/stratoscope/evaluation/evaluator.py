@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from stratoscope.errors import RunError, first_line
-from stratoscope.evaluation.generation import GenerationPrompt, generate
+from stratoscope.evaluation.generation import GenerationPrompt, TextGenerator
 from stratoscope.evaluation.likelihood import Likelihood, Scorer
 from stratoscope.evaluation.rows import Batch, Request
 from stratoscope.evaluation.tasks import Item, TaskItems
@@ -91,8 +91,9 @@ class Evaluator:
         self, model: LoadedModel, tasks: Sequence[TaskItems], *, max_batch_tokens: int, max_length: int
     ) -> None:
         self.model, self.tasks = model, list(tasks)
-        self._max_batch_tokens, self._max_length = max_batch_tokens, max_length
+        self._max_length = max_length
         self.scorer = Scorer(model, max_batch_tokens)
+        self._generator = TextGenerator(model, max_batch_tokens)
         self._prepared: dict[Slice, _PreparedSlice] = {}
 
     def evaluate(self, dropped: Sequence[int], items: Slice, *, keep_bytes: int = 0) -> list[ItemScore]:
@@ -106,7 +107,7 @@ class Evaluator:
         prepared = self._prepare(items)
         key = items.name if items.part == "search" else None
         likelihoods = self.scorer.score(prepared.batches, dropped, key=key, keep_bytes=keep_bytes)
-        texts = generate(self.model, list(prepared.prompts.values()), dropped, self._max_batch_tokens)
+        texts = self._generator.answer(list(prepared.prompts.values()), dropped)
         answers = dict(zip(prepared.prompts, texts, strict=True))
         return list(self._item_scores(prepared, likelihoods, answers))
 

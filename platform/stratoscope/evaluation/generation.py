@@ -2,12 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from stratoscope.models import LoadedModel, bucket, pad, without_layers
+from stratoscope.evaluation.tolerance import LOG_LIKELIHOOD_TOLERANCE
+from stratoscope.models import MAX_PROMPTS, LoadedModel, bucket, pad, without_layers
+
+TRIAL_LENGTHS = (6, 15)
+"""Tokens of the two prompts that show whether padding changes the model's answers."""
+TRIAL_TOKENS = 2
+"""Generated tokens of the trial: the first follows from the prompts, the second from the cache, too."""
+TRIAL_CHOICES = 16
+"""Most likely tokens whose log-probabilities the trial compares."""
+TAIL_TOKENS = 8
+"""Tokens by which the tail that is searched for a stop string is longer than that string."""
 
 
 @dataclass(frozen=True)
@@ -21,64 +32,132 @@ class GenerationPrompt:
     """Most tokens of the answer."""
 
 
-def generate(
-    model: LoadedModel, prompts: Sequence[GenerationPrompt], dropped: Sequence[int], max_batch_tokens: int
-) -> list[str]:
-    """Return the greedy answer to each prompt, in order, from a model without some of its layers.
+class TextGenerator:
+    """Generates greedy answers with one model, whole or without some of its layers.
+
+    Prompts of different lengths share a batch and are padded on the left, unless padding changes the model's answers;
+    a trial at the first use finds out.
 
     Args:
         model: with its causal head.
-        prompts: in any order.
-        dropped: layers to leave out.
-        max_batch_tokens: most tokens of a batch of prompts and answers together.
+        max_batch_tokens: most tokens of a batch of prompts and answers together, padding included.
+        max_prompts: most prompts of a batch.
     """
-    answers = [""] * len(prompts)
-    settings = {(prompt.until, prompt.max_tokens) for prompt in prompts}
-    with torch.inference_mode(), without_layers(model, dropped) as pruned:
-        for until, max_tokens in sorted(settings):
-            members = [i for i, p in enumerate(prompts) if (p.until, p.max_tokens) == (until, max_tokens)]
-            lengths = [len(prompts[i].ids) + max_tokens for i in members]
-            for indices in bucket(lengths, max_batch_tokens):
-                batch = [members[i] for i in indices]
-                texts = _generate_batch(pruned, [prompts[i].ids for i in batch], until, max_tokens)
-                for index, text in zip(batch, texts, strict=True):
+
+    def __init__(self, model: LoadedModel, max_batch_tokens: int, max_prompts: int = MAX_PROMPTS) -> None:
+        self._model, self._max_batch_tokens, self._max_prompts = model, max_batch_tokens, max_prompts
+
+    @cached_property
+    def ignores_padding(self) -> bool:
+        """Whether the model continues a prompt that is padded on the left as it continues the prompt alone."""
+        vocabulary: int = self._model.network.get_input_embeddings().weight.shape[0]
+        short, long = ([(7 * i + 3) % vocabulary for i in range(length)] for length in TRIAL_LENGTHS)
+        try:
+            alone, beside = (self._continue(rows) for rows in ([short], [short, long]))
+        except (TypeError, ValueError, RuntimeError, IndexError):
+            return False  # whatever fails here fails for each prompt, whose error is reported
+        tolerance = LOG_LIKELIHOOD_TOLERANCE[self._model.network.dtype]
+        for before, after in zip(alone, beside, strict=True):
+            likely = before.topk(min(TRIAL_CHOICES, vocabulary)).indices
+            if not bool(((before - after)[likely].abs() <= tolerance).all()):
+                return False
+            if before.argmax() != after.argmax():
+                break  # a tie: the next tokens have different contexts
+        return True
+
+    def batches(self, prompts: Sequence[GenerationPrompt]) -> list[list[int]]:
+        """Group prompts with the same stop strings and longest answer into batches, and return their indices."""
+        max_padding = 1.0 if self.ignores_padding else 0.0
+        batches = []
+        for key in sorted({(prompt.until, prompt.max_tokens) for prompt in prompts}):
+            members = [i for i, prompt in enumerate(prompts) if (prompt.until, prompt.max_tokens) == key]
+            lengths = [len(prompts[i].ids) + prompts[i].max_tokens for i in members]
+            groups = bucket(lengths, self._max_batch_tokens, max_padding, self._max_prompts)
+            batches += [[members[p] for p in group] for group in groups]
+        return batches
+
+    def answer_batch(self, prompts: Sequence[GenerationPrompt]) -> list[str]:
+        """Return the answers to a batch of prompts with the same stop strings and longest answer."""
+        tokenizer, until = self._model.tokenizer, prompts[0].until
+        start = max(len(prompt.ids) for prompt in prompts)
+        criteria = [_StopStrings(tokenizer, until, start, len(prompts))] if until else []
+        output = self._generate(
+            [prompt.ids for prompt in prompts],
+            prompts[0].max_tokens,
+            stopping_criteria=StoppingCriteriaList(criteria),
+        )
+        texts = tokenizer.batch_decode(output[:, start:], skip_special_tokens=True)
+        return [_truncate(text, until) for text in texts]
+
+    def answer(self, prompts: Sequence[GenerationPrompt], dropped: Sequence[int] = ()) -> list[str]:
+        """Return the answer to each prompt, in order.
+
+        Args:
+            prompts: in any order.
+            dropped: layers to leave out.
+        """
+        answers = [""] * len(prompts)
+        batches = self.batches(prompts) if prompts else []
+        with without_layers(self._model, dropped):
+            for batch in batches:
+                for index, text in zip(batch, self.answer_batch([prompts[i] for i in batch]), strict=True):
                     answers[index] = text
-    return answers
+        return answers
 
+    def _continue(self, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        """Return the log-probabilities of each generated token of the first row, shape (vocabulary,)."""
+        output = self._generate(rows, TRIAL_TOKENS, output_logits=True, return_dict_in_generate=True)
+        return [logits[0].double().log_softmax(dim=-1) for logits in output.logits]
 
-def _generate_batch(
-    model: LoadedModel, rows: Sequence[Sequence[int]], until: tuple[str, ...], max_tokens: int
-) -> list[str]:
-    tokenizer, network = model.tokenizer, model.network
-    filler = int(tokenizer.pad_token_id or 0)
-    ids, mask = pad([row[::-1] for row in rows], filler)
-    ids, mask = ids.flip(1).to(model.device), mask.flip(1).to(model.device)
-    output = network.generate(
-        ids,
-        attention_mask=mask,
-        max_new_tokens=max_tokens,
-        do_sample=False,
-        pad_token_id=filler,
-        use_cache=True,
-        stopping_criteria=StoppingCriteriaList([_StopStrings(tokenizer, until, ids.shape[1])] if until else []),
-    )
-    texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
-    return [_truncate(text, until) for text in texts]
+    def _generate(self, rows: Sequence[Sequence[int]], max_tokens: int, **more: Any) -> Any:
+        """Generate at most so many tokens after each row; further options are those of transformers."""
+        ids, mask = self._padded(rows)
+        with torch.inference_mode():
+            return self._model.network.generate(
+                ids,
+                attention_mask=mask,
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                pad_token_id=self._filler,
+                use_cache=True,
+                **more,
+            )
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ids and mask of rows, padded on the left, on the model's device."""
+        ids, mask = pad([row[::-1] for row in rows], self._filler)
+        return ids.flip(1).to(self._model.device), mask.flip(1).to(self._model.device)
+
+    @property
+    def _filler(self) -> int:
+        return int(self._model.tokenizer.pad_token_id or 0)
 
 
 class _StopStrings(StoppingCriteria):  # type: ignore[misc]
     """Stops answers that contain a stop string.
 
     The criterion of transformers needs a tokenizer that can spell out its vocabulary, which not every tokenizer can.
+    Only the end of answers that go on is decoded, so that a step costs the same however long the answers are.
+
+    Args:
+        tokenizer: decodes answers.
+        until: the stop strings.
+        start: number of tokens before the answers.
+        num_rows: number of answers.
     """
 
-    def __init__(self, tokenizer: Any, until: Sequence[str], start: int) -> None:
-        self._tokenizer, self._until, self._start = tokenizer, until, start
+    def __init__(self, tokenizer: Any, until: Sequence[str], start: int, num_rows: int) -> None:
+        self._tokenizer, self._until, self._start = tokenizer, [stop for stop in until if stop], start
+        self._tail = max((len(stop.encode()) for stop in self._until), default=0) + TAIL_TOKENS
+        self._done = [False] * num_rows
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_options: Any) -> Any:  # noqa: ARG002
-        texts = self._tokenizer.batch_decode(input_ids[:, self._start :], skip_special_tokens=True)
-        done = [any(stop in text for stop in self._until if stop) for text in texts]
-        return torch.tensor(done, device=input_ids.device)
+        tails = input_ids[:, max(self._start, input_ids.shape[1] - self._tail) :].tolist()
+        open_rows = [row for row, done in enumerate(self._done) if not done]
+        texts = self._tokenizer.batch_decode([tails[row] for row in open_rows], skip_special_tokens=True)
+        for row, text in zip(open_rows, texts, strict=True):
+            self._done[row] = any(stop in text for stop in self._until)
+        return torch.tensor(self._done, device=input_ids.device)
 
 
 def _truncate(text: str, until: Sequence[str]) -> str:

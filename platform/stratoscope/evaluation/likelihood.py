@@ -8,10 +8,9 @@ import torch
 
 from stratoscope.evaluation.prefix import PrefixCache
 from stratoscope.evaluation.rows import Batch, Request, TokenRow, lay_out, make_batches
-from stratoscope.models import LoadedModel
+from stratoscope.evaluation.tolerance import LOG_LIKELIHOOD_TOLERANCE
+from stratoscope.models import LoadedModel, logits_at, to_device
 
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
-"""Tolerance between log-likelihoods that are computed in rows of different shapes."""
 NUM_PROBES = 8
 """Number of requests on which sharing of contexts is verified."""
 
@@ -64,33 +63,39 @@ class Scorer:
             key: name of exactly these batches in the cache of hidden states; None does not use the cache.
             keep_bytes: most memory for hidden states of this set, from which others start; 0 keeps none.
         """
-        total: dict[int, float] = {}
-        correct: dict[int, int] = {}
-        count: dict[int, int] = {}
+        predictions: list[tuple[torch.Tensor, torch.Tensor]] = []
         with torch.inference_mode(), self.cache.run(tuple(sorted(dropped)), key, batches, keep_bytes) as step:
             for index, batch in enumerate(batches):
                 with step(index):
-                    chosen, best = self._predict(batch)
-                for request, value, hit in zip(batch.requests, chosen.tolist(), best.tolist(), strict=True):
-                    total[request] = total.get(request, 0.0) + value
-                    correct[request] = correct.get(request, 0) + int(hit)
-                    count[request] = count.get(request, 0) + 1
+                    predictions.append(self._predict(batch))
+        # Fetched after the last batch, so that a GPU never waits for the host between batches.
+        total: dict[int, float] = {}
+        correct: dict[int, int] = {}
+        count: dict[int, int] = {}
+        for batch, (chosen, best) in zip(batches, predictions, strict=True):
+            for request, value, hit in zip(batch.requests, chosen.tolist(), best.tolist(), strict=True):
+                total[request] = total.get(request, 0.0) + value
+                correct[request] = correct.get(request, 0) + int(hit)
+                count[request] = count.get(request, 0) + 1
         return {request: Likelihood(total[request], correct[request], count[request]) for request in total}
 
     def _predict(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the log-probability of each target token, and whether it is the most likely, shape (picks,) each."""
+        """Return the log-probability of each target token, and whether it is the most likely, shape (picks,) each.
+
+        Both stay on the model's device.
+        """
         device, network = self.model.device, self.model.network
         mask: dict[str, Any] = {}
         if batch.visible is not None and batch.positions is not None:
             # An additive mask, which every attention implementation accepts.
             hidden = torch.zeros(batch.visible.shape, dtype=network.dtype)
             hidden.masked_fill_(~batch.visible, torch.finfo(network.dtype).min)
-            mask = {"attention_mask": hidden.to(device), "position_ids": batch.positions.to(device)}
-        logits = network(batch.ids.to(device), logits_to_keep=batch.keep.to(device), use_cache=False, **mask).logits
-        logits = logits.reshape(-1, logits.shape[-1]).float()
-        kept, tokens = batch.kept.to(device), batch.tokens.to(device)
+            mask = {"attention_mask": to_device(hidden, device), "position_ids": to_device(batch.positions, device)}
+        ids = to_device(batch.ids, device)
+        logits = logits_at(network, batch.keep, device, input_ids=ids, use_cache=False, **mask).float()
+        kept, tokens = to_device(batch.kept, device), to_device(batch.tokens, device)
         chosen = logits[kept, tokens] - torch.logsumexp(logits, dim=-1)[kept]
-        return chosen.double().cpu(), (logits.argmax(dim=-1)[kept] == tokens).cpu()
+        return chosen.double(), logits.argmax(dim=-1)[kept] == tokens
 
     @property
     def _filler(self) -> int:
@@ -118,4 +123,4 @@ class Scorer:
                 return False
         alone, shared = results
         differences = [abs(alone[i].log_likelihood - shared[i].log_likelihood) for i in alone]
-        return max(differences) <= TOLERANCE.get(self.model.network.dtype, 0.3)
+        return max(differences) <= LOG_LIKELIHOOD_TOLERANCE[self.model.network.dtype]

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from stratoscope.data import Question
-from stratoscope.evaluation.generation import GenerationPrompt, generate
+from stratoscope.evaluation.generation import GenerationPrompt, TextGenerator
 from stratoscope.evaluation.grading import equals_one_of
 from stratoscope.evaluation.likelihood import Likelihood, Scorer
 from stratoscope.evaluation.rows import Batch, Request
@@ -64,9 +64,10 @@ class QuestionEvaluator:
         max_length: int,
     ) -> None:
         self._model, self._questions, self._texts = model, list(questions), list(texts)
-        self._max_batch_tokens, self._max_length = max_batch_tokens, max_length
+        self._max_length = max_length
         self._answered = frozenset(answered)
         self._scorer = Scorer(model, max_batch_tokens)
+        self._generator = TextGenerator(model, max_batch_tokens)
         requests = [self._request(q.prompt, answer.text) for q in self._questions for answer in q.answers]
         self._ends = [0, *np.cumsum([len(q.answers) for q in self._questions]).tolist()]
         requests += [Request(text.ids[:1], text.ids[1 : max_length + 1]) for text in self._texts]
@@ -91,7 +92,7 @@ class QuestionEvaluator:
             GenerationPrompt(tuple(encode_text(self._model.tokenizer, q.prompt)), (END_OF_ANSWER,), ANSWER_TOKENS)
             for q in questions
         ]
-        texts = generate(self._model, prompts, dropped, self._max_batch_tokens) if prompts else []
+        texts = self._generator.answer(prompts, dropped)
         for question, text in zip(questions, texts, strict=True):
             right = equals_one_of(text, question.gold)
             yield Score(question.dataset, "exact_match", question.question_id, float(right))

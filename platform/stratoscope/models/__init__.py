@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from stratoscope.models.prune import check_causal, check_prunable, kept_layers, set_layers, without_layers
     from stratoscope.models.source import BUNDLED_MODELS, ModelSource, local_folder, pin_source, resolve_source
     from stratoscope.models.tokens import Encoded, Encoding, encode, encode_pair, encode_text
+    from stratoscope.models.transfer import logits_at, to_device, to_host
 
 __all__ = [
     "BUNDLED_MODELS",
@@ -69,6 +70,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "local_folder",
+    "logits_at",
     "num_layers_of",
     "pad",
     "peak_memory_bytes",
@@ -79,6 +81,8 @@ __all__ = [
     "resolve_source",
     "set_layers",
     "slices_yaml",
+    "to_device",
+    "to_host",
     "usual_tokens",
     "weights_fingerprint",
     "without_layers",

@@ -9,7 +9,7 @@ from stratoscope.errors import InputError
 from stratoscope.execution import gpus_of_actor, machine_resources, resources, vllm_installed, write_with_vllm
 from stratoscope.models import ModelSource, dtype_name, load_tokenizer, local_folder
 from stratoscope.pipelines.hallucination.config import HallucinationConfig
-from stratoscope.pipelines.hallucination.rows import encode_answers
+from stratoscope.pipelines.hallucination.rows import encode_question
 from stratoscope.pipelines.hallucination.worker import END_OF_ANSWER
 from stratoscope.pipelines.sharded.layout import ShardLayout, default_shard_size
 from stratoscope.pipelines.sharded.models import OpenedModel, check_taps, open_model
@@ -71,7 +71,7 @@ def answers_and_tokens(config: HallucinationConfig, source: ModelSource, questio
     tokenizer = load_tokenizer(source, trust_remote_code=config.model.trust_remote_code)
     sample = list(islice(questions, SAMPLE))
     scale = len(questions) / len(sample)
-    rows = [row for question in sample for row in encode_answers(tokenizer, question)]
+    rows = [row for question in sample for row in encode_question(tokenizer, question).rows]
     own = 0 if config.pairs.answers == "given" else len(questions)
     tokens = round(sum(len(row.ids) for row in rows) * scale) + own * 2 * config.generation.max_tokens
     return round(len(rows) * scale) + own, tokens

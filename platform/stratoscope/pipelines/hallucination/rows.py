@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from stratoscope.activations import Span
 from stratoscope.data import Answer, Question
-from stratoscope.models import encode_pair
+from stratoscope.models import encode_pair, encode_text
 from stratoscope.scoring import ReadPart
 
 if TYPE_CHECKING:
@@ -34,6 +34,16 @@ class EncodedAnswer:
 
 
 @dataclass(frozen=True)
+class EncodedQuestion:
+    """A question as tokens."""
+
+    prompt: tuple[int, ...]
+    """Token ids of the question alone."""
+    rows: list[EncodedAnswer]
+    """The question with each answer that has tokens."""
+
+
+@dataclass(frozen=True)
 class ReadUnit:
     """A part of an answer, or a question itself, whose statistics are stored."""
 
@@ -43,14 +53,16 @@ class ReadUnit:
     part: ReadPart
 
 
-def encode_answers(tokenizer: "PreTrainedTokenizerBase", question: Question) -> list[EncodedAnswer]:
-    """Return the question with each answer that has tokens."""
-    rows = []
-    for answer in question.answers:
-        before, after = encode_pair(tokenizer, question.prompt, f" {answer.text}")
-        if after:
-            rows.append(EncodedAnswer(answer, (*before, *after), len(before)))
-    return rows
+def encode_question(tokenizer: "PreTrainedTokenizerBase", question: Question) -> EncodedQuestion:
+    """Encode a question alone, and with each of its answers that has tokens."""
+    rows = [encode_answer(tokenizer, question, answer) for answer in question.answers]
+    return EncodedQuestion(tuple(encode_text(tokenizer, question.prompt)), [row for row in rows if row is not None])
+
+
+def encode_answer(tokenizer: "PreTrainedTokenizerBase", question: Question, answer: Answer) -> EncodedAnswer | None:
+    """Return the question with an answer, or None if the answer has no tokens."""
+    before, after = encode_pair(tokenizer, question.prompt, f" {answer.text}")
+    return EncodedAnswer(answer, (*before, *after), len(before)) if after else None
 
 
 def read_parts(

@@ -10,6 +10,7 @@ from rich.console import Console
 from stratoscope.errors import InputError
 from stratoscope.execution import ActorPool, cluster, resources
 from stratoscope.pipelines.hallucination.config import HallucinationConfig
+from stratoscope.pipelines.hallucination.encoding import QuestionEncoder
 from stratoscope.pipelines.hallucination.estimate import estimate
 from stratoscope.pipelines.hallucination.inputs import (
     HallucinationInputs,
@@ -90,7 +91,7 @@ class HallucinationJob(Job[HallucinationConfig]):
             context.manifest.fingerprints = input_fingerprints(config, inputs, settings)
             context.manifest.facts = input_facts(inputs, settings, pool)
             self.register(resumed=store.num_done() > 0)
-            measure_shards(context, sharded_work(config, inputs), partial(make_worker, settings), pool, store)
+            measure_shards(context, sharded_work(config, inputs, pool), partial(make_worker, settings), pool, store)
             shard_tables = {name: tables.TABLES[name] for name in SHARD_TABLES}
             merge_tables(context.storage, store, shard_tables, required=("errors", "pair_stats", "answers"))
         check_any_read(context.run)
@@ -128,11 +129,12 @@ class HallucinationJob(Job[HallucinationConfig]):
         console.print(f"report: {run.report_path}", soft_wrap=True)
 
 
-def sharded_work(config: HallucinationConfig, inputs: HallucinationInputs) -> ShardedWork:
-    """Return the questions as work for actors."""
-    return ShardedWork(
-        "hallucination", "questions", inputs.questions.table, inputs.layout, TOTALS, config.fail_on_error
-    )
+def sharded_work(config: HallucinationConfig, inputs: HallucinationInputs, pool: ActorPool) -> ShardedWork:
+    """Return the questions as work for actors; those on GPUs get them encoded, so that they do not wait for it."""
+    table, layout = inputs.questions.table, inputs.layout
+    work = ShardedWork("hallucination", "questions", table, layout, TOTALS, config.fail_on_error)
+    encoder = QuestionEncoder(inputs.model.source, config.model.trust_remote_code)
+    return replace(work, prepare=encoder) if pool.num_gpus else work
 
 
 def worker_settings(

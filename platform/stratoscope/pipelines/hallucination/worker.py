@@ -3,25 +3,29 @@
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stratoscope.activations import Probe, Tap, run_head
-from stratoscope.data import Answer, Answers, Question, decode
-from stratoscope.evaluation import GenerationPrompt, equals_one_of, generate
+from stratoscope.data import Answer, Answers, Question
+from stratoscope.evaluation import GenerationPrompt, TextGenerator, equals_one_of
 from stratoscope.execution import FIRST_ATTEMPT, Attempt, WorkMetrics
-from stratoscope.models import LoadSpec, bucket, encode_text, pad, peak_memory_bytes
+from stratoscope.models import LoadSpec, pad, peak_memory_bytes, to_device, to_host
+from stratoscope.pipelines.hallucination.encoding import decode_shard, unpack_questions
 from stratoscope.pipelines.hallucination.rows import (
     EncodedAnswer,
+    EncodedQuestion,
     ReadUnit,
-    encode_answers,
+    encode_answer,
+    encode_question,
     group_questions,
     read_parts,
 )
@@ -58,15 +62,20 @@ class _ShardState:
     """State of a shard during its processing; dictionaries are by index of the question."""
 
     questions: list[Question]
+    encoded: list[EncodedQuestion]
     errors: dict[int, str] = field(default_factory=dict)
     generated: dict[int, Answer] = field(default_factory=dict)
-    rows: list[list[EncodedAnswer]] = field(default_factory=list)
     stats: dict[int, pa.Table] = field(default_factory=dict)
     log_likelihood: dict[int, list[float]] = field(default_factory=dict)
     nonfinite: int = 0
     tokens: int = 0
     padded: int = 0
     halved: int = 0
+
+    @property
+    def rows(self) -> list[list[EncodedAnswer]]:
+        """Each question with each of its answers."""
+        return [question.rows for question in self.encoded]
 
     @property
     def open(self) -> list[int]:
@@ -97,18 +106,24 @@ class HallucinationWorker:
         """Use what the workers of the run share."""
         self.batch_tokens = tuning[BATCH_TOKENS]
 
+    @cached_property
+    def generator(self) -> TextGenerator:
+        """Generates the model's own answers."""
+        assert self.batch_tokens is not None, "the worker was not tuned"
+        return TextGenerator(self.model, self.batch_tokens, self.settings.sizes.max_prompts)
+
     def __call__(self, shard: dict[str, Any], attempt: Attempt = FIRST_ATTEMPT) -> ShardResult:
         """Generate the model's own answers, if these are to be read, and read the activations on all answers.
 
         Args:
-            shard: `shard`, its number, and the lists `prompt_id`, `group` and `text` of its questions.
+            shard: `shard`, its number, and the lists `prompt_id`, `group` and `text` of its questions; beside them
+                what `QuestionEncoder` adds, if a task has encoded the shard.
             attempt: the record of earlier attempts at the shard.
 
         Raises:
             BrokenProcessError: the device is in a state that only a new process recovers.
         """
-        columns = zip(shard["prompt_id"], shard["group"], shard["text"], strict=True)
-        state = _ShardState([decode(*row) for row in columns])
+        state = self._open(shard)
         with self._model_in_use:
             torch.set_num_threads(self.settings.num_threads)  # the setting is per thread
             start = time.time()
@@ -141,24 +156,24 @@ class HallucinationWorker:
             },
         )
 
+    def _open(self, shard: Mapping[str, Any]) -> _ShardState:
+        """Return the questions of a shard with their tokens, which a task may have encoded."""
+        questions = decode_shard(shard)
+        if "row_ids" in shard:
+            return _ShardState(questions, unpack_questions(questions, shard))
+        return _ShardState(questions, [encode_question(self.model.tokenizer, question) for question in questions])
+
     def _answer(self, state: _ShardState, attempt: Attempt) -> None:
         """Generate an answer to each question, and add it to the question's answers."""
-        settings = self.settings
-        prompts = [
-            GenerationPrompt(tuple(encode_text(self.model.tokenizer, q.prompt)), END_OF_ANSWER, settings.answer_tokens)
-            for q in state.questions
-        ]
+        prompts = [GenerationPrompt(e.prompt, END_OF_ANSWER, self.settings.answer_tokens) for e in state.encoded]
         pending = [i for i, question in enumerate(state.questions) if question.written is None]
-        lengths = [len(prompts[i].ids) + settings.answer_tokens for i in pending]
-        assert self.batch_tokens is not None, "the worker was not tuned"
-        batch_tokens = self.batch_tokens
-        batches = [
-            [pending[p] for p in batch]
-            for batch in bucket(lengths, batch_tokens, max_prompts=settings.sizes.max_prompts)
-        ]
+        batches = []
+        if pending:
+            groups = self.generator.batches([prompts[i] for i in pending])
+            batches = [[pending[p] for p in group] for group in groups]
 
         def write(batch: Sequence[int]) -> Finish:
-            texts = generate(self.model, [prompts[i] for i in batch], (), batch_tokens)
+            texts = self.generator.answer_batch([prompts[i] for i in batch])
             for i, text in zip(batch, texts, strict=True):
                 self._grade(state, i, text)
             return lambda: (0, 0)
@@ -178,10 +193,11 @@ class HallucinationWorker:
         state.generated[index] = answer
         if self.settings.answers == "own" or not answer.right:
             state.questions[index] = replace(question, answers=(*question.answers, answer))
+            row = encode_answer(self.model.tokenizer, question, answer)
+            state.encoded[index].rows.extend([row] if row else [])
 
     def _read(self, state: _ShardState, attempt: Attempt) -> None:
         settings = self.settings
-        state.rows = [encode_answers(self.model.tokenizer, question) for question in state.questions]
         for i in state.open:
             longest = max((len(row.ids) for row in state.rows[i]), default=0)
             if not state.rows[i]:
@@ -213,18 +229,20 @@ class HallucinationWorker:
             parts += of_question
             first += len(state.rows[i])
         ids, mask = pad([row.ids for row in rows], self.model.tokenizer.pad_token_id or 0)
-        log_likelihoods: list[float] = []
+        predicted: list[Callable[[], tuple[NDArray[Any], ...]]] = []
 
         def forward(device_ids: Tensor, device_mask: Tensor) -> None:
-            log_likelihoods[:] = self._log_likelihoods(rows, device_ids, device_mask)
+            predicted[:] = [to_host(self._log_probabilities(rows, ids, device_ids, device_mask))]
 
         measured = probe.start(ids, mask, [span for _, span in parts], forward)
 
         def finish() -> tuple[int, int]:
             statistics = measured().statistics
-            values = iter(log_likelihoods)
+            (log_probabilities,) = predicted[0]()
+            ends = np.cumsum([row.num_tokens for row in rows])[:-1]
+            values = iter(np.split(log_probabilities.astype(np.float64), ends))
             for i in batch:
-                state.log_likelihood[i] = [next(values) for _ in state.rows[i]]
+                state.log_likelihood[i] = [float(next(values).sum()) for _ in state.rows[i]]
                 own = units[i]
                 state.stats[i] = self._table([unit for unit, _ in parts[own]], statistics[own])
             tokens = sum(len(row.ids) for row in rows)
@@ -234,17 +252,14 @@ class HallucinationWorker:
 
         return finish
 
-    def _log_likelihoods(self, rows: Sequence[EncodedAnswer], ids: Tensor, mask: Tensor) -> list[float]:
-        """Run the model and return the log-likelihood of each row's answer."""
-        keep = torch.zeros(ids.shape, dtype=torch.bool)
+    def _log_probabilities(self, rows: Sequence[EncodedAnswer], host_ids: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Run the model and return the log-probability of each token of the rows' answers, on the model's device."""
+        keep = torch.zeros(host_ids.shape, dtype=torch.bool)
         for index, row in enumerate(rows):
             keep[index, row.question_tokens - 1 : len(row.ids) - 1] = True
-        keep = keep.to(ids.device)
         logits = run_head(self.model, ids, mask, keep).float()
-        targets = ids[:, 1:][keep[:, :-1]]
-        log_probabilities = logits.gather(1, targets[:, None]).squeeze(1) - torch.logsumexp(logits, dim=1)
-        lengths = [row.num_tokens for row in rows]
-        return [float(part.sum()) for part in torch.split(log_probabilities.double().cpu(), lengths)]
+        targets = to_device(host_ids[:, 1:][keep[:, :-1]], logits.device)
+        return logits.gather(1, targets[:, None]).squeeze(1) - torch.logsumexp(logits, dim=1)
 
     def _table(self, units: Sequence[ReadUnit], statistics: Statistics) -> pa.Table:
         columns = {

@@ -1,0 +1,78 @@
+"""Generated answers, whatever batch a prompt is in."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stratoscope.evaluation import GenerationPrompt, TextGenerator
+from stratoscope.evaluation.generation import _StopStrings
+from stratoscope.models import LoadedModel, load_model, without_layers
+from tests.conftest import load_tiny
+from tests.models import zoo
+
+PROMPTS = [
+    GenerationPrompt((5, 9, 33), (), 6),
+    GenerationPrompt((7, 21, 60, 11, 4, 4, 8), (), 6),
+    GenerationPrompt((4,), ("w8",), 6),
+]
+
+
+def check_answers(model: LoadedModel, generator: TextGenerator, dropped: tuple[int, ...] = ()) -> None:
+    texts = generator.answer(PROMPTS, dropped)
+    with without_layers(model, dropped) as pruned:
+        for prompt, text in zip(PROMPTS, texts, strict=True):
+            ids = torch.tensor([prompt.ids])
+            new = pruned.network.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :]
+            whole = model.tokenizer.decode(new, skip_special_tokens=True)
+            assert text == (whole if not prompt.until else whole.partition("w8")[0])
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
+def test_prompts_of_different_lengths_share_a_batch(name: str, tiny_model_folder: Path) -> None:
+    model = load_tiny(name, tiny_model_folder)
+    generator = TextGenerator(model, 64)
+    assert generator.ignores_padding
+    assert sorted(map(sorted, generator.batches(PROMPTS))) == [[0, 1], [2]]
+    check_answers(model, generator, (1,))
+
+
+@pytest.mark.parametrize("model_type", ["recurrent_gemma", "rwkv", "trocr", "deepseek_v4"])
+def test_a_model_whose_answers_padding_changes_gets_prompts_of_one_length(model_type: str, tmp_path: Path) -> None:
+    zoo.tiny_model("causal", model_type).save_pretrained(tmp_path)
+    zoo.write_tokenizer(tmp_path)
+    model = load_model(str(tmp_path), head=True)
+    generator = TextGenerator(model, 64)
+    assert not generator.ignores_padding
+    assert all(len(batch) == 1 for batch in generator.batches(PROMPTS))
+    check_answers(model, generator)
+
+
+def test_no_prompt_has_no_answer(tiny_model_folder: Path) -> None:
+    assert TextGenerator(load_tiny("llama", tiny_model_folder), 64).answer([]) == []
+
+
+TEXTS = st.lists(st.text("ab\n", min_size=1, max_size=40), min_size=1, max_size=4)
+
+
+class Letters:
+    """A tokenizer whose tokens are single characters."""
+
+    def batch_decode(self, rows: list[list[int]], **_options: object) -> list[str]:
+        return ["".join(map(chr, row)) for row in rows]
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(st.text("ab\n", min_size=1, max_size=40), min_size=1, max_size=4), st.sampled_from(["\n", "ab\n", "aab"])
+)
+def test_an_answer_is_done_once_it_has_a_stop_string(answers: list[str], stop: str) -> None:
+    """The tail that is decoded misses no stop string, since each token is searched when it comes."""
+    length = max(map(len, answers))
+    ids = torch.tensor([[ord("x"), *(ord(c) for c in answer.ljust(length, "b"))] for answer in answers])
+    criterion = _StopStrings(Letters(), (stop,), 1, len(answers))
+    for step in range(2, length + 2):
+        done = criterion(ids[:, :step], torch.empty(0))
+        assert done.tolist() == [stop in answer.ljust(length, "b")[: step - 1] for answer in answers]
