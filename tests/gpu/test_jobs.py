@@ -39,7 +39,11 @@ def run(job: str, output: Path, *more: str) -> Path:
 
 @pytest.mark.parametrize("job", ["hallucination", "search", "mitigation", "faithfulness"])
 def test_a_job_ends_well(job: str, tmp_path: Path) -> None:
-    assert (run(job, tmp_path) / "report.html").stat().st_size
+    folder = run(job, tmp_path)
+    assert (folder / "report.html").stat().st_size
+    if job in ("search", "mitigation"):
+        facts = json.loads((folder / "manifest.json").read_text())["facts"]
+        assert facts["batch_tokens"] in {2**n for n in range(17)}, "evaluators use the batches that were measured"
 
 
 def test_scores_are_those_of_the_cpu(tmp_path: Path) -> None:

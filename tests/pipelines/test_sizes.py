@@ -1,18 +1,27 @@
 """Division of work into shards and batches, on CPUs and on GPUs."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from stratoscope.activations import Tap, measure_rate
 from stratoscope.errors import InputError
-from stratoscope.models import ModelFacts, load_model
+from stratoscope.models import LoadSpec, ModelFacts, load_model, resolve_source
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.score import ScoreConfig
 from stratoscope.pipelines.score.inputs import lay_out_inputs, open_inputs
 from stratoscope.pipelines.score.layout import lay_out
 from stratoscope.pipelines.sharded.layout import MAX_SHARDS, GpuWork, ShardLayout, recorded_layout
-from stratoscope.pipelines.sharded.sizes import BatchSizes, batch_sizes, gpu_work, measured_tokens, recorded_tokens
+from stratoscope.pipelines.sharded.sizes import (
+    BatchSizes,
+    batch_sizes,
+    evaluation_tokens,
+    gpu_work,
+    measured_tokens,
+    recorded_tokens,
+    tokens_with_logits,
+)
 from stratoscope.results import Manifest, ShardResult, ShardStore, Storage
 
 LLAMA_8B = ModelFacts("LlamaForCausalLM", 32, 4096, 8_000_000_000, 8192)
@@ -72,6 +81,30 @@ def test_sizes_of_batches_by_device() -> None:
     assert batch_sizes(batching, LLAMA_8B, TAPS, 4096, on_gpu=True) == BatchSizes(4096, 485)
     given = config(batching={"max_tokens": 512}).batching
     assert batch_sizes(given, LLAMA_8B, TAPS, 4096, on_gpu=True) == BatchSizes(512, 485)
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus", "recorded", "expected"), [(512, 1, 4096, 512), ("auto", 0, None, 2048), ("auto", 1, 4096, 4096)]
+)
+def test_batches_of_evaluators_are_given_usual_or_those_of_an_earlier_start(
+    given: int | Literal["auto"], gpus: int, recorded: int | None, expected: int
+) -> None:
+    previous = Manifest(job="search", run_id="x", config={}, seed=0)
+    if recorded:
+        previous.facts = {"batch_tokens": recorded}
+    loading = LoadSpec(
+        resolve_source("smollm2"), "cuda" if gpus else "cpu", "auto", None, trust_remote_code=False, spread=False
+    )
+    assert evaluation_tokens(given, LLAMA_8B, loading, previous, cpus=1, gpus=gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("free", "vocabulary", "expected"), [(60e9, 128_000, 8192), (1e6, 128_000, 1), (4e9, 49_152, 1024)]
+)
+def test_logits_fit_into_a_quarter_of_the_free_memory(free: float, vocabulary: int, expected: int) -> None:
+    tokens = tokens_with_logits(free, vocabulary)
+    assert tokens == expected
+    assert tokens == 1 or 12 * tokens * vocabulary <= free / 4 < 24 * tokens * vocabulary
 
 
 def test_an_earlier_start_decides_shards_and_batches(store: ShardStore) -> None:

@@ -14,6 +14,7 @@ from stratoscope.pipelines.runtime.demand import Demand
 from stratoscope.pipelines.runtime.validators import (
     DISTINCT,
     Count,
+    CountOrAuto,
     CountOrZero,
     Cpus,
     Draws,
@@ -208,8 +209,8 @@ class HeldOutSection(ConfigSection):
     with several is a metric."""
     text: Place | None = None
     """Known set, file or hub name of texts whose perplexity is measured."""
-    batch_tokens: Count = 2048
-    """Most tokens of a batch, padding included."""
+    batch_tokens: CountOrAuto = "auto"
+    """Maximum tokens of a batch, padding included; auto is 2048 on a CPU and is measured on a GPU, once in a run."""
     bootstrap: Draws = Field(1000, ge=100)
     """Draws of the paired bootstrap over items."""
     confidence: Fraction = 0.95

@@ -60,6 +60,8 @@ class TrainingInputs:
     data: MitigationData
     max_length: int
     """Most tokens of a sequence."""
+    batch_tokens: int
+    """Maximum tokens of a batch of evaluators, padding included."""
     workers: WorkerResources
     flagged: Mapping[int, tuple[int, ...]]
     """Flagged layers by their number, for the numbers that the search chooses from."""

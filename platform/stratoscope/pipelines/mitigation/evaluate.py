@@ -35,7 +35,7 @@ def evaluators(context: RunContext, inputs: TrainingInputs, num_models: int) -> 
         tasks=tuple(config.evaluation.tasks),
         sampling=config.evaluation.to_sampling(config.seed),
         used=inputs.data.used,
-        batch_tokens=config.evaluation.batch_tokens,
+        batch_tokens=inputs.batch_tokens,
         max_length=inputs.max_length,
         num_threads=int(pool.num_cpus),
     )

@@ -35,6 +35,7 @@ from stratoscope.pipelines.runtime.hardware import usual_device
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.runtime.surroundings import check_connected
 from stratoscope.pipelines.sharded.models import open_model
+from stratoscope.pipelines.sharded.sizes import BATCH_TOKENS, evaluation_tokens
 from stratoscope.results import Run, TableRow, write_table
 from stratoscope.tables.mitigation import TABLES
 
@@ -127,6 +128,14 @@ class MitigationJob(Job[MitigationConfig]):
 
     def _inputs(self) -> TrainingInputs:
         workers = choose_workers(self.config, resources(), local=is_local())
+        batch_tokens = evaluation_tokens(
+            self.config.evaluation.batch_tokens,
+            self.facts,
+            self.config.model.to_loading(self.source, workers.gpus),
+            self.previous_start,
+            cpus=workers.cpus,
+            gpus=workers.gpus,
+        )
         return TrainingInputs(
             config=self.config,
             source=self.source,
@@ -134,6 +143,7 @@ class MitigationJob(Job[MitigationConfig]):
             dtype=dtype_name(self.config.model.dtype, "cuda" if workers.gpus else "cpu"),
             data=self.data,
             max_length=self.max_length,
+            batch_tokens=batch_tokens,
             workers=workers,
             flagged=self.choice.flagged,
         )
@@ -165,6 +175,7 @@ class MitigationJob(Job[MitigationConfig]):
             "dtype": inputs.dtype,
             "workers": workers.number,
             "threads_per_worker": workers.cpus,
+            BATCH_TOKENS: inputs.batch_tokens,
             "questions": data.counts,
             "texts": len(data.corpus.texts),
             "terms": config.terms.weights.used(),

@@ -75,7 +75,7 @@ def _fit(
     context: RunContext, inputs: TrainingInputs, variant: Variant, settings: TrainingSettings, patch: str
 ) -> dict[str, Any]:
     """Train a variant, write its tensors, and return the result of `write_patch`."""
-    loop = TrainingLoop(settings, inputs.data.corpus, None, inputs.config.evaluation.batch_tokens, inputs.max_length)
+    loop = TrainingLoop(settings, inputs.data.corpus, None, inputs.batch_tokens, inputs.max_length)
     with (
         context.progress(f"train {variant.key}", settings.optimizer.steps, 0, "steps", "tokens") as bar,
         _curves(context.storage, variant.key) as draw,

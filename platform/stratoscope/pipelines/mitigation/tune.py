@@ -117,7 +117,7 @@ class TrainingTrial:
         # Steps between validations, rounded up.
         settings = replace(settings, validate_every=-(-steps // config.tune.rungs), checkpoint_every=steps)
         data = inputs.data
-        loop = TrainingLoop(settings, data.corpus, data.validation, config.evaluation.batch_tokens, inputs.max_length)
+        loop = TrainingLoop(settings, data.corpus, data.validation, inputs.batch_tokens, inputs.max_length)
         name = "-".join(f"{key}={value:g}" for key, value in sorted(point.items())) or "only"
         fit_in_trial(loop, inputs.workers, self.storage, name, self.register)
         yield from ()

@@ -6,9 +6,9 @@ it is given. `ConfigSection` refuses NaN, infinity and empty text in all fields.
 
 import os
 from collections.abc import Callable, Collection
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from stratoscope.errors import suggest
 
@@ -20,6 +20,16 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """Seed of random numbers, as all libraries accept it."""
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 """Number of things, at least one."""
+
+
+def _count_or_auto(value: object) -> object:
+    if value != "auto" and not (str(value).isdecimal() and int(str(value)) >= 1):
+        raise ValueError("must be auto, or a whole number of at least 1")
+    return value
+
+
+CountOrAuto = Annotated[Count | Literal["auto"], BeforeValidator(_count_or_auto)]
+"""Number of things, or auto."""
 CountOrZero = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 """Number of things, or none."""
 Draws = Annotated[int, Field(ge=1, le=100_000)]

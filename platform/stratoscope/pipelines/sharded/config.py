@@ -7,7 +7,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, field_validator,
 
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
 from stratoscope.pipelines.runtime.demand import Demand
-from stratoscope.pipelines.runtime.validators import MAX_COUNT, Count, Cpus, Gpus, Place, Workers
+from stratoscope.pipelines.runtime.validators import MAX_COUNT, Count, CountOrAuto, Cpus, Gpus, Place, Workers
 
 if TYPE_CHECKING:
     from stratoscope.models import LoadSpec, ModelSource
@@ -51,15 +51,8 @@ class BatchingSection(ConfigSection):
     shard_size: Count | None = None
     """Prompts or questions per shard; null is 32 (hallucination 16) on a CPU and some 20 batches on a GPU, at most 1024
     shards in all."""
-    max_tokens: Count | Literal["auto"] = "auto"
+    max_tokens: CountOrAuto = "auto"
     """Maximum tokens of a batch, padding included; auto is 2048 on a CPU and is measured on a GPU, once in a run."""
-
-    @field_validator("max_tokens", mode="before")
-    @classmethod
-    def _auto_or_count(cls, value: object) -> object:
-        if value != "auto" and not (str(value).isdecimal() and int(str(value)) >= 1):
-            raise ValueError("must be auto, or a whole number of at least 1")
-        return value
 
 
 class ActorsSection(ConfigSection):

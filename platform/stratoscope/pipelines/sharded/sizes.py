@@ -1,14 +1,19 @@
 """Sizes of batches, by device and model: the tokens and the prompts that run together."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
+
+import torch
 
 from stratoscope.activations import Tap, measure_rate
-from stratoscope.execution import gpus_of_actor
+from stratoscope.execution import gpus_of_actor, run_remote
 from stratoscope.models import (
     MAX_PROMPTS,
     LoadedModel,
+    LoadSpec,
     ModelFacts,
     find_knee,
     prompts_in_memory,
@@ -16,15 +21,19 @@ from stratoscope.models import (
 )
 from stratoscope.pipelines.sharded.config import BatchingSection, ShardedConfig
 from stratoscope.pipelines.sharded.layout import GpuWork
-from stratoscope.results import ShardStore
+from stratoscope.results import Manifest, ShardStore
 from stratoscope.statistics.histogram import NUM_BINS
 
 HOST_BYTES_PER_BIN = 32
 """Memory of the host for a bin of a prompt's histogram, with all copies."""
+BYTES_PER_LOGIT = 12
+"""Memory of a logit on the device: as the head computes it, in float32, and a temporary copy of that."""
+LOGITS_SHARE = 0.25
+"""Share of a device's free memory that the logits of an evaluator's batch may take; cached states need the rest."""
 SMALLEST, LARGEST = 1024, 65536
 """Tokens of the smallest and of the largest batch that is timed."""
 BATCH_TOKENS = "batch_tokens"
-"""Name under which shards record the tokens of their batches."""
+"""Name under which shards and manifests record the tokens of batches."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,50 @@ def _most_prompts(facts: ModelFacts, taps: Sequence[Tap], *, on_gpu: bool) -> in
     if not on_gpu:
         return MAX_PROMPTS
     return prompts_in_memory(facts.num_layers * len(taps) * NUM_BINS * HOST_BYTES_PER_BIN)
+
+
+def evaluation_tokens(
+    given: int | Literal["auto"],
+    facts: ModelFacts,
+    loading: LoadSpec,
+    previous: Manifest | None,
+    *,
+    cpus: float,
+    gpus: float,
+) -> int:
+    """Return the tokens of a batch of evaluators, which all evaluators of a run share.
+
+    Args:
+        given: what the configuration says.
+        facts: the model.
+        loading: how evaluators load it.
+        previous: the manifest of an earlier start of the run, which may have measured them.
+        cpus: CPUs of an evaluator.
+        gpus: GPUs of an evaluator; with none, nothing is measured.
+
+    Raises:
+        RunError: the model cannot be loaded or run.
+    """
+    if given != "auto":
+        return given
+    if not gpus:
+        return usual_tokens(facts.num_parameters, on_gpu=False)
+    recorded = previous.facts.get(BATCH_TOKENS) if previous else None
+    return int(recorded or run_remote(_measure_evaluation, loading, cpus=cpus, gpus=gpus))
+
+
+def _measure_evaluation(loading: LoadSpec) -> int:
+    """Measure the tokens of an evaluator's batch in a process of its own, before evaluators fill the device."""
+    model = loading.load(head=True)
+    vocabulary: int = model.network.get_input_embeddings().weight.shape[0]
+    free, _total = torch.cuda.mem_get_info(model.device)
+    return min(measured_tokens(model), tokens_with_logits(free * loading.memory_share, vocabulary))
+
+
+def tokens_with_logits(free_bytes: float, vocabulary: int) -> int:
+    """Return the largest power of two of tokens whose logits fit into the memory that evaluation leaves for them."""
+    fit = LOGITS_SHARE * free_bytes / (vocabulary * BYTES_PER_LOGIT)
+    return 1 << int(math.log2(max(1.0, fit)))
 
 
 def measured_tokens(model: LoadedModel) -> int:

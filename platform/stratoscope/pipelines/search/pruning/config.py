@@ -10,6 +10,7 @@ from stratoscope.pipelines.runtime.demand import Demand
 from stratoscope.pipelines.runtime.validators import (
     DISTINCT,
     Count,
+    CountOrAuto,
     Cpus,
     Draws,
     DrawsOrZero,
@@ -88,8 +89,8 @@ class TasksSection(ConfigSection):
     """Items of each task that only the final front is evaluated on. A small task is split in the same proportions."""
     chat: bool = False
     """Apply the model's chat template."""
-    batch_tokens: Count = 2048
-    """Maximum number of tokens in a batch, padding included."""
+    batch_tokens: CountOrAuto = "auto"
+    """Maximum tokens of a batch, padding included; auto is 2048 on a CPU and is measured on a GPU, once in a run."""
     bootstrap: Draws = Field(1000, ge=100)
     """Draws of the paired bootstrap over items."""
     confidence: Fraction = 0.95

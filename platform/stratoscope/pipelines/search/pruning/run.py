@@ -37,6 +37,7 @@ from stratoscope.pipelines.search.pruning.store import EvaluationStore
 from stratoscope.pipelines.search.pruning.validation import ValidatedSearch, Validator
 from stratoscope.pipelines.search.pruning.worker import PruningEvaluator, PruningEvaluatorSettings
 from stratoscope.pipelines.sharded.models import open_model
+from stratoscope.pipelines.sharded.sizes import BATCH_TOKENS, evaluation_tokens
 from stratoscope.pruning import LayerSet
 from stratoscope.results import Run, RunFolder, Storage, table_writer, write_table
 from stratoscope.tables.pruning import (
@@ -196,13 +197,21 @@ class PruningSearch(Job[SearchConfig]):
 
     def _evaluator_settings(self, pool: ActorPool) -> PruningEvaluatorSettings:
         config = self.config
+        loading = config.model.to_loading(self.source, pool.num_gpus)
         return PruningEvaluatorSettings(
-            loading=config.model.to_loading(self.source, pool.num_gpus),
+            loading=loading,
             tasks=tuple(config.evaluation.tasks),
             sampling=config.evaluation.to_sampling(config.seed),
             calibrated=self._calibrated,
             max_length=min(MAX_LENGTH, self.facts.max_positions or MAX_LENGTH),
-            batch_tokens=config.evaluation.batch_tokens,
+            batch_tokens=evaluation_tokens(
+                config.evaluation.batch_tokens,
+                self.facts,
+                loading,
+                self.previous_start,
+                cpus=pool.num_cpus,
+                gpus=pool.num_gpus,
+            ),
             rungs=tuple(config.search.rungs),
             resampling=config.evaluation.to_resampling(config.seed),
             cache_bytes=int(config.search.cache_gb * 1e9),
@@ -226,6 +235,7 @@ class PruningSearch(Job[SearchConfig]):
             "device": device,
             "dtype": dtype,
             "threads": settings.num_threads,
+            BATCH_TOKENS: settings.batch_tokens,
             "statistics": statistics.storage.url() if statistics else "none",
             "tasks": {
                 task.name: {
