@@ -12,7 +12,7 @@ RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 REQUIREMENTS := pyproject.toml constraints.txt tools/install.py
 
-.PHONY: help setup cluster score faithfulness audit test test-fast test-all sweep sweep-table check structure bench docs \
+.PHONY: help setup cluster score faithfulness audit test test-fast test-all sweep sweep-table check structure bench bench-gpu docs \
 	dist clean
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make check     ruff, mypy, import-linter"
 	@echo "make structure  figures of the source: share of pipelines, cycles, names, lengths of functions"
 	@echo "make bench     measure speed and memory against the baselines"
+	@echo "make bench-gpu  measure on a GPU: the probe, and each job against a plain loop"
 	@echo "make docs      write the pages that follow from the code, and build the site into site/"
 	@echo "make dist      build a wheel and an sdist into dist/"
 	@echo "make clean     remove $(VENV) and caches; runs/ stays"
@@ -83,6 +84,14 @@ bench: $(RUNTIME)
 	$(BIN)/python benchmarks/probe.py
 	$(BIN)/python benchmarks/job.py
 	$(BIN)/python benchmarks/memory.py
+
+bench-gpu: $(RUNTIME)
+	$(BIN)/python benchmarks/gpu.py --rounds 20 --job
+	$(BIN)/python benchmarks/generation.py --device cuda --tokens 16384
+	$(BIN)/python benchmarks/search.py --gpu
+	$(BIN)/python benchmarks/training.py --gpu --plain --steps 30
+	$(BIN)/python benchmarks/faithful.py epf_fr --horizons 96 --batches 40 --device cuda
+	$(BIN)/python benchmarks/seeds.py epf_fr --horizon 96 --device cuda
 
 docs: $(DEV)
 	$(BIN)/python docs/generate.py

@@ -6,7 +6,7 @@ have equal losses (tests/forecasting/test_straightforward.py). Batches are paire
 of their ratios is printed; an epoch has as many batches as the training part. Our single forecast of the teacher, one
 pass in all epochs, is not counted.
 
-usage: python benchmarks/faithful.py SERIES [--horizons N ...] [--batches N] [--threads N]
+usage: python benchmarks/faithful.py SERIES [--horizons N ...] [--batches N] [--threads N] [--device D]
 """
 
 import argparse
@@ -37,11 +37,11 @@ class NumpyWavelet(torch.autograd.Function):
 
     @staticmethod
     def forward(_context: Any, series: Tensor) -> Tensor:
-        return torch.from_numpy(np.stack(pywt.dwt(series.detach().numpy(), "db1")))
+        return torch.from_numpy(np.stack(pywt.dwt(series.detach().cpu().numpy(), "db1"))).to(series.device)
 
     @staticmethod
     def backward(_context: Any, *gradients: Tensor) -> Tensor:
-        return torch.from_numpy(pywt.idwt(*gradients[0].numpy(), "db1"))
+        return torch.from_numpy(pywt.idwt(*gradients[0].cpu().numpy(), "db1")).to(gradients[0].device)
 
 
 class NumpyInverse(torch.autograd.Function):
@@ -49,11 +49,11 @@ class NumpyInverse(torch.autograd.Function):
 
     @staticmethod
     def forward(_context: Any, halves: Tensor) -> Tensor:
-        return torch.from_numpy(pywt.idwt(*halves.detach().numpy(), "db1"))
+        return torch.from_numpy(pywt.idwt(*halves.detach().cpu().numpy(), "db1")).to(halves.device)
 
     @staticmethod
     def backward(_context: Any, *gradients: Tensor) -> Tensor:
-        return torch.from_numpy(np.stack(pywt.dwt(gradients[0].numpy(), "db1")))
+        return torch.from_numpy(np.stack(pywt.dwt(gradients[0].cpu().numpy(), "db1"))).to(gradients[0].device)
 
 
 class Straightforward(nn.Module):
@@ -102,29 +102,39 @@ class Straightforward(nn.Module):
 
 def time_step(step: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> float:
     """Return the seconds of a training step."""
+    wait()
     started = time.perf_counter()
     optimizer.zero_grad()
     loss = step()
     loss.backward()
     optimizer.step()
+    wait()
     return time.perf_counter() - started
+
+
+def wait() -> None:
+    """Wait until a GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def measure(windows: Windows, num_batches: int) -> None:
     """Print the rows of a horizon."""
     torch.manual_seed(0)
-    model = TimeSieve(windows.lookback, windows.horizon, TimeSieveSettings()).train()
+    device = windows.values.device
+    model = TimeSieve(windows.lookback, windows.horizon, TimeSieveSettings()).train().to(device)
     baseline = Straightforward(model).train()
     teacher = copy.deepcopy(baseline).eval()
     fast = torch.optim.Adam(model.parameters(), lr=FitSettings().learning_rate, fused=True)
     slow = torch.optim.Adam(baseline.parameters(), lr=RATE, foreach=False)
     epoch = -(-len(windows) // BATCH)
     seconds: dict[str, list[tuple[float, float]]] = {"plain": [], "faithful": []}
-    order = torch.split(torch.randperm(len(windows)), BATCH)
+    order = torch.split(torch.randperm(len(windows)).to(device), BATCH)
     for number in range(num_batches + 1):
         batch, target = windows.batch(order[number])
         teacher_forecast = teacher(batch)[0].detach()
         start = ASCENT.radius * torch.randn(batch.shape, generator=torch.Generator().manual_seed(number))
+        start = start.to(device)
 
         def plain(batch: Tensor = batch, target: Tensor = target) -> Tensor:
             forecast = model(batch)
@@ -160,13 +170,15 @@ def main() -> None:
     parser.add_argument("--horizons", type=int, nargs="+", default=[48, 96])
     parser.add_argument("--batches", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     series = load_series(SeriesSource(arguments.series))
     print("| horizon | training | straightforward, an epoch | ours | ratio |\n|---|---|---|---|---|")
     for horizon in arguments.horizons:
-        starts = torch.from_numpy(series.starts("train", 2 * horizon, horizon))
-        measure(Windows(torch.from_numpy(series.values), starts, 2 * horizon, horizon), arguments.batches)
+        starts = torch.from_numpy(series.starts("train", 2 * horizon, horizon)).to(arguments.device)
+        values = torch.from_numpy(series.values).to(arguments.device)
+        measure(Windows(values, starts, 2 * horizon, horizon), arguments.batches)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ The naive loop is a good one: safetensors, all CPU threads, batches of 32 sorted
 model class. For each set of layers it loads the model, drops the layers, and evaluates. Figures are medians of paired
 ratios on SmolLM2-135M, on SciQ, SST-2 and the beginnings of Wikipedia passages.
 
-usage: python benchmarks/search.py [--items N] [--pairs N] [--steps N] [--trials N]
+usage: python benchmarks/search.py [--items N] [--pairs N] [--steps N] [--trials N] [--gpu]
 """
 
 import argparse
@@ -82,28 +82,41 @@ def against_naive(items: int, pairs: int) -> float:
     return statistics.median(taken)
 
 
-def job_rate(items: int, trials: int, naive_s: float) -> None:
-    """Compare whole searches in trials per hour, start of the evaluator and Ray Tune included."""
+def device_rates(items: int, trials: int) -> None:
+    """Compare whole searches on a GPU and on all CPUs in trials per hour."""
+    rates = [3600 * trials / _search("tpe", items, trials, evaluators={"gpus": gpus})[0] for gpus in (1, 0)]
+    ratio = f"{rates[0] / rates[1]:.1f} (at least 10)"
+    print(f"trials per hour: one GPU {rates[0]:,.0f}, CPUs {rates[1]:,.0f}; ratio {ratio}", flush=True)
+
+
+def _search(algorithm: str, items: int, trials: int, **more: object) -> tuple[float, int]:
+    """Search by the job; return the seconds, start of the evaluator and Ray Tune included, and the different sets."""
     with tempfile.TemporaryDirectory() as folder:
         common = {"output": folder, "prompts": {"source": "sciq", "limit": 64}}
         stratoscope.score(run_id="statistics", **common, activations={"taps": ["block", "update"]})
-        for algorithm in ("tpe", "nsga2"):
-            run = stratoscope.search(
-                run_id=algorithm,
-                statistics="statistics",
-                **common,
-                space={"ratios": [DROPPED / NUM_LAYERS], "metrics": METRICS, "draws": 50},
-                evaluation={"tasks": list(TASKS), "limit": items, "held_out": 4},
-                search={"algorithm": algorithm, "num_samples": trials},
-                final={"random_sets": 0, "export": False},
-            )
-            taken = run.manifest.timings["load"] + run.manifest.timings["search"]
-            sets = {tuple(row["dropped_layers"]) for row in run.table("trials").to_pylist()}
-            print(
-                f"{algorithm}: {3600 * trials / taken:,.0f} trials per hour, {len(sets)} different sets in {trials}; "
-                f"naive loop {3600 / naive_s:,.0f}; ratio {trials / taken * naive_s:.2f}",
-                flush=True,
-            )
+        run = stratoscope.search(
+            run_id=algorithm,
+            statistics="statistics",
+            **common,
+            space={"ratios": [DROPPED / NUM_LAYERS], "metrics": METRICS, "draws": 50},
+            evaluation={"tasks": list(TASKS), "limit": items, "held_out": 4},
+            search={"algorithm": algorithm, "num_samples": trials},
+            final={"random_sets": 0, "export": False},
+            **more,
+        )
+        sets = {tuple(row["dropped_layers"]) for row in run.table("trials").to_pylist()}
+        return run.manifest.timings["load"] + run.manifest.timings["search"], len(sets)
+
+
+def job_rate(items: int, trials: int, naive_s: float) -> None:
+    """Compare whole searches in trials per hour with a naive loop."""
+    for algorithm in ("tpe", "nsga2"):
+        taken, num_sets = _search(algorithm, items, trials)
+        print(
+            f"{algorithm}: {3600 * trials / taken:,.0f} trials per hour, {num_sets} different sets in {trials}; "
+            f"naive loop {3600 / naive_s:,.0f}; ratio {trials / taken * naive_s:.2f}",
+            flush=True,
+        )
 
 
 def prefix_gain(items: int, steps: int) -> None:
@@ -128,8 +141,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--gpu", action="store_true", help="compare a GPU with this machine's CPUs alone")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
+    if arguments.gpu:
+        device_rates(arguments.items, arguments.trials)
+        return
     naive_s = against_naive(arguments.items, arguments.pairs)
     prefix_gain(max(8, arguments.items // 4), arguments.steps)
     job_rate(arguments.items, arguments.trials, naive_s)

@@ -4,7 +4,7 @@ Together, the weights of all seeds are stacked, and one vectorised gradient and 
 One after another is what the job's cells do, each on a thread of its own. Steps of all seeds are paired on one thread,
 and the median of their ratios is printed with the largest difference between the resulting weights.
 
-usage: python benchmarks/seeds.py SERIES [--forecasters NAME ...] [--seeds N] [--horizon N] [--steps N]
+usage: python benchmarks/seeds.py SERIES [--forecasters NAME ...] [--seeds N] [--horizon N] [--steps N] [--device D]
 """
 
 import argparse
@@ -58,9 +58,17 @@ def joint_steps(models: list[nn.Module]) -> tuple[dict[str, Tensor], Callable[[l
 
 
 def time_step(step: Callable[[list[tuple[Tensor, Tensor]]], None], batches: list[tuple[Tensor, Tensor]]) -> float:
+    wait()
     started = time.perf_counter()
     step(batches)
+    wait()
     return time.perf_counter() - started
+
+
+def wait() -> None:
+    """Wait until a GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def main() -> None:
@@ -70,12 +78,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--horizon", type=int, default=48)
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     series = load_series(SeriesSource(arguments.series))
     lookback = 2 * arguments.horizon
-    starts = torch.from_numpy(series.starts("train", lookback, arguments.horizon))
-    data = Windows(torch.from_numpy(series.values), starts, lookback, arguments.horizon)
+    device = torch.device(arguments.device)
+    starts = torch.from_numpy(series.starts("train", lookback, arguments.horizon)).to(device)
+    data = Windows(torch.from_numpy(series.values).to(device), starts, lookback, arguments.horizon)
     shape = Shape(lookback, arguments.horizon, data.values.shape[1])
     print("| forecaster | one after another, a step of a seed | together / one after another | weights differ by |")
     print("|---|---|---|---|")
@@ -83,13 +93,14 @@ def main() -> None:
         models = []
         for seed in range(arguments.seeds):
             torch.manual_seed(seed)
-            models.append(FORECASTERS[name].make(shape, TimeSieveSettings()).train())
+            models.append(FORECASTERS[name].make(shape, TimeSieveSettings()).train().to(device))
         stacked, joint = joint_steps(copy.deepcopy(models))
         separate = separate_steps(models)
         ratios, seconds = [], []
         for number in range(arguments.steps + WARM_UP):
             generator = torch.Generator().manual_seed(number)
-            batches = [data.batch(torch.randint(len(data), (BATCH,), generator=generator)) for _ in models]
+            places = [torch.randint(len(data), (BATCH,), generator=generator).to(device) for _ in models]
+            batches = [data.batch(indices) for indices in places]
             joint_seconds, separate_seconds = time_step(joint, batches), time_step(separate, batches)
             if number >= WARM_UP:
                 ratios.append(joint_seconds / separate_seconds)

@@ -22,6 +22,7 @@ ARGUMENTS = {
         *("--evaluation.limit", "8", "--evaluation.held_out", "8", "--final.random_sets", "2"),
     ],
     "mitigation": ["--layers", "20,21", "--train.max_steps", "4", "--pairs.limit", "40", "--evaluation.limit", "12"],
+    "audit": [],
     "faithfulness": [
         *("--grid.seeds", "2021,2022", "--fit.epochs", "1", "--fit.faithful_epochs", "1", "--series.limit", "3000"),
     ],
@@ -44,6 +45,26 @@ def test_a_job_ends_well(job: str, tmp_path: Path) -> None:
     if job in ("search", "mitigation"):
         facts = json.loads((folder / "manifest.json").read_text())["facts"]
         assert facts["batch_tokens"] in {2**n for n in range(17)}, "evaluators use the batches that were measured"
+
+
+def test_a_night_ends_well(tmp_path: Path) -> None:
+    night = {
+        "name": "gpu",
+        "models": [{"source": "smollm2", "stages": ["score"]}],
+        "forecasters": [{"forecaster": "linear"}],
+        "settings": {
+            "score": {"prompts": {"source": "sciq", "limit": 48}},
+            "faithfulness": {
+                "series": {"source": ["epf_fr"], "limit": 3000},
+                "grid": {"seeds": [2021, 2022]},
+                "fit": {"epochs": 1, "faithful_epochs": 1},
+            },
+        },
+    }
+    (tmp_path / "night.json").write_text(json.dumps(night))
+    folder = run("audit", tmp_path, "--config", str(tmp_path / "night.json"))
+    stages = pq.read_table(folder / "models.parquet").to_pylist()
+    assert {stage["status"] for stage in stages} == {"done"}
 
 
 def test_scores_are_those_of_the_cpu(tmp_path: Path) -> None:

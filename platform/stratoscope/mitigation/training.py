@@ -151,7 +151,7 @@ class _Trainer:
             settings.micro_batches,
             settings.seed,
         )
-        self._objective = _make_objective(settings, corpus, model)
+        self._objective = make_objective(settings, corpus, model)
         self._engine = _engine(self._objective, settings)
         self._rows: list[dict[str, float]] = []
 
@@ -271,7 +271,17 @@ def dropped_spans(num_layers: int, dropped: Sequence[int]) -> list[DroppedSpan]:
     return [DroppedSpan(new, end - 1) for new, (old, end) in enumerate(zip(kept, ends, strict=True)) if end > old + 1]
 
 
-def _make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedModel) -> MitigationObjective:
+def make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedModel) -> MitigationObjective:
+    """Return the objective of a training, whose trained parameters require gradients.
+
+    Args:
+        settings: settings of the training.
+        corpus: the training data.
+        model: the model to train, without the dropped layers.
+
+    Raises:
+        InputError: the objective has no term to minimise.
+    """
     frozen = settings.loading.load(head=True)
     frozen.network.requires_grad_(False)
     num_layers = len(frozen.anatomy)
