@@ -22,6 +22,7 @@ from junitparser import JUnitXml
 from stratoscope.errors import InputError
 from stratoscope.pipelines.audit import alerts
 from stratoscope.pipelines.audit.config import DestinationsSection
+from stratoscope.pipelines.runtime.mlflow import check_mlflow
 
 SECRET = "a-token-that-nobody-may-see"
 
@@ -201,3 +202,17 @@ def test_the_exit_code_is_3_where_anything_got_worse_and_1_where_anything_was_lo
     assert alerts.exit_code(["steady", "same", "first"]) == 0
     assert alerts.exit_code(["steady", "over time"]) == 1
     assert alerts.exit_code(["skipped", "regression"]) == 3
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [None, "runs/mlflow", "file:///tmp/x", "http://host:5000", "sqlite:///x.db", "mysql+pymysql://h/d", "databricks"],
+)
+def test_addresses_of_mlflow_are_accepted(uri: str | None) -> None:
+    check_mlflow("tracking.mlflow", uri)
+
+
+@pytest.mark.parametrize("uri", ["nonsense://x", "htp://host", "s3://bucket/folder"])
+def test_an_address_that_mlflow_cannot_open_is_refused(uri: str) -> None:
+    with pytest.raises(InputError, match=r"^tracking\.mlflow: MLflow knows no scheme"):
+        check_mlflow("tracking.mlflow", uri)

@@ -1,6 +1,5 @@
 """Alerts of a night: a summary in JSON and Markdown, JUnit XML, a webhook, and MLflow."""
 
-import importlib.util
 import logging
 import os
 import re
@@ -13,6 +12,7 @@ from stratoscope.pipelines.audit.assess import Assessment, Verdict
 from stratoscope.pipelines.audit.config import WEBHOOK_TOKEN, WEBHOOK_URL, DestinationsSection
 from stratoscope.pipelines.audit.report import SIGNS, headline
 from stratoscope.pipelines.audit.steps import FailureStatus
+from stratoscope.pipelines.runtime.mlflow import check_mlflow
 from stratoscope.results import Manifest
 
 FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0
@@ -28,12 +28,11 @@ def check_destinations(config: DestinationsSection) -> None:
     """Check that alerts can be sent.
 
     Raises:
-        InputError: an environment variable or a package is missing.
+        InputError: an environment variable or a package is missing, or MLflow's address has an unknown scheme.
     """
     if config.webhook and not os.environ.get(WEBHOOK_URL, "").startswith(("http://", "https://")):
         raise InputError(f"destinations.webhook needs the environment variable {WEBHOOK_URL}, an http or https address")
-    if config.mlflow is not None and importlib.util.find_spec("mlflow") is None:
-        raise InputError("destinations.mlflow needs the package mlflow: pip install 'stratoscope[mlflow]'")
+    check_mlflow("destinations.mlflow", config.mlflow)
 
 
 def summary(assessments: Sequence[Assessment], manifest: Manifest, previous: str | None, url: str) -> dict[str, Any]:

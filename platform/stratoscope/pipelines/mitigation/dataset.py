@@ -4,7 +4,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stratoscope.data import FORMATS, PairChoice, PromptSource, Question, load_pairs, load_prompts
+from stratoscope.data import (
+    FORMATS,
+    DataSet,
+    OrderedPrompts,
+    PairChoice,
+    PromptSource,
+    Question,
+    load_pairs,
+    load_prompts,
+)
 from stratoscope.digest import digest
 from stratoscope.errors import InputError
 from stratoscope.evaluation import QuestionSplit, Text, split_questions
@@ -32,6 +41,17 @@ class EvaluationSet:
     """Questions whose hidden states are compared, by data set."""
 
 
+@dataclass(frozen=True)
+class TextSource:
+    """Numbers of rows of a source of texts: those read are the sum of those kept and those left out."""
+
+    name: str
+    prompts_read: int
+    num_prompts: int
+    prompts_empty: int
+    prompts_duplicate: int
+
+
 @dataclass(frozen=True, eq=False)
 class MitigationData:
     """All data of a run."""
@@ -46,6 +66,10 @@ class MitigationData:
     """Ids of the rows for training, for validation, and for the choice of layers."""
     counts: dict[str, dict[str, int]]
     """Number of questions by data set and part: trained, validated, held_out."""
+    datasets: tuple[DataSet, ...]
+    """Numbers of questions that were read and kept, by data set."""
+    sources: tuple[TextSource, ...]
+    """Numbers of texts that were read and kept, by source of training texts."""
     fingerprint: str
 
 
@@ -100,7 +124,8 @@ def load_data(
     Raises:
         InputError: a source cannot be read, or nothing is left for training or evaluation.
     """
-    split, formats, questions_print = _load_questions(config, seen)
+    split, datasets, questions_print = _load_questions(config, seen)
+    formats = {dataset.name: dataset.format for dataset in datasets}
     held_ids = {question.question_id for question in split.held_out}
     examples = _encode(tokenizer, split.train, max_length, config.train.wrong_answers)
     if config.terms.weights.uses_questions and not examples:
@@ -122,6 +147,8 @@ def load_data(
         EvaluationSet(split.held_out, perplexity, short if config.evaluation.generate else frozenset(), separation),
         used,
         {name: _count(split, name) for name in formats},
+        datasets,
+        texts.sources,
         digest(
             {
                 "questions": questions_print,
@@ -133,19 +160,18 @@ def load_data(
     )
 
 
-def _load_questions(config: MitigationConfig, seen: frozenset[str]) -> tuple[QuestionSplit, dict[str, str], str]:
-    """Return the questions in their parts, the format of each data set, and a fingerprint."""
+def _load_questions(config: MitigationConfig, seen: frozenset[str]) -> tuple[QuestionSplit, tuple[DataSet, ...], str]:
+    """Return the questions in their parts, the data sets, and a fingerprint."""
     if not config.terms.weights.uses_questions and config.recovery:
-        return QuestionSplit(), {}, ""
+        return QuestionSplit(), (), ""
     evaluation, total = config.evaluation, QuestionSplit()
     questions = load_pairs(
         config.pairs.to_sources(), PairChoice("given", None, config.pairs.answers_per_question, config.seed)
     )
-    formats = {dataset.name: dataset.format for dataset in questions.datasets}
+    by_dataset: dict[str, list[Question]] = {dataset.name: [] for dataset in questions.datasets}
     for name in evaluation.only:
-        if name not in formats:
-            raise InputError(f"evaluation.only: pairs.source has no data set {name!r}; it has {', '.join(formats)}")
-    by_dataset: dict[str, list[Question]] = {name: [] for name in formats}
+        if name not in by_dataset:
+            raise InputError(f"evaluation.only: pairs.source has no data set {name!r}; it has {', '.join(by_dataset)}")
     for question in questions:
         by_dataset[question.dataset].append(question)
     for name, own in by_dataset.items():
@@ -163,7 +189,7 @@ def _load_questions(config: MitigationConfig, seen: frozenset[str]) -> tuple[Que
                 "use fewer for the choice (pairs.limit of the hallucination run) or leave the data set out there"
             )
         total += split
-    return total, formats, questions.fingerprint
+    return total, questions.datasets, questions.fingerprint
 
 
 def _count(split: QuestionSplit, name: str) -> dict[str, int]:
@@ -193,6 +219,7 @@ class _Texts:
     train: tuple[tuple[int, ...], ...] = ()
     validation: tuple[Text, ...] = ()
     ids: frozenset[str] = frozenset()
+    sources: tuple[TextSource, ...] = ()
     fingerprint: str = ""
 
 
@@ -212,21 +239,23 @@ class _TextReader:
         train: list[tuple[int, ...]] = []
         validation: list[Text] = []
         ids: list[str] = []
-        prints = []
+        prints, sources = [], []
         num_validation = config.tune.limit if config.recovery and config.tune.num_samples else 0
         limit = None if section.limit is None else section.limit + num_validation
         for index, name in enumerate(section.source):
             template = section.template[index] if section.template else None
-            rows, fingerprint = self._read(
-                PromptSource(name, template, section.split, section="texts"), limit, held_out
+            source = PromptSource(name, template, section.split, section="texts")
+            rows, ordered = self._read(source, limit, held_out)
+            prints.append(ordered.fingerprint)
+            sources.append(
+                TextSource(name, ordered.num_read, ordered.table.num_rows, ordered.num_empty, ordered.num_duplicates)
             )
-            prints.append(fingerprint)
             ids += [text_id for text_id, _ in rows]
             validation += [Text("validation", text_id, tokens) for text_id, tokens in rows[:num_validation]]
             train += [tokens for _, tokens in rows[num_validation:]]
         if not train:
             raise InputError("texts.source: no text of more than one token is left for training")
-        return _Texts(tuple(train), tuple(validation), frozenset(ids), digest({"texts": prints}))
+        return _Texts(tuple(train), tuple(validation), frozenset(ids), tuple(sources), digest({"texts": prints}))
 
     def read_perplexity(self, used: Collection[str]) -> tuple[Text, ...]:
         """Read the held-out texts whose perplexity is measured."""
@@ -241,12 +270,12 @@ class _TextReader:
 
     def _read(
         self, source: PromptSource, limit: int | None, excluded: Collection[str]
-    ) -> tuple[list[tuple[str, tuple[int, ...]]], str]:
-        """Return the ids and tokens of a source's texts, without those of one token, and its fingerprint."""
+    ) -> tuple[list[tuple[str, tuple[int, ...]]], OrderedPrompts]:
+        """Return the ids and tokens of a source's texts, without those of one token, and all of them in order."""
         prompts = load_prompts(source, limit, self.config.seed)
         rows = [
             (p.prompt_id, tuple(encode_text(self.tokenizer, p.text)[: self.max_tokens]))
             for p in prompts.prompts
             if p.prompt_id not in excluded
         ]
-        return [(text_id, tokens) for text_id, tokens in rows if len(tokens) > 1], prompts.ordered.fingerprint
+        return [(text_id, tokens) for text_id, tokens in rows if len(tokens) > 1], prompts.ordered

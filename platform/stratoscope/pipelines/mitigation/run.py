@@ -1,7 +1,8 @@
 """The flow of the mitigation job: choose layers, train variants, evaluate them, compare, and export checkpoints."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from dataclasses import asdict
+from typing import Any, ClassVar
 
 from rich.console import Console
 
@@ -31,6 +32,7 @@ from stratoscope.pipelines.mitigation.report import build_page, summary_table
 from stratoscope.pipelines.mitigation.store import VariantStore
 from stratoscope.pipelines.mitigation.train import train_variants
 from stratoscope.pipelines.mitigation.tune import TRAINING, tuning_rows
+from stratoscope.pipelines.reporting.data_notes import prompt_counts, question_counts
 from stratoscope.pipelines.runtime.hardware import usual_device
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.runtime.surroundings import check_connected
@@ -120,7 +122,7 @@ class MitigationJob(Job[MitigationConfig]):
     def show(run: Run, console: Console) -> None:
         """Print the changes, the verdicts and the checkpoints."""
         console.print(summary_table(run))
-        for line in run.manifest.facts.get("verdicts", []):
+        for line in [*run.manifest.facts.get("verdicts", []), *read_counts(run.manifest.facts)]:
             console.print(line, soft_wrap=True)
         for url in run.manifest.facts.get("models", []):
             console.print(f"model: {url}", soft_wrap=True)
@@ -177,11 +179,24 @@ class MitigationJob(Job[MitigationConfig]):
             "threads_per_worker": workers.cpus,
             BATCH_TOKENS: inputs.batch_tokens,
             "questions": data.counts,
+            "datasets": [asdict(dataset) for dataset in data.datasets],
+            "sources": [asdict(source) for source in data.sources],
             "texts": len(data.corpus.texts),
             "terms": config.terms.weights.used(),
             "flags": self.choice.flags.url if self.choice.flags else None,
             "healing": config.recovery,
         }
+
+
+def read_counts(facts: Mapping[str, Any]) -> list[str]:
+    """Return how many questions and texts were read and kept, a line for each data set and source.
+
+    Args:
+        facts: facts of the run; those of older versions have none of these.
+    """
+    questions = [f"{dataset['name']}: {question_counts(dataset)}" for dataset in facts.get("datasets", [])]
+    texts = [f"{source['name']}: {prompt_counts(source, 'texts.limit')}" for source in facts.get("sources", [])]
+    return questions + texts
 
 
 def choose_workers(config: MitigationConfig, available: Mapping[str, float], *, local: bool) -> WorkerResources:

@@ -9,11 +9,12 @@ ALWAYS_TOLD = ("kept", "empty", "duplicate")
 """Numbers that are told even where they are zero."""
 
 
-def prompt_counts(facts: Mapping[str, Any]) -> str:
+def prompt_counts(facts: Mapping[str, Any], limit: str = "prompts.limit") -> str:
     """Return how many rows of prompts were read, and the parts that add up to them.
 
     Args:
-        facts: facts of a score run.
+        facts: facts of a score run, or of a source of texts.
+        limit: name of the option that limits the rows.
     """
     read, kept = facts["prompts_read"], facts["num_prompts"]
     empty, duplicates = facts["prompts_empty"], facts["prompts_duplicate"]
@@ -21,7 +22,7 @@ def prompt_counts(facts: Mapping[str, Any]) -> str:
         "kept": kept,
         "empty": empty,
         "duplicate": duplicates,
-        "beyond prompts.limit": read - kept - empty - duplicates,
+        f"beyond {limit}": read - kept - empty - duplicates,
     }
     return f"{read:,} rows read: {_listed(parts)}"
 

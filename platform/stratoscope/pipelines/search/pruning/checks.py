@@ -1,6 +1,5 @@
 """Checks of a search's configuration against its model, tasks and environment, before any model is loaded."""
 
-import importlib.util
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -54,16 +53,6 @@ def check_ratios(
                 f"space.ratios {ratio} drops none of the {num_layers} layers of {source!r}; "
                 f"give at least {1 / num_layers:.3g}"
             )
-
-
-def check_tracking(mlflow: str | None) -> None:
-    """Check that the package mlflow is installed where trials are logged to it.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    if mlflow is not None and importlib.util.find_spec("mlflow") is None:
-        raise InputError("tracking.mlflow needs the package mlflow: pip install 'stratoscope[mlflow]'")
 
 
 def check_path(path: str | None, run_id: str) -> None:

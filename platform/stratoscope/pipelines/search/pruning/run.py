@@ -23,12 +23,13 @@ from stratoscope.models import (
 )
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.runtime.job import Job
+from stratoscope.pipelines.runtime.mlflow import check_mlflow
 from stratoscope.pipelines.runtime.run_lookup import open_finished
 from stratoscope.pipelines.runtime.surroundings import check_connected, check_writable
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.search.config import SearchConfig
 from stratoscope.pipelines.search.pruning.checkpoint import export_chosen
-from stratoscope.pipelines.search.pruning.checks import check_objective, check_path, check_ratios, check_tracking
+from stratoscope.pipelines.search.pruning.checks import check_objective, check_path, check_ratios
 from stratoscope.pipelines.search.pruning.estimate import estimate, protection_text
 from stratoscope.pipelines.search.pruning.explore import Explorer
 from stratoscope.pipelines.search.pruning.report import build_page, summary_table
@@ -79,7 +80,7 @@ class PruningSearch(Job[SearchConfig]):
             protected=self.protected,
             contiguous=config.space.to_space().contiguous,
         )
-        check_tracking(config.tracking.mlflow)
+        check_mlflow("tracking.mlflow", config.tracking.mlflow)
         check_path(config.final.path, self.context.folder.run_id)
         if config.final.path is not None:
             check_writable("final.path", config.final.path, Storage(config.final.path))
