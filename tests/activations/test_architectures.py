@@ -1,5 +1,6 @@
 """Taps of architectures that differ from Llama's, against traced forward passes of each prompt alone."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stratoscope.activations import Batching, Probe, Span, Tap
+from stratoscope.activations import Batching, Probe, Span, Tap, run_backbone
 from stratoscope.activations.trial import position_of_first, split_rows
 from stratoscope.errors import InputError
 from stratoscope.models import LoadedModel, find_anatomy, num_layers_of
@@ -119,8 +120,14 @@ def test_a_model_that_padding_changes_gets_batches_without(model_type: str) -> N
         together = probe.measure(*padded(prompts, "right"))
         left = probe.measure(*padded(prompts, "left"))
         parts = probe.measure(*padded(prompts, "right"), spans).statistics
-        with pytest.raises(InputError, match="computes something else for a prompt in a padded batch"):
-            probe.measure(*padded(prompts, "right"), forward=lambda _ids, _mask: None)
+        seen: list[tuple[list[int], list[int]]] = []
+
+        def forward(ids: torch.Tensor, mask: torch.Tensor, rows: Sequence[int]) -> None:
+            run_backbone(model, ids, mask)
+            seen.extend(zip(rows, ids.tolist(), strict=True))
+
+        probe.measure(*padded(prompts, "right"), spans, forward)
+        assert sorted(seen) == [(row, prompt.tolist()) for row, prompt in enumerate(prompts)]
         for row, prompt in enumerate(prompts):
             ids = prompt.unsqueeze(0)
             alone = probe.measure(ids, torch.ones_like(ids))

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from stratoscope.execution import ActorPool
@@ -19,6 +21,7 @@ from stratoscope.pipelines.score.inputs import open_inputs
 from stratoscope.pipelines.score.run import shard_encoder, worker_settings
 from stratoscope.pipelines.score.worker import ScoreWorker
 from stratoscope.pipelines.sharded.layout import Shards
+from tests.models import zoo
 
 
 @pytest.mark.parametrize("too_long", ["truncate", "refuse"])
@@ -87,3 +90,38 @@ def test_a_worker_computes_the_same_from_questions_and_from_encoded_ones(
     assert from_texts.files == from_ids.files
     assert ("generated" in from_ids.files) == (answers != "given")
     assert from_texts.counts["scored"] == from_ids.counts["scored"] > 0
+
+
+def test_a_model_that_padding_changes_reads_answers_as_it_reads_each_alone(tmp_path: Path) -> None:
+    """Rows of one length run together; the log-likelihoods go to their own answers."""
+    zoo.tiny_model("causal", "rwkv").save_pretrained(tmp_path)
+    zoo.write_tokenizer(tmp_path)
+    file = tmp_path / "questions.jsonl"
+    lines = [
+        {"question": f"w{i} w{i % 7} " + "w2 " * (i % 3), "right": ["w9 w4"], "wrong": ["w5", f"w{i} w1 w7"]}
+        for i in range(30)
+    ]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    tables = []
+    for max_tokens in (2048, 1):  # together, and each question in a batch of its own
+        fields = {
+            "model": {"source": str(tmp_path)},
+            "pairs": {"source": [str(file)], "format": ["pairs"]},
+            "batching": {"max_tokens": max_tokens},
+        }
+        config = validate(HallucinationConfig, fields)
+        inputs = question_inputs.open_inputs(config)
+        worker = HallucinationWorker(hallucination_run.worker_settings(config, inputs, ActorPool(1, 1, 1, 1, 0)))
+        (row, *_) = Shards(inputs.layout, inputs.questions.table, [0])[0].to_pylist()
+        result = worker(row)
+        assert result.counts["errors"] == 0
+        tables.append(
+            [pq.read_table(pa.BufferReader(result.files[name])).to_pandas() for name in ("answers", "pair_stats")]
+        )
+    (answers, stats), (answers_alone, stats_alone) = tables
+    np.testing.assert_allclose(answers["log_likelihood"], answers_alone["log_likelihood"], atol=1e-4)
+    assert (answers["log_likelihood"] < 0).all()
+    for name in ("mean", "m2"):
+        np.testing.assert_allclose(
+            np.stack(stats[name].to_list()), np.stack(stats_alone[name].to_list()), rtol=1e-4, atol=1e-5
+        )

@@ -27,8 +27,8 @@ from stratoscope.statistics import Statistics, stack
 
 Pending = Callable[[], "BatchStatistics"]
 """Waits for a batch that was started, and returns its statistics."""
-Forward = Callable[[Tensor, Tensor], None]
-"""Runs a model on token ids and attention mask, shape (B, S) each, on its device."""
+Forward = Callable[[Tensor, Tensor, Sequence[int]], None]
+"""Runs the model on token ids and mask, both on its device; also gets the numbers of their rows in the whole batch."""
 FUSED_TAPS = frozenset((*fused.STREAM_TAPS, Tap.MLP_HIDDEN))
 """Taps that the fused kernel can read."""
 REDUCED_TOGETHER = 2048
@@ -242,7 +242,8 @@ class Probe:
             input_ids: token ids, shape (B, S), padded on either side.
             attention_mask: 1 for a token and 0 for padding, shape (B, S); every prompt has a token.
             parts: what to read, each a segment with statistics of its own; None reads all of each prompt.
-            forward: runs the model on ids and mask; None runs its layers alone.
+            forward: runs the model; None runs its layers alone. It is called several times where the model may not get
+                the batch as a whole, and again where values are not finite.
         """
         return self.start(input_ids, attention_mask, parts, forward)()
 
@@ -272,15 +273,17 @@ class Probe:
             segments = Segments.from_spans(parts, ids.shape[1], torch.device("cpu"))
         (lengths,) = to_host(segments.lengths)()
         host, segments = segments, segments.to(self.model.device)
-        run = forward or partial(run_backbone, self.model)
+        run = partial(run_backbone, self.model, ids, mask)
+        if forward is not None:
+            run = partial(forward, ids, mask, range(len(ids)))
         shape = (ids.shape[0], ids.shape[1])
-        started = self._run(partial(run, ids, mask), self._begin(segments, shape, host), lengths)
+        started = self._run(run, self._begin(segments, shape, host), lengths)
 
         def finish() -> BatchStatistics:
             reduced = started()
             if not reduced.is_finite(self._present, self._runs):
                 again = self._begin(segments, shape, host, careful=True)
-                reduced = self._run(partial(run, ids, mask), again, lengths)()
+                reduced = self._run(run, again, lengths)()
             return self._unpack(reduced, lengths)
 
         return finish
@@ -294,11 +297,6 @@ class Probe:
         forward: Forward | None,
     ) -> BatchStatistics:
         """Measure a batch in several without padding, for a model in which padding changes what it computes."""
-        if forward is not None:
-            raise InputError(
-                f"{type(self.model.network).__name__} computes something else for a prompt in a padded batch than for "
-                "the prompt alone; it cannot be run on prompts of unequal lengths together"
-            )
         spans = parts or [Span(row, 0, input_ids.shape[1]) for row in range(len(input_ids))]
         order: list[int] = []
         results = []
@@ -312,9 +310,12 @@ class Probe:
             if parts is not None:
                 moved = [(spans[i], starts[spans[i].row]) for i in chosen]
                 own = [Span(batch.index(s.row), s.start - first, s.stop - first) for s, first in moved]
-                if not own:
-                    continue
-            results.append(self.measure(ids, torch.ones_like(ids), own))
+            run = None if forward is None else partial(_forward_rows, forward, batch)
+            if own == []:
+                if run is not None:  # the caller predicts tokens of rows that are not read, too
+                    self.measure(ids, torch.ones_like(ids), [Span(0, 0, 1)], run)
+                continue
+            results.append(self.measure(ids, torch.ones_like(ids), own, run))
         places = np.argsort(order)
         statistics = stack([result.statistics for result in results])[places]
         return BatchStatistics(statistics, np.concatenate([result.span_cosine for result in results])[places])
@@ -575,6 +576,11 @@ class Probe:
             nonfinite=reduced.nonfinite,
         )
         return BatchStatistics(statistics, reduced.spans)
+
+
+def _forward_rows(forward: Forward, rows: Sequence[int], ids: Tensor, mask: Tensor, chosen: Sequence[int]) -> None:
+    """Run the model on some rows of a batch, given the numbers that all of these have in a larger one."""
+    forward(ids, mask, [rows[i] for i in chosen])
 
 
 def _mean_of_known(values: Tensor, segments: Segments) -> Tensor:

@@ -26,6 +26,11 @@ class EncodedAnswer:
         """Number of tokens of the answer."""
         return len(self.ids) - self.question_tokens
 
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """Token ids of the answer."""
+        return self.ids[self.question_tokens :]
+
     def span(self, part: ReadPart, row: int) -> Span:
         """Return the span of a part in a row of a batch."""
         if part == "question":

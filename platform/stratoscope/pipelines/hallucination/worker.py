@@ -229,20 +229,19 @@ class HallucinationWorker:
             parts += of_question
             first += len(state.rows[i])
         ids, mask = pad([row.ids for row in rows], self.model.tokenizer.pad_token_id or 0)
-        predicted: list[Callable[[], tuple[NDArray[Any], ...]]] = []
+        predicted: list[tuple[Sequence[int], Callable[[], tuple[NDArray[Any], ...]]]] = []
 
-        def forward(device_ids: Tensor, device_mask: Tensor) -> None:
-            predicted[:] = [to_host(self._log_probabilities(rows, ids, device_ids, device_mask))]
+        def forward(device_ids: Tensor, device_mask: Tensor, chosen: Sequence[int]) -> None:
+            values = self._log_probabilities([rows[i] for i in chosen], device_ids, device_mask)
+            predicted.append((chosen, to_host(values)))
 
         measured = probe.start(ids, mask, [span for _, span in parts], forward)
 
         def finish() -> tuple[int, int]:
             statistics = measured().statistics
-            (log_probabilities,) = predicted[0]()
-            ends = np.cumsum([row.num_tokens for row in rows])[:-1]
-            values = iter(np.split(log_probabilities.astype(np.float64), ends))
+            values = iter(_log_likelihoods(rows, predicted))
             for i in batch:
-                state.log_likelihood[i] = [float(next(values).sum()) for _ in state.rows[i]]
+                state.log_likelihood[i] = [next(values) for _ in state.rows[i]]
                 own = units[i]
                 state.stats[i] = self._table([unit for unit, _ in parts[own]], statistics[own])
             tokens = sum(len(row.ids) for row in rows)
@@ -252,13 +251,13 @@ class HallucinationWorker:
 
         return finish
 
-    def _log_probabilities(self, rows: Sequence[EncodedAnswer], host_ids: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    def _log_probabilities(self, rows: Sequence[EncodedAnswer], ids: Tensor, mask: Tensor) -> Tensor:
         """Run the model and return the log-probability of each token of the rows' answers, on the model's device."""
-        keep = torch.zeros(host_ids.shape, dtype=torch.bool)
+        keep = torch.zeros(ids.shape, dtype=torch.bool)
         for index, row in enumerate(rows):
             keep[index, row.question_tokens - 1 : len(row.ids) - 1] = True
         logits = run_head(self.model, ids, mask, keep).float()
-        targets = to_device(host_ids[:, 1:][keep[:, :-1]], logits.device)
+        targets = to_device(torch.tensor([token for row in rows for token in row.answer_ids]), logits.device)
         return logits.gather(1, targets[:, None]).squeeze(1) - torch.logsumexp(logits, dim=1)
 
     def _table(self, units: Sequence[ReadUnit], statistics: Statistics) -> pa.Table:
@@ -297,6 +296,25 @@ class HallucinationWorker:
             ]
             files["errors"] = to_parquet(HallucinationErrorRow.table(errors))
         return files
+
+
+def _log_likelihoods(
+    rows: Sequence[EncodedAnswer], predicted: Sequence[tuple[Sequence[int], Callable[[], tuple[NDArray[Any], ...]]]]
+) -> list[float]:
+    """Return the log-likelihood of each row's answer.
+
+    Args:
+        rows: rows of a batch.
+        predicted: numbers of some rows, and what waits for the log-probabilities of all their answers' tokens. A pass
+            that was repeated is the last of its rows.
+    """
+    values = [0.0] * len(rows)
+    for chosen, wait in predicted:
+        (log_probabilities,) = wait()
+        ends = np.cumsum([rows[i].num_tokens for i in chosen])[:-1]
+        for i, part in zip(chosen, np.split(log_probabilities.astype(np.float64), ends), strict=True):
+            values[i] = float(part.sum())
+    return values
 
 
 def _answer_rows(state: _ShardState, index: int) -> list[AnswerRow]:
