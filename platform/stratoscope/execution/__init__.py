@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     from stratoscope.execution.service import Service, serve
     from stratoscope.execution.shards import Prepare, ShardWorker, run_shards
     from stratoscope.execution.socket_folder import ray_folder
-    from stratoscope.execution.tasks import Task, TaskResult, run_tasks
+    from stratoscope.execution.tasks import Task, TaskResult, run_remote, run_tasks
     from stratoscope.execution.training import (
         PlacementGroupTracker,
         WorkerHost,
         WorkerResources,
         fit,
         fit_in_trial,
-        run_remote,
     )
     from stratoscope.execution.tuning import Trial, TrialPlan, mlflow_callback, run_trials
 

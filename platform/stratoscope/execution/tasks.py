@@ -1,4 +1,4 @@
-"""Graphs of Ray tasks in which each task depends on at most one other."""
+"""Tasks of Ray: a single one, and graphs in which each task depends on at most one other."""
 
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -9,8 +9,9 @@ import ray
 
 from stratoscope.errors import InputError, RunError
 from stratoscope.execution.address import is_local
-from stratoscope.execution.connection import node_resources
+from stratoscope.execution.connection import missing_resources, node_resources
 from stratoscope.execution.failures import root_cause
+from stratoscope.phases import phase
 
 Key = TypeVar("Key", bound=Hashable)
 RETRIES = 2
@@ -90,6 +91,25 @@ def run_tasks(
             except Exception as error:
                 failed[key] = root_cause(error)
                 yield key, TaskResult(error=failed[key])
+
+
+def run_remote(function: Callable[..., Any], *args: Any, cpus: float = 1, gpus: float = 0) -> Any:
+    """Call a function in a process of its own somewhere in the cluster and return its result.
+
+    Args:
+        function: what to call.
+        args: its arguments.
+        cpus: CPUs of the process.
+        gpus: GPUs of the process.
+
+    Raises:
+        RunError: the function failed.
+    """
+    with phase("", status=lambda: missing_resources(cpus, gpus)):
+        try:
+            return ray.get(ray.remote(function).options(num_cpus=cpus, num_gpus=gpus).remote(*args))
+        except Exception as error:
+            raise RunError(root_cause(error)) from error
 
 
 def _capacity(num_cpus: float, num_gpus: float) -> int:

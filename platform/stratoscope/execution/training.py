@@ -284,22 +284,3 @@ def _relay_progress(relay: Any, on_step: StepCallback, stopping: threading.Event
     finally:
         done.set()
         thread.join()
-
-
-def run_remote(function: Callable[..., Any], *args: Any, cpus: float = 1, gpus: float = 0) -> Any:
-    """Call a function in a process of its own somewhere in the cluster and return its result.
-
-    Args:
-        function: what to call.
-        args: its arguments.
-        cpus: CPUs of the process.
-        gpus: GPUs of the process.
-
-    Raises:
-        RunError: the function failed.
-    """
-    with phase("", status=lambda: missing_resources(cpus, gpus)):
-        try:
-            return ray.get(ray.remote(function).options(num_cpus=cpus, num_gpus=gpus).remote(*args))
-        except Exception as error:
-            raise RunError(root_cause(error)) from error
