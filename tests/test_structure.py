@@ -119,3 +119,14 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert (tmp_path / "start" / "tutorial" / "index.html").exists()
+
+
+def test_jobs_that_read_activations_start_without_tune_and_train() -> None:
+    code = (
+        "import sys, stratoscope.pipelines.score.run, stratoscope.pipelines.hallucination.run; "
+        "print(sorted({'ray.tune', 'ray.train'} & set(sys.modules)))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "platform"
+    )
+    assert answer.stdout == "[]\n"
