@@ -37,6 +37,8 @@ class EvaluationRow(TableRow):
     """Log-likelihood of the text or target; null where an item has several."""
     num_bytes: int | None
     """Bytes of language-model text; null for other tasks."""
+    log_probability: float | None
+    """Log-probability of the right answer: among the choices, or of the only target; null for text and generation."""
 
     @classmethod
     def from_score(cls, dropped: LayerSet, part: str, score: ItemScore) -> Self:
