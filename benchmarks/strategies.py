@@ -25,28 +25,22 @@ from stratoscope.models import LoadSpec, resolve_source
 from stratoscope.pipelines.runtime.run_lookup import open_finished
 from stratoscope.pipelines.search.pruning.statistics import FinishedScore, all_scores
 from stratoscope.pipelines.search.pruning.worker import PruningEvaluator, PruningEvaluatorSettings
-from stratoscope.pruning import LayerSet, ObjectiveFunction, PruningSpace
-from stratoscope.pruning.strategies import (
-    Strategy,
-    beam_branches,
-    beam_strategy,
+from stratoscope.pruning import (
+    STRATEGY_NAMES,
+    LayerSet,
+    ObjectiveFunction,
+    PruningSpace,
+    StrategySettings,
     best_sets,
     best_so_far,
-    growth_start,
-    growth_strategy,
-    random_strategy,
+    make_strategy,
     run_strategy,
-    swap_strategy,
 )
-from stratoscope.pruning.surrogate import surrogate_strategy
 
 TASKS = ("sciq", "sst2", "passages")
 UNSEEN_TASKS = ("arc_easy", "lambada")
-NAMES = ("random", "surrogate", "swap", "beam", "greedy_from_scores", "double_swap")
 FINALISTS = 4
 """Best sets of a strategy that are evaluated on all items of the search."""
-WIDTH = 2
-"""Width of the beam."""
 SPACE: dict[str, Any] = {"metrics": ("avss", "variance", "block_influence"), "taps": ("update",), "epsilons": (0.01,)}
 """Scores whose lowest layers are the starting sets."""
 
@@ -56,6 +50,7 @@ def evaluator_of(given: argparse.Namespace, statistics: FinishedScore, dtype: st
     sampling = ItemSampling(given.items, given.held_out, given.seed)
     folder = given.out / dtype / "-".join(tasks)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").touch()  # marks the folder as one that the process can reach
     settings = PruningEvaluatorSettings(
         loading=LoadSpec(resolve_source(statistics.model), "cpu", dtype, None, False, False),
         tasks=tuple(tasks),
@@ -89,24 +84,6 @@ class Sets:
 
     def value(self, dropped: LayerSet, num_slices: int | None) -> float:
         return self.objective(self.evaluator.evaluate(dropped, "search", num_slices), 0.0)
-
-
-def strategies(
-    starts: Callable[[int], list[LayerSet]], num_layers: int, size: int, given: argparse.Namespace
-) -> Mapping[str, Callable[[], Strategy]]:
-    """Return the strategies by name, each with the same budget."""
-    layers, seed, budget = range(num_layers), given.seed, given.budget
-    smaller = growth_start(num_layers, size, budget - len(SPACE["metrics"]))
-    return {
-        "random": lambda: random_strategy(layers, size, seed=seed),
-        "surrogate": lambda: surrogate_strategy(starts(size), layers, size, seed=seed, num_random=budget // 4),
-        "swap": lambda: swap_strategy(starts(size), layers, exchanged=(1, 2), seed=seed),
-        "double_swap": lambda: swap_strategy(starts(size), layers, exchanged=(2,), seed=seed),
-        "beam": lambda: beam_strategy(
-            layers, size, width=WIDTH, branches=beam_branches(num_layers, size, budget, WIDTH)
-        ),
-        "greedy_from_scores": lambda: growth_strategy(starts(smaller) if smaller else [()], layers, size),
-    }
 
 
 def starting_sets(statistics: FinishedScore, num_layers: int) -> Callable[[int], list[LayerSet]]:
@@ -143,11 +120,11 @@ def search(given: argparse.Namespace, statistics: FinishedScore) -> None:
     for name in ("curve.csv", "finalists.csv"):
         (given.out / name).unlink(missing_ok=True)
     for size in given.sizes:
-        for score, dropped in zip(SPACE["metrics"], starts(size), strict=False):
-            print(f"{size} start {score}: {text(dropped)} {sets.value(dropped, 1):.4f}", flush=True)
-        made = strategies(starts, num_layers, size, given)
+        for dropped in starts(size):
+            print(f"{size} start: {text(dropped)} {sets.value(dropped, 1):.4f}", flush=True)
+        settings = StrategySettings(tuple(range(num_layers)), num_layers, size, given.budget, given.seed, starts)
         for name in given.strategies:
-            history = run_strategy(made[name](), sets, budget=given.budget, num_layers=num_layers)
+            history = run_strategy(make_strategy(name, settings), sets, budget=given.budget, num_layers=num_layers)
             curve = best_so_far(history, size)
             key = {"size": size, "strategy": name}
             rows = [
@@ -159,7 +136,9 @@ def search(given: argparse.Namespace, statistics: FinishedScore) -> None:
             for found in best_sets(history, size, FINALISTS):
                 final = evaluator.evaluate(found.dropped, "search")
                 values = {"first": found.value, "all": sets.objective(final, 0.0), "retention_raw": final.raw.value}
-                finalists.append({**key, "dropped": text(found.dropped), **values, "bits_per_byte": final.bits_per_byte})
+                finalists.append(
+                    {**key, "dropped": text(found.dropped), **values, "bits_per_byte": final.bits_per_byte}
+                )
             append(given.out / "finalists.csv", finalists)
             best = max(finalists, key=lambda row: row["all"])
             print(f"{size} {name}: {len(history)} evaluations, {curve[-1]:.4f}; {best}", flush=True)
@@ -206,7 +185,7 @@ def main() -> None:
     parser.add_argument("--statistics", required=True, help="finished score run, a folder")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=[8], help="numbers of dropped layers")
-    parser.add_argument("--strategies", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGY_NAMES, default=list(STRATEGY_NAMES))
     parser.add_argument("--budget", type=int, default=80, help="evaluations of each strategy")
     parser.add_argument("--items", type=int, default=48, help="items of each task for the search")
     parser.add_argument("--first", type=int, default=16, help="items of each task for each evaluation")

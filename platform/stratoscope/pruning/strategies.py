@@ -124,7 +124,7 @@ def growth_start(num_layers: int, size: int, budget: int) -> int:
 
 
 def beam_branches(num_layers: int, size: int, budget: int, width: int) -> int:
-    """Return the most extensions of each set with which a beam search stays within a budget of evaluations, at least 1."""
+    """Return the most extensions of each set, at least 1, with which a beam search stays within a budget."""
     return max(1, (budget - num_layers) // (width * max(1, size - 1)))
 
 
@@ -206,7 +206,7 @@ def beam_strategy(
 
     Source: ours; the order of stale gains is that of Minoux's lazy greedy algorithm (1978).
     """
-    singles = tuple((layer,) for layer in layers)
+    singles: tuple[LayerSet, ...] = tuple((layer,) for layer in layers)
     values = yield Proposal(singles)
     cost = {layer: -value for layer, value in zip(layers, values, strict=True)}
     level = dict(zip(singles, values, strict=True))

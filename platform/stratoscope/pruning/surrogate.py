@@ -44,7 +44,9 @@ def surrogate_strategy(
     values = yield Proposal(tuple(first))
     known |= dict(zip(first, values, strict=True))
     while True:
-        pool = [dropped for dropped in dict.fromkeys(_candidates(known, layers, size, generator)) if dropped not in known]
+        pool = [
+            dropped for dropped in dict.fromkeys(_candidates(known, layers, size, generator)) if dropped not in known
+        ]
         if not pool:
             return
         bounds = upper_bounds(known, pool, layers)
