@@ -270,7 +270,8 @@ def test_a_search_over_sets_keeps_its_budget_and_records_its_curve(fields: Field
     assert all(row["likelihood"] == row["objective"] for row in rows)
     assert "Progress of the search" in Path(run.path, "report.html").read_text()
     again = stratoscope.search(**fields(run_id="surrogate_again", search=search, space=space, final=NO_EXPORT))
-    assert without_times(again) == without_times(run)
+    searched = ["trial_id", "origin", "dropped_layers", "objective", "best_objective", "retention_raw", "status"]
+    assert again.table("trials").select(searched).equals(run.table("trials").select(searched))
 
 
 @pytest.mark.slow

@@ -48,10 +48,13 @@ class TaskScores(ItemValues):
         return None if np.isnan(bits) else float(bits)
 
     @property
-    def mean_log_probability(self) -> float | None:
-        """Mean log-probability of the right answers, or of a byte of text; None where neither is known."""
+    def mean_probability(self) -> float | None:
+        """Mean probability of the right answers, or the geometric mean of a byte of text; None where neither is known.
+
+        The mean is not the geometric one: a single confident error would decide it.
+        """
         bits = self.bits_per_byte
-        mean = self.log_probability.mean() if bits is None else -bits * np.log(2)
+        mean = np.exp(self.log_probability).mean() if bits is None else 2**-bits
         return None if np.isnan(mean) else float(mean)
 
 
@@ -128,20 +131,21 @@ def mean_retention(
 def likelihood_retention(before: Mapping[str, TaskScores], after: Mapping[str, TaskScores]) -> float:
     """Return the share of the right answers' probability that a pruned model keeps, averaged over tasks.
 
-    The probability of a task is the geometric mean over its items; that of text is per byte, so that it is a function
-    of bits per byte. In contrast to accuracy it changes with every item, which a search on few items needs.
+    The probability of text is per byte, so that it is a function of bits per byte. In contrast to accuracy the share
+    changes with every item, which a search on few items needs. No task counts more than 1, so that a gain on one does
+    not pay for a loss on another.
 
     Args:
         before: the whole model, by task.
         after: the pruned model, on the same items.
 
     Returns:
-        The mean, at most slightly above 1; NaN where no task has log-probabilities.
+        The mean, at most 1; NaN where no task has probabilities.
 
     Source: ours.
     """
-    pairs = [(scores.mean_log_probability, after[task].mean_log_probability) for task, scores in before.items()]
-    kept = [np.exp(end - start) for start, end in pairs if start is not None and end is not None]
+    pairs = [(scores.mean_probability, after[task].mean_probability) for task, scores in before.items()]
+    kept = [min(1.0, end / start) for start, end in pairs if start and end is not None]
     return float(np.mean(kept)) if kept else math.nan
 
 
