@@ -108,8 +108,8 @@ class Explorer:
         base: Evaluation = self._service.call("evaluate", (), "search")
         if self._objective(base, 0.0) <= WORST:
             raise InputError(
-                f"search.objective {self._objective.objective} cannot be computed: no task is one on which the whole "
-                "model is above chance; take other tasks, more items, or retention_raw"
+                f"search.objective {self._objective.objective} cannot be computed for the whole model: it is above "
+                "chance on no task, or its answers have no likelihood; take other tasks, more items, or retention_raw"
             )
         algorithm = self._config.search.algorithm
         scores = self._scores(statistics) if statistics is not None and needs_scores(self._config.search) else {}
