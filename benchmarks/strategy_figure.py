@@ -1,6 +1,6 @@
 """Draw the curves of benchmarks/strategies.py as docs/images/pruning_search.svg: the best value by evaluations.
 
-usage: python benchmarks/strategy_figure.py OUT/curve.csv FIGURE.svg [--size 8]
+usage: python benchmarks/strategy_figure.py OUT/curve.csv FIGURE.svg [--size 8] [--low .7]
 """
 
 import argparse
@@ -13,9 +13,11 @@ from pathlib import Path
 from stratoscope.results import COLOURS, integer_step
 
 WIDTH, HEIGHT = 760, 400
-LEFT, RIGHT, TOP, BOTTOM = 70, 190, 20, 50
+LEFT, RIGHT, TOP, BOTTOM = 70, 215, 20, 50
 """Margins around the plot; the names of strategies stand at the right."""
 LINE_HEIGHT = 18
+DASHES = ("none", "9 4", "2 3", "none", "12 3 2 3", "5 5")
+"""Patterns of lines, so that lines that coincide can be told apart."""
 STYLE = (
     "text { fill: #1d2733; } .soft { fill: #55616d; } .line { fill: none; stroke-width: 2.2; } "
     ".axis { stroke: #55616d; } .grid { stroke: #e3e8ec; } rect.paper { fill: #ffffff; }"
@@ -25,13 +27,13 @@ Curve = Sequence[tuple[int, float]]
 """Numbers of evaluations, with the best value after each."""
 
 
-def read_curves(path: Path, size: int) -> dict[str, Curve]:
-    """Return the curve of each strategy at a size, from its first set of that size on."""
+def read_curves(path: Path, size: int, low: float) -> dict[str, Curve]:
+    """Return the curve of each strategy at a size, from its first set of that size that reaches a value on."""
     curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
     with path.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             best = float(row["best"])
-            if int(row["size"]) == size and math.isfinite(best):
+            if int(row["size"]) == size and best >= low:
                 curves[row["strategy"]].append((int(row["evaluation"]), best))
     return dict(curves)
 
@@ -72,10 +74,10 @@ class Plot:
     def lines(self, curves: Mapping[str, Curve]) -> Iterator[str]:
         """Yield a stepped line for each strategy, with its name beside the last value."""
         heights = self._name_heights(curves)
-        for (name, curve), colour in zip(curves.items(), COLOURS, strict=False):
+        for (name, curve), colour, dashes in zip(curves.items(), COLOURS, DASHES, strict=False):
             path = f"M{self.x(curve[0][0]):.1f} {self.y(curve[0][1]):.1f}"
             path += "".join(f"H{self.x(evaluation):.1f}V{self.y(value):.1f}" for evaluation, value in curve[1:])
-            yield f'<path class="line" d="{path}" stroke="{colour}"/>'
+            yield f'<path class="line" d="{path}" stroke="{colour}" stroke-dasharray="{dashes}"/>'
             label = f"{name.replace('_', ' ')}, {curve[-1][1]:.1%}"
             x, y = self.x(curve[-1][0]), self.y(curve[-1][1])
             yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>'
@@ -109,9 +111,12 @@ def main() -> None:
     parser.add_argument("curve", type=Path)
     parser.add_argument("figure", type=Path)
     parser.add_argument("--size", type=int, default=8, help="number of dropped layers")
+    parser.add_argument("--low", type=float, default=-math.inf, help="least value that is drawn")
     given = parser.parse_args()
     title = f"Best set of {given.size} layers by number of evaluated sets, for each strategy"
-    drawing = draw(read_curves(given.curve, given.size), "best likelihood kept", title)
+    drawing = draw(
+        read_curves(given.curve, given.size, given.low), "best likelihood kept (16 items of each task)", title
+    )
     given.figure.write_text(drawing, encoding="utf-8")
 
 

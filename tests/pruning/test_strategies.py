@@ -91,6 +91,29 @@ def test_strategies_beat_random_sets(name: StrategyName) -> None:
     assert sum(wins) >= 17
 
 
+@pytest.mark.parametrize("name", STRATEGY_NAMES)
+def test_an_interrupted_search_goes_on_from_stored_evaluations(name: StrategyName) -> None:
+    landscape, stored = Landscape(5), dict[LayerSet, float]()
+
+    def search(most: int) -> list[EvaluatedSet]:
+        def evaluate(_origin: LayerSet, sets: Sequence[LayerSet]) -> list[float]:
+            for dropped in sets:
+                if dropped not in stored and len(stored) == most:
+                    raise InterruptedError
+                stored.setdefault(dropped, landscape.value(dropped))
+            return [stored[dropped] for dropped in sets]
+
+        return run_strategy(make_strategy(name, settings_of(5, 40)), evaluate, budget=40, num_layers=NUM_LAYERS)
+
+    with pytest.raises(InterruptedError):
+        search(most=11)
+    history = search(most=40)
+    assert len(stored) == len(history)
+    assert history == run_strategy(
+        make_strategy(name, settings_of(5, 40)), Landscape(5), budget=40, num_layers=NUM_LAYERS
+    )
+
+
 def test_swaps_end_where_no_exchange_of_one_or_two_layers_is_better() -> None:
     landscape = Landscape(3)
     made = swap_strategy([(0, 1, 2, 3)], LAYERS, exchanged=(1, 2), seed=0)
