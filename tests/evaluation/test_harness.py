@@ -69,6 +69,10 @@ def test_every_shipped_task_scores_as_the_harness_scores_it(model: LoadedModel) 
                 assert ours.log_likelihood == pytest.approx(log_likelihood, abs=1e-2)
             else:
                 assert ours.value == sample[chosen.metric], (chosen.name, sample["doc"])
+            if chosen.task.OUTPUT_TYPE == "multiple_choice":
+                values = torch.tensor([float(answer[0]) for answer in sample["filtered_resps"]])
+                shares = torch.log_softmax(values, dim=0)
+                assert ours.log_probability == pytest.approx(float(shares[sample["target"]]), abs=1e-2)
             if "perplexity" in sample:
                 assert ours.log_likelihood == pytest.approx(sample["perplexity"], abs=1e-3)
             compared += 1

@@ -3,7 +3,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stratoscope.evaluation import ItemScore, Resampling, TaskScores, by_task, mean_retention, retained
+from stratoscope.evaluation import (
+    ItemScore,
+    Resampling,
+    TaskScores,
+    by_task,
+    likelihood_retention,
+    mean_retention,
+    retained,
+)
 
 RESAMPLING = Resampling(draws=400, seed=3)
 
@@ -72,6 +80,17 @@ def test_tokens_count_and_bits_per_byte() -> None:
     assert result.accuracy == pytest.approx(4 / 40)
     assert result.bits_per_byte == pytest.approx(80 / np.log(2) / 200)
     assert scores([1, 0]).bits_per_byte is None
+
+
+def test_likelihood_retention_is_the_ratio_of_mean_probabilities_and_per_byte_for_text() -> None:
+    def model(*log_probabilities: float, text: float) -> dict[str, TaskScores]:
+        choices = [ItemScore("c", "acc", str(i), 1, 1, None, None, p) for i, p in enumerate(log_probabilities)]
+        return by_task([*choices, ItemScore("t", "next_token_accuracy", "a", 1, 4, text, 10)])
+
+    before, after = model(np.log(0.5), np.log(0.9), text=-8.0), model(np.log(0.25), np.log(0.9), text=-10.0)
+    assert likelihood_retention(before, after) == pytest.approx(((0.25 + 0.9) / (0.5 + 0.9) + np.exp(-0.2)) / 2)
+    assert likelihood_retention(before, before) == likelihood_retention(after, before) == pytest.approx(1.0)
+    assert np.isnan(likelihood_retention({"g": scores([1, 0])}, {"g": scores([1, 1])}))
 
 
 @settings(max_examples=50)

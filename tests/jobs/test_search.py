@@ -17,6 +17,7 @@ import stratoscope
 from stratoscope.cli import main
 from stratoscope.evaluation import Resampling, by_task, retained
 from stratoscope.pipelines.search.pruning.store import EvaluationStore
+from stratoscope.pruning import STRATEGY_NAMES
 from stratoscope.results import Storage
 from stratoscope.tables.pruning import (
     ComparisonRow,
@@ -34,6 +35,7 @@ ROOT = Path(__file__).parents[2]
 Fields = Callable[..., dict]
 GRID = 2 * (2 * 2 + 2 + 2 + 1)
 """Candidates: at two ratios AVSS at two taps and thresholds, variance at two taps, two random draws, and one more."""
+NO_EXPORT = {"random_sets": 0, "export": False}
 TASKS = {
     "pick": (
         'output_type: multiple_choice\ndoc_to_text: "{{ q }}"\n'
@@ -242,6 +244,45 @@ def test_a_killed_search_resumes_to_equal_tables_and_repeats_nothing(
 
 def store_files(fields: dict) -> list[Path]:
     return sorted(Path(fields["output"], "search", fields["run_id"], "evaluations").glob("*.parquet"))
+
+
+def test_a_search_over_sets_keeps_its_budget_and_records_its_curve(fields: Fields) -> None:
+    search = {
+        "algorithm": "surrogate",
+        "num_samples": 5,
+        "rungs": [0.5, 1.0],
+        "finalists": 2,
+        "objective": "likelihood",
+    }
+    space = {"metrics": ["avss", "variance"], "ratios": [0.5]}
+    run = stratoscope.search(**fields(run_id="surrogate", search=search, space=space, final=NO_EXPORT))
+    rows = run.table("trials").to_pylist()
+    tried = [row for row in rows if row["origin"] == "surrogate" and row["status"] == "stopped"]
+    finalists = [row for row in rows if row["origin"] == "surrogate" and row["status"] == "done"]
+    assert {row["metric"] for row in rows if row["origin"] == "starting point"} == {"avss", "variance"}
+    assert len(tried) == len({tuple(row["dropped_layers"]) for row in tried}) == 5
+    assert run.manifest.counts["surrogate_tries"] == 5
+    assert {row["share_of_items"] for row in tried} == {0.5}
+    best = [row["best_objective"] for row in tried]
+    assert best == [max(row["objective"] for row in tried[: i + 1]) for i in range(5)]
+    top = sorted(tried, key=lambda row: -row["objective"])[:2]
+    assert [row["dropped_layers"] for row in finalists] == [row["dropped_layers"] for row in top]
+    assert all(row["likelihood"] == row["objective"] for row in rows)
+    assert "Progress of the search" in Path(run.path, "report.html").read_text()
+    again = stratoscope.search(**fields(run_id="surrogate_again", search=search, space=space, final=NO_EXPORT))
+    searched = ["trial_id", "origin", "dropped_layers", "objective", "best_objective", "retention_raw", "status"]
+    assert again.table("trials").select(searched).equals(run.table("trials").select(searched))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", STRATEGY_NAMES)
+def test_every_strategy_finds_a_front(algorithm: str, fields: Fields) -> None:
+    search = {"algorithm": algorithm, "num_samples": 6, "rungs": [0.25, 1.0], "objective": "mixed"}
+    run = stratoscope.search(**fields(run_id=f"strategy-{algorithm}", search=search, final=NO_EXPORT))
+    rows = run.table("trials").to_pylist()
+    assert {row["status"] for row in rows} == {"done", "stopped"}
+    assert sum(row["chosen"] for row in run.front.to_pylist()) == 1
+    assert run.manifest.counts[f"{algorithm}_tries"] <= 12
 
 
 @pytest.mark.slow

@@ -7,12 +7,14 @@ import pytest
 from rich.console import Console
 
 from stratoscope.errors import InputError
-from stratoscope.evaluation import ItemMetric, ItemScore, Resampling, TaskItems
+from stratoscope.evaluation import ItemMetric, ItemScore, Resampling, TaskItems, load_tasks
 from stratoscope.models.speed import SpeedComparison
 from stratoscope.pipelines.runtime.cards import checkpoint_name
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.search.config import SearchConfig
 from stratoscope.pipelines.search.pruning.checkpoint import speed_text as speed_sentence
+from stratoscope.pipelines.search.pruning.checks import check_objective
+from stratoscope.pipelines.search.pruning.progress import best_by_size, progress_section
 from stratoscope.pipelines.search.pruning.report import build_page, summary_table
 from stratoscope.pipelines.search.pruning.validation import metrics_by_rank
 from stratoscope.pipelines.search.trials import plan_trials, trial_origin
@@ -26,6 +28,7 @@ from stratoscope.tables.pruning import (
     SpeedRow,
     evaluation_table,
 )
+from tests.evaluation.filtered import write_filtered_task
 from tests.pruning.examples import evaluation, task_scores
 
 SIZE = ModelSize(100, (10, 20, 30))
@@ -181,6 +184,31 @@ def test_a_plan_begins_with_starting_points_and_a_grid_has_none() -> None:
     grid = plan_trials(config.search.model_copy(update={"algorithm": "grid"}), space, **arguments)
     assert len(grid.points) == len(list(space.grid()))
     assert trial_origin(0, grid) == "grid"
+
+
+def test_an_objective_by_likelihood_is_refused_where_all_answers_are_generated(tmp_path: Path) -> None:
+    (task,) = load_tasks([write_filtered_task(tmp_path, ["a b", "c d"], ["b", "d"])])
+    items = TaskItems("words", (ItemMetric("exact_match"),), task, (), (), 0, 0.0)
+    check_objective("retention_raw", [], [items])
+    for objective in ("likelihood", "mixed"):
+        with pytest.raises(InputError, match=f"search.objective {objective} needs a task with choices"):
+            check_objective(objective, [], [items])
+
+
+def test_the_progress_of_a_search_is_by_size_on_the_usual_share_of_items() -> None:
+    def row(number: int, dropped: tuple[int, ...], objective: float, share: float) -> PruningTrialRow:
+        trial = TrialResult(
+            f"{number:04d}", "swap", None, dropped, evaluation(0.9, dropped), 0.9, objective, share, "stopped"
+        )
+        return PruningTrialRow.from_trial(trial, SIZE, {SIZE.without(dropped): SPEEDS[80]}, objective)
+
+    values = [((0,), 0.5), ((1,), 0.6), ((0, 1), 0.2), ((2,), 0.7), ((2,), 0.7)]
+    rows = [row(i, dropped, value, 0.25) for i, (dropped, value) in enumerate(values)]
+    rows.append(row(5, (2,), 0.9, 1.0))
+    assert best_by_size(rows) == {1: [0.5, 0.6, 0.7]}
+    (section,) = progress_section(rows, "likelihood", "model")
+    assert len(section.figures) == 1
+    assert list(progress_section(rows[:2], "likelihood", "model")) == []
 
 
 def test_checkpoints_are_named_after_their_base() -> None:

@@ -20,4 +20,4 @@ def task_scores(values: Sequence[float], first: int = 0) -> TaskScores:
     """Scores of a multiple-choice task; items are numbered from `first`."""
     missing = np.full(len(values), np.nan)
     ids = tuple(f"{first + i:03d}" for i in range(len(values)))
-    return TaskScores(ids, np.array(values, float), np.ones(len(values)), missing, missing)
+    return TaskScores(ids, np.array(values, float), np.ones(len(values)), missing, missing, missing)

@@ -1,5 +1,7 @@
 """From trials to a front, a choice and random sets."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from stratoscope.pruning import (
     PruningCandidate,
     RandomSetComparison,
     TrialResult,
+    best_objectives,
     choose,
     pareto_front,
     random_sets,
@@ -88,3 +91,19 @@ def test_one_number_covers_retention_and_size() -> None:
     assert ObjectiveFunction("retention_raw")(evaluation(0.89), 0.4) == 0.89
     assert ObjectiveFunction("retention_above_chance")(evaluation(0.89), 0.4) == WORST
     assert ObjectiveFunction("bits_per_byte")(evaluation(0.89, bits=1.5), 0.4) == -1.5
+    kept = replace(evaluation(0.89), likelihood=0.79)
+    assert ObjectiveFunction("likelihood")(kept, 0.4) == 0.79
+    assert ObjectiveFunction("mixed")(kept, 0.4) == pytest.approx(0.84)
+    assert ObjectiveFunction("mixed")(evaluation(0.89), 0.4) == WORST
+
+
+def test_the_best_objective_so_far_is_that_of_as_many_layers_on_as_many_items() -> None:
+    trials = [
+        trial("0", (1,), 0.9),
+        trial("1", (1, 2), 0.7),
+        trial("2", (3,), 0.8),
+        replace(trial("3", (1, 3), 0.99), share_of_items=0.5),
+        trial("4", (2, 3), 0.75),
+        replace(trial("5", (4,), 0.0), objective=None, share_of_items=0.0),
+    ]
+    assert best_objectives(trials) == [0.9, 0.7, 0.9, 0.99, 0.75, None]

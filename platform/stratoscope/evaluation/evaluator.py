@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from stratoscope.errors import RunError, first_line
 from stratoscope.evaluation.generation import GenerationPrompt, TextGenerator
 from stratoscope.evaluation.likelihood import Likelihood, Scorer
@@ -60,6 +62,8 @@ class ItemScore:
     """Log-likelihood of the text or target; None where an item has several."""
     num_bytes: int | None
     """Bytes of the text; None unless it is language-model text."""
+    log_probability: float | None = None
+    """Log-probability of the right answer: among the choices, or of the only target; None for text and generation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,12 +230,31 @@ def _score_item(task: TaskItems, item: Item, responses: Sequence[Likelihood | st
         values = (only.correct, only.tokens, log_likelihood, num_bytes)
         yield ItemScore(task.name, task.metric, item.item_id, *values)
         return
+    right = log_likelihood if only else _log_probability(task, item, responses)
     _apply_filters(task, item, responses)
     default = next(iter(item.requests[0].filtered_resps))
     for metric in task.metrics:
         answers = [request.filtered_resps[metric.filter or default] for request in item.requests]
         value = float(task.task.process_results(item.doc, answers)[metric.measure])
-        yield ItemScore(task.name, metric.name, item.item_id, value, 1.0, log_likelihood, None)
+        yield ItemScore(task.name, metric.name, item.item_id, value, 1.0, log_likelihood, None, right)
+
+
+def _log_probability(task: TaskItems, item: Item, responses: Sequence[Likelihood | str]) -> float | None:
+    """Return the log of the right choice's share of the likelihood of all choices; None where there are no choices.
+
+    Further responses, which the harness asks for where a metric conditions on the choices alone, do not count.
+    """
+    if task.task.OUTPUT_TYPE != "multiple_choice":
+        return None
+    gold = task.task.doc_to_text(item.doc) if task.task.multiple_input else task.task.doc_to_target(item.doc)
+    choices = task.task.doc_to_choice(item.doc)
+    if isinstance(gold, str):
+        gold = choices.index(gold) if gold in choices else -1
+    right = [index for index in (gold if isinstance(gold, list) else [gold]) if 0 <= index < len(choices)]
+    values = np.array([r.log_likelihood for r in responses[: len(choices)] if isinstance(r, Likelihood)])
+    if not right or len(values) < len(choices):
+        return None
+    return float(np.logaddexp.reduce(values[right]) - np.logaddexp.reduce(values))
 
 
 def _apply_filters(task: TaskItems, item: Item, responses: Sequence[Likelihood | str]) -> None:

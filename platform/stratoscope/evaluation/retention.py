@@ -1,5 +1,6 @@
 """Retention: the share of its base's accuracy that a pruned model keeps, with paired intervals over items."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ class TaskScores(ItemValues):
     """Log-likelihood of each item, shape (items,); NaN where a task has none."""
     num_bytes: Array
     """Bytes of each item's text, shape (items,); NaN where a task has none."""
+    log_probability: Array
+    """Log-probability of each item's right answer, shape (items,); NaN where a task has none."""
 
     @property
     def accuracy(self) -> float:
@@ -43,6 +46,16 @@ class TaskScores(ItemValues):
         """Bits per byte of language-model text; None elsewhere."""
         bits = -self.log_likelihood.sum() / np.log(2) / self.num_bytes.sum()
         return None if np.isnan(bits) else float(bits)
+
+    @property
+    def mean_probability(self) -> float | None:
+        """Mean probability of the right answers, or the geometric mean of a byte of text; None where neither is known.
+
+        The mean is not the geometric one: a single confident error would decide it.
+        """
+        bits = self.bits_per_byte
+        mean = np.exp(self.log_probability).mean() if bits is None else 2**-bits
+        return None if np.isnan(mean) else float(mean)
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,27 @@ def mean_retention(
     return _mean(raw, resampling), _mean(above, resampling)
 
 
+def likelihood_retention(before: Mapping[str, TaskScores], after: Mapping[str, TaskScores]) -> float:
+    """Return the share of the right answers' probability that a pruned model keeps, averaged over tasks.
+
+    The probability of text is per byte, so that it is a function of bits per byte. In contrast to accuracy the share
+    changes with every item, which a search on few items needs. No task counts more than 1, so that a gain on one does
+    not pay for a loss on another.
+
+    Args:
+        before: the whole model, by task.
+        after: the pruned model, on the same items.
+
+    Returns:
+        The mean, at most 1; NaN where no task has probabilities.
+
+    Source: ours.
+    """
+    pairs = [(scores.mean_probability, after[task].mean_probability) for task, scores in before.items()]
+    kept = [min(1.0, end / start) for start, end in pairs if start and end is not None]
+    return float(np.mean(kept)) if kept else math.nan
+
+
 def mean_gain(
     base: Mapping[str, TaskScores],
     one: Mapping[str, TaskScores],
@@ -153,6 +187,6 @@ def _above(before: Array, chance: float) -> bool:
 
 
 def _task_scores(items: Sequence[ItemScore]) -> TaskScores:
-    names = ("value", "weight", "log_likelihood", "num_bytes")
+    names = ("value", "weight", "log_likelihood", "num_bytes", "log_probability")
     columns = (np.array([getattr(item, name) for item in items], np.float64) for name in names)
     return TaskScores(tuple(item.item_id for item in items), *columns)

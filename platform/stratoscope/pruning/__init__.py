@@ -16,14 +16,32 @@ if TYPE_CHECKING:
         tasks_at_chance,
     )
     from stratoscope.pruning.evaluation import Evaluation, ModelSize, ObjectiveFunction, evaluate_set
-    from stratoscope.pruning.greedy import greedy_sets, swap_layers
+    from stratoscope.pruning.greedy import SetEvaluator, greedy_sets, swap_layers
+    from stratoscope.pruning.named_strategies import (
+        FROM_SCORES,
+        STRATEGY_NAMES,
+        StrategyName,
+        StrategySettings,
+        make_strategy,
+    )
     from stratoscope.pruning.scores import PERPLEXITY_DROP, compute_scores, perplexity_ratios
-    from stratoscope.pruning.selection import TrialResult, choose, pareto_front, random_sets, reference_trial
+    from stratoscope.pruning.selection import (
+        TrialResult,
+        best_objectives,
+        choose,
+        pareto_front,
+        random_sets,
+        reference_trial,
+    )
     from stratoscope.pruning.space import LayerScores, LayerSet, Objective, PruningCandidate, PruningSpace, ScoreKey
     from stratoscope.pruning.speed import compare_speed
+    from stratoscope.pruning.strategies import EvaluatedSet, best_sets, best_so_far, run_strategy
 
 __all__ = [
+    "FROM_SCORES",
     "PERPLEXITY_DROP",
+    "STRATEGY_NAMES",
+    "EvaluatedSet",
     "Evaluation",
     "LayerScores",
     "LayerSet",
@@ -35,19 +53,27 @@ __all__ = [
     "RandomSetComparison",
     "ScoreKey",
     "ScoreReader",
+    "SetEvaluator",
+    "StrategyName",
+    "StrategySettings",
     "TaskComparison",
     "TrialResult",
+    "best_objectives",
+    "best_sets",
+    "best_so_far",
     "choose",
     "compare_by_task",
     "compare_speed",
     "compute_scores",
     "evaluate_set",
     "greedy_sets",
+    "make_strategy",
     "metric_gains",
     "pareto_front",
     "perplexity_ratios",
     "random_sets",
     "reference_trial",
+    "run_strategy",
     "search_gain",
     "share_interval",
     "swap_layers",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stratoscope.evaluation import Estimate, Resampling, TaskScores, mean_retention
+from stratoscope.evaluation import Estimate, Resampling, TaskScores, likelihood_retention, mean_retention
 from stratoscope.pruning.space import LayerSet, Objective
 
 WORST = -1e9
@@ -28,6 +28,8 @@ class Evaluation:
     """Mean over tasks of language-model text; NaN where there are none."""
     seconds: float
     """Time of the evaluation; close to 0 where its item scores were stored."""
+    likelihood: float = math.nan
+    """Share of the right answers' probability that is kept, averaged over tasks; NaN where no task has one."""
 
 
 def evaluate_set(
@@ -58,6 +60,7 @@ def evaluate_set(
         above_chance=above_chance,
         bits_per_byte=sum(bits) / len(bits) if bits else math.nan,
         seconds=seconds,
+        likelihood=likelihood_retention(base, pruned),
     )
 
 
@@ -70,7 +73,7 @@ def join_slices(slices: Sequence[Mapping[str, TaskScores]]) -> dict[str, TaskSco
         order = sorted(range(len(ids)), key=ids.__getitem__)
         columns = [
             np.concatenate([getattr(part, name) for part in parts])[order]
-            for name in ("value", "weight", "log_likelihood", "num_bytes")
+            for name in ("value", "weight", "log_likelihood", "num_bytes", "log_probability")
         ]
         joined[task] = TaskScores(tuple(ids[i] for i in order), *columns)
     return joined
@@ -102,6 +105,8 @@ class ObjectiveFunction:
             "retention_raw": evaluation.raw.value,
             "retention_above_chance": evaluation.above_chance.value,
             "bits_per_byte": -evaluation.bits_per_byte,
+            "likelihood": evaluation.likelihood,
+            "mixed": (evaluation.raw.value + evaluation.likelihood) / 2,
         }[self.objective]
         if math.isnan(value):
             return WORST

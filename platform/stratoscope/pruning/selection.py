@@ -16,7 +16,7 @@ class TrialResult:
 
     trial_id: str
     origin: str
-    """starting point, tpe, nsga2, grid, greedy or swap."""
+    """starting point, the algorithm, or swap for the swaps after another algorithm."""
     candidate: PruningCandidate | None
     """The candidate; None where no score selected the layers."""
     dropped: LayerSet
@@ -62,6 +62,18 @@ def choose(front: Sequence[TrialResult], min_retention: float) -> TrialResult | 
     if sufficient:
         return max(sufficient, key=lambda trial: len(trial.dropped))
     return max(sets, key=lambda trial: trial.retention, default=None)
+
+
+def best_objectives(trials: Iterable[TrialResult]) -> list[float | None]:
+    """Return, after each trial, the best objective among trials of as many layers on as many items; None before any."""
+    best: dict[tuple[int, float], float] = {}
+    curve = []
+    for trial in trials:
+        kind = (len(trial.dropped), trial.share_of_items)
+        if trial.objective is not None:
+            best[kind] = max(trial.objective, best.get(kind, trial.objective))
+        curve.append(best.get(kind))
+    return curve
 
 
 def reference_trial(trials: Iterable[TrialResult], size: int) -> TrialResult | None:

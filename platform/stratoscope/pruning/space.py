@@ -13,7 +13,7 @@ from stratoscope.scoring import METRICS, EpsilonKind, VarianceKind, num_dropped,
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-Objective = Literal["retention_raw", "retention_above_chance", "bits_per_byte"]
+Objective = Literal["retention_raw", "retention_above_chance", "bits_per_byte", "likelihood", "mixed"]
 LayerSet = tuple[int, ...]
 """Dropped layers in ascending order."""
 SparsityThreshold = tuple[EpsilonKind, float]

@@ -37,6 +37,8 @@ class EvaluationRow(TableRow):
     """Log-likelihood of the text or target; null where an item has several."""
     num_bytes: int | None
     """Bytes of language-model text; null for other tasks."""
+    log_probability: float | None
+    """Log-probability of the right answer: among the choices, or of the only target; null for text and generation."""
 
     @classmethod
     def from_score(cls, dropped: LayerSet, part: str, score: ItemScore) -> Self:
@@ -57,7 +59,7 @@ class PruningTrialRow(TableRow):
     target: str
     """Target of the search, pruning."""
     origin: str
-    """Origin of the trial: starting point, the algorithm (tpe, nsga2, grid or greedy), or swap."""
+    """Origin of the trial: starting point, the algorithm, or swap for the swaps after another algorithm."""
     tap: str | None
     """Tap of the score; null where the metric has none."""
     metric: str
@@ -90,6 +92,10 @@ class PruningTrialRow(TableRow):
     """Bits per byte, averaged over tasks of language-model text; null where there are none."""
     objective: float | None
     """Objective of the search, which is maximised."""
+    best_objective: float | None
+    """Best objective so far among sets of as many layers on as many items; null before the first."""
+    likelihood: float | None
+    """Share of the right answers' probability that is kept, averaged over tasks; null where no task has one."""
     share_of_items: float
     """Share of the search's items that the trial was evaluated on."""
     parameters: int
@@ -105,18 +111,25 @@ class PruningTrialRow(TableRow):
     seconds: float | None
     """Duration of the trial."""
     status: str
-    """done, stopped (early, by ASHA) or error."""
+    """done, stopped (evaluated on the first items only) or error."""
     error: str | None
     """Error message of a failed trial."""
 
     @classmethod
-    def from_trial(cls, trial: TrialResult, size: ModelSize, speeds: Mapping[int, SpeedComparison]) -> Self:
+    def from_trial(
+        cls,
+        trial: TrialResult,
+        size: ModelSize,
+        speeds: Mapping[int, SpeedComparison],
+        best_objective: float | None = None,
+    ) -> Self:
         """Return the row of a trial.
 
         Args:
             trial: the result.
             size: size of the whole model.
             speeds: speed against the whole model, by the number of parameters.
+            best_objective: best objective so far among trials of its kind.
         """
         evaluation = trial.evaluation
         parameters = size.without(trial.dropped)
@@ -132,6 +145,8 @@ class PruningTrialRow(TableRow):
             retention_above_chance=evaluation.above_chance.value if evaluation else None,
             bits_per_byte=evaluation.bits_per_byte if evaluation else None,
             objective=trial.objective,
+            best_objective=best_objective,
+            likelihood=evaluation.likelihood if evaluation else None,
             share_of_items=trial.share_of_items,
             parameters=parameters,
             tokens_per_s=speed.after,

@@ -6,12 +6,20 @@ from pydantic import Field, field_validator, model_validator
 
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
 from stratoscope.pipelines.runtime.demand import Demand
-from stratoscope.pipelines.runtime.validators import CountOrZero, Draws, FractionOrOne, NotNegative, Place, Workers
+from stratoscope.pipelines.runtime.validators import (
+    Count,
+    CountOrZero,
+    Draws,
+    FractionOrOne,
+    NotNegative,
+    Place,
+    Workers,
+)
 from stratoscope.pipelines.score.config import PromptsSection
 from stratoscope.pipelines.search.eavss.config import DefinitionSearchSection
 from stratoscope.pipelines.search.pruning.config import EvaluatorsSection, FinalSection, SpaceSection, TasksSection
 from stratoscope.pipelines.sharded.config import ActorsSection, ModelSection
-from stratoscope.pruning import Objective
+from stratoscope.pruning import Objective, StrategyName
 
 if TYPE_CHECKING:
     from ray.tune import Callback
@@ -20,18 +28,26 @@ if TYPE_CHECKING:
 class SearchSection(ConfigSection):
     """How the space is searched."""
 
-    algorithm: Literal["tpe", "nsga2", "grid", "greedy"] = "nsga2"
-    """tpe: one objective, with ASHA; nsga2: retention against size; grid: every combination; greedy: layer by layer."""
+    algorithm: Literal["tpe", "nsga2", "grid", "greedy", StrategyName] = "nsga2"
+    """Over scores: tpe, one objective, with ASHA; nsga2, retention against size; grid, every combination. Over sets of
+    layers: greedy, layer by layer; greedy_from_scores, the same from a score's set; surrogate, a regression proposes
+    sets; swap and double_swap, exchanges of one (then two) or two layers; beam, several sets at once; random."""
     num_samples: Draws = 24
-    """Trials of tpe and nsga2, starting points included. Equal sets of layers are evaluated once."""
+    """Trials of tpe and nsga2, starting points included, or evaluations of a search over sets, for each ratio (greedy
+    has as many as it needs). Equal sets of layers are evaluated once."""
     starting_points: bool = True
     """Begin with each metric's first candidate at each ratio, so that the report can compare metrics."""
     objective: Objective = "retention_raw"
-    """Objective to improve: a retention, averaged over tasks, or bits per byte of language-model text."""
+    """Objective to improve: a retention, averaged over tasks; bits_per_byte of language-model text; likelihood, the
+    share of the right answers' probability that is kept, per byte for text; mixed, the mean of retention_raw and it."""
     keep: FractionOrOne = 0.9
     """Retention to reach: with several ratios, tpe and the final choice prefer the largest set that reaches it."""
     rungs: list[FractionOrOne] = Field([0.25, 0.5, 1.0], min_length=1)
-    """Increasing shares of the items, up to 1: ASHA may stop a trial after each, greedy search uses the first."""
+    """Increasing shares of the items, up to 1: ASHA may stop a trial after each, a search over sets uses the first."""
+    finalists: Count = 4
+    """Best sets of each ratio that a search over sets evaluates on all items; of greedy's, all are."""
+    beam_width: Count = 2
+    """Number of sets that a beam extends at once."""
     swaps: CountOrZero = 0
     """Swaps of a dropped layer for a retained one that are tried on the best set, in a seeded order."""
     concurrency: Workers | None = None

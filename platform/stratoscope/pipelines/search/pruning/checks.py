@@ -69,11 +69,16 @@ def check_path(path: str | None, run_id: str) -> None:
 
 
 def check_objective(objective: str, metrics: Iterable[str], tasks: Sequence[TaskItems]) -> None:
-    """Check that there is a task of language-model text where the objective or a metric needs one.
+    """Check that there is a task of text, or with likelihoods, where the objective or a metric needs one.
 
     Raises:
         InputError: there is none.
     """
+    if objective in ("likelihood", "mixed") and all(task.task.OUTPUT_TYPE == "generate_until" for task in tasks):
+        raise InputError(
+            f"search.objective {objective} needs a task with choices, a target or text, such as sciq: answers that are "
+            "generated have no likelihood"
+        )
     if any(task.by_token for task in tasks):
         return
     if objective == "bits_per_byte":

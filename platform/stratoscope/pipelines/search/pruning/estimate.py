@@ -8,7 +8,7 @@ from stratoscope.pipelines.runtime.costs import MemoryEstimate, ModelCost, RunCo
 from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES
 from stratoscope.pipelines.search.config import SearchConfig
 from stratoscope.pipelines.search.pruning.statistics import FinishedScore
-from stratoscope.pruning import LayerSet
+from stratoscope.pruning import STRATEGY_NAMES, LayerSet
 from stratoscope.scoring import num_dropped
 
 BYTES_PER_TOKEN = 4
@@ -71,6 +71,8 @@ def num_trials(config: SearchConfig, num_layers: int, num_protected: int = 0) ->
     if search.algorithm == "greedy":
         most = max(num_dropped(ratio, num_layers) for ratio in config.space.ratios)
         return sum(num_layers - num_protected - step for step in range(most)) + search.swaps
+    if search.algorithm in STRATEGY_NAMES:
+        return search.num_samples * len(config.space.ratios) + search.swaps
     return search.num_samples + search.swaps
 
 

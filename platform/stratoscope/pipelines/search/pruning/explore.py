@@ -1,19 +1,22 @@
 """Exploration: the trials of a search, by Ray Tune or greedily, each an evaluated set of dropped layers."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from stratoscope.errors import InputError, RunError, last_line
 from stratoscope.execution import Service, Trial, TrialPlan
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.trials import tune
-from stratoscope.pipelines.search.config import SearchConfig
+from stratoscope.pipelines.search.config import SearchConfig, SearchSection
 from stratoscope.pipelines.search.pruning.statistics import FinishedScore, all_scores
 from stratoscope.pipelines.search.trials import plan_trials, trial_origin
 from stratoscope.pruning import (
+    FROM_SCORES,
     PERPLEXITY_DROP,
+    STRATEGY_NAMES,
     Evaluation,
     LayerScores,
     LayerSet,
@@ -21,11 +24,18 @@ from stratoscope.pruning import (
     PruningCandidate,
     PruningSpace,
     ScoreKey,
+    SetEvaluator,
+    StrategyName,
+    StrategySettings,
     TrialResult,
+    best_sets,
     choose,
     greedy_sets,
+    make_strategy,
     pareto_front,
     perplexity_ratios,
+    random_sets,
+    run_strategy,
     swap_layers,
 )
 from stratoscope.pruning.evaluation import WORST
@@ -52,6 +62,13 @@ class PruningTrial:
         for rung in self.rungs:
             evaluation: Evaluation = service.call("evaluate", dropped, "search", rung)
             yield {"objective": self.objective(evaluation, share), "kept": 1 - share, "rung": rung}
+
+
+def needs_scores(search: SearchSection) -> bool:
+    """Return whether a search needs the scores of layers, and so a score run."""
+    if search.algorithm in STRATEGY_NAMES:
+        return search.algorithm in FROM_SCORES and search.starting_points
+    return search.algorithm != "greedy"
 
 
 class Explorer:
@@ -91,13 +108,17 @@ class Explorer:
         base: Evaluation = self._service.call("evaluate", (), "search")
         if self._objective(base, 0.0) <= WORST:
             raise InputError(
-                f"search.objective {self._objective.objective} cannot be computed: no task is one on which the whole "
-                "model is above chance; take other tasks, more items, or retention_raw"
+                f"search.objective {self._objective.objective} cannot be computed for the whole model: it is above "
+                "chance on no task, or its answers have no likelihood; take other tasks, more items, or retention_raw"
             )
-        if statistics is None or self._config.search.algorithm == "greedy":
+        algorithm = self._config.search.algorithm
+        scores = self._scores(statistics) if statistics is not None and needs_scores(self._config.search) else {}
+        if algorithm in STRATEGY_NAMES:
+            trials = self._search_sets(scores)
+        elif algorithm == "greedy" or not scores:
             trials = self._greedy()
         else:
-            trials = self._tune(self._scores(statistics))
+            trials = self._tune(scores)
         if all(trial.status == "error" for trial in trials):
             raise RunError(f"no trial finished; the first failed with: {trials[0].error}")
         return trials + self._swaps(trials)
@@ -183,6 +204,61 @@ class Explorer:
         self.counts["greedy_tries"] = total
         return self._set_results(sets, "greedy", 0)
 
+    def _search_sets(self, scores: Mapping[ScoreKey, LayerScores]) -> list[TrialResult]:
+        """Run the strategy of the configuration at each ratio; its best sets are evaluated on all items."""
+        search, results = self._config.search, list(self._starting_points(scores))
+        name = cast("StrategyName", search.algorithm)
+        last = len(search.rungs)
+        for ratio in self._space.ratios:
+            settings = StrategySettings(
+                layers=tuple(self._droppable),
+                num_layers=self._num_layers,
+                size=num_dropped(ratio, self._num_layers),
+                budget=search.num_samples,
+                seed=self._config.seed,
+                starts=partial(self._starts, scores),
+                beam_width=search.beam_width,
+            )
+            with self._context.progress(name, search.num_samples, 0, "sets") as bar:
+                history = run_strategy(
+                    make_strategy(name, settings),
+                    self._set_evaluator(num_slices=1),
+                    budget=settings.budget,
+                    num_layers=self._num_layers,
+                    on_progress=bar.add,
+                )
+            self.counts[f"{name}_tries"] = self.counts.get(f"{name}_tries", 0) + len(history)
+            if last > 1:
+                tried = [evaluated.dropped for evaluated in history]
+                results += self._set_results(tried, name, len(results), rung=1)
+            finalists = [evaluated.dropped for evaluated in best_sets(history, settings.size, search.finalists)]
+            results += self._set_results(finalists, name, len(results))
+        return results
+
+    def _starting_points(self, scores: Mapping[ScoreKey, LayerScores]) -> Iterator[TrialResult]:
+        """Yield the starting sets as trials on all items, so that the report compares what is found with them."""
+        rung = len(self._config.search.rungs)
+        for index, candidate in enumerate(self._space.starting_points() if scores else []):
+            dropped = candidate.dropped(scores, self._num_layers)
+            applied = scores[candidate.key(self._num_layers)].epsilon
+            evaluation: Evaluation = self._service.call("evaluate", dropped, "search")
+            yield self._result(
+                f"{index:04d}",
+                "starting point",
+                candidate if applied is None else replace(candidate, epsilon=applied),
+                evaluation,
+                rung=rung,
+                objective=self._objective(evaluation, len(dropped) / self._num_layers),
+            )
+
+    def _starts(self, scores: Mapping[ScoreKey, LayerScores], size: int) -> list[LayerSet]:
+        """Return the sets of a size that scores select; one random set where there are no scores."""
+        space = replace(self._space, ratios=(size / self._num_layers,))
+        # A metric over spans of layers has scores for the lengths of the space's own ratios alone.
+        candidates = [c for c in space.starting_points() if c.key(self._num_layers) in scores]
+        sets = [candidate.dropped(scores, self._num_layers) for candidate in candidates]
+        return list(dict.fromkeys(sets)) or random_sets(self._droppable, size, 1, self._config.seed)
+
     def _swaps(self, trials: Sequence[TrialResult]) -> list[TrialResult]:
         budget = self._config.search.swaps
         best = choose(pareto_front(trials), self._config.search.keep)
@@ -201,23 +277,26 @@ class Explorer:
         self.counts |= {"swaps_tried": bar.done, "swaps_taken": len(sets)}
         return self._set_results(sets, "swap", len(trials))
 
-    def _set_results(self, sets: Sequence[LayerSet], origin: str, first: int) -> list[TrialResult]:
+    def _set_results(
+        self, sets: Sequence[LayerSet], origin: str, first: int, *, rung: int | None = None
+    ) -> list[TrialResult]:
+        """Return sets as trials on the items up to a rung, or on all."""
         results = []
+        rung = rung or len(self._config.search.rungs)
         for index, dropped in enumerate(sets, first):
-            evaluation: Evaluation = self._service.call("evaluate", dropped, "search")
+            evaluation: Evaluation = self._service.call("evaluate", dropped, "search", rung)
             objective = self._objective(evaluation, len(dropped) / self._num_layers)
-            rung = len(self._config.search.rungs)
             results.append(self._result(f"{index:04d}", origin, None, evaluation, rung=rung, objective=objective))
         return results
 
-    def _set_evaluator(self, num_slices: int | None = None) -> Callable[[LayerSet, Sequence[LayerSet]], list[float]]:
-        """Return a function that evaluates sets of one size on the first slices of the search's items, or on all."""
+    def _set_evaluator(self, num_slices: int | None = None) -> SetEvaluator:
+        """Return a function that evaluates sets on the first slices of the search's items, or on all."""
         objective = ObjectiveFunction(self._config.search.objective)
         remembered: LayerSet | None = None
 
         def evaluate(current: LayerSet, sets: Sequence[LayerSet]) -> list[float]:
             nonlocal remembered
-            if current != remembered:
+            if current and current != remembered:
                 self._service.broadcast("remember", current, num_slices)
                 remembered = current
             evaluations = self._service.map("evaluate", [(dropped, "search", num_slices) for dropped in sets])

@@ -28,6 +28,7 @@ from stratoscope.pipelines.search.pruning.figures import (
     speed_axis,
     speed_text,
 )
+from stratoscope.pipelines.search.pruning.progress import progress_section
 from stratoscope.results import Manifest, Page, PageSection, Run
 from stratoscope.tables.pruning import ComparisonRow, FrontRow, PruningTrialRow, SpeedRow
 
@@ -70,6 +71,7 @@ def build_page(run: Run) -> Page:
         PageSection("All findings", [*facts["verdicts"], *facts.get("against_variance", [])]),
         PageSection("The front", [FRONT_NOTE], [], [page_table(front, FRONT_COLUMNS)]),
         *([curve_section(finished, comparisons, model)] if finished else []),
+        *progress_section(trials, manifest.config["search"]["objective"], model),
         *_size_sections(finished, front, facts["parameters"], model),
         raster_section(finished, facts["num_layers"], model),
         *_task_section(comparisons, model),

@@ -31,7 +31,7 @@ from stratoscope.pipelines.search.config import SearchConfig
 from stratoscope.pipelines.search.pruning.checkpoint import export_chosen
 from stratoscope.pipelines.search.pruning.checks import check_objective, check_path, check_ratios
 from stratoscope.pipelines.search.pruning.estimate import estimate, protection_text
-from stratoscope.pipelines.search.pruning.explore import Explorer
+from stratoscope.pipelines.search.pruning.explore import Explorer, needs_scores
 from stratoscope.pipelines.search.pruning.report import build_page, summary_table
 from stratoscope.pipelines.search.pruning.statistics import FinishedScore, check_statistics, score_settings
 from stratoscope.pipelines.search.pruning.store import EvaluationStore
@@ -39,7 +39,7 @@ from stratoscope.pipelines.search.pruning.validation import ValidatedSearch, Val
 from stratoscope.pipelines.search.pruning.worker import PruningEvaluator, PruningEvaluatorSettings
 from stratoscope.pipelines.sharded.models import open_model
 from stratoscope.pipelines.sharded.sizes import BATCH_TOKENS, evaluation_tokens
-from stratoscope.pruning import LayerSet
+from stratoscope.pruning import LayerSet, best_objectives
 from stratoscope.results import Run, RunFolder, Storage, table_writer, write_table
 from stratoscope.tables.pruning import (
     ComparisonRow,
@@ -102,7 +102,7 @@ class PruningSearch(Job[SearchConfig]):
         """Compute missing statistics, search, validate, export and report."""
         context, config = self.context, self.config
         with context.stage("statistics"):
-            if self.statistics is None and config.search.algorithm != "greedy":
+            if self.statistics is None and needs_scores(config.search):
                 self.statistics = self._compute_statistics()
                 self.tasks = self._choose_items([items.task for items in self.tasks])
         with cluster(), ExitStack() as stack:
@@ -283,7 +283,10 @@ def plan_evaluators(config: SearchConfig) -> ActorPool:
 
 def write_results(storage: Storage, search: ValidatedSearch, tasks: Sequence[str]) -> None:
     """Write the tables of trials, front and comparisons."""
-    rows = {trial.trial_id: PruningTrialRow.from_trial(trial, search.size, search.speeds) for trial in search.trials}
+    rows = {
+        trial.trial_id: PruningTrialRow.from_trial(trial, search.size, search.speeds, best)
+        for trial, best in zip(search.trials, best_objectives(search.trials), strict=True)
+    }
     front = [
         FrontRow.from_row(rows[trial.trial_id], search.held_out[trial.dropped], chosen=trial is search.chosen)
         for trial in search.front

@@ -38,7 +38,7 @@ class EvaluationStore:
         except DamagedFileError as error:
             tell(f"{error}; the evaluation is computed again")
             return None
-        if "metric" not in table.column_names:  # written by an older version
+        if not {"metric", "log_probability"} <= set(table.column_names):  # written by an older version
             return None
         return [row.to_score() for row in EvaluationRow.read(table)]
 

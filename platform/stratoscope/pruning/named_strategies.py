@@ -1,0 +1,65 @@
+"""The strategies of a search by name, sized to a budget of evaluations."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from stratoscope.pruning.space import LayerSet
+from stratoscope.pruning.strategies import (
+    Strategy,
+    beam_branches,
+    beam_strategy,
+    growth_start,
+    growth_strategy,
+    random_strategy,
+    swap_strategy,
+)
+from stratoscope.pruning.surrogate import surrogate_strategy
+
+StrategyName = Literal["random", "surrogate", "swap", "double_swap", "beam", "greedy_from_scores"]
+STRATEGY_NAMES: tuple[StrategyName, ...] = get_args(StrategyName)
+FROM_SCORES: tuple[StrategyName, ...] = ("surrogate", "swap", "double_swap", "greedy_from_scores")
+"""Strategies that start from the sets of scores."""
+RANDOM_SHARE = 4
+"""The surrogate spends one evaluation of so many on random exchanges, before its first fit."""
+
+
+@dataclass(frozen=True)
+class StrategySettings:
+    """What every strategy is made from."""
+
+    layers: tuple[int, ...]
+    """Layers that may be dropped."""
+    num_layers: int
+    """Number of layers of the whole model."""
+    size: int
+    """Number of layers to drop."""
+    budget: int
+    """Most evaluations."""
+    seed: int
+    starts: Callable[[int], Sequence[LayerSet]]
+    """Returns the sets of a size that a search starts from, at least one."""
+    beam_width: int = 2
+
+
+def make_strategy(name: StrategyName, settings: StrategySettings) -> Strategy:
+    """Return a strategy by its name.
+
+    Greedy search starts at the smallest size from which it reaches the wanted one, and a beam has as many branches as
+    fit, within the budget.
+    """
+    layers, size, seed, starts = settings.layers, settings.size, settings.seed, settings.starts
+    if name == "random":
+        return random_strategy(layers, size, seed=seed)
+    if name == "surrogate":
+        return surrogate_strategy(
+            starts(size), layers, size, seed=seed, num_random=max(1, settings.budget // RANDOM_SHARE)
+        )
+    if name == "beam":
+        width = settings.beam_width
+        branches = beam_branches(len(layers), size, settings.budget, width)
+        return beam_strategy(layers, size, width=width, branches=branches)
+    if name == "greedy_from_scores":
+        first = growth_start(len(layers), size, settings.budget - len(starts(size)))
+        return growth_strategy(starts(first) if first else [()], layers, size)
+    return swap_strategy(starts(size), layers, exchanged=(2,) if name == "double_swap" else (1, 2), seed=seed)
