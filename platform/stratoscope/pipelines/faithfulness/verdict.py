@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stratoscope.forecasting import (
+    DESIGNS,
     Measurement,
     Outcome,
     PerturbationOutcome,
@@ -257,6 +258,11 @@ def _seed_effects(ratios: Sequence[DeviationRatioRow]) -> Iterator[str]:
         found = f"less after {list_text(texts)}{rest}" if less else "less after no other training, as far as is shown"
         further = f", and more after {more}" if more else ""
         yield f"Compared with training '{other}', another seed moves the squared error {found}{further}."
+        if any("first" in (DESIGNS[ratio.training].start, DESIGNS[ratio.training].teacher) for ratio in less):
+            yield (
+                "Trainings named after the first give all seeds one teacher or start: these agree, which is not "
+                "robustness."
+            )
 
 
 def grid(models: Sequence[ModelOutcomes]) -> Table:
