@@ -128,6 +128,8 @@ class FaithfulnessRun(Run):
     """Worst cases: one row per fitted forecaster, condition, norm and goal."""
     differences = TableProperty()
     """Differences between trainings of a forecaster, over seeds."""
+    deviation_ratios = TableProperty()
+    """Ratios of deviations over seeds: one row per forecaster, horizon, error and pair of trainings."""
     spreads = TableProperty()
     """Spread over seeds: one row per forecaster, training, horizon and metric."""
     forecasts = TableProperty()

@@ -2,9 +2,23 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from stratoscope.forecasting import Measurement, differences, spreads, verdicts
-from stratoscope.forecasting.comparison import deviation_interval, mean_interval, ratio_interval
+from stratoscope.forecasting import (
+    Measurement,
+    deviation_ratios,
+    differences,
+    ratio_verdicts,
+    reference_ratios,
+    spreads,
+    verdicts,
+)
+from stratoscope.forecasting.comparison import (
+    deviation_interval,
+    deviation_ratio_interval,
+    mean_interval,
+    ratio_interval,
+)
 
 
 def measurement(training: str, seed: int, error: float, perturbation: str = "none", level: float = 0.0) -> Measurement:
@@ -149,3 +163,85 @@ def test_intervals_match_tables_of_students_and_the_chi_square_distribution() ->
     expected = deviation * (4 / 11.143) ** 0.5, deviation * (4 / 0.484) ** 0.5
     assert deviation_interval(deviation, 5) == pytest.approx(expected, rel=1e-3)
     assert mean_interval(values[:1]) == deviation_interval(None, 1) == (None, None)
+
+
+def paired_errors(generator: np.random.Generator, number: int, deviation: float, correlation: float) -> np.ndarray:
+    """Return two correlated normal samples, shape (2, number), of deviations `deviation` and 1."""
+    covariance = [[deviation**2, correlation * deviation], [correlation * deviation, 1.0]]
+    return generator.multivariate_normal([5.0, 5.0], covariance, number).T
+
+
+def interval_of(errors: np.ndarray) -> tuple[float, float]:
+    deviations = errors.std(axis=1, ddof=1)
+    correlation = float(np.corrcoef(errors)[0, 1])
+    low, high = deviation_ratio_interval(float(deviations[0] / deviations[1]), correlation, errors.shape[1])
+    assert low is not None
+    assert high is not None
+    return low, high
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.7, -0.5])
+def test_limits_of_a_ratio_of_deviations_are_where_the_test_of_pitman_and_morgan_rejects(correlation: float) -> None:
+    errors = paired_errors(np.random.default_rng(0), 8, 0.4, correlation)
+    for limit in interval_of(errors):
+        scaled = errors[0] + limit * errors[1], errors[0] - limit * errors[1]
+        assert stats.pearsonr(*scaled).pvalue == pytest.approx(0.05, abs=1e-6)
+
+
+@pytest.mark.parametrize(("ratio", "correlation"), [(1.0, 0.0), (0.25, 0.0), (0.5, 0.8)])
+def test_intervals_of_ratios_of_deviations_cover_95_percent(ratio: float, correlation: float) -> None:
+    generator = np.random.default_rng(1)
+    intervals = [interval_of(paired_errors(generator, 10, ratio, correlation)) for _ in range(2000)]
+    covered = np.mean([low < ratio < high for low, high in intervals])
+    assert 0.935 < covered < 0.965
+
+
+def test_a_ratio_of_deviations_is_of_common_seeds() -> None:
+    more = [measurement("plain", 4, 0.9), measurement("faithful", 5, 0.1)]
+    rows = deviation_ratios([*CLEAN, *more, measurement("plain", 1, 9.0, "gaussian", 0.1)])
+    assert [(r.training, r.other, r.metric, r.seeds) for r in rows] == [
+        ("faithful", "plain", "mae", 3),
+        ("faithful", "plain", "mse", 3),
+    ]
+    expected = np.std(list(FAITHFUL.values())) / np.std(list(PLAIN.values()))
+    assert rows[0].ratio == pytest.approx(expected)
+    assert rows[0].ci_low < rows[0].ratio < rows[0].ci_high
+
+
+def test_a_ratio_has_no_interval_where_seeds_are_too_few_or_do_not_matter() -> None:
+    two = [m for m in CLEAN if m.seed < 3]
+    assert [(r.ci_low, r.ci_high) for r in deviation_ratios(two)] == [(None, None)] * 2
+    same = [measurement("plain", seed, 0.5) for seed in (1, 2, 3)]
+    (row, _) = deviation_ratios([*same, *CLEAN[3:]])
+    assert (row.ratio, row.correlation, row.ci_low, row.ci_high) == (None, None, None, None)
+    # A training that removes all of the deviation has a ratio, but no interval.
+    (row, _) = deviation_ratios([*CLEAN[:3], *(measurement("faithful", seed, 0.5) for seed in (1, 2, 3))])
+    assert (row.ratio, row.ci_low) == (0.0, None)
+    assert deviation_ratios([CLEAN[0], CLEAN[4]]) == []
+
+
+def with_trainings(**deviations: float) -> list[Measurement]:
+    """Measurements of ten seeds, whose squared error has these deviations by training, around 1."""
+    generator = np.random.default_rng(2)
+    return [
+        measurement(training, seed, float(1 + deviation * z) ** 0.5)
+        for training, deviation in deviations.items()
+        for seed, z in enumerate(stats.zscore(generator.standard_normal(10), ddof=1))
+    ]
+
+
+def test_longer_training_is_the_reference_where_there_is_one() -> None:
+    cells = with_trainings(plain=0.1, longer=0.1, distilled=0.09, faithful=0.01)
+    ratios = deviation_ratios(cells)
+    assert {(r.training, r.other) for r in reference_ratios(ratios)} == {
+        ("distilled", "longer"),
+        ("faithful", "longer"),
+    }
+    distilled, faithful = ratio_verdicts(ratios, differences(cells))
+    assert "not shown to differ" in distilled
+    assert faithful.startswith(
+        "linear, faithful against longer, waves, horizon 8: another seed moves the squared error 0.10 times as much ("
+    )
+    assert ", 10 seeds), less; the squared error changes by " in faithful
+    (without,) = reference_ratios(deviation_ratios(with_trainings(plain=0.1, faithful=0.1)))
+    assert (without.training, without.other) == ("faithful", "plain")

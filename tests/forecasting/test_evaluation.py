@@ -45,7 +45,29 @@ def test_plain_cells_come_first_and_a_forecaster_without_weights_has_no_others()
     cells = grid_cells(["waves"], ["linear", "last_value"], ["faithful", "plain"], [1, 2], [8])
     assert [cell.training for cell in cells] == ["plain"] * 4 + ["faithful"] * 2
     assert {cell.forecaster for cell in cells[4:]} == {"linear"}
-    assert cells[4].plain == cells[0]
+    assert cells[4].start(first_seed=2) == cells[0]
+
+
+@pytest.mark.parametrize(
+    ("training", "start", "teacher"),
+    [
+        ("plain", None, None),
+        ("longer", 1, None),
+        ("distilled", 1, 1),
+        ("faithful", 1, 1),
+        ("distilled_to_first", 1, 2),
+        ("faithful_to_first", 1, 2),
+        ("longer_from_first", 2, None),
+        ("faithful_from_first", 2, 2),
+    ],
+)
+def test_a_training_has_its_start_and_teacher(training: str, start: int | None, teacher: int | None) -> None:
+    cell = replace(PLAIN, training=training)
+
+    def plain(seed: int | None) -> GridCell | None:
+        return None if seed is None else replace(PLAIN, seed=seed)
+
+    assert (cell.start(first_seed=2), cell.teacher(first_seed=2)) == (plain(start), plain(teacher))
 
 
 def test_equal_cells_have_equal_measurements(series: Series) -> None:
@@ -78,6 +100,18 @@ def test_faithful_training_starts_from_the_plain_weights_as_its_teacher(series: 
     assert not torch.equal(faithful.forecast, plain.forecast)
     values = {m.condition: m.value for m in measure_worst_cases(faithful, settings)}
     assert all(values[condition] > 0 for condition in ("sib", "cps", "snp"))
+
+
+def test_a_teacher_may_be_another_forecaster_than_the_one_that_training_starts_from(series: Series) -> None:
+    plain = fit_cell(PLAIN, SETTINGS, series).model.state_dict()
+    first = fit_cell(replace(PLAIN, seed=2), SETTINGS, series)
+    settings = replace(SETTINGS, loss=FaithfulLoss(ascent=None))
+    cell = replace(PLAIN, training="distilled_to_first")
+    common = fit_cell(cell, settings, series, weights=plain, teacher_weights=first.model.state_dict())
+    own = fit_cell(replace(PLAIN, training="distilled"), settings, series, weights=plain)
+    assert torch.equal(common.teacher_forecast, first.forecast)
+    distances = [(fitted.forecast - first.forecast).abs().mean() for fitted in (common, own)]
+    assert distances[0] < distances[1]
 
 
 def test_worst_cases_have_nulls_without_a_teacher_or_bottleneck(series: Series) -> None:

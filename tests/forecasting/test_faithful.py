@@ -217,6 +217,37 @@ def test_faithful_training_minimizes_the_configured_error() -> None:
         torch.testing.assert_close(loss, expected.mean())
 
 
+def test_distillation_is_the_error_on_clean_windows_and_the_distance_from_the_teacher() -> None:
+    model = model_of("timesieve").eval()
+    windows, target = data().train.batch(torch.arange(4))
+    teacher_forecast = torch.randn(target.shape, generator=generator(1))
+    settings = FaithfulLoss(FaithfulWeights(sib=2.0, cps=3.0, snp=0.5), ascent=None)
+    loss = faithful_loss(model, (windows, target, teacher_forecast), settings, generator())
+    forecast = model(windows)
+    own = forecast.batch_loss(forecast.loss)
+    expected = (forecast.values - target).abs().mean() + 3 * (forecast.values - teacher_forecast).abs().mean() + own
+    torch.testing.assert_close(loss, expected)
+
+
+def test_one_teacher_makes_forecasters_of_different_seeds_agree() -> None:
+    few = FitSettings(epochs=8, learning_rate=1e-2, decay=1.0, patience=0)
+    strict = FaithfulLoss(FaithfulWeights(cps=10.0), ascent=None)
+    teacher = model_of("linear", 0)
+    fit(teacher, data(), few, seed=0)
+    before = copy.deepcopy(teacher.state_dict())
+
+    def disagreement(common: nn.Module | None) -> float:
+        students = [model_of("linear", seed) for seed in (1, 2)]
+        for seed, student in enumerate(students):
+            fit_faithfully(student, data(), few, strict, seed, teacher=common)
+        first, second = (predict(student, data().validation) for student in students)
+        return float((first - second).abs().mean())
+
+    # Without a common teacher, each keeps to its own random initial weights.
+    assert disagreement(teacher) < 0.5 * disagreement(None)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
 def test_an_ascent_does_not_update_running_means() -> None:
     model = model_of("patchtst").train()
     windows, target = data().train.batch(torch.arange(8))

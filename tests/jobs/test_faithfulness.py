@@ -173,6 +173,60 @@ def test_faithful_training_is_compared_with_longer_plain_training(fields: Fields
     assert difference["ci_low"] < difference["difference"] < difference["ci_high"]
 
 
+@pytest.fixture(scope="module")
+def designs(fields: Fields, local_ray: None) -> stratoscope.FaithfulnessRun:  # noqa: ARG001
+    """All trainings that differ in start, teacher or ascent, of a forecaster that is quickly trained."""
+    trainings = ["plain", "longer", "distilled", "faithful", "distilled_to_first", "faithful_to_first"]
+    trainings += ["longer_from_first", "distilled_from_first", "faithful_from_first"]
+    grid = fields()["grid"] | {"forecasters": ["dlinear"], "trainings": trainings, "perturbations": ["gaussian"]}
+    return stratoscope.evaluate_faithfulness(
+        **fields(run_id="designs", grid=grid, faithful={"steps": 4, "cps": 20.0}, series=fields()["series"])
+    )
+
+
+def test_seeds_that_start_from_one_forecaster_hardly_differ(designs: stratoscope.FaithfulnessRun) -> None:
+    rows = designs.deviation_ratios.to_pylist()
+    ratios = {(r["training"], r["other"]): r for r in rows if r["metric"] == "mse"}
+    assert len(ratios) == 9 * 8 / 2
+    for training in ("longer_from_first", "distilled_from_first", "faithful_from_first"):
+        assert ratios[training, "longer"]["ratio"] < ratios[training, "longer"]["ci_high"] < 1
+    # A strict teacher of the same seed keeps what differs between seeds.
+    assert ratios["distilled", "longer"]["ratio"] > 0.5
+    spreads = {r["training"]: r["deviation"] for r in designs.spreads.to_pylist() if r["metric"] == "mse"}
+    row = ratios["faithful", "distilled"]
+    assert row["ratio"] == pytest.approx(spreads["faithful"] / spreads["distilled"])
+    assert row["ci_low"] < row["ratio"] < row["ci_high"]
+
+
+def test_the_first_seed_is_its_own_start_and_teacher(designs: stratoscope.FaithfulnessRun) -> None:
+    errors = {(r["training"], r["seed"], r["perturbation"]): r["mae"] for r in designs.cells.to_pylist()}
+    for own in ("distilled", "faithful"):
+        for first in (f"{own}_to_first", f"{own}_from_first"):
+            assert errors[first, 1, "none"] == errors[own, 1, "none"]
+            assert errors[first, 2, "none"] != errors[own, 2, "none"]
+    distances = {
+        (r["training"], r["seed"]): r["value"] for r in designs.worst_case.to_pylist() if r["condition"] == "cps"
+    }
+    assert distances["longer_from_first", 2] is None
+    assert distances["distilled_to_first", 1] < distances["distilled_to_first", 2]
+
+
+def test_verdict_and_page_state_ratios_of_deviations(
+    designs: stratoscope.FaithfulnessRun, browser: webdriver.Chrome
+) -> None:
+    sentences = [
+        verdict for verdict in designs.verdicts if " against longer, waves, horizon 8: another seed " in verdict
+    ]
+    assert len(sentences) == 7
+    assert all("the squared error changes by" in sentence for sentence in sentences)
+    path = Path(designs.path, "report.html")
+    assert page_faults(browser, path) == []
+    open_page(browser, path)
+    assert "Compared with training 'longer', another seed moves the squared error" in browser.page_source
+    assert "these agree, which is not robustness" in browser.page_source
+    assert "Ratios of deviations over seeds" in browser.page_source
+
+
 def test_an_ablation_is_faithful_training_with_a_weight_of_zero(fields: Fields, local_ray: None) -> None:  # noqa: ARG001
     grid = fields()["grid"] | {"forecasters": ["timesieve"], "seeds": [1], "perturbations": ["gaussian"]}
     ablations = ["without_sib", "without_cps", "without_snp"]
@@ -276,8 +330,10 @@ def test_a_failed_cell_does_not_affect_others(fields: Fields, run: stratoscope.F
     # A folder blocks the path of a file.
     (folder / "waves-timesieve-8-2-plain.epochs.parquet" / "in_the_way").mkdir(parents=True)
     grid = fields()["grid"] | {"forecasters": ["timesieve"], "seeds": [1, 2], "perturbations": ["gaussian"]}
+    grid |= {"trainings": ["plain", "faithful", "longer_from_first"]}
     result = stratoscope.evaluate_faithfulness(**fields(run_id="obstructed", grid=grid))
-    assert {r["seed"] for r in result.cells.to_pylist() if r["status"] == "done"} == {1}
+    done = {(r["training"], r["seed"]) for r in result.cells.to_pylist() if r["status"] == "done"}
+    assert done == {("plain", 1), ("faithful", 1), ("longer_from_first", 1), ("longer_from_first", 2)}
     failed = [r for r in result.cells.to_pylist() if r["status"] == "failed"]
     assert [(r["forecaster"], r["training"], r["seed"]) for r in failed] == [
         ("timesieve", "plain", 2),

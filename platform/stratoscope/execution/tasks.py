@@ -1,4 +1,4 @@
-"""Tasks of Ray: a single one, and graphs in which each task depends on at most one other."""
+"""Tasks of Ray: a single one, and graphs of tasks, each of which starts when those it depends on have finished."""
 
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -26,8 +26,8 @@ class Task:
     """A call that runs somewhere in the cluster."""
 
     arguments: tuple[Any, ...]
-    after: Hashable | None = None
-    """Key of the task that must finish first; None, or a key that is not in the graph, for none."""
+    after: tuple[Hashable, ...] = ()
+    """Keys of the tasks that must finish first; those that are not in the graph do not count."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,12 @@ def run_tasks(
     while waiting or running:
         if not stopping.is_set():
             free = _capacity(num_cpus, num_gpus) - len(running)
-            ready = [k for k, t in waiting.items() if t.after not in waiting and t.after not in running.values()]
+            unfinished = {*waiting, *running.values()}
+            ready = [key for key, task in waiting.items() if unfinished.isdisjoint(task.after)]
             for key in ready[: max(0, free)]:
                 task = waiting.pop(key)
-                if task.after in failed:
-                    failed[key] = f"the task that it depends on failed: {failed[task.after]}"
+                if cause := next((failed[other] for other in task.after if other in failed), None):
+                    failed[key] = f"the task that it depends on failed: {cause}"
                     yield key, TaskResult(error=failed[key])
                 else:
                     running[remote.remote(common, *task.arguments)] = key

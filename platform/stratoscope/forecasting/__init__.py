@@ -6,7 +6,14 @@ from stratoscope.lazy import exports
 
 if TYPE_CHECKING:
     from stratoscope.forecasting.ascent import AscentSettings, ascend, project, radius_scale
-    from stratoscope.forecasting.comparison import Difference, Spread, differences, spreads
+    from stratoscope.forecasting.comparison import (
+        DeviationRatio,
+        Difference,
+        Spread,
+        deviation_ratios,
+        differences,
+        spreads,
+    )
     from stratoscope.forecasting.evaluation import (
         PARAMETER_DRAWS,
         FittedCell,
@@ -49,8 +56,7 @@ if TYPE_CHECKING:
     )
     from stratoscope.forecasting.measurements import NONE, ForecastPoint, Measurement, WorstCaseMeasurement
     from stratoscope.forecasting.options import (
-        ABLATIONS,
-        FAITHFUL_TRAININGS,
+        DESIGNS,
         TRAININGS,
         Attack,
         AttackGoal,
@@ -58,6 +64,17 @@ if TYPE_CHECKING:
         Norm,
         Preset,
         Training,
+        TrainingDesign,
+    )
+    from stratoscope.forecasting.outcomes import (
+        Outcome,
+        PerturbationOutcome,
+        is_questioned,
+        perturbation_outcomes,
+        ratio_verdicts,
+        reference_ratios,
+        seed_outcome,
+        verdicts,
     )
     from stratoscope.forecasting.perturbations import (
         ADVERSARIAL,
@@ -68,20 +85,11 @@ if TYPE_CHECKING:
         perturbed_parameters,
     )
     from stratoscope.forecasting.timesieve import Forecast, TimeSieve, TimeSieveSettings
-    from stratoscope.forecasting.verdicts import (
-        Outcome,
-        PerturbationOutcome,
-        is_questioned,
-        perturbation_outcomes,
-        seed_outcome,
-        verdicts,
-    )
     from stratoscope.forecasting.wavelet import make_wavelet
 
 __all__ = [
-    "ABLATIONS",
     "ADVERSARIAL",
-    "FAITHFUL_TRAININGS",
+    "DESIGNS",
     "FORECASTERS",
     "NONE",
     "PARAMETER",
@@ -93,6 +101,7 @@ __all__ = [
     "AttackGoal",
     "CellSettings",
     "Data",
+    "DeviationRatio",
     "Difference",
     "DivergedError",
     "Epoch",
@@ -117,12 +126,14 @@ __all__ = [
     "TimeSieve",
     "TimeSieveSettings",
     "Training",
+    "TrainingDesign",
     "Windows",
     "WorstCase",
     "WorstCaseMeasurement",
     "ascend",
     "attack_objective",
     "cached_weights",
+    "deviation_ratios",
     "differences",
     "distance",
     "error_of",
@@ -145,6 +156,8 @@ __all__ = [
     "preference",
     "project",
     "radius_scale",
+    "ratio_verdicts",
+    "reference_ratios",
     "search_ascent",
     "seed_outcome",
     "spreads",

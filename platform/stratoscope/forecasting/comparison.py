@@ -83,6 +83,39 @@ class Difference:
     """Upper end of that interval; null for one seed."""
 
 
+@dataclass(frozen=True)
+class DeviationRatio:
+    """How much the error of a forecaster varies with the seed after one training, relative to another."""
+
+    dataset: str
+    """Name of the series."""
+    forecaster: str
+    """Name of the forecaster."""
+    horizon: int
+    """Number of points forecast."""
+    metric: str
+    """Name of the error, without a perturbation."""
+    training: Training
+    """The training."""
+    other: Training
+    """The training it is compared with."""
+    seeds: int
+    """Number of seeds that both have."""
+    deviation: float
+    """Standard deviation of the training's error over these seeds."""
+    other_deviation: float
+    """Standard deviation of the other training's error."""
+    correlation: float | None
+    """Correlation of the two errors over seeds; null where an error does not vary."""
+    ratio: float | None
+    """deviation / other_deviation; null where the other does not vary."""
+    ci_low: float | None
+    """Lower end of the 95 % interval of the ratio, which assumes that the errors of both trainings are jointly normal
+    over seeds; null for fewer than three seeds, and where an error does not vary."""
+    ci_high: float | None
+    """Upper end of that interval."""
+
+
 class _Condition(NamedTuple):
     dataset: str
     forecaster: str
@@ -195,6 +228,74 @@ def _difference(
         ci_low=low,
         ci_high=high,
     )
+
+
+def deviation_ratios(measurements: Sequence[Measurement]) -> list[DeviationRatio]:
+    """Return the ratio of deviations over seeds for each pair of trainings, without a perturbation, by error."""
+    by_training: dict[Training, dict[tuple[str, str, int], dict[int, Measurement]]] = {}
+    for m in measurements:
+        if m.perturbation == NONE:
+            place = m.dataset, m.forecaster, m.horizon
+            by_training.setdefault(m.training, {}).setdefault(place, {})[m.seed] = m
+    return [
+        _deviation_ratio(place, metric, (training, other), (by_seed, other_by_seed))
+        for other, training in combinations(by_training, 2)
+        for place, by_seed in by_training[training].items()
+        if len((other_by_seed := by_training[other].get(place, {})).keys() & by_seed.keys()) > 1
+        for metric in METRICS
+    ]
+
+
+def _deviation_ratio(
+    place: tuple[str, str, int],
+    metric: str,
+    trainings: tuple[Training, Training],
+    by_seed: tuple[dict[int, Measurement], dict[int, Measurement]],
+) -> DeviationRatio:
+    dataset, forecaster, horizon = place
+    seeds = [seed for seed in by_seed[0] if seed in by_seed[1]]
+    errors = np.array([[getattr(cells[seed], metric) for seed in seeds] for cells in by_seed])
+    deviation, other_deviation = (float(value) for value in errors.std(axis=1, ddof=1))
+    correlation = float(np.corrcoef(errors)[0, 1]) if deviation and other_deviation else None
+    ratio = deviation / other_deviation if other_deviation else None
+    low, high = (None, None) if ratio is None else deviation_ratio_interval(ratio, correlation, len(seeds))
+    return DeviationRatio(
+        dataset=dataset,
+        forecaster=forecaster,
+        horizon=horizon,
+        metric=metric,
+        training=trainings[0],
+        other=trainings[1],
+        seeds=len(seeds),
+        deviation=deviation,
+        other_deviation=other_deviation,
+        correlation=correlation,
+        ratio=ratio,
+        ci_low=low,
+        ci_high=high,
+    )
+
+
+def deviation_ratio_interval(ratio: float, correlation: float | None, number: int) -> tuple[float | None, float | None]:
+    """Return the interval of the ratio of two standard deviations of paired samples.
+
+    It consists of the ratios q that the test of Pitman and Morgan does not reject: the correlation of x + q * y and
+    x - q * y is 0 exactly if q is the ratio of the deviations of x and y. It holds for jointly normal x and y.
+
+    Args:
+        ratio: ratio of the standard deviations of the samples.
+        correlation: correlation of the samples; None where one does not vary, which gives (None, None).
+        number: number of pairs; fewer than three give (None, None).
+
+    Source: Pitman (1939), 'A note on normal correlation', Biometrika 31, equation for the limits.
+    """
+    if correlation is None or number < 3:
+        return None, None
+    t2 = float(stats.t.ppf((1 + CONFIDENCE) / 2, number - 2)) ** 2
+    center = 1 + 2 * (1 - min(correlation**2, 1.0)) * t2 / (number - 2)
+    root = (center**2 - 1) ** 0.5
+    # center - root, without cancellation.
+    return ratio * (center + root) ** -0.5, ratio * (center + root) ** 0.5
 
 
 def mean_interval(values: NDArray[np.float64]) -> tuple[float | None, float | None]:

@@ -59,7 +59,7 @@ class FittedCell:
     forecast: Tensor
     """Forecast of the test windows, shape (W, H, C)."""
     teacher_forecast: Tensor | None
-    """Forecast of the teacher of faithful training, shape (W, H, C); None for other trainings."""
+    """Forecast of the teacher, shape (W, H, C); None for trainings without one."""
 
 
 def fit_cell(
@@ -68,6 +68,8 @@ def fit_cell(
     series: Series,
     device: str = "cpu",
     weights: Mapping[str, Tensor] | None = None,
+    *,
+    teacher_weights: Mapping[str, Tensor] | None = None,
 ) -> FittedCell:
     """Fit the forecaster of a cell.
 
@@ -77,6 +79,7 @@ def fit_cell(
         series: the series, whose training part it is fitted to.
         device: device of the model.
         weights: weights of plain training, which the other trainings start from.
+        teacher_weights: weights of the teacher; None takes those that training starts from.
 
     Raises:
         DivergedError: the loss is not finite.
@@ -87,20 +90,29 @@ def fit_cell(
     data = Data(train, validation)
     torch.manual_seed(cell.seed)
     shape = Shape(settings.lookback, cell.horizon, len(series.columns))
-    model = FORECASTERS[cell.forecaster].make(shape, settings.timesieve).to(device)
+    model = _make(cell, shape, settings, device, weights)
+    teacher = model if teacher_weights is None else _make(cell, shape, settings, device, teacher_weights)
     epochs: list[Epoch] = []
     teacher_forecast = None
     started = time.perf_counter()
-    if weights is not None:
-        model.load_state_dict(weights)
     if settings.loss is None:
         fit(model, data, settings.fit, cell.seed, on_epoch=epochs.append)
     else:
-        teacher_forecast = _seeded_forecast(model, test, cell.seed)
-        fit_faithfully(model, data, settings.fit, settings.loss, cell.seed, on_epoch=epochs.append)
+        teacher_forecast = _seeded_forecast(teacher, test, cell.seed)
+        fit_faithfully(model, data, settings.fit, settings.loss, cell.seed, teacher=teacher, on_epoch=epochs.append)
     seconds = time.perf_counter() - started
     forecast = _seeded_forecast(model.eval(), test, cell.seed)
     return FittedCell(cell, model, epochs, seconds, test, forecast, teacher_forecast)
+
+
+def _make(
+    cell: GridCell, shape: Shape, settings: CellSettings, device: str, weights: Mapping[str, Tensor] | None
+) -> nn.Module:
+    """Return the forecaster of a cell with these weights; with random ones for None."""
+    model = FORECASTERS[cell.forecaster].make(shape, settings.timesieve).to(device)
+    if weights is not None:
+        model.load_state_dict(weights)
+    return model
 
 
 def measure_errors(fitted: FittedCell, settings: CellSettings) -> Iterator[Measurement]:

@@ -41,8 +41,8 @@ class FaithfulLoss:
 
     weights: FaithfulWeights = field(default_factory=FaithfulWeights)
     """Weights of the conditions."""
-    ascent: AscentSettings = field(default_factory=AscentSettings)
-    """Settings of the search for perturbations."""
+    ascent: AscentSettings | None = field(default_factory=AscentSettings)
+    """Settings of the search for perturbations; None trains on clean windows, with `cps` as the only condition."""
     attack: Attack = "error"
     """Objective of the ascent."""
     error: Error = "mae"
@@ -121,7 +121,8 @@ def faithful_loss(
 ) -> Tensor:
     """Return the loss of faithful fine-tuning on a batch.
 
-    The forecast error and the model's own loss are taken on perturbed windows, as in the public code.
+    The forecast error and the model's own loss are taken on perturbed windows, as in the public code; on clean windows
+    where the settings have no ascent.
 
     Args:
         model: forecaster being fine-tuned.
@@ -129,8 +130,10 @@ def faithful_loss(
         settings: settings of the loss.
         generator: source of the ascent's start.
 
-    Source: FTS, section 3, and the public code.
+    Source: FTS, section 3, and the public code; the loss without ascent is ours.
     """
+    if settings.ascent is None:
+        return _distillation_loss(model, batch, settings)
     windows, target, teacher_forecast = batch
     weights = settings.weights
     with cached_weights(model):
@@ -148,6 +151,16 @@ def faithful_loss(
         before, after = both.latent.chunk(2)
         loss = loss + weights.sib * distance(after, before).mean()
     return loss
+
+
+def _distillation_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], settings: FaithfulLoss) -> Tensor:
+    """Return the error on clean windows, with the model's own loss and the distance from the teacher's forecast."""
+    windows, target, teacher_forecast = batch
+    forecast: Forecast = model(windows)
+    loss = error_of(forecast.values, target, settings.error).mean()
+    if forecast.loss is not None:
+        loss = loss + forecast.batch_loss(forecast.loss)
+    return loss + settings.weights.cps * distance(forecast.values, teacher_forecast).mean()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Training of forecasters: plain, and faithful fine-tuning of a plain one."""
+"""Training of forecasters: plain, and fine-tuning of a plain one with a teacher."""
 
 import copy
 import math
@@ -122,9 +122,10 @@ def fit_faithfully(
     loss: FaithfulLoss,
     seed: int,
     *,
+    teacher: nn.Module | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> None:
-    """Fine-tune a fitted forecaster in place to be faithful; its initial weights are the teacher.
+    """Fine-tune a fitted forecaster in place to be faithful to a teacher.
 
     Args:
         model: fitted forecaster.
@@ -132,6 +133,7 @@ def fit_faithfully(
         settings: settings of training.
         loss: settings of the loss.
         seed: seed of the order of windows, of the ascents, and of the model's random draws.
+        teacher: forecaster that does not change; None takes the initial weights of the model.
         on_epoch: called after every epoch.
 
     Raises:
@@ -140,7 +142,7 @@ def fit_faithfully(
     Source: FTS (arXiv 2405.19647), section 3.
     """
     # The teacher is frozen, so its forecast is computed once.
-    teacher_forecast = predict(model, data.train)
+    teacher_forecast = predict(model if teacher is None else teacher, data.train)
     generator = torch.Generator().manual_seed(seed)
 
     def loss_of(indices: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from stratoscope.forecasting.faithful import FaithfulLoss
 from stratoscope.forecasting.fitting import FitSettings
 from stratoscope.forecasting.forecasters import FORECASTERS
-from stratoscope.forecasting.options import TRAININGS, Norm, Training
+from stratoscope.forecasting.options import DESIGNS, TRAININGS, Norm, Origin, Training
 from stratoscope.forecasting.timesieve import TimeSieveSettings
 
 
@@ -30,10 +30,26 @@ class GridCell:
         """Name of the cell's files."""
         return f"{self.dataset}-{self.forecaster}-{self.horizon}-{self.seed}-{self.training}"
 
-    @property
-    def plain(self) -> "GridCell":
-        """The cell with plain training, whose weights the other trainings start from."""
-        return replace(self, training="plain")
+    def start(self, first_seed: int) -> "GridCell | None":
+        """Return the cell with plain training whose weights this one starts from; None for plain training.
+
+        Args:
+            first_seed: first seed of the grid.
+        """
+        return self._plain(DESIGNS[self.training].start, first_seed)
+
+    def teacher(self, first_seed: int) -> "GridCell | None":
+        """Return the cell with plain training whose forecasts this one keeps to; None without a teacher.
+
+        Args:
+            first_seed: first seed of the grid.
+        """
+        return self._plain(DESIGNS[self.training].teacher, first_seed)
+
+    def _plain(self, origin: Origin | None, first_seed: int) -> "GridCell | None":
+        if origin is None:
+            return None
+        return replace(self, training="plain", seed=self.seed if origin == "own" else first_seed)
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,7 @@ class CellSettings:
     fit: FitSettings
     """Settings of training."""
     loss: FaithfulLoss | None
-    """Loss of faithful training; None for plain and longer training."""
+    """Loss of trainings with a teacher; None for others."""
     timesieve: TimeSieveSettings
     """Settings of a TimeSieve."""
     perturbations: tuple[str, ...]

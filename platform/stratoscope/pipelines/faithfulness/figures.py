@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 ERRORS = {"mae": "absolute error, standardised", "mse": "squared error, standardised"}
 """Titles of axes that show errors."""
-DASHES = dict(zip(TRAININGS, ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot"), strict=True))
+DASHES = dict(zip(TRAININGS, cycle(("solid", "dot", "dash", "dashdot", "longdash", "longdashdot")), strict=False))
 
 
 def _by_model(measurements: Sequence[Measurement]) -> dict[tuple[str, Training], list[Measurement]]:

@@ -13,7 +13,14 @@ from stratoscope.pipelines.faithfulness.facts import SeriesFacts
 from stratoscope.pipelines.faithfulness.verdict import SIGNS, ModelOutcomes, forecaster_name
 from stratoscope.pipelines.reporting.formatting import interval_text, number_text, run_facts
 from stratoscope.results import Manifest, Page, PageSection, Run, Table, TableCell
-from stratoscope.tables.faithfulness import CellRow, DifferenceRow, ForecastRow, SpreadRow, WorstCaseRow
+from stratoscope.tables.faithfulness import (
+    CellRow,
+    DeviationRatioRow,
+    DifferenceRow,
+    ForecastRow,
+    SpreadRow,
+    WorstCaseRow,
+)
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -70,11 +77,14 @@ def build_page(run: Run) -> Page:
     measurements = _measurements(rows)
     limits = VerdictSection(**manifest.config.get("verdict", {}))
     models = verdict.model_outcomes(measurements, spreads, limits)
+    # Older versions did not write the table.
+    ratios = DeviationRatioRow.read(run.table("deviation_ratios")) if "deviation_ratios" in run.tables else []
     notes = {name: facts.notes for name, facts in recorded_facts(manifest).items()}
     sections = [
         *_growth_sections(models, limits),
         *_figure_sections(measurements, ForecastRow.read(run.table("forecasts"))),
         _spread_section(spreads),
+        *_ratio_sections(ratios),
         *_difference_sections(DifferenceRow.read(run.table("differences"))),
         *_worst_case_sections(WorstCaseRow.read(run.table("worst_case"))),
         *_failure_sections(failed),
@@ -84,11 +94,12 @@ def build_page(run: Run) -> Page:
         title=verdict.title(models),
         summary=(
             f"{manifest.counts['cells']} fitted forecasters, each evaluated on all test windows, in standard units "
-            "of the training part. Faithful training starts from the plain forecaster of the same seed."
+            "of the training part. Further training starts from the plain forecaster of the same seed, or of the first "
+            "where its name says so."
         ),
         verdict=PageSection(
             "Verdict",
-            [*verdict.warnings(models, failed, notes), *verdict.sentences(models, limits)],
+            [*verdict.warnings(models, failed, notes), *verdict.sentences(models, limits, ratios)],
             tables=[verdict.grid(models)],
         ),
         sections=[section for section in sections if section.figures or section.tables or section.paragraphs],
@@ -192,6 +203,34 @@ def _spread_section(spreads: Sequence[SpreadRow]) -> PageSection:
         "each against the first."
     )
     return PageSection("Spread over seeds", [text], [], [_table(rows)])
+
+
+def _ratio_sections(ratios: Sequence[DeviationRatioRow]) -> Iterator[PageSection]:
+    if not ratios:
+        return
+    rows = [
+        {
+            "series": row.dataset,
+            "forecaster": forecaster_name(row.forecaster),
+            "H": str(row.horizon),
+            "metric": row.metric,
+            "training": row.training,
+            "against": row.other,
+            "seeds": str(row.seeds),
+            "sd": f"{row.deviation:.5f}",
+            "other": f"{row.other_deviation:.5f}",
+            "ratio": number_text(row.ratio, ".2f"),
+            "interval": interval_text(row.ci_low, row.ci_high, ".2f"),
+        }
+        for row in ratios[:MAX_DIFFERENCES]
+    ]
+    text = (
+        "Ratio of the standard deviations over seeds after two trainings, without perturbation, with the 95 % interval "
+        "of Pitman and Morgan for paired samples, which assumes that the errors of both are jointly normal over seeds. "
+        "An interval below 1 shows that another seed matters less. Trainings with one teacher for all seeds make these "
+        "agree with it, which is not robustness; compare them with 'distilled_to_first', which has nothing else."
+    )
+    yield PageSection("Ratios of deviations over seeds", [text], [], [_table(rows, filtered="Show only rows with")])
 
 
 def _difference_sections(differences: Sequence[DifferenceRow]) -> Iterator[PageSection]:

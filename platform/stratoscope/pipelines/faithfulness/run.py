@@ -11,7 +11,15 @@ from stratoscope.data import Series, SeriesSource, load_series
 from stratoscope.digest import digest
 from stratoscope.errors import InputError, RunError
 from stratoscope.execution import cluster, resources
-from stratoscope.forecasting import GridCell, differences, grid_cells, spreads, verdicts
+from stratoscope.forecasting import (
+    GridCell,
+    deviation_ratios,
+    differences,
+    grid_cells,
+    ratio_verdicts,
+    spreads,
+    verdicts,
+)
 from stratoscope.pipelines.faithfulness.cells import CellStore, GridInputs, run_cells
 from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig
 from stratoscope.pipelines.faithfulness.estimate import estimate
@@ -21,7 +29,7 @@ from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.runtime.surroundings import check_connected
 from stratoscope.results import Run, write_table
-from stratoscope.tables.faithfulness import CELL_TABLES, CellRow, DifferenceRow, SpreadRow
+from stratoscope.tables.faithfulness import CELL_TABLES, CellRow, DeviationRatioRow, DifferenceRow, SpreadRow
 
 GPU_SHARE = 0.25
 """Default share of a GPU for a task: the models are small."""
@@ -161,8 +169,13 @@ def write_results(
     measurements = [row.measurement() for row in rows]
     spread_rows = [SpreadRow(**vars(spread)) for spread in spreads(measurements, config.grid.seeds)]
     difference_rows = [DifferenceRow(**vars(difference)) for difference in differences(measurements)]
+    ratio_rows = [DeviationRatioRow(**vars(ratio)) for ratio in deviation_ratios(measurements)]
     tables["cells"] = CellRow.table([*rows, *(CellRow.failed(cell, error) for cell, error in failed.items())])
-    tables |= {"spreads": SpreadRow.table(spread_rows), "differences": DifferenceRow.table(difference_rows)}
+    tables |= {
+        "spreads": SpreadRow.table(spread_rows),
+        "differences": DifferenceRow.table(difference_rows),
+        "deviation_ratios": DeviationRatioRow.table(ratio_rows),
+    }
     for name, table in tables.items():
         write_table(context.storage, name, table)
     context.manifest.counts = {"cells": len(cells), "failed": len(failed)}
@@ -175,5 +188,6 @@ def write_results(
             max_degradation=limits.degradation,
             naive_errors=naive_errors,
         ),
+        *ratio_verdicts(ratio_rows, difference_rows),
         *(f"{cell.key} failed and is excluded from comparisons: {error}." for cell, error in failed.items()),
     ]

@@ -5,17 +5,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stratoscope.forecasting import (
+    DESIGNS,
     Measurement,
     Outcome,
     PerturbationOutcome,
     is_questioned,
     perturbation_outcomes,
+    reference_ratios,
     seed_outcome,
 )
 from stratoscope.pipelines.faithfulness.config import VerdictSection
-from stratoscope.pipelines.reporting.formatting import NO_BREAK, list_text, percent_interval, percent_text
+from stratoscope.pipelines.reporting.formatting import (
+    NO_BREAK,
+    interval_text,
+    list_text,
+    number_text,
+    percent_interval,
+    percent_text,
+)
 from stratoscope.results import Table, TableCell
-from stratoscope.tables.faithfulness import CellRow, SpreadRow
+from stratoscope.tables.faithfulness import CellRow, DeviationRatioRow, SpreadRow
 
 if TYPE_CHECKING:
     from stratoscope.results.report import Tone
@@ -33,6 +42,8 @@ SIGNS: Mapping[Outcome, tuple[str, "Tone"]] = {
     "does not survive": ("✗ does not", "bad"),
 }
 """Text and tone of each outcome; a sign conveys the same as the tone for colour-blind readers."""
+MAX_RATIOS = 3
+"""Number of trainings whose effect on the spread over seeds the first screen states."""
 MAX_ROWS = 8
 """Number of rows above which the grid has a filter."""
 
@@ -177,12 +188,15 @@ def warnings(
             yield f"Series {name}: {'; '.join(own)}."
 
 
-def sentences(models: Sequence[ModelOutcomes], limits: VerdictSection) -> Iterator[str]:
+def sentences(
+    models: Sequence[ModelOutcomes], limits: VerdictSection, ratios: Sequence[DeviationRatioRow] = ()
+) -> Iterator[str]:
     """Yield what survives, the costliest perturbation, and what other trainings change.
 
     Args:
         models: outcomes of all forecasters.
         limits: thresholds of the verdict.
+        ratios: ratios of deviations over seeds between trainings.
     """
     trusted = [model for model in models if not is_questioned(model.spread)]
     if any(model.perturbations for model in trusted):
@@ -195,6 +209,7 @@ def sentences(models: Sequence[ModelOutcomes], limits: VerdictSection) -> Iterat
         )
         yield from _costliest(trusted)
         yield from _other_trainings(_survivals(trusted))
+    yield from _seed_effects(ratios)
 
 
 def _costliest(models: Sequence[ModelOutcomes]) -> Iterator[str]:
@@ -225,6 +240,29 @@ def _other_trainings(survivals: Sequence[_Survival]) -> Iterator[str]:
     trainings = list_text([f"'{name}'" for name in dict.fromkeys(each.training for each in others)])
     same = f"With training {trainings}, forecasters survive as many perturbations."
     yield f"Perturbations survived by training: {list_text(changes)}." if changes else same
+
+
+def _seed_effects(ratios: Sequence[DeviationRatioRow]) -> Iterator[str]:
+    """Yield which trainings change how much another seed matters, in a sentence."""
+    own = [ratio for ratio in reference_ratios(ratios) if ratio.ci_low is not None and ratio.ci_high is not None]
+    for other in dict.fromkeys(ratio.other for ratio in own):
+        group = [ratio for ratio in own if ratio.other == other]
+        less = sorted((r for r in group if r.ci_high is not None and r.ci_high < 1), key=lambda r: r.ratio or 0.0)
+        more = sum(ratio.ci_low is not None and ratio.ci_low > 1 for ratio in group)
+        texts = [
+            f"'{r.training}' ({forecaster_name(r.forecaster)}, {r.dataset}, horizon {r.horizon}: "
+            f"{number_text(r.ratio, '.2f')} times, {interval_text(r.ci_low, r.ci_high, '.2f')})"
+            for r in less[:MAX_RATIOS]
+        ]
+        rest = f"; {len(less)} of {len(group)} in all" if len(less) > MAX_RATIOS else ""
+        found = f"less after {list_text(texts)}{rest}" if less else "less after no other training, as far as is shown"
+        further = f", and more after {more}" if more else ""
+        yield f"Compared with training '{other}', another seed moves the squared error {found}{further}."
+        if any("first" in (DESIGNS[ratio.training].start, DESIGNS[ratio.training].teacher) for ratio in less):
+            yield (
+                "Trainings named after the first give all seeds one teacher or start: these agree, which is not "
+                "robustness."
+            )
 
 
 def grid(models: Sequence[ModelOutcomes]) -> Table:

@@ -7,10 +7,13 @@ from typing import Literal
 
 import numpy as np
 
-from stratoscope.forecasting.comparison import Spread, ratio_interval
+from stratoscope.forecasting.comparison import DeviationRatio, Difference, Spread, ratio_interval
 from stratoscope.forecasting.measurements import NONE, Measurement
+from stratoscope.forecasting.options import Training
 
 Outcome = Literal["survives", "undecided", "does not survive"]
+REFERENCES: tuple[Training, ...] = ("longer", "plain")
+"""Trainings that the spread of others is compared with: the first of them that a forecaster has."""
 LARGE_ERROR = 100.0
 """Squared error in standard units above which a result is questioned (ours): ten standard deviations per point."""
 
@@ -77,6 +80,61 @@ def verdicts(
             yield f"{name}: {_question(spread, (naive_errors or {}).get(spread.dataset))}."
         else:
             yield f"{name}: {_seed_verdict(spread, max_spread)}; {_perturbation_verdict(group, max_degradation)}."
+
+
+def reference_ratios(ratios: Sequence[DeviationRatio]) -> list[DeviationRatio]:
+    """Return the ratios of the squared error's deviations between each further training and the reference.
+
+    The reference is longer plain training, since more epochs alone change the deviation, or plain training where there
+    is none.
+    """
+    longer = {_place(ratio) for ratio in ratios if REFERENCES[0] in (ratio.training, ratio.other)}
+    return [
+        ratio
+        for ratio in ratios
+        if ratio.metric == "mse"
+        and ratio.other == REFERENCES[0 if _place(ratio) in longer else 1]
+        and ratio.training not in REFERENCES
+    ]
+
+
+def ratio_verdicts(ratios: Sequence[DeviationRatio], differences: Sequence[Difference]) -> Iterator[str]:
+    """Yield a sentence for each further training: its deviation over seeds and its error, relative to the reference.
+
+    Args:
+        ratios: ratios of deviations of all pairs of trainings.
+        differences: differences of all pairs of trainings.
+    """
+    clean = {(*_place(d), d.training, d.other): d for d in differences if (d.perturbation, d.metric) == (NONE, "mse")}
+    for ratio in reference_ratios(ratios):
+        if ratio.ratio is not None:
+            name = (
+                f"{ratio.forecaster}, {ratio.training} against {ratio.other}, {ratio.dataset}, horizon {ratio.horizon}"
+            )
+            change = clean[*_place(ratio), ratio.training, ratio.other]
+            yield f"{name}: {_ratio_text(ratio)}; the squared error changes by {_change_text(change)}."
+
+
+def _place(result: DeviationRatio | Difference) -> tuple[str, str, int]:
+    return result.dataset, result.forecaster, result.horizon
+
+
+def _ratio_text(ratio: DeviationRatio) -> str:
+    if ratio.ci_low is None or ratio.ci_high is None:
+        return f"another seed moves the squared error {ratio.ratio:.2f} times as much, without an interval"
+    decision = "less" if ratio.ci_high < 1 else "more" if ratio.ci_low > 1 else "not shown to differ"
+    return (
+        f"another seed moves the squared error {ratio.ratio:.2f} times as much ({ratio.ci_low:.2f} to "
+        f"{ratio.ci_high:.2f}, {ratio.seeds} seeds), {decision}"
+    )
+
+
+def _change_text(change: Difference) -> str:
+    base = change.other_mean or 1.0
+    text = f"{change.difference / base:+.1%}"
+    if change.ci_low is None or change.ci_high is None:
+        return text
+    return f"{text} ({change.ci_low / base:+.1%} to {change.ci_high / base:+.1%})"
 
 
 def outcome(low: float, high: float, limit: float) -> Outcome:
