@@ -22,7 +22,7 @@ help:
 	@echo "make faithfulness  see what forecasts of electricity prices survive"
 	@echo "make audit     look into SmolLM2 and a forecaster, and compare with the nights before"
 	@echo "make test      the tests of every change; make test-all adds the slow ones"
-	@echo "make test-fast  the tests without Ray and without real models, while you work"
+	@echo "make test-fast  the quick tests, without Ray and without a browser, while you work"
 	@echo "make sweep     try every model type of transformers, and list what docs/models.md says otherwise"
 	@echo "make check     ruff, mypy, import-linter"
 	@echo "make structure  figures of the source: share of pipelines, cycles, names, lengths of functions"

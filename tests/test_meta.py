@@ -23,8 +23,8 @@ from stratoscope.mitigation import Anchor, LossTerms, ReferenceStates, Weights
 from stratoscope.mitigation.examples import PaddedRows
 from stratoscope.mitigation.objective import Counts, MicroBatch, MitigationObjective
 from stratoscope.models import LoadedModel
-from tests.conftest import CONFIGURATIONS, ENCODERS, load_tiny
 from tests.mitigation.spawned import corpus
+from tests.tiny import CONFIGURATIONS, ENCODERS, load_tiny
 
 META = torch.device("meta")
 CORPUS = corpus()

@@ -8,7 +8,7 @@ from stratoscope.activations import Probe, Span, Tap
 from stratoscope.activations.forward import _extra
 from stratoscope.models import LoadedModel, find_anatomy
 from tests.activations.test_probe import padded_batch
-from tests.conftest import CONFIGURATIONS, tiny_network
+from tests.tiny import CONFIGURATIONS, tiny_network
 
 META = torch.device("meta")
 

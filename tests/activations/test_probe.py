@@ -12,7 +12,7 @@ from stratoscope.activations import Probe, Span, Tap, run_head
 from stratoscope.models import LoadedModel, find_anatomy, num_layers_of
 from stratoscope.statistics import Statistics, merge_all
 from stratoscope.statistics.histogram import NUM_BINS, bin_of
-from tests.conftest import CONFIGURATIONS, ENCODERS, VOCABULARY, tiny_network
+from tests.tiny import CONFIGURATIONS, ENCODERS, VOCABULARY, tiny_network
 
 EPSILONS = (1e-3, 0.05, 1.0)
 LENGTHS = (9, 5, 1, 7)

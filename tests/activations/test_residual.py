@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, GraniteConfig
 from stratoscope.activations import Probe, Tap
 from stratoscope.models import LoadedModel, find_anatomy
 from tests.activations.test_probe import EPSILONS, loaded, padded_batch
-from tests.conftest import CONFIGURATIONS, ENCODERS, GROUPED
 from tests.models import zoo
+from tests.tiny import CONFIGURATIONS, ENCODERS, GROUPED
 
 FACTOR = 0.22
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from stratoscope.evaluation.likelihood import Scorer
 from stratoscope.evaluation.rows import Request, lay_out, make_batches
 from stratoscope.models import LoadedModel, without_layers
-from tests.conftest import CONFIGURATIONS, ENCODERS
 from tests.models.test_prune import load_tiny
+from tests.tiny import CONFIGURATIONS, ENCODERS
 
 ARCHITECTURES = [name for name in CONFIGURATIONS if name not in ENCODERS]
 CONTEXTS = ((5, 9, 33), (7, 21, 60, 11), (4,), (90, 8, 8, 41, 17, 3))

@@ -19,7 +19,7 @@ from tests.activations.fused_cases import (
     check_probe,
 )
 from tests.activations.test_probe import EPSILONS, padded_batch
-from tests.conftest import CONFIGURATIONS, tiny_network
+from tests.tiny import CONFIGURATIONS, tiny_network
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 GPU = torch.device("cuda", 0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import VOCABULARY, tiny_network
+from tests.tiny import VOCABULARY, tiny_network
 
 REACTING, MARKED = 2, 5
 """The layer that was made to react, and the unit of the residual stream by which it knows a wrong answer."""

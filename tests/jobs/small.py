@@ -3,15 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-import stratoscope
-from stratoscope.execution import ActorPool
-from stratoscope.pipelines.score import ScoreConfig, ScoreJob
-from stratoscope.pipelines.score.run import worker_settings
-from stratoscope.pipelines.score.worker import ScoreWorkerSettings
-from stratoscope.pipelines.sharded.layout import Shards
+if TYPE_CHECKING:
+    import stratoscope
+    from stratoscope.pipelines.score import ScoreConfig, ScoreJob
+    from stratoscope.pipelines.score.worker import ScoreWorkerSettings
 
 Fields = Callable[..., dict]
 COMPARED = ("prompt_stats", "layer_scores", "stability", "layers", "errors")
@@ -48,11 +47,13 @@ def small_run(tiny_model_folder: Path, many_prompts: Path, tmp_path_factory: pyt
 
 
 @pytest.fixture(scope="session")
-def undisturbed(small_run: Fields, local_ray: None) -> stratoscope.ScoreRun:  # noqa: ARG001
+def undisturbed(small_run: Fields, local_ray: None) -> "stratoscope.ScoreRun":  # noqa: ARG001
+    import stratoscope
+
     return stratoscope.score(**small_run(run_id="undisturbed"))
 
 
-def same_tables(run: stratoscope.ScoreRun, expected: stratoscope.ScoreRun) -> None:
+def same_tables(run: "stratoscope.ScoreRun", expected: "stratoscope.ScoreRun") -> None:
     """The two runs agree to the bit, no prompt is lost and none is there twice."""
     for name in COMPARED:
         assert run.table(name).equals(expected.table(name)), name
@@ -61,15 +62,21 @@ def same_tables(run: stratoscope.ScoreRun, expected: stratoscope.ScoreRun) -> No
     assert run.manifest.counts["prompts"] == 320
 
 
-def settings_of(config: ScoreConfig) -> tuple[ScoreJob, ScoreWorkerSettings]:
+def settings_of(config: "ScoreConfig") -> "tuple[ScoreJob, ScoreWorkerSettings]":
     """The prepared job of a configuration, and the settings of its workers."""
+    from stratoscope.execution import ActorPool
+    from stratoscope.pipelines.score import ScoreJob
+    from stratoscope.pipelines.score.run import worker_settings
+
     job = ScoreJob(config)
     job.prepare()
     return job, worker_settings(config, job.inputs, ActorPool(1, 1, 1, 1, 0))
 
 
-def shards_of(job: ScoreJob, *chosen: int) -> list[dict]:
+def shards_of(job: "ScoreJob", *chosen: int) -> list[dict]:
     """Some shards of a prepared job, or all of them, as an actor gets them."""
+    from stratoscope.pipelines.sharded.layout import Shards
+
     layout, prompts = job.inputs.layout, job.inputs.prompts
     numbers = chosen or range(layout.num_shards)
     return [row for table in Shards(layout, prompts.table, numbers) for row in table.to_pylist()]

@@ -67,7 +67,8 @@ class Audit:
 def make_audit(folder: Path, tiny_model_folder: Path, prompts: Path, *others: dict) -> Audit:
     """An audit of a copy of the tiny model, and of what else is given."""
     shutil.copytree(tiny_model_folder, folder / "a")
-    score = {"prompts": {"source": str(prompts)}, "scores": {"bootstrap": 100, "splits": 2}}
+    scores = {"bootstrap": 100, "splits": 2}
+    score = {"prompts": {"source": str(prompts)}, "scores": scores, "actors": {"max": 1}}
     audit = Audit(folder / "audit.yaml", folder / "runs")
     audit.file.write_text("{}")
     audit.change(

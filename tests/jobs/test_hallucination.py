@@ -39,7 +39,9 @@ def run(reacting_fields: Callable[..., dict], local_ray: None) -> stratoscope.Ha
         "epsilon": [0.01],
         "quantile": [0.1],
     }
-    return stratoscope.detect_hallucination(**reacting_fields(run_id="whole", contrasts=contrasts))
+    return stratoscope.detect_hallucination(
+        **reacting_fields(run_id="whole", contrasts=contrasts, actors={"min": 2, "max": 2})
+    )
 
 
 def test_the_layer_that_was_made_to_react_is_found(run: stratoscope.HallucinationRun) -> None:
@@ -111,6 +113,7 @@ def test_log_likelihoods_are_those_of_the_plain_model(run: stratoscope.Hallucina
 def test_a_plain_loop_and_two_actors_give_the_same_bits(
     run: stratoscope.HallucinationRun, reacting_fields: Callable[..., dict]
 ) -> None:
+    """The run has two actors, which take the shards in any order."""
     job = HallucinationJob(HallucinationConfig.model_validate(reacting_fields(run_id="plain")))
     job.prepare()
     from stratoscope.execution import ActorPool
@@ -121,21 +124,41 @@ def test_a_plain_loop_and_two_actors_give_the_same_bits(
     parts = [worker(table.to_pylist()[0]) for table in shards]
     rows = [from_parquet(part.files["pair_stats"]).to_pylist() for part in parts]
     assert [row for part in rows for row in part] == run.table("pair_stats").to_pylist()
-    two = stratoscope.detect_hallucination(**reacting_fields(run_id="two", actors={"min": 2, "max": 2}))
-    assert two.table("pair_stats").equals(run.table("pair_stats"))
+
+
+@pytest.fixture(scope="module")
+def resumed(
+    reacting_fields: Callable[..., dict],
+    pairs_file: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    local_ray: None,  # noqa: ARG001
+) -> stratoscope.HallucinationRun:
+    """A run that failed at a question that is too long and was resumed, with a threshold above every propensity."""
+    rows = [json.loads(line) for line in pairs_file.read_text().splitlines()]
+    rows.append({**rows[0], "right": [" ".join(["w11"] * 3000)], "question": "w99"})
+    path = tmp_path_factory.mktemp("long") / "long.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    settings = reacting_fields(
+        run_id="resumed",
+        pairs={"source": [str(path)], "limit": None},
+        contrasts={"draws": 499, "threshold": 50.0},
+    )
+    with pytest.raises(RunError, match="1 questions could not be scored"):
+        stratoscope.detect_hallucination(**settings, fail_on_error=True)
+    return stratoscope.detect_hallucination(**settings)
+
+
+def test_a_threshold_that_flags_nothing_is_a_result(resumed: stratoscope.HallucinationRun) -> None:
+    assert not any(resumed.scores["flagged"].to_pylist())
+    assert resumed.manifest.exit_code == 0
+    assert any("propensity is at most" in verdict for verdict in resumed.manifest.facts["verdicts"])
+    flagged = [r for r in resumed.table("separation").to_pylist() if r["features"] == "flagged"]
+    assert {r["auroc"] for r in flagged} == {0.5}
 
 
 def test_a_failed_run_goes_on_where_it_stopped(
-    reacting_fields: Callable[..., dict], pairs_file: Path, tmp_path: Path, run: stratoscope.HallucinationRun
+    resumed: stratoscope.HallucinationRun, run: stratoscope.HallucinationRun
 ) -> None:
-    rows = [json.loads(line) for line in pairs_file.read_text().splitlines()]
-    rows.append({**rows[0], "right": [" ".join(["w11"] * 3000)], "question": "w99"})
-    path = tmp_path / "long.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    settings = reacting_fields(run_id="resumed", pairs={"source": [str(path)], "limit": None})
-    with pytest.raises(RunError, match="1 questions could not be scored"):
-        stratoscope.detect_hallucination(**settings, fail_on_error=True)
-    resumed = stratoscope.detect_hallucination(**settings)
     assert resumed.manifest.counts["shards_skipped"] > 0
     assert resumed.manifest.counts["errors"] == 1
     assert "too long" in resumed.table("errors")["error"][0].as_py()
@@ -153,13 +176,13 @@ def test_a_failed_run_goes_on_where_it_stopped(
     np.testing.assert_allclose([other[i] for i in one], list(one.values()), rtol=1e-5)
 
 
-def test_own_answers_are_graded_and_compared(
-    reacting_fields: Callable[..., dict],
-    reacting_model: Path,
-    tmp_path: Path,
-    local_ray: None,  # noqa: ARG001
-) -> None:
-    """Of half the questions what the model writes is the right answer."""
+COMMON = {"readings": {"taps": ["update"]}, "generation": {"max_tokens": 4, "shots": 0}}
+"""Fields of runs over the model's own answers."""
+
+
+@pytest.fixture(scope="module")
+def own_questions(reacting_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty questions; of half of them what the model writes is the right answer."""
     model = load_model(str(reacting_model), head=True)
     questions = [f"w{i} w{(i * 3) % 50} w{i % 11}" for i in range(60)]
     prompts = [
@@ -170,14 +193,22 @@ def test_own_answers_are_graded_and_compared(
         {"question": q, "right": [w.upper() if i % 2 else "w3"]}
         for i, (q, w) in enumerate(zip(questions, written, strict=True))
     ]
-    path = tmp_path / "own.jsonl"
+    path = tmp_path_factory.mktemp("own") / "own.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_own_answers_are_graded_and_compared(
+    reacting_fields: Callable[..., dict],
+    own_questions: Path,
+    tmp_path: Path,
+    local_ray: None,  # noqa: ARG001
+) -> None:
     never = tmp_path / "never.jsonl"
-    never.write_text("\n".join(json.dumps({"question": q, "right": ["never written"]}) for q in questions[:20]))
-    common = {"readings": {"taps": ["update"]}, "generation": {"max_tokens": 4, "shots": 0}}
-    pairs = {"source": [str(path)], "limit": None}
-    both = {"source": [str(never), str(path)], "limit": None, "answers": "own"}
-    own = stratoscope.detect_hallucination(**reacting_fields(run_id="own", pairs=both, **common))
+    asked = [json.loads(line)["question"] for line in own_questions.read_text().splitlines()[:20]]
+    never.write_text("\n".join(json.dumps({"question": q, "right": ["never written"]}) for q in asked))
+    both = {"source": [str(never), str(own_questions)], "limit": None, "answers": "own"}
+    own = stratoscope.detect_hallucination(**reacting_fields(run_id="own", pairs=both, **COMMON))
     none, rate = own.table("rates").to_pylist()
     assert (none["answered"], none["wrong"]) == (20, 20)
     assert "all 20 answers to 'never' are wrong" in own.manifest.facts["verdicts"][-1]
@@ -188,9 +219,15 @@ def test_own_answers_are_graded_and_compared(
     own_answers = [a for a in answers if a["dataset"] == "own"]
     assert {(a["origin"], a["right"]) for a in own_answers} == {("own", True), ("own", False)}
     assert own.scores["num_questions"][0].as_py() == 60
-    beside = stratoscope.detect_hallucination(
-        **reacting_fields(run_id="beside", pairs={**pairs, "answers": "gold_and_own"}, **common)
-    )
+
+
+def test_own_wrong_answers_are_compared_with_given_right_ones(
+    reacting_fields: Callable[..., dict],
+    own_questions: Path,
+    local_ray: None,  # noqa: ARG001
+) -> None:
+    pairs = {"source": [str(own_questions)], "limit": None, "answers": "gold_and_own"}
+    beside = stratoscope.detect_hallucination(**reacting_fields(run_id="beside", pairs=pairs, **COMMON))
     origins = [(a["origin"], a["right"]) for a in beside.table("answers").to_pylist()]
     assert origins.count(("gold", True)) == 60
     assert origins.count(("own", False)) == 30
@@ -228,17 +265,6 @@ def test_what_vllm_wrote_is_graded_and_the_actors_write_the_rest(
     assert run.table("generated").num_rows == 40
     assert [texts[f"w{10 + i}"] for i in range(1, 40, 2) if i != 7] == [True] * 19
     assert texts["w3"] is False
-
-
-def test_a_threshold_that_flags_nothing_is_a_result(reacting_fields: Callable[..., dict], local_ray: None) -> None:  # noqa: ARG001
-    run = stratoscope.detect_hallucination(
-        **reacting_fields(run_id="nothing", contrasts={"draws": 499, "threshold": 50.0})
-    )
-    assert not any(run.scores["flagged"].to_pylist())
-    assert run.manifest.exit_code == 0
-    assert any("propensity is at most" in verdict for verdict in run.manifest.facts["verdicts"])
-    flagged = [r for r in run.table("separation").to_pylist() if r["features"] == "flagged"]
-    assert {r["auroc"] for r in flagged} == {0.5}
 
 
 @pytest.mark.parametrize(

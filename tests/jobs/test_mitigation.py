@@ -162,7 +162,7 @@ def test_a_finished_run_is_not_made_again(fields: Fields, run: stratoscope.Mitig
         (["--layers", "1", "--evaluation.only", "third"], "has no data set 'third'; it has second, first"),
         (["--layers", "1", "--objective.forgetting", "0", "--objective.margin", "-1"], "objective.margin"),
         (["--layers", "1", "--train.questions", "1", "--train.num_workers", "2"], "must be at least one for each"),
-        pytest.param(["--layers", "1", "--evaluation.tasks", "scqi"], "did you mean", marks=pytest.mark.long),
+        pytest.param(["--layers", "1", "--evaluation.tasks", "scqi"], "did you mean", marks=pytest.mark.slow),
         (
             ["--layers", "1", "--evaluation.limit", "8", "--train.questions", "1000000000"],
             "training needs at least",

@@ -26,9 +26,9 @@ from stratoscope.tables.pruning import (
     PruningTrialRow,
     SpeedRow,
 )
-from tests.conftest import tiny_network
 from tests.jobs.small import command_line
 from tests.pages import page_faults
+from tests.tiny import tiny_network
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 ROOT = Path(__file__).parents[2]
@@ -96,7 +96,7 @@ def fields(statistics: stratoscope.ScoreRun, tiny_model_folder: Path, tasks: lis
             "evaluation": {"tasks": tasks, "limit": 16, "held_out": 12},
             "search": {"algorithm": "nsga2", "num_samples": 10, "concurrency": 1, "swaps": 6},
             "final": {"random_sets": 3, "export": False},
-            "evaluators": {"cpus": 1},
+            "evaluators": {"cpus": 1, "max": 1},
         }
         return base | changes
 

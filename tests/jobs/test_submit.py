@@ -106,6 +106,7 @@ def job(tiny_model_folder: Path, prompts_file: Path, tmp_path: Path) -> list[str
         "prompts.source": prompts_file,
         "output": tmp_path,
         "run_id": "submitted",
+        "actors.max": 1,
     }
     return [part for name, value in fields.items() for part in (f"--{name}", str(value))]
 

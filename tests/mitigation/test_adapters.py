@@ -7,7 +7,7 @@ import torch
 
 from stratoscope.errors import InputError
 from stratoscope.mitigation.parameters import TrainableSpec, unfreeze
-from tests.conftest import load_tiny
+from tests.tiny import load_tiny
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])

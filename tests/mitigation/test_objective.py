@@ -19,8 +19,8 @@ from stratoscope.mitigation import (
 )
 from stratoscope.mitigation.objective import Counts, MicroBatch, MitigationObjective
 from stratoscope.models import LoadedModel, kept_layers, load_model, without_layers
-from tests.conftest import load_tiny
 from tests.mitigation.spawned import corpus
+from tests.tiny import load_tiny
 
 QUESTIONS, TEXTS = (0, 1, 2), (0, 1)
 CORPUS = corpus()

@@ -8,8 +8,8 @@ from torch import nn
 from stratoscope.errors import InputError
 from stratoscope.models import find_anatomy, num_layers_of
 from stratoscope.models.anatomy import part_kind
-from tests.conftest import tiny_network
 from tests.models import zoo
+from tests.tiny import tiny_network
 
 FAMILIES = {model_type: family for family, model_type in zoo.model_types()}
 

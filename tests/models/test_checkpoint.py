@@ -9,7 +9,7 @@ import torch
 from stratoscope.activations import Probe, Tap
 from stratoscope.errors import InputError
 from stratoscope.models import describe_model, layer_parameters, load_model, resolve_source
-from tests.conftest import tiny_network
+from tests.tiny import tiny_network
 
 
 @pytest.fixture

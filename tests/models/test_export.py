@@ -21,8 +21,8 @@ from stratoscope.models import (
     without_layers,
 )
 from stratoscope.models.verify_checkpoint import ReferenceSpec, answer, check_in_fresh_process
-from tests.conftest import tiny_network
 from tests.models import zoo
+from tests.tiny import tiny_network
 
 CARD = ModelCard("owner/model", "nobody", [])
 

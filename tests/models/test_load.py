@@ -18,7 +18,7 @@ from stratoscope.models import (
     resolve_source,
     weights_fingerprint,
 )
-from tests.conftest import CONFIGURATIONS, tiny_network
+from tests.tiny import CONFIGURATIONS, tiny_network
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

@@ -17,7 +17,7 @@ from stratoscope.models import (
     export_pruned,
     without_layers,
 )
-from tests.conftest import CONFIGURATIONS, ENCODERS, load_tiny
+from tests.tiny import CONFIGURATIONS, ENCODERS, load_tiny
 
 ARCHITECTURES = [name for name in CONFIGURATIONS if name not in ENCODERS]
 EXPORTED = ("llama", "qwen2", "gemma3", "gpt2")

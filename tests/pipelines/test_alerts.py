@@ -183,6 +183,7 @@ def test_an_unreachable_mlflow_server_is_reported(monkeypatch: pytest.MonkeyPatc
     assert error.startswith("MLflow did not accept the key metrics: ")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("store", ["sqlite", pytest.param("server", marks=pytest.mark.slow)])
 def test_key_figures_reach_mlflow(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     from mlflow import MlflowClient

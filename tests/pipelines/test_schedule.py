@@ -14,33 +14,43 @@ SECOND = 1 / 3600
 
 
 class Sleeping(Scheduler):
-    """Runs, in place of each job, a process that sleeps."""
+    """Runs, in place of each job, a process that sleeps for the seconds of its model, none if there are none."""
+
+    seconds: Mapping[str, float] = {}
 
     def _command(self, step: Step, file: Path) -> list[str]:  # noqa: ARG002
-        return [sys.executable, "-c", "import time; time.sleep(3); print('run: runs/x')"]
+        seconds = self.seconds.get(step.subject.display_name, 0)
+        return [sys.executable, "-c", f"import time; time.sleep({seconds}); print('run: runs/x')"]
 
 
-def night(folder: Path, earlier: Mapping[str, StepResult] | None = None, **schedule: float) -> dict[str, StepResult]:
+def night(
+    folder: Path,
+    seconds: Mapping[str, float],
+    earlier: Mapping[str, StepResult] | None = None,
+    **schedule: float,
+) -> dict[str, StepResult]:
     """Run three models' scores one after another, the first two on a GPU each; return how they ended."""
     gpu = {"gpus": 1, "workers": 1}
     names = {"a": gpu, "b": gpu, "c": {}}
     models = [{"source": "smollm2", "name": n, "stages": ["score"], "resources": r} for n, r in names.items()]
     config = validate(AuditConfig, {"models": models, "forecasters": [], "schedule": {"parallel": 1, **schedule}})
     steps = all_steps(config, "night")
-    finished = Sleeping(config, folder, threading.Event()).run(steps, earlier or {})
+    scheduler = Sleeping(config, folder, threading.Event())
+    scheduler.seconds = seconds
+    finished = scheduler.run(steps, earlier or {})
     return {step.subject.display_name: result for step, result in finished}
 
 
 def test_when_the_hours_are_over_what_runs_is_stopped_and_nothing_else_begins(tmp_path: Path) -> None:
-    results = night(tmp_path, hours=5 * SECOND)
+    results = night(tmp_path, {"b": 60}, hours=2 * SECOND)
     assert results["a"].succeeded
     assert results["b"].status == "over time"
-    assert "the night's 0.00138889 hours are over" in str(results["b"].error)
+    assert "the night's 0.000555556 hours are over" in str(results["b"].error)
     assert results["c"].status == "skipped"
 
 
 def test_when_gpu_hours_are_used_up_only_what_takes_gpus_is_stopped(tmp_path: Path) -> None:
-    results = night(tmp_path, gpu_hours=0.5 * SECOND)
+    results = night(tmp_path, {"a": 60}, gpu_hours=0.5 * SECOND)
     assert results["a"].status == "over time"
     assert "GPU hours are over" in str(results["a"].error)
     assert results["b"].status == "skipped"
@@ -50,7 +60,7 @@ def test_when_gpu_hours_are_used_up_only_what_takes_gpus_is_stopped(tmp_path: Pa
 
 def test_gpu_hours_of_earlier_starts_count_however_they_ended(tmp_path: Path) -> None:
     earlier = {"a.score": StepResult("failed", None, 3600.0, "it broke")}
-    results = night(tmp_path, earlier, gpu_hours=0.9)
+    results = night(tmp_path, {}, earlier, gpu_hours=0.9)
     assert [(results[name].status, results[name].seconds) for name in ("a", "b")] == [
         ("skipped", 3600.0),
         ("skipped", 0.0),
@@ -59,6 +69,6 @@ def test_gpu_hours_of_earlier_starts_count_however_they_ended(tmp_path: Path) ->
 
 
 def test_a_stage_that_is_run_again_takes_what_it_took_in_all(tmp_path: Path) -> None:
-    results = night(tmp_path, {"a.score": StepResult("failed", None, 100.0, "it broke")})
+    results = night(tmp_path, {"a": 1.1}, {"a.score": StepResult("failed", None, 100.0, "it broke")})
     assert results["a"].succeeded
     assert 101 < results["a"].seconds < 160

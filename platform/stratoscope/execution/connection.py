@@ -1,6 +1,7 @@
 """Connection to Ray: local by default, to a cluster if RAY_ADDRESS or a submitted job names one."""
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,10 +53,13 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNIN
 
 
 def _start_local() -> None:
+    """Start a Ray for this run alone, without the processes of its dashboard and of its reports of usage."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(
         address="local",
         num_cpus=local_cpus(),
         _temp_dir=ray_folder(),
+        include_dashboard=False,
         _system_config={"worker_register_timeout_seconds": REGISTER_S},
         **QUIET,
     )

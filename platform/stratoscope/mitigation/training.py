@@ -319,8 +319,11 @@ def make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedMode
 
 def _engine(objective: MitigationObjective, settings: TrainingSettings) -> Any:
     import deepspeed
+    import deepspeed.ops
     from torch.optim.lr_scheduler import LambdaLR
 
+    # DeepSpeed would try a compiler on every operation it has, and compile one that only its inference uses.
+    deepspeed.ops.__compatible_ops__ = {}
     optimizer = settings.optimizer
     engine, *_ = deepspeed.initialize(
         model=objective,
