@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from stratoscope.evaluation import GenerationPrompt, TextGenerator
 from stratoscope.evaluation.generation import _StopStrings
 from stratoscope.models import LoadedModel, load_model, without_layers
-from tests.conftest import load_tiny
 from tests.models import zoo
+from tests.tiny import load_tiny
 
 PROMPTS = [
     GenerationPrompt((5, 9, 33), (), 6),
