@@ -1,8 +1,7 @@
-"""What a process does at its start and end: rare garbage collection, output that cannot be written, the exit."""
+"""The end of a command: what becomes of output that cannot be written, and how the process exits."""
 
 import atexit
 import errno
-import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -10,23 +9,6 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from stratoscope.errors import print_error
-
-IMPORT_THRESHOLD = 20_000
-"""New objects between two garbage collections while libraries are imported; Python's own number is 700."""
-
-
-@contextmanager
-def rare_collection() -> Iterator[None]:
-    """Collect garbage rarely while the block imports libraries and loads a model.
-
-    The objects that torch and transformers create at import stay, and collecting takes a sixth of the import's time.
-    """
-    threshold = gc.get_threshold()
-    gc.set_threshold(IMPORT_THRESHOLD, *threshold[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*threshold)
 
 
 @contextmanager

@@ -59,8 +59,7 @@ def test_a_prompt_that_kills_its_actor_is_found_and_the_others_are_scored(
     small_run: Fields, undisturbed: stratoscope.ScoreRun, victim: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "make_worker", Faulty(die, victim))
-    # Every crash costs a new actor, and a batch of two prompts is bisected with the fewest.
-    run = stratoscope.score(**small_run(run_id="killer", batching={"shard_size": 8, "max_tokens": 32}))
+    run = stratoscope.score(**small_run(run_id="killer"))
     (row,) = run.table("errors").to_pylist()
     assert row["error"] == CRASHED
     assert run.manifest.counts["shards_retried"] >= 1

@@ -15,7 +15,6 @@ from ray.exceptions import RayActorError
 from stratoscope.errors import RunError
 from stratoscope.execution.attempts import BrokenProcessError
 from stratoscope.execution.connection import missing_resources, on_driver_node
-from stratoscope.execution.construction import construct, pack
 from stratoscope.execution.failures import root_cause, start_again
 from stratoscope.execution.pool import ActorPool
 from stratoscope.execution.shards import EXIT_BROKEN, NO_PROGRESS_TIMEOUT_S
@@ -31,8 +30,8 @@ STOPPED = "stopped by SIGTERM; repeat the command with the same run_id to resume
 class _ServiceActor:
     """Actor that holds one worker."""
 
-    def __init__(self, packed: bytes) -> None:
-        self._worker = construct(packed)
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._worker = make()
 
     def call(self, method: str, args: Sequence[Any]) -> Any:
         """Call a method of the worker."""
@@ -201,14 +200,13 @@ def _open(
 ) -> tuple[str, list[Any]]:
     """Start the actors of a service, and return its unique name and their handles once the first worker is ready."""
     actor: Any = ray.remote(type(name, (_ServiceActor,), {}))
-    packed = pack(make)
     workers = [
         actor.options(
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus or None,
             max_restarts=RESTARTS,
             max_task_retries=RETRIES,
-        ).remote(packed)
+        ).remote(make)
         for _ in range(pool.max_size)
     ]
     unique = f"{name}-{uuid.uuid4().hex[:8]}"

@@ -21,7 +21,6 @@ from stratoscope.execution.attempts import (
     StoppedError,
 )
 from stratoscope.execution.connection import missing_resources, on_driver_node, resources
-from stratoscope.execution.construction import construct, pack
 from stratoscope.execution.failures import late_start_error, started_late
 from stratoscope.execution.pool import ActorPool
 from stratoscope.phases import phase
@@ -69,14 +68,14 @@ class _ShardActor:
     stores its results itself, and returns the counts alone.
     """
 
-    def __init__(self, packed: bytes, tracker: Any, offer: StoreOffer | None) -> None:
+    def __init__(self, make_worker: Callable[[], ShardWorker], tracker: Any, offer: StoreOffer | None) -> None:
         self._tracker = tracker
         self._store = ShardStore.accept(offer) if offer else None
         actor = ray.get_runtime_context().get_actor_id()
         deaths = ray.get(tracker.load.remote(actor))
         if deaths > DEATHS_WHILE_LOADING:
             raise RuntimeError(f"an actor died {deaths} times while it loaded, most likely because memory ran out")
-        self._worker: ShardWorker = construct(packed)
+        self._worker = make_worker()
         if isinstance(self._worker, TunedWorker):
             tuning = ray.get(tracker.agreed.remote())
             self._worker.adopt(tuning or ray.get(tracker.agree.remote(self._worker.tune())))
@@ -244,7 +243,7 @@ def _map_shards(
     """Return a lazy Ray Data dataset of the results; `shared` are the tracker and the store that actors share."""
     return dataset.map_batches(
         type(name, (_ShardActor,), {}),
-        fn_constructor_args=[pack(make_worker), *shared],
+        fn_constructor_args=[make_worker, *shared],
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(

@@ -322,7 +322,7 @@ def _engine(objective: MitigationObjective, settings: TrainingSettings) -> Any:
     import deepspeed.ops
     from torch.optim.lr_scheduler import LambdaLR
 
-    # DeepSpeed would try a compiler on every operation it has, and compile one that only its inference uses.
+    # DeepSpeed would compile, for a minute, an operation that only its inference uses.
     deepspeed.ops.__compatible_ops__ = {}
     optimizer = settings.optimizer
     engine, *_ = deepspeed.initialize(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from stratoscope.errors import InputError, suggest
 from stratoscope.phases import announcing, phase
-from stratoscope.process import end_process, rare_collection, say
+from stratoscope.process import end_process, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,7 +65,7 @@ class RegisteredJob:
         end_process(self.run_command(sys.argv[1:]))
 
     def _run(self, config: "JobConfig") -> int:
-        with phase("loading libraries"), rare_collection():
+        with phase("loading libraries"):
             from stratoscope.pipelines.runtime.job import run_configured
 
             maker = self.maker

@@ -37,7 +37,7 @@ from stratoscope.pipelines.runtime.run_lookup import (
 )
 from stratoscope.pipelines.runtime.surroundings import check_place, check_surroundings
 from stratoscope.pipelines.runtime.terminal import Terminal, own_terminal, stdout_console
-from stratoscope.process import output_may_close, rare_collection, say
+from stratoscope.process import output_may_close, say
 from stratoscope.results import Lease, Manifest, Run, RunFolder, check_not_held, damaged_table, new_run_id
 
 CHECKING = "checking the input"
@@ -391,7 +391,7 @@ class LazyJob:
         self, config: Any, terminal: Terminal | None = None, stopping: threading.Event | None = None, /
     ) -> Job[Any]:
         """Create the job."""
-        with phase("loading libraries", quick=True), rare_collection():
+        with phase("loading libraries", quick=True):
             maker = self.maker
         return maker(config, terminal, stopping)
 
