@@ -79,3 +79,12 @@ def test_deaths_while_loading_are_counted_by_actor_and_forgotten_when_it_is_read
     assert [tracker.load("a"), tracker.load("b"), tracker.load("a")] == [0, 0, 1]
     tracker.ready("a")
     assert tracker.load("a") == 0
+
+
+def test_a_crash_after_the_last_batch_is_blamed_on_no_unit() -> None:
+    """Another shard in the same process may cause it, while this one writes its results."""
+    tracker = AttemptTracker()
+    for number in range(1, 6):
+        assert tracker.begin(1) == (number, {(): number - 1} if number > 1 else {})
+        assert tracker.note(1, [0])
+        assert tracker.note(1, [])

@@ -65,3 +65,9 @@ def test_no_batch_starts_ahead_after_a_crash() -> None:
     assert outcome.errors == {5: CRASHED}
     assert recorded == [0, 1, 2, 3, 4, 6, 7]
     assert device.events[:3] == ["start 0", "finish 0", "start 2"]
+
+
+def test_nothing_is_recorded_as_running_once_all_batches_have_ended() -> None:
+    recorded: list[list[int]] = []
+    Device().run(1, Attempt(note=lambda units: recorded.append(list(units))))
+    assert recorded == [*BATCHES, []]

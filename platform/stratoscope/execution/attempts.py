@@ -41,7 +41,7 @@ class Attempt:
     crashes: Mapping[UnitBatch, int] = field(default_factory=dict)
     """Number of crashes while these units ran."""
     note: Callable[[Sequence[int]], None] = _ignore
-    """Records the units of a batch; called before the batch runs."""
+    """Records the units of a batch before it runs, and none after the last."""
 
     def plan_batches(self, batches: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[int]]:
         """Bisect the batches that crashed their process, and give up single units that did.
@@ -130,9 +130,17 @@ class AttemptTracker:
     def note(self, shard: int, units: Sequence[int]) -> bool:
         """Record the units that are about to run.
 
+        Args:
+            shard: number of the shard.
+            units: the units; none once all batches of the shard have run, so that a crash of its process, which another
+                shard may cause meanwhile, is not blamed on the last batch.
+
         Returns:
             Whether to run them; False if the run is stopping and this is the first batch of the shard.
         """
+        if not units:
+            self._running[shard] = ()
+            return True
         if self._stopping and self._running[shard] is None:
             del self._running[shard]
             return False

@@ -68,6 +68,7 @@ def run_batches(
     for batch in runnable:
         runner.start(batch)
     runner.finish_all()
+    attempt.note(())
     return runner.outcome
 
 
