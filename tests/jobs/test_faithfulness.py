@@ -223,7 +223,7 @@ def test_verdict_and_page_state_ratios_of_deviations(
     assert page_faults(browser, path) == []
     open_page(browser, path)
     assert "Compared with training 'longer', another seed moves the squared error" in browser.page_source
-    assert "these agree, which is not robustness" in browser.page_source
+    assert "agree by construction; that is not robustness" in browser.page_source
     assert "Ratios of deviations over seeds" in browser.page_source
 
 

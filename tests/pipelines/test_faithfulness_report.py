@@ -5,11 +5,18 @@ from pathlib import Path
 
 from selenium import webdriver
 
-from stratoscope.forecasting import GridCell, Measurement, spreads
+from stratoscope.forecasting import GridCell, Measurement, deviation_ratios, spreads
 from stratoscope.pipelines.faithfulness.report import build_page
 from stratoscope.results import Manifest, Page, Run, Storage, TableCell, write_table
 from stratoscope.results.report import render
-from stratoscope.tables.faithfulness import CellRow, DifferenceRow, ForecastRow, SpreadRow, WorstCaseRow
+from stratoscope.tables.faithfulness import (
+    CellRow,
+    DeviationRatioRow,
+    DifferenceRow,
+    ForecastRow,
+    SpreadRow,
+    WorstCaseRow,
+)
 from tests.pages import page_faults
 
 SEEDS = (1, 2, 3)
@@ -55,6 +62,13 @@ def faithfulness_run(folder: Path, cells: list[Measurement], failed: tuple[GridC
     facts = {"device": "cpu", "series": {"waves": series}, "verdicts": ["In words."]}
     config = {"verdict": {"spread": 0.05, "degradation": 0.1}}
     return Run(storage, Manifest("faithfulness", "run", config, 0, facts=facts, counts={"cells": len(rows)}))
+
+
+def with_ratios(run: Run, cells: list[Measurement]) -> Run:
+    """Add the table of ratios of deviations, which older versions did not write."""
+    rows = [DeviationRatioRow(**vars(ratio)) for ratio in deviation_ratios(cells)]
+    write_table(run.storage, "deviation_ratios", DeviationRatioRow.table(rows))
+    return run
 
 
 LINEAR = measurements("dlinear", 0.5, {("gaussian", 0.1): 0.01, ("gaussian", 0.2): 0.05, ("missing", 0.2): 0.5})
@@ -110,6 +124,31 @@ def test_without_perturbations_the_title_is_about_seeds(tmp_path: Path) -> None:
     assert page.title in ("DLinear survives another seed", "No forecaster is shown to survive another seed")
     same = [replace(m, mae=0.5, mse=0.25) for m in clean]
     assert build_page(faithfulness_run(tmp_path / "same", same)).title == "DLinear survives another seed"
+
+
+def test_the_first_screen_states_which_training_makes_seeds_matter_less(tmp_path: Path) -> None:
+    errors = {
+        "plain": (0.5, 0.6, 0.4, 0.55),
+        "longer": (0.5, 0.6, 0.45, 0.52),
+        "distilled": (0.5, 0.58, 0.44, 0.53),
+        "faithful_from_first": (0.5, 0.5001, 0.4999, 0.5001),
+    }
+    cells = [
+        Measurement("waves", "dlinear", training, seed, 8, "none", 0.0, error, error**2, 0.0, 1.0)
+        for training, values in errors.items()
+        for seed, error in enumerate(values)
+    ]
+    without = build_page(faithfulness_run(tmp_path / "older", cells))
+    assert "Compared with" not in first_screen(without)
+    page = build_page(with_ratios(faithfulness_run(tmp_path / "newer", cells), cells))
+    text = first_screen(page)
+    assert (
+        "Compared with training 'longer', another seed moves the squared error less in 1 of 2 cases, most after "
+        in text
+    )
+    assert "'faithful_from_first' (DLinear, waves, horizon 8: 0.00 times, 0.00 to " in text
+    assert "and more in 0.\nSeeds that share a teacher or a start (..._first) agree by construction" in text
+    assert len(page.sections) == len(without.sections) + 1
 
 
 def test_figures_name_the_forecaster_and_the_unit_and_show_seeds_as_points(tmp_path: Path) -> None:

@@ -162,6 +162,10 @@ def forecasts(points: Sequence[ForecastRow], forecaster: str, channel: str, titl
     figure.update_layout(margin={"t": 30 if panels else 20}, showlegend=True)
     figure.update_annotations(font={"size": 13})
     figure.update_xaxes(title_text="steps after the window", row=len(trainings), col=1)
+    for row in range(1, len(trainings) + 1):
+        # Titles of neighbouring panels would overlap.
+        if row != (len(trainings) + 1) // 2:
+            figure.update_yaxes(title_text=None, row=row, col=1)
     return figure
 
 

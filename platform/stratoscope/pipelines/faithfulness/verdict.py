@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stratoscope.forecasting import (
     DESIGNS,
+    DeviationRatio,
     Measurement,
     Outcome,
     PerturbationOutcome,
@@ -42,8 +43,6 @@ SIGNS: Mapping[Outcome, tuple[str, "Tone"]] = {
     "does not survive": ("✗ does not", "bad"),
 }
 """Text and tone of each outcome; a sign conveys the same as the tone for colour-blind readers."""
-MAX_RATIOS = 3
-"""Number of trainings whose effect on the spread over seeds the first screen states."""
 MAX_ROWS = 8
 """Number of rows above which the grid has a filter."""
 
@@ -243,26 +242,25 @@ def _other_trainings(survivals: Sequence[_Survival]) -> Iterator[str]:
 
 
 def _seed_effects(ratios: Sequence[DeviationRatioRow]) -> Iterator[str]:
-    """Yield which trainings change how much another seed matters, in a sentence."""
+    """Yield how often other trainings change how much another seed matters, in a sentence for each reference."""
     own = [ratio for ratio in reference_ratios(ratios) if ratio.ci_low is not None and ratio.ci_high is not None]
     for other in dict.fromkeys(ratio.other for ratio in own):
         group = [ratio for ratio in own if ratio.other == other]
-        less = sorted((r for r in group if r.ci_high is not None and r.ci_high < 1), key=lambda r: r.ratio or 0.0)
+        less = [ratio for ratio in group if ratio.ci_high is not None and ratio.ci_high < 1]
         more = sum(ratio.ci_low is not None and ratio.ci_low > 1 for ratio in group)
-        texts = [
-            f"'{r.training}' ({forecaster_name(r.forecaster)}, {r.dataset}, horizon {r.horizon}: "
-            f"{number_text(r.ratio, '.2f')} times, {interval_text(r.ci_low, r.ci_high, '.2f')})"
-            for r in less[:MAX_RATIOS]
-        ]
-        rest = f"; {len(less)} of {len(group)} in all" if len(less) > MAX_RATIOS else ""
-        found = f"less after {list_text(texts)}{rest}" if less else "less after no other training, as far as is shown"
-        further = f", and more after {more}" if more else ""
-        yield f"Compared with training '{other}', another seed moves the squared error {found}{further}."
+        best = f", most after {_ratio_text(min(less, key=lambda r: r.ratio or 0.0))}" if less else ""
+        yield (
+            f"Compared with training '{other}', another seed moves the squared error less in {len(less)} of "
+            f"{len(group)} cases{best}, and more in {more}."
+        )
         if any("first" in (DESIGNS[ratio.training].start, DESIGNS[ratio.training].teacher) for ratio in less):
-            yield (
-                "Trainings named after the first give all seeds one teacher or start: these agree, which is not "
-                "robustness."
-            )
+            yield "Seeds that share a teacher or a start (..._first) agree by construction; that is not robustness."
+
+
+def _ratio_text(ratio: DeviationRatio) -> str:
+    place = f"{forecaster_name(ratio.forecaster)}, {ratio.dataset}, horizon {ratio.horizon}"
+    interval = interval_text(ratio.ci_low, ratio.ci_high, ".2f")
+    return f"'{ratio.training}' ({place}: {number_text(ratio.ratio, '.2f')} times, {interval})"
 
 
 def grid(models: Sequence[ModelOutcomes]) -> Table:
