@@ -14,6 +14,7 @@ from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.search.config import SearchConfig
 from stratoscope.pipelines.search.pruning.checkpoint import speed_text as speed_sentence
 from stratoscope.pipelines.search.pruning.checks import check_objective
+from stratoscope.pipelines.search.pruning.estimate import full_evaluations, num_trials
 from stratoscope.pipelines.search.pruning.progress import best_by_size, progress_section
 from stratoscope.pipelines.search.pruning.report import build_page, summary_table
 from stratoscope.pipelines.search.pruning.validation import metrics_by_rank
@@ -209,6 +210,14 @@ def test_the_progress_of_a_search_is_by_size_on_the_usual_share_of_items() -> No
     (section,) = progress_section(rows, "likelihood", "model")
     assert len(section.figures) == 1
     assert list(progress_section(rows[:2], "likelihood", "model")) == []
+
+
+def test_a_search_over_sets_is_estimated_by_its_budget_on_the_first_rung() -> None:
+    search = {"algorithm": "swap", "num_samples": 80, "rungs": [0.25, 1.0], "finalists": 4, "swaps": 10}
+    config = validate(SearchConfig, {"search": search, "space": {"ratios": [0.1, 0.25]}})
+    assert num_trials(config, 30) == 170
+    assert full_evaluations(config, 170) == 160 * 0.25 + 10 + 8
+    assert full_evaluations(SearchConfig(), 24) == 24
 
 
 def test_checkpoints_are_named_after_their_base() -> None:

@@ -30,7 +30,7 @@ def estimate(
     model = ModelCost(config.model.source, facts, config.model.dtype)
     trials, num_random = num_trials(config, facts.num_layers, len(protected)), config.final.random_sets
     searched, held_out = (sum(_tokens(task, part) for task in tasks) for part in ("search", "held_out"))
-    tokens = trials * searched + (num_random + len(config.space.ratios) + 1) * held_out
+    tokens = full_evaluations(config, trials) * searched + (num_random + len(config.space.ratios) + 1) * held_out
     cost = RunCost(
         seconds=model.seconds(tokens),
         further_time="if no trial is stopped early, and a minute to start",
@@ -74,6 +74,20 @@ def num_trials(config: SearchConfig, num_layers: int, num_protected: int = 0) ->
     if search.algorithm in STRATEGY_NAMES:
         return search.num_samples * len(config.space.ratios) + search.swaps
     return search.num_samples + search.swaps
+
+
+def full_evaluations(config: SearchConfig, trials: int) -> float:
+    """Return the cost of a search's sets in evaluations on all items: a search over sets uses the first rung for most.
+
+    Args:
+        config: the configuration.
+        trials: number of sets.
+    """
+    search = config.search
+    if search.algorithm in STRATEGY_NAMES:
+        all_items = search.swaps + search.finalists * len(config.space.ratios)
+        return (trials - search.swaps) * search.rungs[0] + all_items
+    return trials
 
 
 def _tokens(task: TaskItems, part: str) -> float:
