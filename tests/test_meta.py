@@ -4,7 +4,7 @@ That device has no values. What a step decides by values is prepared outside, an
 becomes zeros. Generation has no such form: each token decides how its loop goes on.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -106,7 +106,7 @@ def test_own_answers(tiny_model_folder: Path) -> None:
     model = on_meta("llama", tiny_model_folder)
     ids, mask, keep = (torch.ones(2, 6, dtype=torch.long) for _ in range(3))
 
-    def forward(device_ids: Tensor, device_mask: Tensor, _rows: Sequence[int]) -> None:
+    def forward(device_ids: Tensor, device_mask: Tensor) -> None:
         run_head(model, device_ids, device_mask, keep.bool())
 
     with Probe(model, tuple(Tap), (0.01,)) as probe:

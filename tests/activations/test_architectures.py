@@ -1,6 +1,5 @@
 """Taps of architectures that differ from Llama's, against traced forward passes of each prompt alone."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -122,9 +121,9 @@ def test_a_model_that_padding_changes_gets_batches_without(model_type: str) -> N
         parts = probe.measure(*padded(prompts, "right"), spans).statistics
         seen: list[tuple[list[int], list[int]]] = []
 
-        def forward(ids: torch.Tensor, mask: torch.Tensor, rows: Sequence[int]) -> None:
+        def forward(ids: torch.Tensor, mask: torch.Tensor) -> None:
             run_backbone(model, ids, mask)
-            seen.extend(zip(rows, ids.tolist(), strict=True))
+            seen.extend(zip(probe.rows, ids.tolist(), strict=True))
 
         probe.measure(*padded(prompts, "right"), spans, forward)
         assert sorted(seen) == [(row, prompt.tolist()) for row, prompt in enumerate(prompts)]

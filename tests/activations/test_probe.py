@@ -267,7 +267,7 @@ def test_the_head_sees_chosen_positions_alone() -> None:
     found = []
     with Probe(model, [Tap.BLOCK]) as probe:
         whole = probe.measure(ids, mask)
-        with_head = probe.measure(ids, mask, forward=lambda i, m, _rows: found.append(run_head(model, i, m, keep)))
+        with_head = probe.measure(ids, mask, forward=lambda i, m: found.append(run_head(model, i, m, keep)))
     with torch.inference_mode():
         expected = network(ids, attention_mask=mask).logits
     torch.testing.assert_close(found[0], torch.stack([expected[0, 4], expected[0, 6], expected[3, 1]]))

@@ -13,6 +13,7 @@ from stratoscope.pipelines.commands.compare import CompareConfig
 from stratoscope.pipelines.commands.history import HistoryConfig
 from stratoscope.pipelines.commands.report import ReportConfig
 from stratoscope.pipelines.commands.runs import RunsConfig
+from stratoscope.pipelines.faithfulness import FaithfulnessConfig
 from stratoscope.pipelines.hallucination import HallucinationConfig
 from stratoscope.pipelines.jobs import JOBS
 from stratoscope.pipelines.mitigation import MitigationConfig
@@ -148,6 +149,8 @@ def test_every_example_is_a_configuration_of_its_job(path: Path) -> None:
         "hallucination": HallucinationConfig,
         "mitigation": MitigationConfig,
         "heal": MitigationConfig,
+        "seeds": FaithfulnessConfig,
+        "flags": HallucinationConfig,
         "audit": AuditConfig,
     }
     config = load_config(classes.get(path.stem.split("_")[0], SearchConfig), "job", ["--config", str(path)])

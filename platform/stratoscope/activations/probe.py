@@ -27,8 +27,8 @@ from stratoscope.statistics import Statistics, stack
 
 Pending = Callable[[], "BatchStatistics"]
 """Waits for a batch that was started, and returns its statistics."""
-Forward = Callable[[Tensor, Tensor, Sequence[int]], None]
-"""Runs the model on token ids and mask, both on its device; also gets the numbers of their rows in the whole batch."""
+Forward = Callable[[Tensor, Tensor], None]
+"""Runs the model on token ids and mask, both on its device; `Probe.rows` says which rows of the batch they are."""
 FUSED_TAPS = frozenset((*fused.STREAM_TAPS, Tap.MLP_HIDDEN))
 """Taps that the fused kernel can read."""
 REDUCED_TOGETHER = 2048
@@ -138,6 +138,8 @@ class Probe:
         self._has_kernel = False
         self._handles: list[RemovableHandle] = []
         self._pass: _Pass | None = None
+        self.rows: Sequence[int] = ()
+        """Numbers, in the batch that is measured, of the rows that run at the moment."""
 
     @property
     def layers_read_by_difference(self) -> tuple[int, ...]:
@@ -253,8 +255,16 @@ class Probe:
         attention_mask: Tensor,
         parts: Sequence[Span] | None = None,
         forward: Forward | None = None,
+        rows: Sequence[int] | None = None,
     ) -> Pending:
         """Do the same as `measure` without waiting for the device.
+
+        Args:
+            input_ids: as for `measure`.
+            attention_mask: as for `measure`.
+            parts: as for `measure`.
+            forward: as for `measure`.
+            rows: numbers of the batch's rows in a larger one, for `Probe.rows`; None counts them from 0.
 
         Returns:
             A function that waits and returns the statistics, to be called inside the 'with' block of the probe.
@@ -273,17 +283,16 @@ class Probe:
             segments = Segments.from_spans(parts, ids.shape[1], torch.device("cpu"))
         (lengths,) = to_host(segments.lengths)()
         host, segments = segments, segments.to(self.model.device)
-        run = partial(run_backbone, self.model, ids, mask)
-        if forward is not None:
-            run = partial(forward, ids, mask, range(len(ids)))
+        run = partial(forward or partial(run_backbone, self.model), ids, mask)
+        rows = range(len(ids)) if rows is None else rows
         shape = (ids.shape[0], ids.shape[1])
-        started = self._run(run, self._begin(segments, shape, host), lengths)
+        started = self._run(run, self._begin(segments, shape, host), lengths, rows)
 
         def finish() -> BatchStatistics:
             reduced = started()
             if not reduced.is_finite(self._present, self._runs):
                 again = self._begin(segments, shape, host, careful=True)
-                reduced = self._run(run, again, lengths)()
+                reduced = self._run(run, again, lengths, rows)()
             return self._unpack(reduced, lengths)
 
         return finish
@@ -310,19 +319,20 @@ class Probe:
             if parts is not None:
                 moved = [(spans[i], starts[spans[i].row]) for i in chosen]
                 own = [Span(batch.index(s.row), s.start - first, s.stop - first) for s, first in moved]
-            run = None if forward is None else partial(_forward_rows, forward, batch)
             if own == []:
-                if run is not None:  # the caller predicts tokens of rows that are not read, too
-                    self.measure(ids, torch.ones_like(ids), [Span(0, 0, 1)], run)
+                if forward is not None:  # the caller predicts tokens of rows that are not read, too
+                    self.start(ids, torch.ones_like(ids), [Span(0, 0, 1)], forward, batch)()
                 continue
-            results.append(self.measure(ids, torch.ones_like(ids), own, run))
+            results.append(self.start(ids, torch.ones_like(ids), own, forward, batch)())
         places = np.argsort(order)
         statistics = stack([result.statistics for result in results])[places]
         return BatchStatistics(statistics, np.concatenate([result.span_cosine for result in results])[places])
 
     @torch.inference_mode()
-    def _run(self, forward: Callable[[], None], current: _Pass, lengths: NDArray[np.int64]) -> Callable[[], _Reduced]:
-        self._pass = current
+    def _run(
+        self, forward: Callable[[], None], current: _Pass, lengths: NDArray[np.int64], rows: Sequence[int]
+    ) -> Callable[[], _Reduced]:
+        self._pass, self.rows = current, rows
         try:
             forward()
             self._check_seen(current)
@@ -576,11 +586,6 @@ class Probe:
             nonfinite=reduced.nonfinite,
         )
         return BatchStatistics(statistics, reduced.spans)
-
-
-def _forward_rows(forward: Forward, rows: Sequence[int], ids: Tensor, mask: Tensor, chosen: Sequence[int]) -> None:
-    """Run the model on some rows of a batch, given the numbers that all of these have in a larger one."""
-    forward(ids, mask, [rows[i] for i in chosen])
 
 
 def _mean_of_known(values: Tensor, segments: Segments) -> Tensor:

@@ -231,9 +231,9 @@ class HallucinationWorker:
         ids, mask = pad([row.ids for row in rows], self.model.tokenizer.pad_token_id or 0)
         predicted: list[tuple[Sequence[int], Callable[[], tuple[NDArray[Any], ...]]]] = []
 
-        def forward(device_ids: Tensor, device_mask: Tensor, chosen: Sequence[int]) -> None:
-            values = self._log_probabilities([rows[i] for i in chosen], device_ids, device_mask)
-            predicted.append((chosen, to_host(values)))
+        def forward(device_ids: Tensor, device_mask: Tensor) -> None:
+            values = self._log_probabilities([rows[i] for i in probe.rows], device_ids, device_mask)
+            predicted.append((probe.rows, to_host(values)))
 
         measured = probe.start(ids, mask, [span for _, span in parts], forward)
 
