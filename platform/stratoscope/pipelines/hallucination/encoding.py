@@ -58,6 +58,6 @@ def unpack_questions(questions: Sequence[Question], columns: Mapping[str, Any]) 
     encoded = []
     for question, prompt, num_rows in zip(questions, prompts, columns["num_rows"], strict=True):
         own = [next(rows) for _ in range(num_rows)]
-        answers = [EncodedAnswer(question.answers[index], tuple(ids), before) for ids, before, index in own]
+        answers = tuple(EncodedAnswer(question.answers[index], tuple(ids), before) for ids, before, index in own)
         encoded.append(EncodedQuestion(tuple(prompt), answers))
     return encoded

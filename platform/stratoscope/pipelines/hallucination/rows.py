@@ -44,7 +44,7 @@ class EncodedQuestion:
 
     prompt: tuple[int, ...]
     """Token ids of the question alone."""
-    rows: list[EncodedAnswer]
+    rows: tuple[EncodedAnswer, ...]
     """The question with each answer that has tokens."""
 
 
@@ -61,7 +61,9 @@ class ReadUnit:
 def encode_question(tokenizer: "PreTrainedTokenizerBase", question: Question) -> EncodedQuestion:
     """Encode a question alone, and with each of its answers that has tokens."""
     rows = [encode_answer(tokenizer, question, answer) for answer in question.answers]
-    return EncodedQuestion(tuple(encode_text(tokenizer, question.prompt)), [row for row in rows if row is not None])
+    return EncodedQuestion(
+        tuple(encode_text(tokenizer, question.prompt)), tuple(row for row in rows if row is not None)
+    )
 
 
 def encode_answer(tokenizer: "PreTrainedTokenizerBase", question: Question, answer: Answer) -> EncodedAnswer | None:

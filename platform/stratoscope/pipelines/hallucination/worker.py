@@ -73,11 +73,6 @@ class _ShardState:
     halved: int = 0
 
     @property
-    def rows(self) -> list[list[EncodedAnswer]]:
-        """Each question with each of its answers."""
-        return [question.rows for question in self.encoded]
-
-    @property
     def open(self) -> list[int]:
         """Indices of the questions without an error."""
         return [i for i in range(len(self.questions)) if i not in self.errors]
@@ -139,7 +134,7 @@ class HallucinationWorker:
             counts={
                 "questions": len(state.questions),
                 "scored": len(state.stats),
-                "answers": sum(len(state.rows[i]) for i in state.stats),
+                "answers": sum(len(state.encoded[i].rows) for i in state.stats),
                 "errors": len(state.errors),
                 "tokens": state.tokens,
                 "padded_tokens": state.padded,
@@ -194,19 +189,22 @@ class HallucinationWorker:
         if self.settings.answers == "own" or not answer.right:
             state.questions[index] = replace(question, answers=(*question.answers, answer))
             row = encode_answer(self.model.tokenizer, question, answer)
-            state.encoded[index].rows.extend([row] if row else [])
+            encoded = state.encoded[index]
+            state.encoded[index] = replace(encoded, rows=(*encoded.rows, *([row] if row else [])))
 
     def _read(self, state: _ShardState, attempt: Attempt) -> None:
         settings = self.settings
         for i in state.open:
-            longest = max((len(row.ids) for row in state.rows[i]), default=0)
-            if not state.rows[i]:
+            longest = max((len(row.ids) for row in state.encoded[i].rows), default=0)
+            if not state.encoded[i].rows:
                 state.errors[i] = "no answer has tokens"
             elif longest > settings.max_tokens:
                 state.errors[i] = f"too long: {longest} tokens, at most {settings.max_tokens} are read"
         readable = state.open
         assert self.batch_tokens is not None, "the worker was not tuned"
-        groups = group_questions([state.rows[i] for i in readable], self.batch_tokens, settings.sizes.max_prompts)
+        groups = group_questions(
+            [state.encoded[i].rows for i in readable], self.batch_tokens, settings.sizes.max_prompts
+        )
         batches = [[readable[p] for p in group] for group in groups]
         with Probe(self.model, settings.taps, settings.epsilons) as probe:
             self.withdrawn = {str(tap): reason for tap, reason in probe.withdrawn.items()}
@@ -219,15 +217,15 @@ class HallucinationWorker:
 
     def _measure(self, probe: Probe, state: _ShardState, batch: Sequence[int]) -> Finish:
         """Start a batch; what it returns stores the statistics once they are there."""
-        rows = [row for i in batch for row in state.rows[i]]
+        rows = [row for i in batch for row in state.encoded[i].rows]
         parts: list[tuple[ReadUnit, Any]] = []
         units: dict[int, slice] = {}
         first = 0
         for i in batch:
-            of_question = read_parts(state.questions[i], state.rows[i], self.settings.parts, first)
+            of_question = read_parts(state.questions[i], state.encoded[i].rows, self.settings.parts, first)
             units[i] = slice(len(parts), len(parts) + len(of_question))
             parts += of_question
-            first += len(state.rows[i])
+            first += len(state.encoded[i].rows)
         ids, mask = pad([row.ids for row in rows], self.model.tokenizer.pad_token_id or 0)
         predicted: list[tuple[Sequence[int], Callable[[], tuple[NDArray[Any], ...]]]] = []
 
@@ -241,7 +239,7 @@ class HallucinationWorker:
             statistics = measured().statistics
             values = iter(_log_likelihoods(rows, predicted))
             for i in batch:
-                state.log_likelihood[i] = [next(values) for _ in state.rows[i]]
+                state.log_likelihood[i] = [next(values) for _ in state.encoded[i].rows]
                 own = units[i]
                 state.stats[i] = self._table([unit for unit, _ in parts[own]], statistics[own])
             tokens = sum(len(row.ids) for row in rows)
@@ -319,7 +317,7 @@ def _log_likelihoods(
 
 def _answer_rows(state: _ShardState, index: int) -> list[AnswerRow]:
     question = state.questions[index]
-    pairs = zip(state.rows[index], state.log_likelihood[index], strict=True)
+    pairs = zip(state.encoded[index].rows, state.log_likelihood[index], strict=True)
     return [
         AnswerRow(
             prompt_id=f"{question.question_id}-{number}",
