@@ -86,7 +86,8 @@ bench: $(RUNTIME)
 	$(BIN)/python benchmarks/memory.py
 
 bench-gpu: $(RUNTIME)
-	$(BIN)/python benchmarks/gpu.py --rounds 20 --job
+	$(BIN)/python benchmarks/gpu.py --rounds 20
+	for case in 8b 1b 135m sciq; do $(BIN)/python benchmarks/gpu_job.py --case $$case || exit; done
 	$(BIN)/python benchmarks/generation.py --device cuda --tokens 16384
 	$(BIN)/python benchmarks/search.py --gpu
 	$(BIN)/python benchmarks/training.py --gpu --plain --steps 30

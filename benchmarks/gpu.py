@@ -2,20 +2,16 @@
 
 Every ratio compares passes that took turns in one run on one card. The baseline runs in inference mode, without a
 vocabulary head and without hooks; a pass under the probe includes the transfer of its statistics to the host. Needs
-torch, transformers and the domain packages alone; --job needs the whole project, Ray included.
+torch, transformers and the domain packages alone; benchmarks/gpu_job.py measures the job on Ray.
 
-usage: python benchmarks/gpu.py [--rounds N] [--shapes 8b,1b,135m] [--job] [--json FILE]
+usage: python benchmarks/gpu.py [--rounds N] [--shapes 8b,1b,135m] [--json FILE]
 """
 
 import argparse
 import datetime
 import gc
 import json
-import random
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -27,12 +23,11 @@ import torch
 from transformers import AutoModel, LlamaConfig
 
 from stratoscope.activations import Probe, Tap, run_backbone
-from stratoscope.models import LoadedModel, find_anatomy, load_tokenizer, resolve_source
+from stratoscope.models import LoadedModel, find_anatomy
 
 EPSILONS = (0.01,)
 DEFAULT_TAPS = (Tap.BLOCK, Tap.UPDATE)
 WARM_UP = 3
-ROOT = Path(__file__).parents[1]
 
 
 class Shape(NamedTuple):
@@ -43,10 +38,6 @@ class Shape(NamedTuple):
     batch: tuple[int, int]
     default_target: float
     all_target: float | None
-    job_batches: int
-    """Batches of a job's shorter run, some seconds; the longer one has three times as many."""
-    job_target: float | None
-    """Least rate of the job by that of the bare pass."""
 
 
 SHAPES = {
@@ -63,8 +54,6 @@ SHAPES = {
         (16, 512),
         1.05,
         1.15,
-        40,
-        0.85,
     ),
     "1b": Shape(
         "Llama-1B",
@@ -79,8 +68,6 @@ SHAPES = {
         (32, 512),
         1.08,
         1.20,
-        150,
-        0.85,
     ),
     "135m": Shape(
         "SmolLM2-135M",
@@ -95,8 +82,6 @@ SHAPES = {
         (64, 256),
         1.20,
         None,
-        300,
-        None,
     ),
     "tiny": Shape(
         "tiny, to try the benchmark itself on a CPU",
@@ -110,8 +95,6 @@ SHAPES = {
         ),
         (4, 32),
         1.0,
-        None,
-        20,
         None,
     ),
 }
@@ -268,68 +251,12 @@ def _against(ratio: float, target: float | None) -> str:
     return f"{ratio:.3f}" if target is None else f"{ratio:.3f} (at most {target:.2f})"
 
 
-def job_against_bare(shape: Shape, bare_tokens_per_second: float, device: torch.device) -> str:
-    """Compare the scoring job on Ray, over batches of the same shape, with the bare loop; returns a line of Markdown.
-
-    Two runs of different length tell the rate in steady state: what the first shard takes besides is in both of them.
-    """
-    rows, _ = shape.batch
-    with tempfile.TemporaryDirectory() as folder:
-        _write_model(shape, Path(folder), device)
-        runs = [_run_job(shape, Path(folder), limit=rows * shape.job_batches * times) for times in (1, 3)]
-    tokens = [run["counts"]["tokens"] for run in runs]
-    working = [number / run["tokens_per_second"] for number, run in zip(tokens, runs, strict=True)]
-    rate = (tokens[1] - tokens[0]) / (working[1] - working[0])
-    timings = runs[1]["timings"]
-    start = timings["measure"] - working[1]
-    ratio = rate / bare_tokens_per_second
-    target = "" if shape.job_target is None else f" (at least {shape.job_target:.2f})"
-    return (
-        f"| {shape.title} | {bare_tokens_per_second:,.0f} | {rate:,.0f} | {ratio:.3f}{target} "
-        f"| {timings['prepare']:.1f} s | {start:.1f} s | {card(device)} |"
-    )
-
-
-def _write_model(shape: Shape, folder: Path, device: torch.device) -> None:
-    """Write a model with random weights, SmolLM2's tokenizer, and prompts that are longer than a row."""
-    make_model(shape.config, device).network.save_pretrained(folder / "model")  # a GPU draws the weights in seconds
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # the job needs the memory
-    load_tokenizer(resolve_source("smollm2")).save_pretrained(folder / "model")
-    generator = random.Random(0)
-    num_prompts, num_words = shape.batch[0] * shape.job_batches * 3, shape.batch[1]
-    lines = [" ".join(str(generator.randrange(1000)) for _ in range(num_words)) for _ in range(num_prompts)]
-    (folder / "prompts.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _run_job(shape: Shape, folder: Path, limit: int) -> dict[str, Any]:
-    """Run the scoring job in a process of its own, and return its manifest."""
-    rows, columns = shape.batch
-    options = {
-        "output": folder / "runs",
-        "run_id": limit,
-        "model.source": folder / "model",
-        "model.dtype": "bfloat16",
-        "prompts.source": folder / "prompts.txt",
-        "prompts.limit": limit,
-        "prompts.max_tokens": columns,
-        "batching.max_tokens": rows * columns,
-        "actors.max": 1,
-    }
-    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    subprocess.run([sys.executable, str(ROOT / "jobs" / "score.py"), *arguments], check=True)
-    manifest: dict[str, Any] = json.loads((folder / "runs" / "score" / str(limit) / "manifest.json").read_text())
-    return manifest
-
-
 def main() -> None:
     """Measure the shapes that were asked for, and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--shapes", default="8b,1b,135m")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--job", action="store_true", help="compare the scoring job on Ray with the bare loop, too")
     parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args()
     device = torch.device(options.device, 0) if options.device == "cuda" else torch.device(options.device)
@@ -342,11 +269,6 @@ def main() -> None:
         if device.type == "cuda":
             torch.cuda.empty_cache()
     print(table(results, device))
-    if options.job:
-        print("\n| model | bare loop, tokens/s | job, tokens/s | ratio | prepares | starts until tokens flow | card |")
-        print("|---|---|---|---|---|---|---|")
-        for name, result in zip(options.shapes.split(","), results, strict=True):
-            print(job_against_bare(SHAPES[name], result["bare_tokens_per_second"], device), flush=True)
     if options.json:
         options.json.write_text(json.dumps({"card": card(device), "results": results}, indent=1), encoding="utf-8")
 
