@@ -3,13 +3,13 @@
 import numpy as np
 import torch
 
-from stratoscope.activations import Probe, Span, Tap
+from stratoscope.activations import Probe, SegmentGroups, Span, Tap
 from stratoscope.activations.fused import FusedPass, Tiling
 from stratoscope.activations.reduce import Bins, TokenSums, merge_tokens, reduce_tokens
 from stratoscope.activations.segments import Segments
 from stratoscope.models import LoadedModel, find_anatomy
 from stratoscope.statistics.sufficient import ARRAYS
-from tests.activations.test_probe import EPSILONS, padded_batch
+from tests.activations.test_probe import EPSILONS, check_groups, padded_batch
 from tests.tiny import tiny_network
 
 TAPS = tuple(Tap)
@@ -66,6 +66,9 @@ def check_probe(device: torch.device, name: str, taps: tuple[Tap, ...], parts: l
         compare = np.testing.assert_array_equal if array in EXACT else _assert_close
         compare(getattr(fused, array), getattr(reference, array), err_msg=array)
     _assert_close(measured[0].span_cosine, measured[1].span_cosine)
+    with Probe(model, taps, EPSILONS) as probe:
+        groups = SegmentGroups(tuple(i % 2 for i in range(len(fused.count))), 3)
+        check_groups(probe.start(*padded_batch("left"), parts, groups=groups)(), measured[0], groups)
 
 
 def check_nonfinite(device: torch.device) -> None:

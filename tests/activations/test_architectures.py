@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stratoscope.activations import Batching, Probe, Span, Tap, run_backbone
+from stratoscope.activations import Batching, Probe, SegmentGroups, Span, Tap, run_backbone
 from stratoscope.activations.trial import position_of_first, split_rows
 from stratoscope.errors import InputError
 from stratoscope.models import LoadedModel, find_anatomy, num_layers_of
-from tests.activations.test_probe import EPSILONS, loaded, padded_batch
+from tests.activations.test_probe import EPSILONS, check_groups, loaded, padded_batch
 from tests.models import zoo
 from tests.models.sweep import PART_TOLERANCE, READ_TOLERANCE, Truth, _prompts, padded
 
@@ -127,6 +127,8 @@ def test_a_model_that_padding_changes_gets_batches_without(model_type: str) -> N
 
         probe.measure(*padded(prompts, "right"), spans, forward)
         assert sorted(seen) == [(row, prompt.tolist()) for row, prompt in enumerate(prompts)]
+        groups = SegmentGroups(tuple(row % 2 for row in range(len(prompts))), 2)
+        check_groups(probe.start(*padded(prompts, "right"), groups=groups)(), together, groups)
         for row, prompt in enumerate(prompts):
             ids = prompt.unsqueeze(0)
             alone = probe.measure(ids, torch.ones_like(ids))

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stratoscope.activations import Probe, Span, Tap, run_head
+from stratoscope.activations import BatchStatistics, Probe, SegmentGroups, Span, Tap, run_head
 from stratoscope.models import LoadedModel, find_anatomy, num_layers_of
 from stratoscope.statistics import Statistics, merge_all
 from stratoscope.statistics.histogram import NUM_BINS, bin_of
+from stratoscope.statistics.sufficient import ARRAYS
 from tests.tiny import CONFIGURATIONS, ENCODERS, VOCABULARY, tiny_network
 
 EPSILONS = (1e-3, 0.05, 1.0)
@@ -33,6 +34,20 @@ def padded_batch(side: str, lengths: tuple[int, ...] = LENGTHS) -> tuple[Tensor,
         ids[row, where] = torch.randint(3, VOCABULARY, (length,), generator=generator)
         mask[row, where] = 1
     return ids, mask
+
+
+def check_groups(grouped: BatchStatistics, single: BatchStatistics, groups: SegmentGroups) -> None:
+    """Histograms by group are the sums of those of the segments, and nothing else differs."""
+    for array in set(ARRAYS) - {"histogram"}:
+        of_grouped, of_single = (getattr(batch.statistics, array) for batch in (grouped, single))
+        np.testing.assert_array_equal(of_grouped, of_single, err_msg=array)
+    assert grouped.statistics.histogram.shape == (*grouped.statistics.shape, 0)
+    assert single.group_histograms is None
+    assert grouped.group_histograms is not None
+    assert len(grouped.group_histograms) == groups.number
+    for number, histogram in enumerate(grouped.group_histograms):
+        members = np.array(groups.of_segment) == number
+        np.testing.assert_array_equal(histogram, single.statistics.histogram[members].sum(axis=0))
 
 
 @contextmanager
@@ -272,3 +287,12 @@ def test_the_head_sees_chosen_positions_alone() -> None:
         expected = network(ids, attention_mask=mask).logits
     torch.testing.assert_close(found[0], torch.stack([expected[0, 4], expected[0, 6], expected[3, 1]]))
     np.testing.assert_array_equal(whole.statistics.m2, with_head.statistics.m2)
+
+
+@pytest.mark.parametrize("parts", [None, [Span(0, 2, 7), Span(0, 3, 9), Span(2, 3, 4)]])
+def test_histograms_are_summed_by_group(parts: list[Span] | None) -> None:
+    with Probe(loaded("llama"), tuple(Tap), EPSILONS) as probe:
+        single = probe.measure(*padded_batch("right"), parts)
+        of_segment = tuple(i % 2 for i in range(len(single.statistics.count)))
+        groups = SegmentGroups(of_segment, 3)
+        check_groups(probe.start(*padded_batch("right"), parts, groups=groups)(), single, groups)

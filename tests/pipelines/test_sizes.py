@@ -12,7 +12,7 @@ from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.score import ScoreConfig
 from stratoscope.pipelines.score.inputs import lay_out_inputs, open_inputs
 from stratoscope.pipelines.score.layout import lay_out
-from stratoscope.pipelines.sharded.layout import MAX_SHARDS, GpuWork, ShardLayout, recorded_layout
+from stratoscope.pipelines.sharded.layout import MAX_SHARDS, SHARD_BYTES, GpuWork, ShardLayout, recorded_layout
 from stratoscope.pipelines.sharded.sizes import (
     BatchSizes,
     batch_sizes,
@@ -74,13 +74,24 @@ def test_statistics_by_shard_keep_their_fifty_shards_on_gpus() -> None:
     assert lay_out(config(batching={"shard_size": 7}), 1000, 60, work).shard_size == 7
 
 
+def test_shards_whose_statistics_are_kept_until_they_are_written_fit_into_memory() -> None:
+    work = gpu_work(config(), LLAMA_8B, TAPS, {"GPU": 1}, 20.0)
+    assert work is not None
+    assert work.shard_size(1_000_000, merged=True) == 20 * 409
+    kept = work.shard_size(1_000_000)
+    assert 0.9 * SHARD_BYTES < kept * work.unit_bytes <= SHARD_BYTES
+    assert lay_out(config(), 15_000, 60, work).shard_size == work.shard_size(15_000)
+    assert lay_out(config(statistics={"keep": "shard"}), 1_000_000, 64, work).shard_size == 20 * 409
+
+
 def test_sizes_of_batches_by_device() -> None:
     batching = config().batching
     assert batch_sizes(batching, LLAMA_8B, TAPS, None, on_gpu=False) == BatchSizes(2048, 256)
-    assert batch_sizes(batching, LLAMA_8B, TAPS, None, on_gpu=True) == BatchSizes(None, 485)
-    assert batch_sizes(batching, LLAMA_8B, TAPS, 4096, on_gpu=True) == BatchSizes(4096, 485)
+    assert batch_sizes(batching, LLAMA_8B, TAPS, None, on_gpu=True) == BatchSizes(None, 1024)
+    assert batch_sizes(batching, LLAMA_8B, TAPS, 4096, on_gpu=True) == BatchSizes(4096, 1024)
+    assert batch_sizes(batching, LLAMA_8B, tuple(Tap), None, on_gpu=True) == BatchSizes(None, 517)
     given = config(batching={"max_tokens": 512}).batching
-    assert batch_sizes(given, LLAMA_8B, TAPS, 4096, on_gpu=True) == BatchSizes(512, 485)
+    assert batch_sizes(given, LLAMA_8B, TAPS, 4096, on_gpu=True) == BatchSizes(512, 1024)
 
 
 @pytest.mark.parametrize(

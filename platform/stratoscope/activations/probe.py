@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from stratoscope.activations import fused
+from stratoscope.activations.batch_statistics import BatchStatistics, ReducedBatch, SegmentGroups, sum_histograms
 from stratoscope.activations.forward import run_backbone
 from stratoscope.activations.reduce import Bins, RowLayout, TokenSums, merge_tokens, reduce_tokens, token_cosine
 from stratoscope.activations.residual import UNKNOWN, Term
@@ -23,9 +24,9 @@ from stratoscope.activations.taps import on_experts, on_input, on_output
 from stratoscope.activations.trial import Batching, ModelReading, read_model, split_rows
 from stratoscope.errors import InputError
 from stratoscope.models import LoadedModel, to_device, to_host
-from stratoscope.statistics import Statistics, stack
+from stratoscope.statistics import stack
 
-Pending = Callable[[], "BatchStatistics"]
+Pending = Callable[[], BatchStatistics]
 """Waits for a batch that was started, and returns its statistics."""
 Forward = Callable[[Tensor, Tensor], None]
 """Runs the model on token ids and mask, both on its device; `Probe.rows` says which rows of the batch they are."""
@@ -33,45 +34,6 @@ FUSED_TAPS = frozenset((*fused.STREAM_TAPS, Tap.MLP_HIDDEN))
 """Taps that the fused kernel can read."""
 REDUCED_TOGETHER = 2048
 """Tokens, over layers and taps, reduced at a time: few would be lost to the cost of operations, many to caches."""
-
-
-@dataclass(frozen=True, eq=False)
-class BatchStatistics:
-    """Statistics of one batch."""
-
-    statistics: Statistics
-    """Shape (segments, layers, taps); a segment is a prompt, unless parts of rows were asked for."""
-    span_cosine: NDArray[np.float64]
-    """Cosine of the last token before and behind each span of layers, shape (segments, spans)."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Reduced:
-    """A batch's sums on the host: B segments, L layers, K taps."""
-
-    moments: NDArray[np.float64]
-    """Mean, squared deviations and pooled variance, shape (B, L, K, 3)."""
-    histogram: NDArray[np.int64]
-    """Shape (B, L, K, NUM_BINS)."""
-    below: NDArray[np.int64]
-    """Shape (B, L, K, epsilons)."""
-    count: NDArray[np.int64]
-    """Finite activations, shape (B, L, K)."""
-    nonfinite: NDArray[np.int64]
-    """Shape (B, L, K)."""
-    cosine: NDArray[np.float64]
-    """Shape (B, L)."""
-    spans: NDArray[np.float64]
-    """Shape (B, spans)."""
-
-    def is_finite(self, present: NDArray[np.bool_], runs: NDArray[np.bool_]) -> bool:
-        """Return whether nothing that was read made a sum infinite or NaN.
-
-        Args:
-            present: taps that have activations, shape (L, K).
-            runs: layers that run, shape (L,).
-        """
-        return bool(np.isfinite(self.moments[:, present]).all() and np.isfinite(self.cosine[:, runs]).all())
 
 
 @dataclass
@@ -88,6 +50,8 @@ class _Pass:
     """Between each layer's input and output by token, shape (layers, T); None as above."""
     kernel: fused.FusedPass | None
     """Reduces a block's taps at its end, in place of all else here."""
+    groups: SegmentGroups | None = None
+    """Groups of the segments, by which histograms are summed; None sums none."""
     parts: dict[Term, Tensor] = field(default_factory=dict)
     """What the parts of the running block add to the stream."""
     seen: Counter[tuple[int, Tap | Term]] = field(default_factory=Counter)
@@ -255,7 +219,9 @@ class Probe:
         attention_mask: Tensor,
         parts: Sequence[Span] | None = None,
         forward: Forward | None = None,
+        *,
         rows: Sequence[int] | None = None,
+        groups: SegmentGroups | None = None,
     ) -> Pending:
         """Do the same as `measure` without waiting for the device.
 
@@ -265,6 +231,7 @@ class Probe:
             parts: as for `measure`.
             forward: as for `measure`.
             rows: numbers of the batch's rows in a larger one, for `Probe.rows`; None counts them from 0.
+            groups: groups of the segments, whose histograms are then summed; None keeps those of each segment.
 
         Returns:
             A function that waits and returns the statistics, to be called inside the 'with' block of the probe.
@@ -273,7 +240,7 @@ class Probe:
             raise RuntimeError("the probe measures inside its 'with' block alone")
         batches = split_rows(attention_mask, self.batching) if self.batching != Batching.ANY else []
         if len(batches) > 1 or (batches and not attention_mask.all()):
-            apart = self._measure_apart(input_ids, attention_mask, batches, parts, forward)
+            apart = self._measure_apart(input_ids, attention_mask, batches, parts, forward, groups=groups)
             return lambda: apart
         ids, mask = (to_device(tensor, self.model.device) for tensor in (input_ids, attention_mask))
         if parts is None:
@@ -286,14 +253,14 @@ class Probe:
         run = partial(forward or partial(run_backbone, self.model), ids, mask)
         rows = range(len(ids)) if rows is None else rows
         shape = (ids.shape[0], ids.shape[1])
-        started = self._run(run, self._begin(segments, shape, host), lengths, rows)
+        started = self._run(run, self._begin(segments, shape, host, groups), lengths, rows)
 
         def finish() -> BatchStatistics:
             reduced = started()
             if not reduced.is_finite(self._present, self._runs):
-                again = self._begin(segments, shape, host, careful=True)
+                again = self._begin(segments, shape, host, groups, careful=True)
                 reduced = self._run(run, again, lengths, rows)()
-            return self._unpack(reduced, lengths)
+            return reduced.unpack(self.epsilons, lengths, self._without_mean(), grouped=groups is not None)
 
         return finish
 
@@ -304,6 +271,8 @@ class Probe:
         batches: Sequence[Sequence[int]],
         parts: Sequence[Span] | None,
         forward: Forward | None,
+        *,
+        groups: SegmentGroups | None,
     ) -> BatchStatistics:
         """Measure a batch in several without padding, for a model in which padding changes what it computes."""
         spans = parts or [Span(row, 0, input_ids.shape[1]) for row in range(len(input_ids))]
@@ -321,17 +290,21 @@ class Probe:
                 own = [Span(batch.index(s.row), s.start - first, s.stop - first) for s, first in moved]
             if own == []:
                 if forward is not None:  # the caller predicts tokens of rows that are not read, too
-                    self.start(ids, torch.ones_like(ids), [Span(0, 0, 1)], forward, batch)()
+                    self.start(ids, torch.ones_like(ids), [Span(0, 0, 1)], forward, rows=batch)()
                 continue
-            results.append(self.start(ids, torch.ones_like(ids), own, forward, batch)())
+            part = groups and groups.take(chosen)
+            results.append(self.start(ids, torch.ones_like(ids), own, forward, rows=batch, groups=part)())
         places = np.argsort(order)
-        statistics = stack([result.statistics for result in results])[places]
-        return BatchStatistics(statistics, np.concatenate([result.span_cosine for result in results])[places])
+        return BatchStatistics(
+            stack([result.statistics for result in results])[places],
+            np.concatenate([result.span_cosine for result in results])[places],
+            sum_histograms([result.group_histograms for result in results]),
+        )
 
     @torch.inference_mode()
     def _run(
         self, forward: Callable[[], None], current: _Pass, lengths: NDArray[np.int64], rows: Sequence[int]
-    ) -> Callable[[], _Reduced]:
+    ) -> Callable[[], ReducedBatch]:
         self._pass, self.rows = current, rows
         try:
             forward()
@@ -341,14 +314,23 @@ class Probe:
             self._pass = None
 
     @torch.inference_mode()
-    def _begin(self, segments: Segments, shape: tuple[int, int], host: Segments, *, careful: bool = False) -> _Pass:
+    def _begin(
+        self,
+        segments: Segments,
+        shape: tuple[int, int],
+        host: Segments,
+        groups: SegmentGroups | None,
+        *,
+        careful: bool = False,
+    ) -> _Pass:
         num_layers, bins = len(self.model.anatomy), self._bins_on(self.model.device)
         if self._has_kernel and not careful:
-            return _Pass(segments, shape, careful, None, None, fused.FusedPass(self.taps, num_layers, bins, segments))
+            kernel = fused.FusedPass(self.taps, num_layers, bins, segments)
+            return _Pass(segments, shape, careful, None, None, kernel, groups)
         sums = TokenSums.zeros(num_layers * len(self.taps), segments, bins)
         cosine = torch.full_like(sums.mean[:1], torch.nan).repeat(num_layers, 1)
         copies = {segments.rows.device: segments, host.rows.device: host}
-        return _Pass(segments, shape, careful, sums, cosine, None, copies=copies)
+        return _Pass(segments, shape, careful, sums, cosine, None, groups, copies=copies)
 
     def _check_seen(self, current: _Pass) -> None:
         """Check that each tap and term of each layer was read exactly once."""
@@ -364,7 +346,7 @@ class Probe:
                     f"pass, as in the trial pass, but {numbers} times; it cannot be read"
                 )
 
-    def _finish(self, current: _Pass) -> Callable[[], _Reduced]:
+    def _finish(self, current: _Pass) -> Callable[[], ReducedBatch]:
         """Reduce what still waits, and start the transfer of the sums to the host."""
         assert current.sums is not None
         assert current.cosine is not None
@@ -377,14 +359,15 @@ class Probe:
         fetch = to_host(torch.cat([rows.reshape(num_segments, -1), cosine, spans], dim=1))
         columns = rows.shape[1] * rows.shape[2]
 
-        def finish() -> _Reduced:
+        def finish() -> ReducedBatch:
             (flat,) = fetch()
             packed = flat[:, :columns].reshape(num_segments, num_layers, len(self.taps), -1)
             layout = self._layout
             histogram = packed[..., layout.histogram].astype(np.int64)
-            return _Reduced(
+            groups = current.groups
+            return ReducedBatch(
                 packed[..., :3],
-                histogram,
+                histogram if groups is None else groups.sum(torch.from_numpy(histogram)).numpy(),
                 packed[..., layout.below].astype(np.int64),
                 histogram.sum(axis=-1),
                 packed[..., layout.nonfinite].astype(np.int64),
@@ -394,7 +377,7 @@ class Probe:
 
         return finish
 
-    def _finish_fused(self, current: _Pass, lengths: NDArray[np.int64]) -> Callable[[], _Reduced]:
+    def _finish_fused(self, current: _Pass, lengths: NDArray[np.int64]) -> Callable[[], ReducedBatch]:
         """Join what the kernel has left, and start its transfer to the host."""
         assert current.kernel is not None
         sums = current.kernel.finish()
@@ -404,14 +387,16 @@ class Probe:
         rows = torch.cat([sums.moments, below.double()], dim=3).permute(2, 0, 1, 3)
         spans = _span_cosine(current.last_tokens, self.spans, cosine)
         flat = torch.cat([rows.reshape(num_segments, -1), cosine, spans], dim=1)
-        fetch = to_host(flat, histogram.permute(2, 0, 1, 3))
+        by_segment = histogram.permute(2, 0, 1, 3)
+        # The kernel counts in 32 bits, so that those of a segment fit.
+        fetch = to_host(flat, by_segment.int() if current.groups is None else current.groups.sum(by_segment))
         columns, widths = rows[0].numel(), sums.widths
 
-        def finish() -> _Reduced:
+        def finish() -> ReducedBatch:
             flat_host, histogram_host = fetch()
             packed = flat_host[:, :columns].reshape(num_segments, num_layers, len(self.taps), -1)
             count = lengths[:, None, None] * widths
-            return _Reduced(
+            return ReducedBatch(
                 packed[..., :3],
                 histogram_host,
                 packed[..., 3:].astype(np.int64),
@@ -562,30 +547,11 @@ class Probe:
         assert self._pass is not None, "a hook ran outside measure()"
         return self._pass
 
-    def _unpack(self, reduced: _Reduced, lengths: NDArray[np.int64]) -> BatchStatistics:
-        shape = reduced.nonfinite.shape
-        mean, m2, pooled_variance = np.moveaxis(reduced.moments, -1, 0)
-        if Tap.MLP_HIDDEN in self.taps:
-            # Which expert a token was sent to differs from token to token, so their activations have no common mean.
-            mixtures = [block.experts is not None for block in self._reading.blocks]
-            pooled_variance[:, mixtures, self.taps.index(Tap.MLP_HIDDEN)] = np.nan
-        tokens = np.broadcast_to(lengths[:, None, None], shape).astype(np.int64)
-        cosine = np.broadcast_to(reduced.cosine[:, :, None], shape)
-        statistics = Statistics(
-            epsilons=self.epsilons,
-            prompts=(~np.isnan(pooled_variance)).astype(np.int64),
-            tokens=tokens,
-            count=reduced.count,
-            mean=mean,
-            m2=m2,
-            pooled_variance=pooled_variance,
-            histogram=reduced.histogram,
-            below=reduced.below,
-            cosine=cosine,
-            cosine_tokens=np.where(np.isnan(cosine), 0, tokens),
-            nonfinite=reduced.nonfinite,
-        )
-        return BatchStatistics(statistics, reduced.spans)
+    def _without_mean(self) -> NDArray[np.bool_]:
+        """Return where tokens have no common mean: each token was sent to other experts. Shape (L, K)."""
+        mixtures = np.array([block.experts is not None for block in self._reading.blocks])
+        without: NDArray[np.bool_] = mixtures[:, None] & np.array([tap == Tap.MLP_HIDDEN for tap in self.taps])
+        return without
 
 
 def _mean_of_known(values: Tensor, segments: Segments) -> Tensor:

@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+MOST_CALLS = 6
+"""Most shards that an actor on a GPU works on: its results may take several CPUs to write as fast as it has them."""
+
 
 @dataclass(frozen=True)
 class ActorPool:
@@ -14,6 +17,8 @@ class ActorPool:
     max_size: int
     num_cpus: float
     num_gpus: float
+    calls_at_once: int = 2
+    """Shards that an actor works on: one is computed while others are prepared or written."""
 
 
 def gpus_of_actor(num_gpus: float | None, resources: Mapping[str, float]) -> float:
@@ -46,4 +51,6 @@ def plan_pool(
     capacity = max(1, min(fits, default=1))
     most = max(1, min(maximum if maximum is not None else max(capacity, minimum), work))
     least = min(minimum, most)
-    return ActorPool(least, max(least, min(capacity, most)), most, num_cpus, gpus)
+    cpus_per_actor = int(resources.get("CPU", 0) / max(capacity, 1))
+    calls = min(MOST_CALLS, max(2, cpus_per_actor)) if gpus else 2
+    return ActorPool(least, max(least, min(capacity, most)), most, num_cpus, gpus, calls)

@@ -26,8 +26,6 @@ from stratoscope.execution.pool import ActorPool
 from stratoscope.phases import phase
 from stratoscope.results import ShardResult, ShardStore, StoreOffer
 
-CALLS_AT_ONCE = 2
-"""Concurrent shards of an actor: one is computed while another is prepared or written."""
 NO_PROGRESS_TIMEOUT_S = 3 * 3600.0
 """Longest wait for a shard or an actor. GPU nodes may take 40 minutes to start, and large models long for a shard."""
 REFUSED = "refused"
@@ -100,7 +98,7 @@ class _ShardActor:
             return None
         try:
             number, crashes = attempt
-            result = self._worker(row, Attempt(number, crashes, partial(self._note, shard)))
+            result = self._worker(row, Attempt(number, crashes, _BatchNotes(self._tracker, shard, number)))
         except StoppedError:
             return None
         except InputError as error:
@@ -117,9 +115,24 @@ class _ShardActor:
         ray.get(self._tracker.finish.remote(shard))
         return result
 
-    def _note(self, shard: int, units: list[int]) -> None:
-        if not ray.get(self._tracker.note.remote(shard, list(units))):
+
+class _BatchNotes:
+    """Records the batches of an attempt with the tracker.
+
+    The first note waits for its answer, which may be that the run is stopping. Further notes of a first attempt are
+    sent without waiting, so that the device is not kept waiting either. After a crash every note waits, because the
+    last one then names the batch at fault.
+    """
+
+    def __init__(self, tracker: Any, shard: int, attempt: int) -> None:
+        self._tracker, self._shard, self._attempt = tracker, shard, attempt
+        self._first = True
+
+    def __call__(self, units: Sequence[int]) -> None:
+        answer = self._tracker.note.remote(self._shard, list(units))
+        if (self._first or self._attempt > 1) and not ray.get(answer):
             raise StoppedError
+        self._first = False
 
 
 def _tasks_in_flight(pool: ActorPool, num_shards: int) -> int | None:
@@ -251,7 +264,7 @@ def _map_shards(
             max_size=pool.max_size,
             initial_size=pool.initial_size,
             max_tasks_in_flight_per_actor=_tasks_in_flight(pool, num_shards),
-            max_concurrent_calls_per_actor=CALLS_AT_ONCE,
+            max_concurrent_calls_per_actor=pool.calls_at_once,
             enable_true_multi_threading=True,
         ),
         num_cpus=pool.num_cpus,

@@ -4,7 +4,7 @@ The bin of a float32 magnitude is given by its exponent and the top three bits o
 octave. No logarithm is taken, so bins do not depend on a mathematics library, and counts add as integers.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +81,7 @@ def quantile_edge(histogram: NDArray[np.int64], quantile: float) -> tuple[int, f
     return FIRST_REGULAR + nearest, float(lower_edges()[FIRST_REGULAR + nearest])
 
 
-def count_below(histogram: NDArray[np.int64], bin_index: int) -> NDArray[np.int64]:
+def count_below(histogram: NDArray[np.integer[Any]], bin_index: int) -> NDArray[np.int64]:
     """Return the number of values below the lower edge of a bin; shape (..., NUM_BINS) becomes (...)."""
     below: NDArray[np.int64] = histogram[..., :bin_index].sum(axis=-1)
     return below

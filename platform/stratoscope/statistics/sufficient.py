@@ -29,8 +29,8 @@ class Statistics:
     """Sum of squared deviations from the mean."""
     pooled_variance: NDArray[np.float64]
     """Variance over the width of a prompt's token-mean vector, averaged over prompts; NaN if there is none."""
-    histogram: NDArray[np.int64]
-    """Counts of magnitudes, shape (..., NUM_BINS)."""
+    histogram: NDArray[np.integer[Any]]
+    """Counts of magnitudes, shape (..., NUM_BINS); in 32 bits where they fit, since this is most of the memory."""
     below: NDArray[np.int64]
     """Counts of |a| < epsilon, shape (..., len(epsilons))."""
     cosine: NDArray[np.float64]

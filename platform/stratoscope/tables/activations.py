@@ -106,7 +106,7 @@ def statistics_of_tap(table: pa.Table, tap: str, epsilons: tuple[float, ...]) ->
     return statistics, rows.take(np.arange(0, rows.num_rows, num_layers))
 
 
-def pack_histograms(histograms: NDArray[np.int64]) -> pa.StructArray:
+def pack_histograms(histograms: NDArray[np.integer[Any]]) -> pa.StructArray:
     """Pack histograms, shape (rows, NUM_BINS), from their first to their last bin that is not empty."""
     filled = histograms > 0
     first = filled.argmax(axis=1)
@@ -114,7 +114,7 @@ def pack_histograms(histograms: NDArray[np.int64]) -> pa.StructArray:
     bins = np.arange(NUM_BINS)
     stored = (bins >= first[:, None]) & (bins < last[:, None])
     offsets = np.concatenate([[0], np.cumsum(last - first)]).astype(np.int32)
-    counts = pa.ListArray.from_arrays(pa.array(offsets), pa.array(histograms[stored]))
+    counts = pa.ListArray.from_arrays(pa.array(offsets), pa.array(histograms[stored].astype(np.int64)))
     return pa.StructArray.from_arrays([pa.array(first.astype(np.int16)), counts], fields=list(HISTOGRAM_TYPE))
 
 

@@ -33,7 +33,7 @@ from stratoscope.pipelines.sharded.batches import Finish, batches_ahead, run_bat
 from stratoscope.pipelines.sharded.sizes import BATCH_TOKENS, BatchSizes, measured_tokens
 from stratoscope.results import ShardResult, to_parquet
 from stratoscope.scoring import ReadPart
-from stratoscope.statistics import Statistics
+from stratoscope.statistics import Statistics, stack
 from stratoscope.tables.activations import statistics_table
 from stratoscope.tables.hallucination import AnswerRow, GeneratedRow, HallucinationErrorRow, PairStatsRow
 
@@ -57,6 +57,15 @@ class HallucinationWorkerSettings:
     num_threads: int
 
 
+@dataclass(frozen=True, eq=False)
+class _ReadQuestion:
+    """What was read of the answers to a question."""
+
+    units: Sequence[ReadUnit]
+    statistics: Statistics
+    """Shape (units, layers, taps)."""
+
+
 @dataclass
 class _ShardState:
     """State of a shard during its processing; dictionaries are by index of the question."""
@@ -65,7 +74,7 @@ class _ShardState:
     encoded: list[EncodedQuestion]
     errors: dict[int, str] = field(default_factory=dict)
     generated: dict[int, Answer] = field(default_factory=dict)
-    stats: dict[int, pa.Table] = field(default_factory=dict)
+    stats: dict[int, _ReadQuestion] = field(default_factory=dict)
     log_likelihood: dict[int, list[float]] = field(default_factory=dict)
     nonfinite: int = 0
     tokens: int = 0
@@ -81,7 +90,7 @@ class _ShardState:
 class HallucinationWorker:
     """Reduces shards of questions to statistics of their answers. The constructor loads the model.
 
-    Two threads may call a worker at once: one runs the model while the other writes tables.
+    Several threads may call a worker at once: one runs the model while the others write tables.
     """
 
     def __init__(self, settings: HallucinationWorkerSettings, metrics: WorkMetrics | None = None) -> None:
@@ -241,7 +250,7 @@ class HallucinationWorker:
             for i in batch:
                 state.log_likelihood[i] = [next(values) for _ in state.encoded[i].rows]
                 own = units[i]
-                state.stats[i] = self._table([unit for unit, _ in parts[own]], statistics[own])
+                state.stats[i] = _ReadQuestion([unit for unit, _ in parts[own]], statistics[own])
             tokens = sum(len(row.ids) for row in rows)
             state.nonfinite += int(statistics.nonfinite.sum())
             state.tokens += tokens
@@ -273,7 +282,9 @@ class HallucinationWorker:
         done = sorted(state.stats)
         files: dict[str, bytes] = {}
         if done:
-            files["pair_stats"] = to_parquet(pa.concat_tables([state.stats[i] for i in done]).combine_chunks())
+            read = [state.stats[i] for i in done]
+            units = [unit for question in read for unit in question.units]
+            files["pair_stats"] = to_parquet(self._table(units, stack([question.statistics for question in read])))
             answers = [row for i in done for row in _answer_rows(state, i)]
             files["answers"] = to_parquet(AnswerRow.table(answers))
         if state.generated:

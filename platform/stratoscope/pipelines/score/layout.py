@@ -22,7 +22,7 @@ def lay_out(config: ScoreConfig, num_prompts: int, rows_per_prompt: int, work: G
     """
     keep, shard_size = config.statistics.keep, config.batching.shard_size
     by_shard = keep == "shard" or (keep == "auto" and num_prompts * rows_per_prompt > config.statistics.max_rows)
-    size = shard_size or (work.shard_size(num_prompts) if work else default_shard_size(num_prompts))
+    size = shard_size or (work.shard_size(num_prompts, merged=by_shard) if work else default_shard_size(num_prompts))
     if not by_shard:
         return ShardLayout(num_prompts, size)
     largest = num_prompts // FEWEST_MERGED_SHARDS

@@ -47,7 +47,7 @@ class ScoreWorkerSettings:
 class ScoreWorker:
     """Reduces shards of prompts to statistics. The constructor loads the model.
 
-    Two threads may call a worker at once: one runs the model while the other encodes prompts or writes tables.
+    Several threads may call a worker at once: one runs the model while the others encode prompts or write tables.
     """
 
     def __init__(self, settings: ScoreWorkerSettings, metrics: WorkMetrics | None = None) -> None:
@@ -133,7 +133,7 @@ class ScoreWorker:
 
             def measure(batch: Sequence[int]) -> Finish:
                 rows = [encoded[i].ids for i in batch]
-                statistics = probe.start(*self._pad(rows))
+                statistics = probe.start(*self._pad(rows), groups=shard_tables.groups_of(batch))
 
                 def finish() -> tuple[int, int]:
                     shard_tables.add(batch, statistics())

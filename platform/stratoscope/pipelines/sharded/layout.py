@@ -15,6 +15,8 @@ MAX_SHARDS = 1024
 
 BATCHES_PER_SHARD = 20
 """Batches of a shard on a GPU: fewer would leave the GPU idle between shards, more would be lost with a node."""
+SHARD_BYTES = 512_000_000
+"""Memory of the host for the statistics of a shard's units on a GPU, until its tables are written."""
 SHARDS_PER_ACTOR = 4
 """Minimum number of shards for each GPU actor, as long as each shard has a batch."""
 
@@ -50,15 +52,22 @@ class GpuWork:
     batch_units: int
     """Maximum units of a batch."""
     num_actors: int
+    unit_bytes: int = 0
+    """Memory of a unit's statistics on the host."""
 
-    def shard_size(self, num_units: int) -> int:
+    def shard_size(self, num_units: int, *, merged: bool = False) -> int:
         """Return how many units a shard has.
 
         Units are in random order, so that equal numbers of them have nearly equal numbers of tokens.
+
+        Args:
+            num_units: units of the run.
+            merged: whether their statistics are merged as they come, and need not be kept for the shard's tables.
         """
         batch = min(self.batch_units, max(1, int(self.batch_tokens / self.tokens_per_unit)))
         fair = -(-num_units // (SHARDS_PER_ACTOR * self.num_actors))
-        return default_shard_size(num_units, max(batch, min(BATCHES_PER_SHARD * batch, fair)))
+        kept = num_units if merged or not self.unit_bytes else SHARD_BYTES // self.unit_bytes
+        return default_shard_size(num_units, max(batch, min(BATCHES_PER_SHARD * batch, fair, kept)))
 
 
 def recorded_layout(store: ShardStore, previous: Manifest | None, num_units: int) -> ShardLayout | None:

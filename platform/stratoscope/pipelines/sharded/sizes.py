@@ -24,8 +24,10 @@ from stratoscope.pipelines.sharded.layout import GpuWork
 from stratoscope.results import Manifest, ShardStore
 from stratoscope.statistics.histogram import NUM_BINS
 
-HOST_BYTES_PER_BIN = 32
-"""Memory of the host for a bin of a prompt's histogram, with all copies."""
+BYTES_PER_BIN = 4
+"""Memory of the host for a bin of a prompt's histogram."""
+COPIES_OF_BATCH = 3
+"""Memory of the host for the histograms of a batch, by that of one copy, while its tables are built."""
 BYTES_PER_LOGIT = 12
 """Memory of a logit on the device: as the head computes it, in float32, and a temporary copy of that."""
 LOGITS_SHARE = 0.25
@@ -97,13 +99,19 @@ def gpu_work(
         usual_tokens(facts.num_parameters, on_gpu=True) if given == "auto" else given,
         _most_prompts(facts, taps, on_gpu=True),
         actors,
+        _histogram_bytes(facts, taps),
     )
 
 
 def _most_prompts(facts: ModelFacts, taps: Sequence[Tap], *, on_gpu: bool) -> int:
     if not on_gpu:
         return MAX_PROMPTS
-    return prompts_in_memory(facts.num_layers * len(taps) * NUM_BINS * HOST_BYTES_PER_BIN)
+    return prompts_in_memory(COPIES_OF_BATCH * _histogram_bytes(facts, taps))
+
+
+def _histogram_bytes(facts: ModelFacts, taps: Sequence[Tap]) -> int:
+    """Return the memory of a prompt's histograms on the host."""
+    return facts.num_layers * len(taps) * NUM_BINS * BYTES_PER_BIN
 
 
 def evaluation_tokens(
