@@ -6,7 +6,7 @@ enough for a steady state. The job's rate is that from the end of its first shar
 runs in inference mode over prompts that were encoded and padded beforehand, without a vocabulary head, without hooks,
 and without waiting between batches.
 
-usage: python benchmarks/gpu_job.py [--case 8b|1b|135m|sciq] [--batches N] [--questions N] [--device D]
+usage: python benchmarks/gpu_job.py [--case 8b|1b|135m|sciq] [--batches N] [--questions N] [--keep KIND]
 """
 
 import argparse
@@ -30,12 +30,12 @@ from stratoscope.activations import run_backbone
 from stratoscope.data import PromptSource, load_prompts
 from stratoscope.execution import cluster, resources, run_shards
 from stratoscope.models import (
-    MAX_PADDING,
     LoadedModel,
     bucket,
     load_model,
     load_tokenizer,
     pad,
+    padding_limit,
     resolve_source,
     to_device,
 )
@@ -97,19 +97,24 @@ def shape_case(name: str, batches: int, target: float | None, folder: Path, devi
     (folder / "prompts.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     fields = {
         "model": {"source": str(folder / "model"), "dtype": "bfloat16"},
-        "prompts": {"source": str(folder / "prompts.txt"), "max_tokens": columns},
+        "prompts": {"source": str(folder / "prompts.txt"), "limit": None, "max_tokens": columns},
         "batching": {"max_tokens": rows * columns},
     }
     return Case(fields, target)
 
 
-def sciq_case(num_questions: int, folder: Path) -> Case:
+def sciq_case(num_questions: int, keep: str, folder: Path) -> Case:
     """Write SciQ questions, each under as many numbers as are needed."""
     questions = load_prompts(PromptSource(SCIQ), None, 0).table["text"].to_pylist()
     numbered = (f"{number}. {question}" for number in itertools.count(1) for question in questions)
     lines = [" ".join(line.split()) for line in itertools.islice(numbered, num_questions)]
     (folder / "prompts.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return Case({"model": {"source": "smollm2"}, "prompts": {"source": str(folder / "prompts.txt")}}, 0.5)
+    fields = {
+        "model": {"source": "smollm2"},
+        "prompts": {"source": str(folder / "prompts.txt"), "limit": None},
+        "statistics": {"keep": keep, "max_rows": 10**9},
+    }
+    return Case(fields, 0.5)
 
 
 def run_job(case: Case, folder: Path, *, gpus: float) -> JobFigures:
@@ -150,7 +155,8 @@ def batches_of(case: Case, figures: JobFigures, model: LoadedModel) -> Iterator[
         (shard,) = table.to_pylist()
         rows = [encoded.ids for encoded in unpack_encoded(encoder(shard))]
         lengths = [len(row) for row in rows]
-        for chosen in bucket(lengths, figures.batch_tokens, MAX_PADDING, figures.settings.sizes.max_prompts):
+        max_padding, max_prompts = padding_limit(model.device), figures.settings.sizes.max_prompts
+        for chosen in bucket(lengths, figures.batch_tokens, max_padding, max_prompts):
             yield pad([rows[i] for i in chosen], model.tokenizer.pad_token_id or 0)
             tokens += sum(lengths[i] for i in chosen)
             if tokens >= BARE_TOKENS:
@@ -189,6 +195,7 @@ def main() -> None:
     parser.add_argument("--case", choices=["8b", "1b", "135m", SCIQ, "tiny"], default=SCIQ)
     parser.add_argument("--batches", type=int, default=200, help="batches of a model with random weights")
     parser.add_argument("--questions", type=int, default=NUM_QUESTIONS)
+    parser.add_argument("--keep", choices=["prompt", "shard"], default="shard", help="what SciQ's statistics are of")
     parser.add_argument("--device", default="cuda:0")
     given = parser.parse_args()
     device = torch.device(given.device)
@@ -196,7 +203,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if given.case == SCIQ:
-            case = sciq_case(given.questions, folder)
+            case = sciq_case(given.questions, given.keep, folder)
         else:
             case = shape_case(given.case, given.batches, targets.get(given.case), folder, device)
         print(f"{card(device)}, {datetime.date.today()}, torch {torch.__version__}\n")

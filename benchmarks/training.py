@@ -5,13 +5,14 @@ steps warm up and are left out. Steps of two trainings that take the same exampl
 ratios is printed. With --plain, the same objective is also trained by a plain PyTorch loop in this process, without Ray
 and DeepSpeed; one worker of the job should reach 0.8 of its tokens per second.
 
-usage: python benchmarks/training.py [--steps N] [--layers N,N,...] [--stages N ...] [--dtype NAME] [--gpu] [--plain]
+usage: python benchmarks/training.py [--steps N] [--layers N,N,...] [--variants NAME ...] [--dtype NAME] [--gpu]
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,19 +31,38 @@ WARM_UP, MAX_LENGTH = 3, 2048
 Row = dict[str, Any]
 
 
-def fields(layers: str, stage: int, given: argparse.Namespace, **parameters: object) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Variant:
+    """What a training differs by."""
+
+    title: str
+    layers: str
+    stage: int
+    method: str = "whole"
+
+
+VARIANTS: dict[str, Callable[[str], Variant]] = {
+    "zero1": lambda layers: Variant(f"layers {layers}, ZeRO 1", layers, 1),
+    "zero2": lambda layers: Variant(f"layers {layers}, ZeRO 2", layers, 2),
+    "zero3": lambda layers: Variant(f"layers {layers}, ZeRO 3", layers, 3),
+    "all": lambda _layers: Variant("all layers, ZeRO 1", "all", 1),
+    "lora": lambda layers: Variant(f"layers {layers}, LoRA", layers, 1, "lora"),
+}
+
+
+def fields(variant: Variant, given: argparse.Namespace) -> dict[str, Any]:
     """Return the configuration of a training by the job."""
     return {
         "model": {"source": "smollm2", "dtype": given.dtype},
-        "layers": layers,
+        "layers": variant.layers,
         "compare": ["flagged"],
-        "parameters": parameters,
+        "parameters": {"method": variant.method},
         "pairs": {"limit": 100},
         "train": {
             "max_steps": given.steps,
             "questions": 8,
             "texts": 8,
-            "zero": stage,
+            "zero": variant.stage,
             "num_workers": 1 if given.gpu or given.plain else 2,
             "gpus": 1 if given.gpu else 0,
             "checkpoint_every": given.steps,
@@ -52,14 +72,14 @@ def fields(layers: str, stage: int, given: argparse.Namespace, **parameters: obj
     }
 
 
-def train(layers: str, stage: int, given: argparse.Namespace, **parameters: object) -> stratoscope.MitigationRun:
+def train(variant: Variant, given: argparse.Namespace) -> stratoscope.MitigationRun:
     """Train by the job and return the run."""
-    return stratoscope.mitigate(**fields(layers, stage, given, **parameters))
+    return stratoscope.mitigate(**fields(variant, given))
 
 
 def plain_rate(given: argparse.Namespace) -> float:
     """Return the tokens per second of a plain loop over the steps of the job, without those that warm up."""
-    config = validate(MitigationConfig, fields(given.layers, 1, given))
+    config = validate(MitigationConfig, fields(VARIANTS["zero1"](given.layers), given))
     loading = config.model.to_loading(resolve_source("smollm2"), 1 if given.gpu else 0)
     model = loading.load(head=True)
     data = load_data(config, model.tokenizer, frozenset(), MAX_LENGTH)
@@ -170,25 +190,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--layers", default="15,18,20,22,25,28")
-    parser.add_argument("--stages", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--gpu", action="store_true", help="train on a GPU, with one worker")
     parser.add_argument("--plain", action="store_true", help="compare one worker with a plain loop")
     given = parser.parse_args()
     lowest = min(map(int, given.layers.split(",")))
     print("| trained | parameters | tokens/s | step | peak memory of a worker |\n|---|---|---|---|---|")
-    runs = [train(given.layers, s, given) for s in given.stages]
-    some = [told(f"layers {given.layers}, ZeRO {s}", run) for s, run in zip(given.stages, runs, strict=True)]
-    first = runs[0]
-    every = told("all layers, ZeRO 1", train("all", 1, given))
-    lora = train(given.layers, 1, given, method="lora")
-    told(f"layers {given.layers}, LoRA", lora)
+    runs, taken = {}, {}
+    for name in given.variants:
+        variant = VARIANTS[name](given.layers)
+        runs[name] = train(variant, given)
+        taken[name] = told(variant.title, runs[name])
     if given.plain:
-        rate = plain_rate(given)
-        job = statistics.median(row["tokens_per_s"] for row in first.table("training").to_pylist()[WARM_UP:])
-        print(f"\nplain loop: {rate:,.0f} tokens/s; job, ZeRO {given.stages[0]}: {job / rate:.2f} of it (at least 0.8)")
-    print(f"\nstep of some layers / of all: {ratios(some[0], every)}")
-    print(f"layers below {lowest} / all layers, forward: {prefix_share(lowest, given):.3f}")
+        rate, (name, run) = plain_rate(given), next(iter(runs.items()))
+        job = statistics.median(row["tokens_per_s"] for row in run.table("training").to_pylist()[WARM_UP:])
+        print(f"\nplain loop: {rate:,.0f} tokens/s; job, {name}: {job / rate:.2f} of it (at least 0.8)")
+    if {"zero1", "all"} <= set(taken):
+        print(f"\nstep of some layers / of all: {ratios(taken['zero1'], taken['all'])}")
+        print(f"layers below {lowest} / all layers, forward: {prefix_share(lowest, given):.3f}")
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def test_every_target_token_is_predicted_once_from_the_place_before_it(
     rows = lay_out(given_requests, share_contexts=share, longest_shared=longest)
     assert all(len(row.ids) <= longest for row in rows if row.branched)
     predicted: dict[int, list[int]] = {}
-    for batch in make_batches(rows, 64, 0):
+    for batch in make_batches(rows, 64, 0, 0.1):
         places = batch.keep.nonzero().tolist()
         for request, token, kept in zip(batch.requests, batch.tokens.tolist(), batch.kept.tolist(), strict=True):
             row, place = places[kept]

@@ -1,7 +1,8 @@
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratoscope.models import bucket, find_knee, pad, prompts_in_memory, usual_tokens
+from stratoscope.models import bucket, find_knee, pad, padding_limit, prompts_in_memory, usual_tokens
 
 LENGTHS = st.lists(st.integers(1, 1200), max_size=400)
 
@@ -53,6 +54,17 @@ def test_the_knee_lies_where_memory_suffices() -> None:
     assert find_knee(rate, 1024, 65536) == 4096
     assert tried == [1024, 2048, 4096, 8192], "nothing larger is tried once memory has run out"
     assert find_knee(lambda _tokens: None, 1024, 65536) == 1024
+
+
+def test_small_batches_are_joined_on_a_gpu_and_full_ones_have_hardly_any_padding() -> None:
+    cpu, gpu = (padding_limit(torch.device(kind)) for kind in ("cpu", "cuda"))
+    few = list(range(10, 200, 10))
+    assert len(bucket(few, 16384, gpu)) <= 2
+    assert len(bucket(few, 16384, cpu)) >= 8
+    many = [10 + number % 191 for number in range(20_000)]
+    batches = bucket(many, 16384, gpu, 10_000)
+    padded = sum(len(batch) * max(many[i] for i in batch) for batch in batches)
+    assert padded < 1.05 * sum(many)
 
 
 def test_batches_on_gpus_are_bounded_by_tokens_and_by_the_memory_of_statistics() -> None:

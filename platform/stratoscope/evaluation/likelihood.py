@@ -9,7 +9,7 @@ import torch
 from stratoscope.evaluation.prefix import PrefixCache
 from stratoscope.evaluation.rows import Batch, Request, TokenRow, lay_out, make_batches
 from stratoscope.evaluation.tolerance import LOG_LIKELIHOOD_TOLERANCE
-from stratoscope.models import LoadedModel, logits_at, to_device
+from stratoscope.models import LoadedModel, logits_at, padding_limit, to_device
 
 NUM_PROBES = 8
 """Number of requests on which sharing of contexts is verified."""
@@ -50,7 +50,7 @@ class Scorer:
         if self._shares is None and any(row.branched for row in rows):
             self._shares = self._contexts_can_be_shared(requests, rows)
             rows = lay_out(requests, share_contexts=self._shares, longest_shared=self._window)
-        return make_batches(rows, self.max_batch_tokens, self._filler)
+        return self._make_batches(rows)
 
     def score(
         self, batches: Sequence[Batch], dropped: Sequence[int], *, key: str | None = None, keep_bytes: int = 0
@@ -107,6 +107,9 @@ class Scorer:
         window = getattr(self.model.network.config.get_text_config(), "sliding_window", None)
         return int(window) if window else None
 
+    def _make_batches(self, rows: Sequence[TokenRow]) -> list[Batch]:
+        return make_batches(rows, self.max_batch_tokens, self._filler, padding_limit(self.model.device))
+
     def _contexts_can_be_shared(self, requests: Sequence[Request], rows: Sequence[TokenRow]) -> bool:
         """Verify on the model itself that targets score in one row as they do in rows of their own."""
         branched = [row for row in rows if row.branched]
@@ -114,7 +117,7 @@ class Scorer:
         probes = [requests[i] for i in members]
         results = []
         for share in (False, True):
-            batches = make_batches(lay_out(probes, share_contexts=share), self.max_batch_tokens, self._filler)
+            batches = self._make_batches(lay_out(probes, share_contexts=share))
             try:
                 results.append(self.score(batches, ()))
             except torch.OutOfMemoryError:

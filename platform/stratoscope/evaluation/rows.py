@@ -123,18 +123,19 @@ def _row(context: tuple[int, ...], members: Sequence[int], requests: Sequence[Re
     return TokenRow(tuple(ids), len(context), tuple(branches), tuple(sorted(picks, key=lambda p: p.place)))
 
 
-def make_batches(rows: Sequence[TokenRow], max_tokens: int, filler: int) -> list[Batch]:
+def make_batches(rows: Sequence[TokenRow], max_tokens: int, filler: int, max_padding: float) -> list[Batch]:
     """Group rows of similar length into batches; branched rows and plain ones are kept apart.
 
     Args:
         rows: in any order.
         max_tokens: most tokens of a batch, padding included.
         filler: padding token id.
+        max_padding: largest share of padding in a batch.
     """
     batches = []
     for branched in (False, True):
         candidates = [row for row in rows if row.branched == branched]
-        for members in bucket([len(row.ids) for row in candidates], max_tokens):
+        for members in bucket([len(row.ids) for row in candidates], max_tokens, max_padding):
             batches.append(_batch([candidates[i] for i in members], filler))
     return batches
 

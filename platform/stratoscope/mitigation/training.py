@@ -18,13 +18,13 @@ from stratoscope.mitigation.gather import all_max, all_sum, world_size
 from stratoscope.mitigation.objective import Counts, DroppedSpan, LossTerms, MicroBatch, MitigationObjective
 from stratoscope.mitigation.parameters import TrainableSpec, unfreeze
 from stratoscope.mitigation.states import ReferenceStates, evenly_spaced, measure_reference
-from stratoscope.models import LoadedModel, LoadSpec, kept_layers, peak_memory_bytes, without_layers
+from stratoscope.models import LoadedModel, LoadSpec, kept_layers, padding_limit, peak_memory_bytes, without_layers
 
 STEPS = "steps.json"
 """File in a checkpoint with the metrics of the steps before it."""
 TAG = "state"
 MAX_PADDING = 0.25
-"""Largest share of padding in a pass through the model."""
+"""Largest share of padding in a pass through the model on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -313,7 +313,7 @@ def make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedMode
         reference=reference,
         filler=filler,
         # In stage 3 the workers gather parameters together, so all have to make equally many passes.
-        max_padding=1.0 if settings.sharding.stage == 3 else MAX_PADDING,
+        max_padding=1.0 if settings.sharding.stage == 3 else max(MAX_PADDING, padding_limit(model.device)),
     )
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         bucket,
         find_knee,
         pad,
+        padding_limit,
         prompts_in_memory,
         usual_tokens,
     )
@@ -73,6 +74,7 @@ __all__ = [
     "logits_at",
     "num_layers_of",
     "pad",
+    "padding_limit",
     "peak_memory_bytes",
     "pin_source",
     "prompts_in_memory",

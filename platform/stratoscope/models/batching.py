@@ -6,7 +6,10 @@ import numpy as np
 import torch
 
 MAX_PADDING = 0.1
-"""Largest share of padding in a batch, unless another is asked for."""
+"""Largest share of padding in a batch on a CPU, where each position takes its time."""
+MAX_PADDING_ON_GPU = 0.5
+"""The same on a GPU, where a small batch takes as long as a larger one. Batches that are full hardly have any padding,
+since they hold sequences of similar length."""
 MAX_PROMPTS = 256
 """Largest number of prompts in a batch, unless another is asked for."""
 CPU_TOKENS = 2048
@@ -50,6 +53,11 @@ def bucket(
             batches.append([index])
             longest = real = lengths[index]
     return batches
+
+
+def padding_limit(device: torch.device) -> float:
+    """Return the largest share of padding in a batch on a device."""
+    return MAX_PADDING if device.type == "cpu" else MAX_PADDING_ON_GPU
 
 
 def pad(rows: Sequence[Sequence[int]], filler: int) -> tuple[torch.Tensor, torch.Tensor]:

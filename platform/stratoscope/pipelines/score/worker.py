@@ -12,7 +12,6 @@ import torch
 from stratoscope.activations import Batching, Probe, Tap
 from stratoscope.execution import FIRST_ATTEMPT, Attempt, WorkMetrics
 from stratoscope.models import (
-    MAX_PADDING,
     Encoded,
     Encoding,
     LoadSpec,
@@ -20,6 +19,7 @@ from stratoscope.models import (
     encode,
     layer_parameters,
     pad,
+    padding_limit,
     peak_memory_bytes,
 )
 from stratoscope.pipelines.score.encoding import unpack_encoded
@@ -126,7 +126,7 @@ class ScoreWorker:
             self.withdrawn = {str(tap): reason for tap, reason in probe.withdrawn.items()}
             self.by_difference = list(probe.layers_read_by_difference)
             # Where padding changes what the model computes, the probe would split padded batches.
-            max_padding = MAX_PADDING if probe.batching == Batching.ANY else 0.0
+            max_padding = padding_limit(self.model.device) if probe.batching == Batching.ANY else 0.0
             assert self.batch_tokens is not None, "the worker was not tuned"
             groups = bucket(lengths, self.batch_tokens, max_padding, self.settings.sizes.max_prompts)
             batches = [[readable[p] for p in group] for group in groups]
