@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from accelerate import dispatch_model
 
 from stratoscope.activations import Probe, Tap
 from stratoscope.activations.fused import Tiling
@@ -63,6 +64,27 @@ def test_a_real_model_in_float32_is_read_as_on_the_cpu() -> None:
         with Probe(load_model("smollm2", device, "float32"), TAPS, (0.01,)) as probe:
             measured.append(probe.measure(ids, torch.ones_like(ids)).statistics)
     assert_equal_statistics(*measured)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_model_spread_over_a_gpu_and_the_cpu_is_read_as_on_the_cpu(name: str) -> None:
+    measured = []
+    for spread in (False, True):
+        network = tiny_network(name)
+        layout = find_anatomy(network, 4)
+        if spread:
+            names = {module: path for path, module in network.named_modules()}
+            upper = {names[block.module] for block in layout.blocks[2:]}
+            leaves = [path for path, module in network.named_modules() if not list(module.children())]
+            below = {path for path in leaves if not any(path.startswith(f"{block}.") for block in upper)}
+            places = dict.fromkeys(below, "cpu") | dict.fromkeys(upper, 0)
+            network = dispatch_model(network, places, main_device="cpu")
+        with Probe(LoadedModel(network, None, layout, torch.device("cpu")), TAPS, EPSILONS, [(0, 3)]) as probe:
+            measured.append(probe.measure(*padded_batch("left")))
+    devices = {parameter.device.type for parameter in network.parameters()}
+    assert devices == {"cpu", "cuda"}
+    assert_equal_statistics(*(m.statistics for m in measured))
+    np.testing.assert_allclose(measured[0].span_cosine, measured[1].span_cosine, atol=1e-4)
 
 
 def assert_equal_statistics(cpu: Statistics, gpu: Statistics) -> None:

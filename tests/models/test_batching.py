@@ -73,3 +73,14 @@ def test_batches_on_gpus_are_bounded_by_tokens_and_by_the_memory_of_statistics()
     assert prompts_in_memory(1e6) == 512
     assert prompts_in_memory(1.0) == 1024
     assert prompts_in_memory(1e12) == 16
+
+
+def test_batches_are_not_doubled_further_once_two_doublings_gained_nothing() -> None:
+    tried: list[int] = []
+
+    def rate(tokens: int) -> float:
+        tried.append(tokens)
+        return float(min(tokens, 4096)) + tokens / 1e6
+
+    assert find_knee(rate, 1024, 65536) == 4096
+    assert tried == [1024, 2048, 4096, 8192, 16384]

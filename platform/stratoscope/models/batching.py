@@ -20,6 +20,8 @@ SMALL_MODEL_TOKENS, LARGE_MODEL_TOKENS = 16384, 8192
 """Tokens of a batch on a GPU, before they are measured."""
 NEARLY_BEST = 0.97
 """Share of the best rate that a batch has to reach."""
+FLAT_AFTER = 2
+"""Doublings of a batch after which larger ones are not tried, if they were no faster."""
 STATISTICS_BYTES = 512e6
 """Memory of the host for the statistics of a batch."""
 
@@ -105,8 +107,13 @@ def find_knee(rate: Callable[[int], float | None], start: int, most: int) -> int
     """
     rates: dict[int, float] = {}
     tokens = start
-    while tokens <= most and (measured := rate(tokens)) is not None:
+    while tokens <= most and not _is_flat(list(rates.values())) and (measured := rate(tokens)) is not None:
         rates[tokens] = measured
         tokens *= 2
     best = max(rates.values(), default=0.0)
     return next((tokens for tokens, measured in rates.items() if measured >= NEARLY_BEST * best), start)
+
+
+def _is_flat(rates: Sequence[float]) -> bool:
+    """Return whether doubling a batch twice has hardly raised the rate: a large model's further passes take seconds."""
+    return len(rates) > FLAT_AFTER and max(rates[:-FLAT_AFTER]) >= NEARLY_BEST * max(rates)
