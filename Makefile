@@ -89,7 +89,7 @@ bench-gpu: $(RUNTIME)
 	$(BIN)/python benchmarks/gpu.py --rounds 20
 	for case in 8b 1b 135m sciq; do $(BIN)/python benchmarks/gpu_job.py --case $$case || exit; done
 	$(BIN)/python benchmarks/generation.py --device cuda --tokens 16384
-	$(BIN)/python benchmarks/search.py --gpu
+	$(BIN)/python benchmarks/search.py --devices gpu cpu --trials 100
 	$(BIN)/python benchmarks/training.py --gpu --plain --steps 30
 	$(BIN)/python benchmarks/faithful.py epf_fr --horizons 96 --batches 40 --device cuda
 	$(BIN)/python benchmarks/seeds.py epf_fr --horizon 96 --device cuda

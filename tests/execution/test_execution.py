@@ -100,11 +100,11 @@ def test_a_bug_in_a_worker_ends_the_run_with_its_message() -> None:
     [
         (1, None, None, {"CPU": 8}, 100, ActorPool(1, 8, 8, 1, 0)),
         (1, None, None, {"CPU": 8}, 3, ActorPool(1, 3, 3, 1, 0)),
-        (1, None, None, {"CPU": 64, "GPU": 4}, 100, ActorPool(1, 4, 4, 1, 1)),
-        (2, 16, 1, {"CPU": 4}, 100, ActorPool(2, 2, 16, 1, 1)),
+        (1, None, None, {"CPU": 64, "GPU": 4}, 100, ActorPool(1, 4, 4, 1, 1, calls_at_once=6)),
+        (2, 16, 1, {"CPU": 4}, 100, ActorPool(2, 2, 16, 1, 1, calls_at_once=4)),
         (4, None, 0, {"CPU": 2, "GPU": 8}, 100, ActorPool(4, 4, 4, 1, 0)),
         (4, 8, None, {"CPU": 2}, 1, ActorPool(1, 1, 1, 1, 0)),
-        (1, None, 0.5, {"CPU": 8, "GPU": 1}, 9, ActorPool(1, 2, 2, 1, 0.5)),
+        (1, None, 0.5, {"CPU": 8, "GPU": 1}, 9, ActorPool(1, 2, 2, 1, 0.5, calls_at_once=4)),
     ],
 )
 def test_pools_fit_the_cluster(
