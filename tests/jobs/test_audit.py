@@ -124,6 +124,11 @@ def test_a_model_that_fails_or_hangs_loses_no_other(nights: Audit) -> None:
     assert "it depends on late.score, which was over time" in rows["late", "search"]["error"]
     assert "no-prompts.txt" in rows[HOSTILE, "score"]["error"]
     assert rows["a", "score"]["figures"]
+    run = nights.output / "score" / "n1.a"
+    assert rows["a", "score"]["bytes"] == sum(f.stat().st_size for f in run.rglob("*") if f.is_file()) > 0
+    # Most of the work is done by Ray's processes, none of which the stage's process waits for.
+    assert rows["a", "score"]["cpu_hours"] > 4 / 3600
+    assert (rows["late", "search"]["cpu_hours"], rows["late", "search"]["bytes"]) == (0, 0)
     assert nights.manifest("n1")["status"] == "failed"
     assert nights.manifest("n1")["exit_code"] == 1
 
@@ -150,6 +155,7 @@ def test_a_night_is_summarized_in_files(nights: Audit) -> None:
     folder = nights.output / "audit" / "n2"
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["exit_code"], summary["previous_night"]) == (3, "n1")
+    assert [step["bytes"] for step in summary["steps"]] == [row["bytes"] for row in nights.rows("n2")]
     assert r"\<img src=x onerror=alert(1)\>" in (folder / "summary.md").read_text()
     suites = {suite.name: suite for suite in JUnitXml.fromfile(str(folder / "junit.xml"))}
     assert suites["a"].failures == len(nights.rows("n2")[0]["regressions"]) > 0
@@ -230,6 +236,7 @@ def test_an_identical_night_computes_nothing_and_alerts_on_nothing(
         ended = audit.night(night)
         assert ended.returncode == 0, ended.stdout + ended.stderr
         assert [row["status"] for row in audit.rows(night)] == [status] * 2
+        assert [row["bytes"] > 0 for row in audit.rows(night)] == [status == "done"] * 2
     assert [row["stage_run_id"] for row in audit.rows("n2")] == ["n1.a", "n1.b-img-src-x-onerror-alert-1"]
     assert not (audit.output / "score" / "n2.a").exists()
     open_page(browser, audit.output / "audit" / "n2" / "report.html")

@@ -28,7 +28,7 @@ SECRET = "a-token-that-nobody-may-see"
 
 
 def step(model: str, stage: str, verdict: str, **fields: Any) -> dict[str, Any]:
-    base = {"status": "done", "run": "runs/x", "seconds": 2.0, "error": None}
+    base = {"status": "done", "run": "runs/x", "seconds": 2.0, "cpu_hours": 0.00123, "bytes": 4_560_000, "error": None}
     return (
         base
         | {"model": model, "stage": stage, "verdict": verdict}
@@ -135,7 +135,7 @@ def test_markdown_shows_names_as_they_are_and_regressions_first() -> None:
     assert "<b>" not in text.replace(r"\<b\>", "")
     assert text.index("layers 3 moved") < text.index("it broke") < text.index("other weights")
     row = next(line for line in text.splitlines() if "✗ regression" in line)
-    assert row.replace(r"\|", "").count("|") == 5
+    assert [cell.strip() for cell in row.replace(r"\|", "").split("|")[4:-1]] == ["2", "0.001", "4.6 MB"]
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,11 @@
-"""Time limits of a night, with real processes that sleep."""
+"""Time limits and cost of a night, with real processes that sleep."""
 
 import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+
+import pytest
 
 from stratoscope.pipelines.audit.config import AuditConfig
 from stratoscope.pipelines.audit.schedule import Scheduler
@@ -17,26 +19,31 @@ class Sleeping(Scheduler):
     """Runs, in place of each job, a process that sleeps for the seconds of its model, none if there are none."""
 
     seconds: Mapping[str, float] = {}
+    code = "pass"
+    """What the process does before it sleeps."""
 
     def _command(self, step: Step, file: Path) -> list[str]:  # noqa: ARG002
         seconds = self.seconds.get(step.subject.display_name, 0)
-        return [sys.executable, "-c", f"import time; time.sleep({seconds}); print('run: runs/x')"]
+        return [sys.executable, "-c", f"import time; {self.code}; time.sleep({seconds}); print('run: runs/x')"]
 
 
 def night(
     folder: Path,
     seconds: Mapping[str, float],
     earlier: Mapping[str, StepResult] | None = None,
+    code: str = "pass",
     **schedule: float,
 ) -> dict[str, StepResult]:
     """Run three models' scores one after another, the first two on a GPU each; return how they ended."""
     gpu = {"gpus": 1, "workers": 1}
     names = {"a": gpu, "b": gpu, "c": {}}
     models = [{"source": "smollm2", "name": n, "stages": ["score"], "resources": r} for n, r in names.items()]
-    config = validate(AuditConfig, {"models": models, "forecasters": [], "schedule": {"parallel": 1, **schedule}})
+    limits = {"parallel": 1, **schedule}
+    settings = {"output": str(folder / "runs"), "models": models, "forecasters": [], "schedule": limits}
+    config = validate(AuditConfig, settings)
     steps = all_steps(config, "night")
     scheduler = Sleeping(config, folder, threading.Event())
-    scheduler.seconds = seconds
+    scheduler.seconds, scheduler.code = seconds, code
     finished = scheduler.run(steps, earlier or {})
     return {step.subject.display_name: result for step, result in finished}
 
@@ -72,3 +79,27 @@ def test_a_stage_that_is_run_again_takes_what_it_took_in_all(tmp_path: Path) -> 
     results = night(tmp_path, {"a": 1.1}, {"a.score": StepResult("failed", None, 100.0, "it broke")})
     assert results["a"].succeeded
     assert 101 < results["a"].seconds < 160
+
+
+def test_the_cpu_time_of_all_starts_is_added_up(tmp_path: Path) -> None:
+    child = "import time\nwhile time.process_time() < .6: pass"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    earlier = {
+        "a.score": StepResult("failed", None, 10.0, "it broke", cpu_seconds=100.0),
+        "b.score": StepResult("failed", None, 10.0, "it broke"),  # an earlier version has recorded it
+    }
+    results = night(tmp_path, {}, earlier, code)
+    assert results["a"].cpu_seconds == pytest.approx(100.65, abs=0.1)
+    assert results["a"].cpu_hours == pytest.approx(100.65 / 3600, abs=0.1 / 3600)
+    assert results["b"].cpu_seconds == pytest.approx(0.65, abs=0.1)
+
+
+def test_a_step_has_the_size_of_its_own_run_also_if_it_fails(tmp_path: Path) -> None:
+    file = tmp_path / "runs/score/night.a/models/weights"
+    code = f"import pathlib; f = pathlib.Path({str(file)!r}); f.parent.mkdir(parents=True, exist_ok=True)"
+    results = night(tmp_path, {}, code=f"{code}; f.write_bytes(bytes(12345)); raise SystemExit(1)")
+    assert [(name, result.status, result.num_bytes) for name, result in results.items()] == [
+        ("a", "failed", 12345),
+        ("b", "failed", 0),
+        ("c", "failed", 0),
+    ]

@@ -38,6 +38,13 @@ def test_files_come_back_and_leave_nothing_aside(storage: Storage) -> None:
     storage.write("x/y.bin", b"two")
     assert storage.read("x/y.bin") == b"two"
     assert storage.names("x") == ["y.bin"]
+
+
+def test_the_size_of_a_folder_is_that_of_all_files_in_it(storage: Storage) -> None:
+    assert storage.size() == 0
+    storage.write("a.bin", b"four")
+    storage.write("x/y/z.bin", b"seven b")
+    assert (storage.size(), storage.child("x").size()) == (11, 7)
     write_table(storage, "t", table("a", "b"))
     assert read_table(storage, "t") == table("a", "b")
     storage.remove("x")

@@ -9,8 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from stratoscope.execution.cpu_time import ProcessTree
+
 GRACE_S = 120.0
 """Seconds between SIGTERM and SIGKILL, in which a job finishes its work in progress."""
+SAMPLE_S = 0.5
+"""Least seconds between two samples of CPU time, each of which reads all processes of the machine."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,8 @@ class ProcessResult:
     code: int
     """Exit code; minus the number of the signal that killed it."""
     seconds: float
+    cpu_seconds: float
+    """CPU seconds of the process and its descendants, as `ProcessTree` has them from samples every `SAMPLE_S`."""
     exceeded: str | None
     """Limit that the process exceeded and was stopped for; None if it ended otherwise."""
 
@@ -57,6 +63,7 @@ class Process:
                 start_new_session=True,
             )
         self._start = time.monotonic()
+        self._tree, self._sampled_at = ProcessTree(self._process.pid), self._start
         self._time_limit, self._limit = seconds, limit
         self._exceeded: str | None = None
         self._stopped_at: float | None = None
@@ -69,18 +76,28 @@ class Process:
     def poll(self) -> ProcessResult | None:
         """Return the result, or None while the process runs.
 
-        A process over its time limit is stopped, and killed if it has not ended after `GRACE_S`.
+        A process over its time limit is stopped, and killed if it has not ended after `GRACE_S`. CPU time is sampled by
+        this method, so that it has to be called about as often as `SAMPLE_S`.
         """
-        code = self._process.poll()
+        ended = self._tree.ended
+        self._sample(last=ended)
+        # Its CPU time is gone once it is waited for, which `Popen.poll` does.
+        code = self._process.poll() if ended else None
         if code is not None:
             # A killed process leaves its descendants behind.
             self.kill()
-            return ProcessResult(code, self.seconds, self._exceeded)
+            return ProcessResult(code, self.seconds, self._tree.seconds, self._exceeded)
         if self.seconds > self._time_limit:
             self.expire(self._limit)
         if self._stopped_at is not None and time.monotonic() > self._stopped_at + GRACE_S:
             self.kill()
         return None
+
+    def _sample(self, *, last: bool) -> None:
+        """Sample the CPU time if it is due, and at the end."""
+        if last or time.monotonic() > self._sampled_at + SAMPLE_S:
+            self._tree.sample()
+            self._sampled_at = time.monotonic()
 
     def expire(self, limit: str) -> None:
         """Stop the process because it exceeded a limit, unless it has been stopped already."""

@@ -74,6 +74,11 @@ class Storage:
             return []
         return sorted(posixpath.basename(entry.rstrip("/")) for entry in self._fs.ls(path, detail=False))
 
+    def size(self) -> int:
+        """Return the size of all files in this folder and those below it in bytes; 0 if the folder does not exist."""
+        self._fs.invalidate_cache()
+        return sum(entry["size"] or 0 for entry in self._fs.find(self._root, detail=True).values())
+
     def read(self, name: str) -> bytes:
         """Return a file's content.
 

@@ -33,8 +33,16 @@ class StageRow(TableRow):
     """Duration of the stage in seconds, over all starts."""
     gpu_hours: float
     """GPU hours of the stage: its GPUs times its hours."""
+    cpu_hours: float | None
+    """CPU hours of the stage's process and of all its descendants, Ray's processes included, over all starts. They are
+    sampled twice a second and never too high: of a process that nothing waits for, such as a worker, up to half a
+    second of each of its threads is missing, as is all work on other machines of a cluster. Null if an earlier version
+    wrote the table."""
     peak_memory_bytes: int | None
     """Peak memory of the largest worker, in bytes."""
+    bytes: int | None
+    """Size in bytes of all files in the stage's own run folder at its end, models and log included, also if it did not
+    succeed; 0 if an earlier run is reused. Null if an earlier version wrote the table."""
     previous_night: str | None
     """Run_id of the latest previous night in which the stage succeeded."""
     changed: tuple[str, ...]

@@ -12,6 +12,7 @@ from stratoscope.pipelines.audit.assess import Assessment, Verdict
 from stratoscope.pipelines.audit.config import WEBHOOK_TOKEN, WEBHOOK_URL, DestinationsSection
 from stratoscope.pipelines.audit.report import SIGNS, headline
 from stratoscope.pipelines.audit.steps import FailureStatus
+from stratoscope.pipelines.reporting.formatting import number_text, size_text
 from stratoscope.pipelines.runtime.mlflow import check_mlflow
 from stratoscope.results import Manifest
 
@@ -60,6 +61,8 @@ def summary(assessments: Sequence[Assessment], manifest: Manifest, previous: str
                 "verdict": a.verdict,
                 "run": a.result.run,
                 "seconds": round(a.result.seconds, 1),
+                "cpu_hours": a.result.cpu_hours,
+                "bytes": a.result.num_bytes,
                 "error": _printable(a.result.error) if a.result.error else None,
                 "regressions": [_printable(text) for text in a.regressions],
                 "changed": [_printable(text) for text in a.changes],
@@ -92,8 +95,8 @@ def markdown(night: Mapping[str, Any]) -> str:
             "Did not succeed", [(step, f"{step['status']}: {step['error']}") for step in steps if step["error"]]
         ),
         *_markdown_list("Changed", [(step, "; ".join(step["changed"])) for step in steps if step["changed"]]),
-        *("| model | stage | verdict | seconds |", "|---|---|---|---|"),
-        *(f"| {_escaped(s['model'])} | {s['stage']} | {SIGNS[s['verdict']][0]} | {s['seconds']:,.0f} |" for s in steps),
+        *("| model | stage | verdict | seconds | CPU hours | size |", "|---|---|---|---|---|---|"),
+        *(f"| {_escaped(s['model'])} | {' | '.join(_markdown_cost(s))} |" for s in steps),
     ]
     return "\n".join([*lines, "", f"Report: {night['report']}", ""])
 
@@ -104,6 +107,12 @@ def _markdown_list(heading: str, items: Sequence[tuple[Mapping[str, Any], str]])
         yield from (f"## {heading}", "")
         yield from (f"- **{_escaped(step['model'])}**, {step['stage']}: {_escaped(text)}" for step, text in items)
         yield ""
+
+
+def _markdown_cost(step: Mapping[str, Any]) -> list[str]:
+    """Return the cells of a step that follow its model."""
+    cost = [f"{step['seconds']:,.0f}", number_text(step["cpu_hours"], ".3f"), size_text(step["bytes"])]
+    return [step["stage"], SIGNS[step["verdict"]][0], *cost]
 
 
 def _escaped(text: str) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table as TerminalTable
 from stratoscope.pipelines.audit.assess import Assessment, Verdict
 from stratoscope.pipelines.audit.previous_runs import MAX_NIGHTS
 from stratoscope.pipelines.audit.steps import PROCESSES
-from stratoscope.pipelines.reporting.formatting import number_text, run_facts
+from stratoscope.pipelines.reporting.formatting import number_text, run_facts, size_text
 from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, PageSection, Table, TableCell, data_range, style
 from stratoscope.scoring import MetricKind
 from stratoscope.tables.audit import KeyMetricRow, StageRow
@@ -275,24 +275,33 @@ def _metrics_section(assessments: Sequence[Assessment]) -> PageSection:
 
 
 def _cost_section(assessments: Sequence[Assessment]) -> PageSection:
-    rows = [_cost_row(a) for a in assessments]
+    rows = [[a.subject, a.stage, a.result.status, *_cost([a]), *_speed(a.manifest)] for a in assessments]
     for subject in dict.fromkeys(a.subject for a in assessments):
-        own = [a for a in assessments if a.subject == subject]
-        gpu_hours = sum(a.gpu_hours for a in own)
-        rows.append([subject, "all", "", f"{sum(a.result.seconds for a in own):,.0f}", _hours(gpu_hours), "", ""])
-    header = ["model", "stage", "status", "seconds", "GPU hours", "memory of the largest worker", "tokens/s"]
+        rows.append([subject, "all", "", *_cost([a for a in assessments if a.subject == subject]), "", ""])
+    cost = ["seconds", "CPU hours", "GPU hours", "size of the run"]
+    header = ["model", "stage", "status", *cost, "memory of the largest worker", "tokens/s"]
     return PageSection("Cost", tables=[Table(header, rows)])
 
 
-def _cost_row(a: Assessment) -> list[str]:
-    m = a.manifest
-    memory = f"{m.peak_memory_bytes / 1e9:.2f} GB" if m and m.peak_memory_bytes else ""
-    rate = f"{m.tokens_per_second:,.0f}" if m and m.tokens_per_second else ""
-    return [a.subject, a.stage, a.result.status, f"{a.result.seconds:,.0f}", _hours(a.gpu_hours), memory, rate]
+def _cost(assessments: Sequence[Assessment]) -> list[str]:
+    """Return seconds, CPU hours, GPU hours and size of one or several steps, of which an earlier version lacks some."""
+    results = [a.result for a in assessments]
+    cpu_hours = [result.cpu_hours for result in results if result.cpu_hours is not None]
+    sizes = [result.num_bytes for result in results if result.num_bytes is not None]
+    gpu_hours = sum(a.gpu_hours for a in assessments)
+    return [
+        f"{sum(result.seconds for result in results):,.0f}",
+        number_text(sum(cpu_hours) if cpu_hours else None, ".3f"),
+        f"{gpu_hours:.2f}" if gpu_hours else "",
+        size_text(sum(sizes) if sizes else None),
+    ]
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:.2f}" if hours else ""
+def _speed(manifest: Manifest | None) -> list[str]:
+    """Return the memory of the largest worker and the tokens per second of a run."""
+    memory = manifest.peak_memory_bytes if manifest else None
+    rate = manifest.tokens_per_second if manifest else None
+    return [f"{memory / 1e9:.2f} GB" if memory else "", f"{rate:,.0f}" if rate else ""]
 
 
 def _sign(a: Assessment, *, link: bool = False) -> TableCell:

@@ -25,6 +25,7 @@ from stratoscope.pipelines.audit.report import Trends, build_page, summary_table
 from stratoscope.pipelines.audit.rows import metric_rows, shift_rows, stage_row
 from stratoscope.pipelines.audit.schedule import Scheduler
 from stratoscope.pipelines.audit.steps import PROCESSES, Step, StepResult, StepStore, all_steps, check_resources
+from stratoscope.pipelines.reporting.formatting import number_text, size_text
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.pipelines.runtime.job import STOP_GRACE_S, Job
 from stratoscope.results import Manifest, Run, Storage, write_table
@@ -120,7 +121,8 @@ def run_steps(steps: Sequence[Step], config: AuditConfig, context: RunContext) -
             store.write(step.key, result)
             bar.add()
             error = f": {result.error}" if result.error else ""
-            text = f"{step.label}: {result.status} in {result.seconds:,.0f} s{error}"
+            cost = f"{result.seconds:,.0f} s, {number_text(result.cpu_hours, '.3f')} CPU hours"
+            text = f"{step.label}: {result.status} in {cost}, {size_text(result.num_bytes)}{error}"
             context.console.print(text, highlight=False, markup=False, soft_wrap=True)
     return results
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -65,7 +65,7 @@ class Scheduler:
         results = {key: result for key, result in earlier.items() if result.succeeded}
         waiting = [step for step in steps if step.key not in results]
         self._gpu_hours = sum(step.gpus * earlier[step.key].seconds / 3600 for step in steps if step.key in earlier)
-        failed_seconds = {key: result.seconds for key, result in earlier.items() if not result.succeeded}
+        failed = {key: result for key, result in earlier.items() if not result.succeeded}
         with (
             self._killed_at_end() as running,
             phase("", status=lambda: _labels(running), extent=lambda: _last_words(running)),
@@ -76,8 +76,8 @@ class Scheduler:
                 self._stop_over_gpu_hours(running)
                 finished += self._collect(running)
                 for step, result in finished:
-                    total = failed_seconds.get(step.key, 0.0) + result.seconds
-                    results[step.key] = StepResult(result.status, result.run, total, result.error)
+                    sized = replace(result, num_bytes=self._run_folder(step).storage.size())
+                    results[step.key] = sized.with_earlier(failed.get(step.key))
                     yield step, results[step.key]
                 time.sleep(POLL_S)
 
@@ -100,7 +100,7 @@ class Scheduler:
             waiting.remove(step)
             reason = self._skip_reason(step, running, results)
             if reason:
-                yield step, StepResult("skipped", None, 0.0, reason)
+                yield step, StepResult("skipped", None, 0.0, reason, cpu_seconds=0.0)
                 continue
             config = self._configuration(step, results)
             with phase(f"{step.label}: looking for an equal run", quick=True):
@@ -162,14 +162,14 @@ class Scheduler:
 
     def _equal_run(self, step: Step, settings: Settings) -> StepResult | None:
         """Return the result of a step that has a finished run of an equal request, so that no process is needed."""
-        start, job = time.monotonic(), step.stage.job
+        start, cpu_start, job = time.monotonic(), time.process_time(), step.stage.job
         if not isinstance(job, LazyJob):
             return None  # a job of another package may read files that its settings do not name
         try:
             config = validate(job.config_class, settings)
         except InputError:
             return None  # the process of the stage refuses it
-        if RunFolder(config.output, job.name, step.run_id).read_manifest() is not None:
+        if self._run_folder(step).read_manifest() is not None:
             return None  # an earlier start of this night, which the stage resumes
         request = request_digest(job.name, config, os.environ | self._cpu_limit())
         equal = run_of_equal_request(config.output, job.name, request)
@@ -177,7 +177,12 @@ class Scheduler:
             return None
         run = RunFolder(config.output, job.name, equal.run_id).url
         (self._folder / f"{step.key}.err").write_text(f"{job.name}: {run} has the same request\n", encoding="utf-8")
-        return StepResult("reused", run, time.monotonic() - start, None)
+        cpu_seconds = time.process_time() - cpu_start
+        return StepResult("reused", run, time.monotonic() - start, None, cpu_seconds=cpu_seconds)
+
+    def _run_folder(self, step: Step) -> RunFolder:
+        """Return the folder of a step's own run, which a step that reuses another one does not have."""
+        return RunFolder(self._config.output, step.stage.job.name, step.run_id)
 
     def _start(self, step: Step, config: Settings) -> _RunningStep:
         file = self._folder / f"{step.key}.yaml"
@@ -236,9 +241,9 @@ def _step_result(one: _RunningStep, process: ProcessResult) -> StepResult:
     run = _last_value(one.output, "run: ")
     if process.code == EXIT_DONE and run:
         reused = run.rstrip("/").rsplit("/", 1)[-1] != one.step.run_id
-        return StepResult("reused" if reused else "done", run, process.seconds, None)
+        return StepResult("reused" if reused else "done", run, process.seconds, None, process.cpu_seconds)
     status, error = _failure(one, process)
-    return StepResult(status, None, process.seconds, error)
+    return StepResult(status, None, process.seconds, error, process.cpu_seconds)
 
 
 def _failure(one: _RunningStep, process: ProcessResult) -> tuple[Status, str]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from stratoscope.errors import DamagedFileError, InputError
@@ -95,6 +95,22 @@ class StepResult:
     seconds: float
     """Duration in seconds of all starts that came to an end."""
     error: str | None
+    cpu_seconds: float | None = None
+    """CPU seconds of all starts that came to an end; None if an earlier version has recorded the result."""
+    num_bytes: int | None = None
+    """Size of the step's own run folder in bytes; None if an earlier version has recorded the result."""
+
+    @property
+    def cpu_hours(self) -> float | None:
+        """CPU hours of these starts."""
+        return None if self.cpu_seconds is None else self.cpu_seconds / 3600
+
+    def with_earlier(self, earlier: "StepResult | None") -> "StepResult":
+        """Return the result with the seconds of earlier starts added, which did not succeed."""
+        if earlier is None:
+            return self
+        cpu_seconds = (self.cpu_seconds or 0.0) + (earlier.cpu_seconds or 0.0)
+        return replace(self, seconds=self.seconds + earlier.seconds, cpu_seconds=cpu_seconds)
 
     @property
     def succeeded(self) -> bool:

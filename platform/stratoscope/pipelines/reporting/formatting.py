@@ -22,6 +22,11 @@ def number_text(value: float | None, form: str) -> str:
     return "" if value is None or math.isnan(value) else format(value, form)
 
 
+def size_text(num_bytes: int | None) -> str:
+    """Return a number of bytes in megabytes as the text of a table cell, empty where it is missing."""
+    return "" if num_bytes is None else f"{num_bytes / 1e6:,.1f} MB"
+
+
 def interval_text(low: float | None, high: float | None, form: str) -> str:
     """Return an interval as the text of a table cell, empty where an end is missing."""
     ends = [number_text(low, form), number_text(high, form)]
