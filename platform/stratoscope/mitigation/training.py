@@ -23,8 +23,8 @@ from stratoscope.models import LoadedModel, LoadSpec, kept_layers, peak_memory_b
 STEPS = "steps.json"
 """File in a checkpoint with the metrics of the steps before it."""
 TAG = "state"
-MAX_PADDING = 0.25
-"""Largest share of padding in a pass through the model."""
+MAX_PADDING, GPU_MAX_PADDING = 0.25, 0.5
+"""Largest share of padding in a pass through the model; on a GPU, a pass of few rows takes as long as one of many."""
 
 
 @dataclass(frozen=True)
@@ -313,8 +313,13 @@ def make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedMode
         reference=reference,
         filler=filler,
         # In stage 3 the workers gather parameters together, so all have to make equally many passes.
-        max_padding=1.0 if settings.sharding.stage == 3 else MAX_PADDING,
+        max_padding=1.0 if settings.sharding.stage == 3 else max_padding(model.device.type),
     )
+
+
+def max_padding(device: str) -> float:
+    """Return the largest share of padding in a pass through the model on a type of device."""
+    return MAX_PADDING if device == "cpu" else GPU_MAX_PADDING
 
 
 def _engine(objective: MitigationObjective, settings: TrainingSettings) -> Any:

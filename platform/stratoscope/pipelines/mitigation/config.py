@@ -134,6 +134,8 @@ class TextsSection(ConfigSection):
     @field_validator("limit", mode="before")
     @classmethod
     def _one_for_all(cls, value: object) -> object:
+        if value == [None]:  # null on the command line
+            return None
         return value if value is None or isinstance(value, list) else [value]
 
     @model_validator(mode="after")
