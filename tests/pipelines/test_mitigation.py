@@ -9,19 +9,20 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from stratoscope.errors import InputError
-from stratoscope.evaluation import Resampling, Score
-from stratoscope.execution import Trial
+from stratoscope.errors import InputError, RunError
+from stratoscope.evaluation import Resampling, Score, TextSampling
+from stratoscope.execution import Trial, WorkerResources
 from stratoscope.mitigation import BASE, TERMS, Variant, apply_point, parse_layers, resized_layers
 from stratoscope.models import describe_model, load_tokenizer, resolve_source
 from stratoscope.pipelines.mitigation import MitigationConfig
 from stratoscope.pipelines.mitigation.config import FlagsSection, TuneSection
-from stratoscope.pipelines.mitigation.dataset import load_data
+from stratoscope.pipelines.mitigation.dataset import TrainingInputs, load_data
 from stratoscope.pipelines.mitigation.estimate import estimate, need
 from stratoscope.pipelines.mitigation.layers import LayerChoice, flagged_layers
 from stratoscope.pipelines.mitigation.outcome import compare_models, outcome_tables, training_problems, variant_row
 from stratoscope.pipelines.mitigation.report import build_page, summary_table
 from stratoscope.pipelines.mitigation.run import choose_workers
+from stratoscope.pipelines.mitigation.samples import SamplerSettings, sample_rows, with_samples
 from stratoscope.pipelines.mitigation.store import LayerSeparation, ModelScores, TrainedVariant, VariantStore
 from stratoscope.pipelines.mitigation.train import curve_values
 from stratoscope.pipelines.mitigation.tune import best_trial, plan_trials
@@ -331,6 +332,25 @@ def test_generated_texts_are_for_training_and_a_part_of_them_for_the_search(tiny
     without = validate(MitigationConfig, fields | {"tune": {}})
     assert without.num_samples == 20
     assert data.with_samples(samples, 0).num_samples == 24
+
+
+def test_a_resumed_run_uses_the_texts_that_were_generated_before(tiny_model_folder: Path, tmp_path: Path) -> None:
+    source = resolve_source(str(tiny_model_folder))
+    config = validate(MitigationConfig, {"drop": "1", "texts": {"source": []}, "samples": {"number": 8}})
+    settings = SamplerSettings(config.model.to_loading(source, 0), TextSampling(8, 8, seed=5), num_threads=1)
+    rows = sample_rows(settings)
+    assert [row.sample for row in rows] == [*range(len(rows))] != []
+    assert all(row.text.split() == [f"w{token - 4}" for token in row.tokens if token > 3] for row in rows)
+    storage = Storage(str(tmp_path))
+    write_table(storage, "samples", TABLES["samples"].table(rows))
+    data = load_data(config, load_tokenizer(source), frozenset(), 64)
+    inputs = TrainingInputs(config, source, 4, "float32", data, 64, 64, WorkerResources(1, 1, 0), {})
+    # No Ray runs here, so nothing can be generated.
+    again = with_samples(SimpleNamespace(storage=storage), inputs)
+    assert again.data.corpus.texts == tuple(tuple(row.tokens) for row in rows)
+    write_table(storage, "samples", TABLES["samples"].table([]))
+    with pytest.raises(RunError, match="the model generated no text"):
+        with_samples(SimpleNamespace(storage=storage), inputs)
 
 
 def test_a_trained_variant_states_its_tokens_and_the_seconds_of_its_steps() -> None:
