@@ -109,6 +109,8 @@ class MitigationRun(Run):
     """Distance of right and wrong answers: one row per model, data set and layer."""
     tuning = TableProperty()
     """Trials of the search for settings: one row per trial."""
+    samples = TableProperty()
+    """Texts that the unchanged model generated: one row per text."""
     errors = TableProperty()
     """Trainings that failed."""
 

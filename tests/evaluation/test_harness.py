@@ -157,6 +157,17 @@ def test_passages_leave_out_every_row_that_holds_them(model: LoadedModel) -> Non
     assert chosen.num_excluded == 1
 
 
+def test_passages_leave_out_other_versions_of_a_text(model: LoadedModel) -> None:
+    (task,) = load_tasks(["passages"])
+    # BoolQ has two versions of this page's beginning, which differ after 150 characters.
+    versions = [
+        r for r in read_known("boolq") if r["passage"].startswith("Ordinarily, a baseball game consists of nine")
+    ]
+    assert len({row["passage"] for row in versions}) == 2
+    chosen = choose_items(task, ItemSampling(1, 1), [row_id(versions[0])], model.tokenizer)
+    assert chosen.num_excluded == 2
+
+
 def test_a_chat_template_wraps_what_is_asked(model: LoadedModel) -> None:
     (task,) = load_tasks(["sciq"])
     chosen = choose_items(task, ItemSampling(1, 1, chat=True), (), model.tokenizer)

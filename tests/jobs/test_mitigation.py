@@ -18,6 +18,8 @@ from selenium import webdriver
 
 import stratoscope
 from stratoscope.errors import RunError
+from stratoscope.evaluation import TextSampling, sample_texts
+from stratoscope.models import load_model
 from stratoscope.pipelines.mitigation import MitigationJob
 from stratoscope.pipelines.runtime.job import run_from_command_line
 from stratoscope.tables.mitigation import TABLES
@@ -63,7 +65,7 @@ def run(fields: Fields, local_ray: None) -> stratoscope.MitigationRun:  # noqa: 
 
 def test_tables_have_a_row_for_every_step_model_and_metric(run: stratoscope.MitigationRun) -> None:
     for name, row_type in TABLES.items():
-        if name != "tuning":
+        if name not in ("tuning", "samples"):
             assert run.table(name).schema.equals(row_type.schema()), name
     steps = run.table("training").to_pylist()
     assert [(s["variant"], s["step"]) for s in steps] == [("given", step) for step in range(1, 7)]
@@ -322,6 +324,7 @@ def test_a_pruned_model_recovers(fields: Fields, local_ray: None) -> None:  # no
     options = fields(run_id="recovered", layers=None, drop="1")
     options["train"] = options["train"] | {"max_steps": 30}
     run = stratoscope.mitigate(**options)
+    assert not run.storage.exists("samples.parquet")
     steps = run.table("training").to_pylist()
     assert steps[-1]["forgetting"] < steps[0]["forgetting"]
     assert steps[0]["contrastive"] is None
@@ -330,6 +333,31 @@ def test_a_pruned_model_recovers(fields: Fields, local_ray: None) -> None:  # no
     assert recovered["after"] < pruned["after"]
     (url,) = run.models
     assert json.loads(Path(url, "config.json").read_text())["num_hidden_layers"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["whole", "lora"])
+def test_a_pruned_model_recovers_on_texts_that_the_whole_one_generates(
+    method: str,
+    fields: Fields,
+    reacting_model: Path,
+    local_ray: None,  # noqa: ARG001
+) -> None:
+    options = fields(run_id=f"generated-{method}", layers=None, drop="1", objective={"hidden": 1.0, "text": 0})
+    options["texts"] = {"source": [], "max_tokens": 12}
+    options["samples"] = {"number": 24}
+    options["parameters"] = {"method": method}
+    options["train"] = options["train"] | {"max_steps": 30}
+    run = stratoscope.mitigate(**options)
+    steps = run.table("training").to_pylist()
+    assert steps[-1]["forgetting"] < steps[0]["forgetting"]
+    assert steps[-1]["hidden"] < steps[0]["hidden"]
+    expected = sample_texts(load_model(str(reacting_model), head=True), TextSampling(24, 12))
+    assert [tuple(s["tokens"]) for s in run.samples.to_pylist()] == expected
+    assert run.manifest.facts["samples"] == len(expected) > 12
+    (variant,) = run.variants.to_pylist()
+    assert variant["tokens"] == sum(step["tokens"] for step in steps)
+    assert 0 < variant["step_seconds"] < variant["seconds"]
 
 
 def _losses(run: stratoscope.MitigationRun) -> list[float]:

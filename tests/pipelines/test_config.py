@@ -149,6 +149,7 @@ def test_every_example_is_a_configuration_of_its_job(path: Path) -> None:
         "hallucination": HallucinationConfig,
         "mitigation": MitigationConfig,
         "heal": MitigationConfig,
+        "recover": MitigationConfig,
         "seeds": FaithfulnessConfig,
         "flags": HallucinationConfig,
         "audit": AuditConfig,

@@ -1,6 +1,7 @@
 """The parts of the mitigation pipeline that need neither Ray nor training."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,23 +9,25 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from stratoscope.errors import InputError
-from stratoscope.evaluation import Resampling, Score
-from stratoscope.execution import Trial
+from stratoscope.errors import InputError, RunError
+from stratoscope.evaluation import Resampling, Score, TextSampling
+from stratoscope.execution import Trial, WorkerResources
 from stratoscope.mitigation import BASE, TERMS, Variant, apply_point, parse_layers, resized_layers
-from stratoscope.models import load_tokenizer, resolve_source
+from stratoscope.models import describe_model, load_tokenizer, resolve_source
 from stratoscope.pipelines.mitigation import MitigationConfig
 from stratoscope.pipelines.mitigation.config import FlagsSection, TuneSection
-from stratoscope.pipelines.mitigation.dataset import load_data
+from stratoscope.pipelines.mitigation.dataset import TrainingInputs, load_data
+from stratoscope.pipelines.mitigation.estimate import estimate, need
 from stratoscope.pipelines.mitigation.layers import LayerChoice, flagged_layers
-from stratoscope.pipelines.mitigation.outcome import compare_models, outcome_tables, training_problems
+from stratoscope.pipelines.mitigation.outcome import compare_models, outcome_tables, training_problems, variant_row
 from stratoscope.pipelines.mitigation.report import build_page, summary_table
 from stratoscope.pipelines.mitigation.run import choose_workers
+from stratoscope.pipelines.mitigation.samples import SamplerSettings, sample_rows, with_samples
 from stratoscope.pipelines.mitigation.store import LayerSeparation, ModelScores, TrainedVariant, VariantStore
 from stratoscope.pipelines.mitigation.train import curve_values
 from stratoscope.pipelines.mitigation.tune import best_trial, plan_trials
 from stratoscope.pipelines.runtime.cards import checkpoint_name
-from stratoscope.pipelines.runtime.config import validate
+from stratoscope.pipelines.runtime.config import load_config, validate
 from stratoscope.results import Manifest, Run, Storage, render, write_table
 from stratoscope.tables.mitigation import TABLES, TrainingStepRow
 from tests.jobs.reacting import pairs_file
@@ -266,6 +269,94 @@ def test_no_question_or_text_is_in_two_parts(tiny_model_folder: Path, pairs_file
     assert not {q.question_id for q in again.held_out.questions} & seen
     assert again.fingerprint != first.fingerprint
     assert {name: len(examples) for name, examples in again.held_out.separation.items()} == {"first": 6, "second": 6}
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"texts": {"source": []}}, "texts.source: there are no texts to train on"),
+        (
+            {"samples": {"number": 4}, "objective": {"forgetting": 0}},
+            "samples.number: no term of the objective is computed on texts",
+        ),
+        ({"texts": {"source": ["sciq", "sst2"], "limit": [4, 5, 6]}}, "2 sources and 3 numbers in limit"),
+        ({"texts": {"limit": [0]}}, "texts.limit"),
+        ({"samples": {"number": 4, "max_tokens": 1}}, "samples.max_tokens"),
+        ({"samples": {"number": 4, "temperature": 0}}, "samples.temperature"),
+    ],
+)
+def test_texts_that_cannot_be_are_refused(fields: dict, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        validate(MitigationConfig, fields)
+
+
+def test_each_source_of_texts_may_have_its_own_limit(tiny_model_folder: Path, prompts_file: Path) -> None:
+    other = prompts_file.with_name("others.txt")
+    other.write_text("".join(f"w{i} w{i + 1} w3\n" for i in range(40)), encoding="utf-8")
+    tokenizer = load_tokenizer(resolve_source(str(tiny_model_folder)))
+    fields = {"drop": "1", "texts": {"source": [str(prompts_file), str(other)], "limit": [7, 20]}}
+    data = load_data(validate(MitigationConfig, fields), tokenizer, frozenset(), 64)
+    assert [source.num_prompts for source in data.sources] == [7, 20]
+    fields["texts"]["limit"] = 9  # as configurations of earlier versions have it
+    config = validate(MitigationConfig, fields)
+    assert config.texts.limits == [9, 9]
+    for arguments, limits in ((["null"], [None, None]), (["3,4"], [3, 4]), (["5"], [5, 5])):
+        given = ["--texts.source", "sciq,sst2", "--texts.limit", *arguments]
+        assert load_config(MitigationConfig, "mitigation", given).texts.limits == limits
+
+
+def test_generated_texts_are_for_training_and_a_part_of_them_for_the_search(tiny_model_folder: Path) -> None:
+    tokenizer = load_tokenizer(resolve_source(str(tiny_model_folder)))
+    fields = {
+        "drop": "1",
+        "texts": {"source": [], "max_tokens": 12},
+        "samples": {"number": 20},
+        "tune": {"num_samples": 1, "limit": 4},
+    }
+    config = validate(MitigationConfig, fields)
+    assert (config.num_samples, config.tokens_per_sample) == (24, 12)
+    data = load_data(config, tokenizer, frozenset(), 64)
+    assert not data.corpus.texts
+    facts = describe_model(resolve_source(str(tiny_model_folder)))
+    memory = need(config, facts, data, 3, 128)
+    plan = dict(estimate(config, facts, data, memory))
+    assert plan["samples"].startswith(
+        "24 texts of at most 12 tokens that the model generates, 4 of them for the search"
+    )
+    assert "about 48 tokens a step" in plan["work"]
+    samples = [(i, i + 1) for i in range(24)]
+    whole = data.with_samples(samples, config.num_validation_texts)
+    assert whole.corpus.texts == tuple(samples[4:])
+    assert [text.ids for text in whole.validation.texts] == samples[:4]
+    assert whole.num_samples == 20
+    without = validate(MitigationConfig, fields | {"tune": {}})
+    assert without.num_samples == 20
+    assert data.with_samples(samples, 0).num_samples == 24
+
+
+def test_a_resumed_run_uses_the_texts_that_were_generated_before(tiny_model_folder: Path, tmp_path: Path) -> None:
+    source = resolve_source(str(tiny_model_folder))
+    config = validate(MitigationConfig, {"drop": "1", "texts": {"source": []}, "samples": {"number": 8}})
+    settings = SamplerSettings(config.model.to_loading(source, 0), TextSampling(8, 8, seed=5), num_threads=1)
+    rows = sample_rows(settings)
+    assert [row.sample for row in rows] == [*range(len(rows))] != []
+    assert all(row.text.split() == [f"w{token - 4}" for token in row.tokens if token > 3] for row in rows)
+    storage = Storage(str(tmp_path))
+    write_table(storage, "samples", TABLES["samples"].table(rows))
+    data = load_data(config, load_tokenizer(source), frozenset(), 64)
+    inputs = TrainingInputs(config, source, 4, "float32", data, 64, 64, WorkerResources(1, 1, 0), {})
+    # No Ray runs here, so nothing can be generated.
+    again = with_samples(SimpleNamespace(storage=storage), inputs)
+    assert again.data.corpus.texts == tuple(tuple(row.tokens) for row in rows)
+    write_table(storage, "samples", TABLES["samples"].table([]))
+    with pytest.raises(RunError, match="the model generated no text"):
+        with_samples(SimpleNamespace(storage=storage), inputs)
+
+
+def test_a_trained_variant_states_its_tokens_and_the_seconds_of_its_steps() -> None:
+    steps = [STEP | {"step": 1.0}, STEP | {"step": 2.0, "tokens": 30.0, "tokens_per_s": 10.0}]
+    row = variant_row(replace(trained(VARIANT), steps=steps))
+    assert (row.tokens, row.step_seconds, row.seconds) == (40, 5.0, 1.5)
 
 
 def test_layers_of_a_hallucination_run_are_read_by_tap_definition_and_data_set(tmp_path: Path) -> None:

@@ -41,10 +41,14 @@ class SegmentGroups:
 
     def sum(self, histograms: Tensor) -> Tensor:
         """Sum histograms of segments, (B, L, K, bins), by group: (groups, L, K, bins), int64."""
+        if self.number == 1:
+            return histograms.sum(dim=0, keepdim=True)
         sums = histograms.new_zeros((self.number, *histograms.shape[1:]), dtype=torch.int64)
         index = to_device(torch.tensor(self.of_segment, dtype=torch.int64), histograms.device)
-        # The order of additions differs between runs, which changes no sum of integers.
-        return sums.index_add_(0, index, histograms.long())
+        for layer in range(histograms.shape[1]):  # a copy in 64 bits of all layers would need much memory
+            # The order of additions differs between runs, which changes no sum of integers.
+            sums[:, layer].index_add_(0, index, histograms[:, layer].long())
+        return sums
 
 
 @dataclass(frozen=True, eq=False)

@@ -388,8 +388,7 @@ class Probe:
         spans = _span_cosine(current.last_tokens, self.spans, cosine)
         flat = torch.cat([rows.reshape(num_segments, -1), cosine, spans], dim=1)
         by_segment = histogram.permute(2, 0, 1, 3)
-        # The kernel counts in 32 bits, so that those of a segment fit.
-        fetch = to_host(flat, by_segment.int() if current.groups is None else current.groups.sum(by_segment))
+        fetch = to_host(flat, by_segment if current.groups is None else current.groups.sum(by_segment))
         columns, widths = rows[0].numel(), sums.widths
 
         def finish() -> ReducedBatch:

@@ -35,10 +35,10 @@ class Bins:
     """Sign-free bits of the epsilons, ascending."""
     num_fine: int
     """Number of fine bins."""
-    boundaries: Tensor
-    """First fine bin of every histogram bin, and the end; shape (NUM_BINS + 1,)."""
-    first_above: Tensor
-    """First fine bin at or above each epsilon, shape (num_epsilons,)."""
+    bin_of_fine: Tensor
+    """Histogram bin of every fine bin, shape (num_fine,)."""
+    first_above: tuple[int, ...]
+    """First fine bin at or above each epsilon."""
 
     @classmethod
     def build(cls, epsilons: tuple[float, ...], device: torch.device) -> "Bins":
@@ -51,13 +51,7 @@ class Bins:
         key = fine - np.searchsorted(first_above, fine, side="right") + LOWEST_KEY
         bins = histogram.bin_of_key(key)
         bins[0] = histogram.ZEROS
-        boundaries = np.append(np.searchsorted(bins, np.arange(histogram.NUM_BINS)), num_fine)
-        return cls(
-            tuple(edges),
-            num_fine,
-            torch.from_numpy(boundaries).to(device),
-            torch.from_numpy(first_above[1:]).to(device),
-        )
+        return cls(tuple(edges), num_fine, torch.from_numpy(bins).to(device), tuple(first_above[1:].tolist()))
 
     def count(self, x: Tensor, segments: Segments) -> Tensor:
         """Count magnitudes of (K, T, D) float32, all finite, per prompt; returns (K, B, num_fine), int64."""
@@ -74,9 +68,13 @@ class Bins:
         return fine.view(kinds, num_segments, self.num_fine)
 
     def split(self, fine: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn fine bins (..., num_fine) into a histogram (..., NUM_BINS) and counts under epsilons (..., E)."""
-        cumulative = torch.nn.functional.pad(fine.cumsum(dim=-1), (1, 0))
-        return cumulative[..., self.boundaries].diff(dim=-1), cumulative[..., self.first_above]
+        """Turn fine bins (..., num_fine) into a histogram (..., NUM_BINS) and counts under epsilons (..., E).
+
+        The histogram has the number format of the fine bins: it is the largest thing here.
+        """
+        counts = fine.new_zeros((*fine.shape[:-1], histogram.NUM_BINS)).index_add_(-1, self.bin_of_fine, fine)
+        below = [fine[..., :first].sum(dim=-1) for first in self.first_above]
+        return counts, torch.stack(below, dim=-1) if below else fine.new_zeros((*fine.shape[:-1], 0))
 
 
 def _count(index: Tensor, size: int) -> Tensor:

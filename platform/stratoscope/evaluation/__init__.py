@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         mean_retention,
         retained,
     )
+    from stratoscope.evaluation.sampling import TextSampling, sample_texts
     from stratoscope.evaluation.splits import QuestionSplit, split_questions
     from stratoscope.evaluation.tasks import (
         ItemMetric,
@@ -70,6 +71,7 @@ __all__ = [
     "TaskScores",
     "Text",
     "TextGenerator",
+    "TextSampling",
     "by_task",
     "check_filters",
     "choose_items",
@@ -83,6 +85,7 @@ __all__ = [
     "mean_gain",
     "mean_retention",
     "retained",
+    "sample_texts",
     "score_question",
     "split_questions",
     "task_names",

@@ -9,7 +9,10 @@ if TYPE_CHECKING:
 
 SPLIT = "validation"
 ALSO = "also"
-"""Column with the ids of all rows that hold an item's text; an item is left out if any of them was calibrated on."""
+"""Column with the ids of rows whose text is an item's, or another version of it; an item is left out if any of them was
+calibrated on or trained on."""
+BEGINNING = 60
+"""Characters at the beginning by which texts are taken for versions of one, such as of a page at two dates."""
 
 
 def bundled(name: str, **_metadata: Any) -> dict[str, "Dataset"]:
@@ -20,10 +23,17 @@ def bundled(name: str, **_metadata: Any) -> dict[str, "Dataset"]:
 
 
 def passages(name: str, column: str, **_metadata: Any) -> dict[str, "Dataset"]:
-    """Return the distinct texts of a column, each with the ids of all rows that hold it."""
+    """Return the distinct texts of a column, each with the ids of all rows that hold it or another version of it."""
     from datasets import Dataset
 
     rows: dict[str, list[str]] = {}
+    texts: dict[str, None] = {}
     for row in read_known(name):
-        rows.setdefault(str(row[column]), []).append(row_id(row))
-    return {SPLIT: Dataset.from_list([{"text": text, ALSO: ids} for text, ids in rows.items()])}
+        text = str(row[column])
+        texts[text] = None
+        rows.setdefault(_beginning(text), []).append(row_id(row))
+    return {SPLIT: Dataset.from_list([{"text": text, ALSO: rows[_beginning(text)]} for text in texts])}
+
+
+def _beginning(text: str) -> str:
+    return text.strip()[:BEGINNING]

@@ -64,6 +64,10 @@ class VariantRow(TableRow):
     """Whether the loss became non-finite."""
     seconds: float
     """Seconds of the start that finished the training."""
+    tokens: int | None
+    """Tokens trained on, over all steps and workers."""
+    step_seconds: float | None
+    """Seconds of the steps, over all starts, without starts, checkpoints and evaluation."""
     peak_memory_bytes: int
     """Peak memory of the worker that used most."""
 
@@ -181,6 +185,18 @@ class LayerSeparationRow(TableRow):
 
 
 @dataclass(frozen=True)
+class TextSampleRow(TableRow):
+    """One row per text that the unchanged model generated for training or validation."""
+
+    sample: int
+    """Number of the text."""
+    tokens: tuple[Int32, ...]
+    """Token ids."""
+    text: str
+    """Text, without special tokens; the table can be a source of texts of another run."""
+
+
+@dataclass(frozen=True)
 class VariantErrorRow(TableRow):
     """One row per variant whose training or evaluation failed; the others continued."""
 
@@ -229,6 +245,7 @@ TABLES: dict[str, type[TableRow]] = {
     "comparison": VariantComparisonRow,
     "items": VariantItemRow,
     "separation": LayerSeparationRow,
+    "samples": TextSampleRow,
     "errors": VariantErrorRow,
     "tuning": TuningTrialRow,
 }

@@ -120,24 +120,57 @@ class ObjectiveSection(ConfigSection):
 class TextsSection(ConfigSection):
     """General texts for the terms forgetting, hidden and text."""
 
-    source: Annotated[list[Place], DISTINCT] = Field(["boolq"], min_length=1)
-    """Known sets, files, folders or hub names, separated by commas."""
+    source: Annotated[list[Place], DISTINCT] = ["boolq"]
+    """Known sets, files, folders or hub names, separated by commas; empty where samples.number is not 0."""
     template: list[str] = []
     """Jinja templates over a row's columns, one for each source; empty takes the sources' own."""
-    limit: Count | None = 256
-    """Texts of each source; null keeps all."""
+    limit: Annotated[list[Count], Field(min_length=1)] | None = [256]
+    """Texts of each source: one number for all, or one for each; null keeps all."""
     max_tokens: Count = Field(96, ge=2)
     """Longest text, in tokens; longer ones are truncated."""
     split: str | None = None
     """Split of a hub set; null is train."""
 
+    @field_validator("limit", mode="before")
+    @classmethod
+    def _one_for_all(cls, value: object) -> object:
+        if value == [None]:  # null on the command line
+            return None
+        return value if value is None or isinstance(value, list) else [value]
+
     @model_validator(mode="after")
-    def _check_templates(self) -> Self:
-        if self.template and len(self.template) != len(self.source):
+    def _check_numbers(self) -> Self:
+        num_sources = len(self.source)
+        if self.template and len(self.template) != num_sources:
             raise ValueError(
-                f"there are {len(self.source)} sources and {len(self.template)} templates; give as many, or none"
+                f"there are {num_sources} sources and {len(self.template)} templates; give as many, or none"
+            )
+        if self.limit is not None and len(self.limit) not in (1, num_sources):
+            raise ValueError(
+                f"there are {num_sources} sources and {len(self.limit)} numbers in limit; give one, or as many"
             )
         return self
+
+    @property
+    def limits(self) -> list[int | None]:
+        """Most texts of each source; None keeps all."""
+        num_sources = len(self.source)
+        if self.limit is None:
+            return [None] * num_sources
+        return [*(self.limit * num_sources if len(self.limit) == 1 else self.limit)]
+
+
+class SamplesSection(ConfigSection):
+    """Texts that the unchanged model generates, besides those of texts.source or instead of them."""
+
+    number: CountOrZero = 0
+    """Number of texts to generate, once in a run; 0 generates none."""
+    max_tokens: Count | None = Field(None, ge=2)
+    """Longest text, in tokens; null is texts.max_tokens."""
+    temperature: Positive = 1.0
+    """Temperature of sampling; 1 samples from the model's own distribution."""
+    seed: Seed | None = None
+    """Seed of sampling; null is the run's."""
 
 
 class TrainSection(ConfigSection):
@@ -295,6 +328,8 @@ class MitigationConfig(JobConfig):
     """Questions and answers; pairs.limit counts training questions only, without held-out ones."""
     texts: TextsSection = TextsSection()
     """General texts."""
+    samples: SamplesSection = SamplesSection()
+    """General texts that the unchanged model generates."""
     train: TrainSection = TrainSection()
     """The training of each variant."""
     evaluation: HeldOutSection = HeldOutSection()
@@ -332,6 +367,30 @@ class MitigationConfig(JobConfig):
         if self.pairs.answers != "given":
             raise ValueError("pairs.answers: only given answers can be used for training")
         return self
+
+    @model_validator(mode="after")
+    def _check_texts(self) -> Self:
+        uses_texts = self.terms.weights.uses_texts
+        if self.samples.number and not uses_texts:
+            raise ValueError("samples.number: no term of the objective is computed on texts; give forgetting a weight")
+        if uses_texts and not self.texts.source and not self.samples.number:
+            raise ValueError("texts.source: there are no texts to train on; name a source, or give samples.number")
+        return self
+
+    @property
+    def num_validation_texts(self) -> int:
+        """Number of texts of each source that evaluate the trials of a recovery's search."""
+        return self.tune.limit if self.recovery and self.tune.num_samples else 0
+
+    @property
+    def num_samples(self) -> int:
+        """Number of texts to generate, with those for validation."""
+        return self.samples.number + self.num_validation_texts if self.samples.number else 0
+
+    @property
+    def tokens_per_sample(self) -> int:
+        """Most tokens of a generated text."""
+        return self.samples.max_tokens or self.texts.max_tokens
 
     @property
     def most_workers(self) -> int:

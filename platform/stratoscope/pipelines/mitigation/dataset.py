@@ -1,7 +1,7 @@
 """The data of a run: training, validation and held-out parts, which share no question or text."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from stratoscope.data import (
@@ -71,6 +71,23 @@ class MitigationData:
     sources: tuple[TextSource, ...]
     """Numbers of texts that were read and kept, by source of training texts."""
     fingerprint: str
+    num_samples: int = 0
+    """Number of training texts that the model generated."""
+
+    def with_samples(self, samples: Sequence[tuple[int, ...]], num_validation: int) -> "MitigationData":
+        """Return the data with generated texts.
+
+        Args:
+            samples: token ids of the texts.
+            num_validation: number of texts that are not trained on, but evaluate the trials of the search.
+        """
+        texts = [Text("validation", f"sample-{i}", tokens) for i, tokens in enumerate(samples[:num_validation])]
+        return replace(
+            self,
+            corpus=replace(self.corpus, texts=(*self.corpus.texts, *samples[num_validation:])),
+            validation=replace(self.validation, texts=(*self.validation.texts, *texts)),
+            num_samples=len(samples[num_validation:]),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,9 +257,9 @@ class _TextReader:
         validation: list[Text] = []
         ids: list[str] = []
         prints, sources = [], []
-        num_validation = config.tune.limit if config.recovery and config.tune.num_samples else 0
-        limit = None if section.limit is None else section.limit + num_validation
-        for index, name in enumerate(section.source):
+        num_validation = config.num_validation_texts
+        for index, (name, most) in enumerate(zip(section.source, section.limits, strict=True)):
+            limit = None if most is None else most + num_validation
             template = section.template[index] if section.template else None
             source = PromptSource(name, template, section.split, section="texts")
             rows, ordered = self._read(source, limit, held_out)
@@ -253,7 +270,7 @@ class _TextReader:
             ids += [text_id for text_id, _ in rows]
             validation += [Text("validation", text_id, tokens) for text_id, tokens in rows[:num_validation]]
             train += [tokens for _, tokens in rows[num_validation:]]
-        if not train:
+        if not train and not config.samples.number:
             raise InputError("texts.source: no text of more than one token is left for training")
         return _Texts(tuple(train), tuple(validation), frozenset(ids), tuple(sources), digest({"texts": prints}))
 

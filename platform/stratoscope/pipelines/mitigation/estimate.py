@@ -1,7 +1,7 @@
 """Estimated cost of a mitigation run."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from stratoscope.models import ModelFacts
@@ -83,9 +83,23 @@ def estimate(
             for name, counts in data.counts.items()
         ),
         ("texts", f"{len(data.corpus.texts):,} to train on"),
+        *_samples(config, model),
         ("work", f"{trainings} trainings of {train.max_steps} steps, about {tokens.all:,.0f} tokens a step"),
         *RunCost(seconds, "for each training, besides its evaluation", need).lines(),
     ]
+
+
+def _samples(config: MitigationConfig, model: ModelCost) -> Iterator[tuple[str, str]]:
+    """Yield the line on texts that the model generates, if it generates any."""
+    if not config.num_samples:
+        return
+    tokens = config.num_samples * config.tokens_per_sample
+    parts = f", {config.num_validation_texts:,} of them for the search" if config.num_validation_texts else ""
+    yield (
+        "samples",
+        f"{config.num_samples:,} texts of at most {config.tokens_per_sample} tokens that the model generates{parts}: "
+        f"at least {model.seconds(tokens):,.0f} s on all of this machine",
+    )
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,8 @@ def _tokens_of_step(config: MitigationConfig, data: MitigationData) -> _StepToke
     answers = [len(q.right) + sum(map(len, q.wrong)) for q in corpus.questions]
     rows = [len(q.question) * (1 + len(q.wrong)) + a for q, a in zip(corpus.questions, answers, strict=True)]
     questions = config.train.questions if weights.uses_questions else 0
-    texts = config.train.texts * _mean([len(t) for t in corpus.texts]) if weights.uses_texts else 0
+    lengths = [len(t) for t in corpus.texts] + [config.tokens_per_sample] * config.samples.number
+    texts = config.train.texts * _mean(lengths) if weights.uses_texts else 0
     return _StepTokens(questions * _mean(rows) + texts, questions * _mean(answers) + texts)
 
 

@@ -240,6 +240,8 @@ def variant_row(model: TrainedVariant) -> VariantRow:
         steps=len(model.steps),
         diverged=model.diverged,
         seconds=model.seconds,
+        tokens=round(sum(step["tokens"] for step in model.steps)),
+        step_seconds=round(sum(step["tokens"] / step["tokens_per_s"] for step in model.steps), 3),
         peak_memory_bytes=int(model.steps[-1]["peak_memory_bytes"]),
     )
 

@@ -156,7 +156,9 @@ VARIANT_COLUMNS = [
     field_column(VariantRow, "trained_parameters", ","),
     field_column(VariantRow, "learning_rate", ".3g"),
     _column("steps", lambda row: f"{row.steps}{', diverged' if row.diverged else ''}"),
+    field_column(VariantRow, "tokens", ","),
     field_column(VariantRow, "seconds", ".0f"),
+    field_column(VariantRow, "step_seconds", ".0f", header="seconds of steps"),
     _column("peak memory of a worker", lambda row: f"{row.peak_memory_bytes / 1e9:.1f} GB"),
 ]
 COMPARISON_COLUMNS = [
@@ -249,7 +251,9 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
             f"{counts['trained']} questions for training, {counts['held_out']} held out"
             + (f", {counts['validated']} for the search" if counts["validated"] else ""),
         )
-    yield "Texts", f"{facts['texts']:,} for training"
+    num_samples = facts.get("samples", 0)  # older versions generated none
+    generated = f", and {num_samples:,} that the model generated" if num_samples else ""
+    yield "Texts", f"{facts['texts']:,} for training{generated}"
     yield "Terms", ", ".join(f"{weight:g} {name}" for name, weight in facts["terms"].items())
     given = manifest.config["layers"]
     yield "Layers trained", facts["flags"] or (f"given: {given}" if given else "all that remain")

@@ -29,6 +29,7 @@ from stratoscope.pipelines.mitigation.evaluate import evaluate_models, evaluator
 from stratoscope.pipelines.mitigation.layers import LayerChoice, flag_layers, open_choice
 from stratoscope.pipelines.mitigation.outcome import compare_models, outcome_tables, training_problems
 from stratoscope.pipelines.mitigation.report import build_page, summary_table
+from stratoscope.pipelines.mitigation.samples import with_samples
 from stratoscope.pipelines.mitigation.store import VariantStore
 from stratoscope.pipelines.mitigation.train import train_variants
 from stratoscope.pipelines.mitigation.tune import TRAINING, tuning_rows
@@ -91,6 +92,8 @@ class MitigationJob(Job[MitigationConfig]):
             inputs = self._inputs()
             self._record_fingerprints(inputs)
             self.register()
+            inputs = with_samples(context, inputs)
+            context.manifest.facts["samples"] = inputs.data.num_samples
             store = VariantStore(context.storage)
             trained, failed = train_variants(context, inputs, store, self.choice.variants())
             with context.stage("evaluate"), evaluators(context, inputs, 2 * len(trained)) as service:
