@@ -14,6 +14,7 @@ import datetime
 import gc
 import itertools
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ from stratoscope.models import (
     to_device,
 )
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
-from stratoscope.pipelines.score.encoding import unpack_encoded
+from stratoscope.pipelines.score.encoding import ShardEncoder, unpack_encoded
 from stratoscope.pipelines.score.inputs import lay_out_inputs
 from stratoscope.pipelines.score.run import shard_encoder, sharded_work, worker_settings
 from stratoscope.pipelines.score.worker import ScoreWorkerSettings, make_worker
@@ -81,6 +82,7 @@ class JobFigures:
     batch_tokens: int
     settings: ScoreWorkerSettings
     shards: Shards
+    encoder: ShardEncoder
 
 
 def shape_case(name: str, batches: int, target: float | None, folder: Path, device: torch.device) -> Case:
@@ -142,18 +144,16 @@ def run_job(case: Case, folder: Path, *, gpus: float) -> JobFigures:
         batch_tokens=first["batch_tokens"],
         settings=settings,
         shards=shards,
+        encoder=shard_encoder(config, inputs),
     )
 
 
-def batches_of(case: Case, figures: JobFigures, model: LoadedModel) -> Iterator[Batch]:
+def batches_of(figures: JobFigures, model: LoadedModel) -> Iterator[Batch]:
     """Yield batches as the job makes them, until there are enough tokens."""
-    config = ScoreConfig.model_validate(case.fields)
-    job = ScoreJob(config)
-    job.prepare()
-    encoder, tokens = shard_encoder(config, job.inputs), 0
+    tokens = 0
     for table in figures.shards:
         (shard,) = table.to_pylist()
-        rows = [encoded.ids for encoded in unpack_encoded(encoder(shard))]
+        rows = [encoded.ids for encoded in unpack_encoded(figures.encoder(shard))]
         lengths = [len(row) for row in rows]
         max_padding, max_prompts = padding_limit(model.device), figures.settings.sizes.max_prompts
         for chosen in bucket(lengths, figures.batch_tokens, max_padding, max_prompts):
@@ -179,8 +179,9 @@ def bare_rate(model: LoadedModel, batches: list[Batch]) -> float:
 def compare(name: str, case: Case, folder: Path, device: torch.device) -> str:
     """Return a case's row of the table."""
     figures = run_job(case, folder, gpus=1.0 if device.type == "cuda" else 0.0)
+    print(f"{name}: the job ran at {figures.rate:,.0f} tokens/s; the bare loop follows", file=sys.stderr, flush=True)
     model = load_model(case.fields["model"]["source"], str(device), case.fields["model"].get("dtype", "auto"))
-    batches = list(batches_of(case, figures, model))
+    batches = list(batches_of(figures, model))
     bare = bare_rate(model, batches)
     shapes = f"{len(batches)} of {sum(ids.numel() for ids, _ in batches) / len(batches):,.0f} tokens"
     target = "" if case.target is None else f" (at least {case.target:.2f})"

@@ -17,6 +17,7 @@ from stratoscope.mitigation import (
     check_frozen,
     make_patch,
     patched_weights,
+    read_trained,
 )
 from stratoscope.models import ModelCard, export_pruned, load_model
 from tests.mitigation.spawned import run_training, settings
@@ -75,7 +76,7 @@ def test_only_the_trained_layers_change(
     model = load_model(str(tiny_model_folder), head=True)
     ids = torch.arange(4, 20)[None]
     before = model.network(ids).logits
-    patch = make_patch(alone[1], settings(tiny_model_folder))
+    patch = make_patch(read_trained(alone[1]), settings(tiny_model_folder))
     assert {name.split(".")[2] for name in patch} == {"1", "3"}
     with patched_weights(model, patch):
         assert not torch.equal(model.network(ids).logits, before)
@@ -109,8 +110,8 @@ def test_partitioning_and_recomputation_change_no_loss_and_no_weight(
 ) -> None:
     wanted = settings(tiny_model_folder, **changes)
     assert losses(run_training(2, wanted, tmp_path)) == pytest.approx(losses(alone[0]), abs=1e-4)
-    expected = make_patch(alone[1], settings(tiny_model_folder))
-    for name, tensor in make_patch(tmp_path, wanted).items():
+    expected = make_patch(read_trained(alone[1]), settings(tiny_model_folder))
+    for name, tensor in make_patch(read_trained(tmp_path), wanted).items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-4, rtol=0)
 
 
@@ -130,10 +131,11 @@ def test_adapters_are_merged_into_the_layers_that_they_are_on(tiny_model_folder:
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
     model = load_model(str(tiny_model_folder), head=True)
     own = model.network.state_dict()
-    patch = make_patch(tmp_path / "two", wanted)
+    patch = make_patch(read_trained(tmp_path / "two"), wanted)
     changed = {name for name, tensor in patch.items() if not torch.equal(tensor, own[name])}
     assert {name.split(".")[2] for name in changed} == {"1", "3"}
     assert all(name.endswith("proj.weight") for name in changed)
+    assert {name.split(".")[-2] for name in read_trained(tmp_path / "two")} <= {"lora_A", "lora_B", "default"}
 
 
 @pytest.mark.slow
@@ -143,7 +145,7 @@ def test_a_pruned_model_recovers_towards_the_whole_one(dtype: str, tiny_model_fo
     rows = run_training(2, wanted, tmp_path / "run")
     assert rows[-1]["forgetting"] < rows[0]["forgetting"]
     assert rows[-1]["hidden"] < rows[0]["hidden"]
-    patch = make_patch(tmp_path / "run", wanted)
+    patch = make_patch(read_trained(tmp_path / "run"), wanted)
     assert {name.split(".")[2] for name in patch} == {"0", "1", "3"}
     model = load_model(str(tiny_model_folder), dtype=dtype, head=True)
     with patched_weights(model, patch):

@@ -102,12 +102,29 @@ def test_where_and_how_fast_a_run_goes_does_not_decide_its_result() -> None:
         (["--prompts.source", "a/" * 3000], "a path has at most 4,000 bytes"),
         (["--config", ""], "config '' cannot be read"),
         (["--dry-rum"], "option '--dry-rum' is unknown; did you mean '--dry_run'?"),
+        (["--scores.metrics", "[avss"], "--scores.metrics '[avss' is not a list"),
+        (["--activations.epsilons={0.1"], "--activations.epsilons '{0.1' is not a list"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_field(arguments: list[str], message: str) -> None:
     with pytest.raises(InputError) as refused:
         load(*arguments)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--texts.template", "{{ passage }}"], ["{{ passage }}"]),
+        (["--texts.template=Q: {{ question }}, A: {{ answer }}"], ["Q: {{ question }}, A: {{ answer }}"]),
+        (["--texts.template", "{{ a }}, b", "--texts.template", "[{{ c }}]"], ["{{ a }}, b", "[{{ c }}]"]),
+        (["--texts.template", '["{{ a }}", "{{ b }}"]'], ["{{ a }}", "{{ b }}"]),
+    ],
+)
+def test_templates_on_the_command_line_may_have_braces_and_commas(arguments: list[str], expected: list[str]) -> None:
+    sources = ",".join(["boolq", "sciq", "sst2"][: len(expected)])
+    config = load_config(MitigationConfig, "mitigation", ["--texts.source", sources, *arguments])
+    assert config.texts.template == expected
 
 
 def test_mistakes_in_a_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from stratoscope.mitigation.objective import LossTerms, Weights
     from stratoscope.mitigation.options import TERMS, Anchor, Method
     from stratoscope.mitigation.parameters import TrainableSpec, tensor_digests, unfreeze
-    from stratoscope.mitigation.patch import Patch, check_frozen, make_patch, patched_weights
+    from stratoscope.mitigation.patch import Patch, check_frozen, make_patch, patched_weights, read_trained
     from stratoscope.mitigation.states import ReferenceStates, Separation, evenly_spaced, measure_reference, separation
     from stratoscope.mitigation.training import (
         STEPS,
@@ -81,6 +81,7 @@ __all__ = [
     "patched_weights",
     "random_layers",
     "rank_flagged",
+    "read_trained",
     "recovery_variants",
     "resized_layers",
     "separation",

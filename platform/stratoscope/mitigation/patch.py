@@ -19,11 +19,19 @@ PREFIX = "network."
 """Prefix of the network's parameters in the module that DeepSpeed trained."""
 
 
-def make_patch(folder: Path, settings: TrainingSettings) -> Patch:
-    """Assemble the patch from the workers' parts of a checkpoint, with adapters merged into their weights.
+def read_trained(folder: Path) -> dict[str, torch.Tensor]:
+    """Assemble the trained tensors from the workers' parts of a checkpoint, adapters as such, named as in training."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    parameters = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
+    return {name.removeprefix(PREFIX): tensor for name, tensor in parameters.items()}
+
+
+def make_patch(state: Mapping[str, torch.Tensor], settings: TrainingSettings) -> Patch:
+    """Make a patch of trained tensors, with adapters merged into their weights.
 
     Args:
-        folder: the checkpoint.
+        state: the tensors of a checkpoint.
         settings: settings of the training.
 
     Returns:
@@ -32,10 +40,6 @@ def make_patch(folder: Path, settings: TrainingSettings) -> Patch:
     Raises:
         RunError: the checkpoint lacks a trained tensor.
     """
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    parameters = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
-    state = {name.removeprefix(PREFIX): tensor for name, tensor in parameters.items()}
     model = settings.loading.load(head=True)
     kept = kept_layers(len(model.anatomy), settings.dropped)
     trainable = settings.renumbered(len(model.anatomy))

@@ -19,13 +19,19 @@ class SpeedComparison:
     """A measurement of two models: the medians of paired runs, and of their ratios."""
 
     what: str
+    """Name of the measurement, such as forward pass, decoding, or memory of the weights."""
     unit: str
+    """Unit of before and after."""
     before: float
+    """Median of the first model, the original."""
     after: float
+    """Median of the second model."""
     gain: float
-    """Median ratio of a pair, above 1 where the second model is better."""
+    """Median ratio of a pair of runs, above 1 where the second model is better."""
     gain_low: float
+    """Least ratio of a pair."""
     gain_high: float
+    """Greatest ratio of a pair."""
 
 
 def compare_runs(

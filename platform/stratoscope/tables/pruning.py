@@ -259,23 +259,8 @@ class ComparisonRow(TableRow):
 
 
 @dataclass(frozen=True)
-class SpeedRow(TableRow):
+class SpeedRow(TableRow, SpeedComparison):
     """One row per measurement of the exported model against the original: medians of paired runs."""
-
-    what: str
-    """Name of the measurement: forward pass (the speed in `trials`), decoding, or memory of the weights."""
-    unit: str
-    """Unit of before and after."""
-    before: float
-    """Median of the original."""
-    after: float
-    """Median of the exported checkpoint."""
-    gain: float
-    """Median ratio of a pair of runs, above 1 where the checkpoint is better."""
-    gain_low: float
-    """Least ratio of a pair."""
-    gain_high: float
-    """Greatest ratio of a pair."""
 
 
 TABLES: dict[str, type[TableRow]] = {

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from stratoscope.activations import Tap
 from stratoscope.mitigation import TERMS, Anchor, Method
 from stratoscope.pipelines.hallucination.config import PairsSection
-from stratoscope.pipelines.runtime.config import NOT_IN_IDENTITY, ConfigSection, JobConfig
+from stratoscope.pipelines.runtime.config import NO_COMMAS, NOT_IN_IDENTITY, ConfigSection, JobConfig
 from stratoscope.pipelines.runtime.demand import Demand
 from stratoscope.pipelines.runtime.validators import (
     DISTINCT,
@@ -122,8 +122,9 @@ class TextsSection(ConfigSection):
 
     source: Annotated[list[Place], DISTINCT] = ["boolq"]
     """Known sets, files, folders or hub names, separated by commas; empty where samples.number is not 0."""
-    template: list[str] = []
-    """Jinja templates over a row's columns, one for each source; empty takes the sources' own."""
+    template: list[str] = Field([], json_schema_extra=NO_COMMAS)
+    """Jinja templates over a row's columns, one for each source; empty takes the sources' own. On the command line the
+    option is repeated for each."""
     limit: Annotated[list[Count], Field(min_length=1)] | None = [256]
     """Texts of each source: one number for all, or one for each; null keeps all."""
     max_tokens: Count = Field(96, ge=2)

@@ -32,6 +32,7 @@ from stratoscope.mitigation import (
     make_patch,
     measure_reference,
     patched_weights,
+    read_trained,
     separation,
     train,
 )
@@ -217,16 +218,18 @@ def write_patch(run: str, name: str, checkpoint: Checkpoint, settings: TrainingS
         settings: settings of the training.
 
     Returns:
-        `steps`, the metrics of each step, and `parameters`, the number of trained parameters.
+        `steps`, the metrics of each step, and `parameters`, the number of trained parameters, those of adapters and
+        not of the weights that they are merged into.
     """
     from safetensors.torch import save_file
 
     with checkpoint.as_directory() as folder:
-        patch = make_patch(Path(folder), settings)
+        trained = read_trained(Path(folder))
+        patch = make_patch(trained, settings)
         steps = json.loads(Path(folder, STEPS).read_text(encoding="utf-8"))
     with Storage(run).atomic_file(name) as path:
         save_file({key: tensor.contiguous() for key, tensor in patch.items()}, path)
-    return {"steps": steps, "parameters": sum(tensor.numel() for tensor in patch.values())}
+    return {"steps": steps, "parameters": sum(tensor.numel() for tensor in trained.values())}
 
 
 def read_patch(storage: Storage, name: str) -> Patch:

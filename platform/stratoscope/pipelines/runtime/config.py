@@ -1,7 +1,8 @@
 """Configuration of a job: defaults, then a YAML file, then the command line; every mistake is one line."""
 
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import cache
 from reprlib import Repr
@@ -9,6 +10,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from stratoscope.errors import SHOWN_VALUE, InputError, first_line, shorten
@@ -31,6 +33,8 @@ NOT_FINITE = re.compile(r"(?i)[+]?(-?)(nan|inf)(?:inity)?")
 PARSING = "Parsing error encountered for "
 NUMBERS = re.compile(r"\[?[-+\d.eE, ]+\]?")
 NOT_IN_IDENTITY: JsonDict = {"affects_result": False}
+NO_COMMAS: JsonDict = {"comma_separated": False}
+"""Mark of lists of texts, such as templates, which the command line does not divide at commas."""
 VALUES = Repr()
 """Quotes refused values of any size in little time."""
 VALUES.maxstring = VALUES.maxother = VALUES.maxlong = SHOWN_VALUE
@@ -111,6 +115,7 @@ def load_config(config_class: type[Config], job: str, arguments: Sequence[str]) 
     """
     options = dict(field_names(config_class))
     arguments = _finite_or_json(_normalized(arguments, ["config", *options]))
+    arguments = _whole_texts(arguments, {name for name, field in options.items() if _is_marked(field, NO_COMMAS)})
     settings = _settings_class(config_class)
     try:
         source: CliSettingsSource[Any] = _CommandLineSource(
@@ -125,7 +130,8 @@ def load_config(config_class: type[Config], job: str, arguments: Sequence[str]) 
         )
         values = source()
     except SettingsError as error:
-        raise InputError(first_line(error).removeprefix("error parsing CLI: ").removeprefix(PARSING)) from error
+        message = first_line(error).removeprefix("error parsing CLI: ").removeprefix(PARSING)
+        raise InputError(_malformed_list(arguments) or message) from error
     path = values.pop("config", None)
     return validate(config_class, merged({} if path is None else read_yaml(str(path)), values))
 
@@ -156,8 +162,7 @@ def result_settings(config: BaseModel, prefix: str = "") -> dict[str, Any]:
     """Return the fields that decide the result, by dotted name. A run can be resumed where they are equal."""
     settings: dict[str, Any] = {}
     for name, field in type(config).model_fields.items():
-        extra = field.json_schema_extra
-        if isinstance(extra, dict) and extra.get("affects_result") is False:
+        if _is_marked(field, NOT_IN_IDENTITY):
             continue
         value = getattr(config, name)
         if isinstance(value, BaseModel):
@@ -293,6 +298,43 @@ def _finite_or_json(arguments: Sequence[str]) -> list[str]:
             value = f"[{values}]" if value.startswith("[") else values
         result.append(name + equals + value)
     return result
+
+
+def _is_marked(field: FieldInfo, mark: JsonDict) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and mark.items() <= extra.items()
+
+
+def _whole_texts(arguments: Sequence[str], names: Collection[str]) -> list[str]:
+    """Return arguments in which each value of some options is a list of one text, unless it is a list in JSON."""
+    result: list[str] = []
+    option = ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=") if argument.startswith("--") else (option, "", argument)
+        if name.removeprefix("--") in names and (equals or not argument.startswith("--")):
+            text = value if _is_json_list(value) else json.dumps([value])
+            argument = name + equals + text if equals else text  # noqa: PLW2901
+        option = name
+        result.append(argument)
+    return result
+
+
+def _malformed_list(arguments: Sequence[str]) -> str | None:
+    """Return what is wrong with the first value that begins as a list or mapping in JSON and is none."""
+    option = ""
+    for argument in arguments:
+        name, _, value = argument.partition("=") if argument.startswith("--") else (option, "", argument)
+        if value.startswith(("[", "{")) and not _is_json_list(value):
+            return f'{name} {shorten(repr(value), SHOWN_VALUE)} is not a list; write values with commas, or ["a", "b"]'
+        option = name
+    return None
+
+
+def _is_json_list(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), list)
+    except ValueError:
+        return False
 
 
 def _is_number(text: str) -> bool:
