@@ -145,7 +145,7 @@ def title(models: Sequence[ModelOutcomes]) -> str:
         of = "" if each.number == best.number else f" of {each.number}"
         parts.append(f"{forecaster_name(each.forecaster)} {each.survived}{of}")
     rest = len(others) - 2
-    text = "; ".join([*parts, *([f"{rest} more forecasters below"] if rest > 0 else [])])
+    text = "; ".join([*parts, *([f"{rest} more forecaster{'' if rest == 1 else 's'} below"] if rest > 0 else [])])
     return text[:1].upper() + text[1:]
 
 
