@@ -92,7 +92,7 @@ def test_a_grid_says_who_survives_what(tmp_path: Path, browser: webdriver.Chrome
     assert grid.rows[0][2] == TableCell("✓ survives", tone="good")
     assert grid.rows[1][2] == TableCell("✗ does not at 0.2", tone="bad")
     text = first_screen(page)
-    assert f"Series waves: {NOTE}." in text
+    assert text.endswith(f"Series waves: {NOTE}.")
     costliest = "Costliest: missing 0.2 raises the error of TimeSieve (plain, waves, horizon 8) by 250"
     assert costliest in text.replace("\N{NO-BREAK SPACE}", " ")
     path = tmp_path / "report.html"
