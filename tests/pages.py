@@ -13,6 +13,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 MAX_BYTES = 3_000_000
 FIRST_SCREEN = 900
 """Pixels within which the verdict must end, with its picture."""
+BROWSERS = ("chromium", "google-chrome", "chromium-browser")
 FLAGS = ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-sync")
 
 VERDICT = By.ID, "verdict"
@@ -41,7 +42,7 @@ VIEWS = (
 @pytest.fixture(scope="session")
 def browser() -> Iterator[webdriver.Chrome]:
     """Start headless Chromium; tests that use it are skipped where there is none."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    chromium, driver = next(filter(None, map(shutil.which, BROWSERS)), None), shutil.which("chromedriver")
     if chromium is None or driver is None:
         pytest.skip("no chromium and chromedriver: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
