@@ -12,6 +12,9 @@ RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 REQUIREMENTS := pyproject.toml constraints.txt tools/install.py
 
+# Each process of a test run, and each worker of Ray, would compile the package and the tests anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup cluster score faithfulness audit test test-fast test-all sweep sweep-table check structure bench bench-gpu docs \
 	dist clean
 

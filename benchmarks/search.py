@@ -20,6 +20,7 @@ from lm_eval.models.huggingface import HFLM
 
 import stratoscope
 from stratoscope.evaluation import Evaluator, ItemSampling, Slice, choose_items, load_tasks
+from stratoscope.execution import cluster
 from stratoscope.models import LoadedModel, load_model, without_layers
 from stratoscope.pruning.selection import random_sets
 
@@ -90,7 +91,8 @@ def device_rates(items: int, trials: int, devices: Sequence[str]) -> None:
     for device in devices:
         if device == "cpu":
             os.environ["STRATOSCOPE_CPUS"] = str(COMPARED_CPUS)
-        taken, num_sets = _search("random", items, trials, evaluators={"gpus": float(device == "gpu")})
+        with cluster():  # one Ray for the scores and the search
+            taken, num_sets = _search("random", items, trials, evaluators={"gpus": float(device == "gpu")})
         rates.append(3600 * trials / taken)
         name = "one GPU" if device == "gpu" else f"{COMPARED_CPUS} CPUs"
         print(f"{name}: {rates[-1]:,.0f} trials per hour, {num_sets} different sets in {trials}", flush=True)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 import stratoscope
+from stratoscope.execution import cluster
 from stratoscope.mitigation import Corpus, QuestionExample, TrainingSettings, answer_rows
 from stratoscope.mitigation.examples import BatchSchedule
 from stratoscope.mitigation.objective import Counts, MicroBatch
@@ -198,10 +199,11 @@ def main() -> None:
     lowest = min(map(int, given.layers.split(",")))
     print("| trained | parameters | tokens/s | step | peak memory of a worker |\n|---|---|---|---|---|")
     runs, taken = {}, {}
-    for name in given.variants:
-        variant = VARIANTS[name](given.layers)
-        runs[name] = train(variant, given)
-        taken[name] = told(variant.title, runs[name])
+    with cluster():  # one Ray for all trainings
+        for name in given.variants:
+            variant = VARIANTS[name](given.layers)
+            runs[name] = train(variant, given)
+            taken[name] = told(variant.title, runs[name])
     if given.plain:
         rate, (name, run) = plain_rate(given), next(iter(runs.items()))
         job = statistics.median(row["tokens_per_s"] for row in run.table("training").to_pylist()[WARM_UP:])

@@ -18,6 +18,11 @@ from tests.pages import browser  # noqa: F401 - a fixture
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
+# Several test processes share the machine, and matrices in tests are small: further threads only wait, which takes CPU
+# time. The libraries read this when they are imported.
+for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_threads, "1")
+
 # Compiling a function of a model to C++ takes half a minute, and changes nothing that a test asks for.
 os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 

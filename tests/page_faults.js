@@ -42,8 +42,17 @@ for (const figure of document.querySelectorAll(".figure")) {
   if (!marks.length) faults.push("a figure has no data");
 }
 
+// What a grid shows of a cell: the rest can be scrolled to.
+function shownBox(element) {
+  const box = element.getBoundingClientRect();
+  const grid = element.closest(".wide.scrolls")?.getBoundingClientRect();
+  if (!grid) return box;
+  const [top, bottom] = [Math.max(box.top, grid.top), Math.min(box.bottom, grid.bottom)];
+  return { left: box.left, right: box.right, top, bottom, height: bottom - top };
+}
+
 const blocks = texts.filter((element) => element.matches("h1, h2, p, td, th, dt, dd, nav a, button, label") && !element.closest(".figure"))
-  .map((element) => ({ element, box: element.getBoundingClientRect() }));
+  .map((element) => ({ element, box: shownBox(element) })).filter(({ box }) => box.height > 0);
 blocks.sort((a, b) => a.box.top - b.box.top);
 blocks.forEach(({ element, box }, index) => {
   for (let next = index + 1; next < blocks.length && blocks[next].box.top < box.bottom; next++) {

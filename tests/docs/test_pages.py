@@ -14,6 +14,7 @@ from stratoscope.pipelines.commands.runs import RunsConfig
 from stratoscope.pipelines.jobs import JOBS
 from stratoscope.pipelines.runtime.config import load_config
 from stratoscope.pipelines.runtime.option_names import field_names
+from tests import structure
 from tests.docs.pages import ROOT, Command, anchors, commands, comments, links, pages, written_files
 
 CONFIGS = {name: job.config_class for name, job in JOBS.items()} | {
@@ -105,8 +106,7 @@ def test_links_lead_to_files_and_headings(name: str) -> None:
 
 
 def test_the_messages_of_troubleshooting_are_those_of_the_package() -> None:
-    sources = (ROOT / "platform" / "stratoscope").rglob("*.py")
-    nodes = [node for path in sources for node in ast.walk(ast.parse(path.read_text()))]
+    nodes = [node for tree in structure.modules().values() for node in ast.walk(tree)]
     texts = "\n".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
     titles = re.findall(r"^\*\*(.*)\*\*$", (ROOT / "docs/guides/troubleshooting.md").read_text(), re.MULTILINE)
     messages = [span for title in titles for span in re.findall(r"`([^`]+)`", title)]

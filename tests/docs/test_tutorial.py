@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -29,9 +30,12 @@ def test_the_commands_of_the_tutorial_run_as_written(tmp_path: Path) -> None:
     for job in JOBS:
         assert any(f"stratoscope {job} " in block for block in blocks), job
     for block in blocks:
+        began = time.monotonic()
         answer = subprocess.run(
             ["bash", "-e", "-c", block], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
         )
+        # The page states how long the steps take: pytest -s shows it.
+        print(f"{time.monotonic() - began:6.0f} s  {block.splitlines()[0]}")
         assert answer.returncode == 0, f"{block}\n{answer.stdout[-2000:]}{answer.stderr[-2000:]}"
     for job in JOBS:
         assert list((tmp_path / "runs" / job).glob("*/report.html")), job

@@ -30,6 +30,7 @@ def test_an_address_that_nobody_answers_is_named_and_given_up(
 ) -> None:
     monkeypatch.setattr(address, "ANSWER_S", 0.2)
     monkeypatch.setattr(address, "GIVE_UP_S", 1.0)
+    monkeypatch.setattr(address, "RETRY_S", 0.1)
     monkeypatch.setenv("RAY_ADDRESS", form.format(port=silent_port))
     lines: list[str] = []
     start = time.monotonic()

@@ -136,7 +136,7 @@ def test_a_model_that_fails_or_hangs_loses_no_other(nights: Audit) -> None:
 def test_a_perturbed_layer_is_caught_and_named(nights: Audit) -> None:
     (row, lost) = nights.rows("n2")
     assert (row["verdict"], lost["verdict"]) == ("regression", "refused")
-    assert f"weights differ in layers {PLANTED}" in row["regressions"][0]
+    assert f"weights differ in layer {PLANTED}" in row["regressions"][0]
     assert row["changed"] == ["other weights", "other activations"]
     moved = [r for r in nights.rows("n2", "drift") if r["moved"]]
     # Layers below the perturbed one see nothing of it.

@@ -1,9 +1,13 @@
 """The page of a faithfulness run, from tables made here."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
+import pytest
 from selenium import webdriver
+from selenium.webdriver.common.by import By
 
 from stratoscope.forecasting import GridCell, Measurement, deviation_ratios, spreads
 from stratoscope.pipelines.faithfulness.report import build_page
@@ -17,9 +21,10 @@ from stratoscope.tables.faithfulness import (
     SpreadRow,
     WorstCaseRow,
 )
-from tests.pages import page_faults
+from tests.pages import VIEWS, open_page, page_faults
 
 SEEDS = (1, 2, 3)
+NARROW = next(view for view in VIEWS if view.name == "narrow")
 NOTE = "rows were newest first by 'date' and are turned round"
 
 
@@ -87,12 +92,55 @@ def test_a_grid_says_who_survives_what(tmp_path: Path, browser: webdriver.Chrome
     assert grid.rows[0][2] == TableCell("✓ survives", tone="good")
     assert grid.rows[1][2] == TableCell("✗ does not at 0.2", tone="bad")
     text = first_screen(page)
-    assert f"Series waves: {NOTE}." in text
+    assert text.endswith(f"Series waves: {NOTE}.")
     costliest = "Costliest: missing 0.2 raises the error of TimeSieve (plain, waves, horizon 8) by 250"
     assert costliest in text.replace("\N{NO-BREAK SPACE}", " ")
     path = tmp_path / "report.html"
     path.write_bytes(render(page))
     assert page_faults(browser, path) == []
+
+
+NAMES = ("dlinear", "timesieve", "patchtst", "patchtsmixer")
+PERTURBATIONS = ("adversarial", "gaussian", "missing", "parameter", "residual")
+
+
+@pytest.mark.parametrize(
+    ("forecasters", "series", "horizons"),
+    [
+        (NAMES[:1], ("waves", "tides"), (24,)),
+        (NAMES, ("waves", "the_tides_of_a_sea_with_a_long_name", "winds"), (8, 96)),
+    ],
+)
+def test_the_grid_fits_the_first_screen_whatever_its_size(
+    forecasters: Sequence[str],
+    series: Sequence[str],
+    horizons: Sequence[int],
+    browser: webdriver.Chrome,
+    tmp_path: Path,
+) -> None:
+    growths = {(name, level): 0.03 * (1 + i) for i, name in enumerate(PERTURBATIONS) for level in (0.1, 0.2)}
+    cells = [
+        replace(m, dataset=dataset, horizon=horizon)
+        for name, dataset, horizon in product(forecasters, series, horizons)
+        for m in measurements(name, 0.5, growths)
+    ]
+    path = tmp_path / "report.html"
+    path.write_bytes(render(build_page(faithfulness_run(tmp_path, cells))))
+    assert page_faults(browser, path) == []
+    open_page(browser, path, NARROW)
+    # A telephone shows the outcomes below the name of their row, without scrolling sideways.
+    (grid,) = browser.find_elements(By.CSS_SELECTOR, "#verdict .wide")
+    assert int(grid.get_property("scrollWidth")) <= int(grid.get_property("clientWidth"))
+    assert int(grid.get_property("clientHeight")) >= 150
+    assert "parameter ✗ does not" in pseudo_text(browser)
+
+
+def pseudo_text(browser: webdriver.Chrome) -> str:
+    """Return the texts of the first row of the grid, with the labels that the style puts before them."""
+    return browser.execute_script(
+        "return [...document.querySelectorAll('#verdict tbody tr:first-child td')].map((cell) =>"
+        "eval(getComputedStyle(cell, '::before').content.replace('none', '\"\"')) + cell.textContent).join(' ')"
+    )
 
 
 def test_what_was_not_measured_with_certainty_is_undecided(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from stratoscope.pipelines.reporting.figures import IntervalMark, interval_plot
+from stratoscope.pipelines.reporting.figures import FIRST_SCREEN_ROWS, IntervalMark, interval_plot
 from stratoscope.pipelines.reporting.formatting import (
     MAX_LABEL,
     count_text,
@@ -95,6 +95,24 @@ def test_counts_lists_and_names_read_as_english() -> None:
     assert lists == ["", "a", "a and b", "a, b and c", "a, b, c and 2 more"]
     assert [model_label(source) for source in ("owner/model", "/models/base/", "x.gguf")] == ["model", "base", "x.gguf"]
     assert len(model_label("owner/" + "long" * 20)) == MAX_LABEL
+
+
+@pytest.mark.parametrize(
+    ("num_series", "name", "expected"), [(1, "set", 10), (1, "a data set with a long name", 6), (4, "set", 4)]
+)
+def test_the_first_screen_shows_the_surest_rows_of_many(num_series: int, name: str, expected: int) -> None:
+    marks = [
+        IntervalMark(f"{name} {row}", 0.1 * row, 0.1 * row - 0.5, 0.1 * row + 0.5, True, str(series))
+        for row in range(20)
+        for series in range(num_series)
+    ]
+    figure = interval_plot(marks, "difference", title="m", form="+.2f", reference=0.0, is_first=True)
+    labels = [label.replace("<br>", " ") for label in figure.layout.yaxis.ticktext]
+    assert labels == [f"{name} {row}" for row in range(20 - expected, 20)]
+    assert figure.layout.meta["title"] == f"m ({expected} of 20 rows, the surest; all are below)"
+    assert 100 < figure.layout.meta["least"] <= 100 + FIRST_SCREEN_ROWS
+    everything = interval_plot(marks, "difference", title="m", form="+.2f", reference=0.0)
+    assert (len(everything.layout.yaxis.ticktext), everything.layout.meta["title"]) == (20, "m")
 
 
 def test_an_interval_plot_is_grey_within_noise_and_leaves_out_what_is_not_finite() -> None:

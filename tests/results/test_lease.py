@@ -75,23 +75,28 @@ def test_beats_carry_progress_and_notice_a_takeover(run: Storage, monkeypatch: p
 
 
 def test_two_that_come_together_do_not_both_get_it(tmp_path: Path) -> None:
+    """Both wait until the other has loaded its libraries; the one that gets it holds it until the other has ended."""
     code = (
-        "import sys, time\n"
+        "import sys\n"
+        "from stratoscope.errors import InputError\n"
         "from stratoscope.results import Storage\n"
         "from stratoscope.results.lease import Lease\n"
-        "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
-        "with Lease(Storage(sys.argv[1])):\n"
-        "    print('got it'); time.sleep(2)\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "try:\n"
+        "    with Lease(Storage(sys.argv[1])):\n"
+        "        print('got it', flush=True); sys.stdin.readline()\n"
+        "except InputError:\n"
+        "    print('refused', flush=True)\n"
     )
-    start = str(time.time() + 3)
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path / "run"), start], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=60)[0] for process in both]
-    assert sorted(outputs) == [b"", b"got it\n"]
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as one, subprocess.Popen(command, text=True, **pipes) as two:
+        both = (one, two)
+        assert [process.stdout.readline() for process in both] == ["ready\n"] * 2
+        for process in both:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        assert sorted(process.stdout.readline() for process in both) == ["got it\n", "refused\n"]
 
 
 def test_a_broken_lease_file_holds_nobody_up(run: Storage) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
 from stratoscope.scoring import Readings
@@ -18,6 +19,13 @@ from stratoscope.scoring.separation import (
 from tests.scoring.test_layer_tests import answers, readings
 
 
+def area(wrong: np.ndarray, scores: np.ndarray) -> float:
+    """Return the area under the ROC curve from the ranks of scores (Mann and Whitney), fast enough for many samples."""
+    positives = int(wrong.sum())
+    excess = rankdata(scores)[wrong].sum() - positives * (positives + 1) / 2
+    return float(excess / (positives * (len(wrong) - positives)))
+
+
 def test_the_area_is_scikit_learns_and_its_error_that_of_resampled_questions() -> None:
     labels = answers(60, 0)
     generator = np.random.default_rng(1)
@@ -25,12 +33,13 @@ def test_the_area_is_scikit_learns_and_its_error_that_of_resampled_questions() -
     scores = np.round(shared + 0.6 * labels.wrong + generator.normal(size=len(labels.wrong)), 1)
     found = auroc(scores, labels)
     assert found.value == pytest.approx(roc_auc_score(labels.wrong, scores))
+    assert found.value == pytest.approx(area(labels.wrong, scores))
     assert found.influence.sum() == pytest.approx(0, abs=1e-12)
     draws = []
     for _ in range(2000):
         chosen = generator.integers(0, 60, 60)
         rows = np.concatenate([np.flatnonzero(labels.question == q) for q in chosen])
-        draws.append(roc_auc_score(labels.wrong[rows], scores[rows]))
+        draws.append(area(labels.wrong[rows], scores[rows]))
     assert found.error == pytest.approx(np.std(draws), rel=0.1)
     low, high = found.interval(0.95)
     assert low < found.value < high

@@ -14,6 +14,8 @@ ANSWER_S = 5.0
 """Seconds in which a cluster has to answer an attempt to connect."""
 GIVE_UP_S = 60.0
 """Seconds after which no further attempt is made."""
+RETRY_S = 1.0
+"""Seconds between two attempts."""
 ADVICE = "start the cluster, correct the variable, or unset it to run on this machine alone"
 
 
@@ -48,7 +50,7 @@ def check_address() -> None:
             failures += 1
             if time.monotonic() - start + ANSWER_S > GIVE_UP_S:
                 raise InputError(f"{VARIABLE} {address!r}: nobody answered within {GIVE_UP_S:.0f} s; {ADVICE}")
-            time.sleep(1)
+            time.sleep(RETRY_S)
 
 
 def _answers(server: str) -> bool:

@@ -203,14 +203,8 @@ def _has_spare_cpus(pool: ActorPool) -> bool:
 
 def _prepare_shards(dataset: Any, prepare: Prepare) -> Any:
     """Return the dataset with its rows prepared in tasks."""
-    # Tasks with another strategy than the actors are not fused with them.
-    return dataset.map_batches(
-        partial(_prepare, prepare),
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=1,
-        scheduling_strategy="SPREAD",
-    )
+    # Tasks with other resources than the actors are not fused with them.
+    return dataset.map_batches(partial(_prepare, prepare), batch_size=1, batch_format="pyarrow", num_cpus=1, memory=1)
 
 
 def _prepare(prepare: Prepare, batch: pa.Table) -> pa.Table:
@@ -269,9 +263,8 @@ def _map_shards(
         ),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
-        # The tracker bounds retries: it knows whether an actor died loading, idle or in a batch.
-        max_restarts=-1,
-        max_task_retries=-1,
+        # Ray Data restarts actors and repeats their tasks without end. The tracker bounds that: it knows whether an
+        # actor died loading, idle or in a batch.
     )
 
 

@@ -4,6 +4,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from stratoscope.errors import InputError, first_line
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 DECODER_LAYERS = {"decoder_layers": "encoder_layers", "num_decoder_layers": "num_encoder_layers"}
 """Fields for the numbers of decoder and encoder layers of architectures with both."""
+RANDOM_FILLS = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_")
+"""Names of functions that fill a tensor with random values; transformers has its own of these names."""
 
 
 def declared_class(config: Any) -> Any:
@@ -79,6 +82,19 @@ def _mapped(mapping: Any, config: Any) -> tuple[Any, ...]:
     return tuple(classes) if isinstance(classes, list | tuple) else (classes,)
 
 
+class _WithoutRandomValues(TorchFunctionMode):
+    """Draws no random values for tensors without values; the meta device takes most of a build's time for these."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of torch, unless it fills a tensor on the meta device with random values."""
+        options = kwargs or {}
+        if getattr(function, "__name__", "") in RANDOM_FILLS:
+            tensor: torch.Tensor = options["tensor"] if "tensor" in options else args[0]
+            if tensor.is_meta:
+                return tensor
+        return function(*args, **options)
+
+
 def build_empty(model_class: Any, config: Any, *, trust_remote_code: bool = False) -> "PreTrainedModel":
     """Build a model whose parameters are on the meta device; its buffers have their values where memory allows it."""
     try:
@@ -95,7 +111,7 @@ def build_empty(model_class: Any, config: Any, *, trust_remote_code: bool = Fals
 def _build_empty(model_class: Any, config: Any, trust_remote_code: bool, *, include_buffers: bool) -> "PreTrainedModel":
     from accelerate import init_empty_weights
 
-    with init_empty_weights(include_buffers=include_buffers):
+    with init_empty_weights(include_buffers=include_buffers), _WithoutRandomValues():
         if hasattr(model_class, "from_config"):
             network: PreTrainedModel = model_class.from_config(config, trust_remote_code=trust_remote_code)
         else:

@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -150,7 +151,8 @@ def converted_gguf(path: Path) -> Path:
     """
     models = cache_folder() / "models"
     models.mkdir(parents=True, exist_ok=True)
-    target = models / file_digest(path)
+    state = path.stat()
+    target = models / _content_digest(path, state.st_ino, state.st_size, state.st_mtime_ns)
     with FileLock(models / f"{target.name}.lock"):
         if not target.is_dir():
             partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=models))
@@ -161,6 +163,12 @@ def converted_gguf(path: Path) -> Path:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
     return target
+
+
+@cache
+def _content_digest(path: Path, *_state: int) -> str:
+    """Return the digest of a file, which a process reads once for each state of the file."""
+    return file_digest(path)
 
 
 def _convert(gguf: Path, folder: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import subprocess
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,17 +33,20 @@ PACKAGES = (
 
 def package_versions() -> dict[str, str]:
     """Return the installed versions of the packages that results depend on."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+    return {name: _package_version(name) for name in PACKAGES}
 
 
+@cache
+def _package_version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+@cache
 def git_commit() -> str | None:
-    """Return the commit of the checkout that this package runs from, or None outside one."""
+    """Return the commit of the checkout that this package runs from, or None outside one; read once per process."""
     here = Path(__file__).parent
     try:
         result = subprocess.run(

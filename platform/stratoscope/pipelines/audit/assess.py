@@ -1,7 +1,7 @@
 """Assessment of a night's steps: key metrics beside those of the previous night, changes, and regressions."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -183,9 +183,9 @@ def _layer_regressions(drift: Drift, thresholds: RegressionThresholdsSection) ->
     if not drift.moved:
         return
     worst = max((shift for shift in drift.shifts if shift.moved), key=lambda shift: abs(shift.shift))
-    weights = f"; weights differ in layers {_list(drift.reweighted)}" if drift.reweighted else ""
+    weights = f"; weights differ in {_layers(drift.reweighted)}" if drift.reweighted else ""
     yield (
-        f"layers {_list(drift.moved)} moved on {drift.design} ({drift.prompts}), most of all layer {worst.layer} "
+        f"{_layers(drift.moved)} moved on {drift.design} ({drift.prompts}), most of all layer {worst.layer} "
         f"at tap {worst.tap}: log AVSS {worst.shift:+.3f} ({worst.low:+.3f} to {worst.high:+.3f}){weights}"
     )
     for tap, correlation in drift.rank_correlation.items():
@@ -193,8 +193,8 @@ def _layer_regressions(drift: Drift, thresholds: RegressionThresholdsSection) ->
             yield f"the order of layers at tap {tap} correlates by {correlation:.2f} with that of the night before"
 
 
-def _list(layers: Iterable[int]) -> str:
-    return ", ".join(map(str, layers))
+def _layers(layers: Collection[int]) -> str:
+    return f"layer{'' if len(layers) == 1 else 's'} {', '.join(map(str, layers))}"
 
 
 def find_changes(config_class: type[JobConfig], now: Manifest, before: Manifest) -> Changes:

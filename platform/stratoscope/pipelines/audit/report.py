@@ -179,6 +179,10 @@ def _trend_lines(trends: Trends, nights: Sequence[str], kind: MetricKind) -> dic
     return lines
 
 
+FEW_NIGHTS = 4
+"""Nights up to which each has a label of several lines on the axis of a trend."""
+
+
 def _trend(
     title: str,
     axis: str,
@@ -206,6 +210,8 @@ def _trend(
     figure.update_yaxes(range=data_range(drawn, drawn))
     # Otherwise nights would appear in the order in which the lines have them.
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=nights)
+    if len(nights) <= FEW_NIGHTS:  # date, time and name below each other, where there is room for all
+        figure.update_xaxes(tickvals=nights, ticktext=[html.escape(night).replace(" ", "<br>") for night in nights])
     return figure
 
 

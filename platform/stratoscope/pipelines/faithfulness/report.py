@@ -79,7 +79,6 @@ def build_page(run: Run) -> Page:
     models = verdict.model_outcomes(measurements, spreads, limits)
     # Older versions did not write the table.
     ratios = DeviationRatioRow.read(run.table("deviation_ratios")) if "deviation_ratios" in run.tables else []
-    notes = {name: facts.notes for name, facts in recorded_facts(manifest).items()}
     sections = [
         *_growth_sections(models, limits),
         *_figure_sections(measurements, ForecastRow.read(run.table("forecasts"))),
@@ -99,7 +98,11 @@ def build_page(run: Run) -> Page:
         ),
         verdict=PageSection(
             "Verdict",
-            [*verdict.warnings(models, failed, notes), *verdict.sentences(models, limits, ratios)],
+            [
+                *verdict.warnings(models, failed),
+                *verdict.sentences(models, limits, ratios),
+                *verdict.notes({name: facts.notes for name, facts in recorded_facts(manifest).items()}),
+            ],
             tables=[verdict.grid(models)],
         ),
         sections=[section for section in sections if section.figures or section.tables or section.paragraphs],

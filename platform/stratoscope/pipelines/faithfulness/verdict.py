@@ -145,7 +145,7 @@ def title(models: Sequence[ModelOutcomes]) -> str:
         of = "" if each.number == best.number else f" of {each.number}"
         parts.append(f"{forecaster_name(each.forecaster)} {each.survived}{of}")
     rest = len(others) - 2
-    text = "; ".join([*parts, *([f"{rest} more forecasters below"] if rest > 0 else [])])
+    text = "; ".join([*parts, *([f"{rest} more forecaster{'' if rest == 1 else 's'} below"] if rest > 0 else [])])
     return text[:1].upper() + text[1:]
 
 
@@ -161,15 +161,12 @@ def _seed_title(models: Sequence[ModelOutcomes]) -> str:
     )
 
 
-def warnings(
-    models: Sequence[ModelOutcomes], failed: Sequence[CellRow], notes: Mapping[str, Sequence[str]]
-) -> Iterator[str]:
+def warnings(models: Sequence[ModelOutcomes], failed: Sequence[CellRow]) -> Iterator[str]:
     """Yield what a reader must know before reading anything into the results.
 
     Args:
         models: outcomes of all forecasters.
         failed: cells that failed.
-        notes: what was mended or is questioned, by series.
     """
     questioned = [model for model in models if is_questioned(model.spread)]
     if questioned:
@@ -182,9 +179,11 @@ def warnings(
     if failed:
         cells = list(dict.fromkeys(row.key for row in failed))
         yield f"WARNING: {len(cells)} cells failed and are excluded: {list_text(cells)}."
-    for name, own in notes.items():
-        if own:
-            yield f"Series {name}: {'; '.join(own)}."
+
+
+def notes(series: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield what was mended in each series or is questioned, by its name; it stands after what was found."""
+    yield from (f"Series {name}: {'; '.join(own)}." for name, own in series.items() if own)
 
 
 def sentences(

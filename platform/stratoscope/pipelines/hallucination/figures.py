@@ -43,12 +43,11 @@ def propensity(rows: Sequence[HallucinationScoreRow], title: str) -> "Figure":
                 fillcolor="#ebf0f8",
                 line={"width": 0},
                 hoverinfo="skip",
-                name="chance",
+                name="what labels dealt at random reach",
             )
         )
     traces.append(_eavss(rows))
     figure = Figure(traces)
-    figure.update_layout(showlegend=False)
     style(figure, "layer", "EAVSS, log ratio" if rows[0].definition == "eavss" else "EAVSS", title=title, by_layer=True)
     figure.update_xaxes(range=[-0.5, len(rows) - 0.5])
     figure.add_hline(y=0, line={"color": MUTED, "width": 1})
@@ -76,7 +75,7 @@ def _eavss(rows: Sequence[HallucinationScoreRow]) -> "Scatter":
         x=[row.layer for row in rows],
         y=values,
         mode="markers",
-        name="EAVSS",
+        name="EAVSS with its interval",
         marker={
             "size": [11 if row.flagged else 8 for row in rows],
             "color": [COLOURS[1] if row.flagged else MUTED for row in rows],

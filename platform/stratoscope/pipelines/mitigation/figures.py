@@ -69,7 +69,7 @@ def _series(rows: Sequence[FigureRow]) -> Iterator[_Series[FigureRow]]:
 
 
 def differences(rows: Sequence[VariantComparisonRow], model: str) -> "Figure":
-    """Draw how each variant differs from the base on each data set and metric, as the mean over seeds."""
+    """Draw for the first screen how each variant differs from the base, as the mean over seeds."""
     several = len({row.variant for row in rows}) > 1
     marks = [
         IntervalMark(
@@ -85,11 +85,21 @@ def differences(rows: Sequence[VariantComparisonRow], model: str) -> "Figure":
     ]
     title = f"{model}: fine-tuned against the base"
     axis = "difference (after - before)"
-    return interval_plot(marks, axis, title=title, form="+.3f", reference=0.0, with_reference=True)
+    return interval_plot(marks, axis, title=title, form="+.3f", reference=0.0, with_reference=True, is_first=True)
 
 
-def changes(rows: Sequence[VariantEvaluationRow], metric: str, model: str, *, retention: bool) -> "Figure | None":
-    """Draw the change of a metric on each data set, a point for each variant and seed; None where none is defined."""
+def changes(
+    rows: Sequence[VariantEvaluationRow], metric: str, model: str, *, retention: bool, is_first: bool = False
+) -> "Figure | None":
+    """Draw the change of a metric on each data set, a point for each variant and seed; None where none is defined.
+
+    Args:
+        rows: results of the variants.
+        metric: the metric.
+        model: name of the model.
+        retention: whether to draw ratios rather than differences.
+        is_first: whether the figure is on the first screen, which has room for few data sets.
+    """
     several = len({row.variant for row in rows}) > 1
     marks = [mark for row in rows if (mark := _change_mark(row, retention=retention, is_named=several))]
     if not marks:
@@ -103,6 +113,7 @@ def changes(rows: Sequence[VariantEvaluationRow], metric: str, model: str, *, re
         form=".0%" if retention else "+.3f",
         reference=float(retention),
         with_reference=True,
+        is_first=is_first,
     )
 
 

@@ -105,7 +105,7 @@ def _picture(rows: verdict.VerdictRows) -> list["Figure"]:
             return []
         metric = verdict.main_metric([row.metric for row in rows.evaluation])
         own = [row for row in rows.evaluation if row.metric == metric]
-        figure = figures.changes(own, metric, rows.model, retention=True)
+        figure = figures.changes(own, metric, rows.model, retention=True, is_first=True)
         return [figure] if figure else []
     own_metrics = [row for row in rows.comparison if row.other == BASE and row.dataset is not None]
     own_metrics = [row for row in own_metrics if verdict.is_defined(row.difference)]

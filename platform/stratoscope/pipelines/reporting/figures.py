@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 LABEL_WIDTH = 22
 """Number of characters in a line of a row's label."""
-MARK_HEIGHT, LINE_HEIGHT = 18, 17
-"""Pixels of a mark, and of a line of a row's label."""
+MARK_HEIGHT, LEAST_MARK_HEIGHT, LINE_HEIGHT = 18, 14, 17
+"""Pixels of a mark, on a first screen without room, and of a line of a row's label."""
+FIRST_SCREEN_ROWS = 260
+"""Pixels that the rows of a plot may take on the first screen of a page."""
 BEYOND, WITHIN = "beyond noise", "within noise"
 
 
@@ -52,6 +54,7 @@ def interval_plot(
     form: str,
     reference: float,
     with_reference: bool = False,
+    is_first: bool = False,
 ) -> "Figure":
     """Draw values with their intervals, in a row for each label; what is within noise is grey.
 
@@ -62,17 +65,21 @@ def interval_plot(
         form: format of the values, such as '.0%'.
         reference: value at which a line is drawn, such as 0 for differences.
         with_reference: whether the axis reaches to the reference; otherwise it fits the data.
+        is_first: whether it is on the first screen of a page, which has room for few rows: the surest ones.
     """
     from plotly.graph_objects import Figure
 
     marks = [mark for mark in marks if math.isfinite(mark.value)]
-    labels = list(dict.fromkeys(mark.row for mark in marks))
+    labels = first_rows(marks, reference) if is_first else rows_of(marks)
+    if len(labels) < len(rows_of(marks)):
+        title += f" ({len(labels)} of {len(rows_of(marks))} rows, the surest; all are below)"
+        marks = [mark for mark in marks if mark.row in labels]
     placed = _placed(marks, labels)
     figure = Figure(list(_traces(placed, form)))
-    most = max(sum(mark.row == label for mark in marks) for label in labels)
     lines = [_lines(label) for label in labels]
-    height = max(40, 12 + MARK_HEIGHT * most, 10 + LINE_HEIGHT * max(map(len, lines)))
-    style(figure, html.escape(axis), "", title=html.escape(title), height=100 + height * len(labels))
+    least = _least_height(marks)
+    style(figure, html.escape(axis), "", title=html.escape(title), height=100 + max(40, 6 + least) * len(labels))
+    figure.layout.meta = figure.layout.meta | {"least": 100 + least * len(labels)}
     wanted = [reference] if with_reference else []
     ends = data_range([*(m.low for m in marks), *(m.value for m in marks), *wanted],
                       [*(m.high for m in marks), *(m.value for m in marks), *wanted])  # fmt: skip
@@ -86,6 +93,34 @@ def interval_plot(
     if ends[0] <= reference <= ends[1]:
         figure.add_vline(x=reference, line={"color": INK, "dash": "dot", "width": 1})
     return figure
+
+
+def rows_of(marks: Sequence[IntervalMark]) -> list[str]:
+    """Return the labels of the rows of a plot, in order."""
+    return list(dict.fromkeys(mark.row for mark in marks))
+
+
+def first_rows(marks: Sequence[IntervalMark], reference: float) -> list[str]:
+    """Return the labels of as many rows as the first screen of a page has room for, in order.
+
+    These are the rows with the mark that is furthest from the reference, in lengths of its interval.
+    """
+    labels = rows_of(marks)
+    number = max(2, FIRST_SCREEN_ROWS // _least_height(marks))
+    sureness = {label: max(_sureness(m, reference) for m in marks if m.row == label) for label in labels}
+    surest = sorted(labels, key=lambda label: -sureness[label])[:number]
+    return [label for label in labels if label in surest]
+
+
+def _sureness(mark: IntervalMark, reference: float) -> float:
+    length = mark.high - mark.low
+    return abs(mark.value - reference) / length if math.isfinite(length) and length > 0 else 0.0
+
+
+def _least_height(marks: Sequence[IntervalMark]) -> int:
+    """Return the pixels that a row needs for its marks and the lines of its label."""
+    most = max(sum(mark.row == label for mark in marks) for label in rows_of(marks))
+    return max(24, 6 + LEAST_MARK_HEIGHT * most, 4 + LINE_HEIGHT * max(len(_lines(mark.row)) for mark in marks))
 
 
 def _lines(label: str) -> list[str]:

@@ -116,19 +116,9 @@ def load_config(config_class: type[Config], job: str, arguments: Sequence[str]) 
     options = dict(field_names(config_class))
     arguments = _finite_or_json(_normalized(arguments, ["config", *options]))
     arguments = _whole_texts(arguments, {name for name, field in options.items() if _is_marked(field, NO_COMMAS)})
-    settings = _settings_class(config_class)
+    flags = _as_flags(arguments, {name for name, field in options.items() if field.annotation is bool})
     try:
-        source: CliSettingsSource[Any] = _CommandLineSource(
-            settings,
-            cli_prog_name=f"stratoscope {job}",
-            cli_parse_args=_as_flags(arguments, {name for name, field in options.items() if field.annotation is bool}),
-            cli_implicit_flags=True,
-            cli_exit_on_error=False,
-            cli_hide_none_type=True,
-            cli_avoid_json=True,
-            cli_parse_none_str="null",
-        )
-        values = source()
+        values = _command_line(config_class, job)(args=flags)()
     except SettingsError as error:
         message = first_line(error).removeprefix("error parsing CLI: ").removeprefix(PARSING)
         raise InputError(_malformed_list(arguments) or message) from error
@@ -199,6 +189,20 @@ class _CommandLineSource(CliSettingsSource[Any]):
         default = getattr(model_default, field_name) if isinstance(model_default, BaseModel) else field_info.default
         ending = "required" if field_info.is_required() else f"default: {default_text(default)}"
         return f"{field_info.description or ''} ({ending})".strip().replace("%", "%%")
+
+
+@cache
+def _command_line(config_class: type[ConfigSection], job: str) -> CliSettingsSource[Any]:
+    """Return the parser of a command's options; to build it takes longer than all else that reads a configuration."""
+    return _CommandLineSource(
+        _settings_class(config_class),
+        cli_prog_name=f"stratoscope {job}",
+        cli_implicit_flags=True,
+        cli_exit_on_error=False,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_parse_none_str="null",
+    )
 
 
 def enum_choices(annotation: Any) -> list[str]:

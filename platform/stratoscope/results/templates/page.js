@@ -5,6 +5,9 @@ const folds = [...document.querySelectorAll("details")];
 const DARK = { "#1d2733": "#e6e9ed", "#ffffff": "#14191f", "#b8c4cf": "#5b6875", "#5b6875": "#a9b4bf", "#f1f4f7": "#1d242c", "#dce5ec": "#2b3540", "#ebf0f8": "#38424d" };
 // Figures keep the width of the screen unless they are told that of the paper: A4 less its margins, at 96 dpi.
 const PAPER_WIDTH = 680;
+// The verdict and its picture end within this height, whatever the number of models and series.
+const FIRST_SCREEN = 900;
+const LEAST_PICTURE = 190;
 const OPTIONS = { displaylogo: false, responsive: true, displayModeBar: innerWidth < 600 ? false : "hover", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
 let printing = false;
 let library;
@@ -80,13 +83,34 @@ function readFigure(element) {
   for (const name of Object.keys(layout).filter((key) => /^[xy]axis/.test(key))) {
     layout[name] = { gridcolor: isDark ? "#2b3540" : "#e3e8ed", linecolor: isDark ? "#5b6875" : "#b8c4cf", zerolinecolor: isDark ? "#5b6875" : "#b8c4cf", ...layout[name] };
   }
-  layout.height ??= 340;
   layout.modebar = { bgcolor: "rgba(0,0,0,0)" };
   layout.width = printing ? PAPER_WIDTH : undefined;
-  wrapAxisTitles(layout, data, layout.width ?? element.clientWidth);
-  addLegendSpace(layout, data, layout.width ?? element.clientWidth);
+  layout.height ??= 340;
+  const excess = addSpace(structuredClone(layout), structuredClone(data), element) - room(element);
+  if (excess > 0) layout.height = Math.min(layout.height, Math.max(layout.meta?.least ?? LEAST_PICTURE, layout.height - excess));
+  addSpace(layout, data, element);
   element.style.height = `${layout.height}px`;
   return { data, layout };
+}
+
+function addSpace(layout, data, element) {
+  wrapAxisTitles(layout, data, layout.width ?? element.clientWidth);
+  addLegendSpace(layout, data, layout.width ?? element.clientWidth);
+  return layout.height;
+}
+
+// The height that the first screen leaves for a picture of the verdict.
+function room(element) {
+  if (printing || !element.closest("#verdict")) return Infinity;
+  return FIRST_SCREEN - 16 - (element.getBoundingClientRect().top + scrollY);
+}
+
+// A long grid scrolls by itself on the first screen, and has all its rows on paper.
+function fitGrids() {
+  for (const grid of document.querySelectorAll("#verdict .wide")) {
+    grid.style.maxHeight = printing ? "none" : `${Math.max(LEAST_PICTURE, room(grid))}px`;
+    grid.classList.toggle("scrolls", grid.scrollHeight > grid.clientHeight + 1);
+  }
 }
 
 async function draw(element) {
@@ -120,6 +144,7 @@ async function fitFigures(fold) {
 }
 
 async function redraw() {
+  fitGrids();
   for (const element of figures) if (isDrawn(element)) await draw(element);
 }
 
@@ -213,6 +238,7 @@ addEventListener("resize", () => {
 let foldedBeforePrint = [];
 addEventListener("beforeprint", () => {
   printing = true;
+  fitGrids();
   foldedBeforePrint = folds.filter((fold) => !fold.open);
   unfold(true);
   for (const element of figures.filter(isDrawn)) {
@@ -225,5 +251,6 @@ addEventListener("afterprint", () => {
   for (const fold of foldedBeforePrint) fold.open = false;
   redraw();
 });
+fitGrids();
 showTarget();
 drawAll();

@@ -61,11 +61,18 @@ def build_page(run: Run) -> Page:
             "could not be recovered."
         ),
         verdict=PageSection(
-            "Verdict", verdict.sentences(candidate, best, num_sets), [_differences(best, num_sets, model)]
+            "Verdict",
+            verdict.sentences(candidate, best, num_sets),
+            [_differences(best, num_sets, model, is_first=True)],
         ),
         sections=[
             PageSection("All findings", facts["verdicts"]),
-            PageSection("The best trial, by data set", [], [], [page_table(best, OUTCOME_COLUMNS)]),
+            PageSection(
+                "The best trial, by data set",
+                [],
+                [_differences(best, num_sets, model)],
+                [page_table(best, OUTCOME_COLUMNS)],
+            ),
             PageSection(
                 "Flagged layers against random ones", [SCATTER_NOTE], [_scatter(done, outcomes, num_sets, model)]
             ),
@@ -113,8 +120,10 @@ def _in_order(trials: Sequence[DefinitionTrialRow]) -> list[DefinitionTrialRow]:
     return [*_best(trials), *(row for row in trials if row.status != "done")]
 
 
-def _differences(outcomes: Sequence[DefinitionOutcomeRow], num_sets: int, model: str) -> "Figure":
-    """Draw the difference of flagged and random layers of the best trial, by data set."""
+def _differences(
+    outcomes: Sequence[DefinitionOutcomeRow], num_sets: int, model: str, *, is_first: bool = False
+) -> "Figure":
+    """Draw the difference of flagged and random layers of the best trial by data set, by few on the first screen."""
     marks = [
         IntervalMark(
             f"{row.dataset} ({row.role.replace('_', ' ')})",
@@ -127,7 +136,7 @@ def _differences(outcomes: Sequence[DefinitionOutcomeRow], num_sets: int, model:
         for row in outcomes
     ]
     title = f"{model}: flagged layers against random ones"
-    return interval_plot(marks, AXIS, title=title, form="+.3f", reference=0.0, with_reference=True)
+    return interval_plot(marks, AXIS, title=title, form="+.3f", reference=0.0, with_reference=True, is_first=is_first)
 
 
 def _scatter(
