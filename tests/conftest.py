@@ -3,6 +3,7 @@
 Nothing here imports torch: the process that hands out the tests to others reads this file too, and runs none of them.
 """
 
+import atexit
 import gc
 import os
 from collections.abc import Generator, Iterator
@@ -59,11 +60,8 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def pytest_unconfigure() -> None:
-    """Let the interpreter free everything at its end, or some libraries report leaks."""
-    gc.unfreeze()
+        # The interpreter frees everything at its end, or some libraries report leaks. pytest collects garbage before.
+        atexit.register(gc.unfreeze)
 
 
 def _file(item: pytest.Item) -> str:
