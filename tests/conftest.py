@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
+import psutil
 import pytest
 
 from tests.jobs.small import many_prompts, small_run, undisturbed  # noqa: F401 - fixtures
@@ -31,10 +32,19 @@ os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 OBJECT_STORE = 150 * 2**20
+PROCESS_BYTES = 5 * 2**30
+"""Memory of a test process with its Ray and the models in it."""
 
 # A loaded machine is slow at times; tests assert results, not durations.
 hypothesis.settings.register_profile("any speed", deadline=None)
 hypothesis.settings.load_profile("any speed")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return one process per core, and another one if tests wait for Ray and there is memory for it."""
+    cores = len(os.sched_getaffinity(0))
+    waits = "not ray" not in config.option.markexpr
+    return cores + (waits and psutil.virtual_memory().available > (cores + 1) * PROCESS_BYTES)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
