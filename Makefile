@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 # uv installs in about a minute and pip in five; without uv, pip is used by itself: make setup INSTALLER=pip
 INSTALLER ?= uv
 # Processes that run tests.
-JOBS ?= logical
+JOBS ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(PYTHON) tools/install.py --environment $(VENV) --installer $(INSTALLER)

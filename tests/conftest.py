@@ -3,6 +3,7 @@
 Nothing here imports torch: the process that hands out the tests to others reads this file too, and runs none of them.
 """
 
+import atexit
 import gc
 import os
 from collections.abc import Generator, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
+import psutil
 import pytest
 
 from tests.jobs.small import many_prompts, small_run, undisturbed  # noqa: F401 - fixtures
@@ -30,10 +32,19 @@ os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 OBJECT_STORE = 150 * 2**20
+PROCESS_BYTES = 5 * 2**30
+"""Memory of a test process with its Ray and the models in it."""
 
 # A loaded machine is slow at times; tests assert results, not durations.
 hypothesis.settings.register_profile("any speed", deadline=None)
 hypothesis.settings.load_profile("any speed")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return one process per core, and another one if tests wait for Ray and there is memory for it."""
+    cores = len(os.sched_getaffinity(0))
+    waits = "not ray" not in config.option.markexpr
+    return cores + (waits and psutil.virtual_memory().available > (cores + 1) * PROCESS_BYTES)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,11 +70,8 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def pytest_unconfigure() -> None:
-    """Let the interpreter free everything at its end, or some libraries report leaks."""
-    gc.unfreeze()
+        # The interpreter frees everything at its end, or some libraries report leaks. pytest collects garbage before.
+        atexit.register(gc.unfreeze)
 
 
 def _file(item: pytest.Item) -> str:
