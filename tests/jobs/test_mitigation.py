@@ -285,7 +285,7 @@ def test_a_training_that_fails_loses_no_other(fields: Fields, run: stratoscope.M
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_a_training_at_once(fields: Fields, run: stratoscope.MitigationRun) -> None:
-    wild = fields()["train"] | {"learning_rate": 1e30, "warmup": 0}
+    wild = fields()["train"] | {"learning_rate": 1e6, "weight_decay": 1e6, "warmup": 0}
     with pytest.raises(RunError, match="its loss became non-finite"):
         stratoscope.mitigate(**fields(run_id="wild", train=wild))
     manifest = json.loads((Path(run.path).parent / "wild" / "manifest.json").read_text())
