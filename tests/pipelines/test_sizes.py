@@ -8,10 +8,13 @@ import pytest
 from stratoscope.activations import Tap, measure_rate
 from stratoscope.errors import InputError
 from stratoscope.models import LoadSpec, ModelFacts, load_model, resolve_source
+from stratoscope.pipelines.hallucination import HallucinationConfig
+from stratoscope.pipelines.hallucination import inputs as hallucination_inputs
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.score import ScoreConfig
 from stratoscope.pipelines.score.inputs import lay_out_inputs, open_inputs
 from stratoscope.pipelines.score.layout import lay_out
+from stratoscope.pipelines.sharded import layout
 from stratoscope.pipelines.sharded.layout import MAX_SHARDS, SHARD_BYTES, GpuWork, ShardLayout, recorded_layout
 from stratoscope.pipelines.sharded.sizes import (
     BatchSizes,
@@ -23,6 +26,7 @@ from stratoscope.pipelines.sharded.sizes import (
     tokens_with_logits,
 )
 from stratoscope.results import Manifest, ShardResult, ShardStore, Storage
+from stratoscope.statistics.histogram import NUM_BINS
 
 LLAMA_8B = ModelFacts("LlamaForCausalLM", 32, 4096, 8_000_000_000, 8192)
 TAPS = (Tap.BLOCK, Tap.UPDATE)
@@ -80,6 +84,9 @@ def test_shards_whose_statistics_are_kept_until_they_are_written_fit_into_memory
     assert work.shard_size(1_000_000, merged=True) == 20 * 409
     kept = work.shard_size(1_000_000)
     assert 0.9 * SHARD_BYTES < kept * work.unit_bytes <= SHARD_BYTES
+    several = gpu_work(config(), LLAMA_8B, TAPS, {"GPU": 1}, 20.0, sets_per_unit=4.0)
+    assert several is not None
+    assert several.shard_size(1_000_000) == pytest.approx(max(kept / 4, 1_000_000 / MAX_SHARDS), abs=1)
     assert lay_out(config(), 15_000, 60, work).shard_size == work.shard_size(15_000)
     assert lay_out(config(statistics={"keep": "shard"}), 1_000_000, 64, work).shard_size == 20 * 409
 
@@ -142,6 +149,27 @@ def test_prompts_are_laid_out_by_their_tokens(tiny_model_folder: Path, tmp_path:
     on_cpus, on_gpus = (lay_out_inputs(chosen, inputs, available) for available in ({"CPU": 2.0}, {"GPU": 1.0}))
     assert on_cpus.layout.shard_size == 32
     assert on_gpus.layout.shard_size == 20 * int(320 / 32)
+
+
+@pytest.mark.parametrize("parts", [["answer"], ["answer", "question"]])
+def test_questions_are_laid_out_by_the_memory_of_all_that_is_read_of_them(
+    tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, parts: list[str]
+) -> None:
+    chosen = validate(
+        HallucinationConfig,
+        {
+            "model": {"source": str(tiny_model_folder)},
+            "pairs": {"source": ["sciq"], "limit": 600},
+            "readings": {"taps": ["block"], "parts": parts},
+            "batching": {"max_tokens": 256},
+        },
+    )
+    inputs = hallucination_inputs.open_inputs(chosen)
+    bytes_per_set = 4 * NUM_BINS * 4  # four layers, 32 bits
+    monkeypatch.setattr(layout, "SHARD_BYTES", 200 * bytes_per_set)
+    on_gpus = hallucination_inputs.lay_out_inputs(chosen, inputs, {"GPU": 1.0, "CPU": 4.0})
+    answers = sum(len(question.answers) for question in inputs.questions) / len(inputs.questions)
+    assert on_gpus.layout.shard_size == pytest.approx(200 / (answers * len(parts)), rel=0.05)
 
 
 def test_the_rate_of_a_real_model_is_measured(tiny_model_folder: Path) -> None:

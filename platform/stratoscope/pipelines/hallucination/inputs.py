@@ -59,8 +59,10 @@ def lay_out_inputs(
     questions, model = inputs.questions, inputs.model
     size = config.batching.shard_size
     if size is None and gpus_of_actor(config.actors.gpus, available):
-        _, tokens = answers_and_tokens(config, model.source, questions)
-        work = gpu_work(config, model.facts, config.readings.taps, available, max(1.0, tokens / len(questions)))
+        answers, tokens = answers_and_tokens(config, model.source, questions)
+        mean_tokens = max(1.0, tokens / len(questions))
+        sets = len(config.readings.parts) * answers / len(questions)
+        work = gpu_work(config, model.facts, config.readings.taps, available, mean_tokens, sets_per_unit=sets)
         size = work.shard_size(len(questions)) if work else None
     size = size or default_shard_size(len(questions), MIN_SHARD_SIZE)
     return replace(inputs, layout=ShardLayout(len(questions), size))

@@ -79,6 +79,8 @@ def gpu_work(
     taps: Sequence[Tap],
     available: Mapping[str, float],
     tokens_per_unit: float,
+    *,
+    sets_per_unit: float = 1.0,
 ) -> GpuWork | None:
     """Return what the shards of a run on GPUs are cut by, or None if it runs on CPUs.
 
@@ -88,6 +90,7 @@ def gpu_work(
         taps: the taps that are read.
         available: resources of the cluster or the machine.
         tokens_per_unit: mean number of tokens of a unit.
+        sets_per_unit: mean number of sets of statistics of a unit.
     """
     gpus = gpus_of_actor(config.actors.gpus, available)
     if not gpus:
@@ -99,7 +102,7 @@ def gpu_work(
         usual_tokens(facts.num_parameters, on_gpu=True) if given == "auto" else given,
         _most_prompts(facts, taps, on_gpu=True),
         actors,
-        _histogram_bytes(facts, taps),
+        int(sets_per_unit * _histogram_bytes(facts, taps)),
     )
 
 
@@ -110,7 +113,7 @@ def _most_prompts(facts: ModelFacts, taps: Sequence[Tap], *, on_gpu: bool) -> in
 
 
 def _histogram_bytes(facts: ModelFacts, taps: Sequence[Tap]) -> int:
-    """Return the memory of a prompt's histograms on the host."""
+    """Return the memory of the histograms of a prompt, or of another set of statistics, on the host."""
     return facts.num_layers * len(taps) * NUM_BINS * BYTES_PER_BIN
 
 
