@@ -1,6 +1,6 @@
 """Runs of the jobs search and mitigation with tables made here, whose pages can be built without Ray."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from stratoscope.pruning import (
     ModelSize,
     PruningCandidate,
     RandomSetComparison,
+    TaskComparison,
     TrialResult,
     compare_by_task,
 )
@@ -56,6 +57,37 @@ def search_run(
     """Write the tables of a search with target pruning as the job does, and what a page reads of its manifest."""
     storage, generator = Storage(str(folder)), np.random.default_rng(0)
     size = ModelSize(100 * num_layers, (50,) * num_layers)
+    trials = search_trials(generator, ratios, metrics, num_layers, num_thresholds)
+    speeds = {
+        size.without(t.dropped): SpeedComparison(
+            "forward pass", "tokens/s", 1.0, 1.0, 1 + len(t.dropped) / num_layers, 0.9, 2.0
+        )
+        for t in trials
+    }
+    rows = [PruningTrialRow.from_trial(trial, size, speeds) for trial in trials]
+    best = {len(trial.dropped): trial for trial in sorted(trials[:-1], key=lambda trial: trial.objective)}
+    front = [
+        FrontRow.from_row(rows[trials.index(trial)], evaluated(trial.dropped, chosen_value), chosen=index == 0)
+        for index, trial in enumerate(best.values())
+    ]
+    tasks = ["pick"]
+    write_table(storage, "trials", PruningTrialRow.table(rows, tasks))
+    write_table(storage, "front", FrontRow.table(front, tasks))
+    comparisons = search_comparisons({trial.dropped for trial in trials}, next(iter(best.values())).dropped)
+    write_table(storage, "comparison", ComparisonRow.table(map(ComparisonRow.from_comparison, comparisons)))
+    write_table(storage, "speed", SpeedRow.table([SpeedRow(**vars(next(iter(speeds.values()))))]))
+    against = RandomSetComparison(chosen_value, tuple(generator.uniform(0.5, 0.85, num_random)))
+    return Run(storage, search_manifest(model, num_layers, size.total, against))
+
+
+def search_trials(
+    generator: np.random.Generator,
+    ratios: Sequence[float],
+    metrics: Sequence[str],
+    num_layers: int,
+    num_thresholds: int,
+) -> list[TrialResult]:
+    """Trials of each metric, threshold and ratio and of random sets, and at the end one that failed."""
     trials = []
     for ratio in ratios:
         number = int(ratio * num_layers)
@@ -71,23 +103,14 @@ def search_run(
             result = evaluated(dropped, value)
             trial_id = f"{len(trials):04d}"
             trials.append(TrialResult(trial_id, "grid", candidate, dropped, result, value, 1.0, 1.0, "done"))
-    trials.append(replace(trials[0], trial_id="9999", evaluation=None, status="error", error="no memory"))
-    speeds = {
-        size.without(t.dropped): SpeedComparison(
-            "forward pass", "tokens/s", 1.0, 1.0, 1 + len(t.dropped) / num_layers, 0.9, 2.0
-        )
-        for t in trials
-    }
-    rows = [PruningTrialRow.from_trial(trial, size, speeds) for trial in trials]
-    best = {len(trial.dropped): trial for trial in sorted(trials[:-1], key=lambda trial: trial.objective)}
-    front = [
-        FrontRow.from_row(rows[trials.index(trial)], evaluated(trial.dropped, chosen_value), chosen=index == 0)
-        for index, trial in enumerate(best.values())
-    ]
-    chosen = next(iter(best.values())).dropped
-    comparisons = [
+    return [*trials, replace(trials[0], trial_id="9999", evaluation=None, status="error", error="no memory")]
+
+
+def search_comparisons(sets: Set[tuple[int, ...]], chosen: tuple[int, ...]) -> list[TaskComparison]:
+    """Comparisons of sets of dropped layers with the whole model by task, and of the chosen one on held-out items."""
+    return [
         comparison
-        for dropped in {trial.dropped for trial in trials}
+        for dropped in sets
         for kind, part in [("chosen" if dropped == chosen else "trial", "search")]
         + ([("chosen", "held_out")] if dropped == chosen else [])
         for comparison in compare_by_task(
@@ -103,23 +126,21 @@ def search_run(
             resampling=Resampling(100),
         )
     ]
-    tasks = ["pick"]
-    write_table(storage, "trials", PruningTrialRow.table(rows, tasks))
-    write_table(storage, "front", FrontRow.table(front, tasks))
-    write_table(storage, "comparison", ComparisonRow.table(map(ComparisonRow.from_comparison, comparisons)))
-    write_table(storage, "speed", SpeedRow.table([SpeedRow(**vars(next(iter(speeds.values()))))]))
-    against = RandomSetComparison(chosen_value, tuple(generator.uniform(0.5, 0.85, num_random)))
+
+
+def search_manifest(model: str, num_layers: int, num_parameters: int, against: RandomSetComparison) -> Manifest:
+    """What a page reads of a search's manifest."""
     task = {"metric": "acc", "search": 20, "held_out": 20, "calibrated": 0}
     config = SearchConfig().model_dump(mode="json")
     manifest = Manifest("search", "run", config | {"model": config["model"] | {"source": model}}, 0)
     manifest.fingerprints, manifest.counts = {"weights": "w"}, {"evaluations": 2}
     manifest.facts = {
-        "architecture": "llama", "num_layers": num_layers, "parameters": size.total, "device": "cpu",
+        "architecture": "llama", "num_layers": num_layers, "parameters": num_parameters, "device": "cpu",
         "dtype": "float32", "threads": 1, "statistics": "none", "tasks": {"pick": task, "read": task},
         "verdicts": [against.verdict], "exported": "models/pruned",
         "against_random": {"chosen": against.chosen, "random": list(against.random), "p": against.p_value},
     }  # fmt: skip
-    return Run(storage, manifest)
+    return manifest
 
 
 def scores(shift: float, num_items: int, datasets: Sequence[str], num_layers: int) -> ModelScores:
