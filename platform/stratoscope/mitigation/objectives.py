@@ -5,7 +5,11 @@ depend on how a batch is divided. The paper on EAVSS (arXiv 2411.10069) applies 
 it flags; the loss, the vectors and the temperature could not be recovered. Everything here is ours.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 Tensor = torch.Tensor
@@ -58,22 +62,85 @@ def token_log_likelihood(logits: Tensor, tokens: Tensor) -> Tensor:
         logits: shape (T, V).
         tokens: shape (T,).
     """
-    return -functional.cross_entropy(upcast(logits), tokens, reduction="none")
+    return torch.as_tensor(_TokenLogLikelihood.apply(logits, tokens))
 
 
 def divergence(reference: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Return the sum over tokens of the Kullback-Leibler divergence from a reference to a model, in nats.
 
     Args:
-        reference: logits of the reference, shape (T, V).
+        reference: logits of the reference, shape (T, V); it receives no gradient.
         logits: logits of the model, shape (T, V).
         temperature: temperature of both; the result is multiplied by its square, which keeps the size of gradients.
 
     Source: Hinton et al., 'Distilling the knowledge in a neural network', 2015.
     """
-    target = functional.log_softmax(upcast(reference) / temperature, dim=-1)
-    own = functional.log_softmax(upcast(logits) / temperature, dim=-1)
-    return functional.kl_div(own, target, reduction="sum", log_target=True) * temperature**2
+    return torch.as_tensor(_Divergence.apply(reference, logits, temperature))
+
+
+CHUNK_ELEMENTS = {"cpu": 2**20}
+"""Logits that are converted to single precision at once: on a CPU, as many as its caches hold."""
+GPU_CHUNK_ELEMENTS = 2**26
+
+
+def _chunks(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield tensors of T rows in parts of equally many rows, logits in single precision."""
+    rows = max(1, CHUNK_ELEMENTS.get(logits.device.type, GPU_CHUNK_ELEMENTS) // max(1, logits.shape[-1]))
+    parts = zip(logits.split(rows), *(other.split(rows) for other in others), strict=True)
+    return ((upcast(own), *rest) for own, *rest in parts)
+
+
+class _TokenLogLikelihood(torch.autograd.Function):
+    """Log-probability of tokens, without a copy of all logits in single precision."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> Tensor:
+        normaliser = torch.cat([own.logsumexp(dim=-1) for (own,) in _chunks(logits)])
+        ctx.save_for_backward(logits, tokens, normaliser)
+        return upcast(logits.gather(1, tokens[:, None])[:, 0]) - normaliser
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        logits, tokens, normaliser = ctx.saved_tensors
+        result = torch.empty_like(logits)
+        for own, token, norm, outer, part in _chunks(logits, tokens, normaliser, gradient, result):
+            probability = (own - norm[:, None]).exp_()
+            part.copy_(probability.mul_(-outer[:, None]).scatter_add_(1, token[:, None], outer[:, None]))
+        return result, None
+
+
+class _Divergence(torch.autograd.Function):
+    """Divergence from a reference, without copies of all logits in single precision."""
+
+    @staticmethod
+    def forward(ctx: Any, reference: Tensor, logits: Tensor, temperature: float) -> Tensor:
+        sums, normalisers, targets = [], [], []
+        for own, other in _chunks(logits, reference):
+            scaled, target = _scaled(own, temperature), _scaled(upcast(other), temperature)
+            normalisers.append(scaled.logsumexp(dim=-1))
+            targets.append(target.logsumexp(dim=-1))
+            difference = target - scaled
+            weight = target.sub(targets[-1][:, None]).exp_()
+            sums.append(weight.mul_(difference).sum(dim=-1) + normalisers[-1] - targets[-1])
+        ctx.save_for_backward(reference, logits, torch.cat(normalisers), torch.cat(targets))
+        ctx.temperature = temperature
+        return torch.cat(sums).sum() * temperature**2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+        reference, logits, normalisers, targets = ctx.saved_tensors
+        result = torch.empty_like(logits)
+        for own, other, norm, target_norm, part in _chunks(logits, reference, normalisers, targets, result):
+            probability = _scaled(own, ctx.temperature).sub(norm[:, None]).exp_()
+            probability -= _scaled(upcast(other), ctx.temperature).sub(target_norm[:, None]).exp_()
+            part.copy_(probability.mul_(gradient * ctx.temperature))
+        return None, result, None
+
+
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    return logits if temperature == 1 else logits / temperature
 
 
 def mismatch(reference: Tensor, hidden: Tensor) -> Tensor:
