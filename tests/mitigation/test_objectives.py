@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from stratoscope.mitigation import objectives
 
@@ -89,3 +90,59 @@ def test_gradients_are_those_of_finite_differences(term: str) -> None:
         down[place] -= step
         difference = (value(up) - value(down)).item() / (2 * step)
         assert gradient[place].item() == pytest.approx(difference, rel=2e-2, abs=2e-3)
+
+
+def straightforward(name: str, reference: torch.Tensor, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Return a term by the operations of torch that hold all logits at once."""
+    if name == "likelihood":
+        return -functional.cross_entropy(logits, tokens, reduction="none")
+    target, own = (functional.log_softmax(values / 1.5, dim=-1) for values in (reference, logits))
+    return functional.kl_div(own, target, reduction="sum", log_target=True) * 1.5**2
+
+
+def in_parts(name: str, reference: torch.Tensor, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    if name == "likelihood":
+        return objectives.token_log_likelihood(logits, tokens)
+    return objectives.divergence(reference, logits, 1.5)
+
+
+@pytest.mark.parametrize("name", ["likelihood", "divergence"])
+@pytest.mark.parametrize("elements", [1, 26, 10_000])
+def test_terms_in_parts_have_the_values_and_gradients_of_terms_over_all_logits(
+    name: str, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(objectives.CHUNK_ELEMENTS, "cpu", elements)
+    generator = torch.Generator().manual_seed(2)
+    reference, logits = (3 * torch.randn(7, 13, generator=generator, dtype=torch.float64) for _ in range(2))
+    tokens = torch.randint(0, 13, (7,), generator=generator)
+    found, expected = (logits.clone().requires_grad_(True) for _ in range(2))
+    values = [f(name, reference, x, tokens) for f, x in ((in_parts, found), (straightforward, expected))]
+    torch.testing.assert_close(*values)
+    weights = torch.randn(values[0].shape, generator=generator, dtype=torch.float64)
+    for value in values:
+        (value * weights).sum().backward()
+    torch.testing.assert_close(found.grad, expected.grad)
+
+
+@pytest.mark.parametrize("name", ["likelihood", "divergence"])
+def test_terms_of_half_precision_are_computed_in_single_precision(name: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    reference, logits = (3 * torch.randn(5, 400, generator=generator).bfloat16() for _ in range(2))
+    tokens = torch.randint(0, 400, (5,), generator=generator)
+    half, single = logits.clone().requires_grad_(True), logits.float().requires_grad_(True)
+    values = [in_parts(name, reference.to(x.dtype), x, tokens) for x in (half, single)]
+    assert values[0].dtype == torch.float32
+    assert torch.equal(*values)
+    for value in values:
+        value.sum().backward()
+    assert half.grad is not None
+    assert single.grad is not None
+    assert torch.equal(half.grad, single.grad.bfloat16())
+
+
+@pytest.mark.parametrize("name", ["likelihood", "divergence"])
+def test_terms_of_no_tokens_are_zero(name: str) -> None:
+    logits, tokens = torch.zeros(0, 9, requires_grad=True), torch.zeros(0, dtype=torch.int64)
+    value = in_parts(name, logits.detach(), logits, tokens).sum()
+    value.backward()
+    assert value.item() == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stratoscope.arrow import arrow_reader
 from stratoscope.errors import DamagedFileError
 from stratoscope.results.storage import Storage
 
@@ -24,7 +25,7 @@ def to_parquet(table: pa.Table) -> bytes:
 
 def from_parquet(content: bytes) -> pa.Table:
     """Return the table in the content of a Parquet file."""
-    return pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+    return pq.ParquetFile(arrow_reader(content), page_checksum_verification=True).read()
 
 
 def write_table(storage: Storage, name: str, table: pa.Table) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from stratoscope.arrow import arrow_reader
 from stratoscope.data.series.numerals import MISSING_MARKS, PLAIN_NUMBER
 from stratoscope.data.series.source import Delimiter, Reading, clip, counted
 from stratoscope.data.series.table import SourceTable
@@ -134,7 +135,7 @@ def _parse(lines: _Lines, delimiter: str, reading: Reading) -> list[Any]:
 
     content = "\n".join(lines.texts).encode()
     table = pyarrow.csv.read_csv(
-        pa.BufferReader(content),
+        arrow_reader(content),
         read_options=pyarrow.csv.ReadOptions(
             autogenerate_column_names=True, use_threads=False, block_size=max(1 << 20, 2 * max(map(len, lines.texts)))
         ),
