@@ -23,8 +23,6 @@ from stratoscope.models import LoadedModel, LoadSpec, kept_layers, padding_limit
 STEPS = "steps.json"
 """File in a checkpoint with the metrics of the steps before it."""
 TAG = "state"
-MAX_PADDING = 0.25
-"""Largest share of padding in a pass through the model on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -313,7 +311,7 @@ def make_objective(settings: TrainingSettings, corpus: Corpus, model: LoadedMode
         reference=reference,
         filler=filler,
         # In stage 3 the workers gather parameters together, so all have to make equally many passes.
-        max_padding=1.0 if settings.sharding.stage == 3 else max(MAX_PADDING, padding_limit(model.device)),
+        max_padding=1.0 if settings.sharding.stage == 3 else padding_limit(model.device),
     )
 
 
