@@ -92,7 +92,7 @@ def test_all_manifests_describe_the_same_cluster() -> None:
 
 def test_submitted_jobs_and_their_options_exist() -> None:
     from stratoscope.pipelines.audit import AuditConfig
-    from stratoscope.pipelines.runtime.config import load_config
+    from stratoscope.pipelines.runtime.command_line import parse_command_line
     from stratoscope.pipelines.score import ScoreConfig
 
     entrypoints = {
@@ -103,7 +103,9 @@ def test_submitted_jobs_and_their_options_exist() -> None:
         python, job, *options = entrypoint.split()
         assert (python, (ROOT / job).exists()) == ("python", True)
         # Paths are relative to the checkout.
-        config = load_config(config_class, "job", [str(ROOT / o) if (ROOT / o).is_file() else o for o in options])
+        config = parse_command_line(
+            config_class, "job", [str(ROOT / o) if (ROOT / o).is_file() else o for o in options]
+        )
         assert config.output == "s3://your-bucket/runs"
 
 

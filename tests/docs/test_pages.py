@@ -12,7 +12,7 @@ from stratoscope.pipelines.commands.history import HistoryConfig
 from stratoscope.pipelines.commands.report import ReportConfig
 from stratoscope.pipelines.commands.runs import RunsConfig
 from stratoscope.pipelines.jobs import JOBS
-from stratoscope.pipelines.runtime.config import load_config
+from stratoscope.pipelines.runtime.command_line import parse_command_line
 from stratoscope.pipelines.runtime.option_names import field_names
 from tests import structure
 from tests.docs.pages import ROOT, Command, anchors, commands, comments, links, pages, written_files
@@ -72,7 +72,7 @@ def test_a_command_of_a_page_has_options_and_values_that_exist(
         options = {word.partition("=")[0].replace("-", "_") for word in arguments if word.startswith("--")}
         assert options <= {f"__{option}" for option, _ in field_names(CONFIGS[name])} | {"__config", "__help"}
     elif "--help" not in arguments:
-        load_config(CONFIGS[name], name, arguments)
+        parse_command_line(CONFIGS[name], name, arguments)
 
 
 def test_every_make_target_of_a_page_exists() -> None:

@@ -17,10 +17,10 @@ from stratoscope.pipelines.faithfulness import FaithfulnessConfig
 from stratoscope.pipelines.hallucination import HallucinationConfig
 from stratoscope.pipelines.jobs import JOBS
 from stratoscope.pipelines.mitigation import MitigationConfig
+from stratoscope.pipelines.runtime.command_line import parse_command_line
 from stratoscope.pipelines.runtime.config import (
     ConfigSection,
     default_text,
-    load_config,
     merged,
     result_settings,
     validate,
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def load(*arguments: str) -> ScoreConfig:
-    return load_config(ScoreConfig, "score", arguments)
+    return parse_command_line(ScoreConfig, "score", arguments)
 
 
 def test_defaults_then_file_then_command_line(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_mistakes_are_one_line_that_names_the_field(arguments: list[str], messag
 )
 def test_templates_on_the_command_line_may_have_braces_and_commas(arguments: list[str], expected: list[str]) -> None:
     sources = ",".join(["boolq", "sciq", "sst2"][: len(expected)])
-    config = load_config(MitigationConfig, "mitigation", ["--texts.source", sources, *arguments])
+    config = parse_command_line(MitigationConfig, "mitigation", ["--texts.source", sources, *arguments])
     assert config.texts.template == expected
 
 
@@ -171,7 +171,7 @@ def test_every_example_is_a_configuration_of_its_job(path: Path) -> None:
         "flags": HallucinationConfig,
         "audit": AuditConfig,
     }
-    config = load_config(classes.get(path.stem.split("_")[0], SearchConfig), "job", ["--config", str(path)])
+    config = parse_command_line(classes.get(path.stem.split("_")[0], SearchConfig), "job", ["--config", str(path)])
     assert result_settings(config) != result_settings(type(config)())
 
 
@@ -205,7 +205,7 @@ def test_every_choice_is_accepted_as_text(job: str) -> None:
 def loaded(config_class: type[ConfigSection], *arguments: str) -> tuple[ConfigSection | None, str]:
     """Return the configuration, or why it was refused."""
     try:
-        return load_config(config_class, "job", arguments), ""
+        return parse_command_line(config_class, "job", arguments), ""
     except InputError as error:
         return None, str(error)
 
@@ -224,15 +224,15 @@ class NumbersSection(ConfigSection):
 
 
 def test_numbers_among_choices_are_accepted_from_the_command_line() -> None:
-    config = load_config(MitigationConfig, "mitigation", ["--train.zero", "3"])
+    config = parse_command_line(MitigationConfig, "mitigation", ["--train.zero", "3"])
     assert config.train.zero == 3
     arguments = ["--level=2", "--levels", "2,1", "--share", "0.5", "--switch", "true"]
-    assert load_config(NumbersSection, "numbers", arguments) == NumbersSection(
+    assert parse_command_line(NumbersSection, "numbers", arguments) == NumbersSection(
         level=2, levels=[2, 1], share=0.5, switch=True
     )
-    assert load_config(NumbersSection, "numbers", ["--share", "null", "--switch", "auto"]) == NumbersSection()
+    assert parse_command_line(NumbersSection, "numbers", ["--share", "null", "--switch", "auto"]) == NumbersSection()
     with pytest.raises(InputError, match="level '4': input should be 1, 2 or 3"):
-        load_config(NumbersSection, "numbers", ["--level", "4"])
+        parse_command_line(NumbersSection, "numbers", ["--level", "4"])
 
 
 def test_dashes_are_taken_for_underscores() -> None:

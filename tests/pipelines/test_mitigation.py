@@ -27,7 +27,7 @@ from stratoscope.pipelines.mitigation.store import LayerSeparation, ModelScores,
 from stratoscope.pipelines.mitigation.train import curve_values
 from stratoscope.pipelines.mitigation.tune import best_trial, plan_trials
 from stratoscope.pipelines.runtime.cards import checkpoint_name
-from stratoscope.pipelines.runtime.config import load_config, validate
+from stratoscope.pipelines.runtime.command_line import parse_command_line, validate
 from stratoscope.results import Manifest, Run, Storage, render, write_table
 from stratoscope.tables.mitigation import TABLES, TrainingStepRow
 from tests.jobs.reacting import pairs_file
@@ -302,7 +302,7 @@ def test_each_source_of_texts_may_have_its_own_limit(tiny_model_folder: Path, pr
     assert config.texts.limits == [9, 9]
     for arguments, limits in ((["null"], [None, None]), (["3,4"], [3, 4]), (["5"], [5, 5])):
         given = ["--texts.source", "sciq,sst2", "--texts.limit", *arguments]
-        assert load_config(MitigationConfig, "mitigation", given).texts.limits == limits
+        assert parse_command_line(MitigationConfig, "mitigation", given).texts.limits == limits
 
 
 def test_generated_texts_are_for_training_and_a_part_of_them_for_the_search(tiny_model_folder: Path) -> None:

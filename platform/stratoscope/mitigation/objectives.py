@@ -62,7 +62,7 @@ def token_log_likelihood(logits: Tensor, tokens: Tensor) -> Tensor:
         logits: shape (T, V).
         tokens: shape (T,).
     """
-    return torch.as_tensor(_TokenLogLikelihood.apply(logits, tokens))
+    return torch.as_tensor(_TokenLogLikelihood.apply(logits, tokens))  # type: ignore[no-untyped-call]
 
 
 def divergence(reference: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -75,7 +75,7 @@ def divergence(reference: Tensor, logits: Tensor, temperature: float = 1.0) -> T
 
     Source: Hinton et al., 'Distilling the knowledge in a neural network', 2015.
     """
-    return torch.as_tensor(_Divergence.apply(reference, logits, temperature))
+    return torch.as_tensor(_Divergence.apply(reference, logits, temperature))  # type: ignore[no-untyped-call]
 
 
 CHUNK_ELEMENTS = {"cpu": 2**20}
@@ -86,7 +86,7 @@ GPU_CHUNK_ELEMENTS = 2**26
 def _chunks(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield tensors of T rows in parts of equally many rows, logits in single precision."""
     rows = max(1, CHUNK_ELEMENTS.get(logits.device.type, GPU_CHUNK_ELEMENTS) // max(1, logits.shape[-1]))
-    parts = zip(logits.split(rows), *(other.split(rows) for other in others), strict=True)
+    parts = zip(*(torch.split(tensor, rows) for tensor in (logits, *others)), strict=True)
     return ((upcast(own), *rest) for own, *rest in parts)
 
 

@@ -15,7 +15,8 @@ from stratoscope.pipelines.audit.layer_drift import layer_drift
 from stratoscope.pipelines.audit.stages import STAGES, Stage
 from stratoscope.pipelines.commands.job_option import check_job
 from stratoscope.pipelines.reporting.formatting import number_text
-from stratoscope.pipelines.runtime.config import ConfigSection, load_config
+from stratoscope.pipelines.runtime.command_line import parse_command_line
+from stratoscope.pipelines.runtime.config import ConfigSection
 from stratoscope.pipelines.runtime.run_lookup import find_run, refuse_unreadable
 from stratoscope.pipelines.runtime.terminal import stdout_console
 from stratoscope.pipelines.runtime.validators import Fraction, NotNegative, Place, Seed
@@ -47,7 +48,7 @@ def show_comparison(arguments: Sequence[str]) -> None:
     Raises:
         InputError: an argument is wrong, a run is missing or cannot be read, or the runs are of different jobs.
     """
-    config = load_config(CompareConfig, "compare", arguments)
+    config = parse_command_line(CompareConfig, "compare", arguments)
     check_job(config.job, config.output)
     before, now = (Run(*find_run(name, config.output, config.job)) for name in config.runs)
     stage = _common_stage(config.runs, before, now)

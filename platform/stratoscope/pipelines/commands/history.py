@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from stratoscope.errors import InputError, suggest
-from stratoscope.pipelines.runtime.config import ConfigSection, load_config
+from stratoscope.pipelines.runtime.command_line import parse_command_line
+from stratoscope.pipelines.runtime.config import ConfigSection
 from stratoscope.pipelines.runtime.terminal import stdout_console
 from stratoscope.pipelines.runtime.validators import Count, Place
 from stratoscope.results import History
@@ -51,7 +52,7 @@ def show_history(arguments: Sequence[str]) -> None:
     Raises:
         InputError: an argument is unknown, the output cannot be used, or the query is invalid.
     """
-    config = load_config(HistoryConfig, "history", arguments)
+    config = parse_command_line(HistoryConfig, "history", arguments)
     history = History(config.output)
     console = stdout_console()
     if config.sql is not None:

@@ -11,7 +11,8 @@ from pydantic_settings import CliPositionalArg
 from stratoscope.errors import InputError
 from stratoscope.pipelines.commands.job_option import check_job
 from stratoscope.pipelines.jobs import job_maker
-from stratoscope.pipelines.runtime.config import ConfigSection, load_config
+from stratoscope.pipelines.runtime.command_line import parse_command_line
+from stratoscope.pipelines.runtime.config import ConfigSection
 from stratoscope.pipelines.runtime.run_lookup import find_run, refuse_unreadable
 from stratoscope.pipelines.runtime.terminal import stdout_console
 from stratoscope.pipelines.runtime.validators import Place
@@ -46,7 +47,7 @@ def show_report(arguments: Sequence[str]) -> None:
     Raises:
         InputError: an argument is wrong, no run has the name, or this version cannot read the run.
     """
-    config = load_config(ReportConfig, "report", arguments)
+    config = parse_command_line(ReportConfig, "report", arguments)
     check_job(config.job, config.output)
     run = _latest(config) if config.run is None else Run(*find_run(config.run, config.output, config.job))
     if not run.storage.exists(REPORT):

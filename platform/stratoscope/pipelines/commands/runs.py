@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from stratoscope.pipelines.commands.job_option import check_job
-from stratoscope.pipelines.runtime.config import ConfigSection, load_config
+from stratoscope.pipelines.runtime.command_line import parse_command_line
+from stratoscope.pipelines.runtime.config import ConfigSection
 from stratoscope.pipelines.runtime.terminal import stdout_console
 from stratoscope.pipelines.runtime.validators import Place
 from stratoscope.results import RunState, list_runs
@@ -26,7 +27,7 @@ def show_runs(arguments: Sequence[str]) -> None:
     Raises:
         InputError: an argument is unknown, or the output cannot be used.
     """
-    config = load_config(RunsConfig, "runs", arguments)
+    config = parse_command_line(RunsConfig, "runs", arguments)
     check_job(config.job, config.output)
     table = Table("job", "run_id", "state", "started", "progress", "errors", "rate", "worker", box=None)
     for run in list_runs(config.output, config.job):

@@ -10,7 +10,8 @@ from typing import TypeVar
 from stratoscope.errors import EXIT_FAILED, EXIT_REFUSED, InputError, RunError, print_error
 from stratoscope.execution.address import check_address, is_local
 from stratoscope.phases import announcing, phase
-from stratoscope.pipelines.runtime.config import JobConfig, load_config
+from stratoscope.pipelines.runtime.command_line import parse_command_line
+from stratoscope.pipelines.runtime.config import JobConfig
 from stratoscope.process import say
 
 Config = TypeVar("Config", bound=JobConfig)
@@ -31,7 +32,7 @@ def run_command(name: str, config_class: type[Config], arguments: Sequence[str],
     try:
         with announcing(name, say):
             with phase("reading the configuration", quick=True):
-                config = load_config(config_class, name, arguments)
+                config = parse_command_line(config_class, name, arguments)
             if not is_local() and not _is_finished(name, config):
                 check_address()
             return run(config)

@@ -1,8 +1,7 @@
-"""Configuration of a job: defaults, then a YAML file, then the command line; every mistake is one line."""
+"""Configuration of a job: sections with checked fields; every mistake is one line."""
 
-import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import cache
 from reprlib import Repr
@@ -11,27 +10,20 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
-from stratoscope.errors import SHOWN_VALUE, InputError, first_line, shorten
+from stratoscope.errors import SHOWN_VALUE, InputError, shorten
 from stratoscope.pipelines.runtime.demand import Demand
 from stratoscope.pipelines.runtime.option_names import (
+    did_you_mean,
     field_names,
     first_option,
     options_at,
     similar_option,
 )
 from stratoscope.pipelines.runtime.validators import Place, Seed
-from stratoscope.pipelines.runtime.yaml_file import read_yaml
 
 NOT_TEXT = re.compile("[\\0\ud800-\udfff]")
 """Null characters, and the bytes of arguments that are not UTF-8."""
-LEADING_POINT = re.compile(r"(?<![\d.])\.(?=\d)")
-"""The point of a number without a digit before it."""
-NOT_FINITE = re.compile(r"(?i)[+]?(-?)(nan|inf)(?:inity)?")
-"""NaN or infinity, as Python prints them."""
-PARSING = "Parsing error encountered for "
-NUMBERS = re.compile(r"\[?[-+\d.eE, ]+\]?")
 NOT_IN_IDENTITY: JsonDict = {"affects_result": False}
 NO_COMMAS: JsonDict = {"comma_separated": False}
 """Mark of lists of texts, such as templates, which the command line does not divide at commas."""
@@ -101,31 +93,6 @@ class JobConfig(ConfigSection):
 Config = TypeVar("Config", bound=ConfigSection)
 
 
-def load_config(config_class: type[Config], job: str, arguments: Sequence[str]) -> Config:
-    """Read the configuration of a command.
-
-    Args:
-        config_class: the configuration class.
-        job: name of the command, for the help text.
-        arguments: the command line without the program's name; `--config FILE.yaml` names a file.
-
-    Raises:
-        InputError: an unknown name, a wrong value or an unreadable file.
-        SystemExit: `--help` was among the arguments.
-    """
-    options = dict(field_names(config_class))
-    arguments = _finite_or_json(_normalized(arguments, ["config", *options]))
-    arguments = _whole_texts(arguments, {name for name, field in options.items() if _is_marked(field, NO_COMMAS)})
-    flags = _as_flags(arguments, {name for name, field in options.items() if field.annotation is bool})
-    try:
-        values = _command_line(config_class, job)(args=flags)()
-    except SettingsError as error:
-        message = first_line(error).removeprefix("error parsing CLI: ").removeprefix(PARSING)
-        raise InputError(_malformed_list(arguments) or message) from error
-    path = values.pop("config", None)
-    return validate(config_class, merged({} if path is None else read_yaml(str(path)), values))
-
-
 def validate(config_class: type[Config], values: dict[str, Any]) -> Config:
     """Return values as a configuration.
 
@@ -152,7 +119,7 @@ def result_settings(config: BaseModel, prefix: str = "") -> dict[str, Any]:
     """Return the fields that decide the result, by dotted name. A run can be resumed where they are equal."""
     settings: dict[str, Any] = {}
     for name, field in type(config).model_fields.items():
-        if _is_marked(field, NOT_IN_IDENTITY):
+        if is_marked(field, NOT_IN_IDENTITY):
             continue
         value = getattr(config, name)
         if isinstance(value, BaseModel):
@@ -175,34 +142,6 @@ def default_text(value: Any) -> str:
     if isinstance(value, list) and value:
         return ",".join(default_text(item) for item in value)
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-class _CommandLineSource(CliSettingsSource[Any]):
-    """Command line whose help shows choices and defaults as they are typed."""
-
-    def _metavar_format_recurse(self, obj: Any) -> str:
-        if isinstance(obj, type) and issubclass(obj, Enum):
-            return self._metavar_format_choices([str(member.value) for member in obj])
-        return super()._metavar_format_recurse(obj)
-
-    def _help_format(self, field_name: str, field_info: Any, model_default: Any, *_: Any) -> str:
-        default = getattr(model_default, field_name) if isinstance(model_default, BaseModel) else field_info.default
-        ending = "required" if field_info.is_required() else f"default: {default_text(default)}"
-        return f"{field_info.description or ''} ({ending})".strip().replace("%", "%%")
-
-
-@cache
-def _command_line(config_class: type[ConfigSection], job: str) -> CliSettingsSource[Any]:
-    """Return the parser of a command's options; to build it takes longer than all else that reads a configuration."""
-    return _CommandLineSource(
-        _settings_class(config_class),
-        cli_prog_name=f"stratoscope {job}",
-        cli_implicit_flags=True,
-        cli_exit_on_error=False,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_parse_none_str="null",
-    )
 
 
 def enum_choices(annotation: Any) -> list[str]:
@@ -260,131 +199,10 @@ def _parsed(value: Any, texts: Mapping[str, Any]) -> Any:
     return texts.get(value, value) if isinstance(value, str) else value
 
 
-def _settings_class(config_class: type[Config]) -> type[BaseSettings]:
-    """Return the configuration class with the option `config` added, for the command line alone."""
-
-    class WithConfig(config_class):  # type: ignore[valid-type,misc]
-        config: str | None = None
-        """YAML file with any of these fields; the command line overrides it."""
-
-    WithConfig.__doc__ = config_class.__doc__
-    return WithConfig
-
-
-def _normalized(arguments: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Return arguments with the names of their options as fields spell them: with underscores.
-
-    Raises:
-        InputError: an option is unknown.
-    """
-    result = []
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if name in ("-h", "--help") or not name.startswith("-") or name.lstrip("-")[:1].isdigit():
-            result.append(argument)
-            continue
-        bare = name.removeprefix("--").replace("-", "_")
-        option = f"--{bare}" if bare in known else f"--no-{bare.removeprefix('no_')}"
-        if not name.startswith("--") or option.removeprefix("--no-").removeprefix("--") not in known:
-            raise InputError(_unknown_option(name, known))
-        result.append(option + equals + value)
-    return result
-
-
-def _finite_or_json(arguments: Sequence[str]) -> list[str]:
-    """Return arguments with NaN and infinity in lists of numbers as JSON spells them, so that they reach the field."""
-    result = []
-    for argument in arguments:
-        name, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
-        items = [item.strip() for item in value.strip("[]").split(",")]
-        if any(map(NOT_FINITE.fullmatch, items)) and all(map(_is_number, items)):
-            values = ",".join(NOT_FINITE.sub(_as_json, item) for item in items)
-            value = f"[{values}]" if value.startswith("[") else values
-        result.append(name + equals + value)
-    return result
-
-
-def _is_marked(field: FieldInfo, mark: JsonDict) -> bool:
+def is_marked(field: FieldInfo, mark: JsonDict) -> bool:
+    """Return whether a field has a mark, such as `NOT_IN_IDENTITY`."""
     extra = field.json_schema_extra
     return isinstance(extra, dict) and mark.items() <= extra.items()
-
-
-def _whole_texts(arguments: Sequence[str], names: Collection[str]) -> list[str]:
-    """Return arguments in which each value of some options is a list of one text, unless it is a list in JSON."""
-    result: list[str] = []
-    option = ""
-    for argument in arguments:
-        name, equals, value = argument.partition("=") if argument.startswith("--") else (option, "", argument)
-        if name.removeprefix("--") in names and (equals or not argument.startswith("--")):
-            text = value if _is_json_list(value) else json.dumps([value])
-            argument = name + equals + text if equals else text  # noqa: PLW2901
-        option = name
-        result.append(argument)
-    return result
-
-
-def _malformed_list(arguments: Sequence[str]) -> str | None:
-    """Return what is wrong with the first value that begins as a list or mapping in JSON and is none."""
-    option = ""
-    for argument in arguments:
-        name, _, value = argument.partition("=") if argument.startswith("--") else (option, "", argument)
-        if value.startswith(("[", "{")) and not _is_json_list(value):
-            return f'{name} {shorten(repr(value), SHOWN_VALUE)} is not a list; write values with commas, or ["a", "b"]'
-        option = name
-    return None
-
-
-def _is_json_list(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), list)
-    except ValueError:
-        return False
-
-
-def _is_number(text: str) -> bool:
-    return bool(NUMBERS.fullmatch(text) or NOT_FINITE.fullmatch(text))
-
-
-def _as_json(match: re.Match[str]) -> str:
-    return match[1] + ("NaN" if match[2].lower() == "nan" else "Infinity")
-
-
-def _unknown_option(name: str, known: Sequence[str]) -> str:
-    bare, shown = name.removeprefix("--").replace("-", "_"), shorten(repr(name), SHOWN_VALUE)
-    example = first_option(bare, known)
-    if example is not None:
-        return f"option {shown} is a section; did you mean '--{example}'? (see --help)"
-    meant = similar_option(bare, known)
-    if meant is not None and meant not in known:
-        meant = first_option(meant, known)
-    return f"option {shown} is unknown{_hint(meant and f'--{meant}')} (see --help)"
-
-
-def _hint(meant: str | None) -> str:
-    return "" if meant is None else f"; did you mean {meant!r}?"
-
-
-def _as_flags(arguments: Sequence[str], booleans: set[str]) -> list[str]:
-    """Return arguments with `--name true` and `--name=false` as the flags `--name` and `--no-name` of boolean fields.
-
-    Numbers such as .25 get their 0, since lists are read as JSON.
-    """
-    flags: list[str] = []
-    for text in arguments:
-        argument = LEADING_POINT.sub("0.", text) if NUMBERS.fullmatch(text) else text
-        name, _, value = argument.partition("=")
-        if value and name.removeprefix("--") in booleans:
-            flags += [name, value]
-        else:
-            flags.append(argument)
-    switched: list[str] = []
-    for argument in flags:
-        is_value = argument.lower() in ("true", "false") and switched and switched[-1].removeprefix("--") in booleans
-        if not is_value:
-            switched.append(argument)
-        elif argument.lower() == "false":
-            switched[-1] = switched[-1].replace("--", "--no-", 1)
-    return switched
 
 
 def _check_text(value: Any, name: str = "", depth: int = 0) -> None:
@@ -415,7 +233,7 @@ def _explain(error: ValidationError, config_class: type[BaseModel]) -> str:
     quoted = shorten(name, SHOWN_VALUE)
     if first["type"] == "extra_forbidden":
         meant = similar_option(name, options_at(config_class, first["loc"][:-1]))
-        return f"field {quoted!r} is unknown{_hint(meant)}"
+        return f"field {quoted!r} is unknown{did_you_mean(meant)}"
     shown = "" if isinstance(first["input"], dict) else f" {_shown(first['input'])}"
     example = first_option(name, [option for option, _ in field_names(config_class)])
     if first["type"] == "model_type" and example is not None:

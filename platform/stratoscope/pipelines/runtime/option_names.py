@@ -66,3 +66,8 @@ def options_at(config_class: type[BaseModel], location: Sequence[str | int]) -> 
     prefix = "".join(f"{part}." for part in location)
     entry = [prefix + name for name in section.model_fields] if location and section is not None else []
     return options + [name for name in entry if name not in options]
+
+
+def did_you_mean(name: str | None) -> str:
+    """Return the end of a message that proposes a name; nothing where there is none to propose."""
+    return "" if name is None else f"; did you mean {name!r}?"
