@@ -12,8 +12,8 @@ from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES
 
 __all__ = ["MemoryEstimate", "check_memory", "estimate", "need"]
 
-LOGITS = 5
-"""Copies of the logits that a step holds: the model's and the frozen one's, their log-probabilities, a gradient."""
+LOGITS = 4
+"""Copies of the logits that a step holds, in the model's number format: the model's, the frozen one's, two gradients."""
 TRAIN_FLOPS = 8
 """Operations per parameter and token: forward, backward, and the frozen model's forward pass."""
 START_S = 40
@@ -42,7 +42,7 @@ def need(
     own = trained * (2 * size + (4 if size < 4 else 0) + 8 / workers)
     tokens = _tokens_of_step(config, data)
     share = 1 / (workers * train.micro_batches)
-    logits = LOGITS * 4 * vocabulary * tokens.predicted * share
+    logits = LOGITS * size * vocabulary * tokens.predicted * share
     states = facts.num_layers * facts.hidden_size * size * tokens.all * share
     return MemoryEstimate(
         own + logits + states + PROCESS_BYTES, "workers", workers, shared=model.weight_bytes, minimum=True
