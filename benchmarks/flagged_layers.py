@@ -8,6 +8,7 @@ a right answer is more likely per token than a wrong one; its change is compared
 layer alone shows where flags lie among the layers' effects.
 
 usage: python benchmarks/flagged_layers.py RUN --output FOLDER [--questions N] [--sets N] [--datasets NAME ...]
+       [--dtype NAME]
 
 RUN is the folder of a hallucination run. Results go to one JSON file for each data set; those that exist are kept, so
 that the command resumes. `--table` prints them.
@@ -252,6 +253,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=80)
     parser.add_argument("--sets", type=int, default=20)
     parser.add_argument("--datasets", nargs="+")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--table", action="store_true", help="print the results that exist, and measure nothing")
     options = parser.parse_args()
     run = stratoscope.open_run(options.run)
@@ -260,7 +262,7 @@ def main() -> None:
     files = {name: options.output / f"{name}.json" for name in names}
     missing = [] if options.table else [name for name, file in files.items() if not file.exists()]
     if missing:
-        model = load_model(run.manifest.config["model"]["source"], head=True)
+        model = load_model(run.manifest.config["model"]["source"], dtype=options.dtype, head=True)
         for name in missing:
             files[name].write_text(json.dumps(measure(run, model, name, options)), encoding="utf-8")
             print(f"{name}: measured", flush=True)
