@@ -111,7 +111,7 @@ def in_parts(name: str, reference: torch.Tensor, logits: torch.Tensor, tokens: t
 def test_terms_in_parts_have_the_values_and_gradients_of_terms_over_all_logits(
     name: str, elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(objectives.CHUNK_ELEMENTS, "cpu", elements)
+    monkeypatch.setattr(objectives, "CPU_ELEMENTS", elements)
     generator = torch.Generator().manual_seed(2)
     reference, logits = (3 * torch.randn(7, 13, generator=generator, dtype=torch.float64) for _ in range(2))
     tokens = torch.randint(0, 13, (7,), generator=generator)

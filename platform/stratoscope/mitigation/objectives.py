@@ -78,14 +78,14 @@ def divergence(reference: Tensor, logits: Tensor, temperature: float = 1.0) -> T
     return torch.as_tensor(_Divergence.apply(reference, logits, temperature))  # type: ignore[no-untyped-call]
 
 
-CHUNK_ELEMENTS = {"cpu": 2**20}
-"""Logits that are converted to single precision at once: on a CPU, as many as its caches hold."""
-GPU_CHUNK_ELEMENTS = 2**26
+CPU_ELEMENTS, GPU_ELEMENTS = 2**20, 2**26
+"""Logits that are converted to single precision at once: by a thread, about as many as its cache holds; by a GPU."""
 
 
 def _chunks(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield tensors of T rows in parts of equally many rows, logits in single precision."""
-    rows = max(1, CHUNK_ELEMENTS.get(logits.device.type, GPU_CHUNK_ELEMENTS) // max(1, logits.shape[-1]))
+    elements = CPU_ELEMENTS * torch.get_num_threads() if logits.device.type == "cpu" else GPU_ELEMENTS
+    rows = max(1, elements // max(1, logits.shape[-1]))
     parts = zip(*(torch.split(tensor, rows) for tensor in (logits, *others)), strict=True)
     return ((upcast(own), *rest) for own, *rest in parts)
 
