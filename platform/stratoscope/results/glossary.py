@@ -33,8 +33,8 @@ TERMS = (
     GlossaryTerm("update", "The tap that reads what a layer adds to its input: output minus input.", "tap update"),
     GlossaryTerm(
         "epsilon",
-        "The threshold of sparsity: an activation whose magnitude is below it counts as zero. It is absolute, or "
-        "relative to the standard deviation of the layer or of all layers.",
+        "The threshold of sparsity: an activation whose magnitude is below it counts as zero. It is an absolute value, "
+        "or a quantile of magnitudes over all layers of a tap.",
     ),
     GlossaryTerm("sparsity", "The share of a layer's activations whose magnitude is below epsilon."),
     GlossaryTerm(
@@ -48,11 +48,11 @@ TERMS = (
     ),
     GlossaryTerm("HSAV", "Hallucination-specific activation variance: the part of EAVSS that compares variances."),
     GlossaryTerm("HSS", "Hallucination-specific sparsity: the part of EAVSS that compares sparsities."),
+    GlossaryTerm("propensity", "The absolute EAVSS of a layer, divided by its mean over layers."),
     GlossaryTerm(
-        "propensity", "The mean absolute EAVSS over layers. A layer is flagged only if it exceeds a multiple of it."
-    ),
-    GlossaryTerm(
-        "flagged", "A layer whose contrast is significant and whose EAVSS exceeds the threshold times the propensity."
+        "flagged",
+        "A layer whose contrast, adjusted for the length of answers, is significant, and whose propensity exceeds the "
+        "threshold.",
     ),
     GlossaryTerm(
         "block influence",
@@ -75,12 +75,14 @@ TERMS = (
         "Pareto front|[Tt]he front|front",
     ),
     GlossaryTerm("held out", "Items that were used for no choice before the final evaluation.", "held[- ]out"),
-    GlossaryTerm("mc1", "Share of questions whose most likely answer, among all answers, is a right one (TruthfulQA)."),
+    GlossaryTerm("mc1", "Share of questions whose first right answer is likelier than every wrong one (TruthfulQA)."),
     GlossaryTerm(
         "mc2",
         "Probability of the right answers, divided by that of all answers, as a mean over questions (TruthfulQA).",
     ),
-    GlossaryTerm("pairwise", "Share of pairs of a right and a wrong answer in which the right one is more likely."),
+    GlossaryTerm(
+        "pairwise", "Share of pairs of a right and a wrong answer in which the right one is more likely per token."
+    ),
     GlossaryTerm(
         "AUROC",
         "Area under the ROC curve: the probability that a wrong answer gets a higher value than a right one. 0.5 is "

@@ -117,8 +117,8 @@ def _layers_section(rows: Sequence[HallucinationScoreRow], manifest: Manifest) -
             f"EAVSS by layer with simultaneous {1 - contrasts['level']:.0%} intervals over all layers and taps of a "
             "data set. Above 0, wrong answers have more AVSS, below 0 less. In most randomisations, all layers stay "
             "within the grey band. Coloured diamonds are flagged: their contrast, adjusted for the length of answers, "
-            f"is significant at {contrasts['level']:.0%}, and |EAVSS| exceeds {contrasts['threshold']:g} times its "
-            "mean over layers, the propensity."
+            f"is significant at {contrasts['level']:.0%}, and their propensity, |EAVSS| divided by its mean over "
+            f"layers, exceeds {contrasts['threshold']:g}."
         ],
         drawn,
     )

@@ -13,7 +13,7 @@ from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES
 __all__ = ["MemoryEstimate", "check_memory", "estimate", "need"]
 
 LOGITS = 4
-"""Copies of the logits that a step holds, in the model's number format: the model's, the frozen one's, two gradients."""
+"""Copies of the logits that a step holds: the model's, the frozen one's, and two gradients."""
 TRAIN_FLOPS = 8
 """Operations per parameter and token: forward, backward, and the frozen model's forward pass."""
 START_S = 40
