@@ -8,7 +8,7 @@ usage: python benchmarks/strategies.py search --statistics RUN --out OUT [--size
 
 `search` writes OUT/curve.csv, a row per evaluation, and OUT/finalists.csv, the best sets of each strategy on all items
 of the search. `judge` compares sets with the whole model on 500 items of each task that no search has seen, in
-float32, and writes OUT/judged.csv.
+float32 or --judge_dtype, and writes OUT/judged.csv.
 """
 
 import argparse
@@ -147,7 +147,7 @@ def search(given: argparse.Namespace, statistics: FinishedScore) -> None:
 def judge(given: argparse.Namespace, statistics: FinishedScore) -> None:
     """Compare sets with the whole model on items that no search has seen."""
     for tasks in given.tasks or [",".join(TASKS), *UNSEEN_TASKS]:
-        evaluator = evaluator_of(given, statistics, "float32", tasks.split(","))
+        evaluator = evaluator_of(given, statistics, given.judge_dtype, tasks.split(","))
         for dropped in [tuple(map(int, layers.split())) for layers in given.sets]:
             rows = list(judged(evaluator, dropped, given))
             append(given.out / "judged.csv", rows)
@@ -192,6 +192,7 @@ def main() -> None:
     parser.add_argument("--held_out", type=int, default=500)
     parser.add_argument("--objective", default="likelihood")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--judge_dtype", default="float32")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sets", nargs="+", default=[], help="sets to judge, each as one argument")
