@@ -5,10 +5,12 @@ stored in OUT, so that a killed comparison goes on where it was.
 
 usage: python benchmarks/strategies.py search --statistics RUN --out OUT [--sizes 8] [--budget 80] [--strategies ...]
        python benchmarks/strategies.py judge --statistics RUN --out OUT --sets "1 2 3" "4 5 6" [--tasks ...]
+       python benchmarks/strategies.py differ --statistics RUN --out OUT --sets "1 2 3" "4 5 6" [--tasks ...]
 
 `search` writes OUT/curve.csv, a row per evaluation, and OUT/finalists.csv, the best sets of each strategy on all items
 of the search. `judge` compares sets with the whole model on 500 items of each task that no search has seen, in
-float32 or --judge_dtype, and writes OUT/judged.csv.
+float32 or --judge_dtype, and writes OUT/judged.csv. `differ` prints the raw retention of the first judged set minus
+that of each other one, with paired intervals.
 """
 
 import argparse
@@ -18,9 +20,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from stratoscope.evaluation import ItemSampling, Resampling, Slice, by_task, mean_retention, retained
+from stratoscope.evaluation import (
+    Estimate,
+    ItemSampling,
+    Resampling,
+    Slice,
+    by_task,
+    mean_retention,
+    retained,
+)
+from stratoscope.evaluation.comparison import resample
 from stratoscope.models import LoadSpec, resolve_source
 from stratoscope.pipelines.runtime.run_lookup import open_finished
 from stratoscope.pipelines.search.pruning.statistics import FinishedScore, all_scores
@@ -179,9 +192,35 @@ def judged(evaluator: PruningEvaluator, dropped: LayerSet, given: argparse.Names
     }
 
 
+def differ(given: argparse.Namespace, statistics: FinishedScore) -> None:
+    """Print how much more the first set keeps than each other one, of sets that were judged."""
+    first, *others = [tuple(map(int, layers.split())) for layers in given.sets]
+    for tasks in given.tasks or [",".join(TASKS), *UNSEEN_TASKS]:
+        evaluator = evaluator_of(given, statistics, given.judge_dtype, tasks.split(","))
+        one = retention_draws(evaluator, first, given.seed)
+        for other in others:
+            two = retention_draws(evaluator, other, given.seed)
+            for task, draws in one.items():
+                difference = Estimate.of_draws(100 * (draws - two[task]), 0.95)
+                print(f"{text(first)} - {text(other)}, {task}: {difference.text('+.1f')} points", flush=True)
+
+
+def retention_draws(evaluator: PruningEvaluator, dropped: LayerSet, seed: int) -> dict[str, NDArray[np.float64]]:
+    """Return the raw retention of a judged set as measured, then of each bootstrap draw, by task and on average."""
+    part = Slice("held_out", 0.0, 1.0)
+    metrics = {task.name: task.metric for task in evaluator.evaluator.tasks}
+    before, after = (by_task(evaluator.store.read(s, part) or [], metrics) for s in ((), dropped))
+    resampling = Resampling(10_000, 0.95, seed)
+    found = {
+        task: resample(after[task], resampling.stream(task)) / resample(base, resampling.stream(task))
+        for task, base in before.items()
+    }
+    return {**found, "mean of " + " ".join(found): np.mean(list(found.values()), axis=0)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["search", "judge"])
+    parser.add_argument("command", choices=["search", "judge", "differ"])
     parser.add_argument("--statistics", required=True, help="finished score run, a folder")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=[8], help="numbers of dropped layers")
@@ -195,14 +234,14 @@ def main() -> None:
     parser.add_argument("--judge_dtype", default="float32")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--sets", nargs="+", default=[], help="sets to judge, each as one argument")
+    parser.add_argument("--sets", nargs="+", default=[], help="sets to judge or compare, each as one argument")
     parser.add_argument("--tasks", nargs="+", help="tasks to judge on, those with commas together")
     given = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
     statistics = FinishedScore(*open_finished(given.statistics, "runs", "score"))
-    {"search": search, "judge": judge}[given.command](given, statistics)
+    {"search": search, "judge": judge, "differ": differ}[given.command](given, statistics)
 
 
 if __name__ == "__main__":
