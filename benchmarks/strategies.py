@@ -184,6 +184,8 @@ def judged(evaluator: PruningEvaluator, dropped: LayerSet, given: argparse.Names
             **{"above_chance": r.above_chance.value},
             **{"bits_before": base.bits_per_byte, "bits_after": after[task].bits_per_byte},
         }
+    if len(before) == 1:
+        return
     raw, above = mean_retention(before, after, chance, resampling)
     yield {
         **{"dropped": text(dropped), "task": "mean of " + " ".join(before), "items": None, "chance": None},
@@ -215,7 +217,8 @@ def retention_draws(evaluator: PruningEvaluator, dropped: LayerSet, seed: int) -
         task: resample(after[task], resampling.stream(task)) / resample(base, resampling.stream(task))
         for task, base in before.items()
     }
-    return {**found, "mean of " + " ".join(found): np.mean(list(found.values()), axis=0)}
+    mean = {"mean of " + " ".join(found): np.mean(list(found.values()), axis=0)} if len(found) > 1 else {}
+    return found | mean
 
 
 def main() -> None:
