@@ -33,7 +33,7 @@ from stratoscope.evaluation import (
     mean_retention,
     retained,
 )
-from stratoscope.evaluation.comparison import resample
+from stratoscope.evaluation.comparison import check_paired, ratio, resample
 from stratoscope.models import LoadSpec, resolve_source
 from stratoscope.pipelines.runtime.run_lookup import open_finished
 from stratoscope.pipelines.search.pruning.statistics import FinishedScore, all_scores
@@ -211,12 +211,16 @@ def retention_draws(evaluator: PruningEvaluator, dropped: LayerSet, seed: int) -
     """Return the raw retention of a judged set as measured, then of each bootstrap draw, by task and on average."""
     part = Slice("held_out", 0.0, 1.0)
     metrics = {task.name: task.metric for task in evaluator.evaluator.tasks}
-    before, after = (by_task(evaluator.store.read(s, part) or [], metrics) for s in ((), dropped))
+    scores = [evaluator.store.read(layers, part) for layers in ((), dropped)]
+    if None in scores:
+        raise SystemExit(f"{text(dropped)} was not judged in {evaluator.settings.run}; run judge first")
+    before, after = (by_task(found or [], metrics) for found in scores)
     resampling = Resampling(10_000, 0.95, seed)
-    found = {
-        task: resample(after[task], resampling.stream(task)) / resample(base, resampling.stream(task))
-        for task, base in before.items()
-    }
+    found = {}
+    for task, base in before.items():
+        check_paired(base, after[task])
+        end, start = (resample(items, resampling.stream(task)) for items in (after[task], base))
+        found[task] = ratio(end, start)
     mean = {"mean of " + " ".join(found): np.mean(list(found.values()), axis=0)} if len(found) > 1 else {}
     return found | mean
 

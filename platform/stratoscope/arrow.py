@@ -9,6 +9,6 @@ def arrow_reader(content: bytes) -> pa.BufferReader:
     A thread of Arrow may hold the last reference to what it reads until after Python has ended. If Python owned the
     bytes, releasing them would abort the process.
     """
-    sink = pa.BufferOutputStream()
-    sink.write(content)
-    return pa.BufferReader(sink.getvalue())
+    buffer = pa.allocate_buffer(len(content))
+    pa.FixedSizeBufferWriter(buffer).write(content)
+    return pa.BufferReader(buffer)

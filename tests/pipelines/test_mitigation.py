@@ -27,7 +27,8 @@ from stratoscope.pipelines.mitigation.store import LayerSeparation, ModelScores,
 from stratoscope.pipelines.mitigation.train import curve_values
 from stratoscope.pipelines.mitigation.tune import best_trial, plan_trials
 from stratoscope.pipelines.runtime.cards import checkpoint_name
-from stratoscope.pipelines.runtime.command_line import parse_command_line, validate
+from stratoscope.pipelines.runtime.command_line import parse_command_line
+from stratoscope.pipelines.runtime.config import validate
 from stratoscope.results import Manifest, Run, Storage, render, write_table
 from stratoscope.tables.mitigation import TABLES, TrainingStepRow
 from tests.jobs.reacting import pairs_file

@@ -62,7 +62,8 @@ def token_log_likelihood(logits: Tensor, tokens: Tensor) -> Tensor:
         logits: shape (T, V).
         tokens: shape (T,).
     """
-    return torch.as_tensor(_TokenLogLikelihood.apply(logits, tokens))  # type: ignore[no-untyped-call]
+    result: Tensor = _TokenLogLikelihood.apply(logits, tokens)  # type: ignore[no-untyped-call]
+    return result
 
 
 def divergence(reference: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -75,7 +76,8 @@ def divergence(reference: Tensor, logits: Tensor, temperature: float = 1.0) -> T
 
     Source: Hinton et al., 'Distilling the knowledge in a neural network', 2015.
     """
-    return torch.as_tensor(_Divergence.apply(reference, logits, temperature))  # type: ignore[no-untyped-call]
+    result: Tensor = _Divergence.apply(reference, logits, temperature)  # type: ignore[no-untyped-call]
+    return result
 
 
 CPU_ELEMENTS, GPU_ELEMENTS = 2**20, 2**26
@@ -120,9 +122,10 @@ class _Divergence(torch.autograd.Function):
             scaled, target = _scaled(own, temperature), _scaled(upcast(other), temperature)
             normalisers.append(scaled.logsumexp(dim=-1))
             targets.append(target.logsumexp(dim=-1))
-            difference = target - scaled
-            weight = target.sub(targets[-1][:, None]).exp_()
-            sums.append(weight.mul_(difference).sum(dim=-1) + normalisers[-1] - targets[-1])
+            log_target = target - targets[-1][:, None]
+            # Of log-probabilities, since logits may differ by a large number that the softmax ignores.
+            difference = log_target - (scaled - normalisers[-1][:, None])
+            sums.append(log_target.exp_().mul_(difference).sum(dim=-1))
         ctx.save_for_backward(reference, logits, torch.cat(normalisers), torch.cat(targets))
         ctx.temperature = temperature
         return torch.cat(sums).sum() * temperature**2

@@ -12,8 +12,6 @@ from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES
 
 __all__ = ["MemoryEstimate", "check_memory", "estimate", "need"]
 
-LOGITS = 4
-"""Copies of the logits that a step holds: the model's, the frozen one's, and two gradients."""
 TRAIN_FLOPS = 8
 """Operations per parameter and token: forward, backward, and the frozen model's forward pass."""
 START_S = 40
@@ -42,7 +40,8 @@ def need(
     own = trained * (2 * size + (4 if size < 4 else 0) + 8 / workers)
     tokens = _tokens_of_step(config, data)
     share = 1 / (workers * train.micro_batches)
-    logits = LOGITS * size * vocabulary * tokens.predicted * share
+    # The model's logits are kept until the backward pass, and on texts also the frozen model's.
+    logits = size * vocabulary * share * (tokens.predicted + (tokens.texts if config.terms.weights.forgetting else 0))
     states = facts.num_layers * facts.hidden_size * size * tokens.all * share
     return MemoryEstimate(
         own + logits + states + PROCESS_BYTES, "workers", workers, shared=model.weight_bytes, minimum=True
@@ -108,6 +107,8 @@ class _StepTokens:
 
     all: float
     predicted: float
+    texts: float
+    """Those of texts, which are predicted, too."""
 
 
 def _tokens_of_step(config: MitigationConfig, data: MitigationData) -> _StepTokens:
@@ -117,7 +118,7 @@ def _tokens_of_step(config: MitigationConfig, data: MitigationData) -> _StepToke
     questions = config.train.questions if weights.uses_questions else 0
     lengths = [len(t) for t in corpus.texts] + [config.tokens_per_sample] * config.samples.number
     texts = config.train.texts * _mean(lengths) if weights.uses_texts else 0
-    return _StepTokens(questions * _mean(rows) + texts, questions * _mean(answers) + texts)
+    return _StepTokens(questions * _mean(rows) + texts, questions * _mean(answers) + texts, texts)
 
 
 def _mean(values: Sequence[int]) -> float:

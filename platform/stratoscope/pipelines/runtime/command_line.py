@@ -28,6 +28,7 @@ LEADING_POINT = re.compile(r"(?<![\d.])\.(?=\d)")
 NOT_FINITE = re.compile(r"(?i)[+]?(-?)(nan|inf)(?:inity)?")
 """NaN or infinity, as Python prints them."""
 PARSING = "Parsing error encountered for "
+"""Beginning of a message of pydantic-settings, which ours leave out."""
 NUMBERS = re.compile(r"\[?[-+\d.eE, ]+\]?")
 
 
