@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from gpu import synchronize
 from torch.nn import functional
 
 from stratoscope.mitigation import objectives
@@ -53,16 +54,11 @@ def seconds(terms: Terms, tensors: tuple[Tensor, Tensor, Tensor]) -> float:
     """Return the time of both terms and their gradient."""
     logits = tensors[1]
     logits.grad = None
-    _wait(logits.device)
+    synchronize(logits.device)
     started = time.perf_counter()
     terms(*tensors).backward()
-    _wait(logits.device)
+    synchronize(logits.device)
     return time.perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.cuda.synchronize(device)
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ Arrow's own reader keeps all rows in memory, takes odd quotes without a word and
 """
 
 import csv
-import io
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -185,13 +184,14 @@ def _typed(cells: Sequence[str], kind: pa.DataType) -> Sequence[Any]:
 
 def _convert(cells: Sequence[str], kind: pa.DataType) -> pa.ChunkedArray | None:
     """Return the cells of a column as Arrow's CSV reader converts them to a type, or None where they do not fit."""
-    content = io.BytesIO()
+    content = pa.BufferOutputStream()
     pyarrow.csv.write_csv(pa.table({"cell": pa.array(cells, pa.string())}), content)
     options = pyarrow.csv.ConvertOptions(column_types={"cell": kind})
     parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    reading = pyarrow.csv.ReadOptions(block_size=max(1, content.tell()), use_threads=False)
+    written = content.getvalue()
+    reading = pyarrow.csv.ReadOptions(block_size=max(1, written.size), use_threads=False)
     try:
-        table = pyarrow.csv.read_csv(io.BytesIO(content.getvalue()), reading, parsing, options)
+        table = pyarrow.csv.read_csv(pa.BufferReader(written), reading, parsing, options)
     except pa.ArrowInvalid:
         return None
     return table.column(0)

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.json
 
+from stratoscope.arrow import arrow_reader
 from stratoscope.data.encoding import BYTE_ORDER_MARK, open_text
 from stratoscope.data.rows import SourceRow, parse_float, repeated_name
 
@@ -87,7 +88,7 @@ def _infer_columns(path: Path, encoding: str | None) -> _Columns:
 def _read_block(block: list[_Document], schema: pa.Schema | None = None) -> pa.Table:
     content = "\n".join(document.text for document in block).encode()
     return pyarrow.json.read_json(
-        io.BytesIO(content),
+        arrow_reader(content),
         pyarrow.json.ReadOptions(block_size=len(content) + 1, use_threads=False),
         pyarrow.json.ParseOptions(explicit_schema=schema),
     )
