@@ -5,7 +5,8 @@ steps warm up and are left out. Steps of two trainings that take the same exampl
 ratios is printed. With --plain, the same objective is also trained by a plain PyTorch loop in this process, without Ray
 and DeepSpeed; one worker of the job should reach 0.8 of its tokens per second.
 
-usage: python benchmarks/training.py [--steps N] [--layers N,N,...] [--variants NAME ...] [--dtype NAME] [--gpu]
+usage: python benchmarks/training.py [--steps N] [--batch N] [--layers N,N,...] [--variants NAME ...] [--dtype NAME]
+       [--gpu] [--plain]
 """
 
 import argparse
@@ -26,6 +27,7 @@ from stratoscope.mitigation.training import make_objective
 from stratoscope.models import LoadedModel, encode_pair, load_model, resolve_source
 from stratoscope.pipelines.mitigation.config import MitigationConfig
 from stratoscope.pipelines.mitigation.dataset import load_data
+from stratoscope.pipelines.reporting.formatting import memory_text
 from stratoscope.pipelines.runtime.config import validate
 
 WARM_UP, MAX_LENGTH = 3, 2048
@@ -58,11 +60,11 @@ def fields(variant: Variant, given: argparse.Namespace) -> dict[str, Any]:
         "layers": variant.layers,
         "compare": ["flagged"],
         "parameters": {"method": variant.method},
-        "pairs": {"limit": 100},
+        "pairs": {"limit": max(100, 4 * given.batch)},
         "train": {
             "max_steps": given.steps,
-            "questions": 8,
-            "texts": 8,
+            "questions": given.batch,
+            "texts": given.batch,
             "zero": variant.stage,
             "num_workers": 1 if given.gpu or given.plain else 2,
             "gpus": 1 if given.gpu else 0,
@@ -103,7 +105,7 @@ def plain_rate(given: argparse.Namespace) -> float:
     parameters = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.optimizer.learning_rate, fused=True)
     corpus, weights = data.corpus, settings.terms.weights.used()
-    schedule = BatchSchedule(len(corpus.questions), len(corpus.texts), 8, 8, 1, settings.seed)
+    schedule = BatchSchedule(len(corpus.questions), len(corpus.texts), given.batch, given.batch, 1, settings.seed)
     rates = []
     for step in range(given.steps):
         questions, texts = schedule.questions(step), schedule.texts(step)
@@ -140,7 +142,7 @@ def told(name: str, run: stratoscope.MitigationRun) -> list[float]:
     taken = seconds(run)
     print(
         f"| {name} | {variant['trained_parameters'] / 1e6:.1f} M | {rate:,.0f} | {statistics.median(taken):.2f} s | "
-        f"{variant['peak_memory_bytes'] / 1e9:.2f} GB |",
+        f"{memory_text(variant['peak_memory_bytes'], variant['peak_gpu_memory_bytes'])} |",
         flush=True,
     )
     return taken
@@ -190,6 +192,7 @@ def _pass_seconds(model: LoadedModel, ids: torch.Tensor, until: int | None) -> f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=8, help="questions, and texts, of a step")
     parser.add_argument("--layers", default="15,18,20,22,25,28")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--dtype", default="float32")

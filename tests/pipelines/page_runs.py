@@ -182,7 +182,7 @@ def mitigation_run(
         models[variant.pruned_key] = scores(shift - 0.2, num_items, datasets, num_layers)
     outcome = compare_models(list(variants), models, Resampling(200))
     step = {"loss": 2e-4, "margin": 3e-4, "gradient_norm": 1.0, "learning_rate": 3e-4, "tokens": 10.0,
-            "tokens_per_s": 5.0, "peak_memory_bytes": 1e9}  # fmt: skip
+            "tokens_per_s": 5.0, "peak_memory_bytes": 1e9, "peak_gpu_memory_bytes": 0}  # fmt: skip
     steps = [step | {"step": float(n), "loss": 2e-4 / n} for n in range(1, num_steps + 1)]
     trained = [TrainedVariant(variant, variant.layers, 3e-4, steps, 100, diverged, 1.5) for variant in variants]
     for name, rows in outcome_tables(outcome, trained, models, {}).items():

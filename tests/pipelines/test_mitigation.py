@@ -45,6 +45,7 @@ STEP = {
     "tokens": 10.0,
     "tokens_per_s": 5.0,
     "peak_memory_bytes": 1e9,
+    "peak_gpu_memory_bytes": 2e9,
 }
 
 
@@ -358,6 +359,12 @@ def test_a_trained_variant_states_its_tokens_and_the_seconds_of_its_steps() -> N
     steps = [STEP | {"step": 1.0}, STEP | {"step": 2.0, "tokens": 30.0, "tokens_per_s": 10.0}]
     row = variant_row(replace(trained(VARIANT), steps=steps))
     assert (row.tokens, row.step_seconds, row.seconds) == (40, 5.0, 1.5)
+
+
+def test_a_trained_variant_states_the_most_memory_of_all_starts_on_the_host_and_on_gpus() -> None:
+    resumed = STEP | {"peak_memory_bytes": 5e8, "peak_gpu_memory_bytes": 3e9}
+    row = variant_row(replace(trained(VARIANT), steps=[STEP, resumed]))
+    assert (row.peak_memory_bytes, row.peak_gpu_memory_bytes) == (10**9, 3 * 10**9)
 
 
 def test_layers_of_a_hallucination_run_are_read_by_tap_definition_and_data_set(tmp_path: Path) -> None:

@@ -18,7 +18,15 @@ from stratoscope.mitigation.gather import all_max, all_sum, world_size
 from stratoscope.mitigation.objective import Counts, DroppedSpan, LossTerms, MicroBatch, MitigationObjective
 from stratoscope.mitigation.parameters import TrainableSpec, unfreeze
 from stratoscope.mitigation.states import ReferenceStates, evenly_spaced, measure_reference
-from stratoscope.models import LoadedModel, LoadSpec, kept_layers, padding_limit, peak_memory_bytes, without_layers
+from stratoscope.models import (
+    LoadedModel,
+    LoadSpec,
+    kept_layers,
+    padding_limit,
+    peak_gpu_memory_bytes,
+    peak_memory_bytes,
+    without_layers,
+)
 
 STEPS = "steps.json"
 """File in a checkpoint with the metrics of the steps before it."""
@@ -213,6 +221,7 @@ class _Trainer:
             "tokens": num_tokens,
             "tokens_per_s": num_tokens / seconds,
             "peak_memory_bytes": float(all_max(self._scalar(peak_memory_bytes()))),
+            "peak_gpu_memory_bytes": float(all_max(self._scalar(peak_gpu_memory_bytes()))),
         }
 
     def _micro(self, questions: Sequence[int], texts: Sequence[int], counts: Counts) -> MicroBatch:

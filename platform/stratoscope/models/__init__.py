@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         resolution,
         resolve_dtype,
     )
-    from stratoscope.models.memory import peak_memory_bytes
+    from stratoscope.models.memory import peak_gpu_memory_bytes, peak_memory_bytes
     from stratoscope.models.protection import find_protected_layers
     from stratoscope.models.prune import check_causal, check_prunable, kept_layers, set_layers, without_layers
     from stratoscope.models.source import BUNDLED_MODELS, ModelSource, local_folder, pin_source, resolve_source
@@ -75,6 +75,7 @@ __all__ = [
     "num_layers_of",
     "pad",
     "padding_limit",
+    "peak_gpu_memory_bytes",
     "peak_memory_bytes",
     "pin_source",
     "prompts_in_memory",

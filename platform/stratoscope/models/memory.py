@@ -6,10 +6,13 @@ import torch
 
 
 def peak_memory_bytes() -> int:
-    """Return the peak memory of this process: resident memory on the host plus torch's allocations on its GPUs."""
-    # Linux reports kilobytes.
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return host + sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
+    """Return the peak resident memory of this process on the host."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux reports kilobytes
+
+
+def peak_gpu_memory_bytes() -> int:
+    """Return the peak of torch's allocations by this process, summed over its GPUs; 0 without a GPU."""
+    return sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
 
 
 def limit_gpu_memory(share: float) -> None:

@@ -23,6 +23,7 @@ RUNS = pa.schema(
         ("seconds", pa.float64()),
         ("tokens_per_second", pa.float64()),
         ("peak_memory_bytes", pa.int64()),
+        ("peak_gpu_memory_bytes", pa.int64()),
         ("identity", pa.string()),
         ("config", pa.string()),
         ("fingerprints", pa.string()),

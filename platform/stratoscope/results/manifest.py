@@ -86,7 +86,9 @@ class Manifest:
     """Seconds of each stage."""
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
-    """Peak memory of the largest actor."""
+    """Peak memory on the host of the largest actor."""
+    peak_gpu_memory_bytes: int | None = None
+    """Peak memory on GPUs of the largest actor; 0 without a GPU."""
     counts: dict[str, int] = field(default_factory=dict)
     """Counts of units computed, skipped and retried, and of prompts by outcome."""
     progress: dict[str, Any] = field(default_factory=dict)

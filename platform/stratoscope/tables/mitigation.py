@@ -69,7 +69,9 @@ class VariantRow(TableRow):
     step_seconds: float | None
     """Seconds of the steps, over all starts, without starts, checkpoints and evaluation."""
     peak_memory_bytes: int
-    """Peak memory of the worker that used most."""
+    """Peak memory on the host of the worker that used most."""
+    peak_gpu_memory_bytes: int | None
+    """Peak memory on its GPU of the worker that used most; 0 without a GPU."""
 
 
 @dataclass(frozen=True)

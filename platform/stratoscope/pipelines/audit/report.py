@@ -12,7 +12,7 @@ from rich.table import Table as TerminalTable
 from stratoscope.pipelines.audit.assess import Assessment, Verdict
 from stratoscope.pipelines.audit.previous_runs import MAX_NIGHTS
 from stratoscope.pipelines.audit.steps import PROCESSES
-from stratoscope.pipelines.reporting.formatting import number_text, run_facts, size_text
+from stratoscope.pipelines.reporting.formatting import memory_text, number_text, run_facts, size_text
 from stratoscope.results import COLOURS, SYMBOLS, Manifest, Page, PageSection, Table, TableCell, data_range, style
 from stratoscope.scoring import MetricKind
 from stratoscope.tables.audit import KeyMetricRow, StageRow
@@ -305,9 +305,10 @@ def _cost(assessments: Sequence[Assessment]) -> list[str]:
 
 def _speed(manifest: Manifest | None) -> list[str]:
     """Return the memory of the largest worker and the tokens per second of a run."""
-    memory = manifest.peak_memory_bytes if manifest else None
-    rate = manifest.tokens_per_second if manifest else None
-    return [f"{memory / 1e9:.2f} GB" if memory else "", f"{rate:,.0f}" if rate else ""]
+    if manifest is None:
+        return ["", ""]
+    memory = memory_text(manifest.peak_memory_bytes, manifest.peak_gpu_memory_bytes)
+    return [memory, number_text(manifest.tokens_per_second, ",.0f")]
 
 
 def _sign(a: Assessment, *, link: bool = False) -> TableCell:

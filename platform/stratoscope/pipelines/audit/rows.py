@@ -22,6 +22,7 @@ def stage_row(a: Assessment) -> StageRow:
         gpu_hours=a.gpu_hours,
         cpu_hours=a.result.cpu_hours,
         peak_memory_bytes=m.peak_memory_bytes if m else None,
+        peak_gpu_memory_bytes=m.peak_gpu_memory_bytes if m else None,
         bytes=a.result.num_bytes,
         previous_night=a.previous.night if a.previous else None,
         changed=a.changes,

@@ -7,7 +7,7 @@ from rich.table import Table as TerminalTable
 
 from stratoscope.pipelines.hallucination import figures, verdict
 from stratoscope.pipelines.reporting.data_notes import question_counts
-from stratoscope.pipelines.reporting.formatting import model_facts, model_label, number_text, run_facts
+from stratoscope.pipelines.reporting.formatting import memory_text, model_facts, model_label, number_text, run_facts
 from stratoscope.results import Manifest, Page, PageSection, Run, Table
 from stratoscope.tables.hallucination import (
     AgreementRow,
@@ -238,5 +238,5 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "Shards", f"{facts['num_shards']}, of which the last start computed {counts['shards_computed']}"
     yield "Non-finite activations", f"{counts['nonfinite']:,}"
     yield "Actors", f"at most {facts['most_actors']}, {facts['threads_per_actor']} threads each"
-    yield "Peak memory of an actor", f"{(manifest.peak_memory_bytes or 0) / 1e9:.2f} GB"
+    yield "Peak memory of an actor", memory_text(manifest.peak_memory_bytes, manifest.peak_gpu_memory_bytes)
     yield from run_facts(manifest)

@@ -18,7 +18,7 @@ from stratoscope.activations import Probe, Tap, run_head
 from stratoscope.data import Answer, Answers, Question
 from stratoscope.evaluation import GenerationPrompt, TextGenerator, equals_one_of
 from stratoscope.execution import FIRST_ATTEMPT, Attempt, WorkMetrics
-from stratoscope.models import LoadSpec, pad, peak_memory_bytes, to_device, to_host
+from stratoscope.models import LoadSpec, pad, peak_gpu_memory_bytes, peak_memory_bytes, to_device, to_host
 from stratoscope.pipelines.hallucination.encoding import decode_shard, unpack_questions
 from stratoscope.pipelines.hallucination.rows import (
     EncodedAnswer,
@@ -154,6 +154,7 @@ class HallucinationWorker:
                 "started": start,
                 "ended": end,
                 "peak_memory_bytes": peak_memory_bytes(),
+                "peak_gpu_memory_bytes": peak_gpu_memory_bytes(),
                 "withdrawn": self.withdrawn,
                 "by_difference": self.by_difference,
                 BATCH_TOKENS: self.batch_tokens,

@@ -242,7 +242,8 @@ def variant_row(model: TrainedVariant) -> VariantRow:
         seconds=model.seconds,
         tokens=round(sum(step["tokens"] for step in model.steps)),
         step_seconds=round(sum(step["tokens"] / step["tokens_per_s"] for step in model.steps), 3),
-        peak_memory_bytes=int(model.steps[-1]["peak_memory_bytes"]),
+        peak_memory_bytes=int(max(step["peak_memory_bytes"] for step in model.steps)),
+        peak_gpu_memory_bytes=int(max(step.get("peak_gpu_memory_bytes", 0) for step in model.steps)),
     )
 
 

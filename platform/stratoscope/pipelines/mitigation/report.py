@@ -10,7 +10,7 @@ from stratoscope.evaluation.comparison import NOT_DEFINED
 from stratoscope.mitigation import BASE
 from stratoscope.pipelines.mitigation import figures, verdict
 from stratoscope.pipelines.mitigation.outcome import QUESTION_METRICS
-from stratoscope.pipelines.reporting.formatting import model_facts, model_label, number_text, run_facts
+from stratoscope.pipelines.reporting.formatting import memory_text, model_facts, model_label, number_text, run_facts
 from stratoscope.pipelines.reporting.sections import PageColumn, field_column, interval_column, page_table
 from stratoscope.results import Manifest, Page, PageSection, Run, TableRow
 from stratoscope.tables.mitigation import (
@@ -159,7 +159,7 @@ VARIANT_COLUMNS = [
     field_column(VariantRow, "tokens", ","),
     field_column(VariantRow, "seconds", ".0f"),
     field_column(VariantRow, "step_seconds", ".0f", header="seconds of steps"),
-    _column("peak memory of a worker", lambda row: f"{row.peak_memory_bytes / 1e9:.1f} GB"),
+    _column("peak memory of a worker", lambda row: memory_text(row.peak_memory_bytes, row.peak_gpu_memory_bytes)),
 ]
 COMPARISON_COLUMNS = [
     field_column(VariantComparisonRow, "variant"),

@@ -20,7 +20,7 @@ from stratoscope.results import Storage
 logger = logging.getLogger(__name__)
 
 TENSORBOARD = "tensorboard"
-OPERATIONAL = ("learning_rate", "gradient_norm", "tokens_per_s", "peak_memory_bytes")
+OPERATIONAL = ("learning_rate", "gradient_norm", "tokens_per_s", "peak_memory_bytes", "peak_gpu_memory_bytes")
 """Metrics of a step that are no terms of the loss."""
 
 

@@ -27,6 +27,12 @@ def size_text(num_bytes: int | None) -> str:
     return "" if num_bytes is None else f"{num_bytes / 1e6:,.1f} MB"
 
 
+def memory_text(host_bytes: int | None, gpu_bytes: int | None) -> str:
+    """Return the memory of a process on the host, and on GPUs if it used any, as text; empty where it is missing."""
+    gpu = f", and {gpu_bytes / 1e9:.2f} GB on GPUs" if gpu_bytes else ""
+    return "" if host_bytes is None else f"{host_bytes / 1e9:.2f} GB{gpu}"
+
+
 def interval_text(low: float | None, high: float | None, form: str) -> str:
     """Return an interval as the text of a table cell, empty where an end is missing."""
     ends = [number_text(low, form), number_text(high, form)]

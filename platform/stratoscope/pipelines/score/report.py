@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.table import Table as TerminalTable
 
 from stratoscope.pipelines.reporting.data_notes import prompt_counts
-from stratoscope.pipelines.reporting.formatting import model_facts, model_label, number_text, run_facts
+from stratoscope.pipelines.reporting.formatting import memory_text, model_facts, model_label, number_text, run_facts
 from stratoscope.pipelines.score import figures, verdict
 from stratoscope.pipelines.score.group_report import group_sections
 from stratoscope.pipelines.score.load_statistics import StatisticsTables
@@ -145,7 +145,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     )
     yield "Non-finite activations", f"{counts['nonfinite']:,}"
     yield "Actors", f"at most {facts['most_actors']}, {facts['threads_per_actor']} threads each"
-    yield "Peak memory of an actor", f"{(manifest.peak_memory_bytes or 0) / 1e9:.2f} GB"
+    yield "Peak memory of an actor", memory_text(manifest.peak_memory_bytes, manifest.peak_gpu_memory_bytes)
     yield from run_facts(manifest)
 
 

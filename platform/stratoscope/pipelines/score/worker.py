@@ -20,6 +20,7 @@ from stratoscope.models import (
     layer_parameters,
     pad,
     padding_limit,
+    peak_gpu_memory_bytes,
     peak_memory_bytes,
 )
 from stratoscope.pipelines.score.encoding import unpack_encoded
@@ -107,6 +108,7 @@ class ScoreWorker:
                 "started": start,
                 "ended": end,
                 "peak_memory_bytes": peak_memory_bytes(),
+                "peak_gpu_memory_bytes": peak_gpu_memory_bytes(),
                 "withdrawn": self.withdrawn,
                 "by_difference": self.by_difference,
                 BATCH_TOKENS: self.batch_tokens,

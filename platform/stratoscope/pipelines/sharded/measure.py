@@ -188,6 +188,7 @@ def _record_counts(manifest: Manifest, work: ShardedWork, counts: Sequence[dict[
         "shards_retried": sum(c["attempts"] > 1 for c in counts),
     }
     manifest.peak_memory_bytes = int(max(c["peak_memory_bytes"] for c in counts))
+    manifest.peak_gpu_memory_bytes = int(max(c.get("peak_gpu_memory_bytes", 0) for c in counts))  # new in 1.1
     for name in ("withdrawn", "by_difference", BATCH_TOKENS):
         if fact := next((c[name] for c in counts if c.get(name)), None):
             manifest.facts[name] = fact  # the same in every shard
