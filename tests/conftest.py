@@ -119,11 +119,14 @@ def raylets() -> Iterator["Cluster"]:
     """A real Ray of two raylets on this machine, one CPU each; a test may add a third and take it away."""
     from ray.cluster_utils import Cluster
 
+    from stratoscope.execution.connection import agent_on_free_port
+
     # Workers import the tests' own modules, and a node that is gone is noticed within seconds.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
     cluster = Cluster()
-    cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE, include_dashboard=False, _system_config=quick)
+    with agent_on_free_port():
+        cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE, include_dashboard=False, _system_config=quick)
     cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE)
     cluster.wait_for_nodes()
     yield cluster

@@ -5,9 +5,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from ray._private.parameter import RayParams
 
 from stratoscope.errors import InputError, RunError
 from stratoscope.execution import address, check_address
+from stratoscope.execution.connection import agent_on_free_port
 from stratoscope.execution.failures import start_again
 from stratoscope.phases import announcing
 
@@ -94,3 +96,10 @@ def test_other_errors_are_not_tried_again() -> None:
     with pytest.raises(ValueError, match="wrong"):
         start_again(starter.start)
     assert len(starter.errors) == 1
+
+
+def test_agents_of_several_rays_on_a_machine_do_not_wait_for_one_port() -> None:
+    default = RayParams().dashboard_agent_listen_port
+    with agent_on_free_port():
+        assert RayParams().dashboard_agent_listen_port == 0
+    assert RayParams().dashboard_agent_listen_port == default > 0

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private.parameter import RayParams
+from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stratoscope.errors import InputError, first_line
@@ -55,14 +57,31 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNIN
 def _start_local() -> None:
     """Start a Ray for this run alone, without the processes of its dashboard and of its reports of usage."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(
-        address="local",
-        num_cpus=local_cpus(),
-        _temp_dir=ray_folder(),
-        include_dashboard=False,
-        _system_config={"worker_register_timeout_seconds": REGISTER_S},
-        **QUIET,
-    )
+    with agent_on_free_port():
+        ray.init(
+            address="local",
+            num_cpus=local_cpus(),
+            _temp_dir=ray_folder(),
+            include_dashboard=False,
+            _system_config={"worker_register_timeout_seconds": REGISTER_S},
+            **QUIET,
+        )
+
+
+@contextmanager
+def agent_on_free_port() -> Iterator[None]:
+    """Let the agent of a Ray that starts in this block listen on a free port.
+
+    All agents listen on the same port by default, for which `ray.init` has no option, unlike `ray start`. Where another
+    Ray runs on the machine, the agent would try that port for 3.4 s before the start goes on without it.
+    """
+    initialize = RayParams.__init__
+    defaults = initialize.__defaults__ or ()
+    initialize.__defaults__ = tuple(0 if value == DEFAULT_DASHBOARD_AGENT_LISTEN_PORT else value for value in defaults)
+    try:
+        yield
+    finally:
+        initialize.__defaults__ = defaults
 
 
 def _connect(address: str) -> None:

@@ -2,11 +2,11 @@
 
 import json
 import struct
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from stratoscope.errors import InputError, first_line
+from stratoscope.models.file_facts import remembered
 
 INDEX = "model.safetensors.index.json"
 CHECKED_FORMATS = ("F64", "F32", "F16", "BF16")
@@ -61,8 +61,7 @@ def _check_complete_file(file: Path, name: str) -> None:
         )
 
 
-@lru_cache(maxsize=1024)
-def _nonfinite_tensor(file: Path, size: int, modified: int) -> str | None:  # noqa: ARG001 - the file's state is the key
+def _nonfinite_tensor(file: Path) -> str | None:
     """Return the name of the first tensor of a file with a value that is NaN or infinite."""
     import torch
     from safetensors import safe_open
@@ -78,7 +77,7 @@ def _nonfinite_tensor(file: Path, size: int, modified: int) -> str | None:  # no
 
 
 def check_finite(folder: Path, name: str) -> None:
-    """Check that no weight of a checkpoint is NaN or infinite. The files are read once per process.
+    """Check that no weight of a checkpoint is NaN or infinite. A file is read once, until it changes.
 
     Args:
         folder: folder of the checkpoint.
@@ -88,8 +87,7 @@ def check_finite(folder: Path, name: str) -> None:
         InputError: a weight is NaN or infinite.
     """
     for file in sorted(folder.glob("*.safetensors")):
-        state = file.stat()
-        tensor = _nonfinite_tensor(file, state.st_size, state.st_mtime_ns)
+        tensor = remembered("weight that is not finite", file, _nonfinite_tensor)
         if tensor is not None:
             raise InputError(nonfinite_message(name, tensor))
 

@@ -3,7 +3,8 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from stratoscope.digest import digest, file_digest
+from stratoscope.digest import digest
+from stratoscope.models.file_facts import remembered_digest
 from stratoscope.models.source import ModelSource, local_folder, pin_source
 
 KINDS = ("safetensors", "json", "model", "jinja", "txt", "py")
@@ -27,5 +28,5 @@ def weights_fingerprint(source: ModelSource) -> str:
     folder = Path(source.location)
     files = sorted(file for kind in KINDS for file in folder.glob(f"*.{kind}"))
     with ThreadPoolExecutor() as threads:
-        digests = dict(zip([f.name for f in files], threads.map(file_digest, files), strict=True))
+        digests = dict(zip([f.name for f in files], threads.map(remembered_digest, files), strict=True))
     return f"folder:{digest(digests)}"

@@ -2,22 +2,19 @@
 
 import importlib.metadata
 import json
-import os
 import re
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
-from platformdirs import user_cache_path
 
-from stratoscope.digest import file_digest
 from stratoscope.errors import InputError, first_line, suggest
 from stratoscope.hub import hub_commit
 from stratoscope.models.checkpoint import check_weights
+from stratoscope.models.file_facts import cache_folder, remembered_digest
 
 MERGE = (
     "merge it into its base model with peft: AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload()"
@@ -48,12 +45,6 @@ class ModelSource:
     location: str
     """Hub name, folder or .gguf file, according to `kind`."""
     revision: str | None = None
-
-
-def cache_folder() -> Path:
-    """Return the user's cache folder for converted models; `STRATOSCOPE_CACHE` overrides it."""
-    override = os.environ.get("STRATOSCOPE_CACHE")
-    return Path(override) if override else user_cache_path("stratoscope")
 
 
 def resolve_source(name: str, revision: str | None = None) -> ModelSource:
@@ -151,8 +142,7 @@ def converted_gguf(path: Path) -> Path:
     """
     models = cache_folder() / "models"
     models.mkdir(parents=True, exist_ok=True)
-    state = path.stat()
-    target = models / _content_digest(path, state.st_ino, state.st_size, state.st_mtime_ns)
+    target = models / remembered_digest(path)
     with FileLock(models / f"{target.name}.lock"):
         if not target.is_dir():
             partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=models))
@@ -163,12 +153,6 @@ def converted_gguf(path: Path) -> Path:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
     return target
-
-
-@cache
-def _content_digest(path: Path, *_state: int) -> str:
-    """Return the digest of a file, which a process reads once for each state of the file."""
-    return file_digest(path)
 
 
 def _convert(gguf: Path, folder: Path) -> None:
