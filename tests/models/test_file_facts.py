@@ -50,7 +50,8 @@ def test_a_fact_is_computed_once_for_each_name_and_state_of_a_file(cache: Path, 
     assert len(list(cache.iterdir())) == 2
 
 
-def test_a_change_that_keeps_size_and_time_of_the_content_is_noticed(cache: Path, large: Path) -> None:
+@pytest.mark.usefixtures("cache")
+def test_a_change_that_keeps_size_and_time_of_the_content_is_noticed(large: Path) -> None:
     read, state = Reader(), large.stat()
     remembered("first", large, read)
     time.sleep(0.02)  # a tick of the file system's clock
@@ -71,7 +72,8 @@ def test_a_file_that_has_just_changed_is_not_remembered(
     assert not cache.exists()
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_remembered(cache: Path, large: Path) -> None:
+@pytest.mark.usefixtures("cache")
+def test_a_file_that_changes_while_it_is_read_is_not_remembered(large: Path) -> None:
     def change(file: Path) -> str:
         file.write_bytes(b"b" * SMALL * 2)
         return "a"
