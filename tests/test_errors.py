@@ -25,10 +25,10 @@ def test_a_refused_name_is_followed_by_the_nearest_one() -> None:
 def test_a_long_message_keeps_its_beginning_and_its_end(
     kind: type[Exception], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = kind(f"field {'x' * 10**6} is wrong; mend it")
+    error = kind(f"field {'x' * 10**6} is wrong; correct it")
     assert len(str(error)) == 500
     assert str(error).startswith("field xxx")
-    assert str(error).endswith("mend it")
+    assert str(error).endswith("correct it")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
     print_error("score", f"a\nb {'y' * 10**6} end")
     line = capsys.readouterr().err

@@ -329,7 +329,7 @@ def test_a_pruned_model_recovers(fields: Fields, local_ray: None) -> None:  # no
     assert steps[-1]["forgetting"] < steps[0]["forgetting"]
     assert steps[0]["contrastive"] is None
     rows = {(r["variant"], r["dataset"]): r for r in run.evaluation.to_pylist()}
-    recovered, pruned = rows["given", "prompts"], rows["given, not healed", "prompts"]
+    recovered, pruned = rows["given", "prompts"], rows["given, not recovered", "prompts"]
     assert recovered["after"] < pruned["after"]
     (url,) = run.models
     assert json.loads(Path(url, "config.json").read_text())["num_hidden_layers"] == 3

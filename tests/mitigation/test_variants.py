@@ -61,7 +61,7 @@ def test_fine_tuning_has_a_variant_for_each_name_and_seed() -> None:
 def test_recovery_trains_what_is_not_dropped() -> None:
     variants = recovery_variants({"avss": lambda seed: (seed, 3)}, None, 4, [0, 1])
     assert variants == [Variant("avss", 0, (1, 2), (0, 3)), Variant("avss", 1, (0, 2), (1, 3))]
-    assert variants[0].pruned_key == "cut-0-3"
+    assert variants[0].pruned_key == "pruned-0-3"
     assert recovery_variants({"given": lambda _: (1,)}, (1, 2), 4, [0])[0].layers == (2,)
     with pytest.raises(InputError, match="all layers that were to be trained are among those that are dropped"):
         recovery_variants({"given": lambda _: (1, 2)}, (1, 2), 4, [0])

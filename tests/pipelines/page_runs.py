@@ -194,7 +194,7 @@ def mitigation_run(
     manifest.facts = {
         "architecture": "llama", "num_layers": num_layers, "num_parameters": 10, "device": "cpu", "dtype": "float32",
         "workers": 1, "threads_per_worker": 1, "questions": {}, "texts": 0, "terms": {"margin": 1.0}, "flags": None,
-        "healing": bool(dropped), "models": [], "frozen_tensors": 3,
+        "recovery": bool(dropped), "models": [], "frozen_tensors": 3,
         "verdicts": [*outcome.verdicts, *training_problems(trained, {})],
     }  # fmt: skip
     return Run(storage, manifest)

@@ -165,7 +165,7 @@ def test_every_example_is_a_configuration_of_its_job(path: Path) -> None:
         "score": ScoreConfig,
         "hallucination": HallucinationConfig,
         "mitigation": MitigationConfig,
-        "heal": MitigationConfig,
+        "recovery": MitigationConfig,
         "recover": MitigationConfig,
         "seeds": FaithfulnessConfig,
         "flags": HallucinationConfig,

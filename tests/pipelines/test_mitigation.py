@@ -73,7 +73,7 @@ def write_run(folder: Path, variant: Variant, models: dict[str, ModelScores]) ->
     manifest.facts = {
         "architecture": "llama", "num_layers": 3, "num_parameters": 10, "device": "cpu", "dtype": "float32",
         "workers": 1, "threads_per_worker": 1, "questions": {}, "texts": 0, "terms": {}, "flags": None,
-        "healing": bool(variant.dropped), "verdicts": outcome.verdicts, "models": [], "frozen_tensors": None,
+        "recovery": bool(variant.dropped), "verdicts": outcome.verdicts, "models": [], "frozen_tensors": None,
     }  # fmt: skip
     return Run(storage, manifest)
 
@@ -151,7 +151,7 @@ def test_layers_given_by_hand_are_called_given_and_not_flagged(layers: str) -> N
     variants = choice.variants()
     assert [variant.name for variant in variants] == ["given", "random", "all"]
     assert variants[0].layers == given
-    assert checkpoint_name("owner/model", variants[0].change) == "model-mended-given-0"
+    assert checkpoint_name("owner/model", variants[0].change) == "model-fine-tuned-given-0"
     assert [choice.chosen_by(variant) for variant in variants] == ["hand (given as numbers)", "chance", "taking all"]
     dropped = LayerChoice(validate(MitigationConfig, {"drop": "1"}), 4, None, (1,))
     assert dropped.chosen_by(dropped.variants()[0]) == "hand (given as numbers)"
@@ -235,8 +235,8 @@ def test_curves_are_grouped_and_leave_out_what_is_no_curve() -> None:
 
 
 def test_checkpoints_keep_their_names() -> None:
-    assert checkpoint_name("owner/model", VARIANT.change) == "model-mended-flagged-0"
-    assert checkpoint_name("folder/model.gguf", PRUNED.change) == "model-healed-given-0"
+    assert checkpoint_name("owner/model", VARIANT.change) == "model-fine-tuned-flagged-0"
+    assert checkpoint_name("folder/model.gguf", PRUNED.change) == "model-recovered-given-0"
 
 
 def test_workers_fit_the_machine_and_the_step() -> None:

@@ -222,4 +222,4 @@ def test_a_search_over_sets_is_estimated_by_its_budget_on_the_first_rung() -> No
 
 def test_checkpoints_are_named_after_their_base() -> None:
     assert checkpoint_name("owner/model", "without-2-layers") == "model-without-2-layers"
-    assert checkpoint_name("/models/base.gguf", "healed-avss-0") == "base-healed-avss-0"
+    assert checkpoint_name("/models/base.gguf", "recovered-avss-0") == "base-recovered-avss-0"

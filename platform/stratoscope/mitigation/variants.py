@@ -34,12 +34,12 @@ class Variant:
     @property
     def change(self) -> str:
         """What training did to the base model, as the names of checkpoints say it."""
-        return f"{'healed' if self.dropped else 'mended'}-{self.key}"
+        return f"{'recovered' if self.dropped else 'fine-tuned'}-{self.key}"
 
     @property
     def pruned_key(self) -> str:
         """Name of the pruned model before training; variants that drop the same layers share it."""
-        return f"cut-{'-'.join(map(str, self.dropped))}"
+        return f"pruned-{'-'.join(map(str, self.dropped))}"
 
 
 @dataclass(frozen=True)

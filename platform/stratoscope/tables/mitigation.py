@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from stratoscope.results import Int32, TableRow
 
-NOT_RECOVERED = ", not healed"
+NOT_RECOVERED = ", not recovered"
 """End of a variant's name in tables for its pruned model before training."""
 
 

@@ -1,4 +1,4 @@
-"""Times of a series: formats, order, steps, and what is refused or mended."""
+"""Times of a series: formats, order, steps, and what is refused or repaired."""
 
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Multivariate time series: reading, times, mending, splitting, standardisation, and windows."""
+"""Multivariate time series: reading, times, repair, splitting, standardisation, and windows."""
 
 from stratoscope.data.series.loading import Series, SeriesSplit, TimeAxis, load_series
 from stratoscope.data.series.source import (

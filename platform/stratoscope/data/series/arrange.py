@@ -14,7 +14,7 @@ from stratoscope.data.series.numerals import Numbers
 from stratoscope.data.series.source import Reading, counted
 from stratoscope.data.series.table import SourceTable
 
-MEND = "series.fill interpolate or forward"
+REPAIR = "series.fill interpolate or forward"
 LARGE_SHARE = 0.2
 """Share of rows with repeated times above which they are taken for several series (ours)."""
 AS_IT_IS = "series.time none takes rows in the order of the file"
@@ -59,8 +59,8 @@ def arrange(cells: Cells, reading: Reading) -> Frame:
     """Return values in the order of time, with every time once and none missing.
 
     Raises:
-        InputError: times are out of order, repeated, missing or uneven, and `series.fill` does not mend it; or values
-            are missing.
+        InputError: times are out of order, repeated, missing or uneven, and `series.fill` does not repair them; or
+            values are missing.
     """
     codes = np.zeros(len(cells.table), dtype=np.int64) if cells.ids is None else cells.ids.codes
     if cells.time is None:
@@ -101,7 +101,7 @@ def _check_order(cells: Cells, time: TimeColumn, codes: NDArray[np.int64], readi
         several = "if a column tells several series apart, name it with series.id; " if repeated else ""
         raise reading.refusal(
             f"times in {time.name} are out of order: {_time(time, later)} in {cells.table.place(later)} comes after "
-            f"{_time(time, earlier)}; {several}{MEND} sorts them, {AS_IT_IS}"
+            f"{_time(time, earlier)}; {several}{REPAIR} sorts them, {AS_IT_IS}"
         )
     else:
         reading.note(f"rows were out of order and are sorted by {time.name} (series.fill {reading.source.fill})")
@@ -124,10 +124,10 @@ def _check_repetition(
     number = counted(len(repeated), "repeated time")
     if reading.source.fill == "none" or len(repeated) > LARGE_SHARE * len(read):
         row = int(read[repeated[0]])
-        mend = f"{MEND} keeps the last row of each time" if len(repeated) <= LARGE_SHARE * len(read) else AS_IT_IS
+        repair = f"{REPAIR} keeps the last row of each time" if len(repeated) <= LARGE_SHARE * len(read) else AS_IT_IS
         raise reading.refusal(
             f"{number} in {time.name} among {len(read):,} rows, the first {_time(time, row)} in "
-            f"{cells.table.place(row)}; if a column tells several series apart, name it with series.id; {mend}"
+            f"{cells.table.place(row)}; if a column tells several series apart, name it with series.id; {repair}"
         )
     reading.note(f"{number} left out; the last row of each time is kept (series.fill {reading.source.fill})")
 
@@ -147,7 +147,7 @@ def _checked_grid(cells: Cells, time: TimeColumn, times: NDArray[Any], reading: 
         gap = grid.first_gap
         raise reading.refusal(
             f"{counted(grid.num_missing, 'missing time')} in {time.name} (step {grid.step}), the first between "
-            f"{time_text(times[gap], time.kind)} and {time_text(times[gap + 1], time.kind)}; {MEND} inserts them, "
+            f"{time_text(times[gap], time.kind)} and {time_text(times[gap + 1], time.kind)}; {REPAIR} inserts them, "
             f"{AS_IT_IS}"
         )
     if grid.num_missing > len(times):

@@ -196,7 +196,7 @@ def _text_time(
         if texts[error.row].as_py().lower() in MISSING_MARKS:
             raise _without_time(table, names, error.row, reading) from None
         raise reading.refusal(
-            f"column {listed(names)}, {table.place(error.row)}: {error}; mend the cell, or {ADVICE}"
+            f"column {listed(names)}, {table.place(error.row)}: {error}; correct the cell, or {ADVICE}"
         ) from None
     if form.zoned:
         reading.note(f"times in {names[0]!r} are read in UTC")

@@ -155,7 +155,7 @@ def _uneven_refusal(
     row, cells = uneven[0] if uneven else (1, number)
     return reading.refusal(
         f"line {lines.numbers[row - 1]} has {cells:,} cells, but line {lines.numbers[0]} has {number:,} (delimiter "
-        f"{delimiter!r}): {clip(lines.texts[row - 1])!r}; mend the line, or set series.delimiter or series.decimal"
+        f"{delimiter!r}): {clip(lines.texts[row - 1])!r}; correct the line, or set series.delimiter or series.decimal"
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stratoscope.data.series.arrange import MEND, Frame
+from stratoscope.data.series.arrange import REPAIR, Frame
 from stratoscope.data.series.source import Fill, Reading, clip, counted
 
 LARGE_SHARE = 0.2
@@ -44,7 +44,7 @@ def _missing_refusal(frame: Frame, missing: NDArray[np.bool_], reading: Reading)
     more = f", and {others:,} other columns have some" if others else ""
     return reading.refusal(
         f"column {clip(name)!r} has {counted(len(rows), 'missing value')}, the first at {frame.places[rows[0]]}{such}"
-        f"{more}; {MEND} fills them, or choose other columns with series.columns"
+        f"{more}; {REPAIR} fills them, or choose other columns with series.columns"
     )
 
 

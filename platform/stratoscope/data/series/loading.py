@@ -73,7 +73,7 @@ class Series:
     time: TimeAxis | None = None
     """Times of the rows; None where rows are in the order of the file."""
     notes: tuple[str, ...] = ()
-    """Sentences on what was recognised, mended, left out or is to be questioned in the source."""
+    """Sentences on what was recognised, repaired, left out or is to be questioned in the source."""
 
     def starts(self, part: SeriesSplit, lookback: int, horizon: int) -> NDArray[np.int64]:
         """Return the first row of each window of a part; the lookback may extend into the previous part.

@@ -33,7 +33,7 @@ class KnownSeries:
     time: tuple[str, ...] = ()
     """Columns that together state the time, as in `SeriesSource`."""
     fill: Fill = "none"
-    """How times and values are mended unless the source says how."""
+    """How times and values are repaired unless the source says how."""
 
     def complete(self, source: "SeriesSource") -> "SeriesSource":
         """Return a source of this series, with what it leaves open."""
@@ -80,7 +80,7 @@ class SeriesSource:
     limit: int | None = None
     """Number of times read, from the oldest; None reads all."""
     fill: Fill = "none"
-    """Mends times and values: none refuses what has to be mended; interpolate and forward sort by time, keep the last
+    """Repairs times and values: none refuses what needs repair; interpolate and forward sort by time, keep the last
     row of equal times, insert missing times, and fill missing values linearly or with the last known one."""
     time: tuple[str, ...] = ()
     """Columns that together state the time, such as a date and a time of day; an empty tuple recognises them, and
@@ -112,7 +112,7 @@ class Reading:
     def __init__(self, source: SeriesSource) -> None:
         self.source = source
         self.notes: list[str] = []
-        """Sentences on what was recognised, mended or left out, in order."""
+        """Sentences on what was recognised, repaired or left out, in order."""
         self.missing_cells: dict[str, str] = {}
         """First missing cell of columns that have some, and its place, for refusals."""
         self.file: str | None = None

@@ -93,7 +93,7 @@ def _check_cells(name: str, column: Numbers, table: SourceTable, reading: Readin
     row = int(wrong[0])
     raise reading.refusal(
         f"column {clip(name)!r}, {table.place(row)}: {clip(str(table.columns[name][row].as_py()), 40)!r} is no number "
-        f"({counted(len(wrong), 'such cell')}); mend it, name such cells in series.missing, or choose other columns "
+        f"({counted(len(wrong), 'such cell')}); correct it, name such cells in series.missing, or choose other columns "
         "with series.columns"
     )
 

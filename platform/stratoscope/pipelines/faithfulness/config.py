@@ -62,7 +62,7 @@ class SeriesSection(ConfigSection):
     id: str | None = None
     """Column that names the series of a row in long form; null recognises it."""
     fill: Fill = "none"
-    """Mends times and values. none refuses what has to be mended; interpolate and forward sort rows by time, keep the
+    """Repairs times and values. none refuses what needs repair; interpolate and forward sort rows by time, keep the
     last row of equal times, insert missing times, and fill missing values: interpolate linearly between the neighbours
     in time, forward with the last known value."""
     missing: Annotated[list[Annotated[str, BeforeValidator(str)]], DISTINCT] | None = None

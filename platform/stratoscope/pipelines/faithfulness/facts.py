@@ -26,7 +26,7 @@ class SeriesFacts:
     time: dict[str, str | None] | None = None
     """Times: column, first, last and step, as in `TimeAxis`; None where rows are in the order of the file."""
     notes: list[str] = field(default_factory=list)
-    """What was recognised, mended, left out or is questioned."""
+    """What was recognised, repaired, left out or is questioned."""
 
     @classmethod
     def of(cls, series: Series, config: FaithfulnessConfig) -> "SeriesFacts":

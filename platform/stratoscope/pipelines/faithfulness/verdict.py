@@ -182,7 +182,7 @@ def warnings(models: Sequence[ModelOutcomes], failed: Sequence[CellRow]) -> Iter
 
 
 def notes(series: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield what was mended in each series or is questioned, by its name; it stands after what was found."""
+    """Yield what was repaired in each series or is questioned, by its name; it stands after what was found."""
     yield from (f"Series {name}: {'; '.join(own)}." for name, own in series.items() if own)
 
 

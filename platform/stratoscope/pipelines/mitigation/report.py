@@ -62,7 +62,7 @@ def build_page(run: Run) -> Page:
     rows = verdict.VerdictRows(
         model=model,
         num_layers=facts["num_layers"],
-        recovery=facts["healing"],
+        recovery=facts["recovery"],
         variants=variants,
         comparison=comparison,
         evaluation=evaluation,
@@ -70,7 +70,7 @@ def build_page(run: Run) -> Page:
     )
     sections = [
         PageSection("All findings", list(facts["verdicts"])),
-        *_change_section(evaluation, config["evaluation"]["confidence"], model, recovery=facts["healing"]),
+        *_change_section(evaluation, config["evaluation"]["confidence"], model, recovery=facts["recovery"]),
         PageSection("Trainings", [], [], [page_table(variants, VARIANT_COLUMNS)]),
     ]
     if comparison:
@@ -83,7 +83,7 @@ def build_page(run: Run) -> Page:
         sections.append(_tuning_section(tuning))
     numbers = page_table(evaluation, EVALUATION_COLUMNS, "Show only rows with")
     sections.append(PageSection("All numbers", [], [], [numbers]))
-    action = "recovered after pruning" if facts["healing"] else "fine-tuned in some of its layers"
+    action = "recovered after pruning" if facts["recovery"] else "fine-tuned in some of its layers"
     trainings = f"{len(variants)} training{'' if len(variants) == 1 else 's'}"
     return Page(
         title=verdict.title(rows),

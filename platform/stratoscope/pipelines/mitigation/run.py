@@ -187,7 +187,7 @@ class MitigationJob(Job[MitigationConfig]):
             "texts": len(data.corpus.texts),
             "terms": config.terms.weights.used(),
             "flags": self.choice.flags.url if self.choice.flags else None,
-            "healing": config.recovery,
+            "recovery": config.recovery,
         }
 
 
