@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 import stratoscope
+from stratoscope.pipelines.reporting.formatting import memory_text
 
 WORDS = 1000
 
@@ -67,7 +68,8 @@ def main() -> None:
         print(f"{m.counts['scored']:,} prompts scored, {m.counts['tokens']:,} tokens, in {seconds:,.0f} s {m.timings}")
         print(f"{m.facts['num_shards']} shards of {m.facts['shard_size']}, statistics by shard: {m.facts['by_shard']}")
         print(f"{m.timings['measure'] / m.facts['num_shards'] * 1000:,.0f} ms per shard, model included")
-        print(f"peak memory: driver {driver:,.0f} MB, largest actor {(m.peak_memory_bytes or 0) / 2**20:,.0f} MB")
+        actor = memory_text(m.peak_memory_bytes, m.peak_gpu_memory_bytes)
+        print(f"peak memory: driver {driver:,.0f} MB, largest actor {actor}")
         print(f"at most {most_files:,} files at a time; the run folder ends with {size / 1e6:,.1f} MB")
 
 

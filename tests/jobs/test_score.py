@@ -103,7 +103,7 @@ def test_the_manifest_tells_the_run(run: stratoscope.ScoreRun) -> None:
     assert (m.counts["shards_computed"], m.counts["shards_skipped"]) == (5, 0)
     assert m.tokens_per_second
     assert m.peak_memory_bytes
-    assert m.peak_gpu_memory_bytes == 0, "the host's memory is none of the GPU's"
+    assert m.peak_gpu_memory_bytes == 0, "host memory is not counted as GPU memory"
     names = {path.name for path in Path(run.path).iterdir()}
     assert {"manifest.json", "report.html", "log.txt"} <= names
     assert "shards" not in names

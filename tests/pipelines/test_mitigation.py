@@ -365,6 +365,8 @@ def test_a_trained_variant_states_the_most_memory_of_all_starts_on_the_host_and_
     resumed = STEP | {"peak_memory_bytes": 5e8, "peak_gpu_memory_bytes": 3e9}
     row = variant_row(replace(trained(VARIANT), steps=[STEP, resumed]))
     assert (row.peak_memory_bytes, row.peak_gpu_memory_bytes) == (10**9, 3 * 10**9)
+    earlier = {name: value for name, value in STEP.items() if name != "peak_gpu_memory_bytes"}
+    assert variant_row(replace(trained(VARIANT), steps=[earlier, resumed])).peak_gpu_memory_bytes is None
 
 
 def test_layers_of_a_hallucination_run_are_read_by_tap_definition_and_data_set(tmp_path: Path) -> None:

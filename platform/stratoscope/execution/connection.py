@@ -1,5 +1,6 @@
 """Connection to Ray: local by default, to a cluster if RAY_ADDRESS or a submitted job names one."""
 
+import inspect
 import logging
 import os
 import signal
@@ -8,8 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private.parameter import RayParams
-from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from stratoscope.errors import InputError, first_line
@@ -72,12 +71,24 @@ def _start_local() -> None:
 def agent_on_free_port() -> Iterator[None]:
     """Let the agent of a Ray that starts in this block listen on a free port.
 
-    All agents listen on the same port by default, for which `ray.init` has no option, unlike `ray start`. Where another
-    Ray runs on the machine, the agent would try that port for 3.4 s before the start goes on without it.
+    All agents use the same default port. `ray start` can change it, `ray.init` cannot. Where another Ray runs on the
+    machine, the agent would try that port for 3.4 s before the start goes on without it. A version of Ray that has
+    moved the default starts as before.
     """
-    initialize = RayParams.__init__
-    defaults = initialize.__defaults__ or ()
-    initialize.__defaults__ = tuple(0 if value == DEFAULT_DASHBOARD_AGENT_LISTEN_PORT else value for value in defaults)
+    try:
+        from ray._private.parameter import RayParams
+
+        initialize: Any = RayParams.__init__
+        parameters = inspect.signature(initialize).parameters.values()
+    except (ImportError, AttributeError):
+        yield
+        return
+    defaults = initialize.__defaults__
+    with_default = [p.name for p in parameters if p.default is not p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    initialize.__defaults__ = tuple(
+        0 if name == "dashboard_agent_listen_port" else value
+        for name, value in zip(with_default, defaults or (), strict=True)
+    )
     try:
         yield
     finally:

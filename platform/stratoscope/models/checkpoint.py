@@ -1,4 +1,4 @@
-"""Checks that a checkpoint can be loaded, from the headers of its files alone."""
+"""Checks that a checkpoint can be loaded. All but `check_finite` read the headers of its files alone."""
 
 import json
 import struct
@@ -87,7 +87,7 @@ def check_finite(folder: Path, name: str) -> None:
         InputError: a weight is NaN or infinite.
     """
     for file in sorted(folder.glob("*.safetensors")):
-        tensor = remembered("weight that is not finite", file, _nonfinite_tensor)
+        tensor = remembered(f"tensor with nonfinite values, of {' '.join(CHECKED_FORMATS)}", file, _nonfinite_tensor)
         if tensor is not None:
             raise InputError(nonfinite_message(name, tensor))
 

@@ -1,4 +1,4 @@
-"""What was found out about a file's content, remembered in the user's cache folder until the file changes.
+"""Facts about the content of large files, cached until the file changes.
 
 A job that starts would otherwise read all weights of its model twice, for their digest and for values that are not
 finite, which takes longer than the start itself for a checkpoint of many gigabytes.
@@ -6,11 +6,13 @@ finite, which takes longer than the start itself for a checkpoint of many gigaby
 
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -18,15 +20,12 @@ from platformdirs import user_cache_path
 from stratoscope.digest import digest, file_digest
 
 SMALL = 2**20
-"""Bytes below which a file is read again rather than remembered."""
+"""Bytes below which a file is read again in each process."""
 SETTLED_S = 2.0
-"""Age of a file's last change below which nothing is remembered, because clocks of file systems may be this coarse."""
+"""Age of a file's last change below which nothing is written to the cache, since clocks of file systems are coarse."""
+SHA256 = re.compile("[0-9a-f]{64}")
 
-
-def cache_folder() -> Path:
-    """Return the user's cache folder, for converted models and facts about files; `STRATOSCOPE_CACHE` overrides it."""
-    override = os.environ.get("STRATOSCOPE_CACHE")
-    return Path(override) if override else user_cache_path("stratoscope")
+Compute = Callable[[Path], str | None]
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,9 @@ class _FileState:
     size: int
     inode: int
     modified_ns: int
-    """Time of the last change of the content, which a program may set."""
+    """Time of the last change of the content, which programs may set."""
     changed_ns: int
-    """Time of the last change of content or state, which no program can set."""
+    """Time of the last change of content or state, which the file system sets."""
 
     @classmethod
     def of(cls, file: Path) -> "_FileState":
@@ -47,31 +46,26 @@ class _FileState:
         return cls(str(file.resolve()), state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns)
 
 
-def remembered(fact: str, file: Path, compute: Callable[[Path], str | None]) -> str | None:
-    """Return a fact about a file's content, from the cache if the file has not changed since it was computed.
+def cache_folder() -> Path:
+    """Return the user's cache folder, for converted models and facts about files; `STRATOSCOPE_CACHE` overrides it."""
+    override = os.environ.get("STRATOSCOPE_CACHE")
+    return Path(override) if override else user_cache_path("stratoscope")
 
-    A cache that cannot be read or written is done without.
+
+def remembered(fact: str, file: Path, compute: Compute) -> str | None:
+    """Return a fact about a file's content, which is computed once for each state of the file.
+
+    If the cache cannot be read or written, the fact is computed once in each process.
 
     Args:
-        fact: name of the fact.
+        fact: name of the fact. Another way to compute it needs another name.
         file: the file.
-        compute: computes the fact from the file.
+        compute: computes the fact from the file; a function of a module.
 
     Raises:
         OSError: the file cannot be read.
     """
-    state = _FileState.of(file)
-    if state.size < SMALL:
-        return compute(file)
-    record = cache_folder() / "files" / f"{digest({'fact': fact, **asdict(state)})}.json"
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        value: str | None = json.loads(record.read_text(encoding="utf-8"))["value"]
-        return value
-    value = compute(file)
-    if state == _FileState.of(file) and time.time() - state.changed_ns / 1e9 > SETTLED_S:
-        with suppress(OSError):
-            _write(record, json.dumps({"file": state.path, "fact": fact, "value": value}))
-    return value
+    return _remembered(fact, _FileState.of(file), compute)
 
 
 def remembered_digest(file: Path) -> str:
@@ -80,12 +74,37 @@ def remembered_digest(file: Path) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    return str(remembered("sha256", file, file_digest))
+    value = remembered("sha256", file, file_digest)
+    return value if value is not None and SHA256.fullmatch(value) else file_digest(file)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(fact: str, state: _FileState, compute: Compute) -> str | None:
+    file = Path(state.path)
+    if state.size < SMALL:
+        return compute(file)
+    record = cache_folder() / "files" / f"{digest({'fact': fact, **asdict(state)})}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        value = json.loads(record.read_text(encoding="utf-8"))["value"]
+        if value is None or isinstance(value, str):
+            return value
+    # Taken before the file is read: a change in the same tick of the clock would leave the state as it is.
+    settled = time.time() - state.changed_ns / 1e9 > SETTLED_S
+    value = compute(file)
+    if settled:
+        with suppress(OSError):
+            _write(record, json.dumps({"file": state.path, "fact": fact, "value": value}))
+    return value
 
 
 def _write(record: Path, text: str) -> None:
     """Write a record as a whole, since another process may read it meanwhile."""
     record.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=record.parent, delete=False, encoding="utf-8") as temporary:
-        temporary.write(text)
-    Path(temporary.name).replace(record)
+        partial = Path(temporary.name)
+        try:
+            temporary.write(text)
+            temporary.flush()
+            partial.replace(record)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -86,9 +86,10 @@ class Manifest:
     """Seconds of each stage."""
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
-    """Peak memory on the host of the largest actor."""
+    """Highest host memory of any actor; null for jobs that do not measure it."""
     peak_gpu_memory_bytes: int | None = None
-    """Peak memory on GPUs of the largest actor; 0 without a GPU."""
+    """Highest GPU memory that PyTorch allocated in any actor; CUDA's own memory is not in it. 0 without a GPU; null for
+    jobs that do not measure it."""
     counts: dict[str, int] = field(default_factory=dict)
     """Counts of units computed, skipped and retried, and of prompts by outcome."""
     progress: dict[str, Any] = field(default_factory=dict)

@@ -39,10 +39,10 @@ class StageRow(TableRow):
     second of each of its threads is missing, as is all work on other machines of a cluster. Null if an earlier version
     wrote the table."""
     peak_memory_bytes: int | None
-    """Peak memory on the host of the largest worker, in bytes."""
+    """Highest host memory of any worker, in bytes; null for stages that do not measure it."""
     peak_gpu_memory_bytes: int | None
-    """Peak memory on GPUs of the largest worker, in bytes; 0 without a GPU. Null if an earlier version wrote the
-    table."""
+    """Highest GPU memory that PyTorch allocated in any worker, in bytes; CUDA's own memory is not in it. 0 without a
+    GPU; null for stages that do not measure it, and if an earlier version wrote the table."""
     bytes: int | None
     """Size in bytes of all files in the stage's own run folder at its end, models and log included, also if it did not
     succeed; 0 if an earlier run is reused. Null if an earlier version wrote the table."""

@@ -69,9 +69,10 @@ class VariantRow(TableRow):
     step_seconds: float | None
     """Seconds of the steps, over all starts, without starts, checkpoints and evaluation."""
     peak_memory_bytes: int
-    """Peak memory on the host of the worker that used most."""
+    """Highest host memory of any worker, over all starts."""
     peak_gpu_memory_bytes: int | None
-    """Peak memory on its GPU of the worker that used most; 0 without a GPU."""
+    """Highest GPU memory that PyTorch allocated in any worker, over all starts; CUDA's own memory is not in it. 0
+    without a GPU; null if an earlier version trained some of the steps."""
 
 
 @dataclass(frozen=True)

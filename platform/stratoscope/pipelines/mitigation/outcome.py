@@ -17,6 +17,7 @@ from stratoscope.evaluation import (
 )
 from stratoscope.mitigation import BASE, TERMS, Variant
 from stratoscope.pipelines.mitigation.store import ModelScores, TrainedVariant
+from stratoscope.pipelines.runtime.peaks import highest
 from stratoscope.results import TableRow
 from stratoscope.statistics import least_sign_p, not_shown
 from stratoscope.tables.mitigation import (
@@ -242,8 +243,8 @@ def variant_row(model: TrainedVariant) -> VariantRow:
         seconds=model.seconds,
         tokens=round(sum(step["tokens"] for step in model.steps)),
         step_seconds=round(sum(step["tokens"] / step["tokens_per_s"] for step in model.steps), 3),
-        peak_memory_bytes=int(max(step["peak_memory_bytes"] for step in model.steps)),
-        peak_gpu_memory_bytes=int(max(step.get("peak_gpu_memory_bytes", 0) for step in model.steps)),
+        peak_memory_bytes=highest(model.steps, "peak_memory_bytes") or 0,
+        peak_gpu_memory_bytes=highest(model.steps, "peak_gpu_memory_bytes"),
     )
 
 

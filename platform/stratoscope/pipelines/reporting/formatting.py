@@ -29,8 +29,8 @@ def size_text(num_bytes: int | None) -> str:
 
 def memory_text(host_bytes: int | None, gpu_bytes: int | None) -> str:
     """Return the memory of a process on the host, and on GPUs if it used any, as text; empty where it is missing."""
-    gpu = f", and {gpu_bytes / 1e9:.2f} GB on GPUs" if gpu_bytes else ""
-    return "" if host_bytes is None else f"{host_bytes / 1e9:.2f} GB{gpu}"
+    host = "" if host_bytes is None else f"{host_bytes / 1e9:.2f} GB"
+    return f"{host} on the host, {gpu_bytes / 1e9:.2f} GB on GPUs" if host and gpu_bytes else host
 
 
 def interval_text(low: float | None, high: float | None, form: str) -> str:

@@ -12,6 +12,7 @@ from stratoscope.errors import RunError
 from stratoscope.execution import ActorPool, Prepare, ShardWorker, plan_pool, resources, run_shards
 from stratoscope.models import LoadSpec, dtype_name
 from stratoscope.pipelines.runtime.context import RunContext
+from stratoscope.pipelines.runtime.peaks import highest
 from stratoscope.pipelines.sharded.config import ActorsSection, FailOnError, errors_allowed
 from stratoscope.pipelines.sharded.layout import ShardLayout, Shards
 from stratoscope.pipelines.sharded.models import OpenedModel
@@ -187,8 +188,8 @@ def _record_counts(manifest: Manifest, work: ShardedWork, counts: Sequence[dict[
         "shards_skipped": work.layout.num_shards - num_computed,
         "shards_retried": sum(c["attempts"] > 1 for c in counts),
     }
-    manifest.peak_memory_bytes = int(max(c["peak_memory_bytes"] for c in counts))
-    manifest.peak_gpu_memory_bytes = int(max(c.get("peak_gpu_memory_bytes", 0) for c in counts))  # new in 1.1
+    manifest.peak_memory_bytes = highest(counts, "peak_memory_bytes")
+    manifest.peak_gpu_memory_bytes = highest(counts, "peak_gpu_memory_bytes")
     for name in ("withdrawn", "by_difference", BATCH_TOKENS):
         if fact := next((c[name] for c in counts if c.get(name)), None):
             manifest.facts[name] = fact  # the same in every shard
