@@ -1,8 +1,8 @@
 """Measure how many shards a second one driver can follow, with workers that compute nothing.
 
 Workers return results of real size at once, so that the driver and Ray are the only limit. The first table compares
-results that actors store themselves with results that the driver stores. Seconds are those of processors, which tell
-what saturates first on a machine whose cores are shared; the rate of the driver alone is what one core of it allows.
+results that actors store themselves with results that the driver stores. Seconds are processor time, which shows what
+saturates first on a machine whose cores are shared. The rate of the driver alone is what one core allows it.
 
 usage: python benchmarks/driver.py [--shards N] [--prompts N] [--actors N] [--repeats N]
 """
@@ -70,13 +70,13 @@ class IdleWorker:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a run took; seconds are those of processors, per shard, but for the first."""
+    """What a run took per shard: wall time, processor time of the driver and of Ray's servers, and memory."""
 
     wall: float
     driver: float
     servers: float
     driver_bytes: float
-    """Memory that the driver has more after the run, per shard."""
+    """Growth of the driver's memory during the run, per shard."""
 
 
 def measure(units: pa.Table, layout: ShardLayout, num_actors: int, *, by_actors: bool) -> Figures:
@@ -117,7 +117,7 @@ def _server_seconds() -> float:
 
 
 def show(title: str, figures: list[Figures]) -> None:
-    """Print a row: medians, and the number of GPUs at the rate of an 8B model that a driver can follow."""
+    """Print a row: medians, and how many GPUs that run an 8B model a driver can serve."""
     wall, driver, servers, held = (
         statistics.median(getattr(f, name) for f in figures) for name in ("wall", "driver", "servers", "driver_bytes")
     )

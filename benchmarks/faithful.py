@@ -113,7 +113,7 @@ def time_step(step: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> f
 
 
 def wait() -> None:
-    """Wait until a GPU has done what it was given."""
+    """Wait until a GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

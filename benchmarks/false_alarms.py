@@ -1,8 +1,8 @@
 """Measure how often the audit's test of layers alerts where nothing changed but the prompts.
 
 Pairs of nights of SmolLM2-135M on SciQ, each night with other prompts by a seed of its own, are compared as the audit
-does. What so few pairs can prove is told by Clopper and Pearson's interval. Then every night is compared with every
-other: pairs that share nights are not independent, but their mean rate is that of one pair, known better.
+does. The Clopper-Pearson interval shows what so few pairs can prove. Then every night is compared with every other:
+pairs that share nights are not independent, but their mean estimates the rate of a single pair more precisely.
 
 usage: python benchmarks/false_alarms.py [--repeats N] [--prompts N] [--output FOLDER]
 """

@@ -55,10 +55,10 @@ class Material:
     questions: tuple[Question, ...]
     batches: list[Batch]
     ends: list[int]
-    """Number of the first request of each question, and of none."""
+    """Number of the first request of each question, followed by the number of all requests."""
 
     def pairwise(self, likelihoods: dict[int, Likelihood]) -> NDArray[np.float64]:
-        """Return how often, of each question, a right answer is more likely per token than a wrong one."""
+        """Return, for each question, how often a right answer is more likely per token than a wrong one."""
         scores = [
             score_question(question, [likelihoods[i] for i in range(start, end)])
             for question, (start, end) in zip(self.questions, pairwise(self.ends), strict=True)
@@ -235,7 +235,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def show_layers(result: dict[str, Any]) -> None:
-    """Print how far the effect of a layer's removal follows its propensity."""
+    """Print how strongly the effect of removing a layer correlates with its propensity."""
     effect = np.abs((np.array(result["singles"]) - np.array(result["base"])).mean(axis=1))
     propensity, flagged = np.array(result["propensity"]), result["flagged"]
     correlation = spearmanr(propensity, effect)

@@ -103,7 +103,7 @@ MEMORY_TARGET = 1.03
 Pass = Callable[[], object]
 """Runs one pass and returns what it keeps."""
 Kind = Callable[[], AbstractContextManager[Pass]]
-"""Sets hooks where there are any, outside of what is timed, and takes them away."""
+"""Sets the hooks, if any, outside the timed code, and removes them."""
 
 
 def make_model(config: LlamaConfig, device: torch.device) -> LoadedModel:
@@ -155,7 +155,7 @@ def probed_pass(model: LoadedModel, ids: torch.Tensor, mask: torch.Tensor, taps:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for a GPU; a CPU is never behind."""
+    """Wait for a GPU; a CPU runs synchronously."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -196,7 +196,7 @@ def measure_shape(shape: Shape, device: torch.device, rounds: int) -> dict[str, 
     }
     times: dict[str, list[float]] = {name: [] for name in kinds}
     for turn in range(WARM_UP + rounds):
-        # What ran before sets a card's temperature and clock, so each kind follows each other in turn.
+        # The pass before affects a card's temperature and clock, so the order of the kinds changes with every turn.
         for name in sorted(kinds, key=lambda name: (list(kinds).index(name) * (turn % 3 + 1) + turn) % 5):
             passed = seconds(kinds[name], device)
             if turn >= WARM_UP:

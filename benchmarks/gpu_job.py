@@ -53,7 +53,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 SCIQ = "sciq"
 NUM_QUESTIONS = 160_000
 BARE_TOKENS = 1_000_000
-"""Tokens of the bare loop: some seconds, or those of some batches of a large model."""
+"""Tokens of the bare loop: they take some seconds, or some batches of a large model."""
 WARM_UP = 3
 
 
@@ -64,7 +64,7 @@ class Case:
     fields: dict[str, Any]
     """The configuration of the job."""
     target: float | None
-    """Least rate of the job by that of the bare loop."""
+    """Smallest ratio of the job's rate to that of the bare loop that meets the target."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def shape_case(name: str, batches: int, target: float | None, folder: Path, devi
 
 
 def sciq_case(num_questions: int, keep: str, folder: Path) -> Case:
-    """Write SciQ questions, each under as many numbers as are needed."""
+    """Write numbered SciQ questions, repeated under new numbers until there are enough."""
     questions = load_prompts(PromptSource(SCIQ), None, 0).table["text"].to_pylist()
     numbered = (f"{number}. {question}" for number in itertools.count(1) for question in questions)
     lines = [" ".join(line.split()) for line in itertools.islice(numbered, num_questions)]

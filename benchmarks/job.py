@@ -76,7 +76,7 @@ def job_rate(job: ScoreJob, pool: ActorPool) -> float:
 
 
 def pairs(first: Callable[[], float], second: Callable[[], float], repeats: int) -> list[float]:
-    """Return ratios of pairs, in turn one and the other first: the machine's speed drifts."""
+    """Return ratios of pairs in alternating order, since the machine's speed drifts."""
     ratios = []
     for turn in range(repeats):
         if turn % 2:

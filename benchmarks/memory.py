@@ -42,7 +42,7 @@ def run(num_prompts: int, folder: Path) -> None:
 
 
 def by_number_of_prompts(small: int, large: int) -> None:
-    """Compare peaks, each run in a process of its own."""
+    """Compare the peaks of two runs, each in a process of its own."""
     found = {}
     for number in (small, large):
         with tempfile.TemporaryDirectory() as folder:

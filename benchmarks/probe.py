@@ -63,7 +63,7 @@ def probe_against_bare(repeats: int, num_prompts: int) -> None:
         probe.measure(*batch)
         return time.perf_counter() - start
 
-    # Pairs of single batches, in turn one and the other first: the machine's speed drifts within seconds.
+    # Pairs of single batches in alternating order, since the machine's speed drifts within seconds.
     pairs = []
     for turn in range(repeats + 1):
         for batch in batches:
@@ -86,7 +86,7 @@ def memory(kind: str) -> None:
     mask = torch.ones_like(ids)
     with torch.inference_mode():
         run_backbone(model, ids[:1], mask[:1])
-    # Linux sets the peak back to what is held now.
+    # Linux resets the peak to the memory that is in use now.
     Path("/proc/self/clear_refs").write_text("5")
     before = held("VmRSS")
     if kind == "probe":
@@ -100,7 +100,7 @@ def memory(kind: str) -> None:
 
 
 def held(name: str) -> int:
-    """Return a figure of this process's memory in bytes, as Linux tells it."""
+    """Return a figure of this process's memory in bytes, as Linux reports it."""
     status = Path("/proc/self/status").read_text()
     return int(status.split(f"{name}:")[1].split()[0]) * 1024
 

@@ -25,7 +25,7 @@ from stratoscope.forecasting import FORECASTERS, Shape, TimeSieveSettings, Windo
 
 BATCH, RATE, WARM_UP = 32, 1e-4, 3
 PROCESS_STEPS = 10
-"""Steps of a process for each of `--steps`, so that processes train side by side for long enough."""
+"""Steps of a process for each step of `--steps`, so that processes train side by side for long enough."""
 Tensor = torch.Tensor
 
 
@@ -92,7 +92,7 @@ def train_alone(work: Work, seed: int, ready: Any, results: Any) -> None:
 
 
 def seconds_by_processes(work: Work, seeds: int) -> float:
-    """Return the seconds of a step of a seed where each seed has a process: those of the slowest, by their number."""
+    """Return the seconds per step and seed with a process for each seed: the slowest time divided by the seeds."""
     context = torch.multiprocessing.get_context("spawn")
     ready, results = context.Barrier(seeds), context.SimpleQueue()
     processes = [context.Process(target=train_alone, args=(work, seed, ready, results)) for seed in range(seeds)]
@@ -118,7 +118,7 @@ def time_step(step: Callable[[list[tuple[Tensor, Tensor]]], None], batches: list
 
 
 def wait() -> None:
-    """Wait until a GPU has done what it was given."""
+    """Wait until a GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

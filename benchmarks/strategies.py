@@ -1,7 +1,7 @@
 """Compare strategies of a pruning search with equal budgets: docs/results/pruning_search.md is made of its output.
 
 All strategies run in this process, on the evaluator and the store of the search job, without Ray. Every evaluation is
-stored in OUT, so that a killed comparison goes on where it was.
+stored in OUT, so that an interrupted comparison resumes where it stopped.
 
 usage: python benchmarks/strategies.py search --statistics RUN --out OUT [--sizes 8] [--budget 80] [--strategies ...]
        python benchmarks/strategies.py judge --statistics RUN --out OUT --sets "1 2 3" "4 5 6" [--tasks ...]
@@ -100,7 +100,7 @@ class Sets:
 
 
 def starting_sets(statistics: FinishedScore, num_layers: int) -> Callable[[int], list[LayerSet]]:
-    """Return a function that returns the sets of the lowest scores, of a size."""
+    """Return a function from a size to the sets of that many layers with the lowest scores."""
 
     def starts(size: int) -> list[LayerSet]:
         space = PruningSpace(ratios=(size / num_layers,), **SPACE)

@@ -14,7 +14,7 @@ from stratoscope.results import COLOURS, integer_step
 
 WIDTH, HEIGHT = 760, 400
 LEFT, RIGHT, TOP, BOTTOM = 70, 215, 20, 50
-"""Margins around the plot; the names of strategies stand at the right."""
+"""Margins around the plot; the names of strategies are in the right one."""
 LINE_HEIGHT = 18
 DASHES = ("none", "9 4", "2 3", "none", "12 3 2 3", "5 5")
 """Patterns of lines, so that lines that coincide can be told apart."""
@@ -28,7 +28,7 @@ Curve = Sequence[tuple[int, float]]
 
 
 def read_curves(path: Path, size: int, low: float) -> dict[str, Curve]:
-    """Return the curve of each strategy at a size, from its first set of that size that reaches a value on."""
+    """Return the curve of each strategy at a size, starting where its best value first reaches `low`."""
     curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
     with path.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):

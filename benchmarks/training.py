@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Variant:
-    """What a training differs by."""
+    """The settings in which trainings differ."""
 
     title: str
     layers: str

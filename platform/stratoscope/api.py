@@ -1,7 +1,7 @@
 """The jobs as Python functions.
 
-Every function is an imperative: the verb of the job (`score`, `search`, `mitigate`, `audit`), or a verb before its name
-(`detect_hallucination`, `evaluate_faithfulness`).
+Every function name is an imperative: the verb of the job (`score`, `search`, `mitigate`, `audit`), or a verb before its
+name (`detect_hallucination`, `evaluate_faithfulness`).
 """
 
 import warnings

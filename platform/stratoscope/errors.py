@@ -24,7 +24,7 @@ SHOWN_NAMES = 12
 
 
 def shorten(text: str, length: int = MAX_MESSAGE) -> str:
-    """Return a text of at most `length` characters: without its middle if it is longer."""
+    """Return the text, shortened to at most `length` characters by removing its middle."""
     if len(text) <= length:
         return text
     end = (length - 3) // 3
@@ -34,7 +34,7 @@ def shorten(text: str, length: int = MAX_MESSAGE) -> str:
 class InputError(ValueError):
     """Input or configuration was refused; the message says what is wrong, where, and how to fix it.
 
-    A job that ends with it exits 2 and prints the message alone, without a traceback. A message of more than
+    A job that raises it exits with code 2 and prints only the message, without a traceback. A message of more than
     `MAX_MESSAGE` characters loses its middle.
     """
 

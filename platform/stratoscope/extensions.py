@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 class Registry(Mapping[str, Kind]):
     """The package's own entries of a kind, and those of installed packages, which are imported on first use.
 
-    An entry of another package is left out with a warning if it cannot be imported, is not of this kind, or has the
-    name of another entry. The other entries keep working.
+    An entry of another package is skipped with a warning if it cannot be imported, is not of this kind, or has the same
+    name as another entry. The other entries keep working.
 
     Args:
         own: the package's own entries by name.

@@ -11,7 +11,8 @@ from typing import Any
 def exports(package: str) -> Callable[[str], Any]:
     """Return the `__getattr__` of a package, for the names that it imports under `if TYPE_CHECKING`.
 
-    Type checkers and readers see ordinary imports, and these are the only list of what comes from where.
+    Type checkers and readers see ordinary imports. These imports are the only list of the public names and their
+    modules.
 
     Args:
         package: `__name__` of the package.

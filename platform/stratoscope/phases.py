@@ -1,7 +1,7 @@
 """Phases of a process: each is announced when it begins, and repeated while it lasts.
 
-Code of any floor names what it does with `phase`. A job decides with `announcing` where the lines go; outside a job
-nothing is printed.
+Code in any part of the package names what it does with `phase`. A job decides with `announcing` where the lines go;
+outside a job nothing is printed.
 """
 
 import logging
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 REPEAT_S = 20.0
 """Seconds without any output after which the current phase is stated again."""
 POLL_S = 1.2
-"""Seconds between two looks at the status of the current phase, and until a quick phase is announced."""
+"""Seconds between two checks of the status of the current phase, and until a quick phase is announced."""
 JOIN_S = 5.0
 """Longest wait for the thread that states phases, which may be reading a status."""
 logger = logging.getLogger(__name__)
@@ -32,12 +32,12 @@ class _Phase:
     status: Words
     """Returns what the phase does or waits for; a change is announced."""
     extent: Words
-    """Returns how far the phase is; it is stated with each repetition."""
+    """Returns the progress of the phase, which each repetition includes."""
     began: float = field(default_factory=time.monotonic)
 
 
 class Announcer:
-    """Prints the phases of this process, as one line each.
+    """Prints the phases of this process, one line each.
 
     Args:
         name: name of the job, which begins each line.
@@ -62,11 +62,11 @@ class Announcer:
             self._say = say
 
     def start(self) -> None:
-        """Start to repeat the current phase."""
+        """Start repeating the current phase."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop to repeat it; no line is printed afterwards."""
+        """Stop repeating the current phase; no line is printed afterwards."""
         self._done.set()
         self._thread.join(JOIN_S)
 
@@ -75,7 +75,7 @@ class Announcer:
         self._said_at = time.monotonic()
 
     def tell(self, text: str) -> None:
-        """Print a line that is no phase."""
+        """Print a line that is not a phase."""
         with self._lock:
             self.heard()
             self._say(f"{self._name}: {text}")
@@ -86,14 +86,14 @@ class Announcer:
         self._print(_current(with_status=False), read_of=list(_phases))
 
     def settle(self) -> None:
-        """Continue a phase after one within it has ended, which is no change."""
+        """Continue the outer phase after an inner one has ended, which does not count as a change."""
         with self._lock:
             self._settled, self._changed_at = True, time.monotonic()
 
     def _watch(self) -> None:
         reader: _Reader | None = None
         while not self._done.wait(self._poll_s):
-            # A status may ask a process that does not answer; the phase is stated all the same.
+            # A status function may query a process that does not answer; the phase is stated anyway.
             reader = _Reader() if reader is None or not reader.is_alive() else reader
             reader.join(self._repeat_s / 2)
             repeat = time.monotonic() - self._said_at >= self._repeat_s
@@ -108,7 +108,7 @@ class Announcer:
                 return  # read before the phase changed
             if self._settled:
                 self._settled, self._said = False, current
-            # That a status ends is no news: what follows it is.
+            # The end of a status is not announced, only what follows it.
             ended = current and self._said.startswith(f"{current}: ")
             self._said = current if ended else self._said
             now, changed = time.monotonic(), current != self._said
@@ -142,7 +142,7 @@ _announcer: Announcer | None = None
 def announcing(
     name: str, say: Callable[[str], None], *, repeat_s: float = REPEAT_S, poll_s: float = POLL_S
 ) -> Iterator[Announcer]:
-    """Announce the phases of this process while the block runs. Within another such block, that one continues.
+    """Announce the phases of this process while the block runs. A nested block uses the announcer of the outer block.
 
     Args:
         name: name of the job, which begins each line.
@@ -150,7 +150,7 @@ def announcing(
         repeat_s: seconds without any output after which the current phase is stated again.
         poll_s: seconds between two looks at the status of the current phase.
     """
-    global _announcer  # noqa: PLW0603 - as the handlers of logging, announcing belongs to the process
+    global _announcer  # noqa: PLW0603 - the announcer belongs to the process, like logging handlers
     if _announcer is not None:
         yield _announcer
         return
@@ -170,7 +170,7 @@ def phase(text: str, *, status: Words = _nothing, extent: Words = _nothing, quic
     Args:
         text: the phase; an empty text adds a status or an extent to the phase around it.
         status: returns what the phase does or waits for, in words; a change is announced.
-        extent: returns how far the phase is; it is stated with each repetition.
+        extent: returns the progress of the phase, which each repetition includes.
         quick: whether the phase is announced only if it lasts for `POLL_S`.
     """
     this = _Phase(text, status, extent)
@@ -186,7 +186,7 @@ def phase(text: str, *, status: Words = _nothing, extent: Words = _nothing, quic
 
 
 def tell(text: str) -> None:
-    """Print what the user should know although the job goes on; outside a job it is a warning of the log."""
+    """Log a warning that does not end the job; inside `announcing`, print it for the user as well."""
     logger.warning(text)
     if _announcer is not None:
         _announcer.tell(text)
@@ -199,7 +199,7 @@ def heard() -> None:
 
 
 def _current(*, with_status: bool) -> str:
-    """Return the phase with those around it, from the outermost inwards."""
+    """Return the current phase, preceded by the phases around it, outermost first."""
     phases = list(_phases)
     texts = [one.text for one in phases if one.text]
     status = next((one.status for one in reversed(phases) if one.status is not _nothing), _nothing)
@@ -207,13 +207,13 @@ def _current(*, with_status: bool) -> str:
 
 
 def _extent() -> str:
-    """Return how far the innermost phase is that knows it."""
+    """Return the progress of the innermost phase that reports any."""
     extent = next((one.extent for one in reversed(list(_phases)) if one.extent is not _nothing), _nothing)
     return _safely(extent)
 
 
 def _safely(text: Words) -> str:
-    """Return a text, or nothing if it cannot be found out."""
+    """Return the text from a function, or an empty text if the function fails."""
     try:
         return text()
     except Exception as error:

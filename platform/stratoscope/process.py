@@ -1,4 +1,4 @@
-"""The end of a command: what becomes of output that cannot be written, and how the process exits."""
+"""The end of a command: handling of output that cannot be written, and the exit of the process."""
 
 import atexit
 import errno
@@ -13,9 +13,9 @@ from stratoscope.errors import print_error
 
 @contextmanager
 def output_may_close(command: str) -> Iterator[None]:
-    """Drop the output of the block that stdout does not take: a reader may have closed the pipe, or the disk be full.
+    """Drop output of the block that cannot be written to stdout, because the pipe is closed or the disk is full.
 
-    What the command has done stands; only a full disk is worth a line on stderr.
+    The command's results are kept. A closed pipe is ignored; any other reason is reported in a line on stderr.
 
     Args:
         command: name of the command, for the message.
@@ -33,7 +33,7 @@ def output_may_close(command: str) -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """Print a line on stdout at once, or drop it if stdout does not take it."""
+    """Print a line to stdout and flush it, or drop the line if stdout cannot be written."""
     try:
         print(line, flush=True)
     except (OSError, ValueError):
@@ -43,9 +43,9 @@ def say(line: str) -> None:
 def end_process(code: int) -> NoReturn:
     """End this process with an exit code, once everything is written and closed.
 
-    Libraries leave threads of their own behind (Ray's core worker and its gRPC, Arrow's and torch's pools), and the
-    destructors that a regular exit runs may take away what these threads use: the process then ends with a segmentation
-    fault now and then, after a finished run. So the handlers of `atexit` run, and then the process ends at once.
+    Libraries leave threads running (Ray's core worker and its gRPC, Arrow's and torch's pools). A regular exit runs
+    destructors that may free objects these threads still use, so the process occasionally crashes with a segmentation
+    fault after a finished run. Therefore only the `atexit` handlers run, and then the process ends at once.
     """
     with output_may_close("stratoscope"):
         pass
@@ -62,7 +62,7 @@ def _flush() -> None:
 
 
 def _discard_output() -> None:
-    """Let further output on stdout lead nowhere, also that which is buffered already."""
+    """Discard all further output on stdout, including output that is already buffered."""
     with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -32,7 +32,7 @@ class ScoreRun(Run):
     shard_spans = TableProperty()
     """Cosines over spans of layers of large runs: one row per shard and span."""
     layers = TableProperty()
-    """Layers of the model: one row per layer, with its weights' number and norm."""
+    """Layers of the model: one row per layer, with the number and norm of its weights."""
     errors = TableProperty()
     """Prompts that could not be scored."""
 

@@ -1,4 +1,4 @@
-"""The statistics of one batch, and what the probe brings to the host for them."""
+"""The statistics of one batch, and the sums on the host that they are computed from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class BatchStatistics:
     """Shape (segments, layers, taps); a segment is a prompt, unless parts of rows were asked for. Histograms have no
     bins where they were summed by group."""
     span_cosine: NDArray[np.float64]
-    """Cosine of the last token before and behind each span of layers, shape (segments, spans)."""
+    """Cosine between the last token's states before and after each span of layers, shape (segments, spans)."""
     group_histograms: NDArray[np.int64] | None = None
     """Histograms summed by group, shape (groups, layers, taps, NUM_BINS); None where no groups were given."""
 
@@ -36,7 +36,7 @@ class SegmentGroups:
     """Number of groups."""
 
     def take(self, segments: Sequence[int]) -> "SegmentGroups":
-        """Return the groups of some segments; the number of groups stays."""
+        """Return the groups of some segments, with the same number of groups."""
         return SegmentGroups(tuple(self.of_segment[i] for i in segments), self.number)
 
     def sum(self, histograms: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class SegmentGroups:
         sums = histograms.new_zeros((self.number, *histograms.shape[1:]), dtype=torch.int64)
         index = to_device(torch.tensor(self.of_segment, dtype=torch.int64), histograms.device)
         for layer in range(histograms.shape[1]):  # a copy in 64 bits of all layers would need much memory
-            # The order of additions differs between runs, which changes no sum of integers.
+            # The order of additions differs between runs, but sums of integers do not depend on it.
             sums[:, layer].index_add_(0, index, histograms[:, layer].long())
         return sums
 
@@ -71,7 +71,7 @@ class ReducedBatch:
     """Shape (B, spans)."""
 
     def is_finite(self, present: NDArray[np.bool_], runs: NDArray[np.bool_]) -> bool:
-        """Return whether nothing that was read made a sum infinite or NaN.
+        """Return whether all sums of what was read are finite.
 
         Args:
             present: taps that have activations, shape (L, K).
@@ -92,7 +92,8 @@ class ReducedBatch:
         Args:
             epsilons: thresholds of `below`.
             lengths: tokens of each segment, shape (B,).
-            without_mean: where tokens have no common mean vector, and hence no pooled variance, shape (L, K).
+            without_mean: layers and taps whose tokens have no common mean vector and hence no pooled variance, shape
+                (L, K).
             grouped: whether the histogram is summed by group.
         """
         shape = self.nonfinite.shape

@@ -1,4 +1,4 @@
-"""Blocks of a model of few bits, computed in float32 for as long as one is in work."""
+"""Computation of a low-precision model's blocks in float32, converting one block at a time."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,12 +11,12 @@ from torch.utils._pytree import tree_map_only
 from stratoscope.activations.taps import hidden_input
 
 LARGEST = 2**31
-"""Largest number of parameters of a block that is converted to float32."""
+"""Blocks with more parameters than this are not converted to float32."""
 
 
 @contextmanager
 def blocks_in_float32(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Compute blocks in float32 while the context lasts, one at a time, and put their weights back after each.
+    """Compute blocks in float32 inside this context, and restore the weights of each block after it has run.
 
     Args:
         modules: the blocks in order; those that are quantised, on meta or larger than `LARGEST` stay as they are.

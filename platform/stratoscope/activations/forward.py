@@ -44,7 +44,7 @@ def run_head(model: LoadedModel, input_ids: Tensor, attention_mask: Tensor, keep
 
 
 def _extra(model: LoadedModel, network: torch.nn.Module, attention_mask: Tensor) -> dict[str, object]:
-    """Return what a network is told besides ids and mask, where it takes that."""
+    """Return the further arguments of a network besides ids and mask, as far as it accepts them."""
     extra: dict[str, object] = {"use_cache": False}
     first = position_of_first(model.backbone)
     if first is not None:

@@ -1,8 +1,8 @@
-"""The probe's reductions on a GPU: each tap is read once, by one launch for all taps of a block that are as wide.
+"""The probe's reductions on a GPU: each tap is read once, in one kernel launch for all taps of a block of equal width.
 
-`reduce` does the same in torch operations. It is the reference, the form for CPUs, for blocks that the kernel does not
-fit, and for the careful second pass where something was not finite. Counts of the two are equal to the unit; moments
-differ by float32 rounding.
+`reduce` does the same in torch operations. It is the reference. It also serves CPUs, blocks that the kernel cannot
+read, and the careful second pass after a non-finite value. The counts of both are exactly equal; the moments differ by
+float32 rounding.
 """
 
 import functools
@@ -29,27 +29,27 @@ MOST_FINE = 640
 BUSY = 1536
 """Programs that keep a large GPU busy."""
 STAGED_BYTES = 4 * 2**20
-"""About as many bytes of partial results wait to be joined: a launch is saved for each layer that waits."""
+"""Approximate size of the partial results that are collected before one launch combines them, to save launches."""
 
 
 class Tiling(NamedTuple):
-    """How the kernel cuts its work; results but for float32 rounding do not depend on it."""
+    """How the kernel divides its work; it changes the results only by float32 rounding."""
 
     rows: int
     """Tokens of a tile."""
     columns: int
-    """Columns of a tile; a program keeps to them."""
+    """Columns of a tile."""
     tokens: int
     """Tokens of a program."""
     chunks: int
-    """How often a program goes over its tokens, each time for other columns."""
+    """Number of times that a program reads its tokens, each time for other columns."""
     stages: int
-    """Tiles that are fetched ahead, and one; 1 fetches none."""
+    """Number of tiles that are fetched ahead, plus one; 1 fetches none ahead."""
     warps: int
 
 
 class FusedSums(NamedTuple):
-    """What one pass leaves, on the device but for the widths."""
+    """Results of one pass; all but the widths are on the device."""
 
     moments: Tensor
     """Mean, squared deviations and pooled variance, shape (layers, taps, N, 3), float64."""
@@ -74,7 +74,7 @@ def available(device: torch.device, bins: Bins) -> bool:
 
 @functools.cache
 def _has_triton() -> bool:
-    """Return whether Triton is installed, and the compiler for C with which it builds what launches a kernel."""
+    """Return whether Triton and the C compiler that it needs to build kernel launchers are installed."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     return importlib.util.find_spec("triton") is not None and bool(compiler) and torch.version.hip is None
 
@@ -87,9 +87,10 @@ def _kernels() -> Any:
 
 
 def choose_tiling(width: int, num_taps: int, num_tokens: int) -> Tiling:
-    """Choose the tiles; what is best for each of three models was measured on an H200.
+    """Choose the tiles, by measurements of three models on an H200.
 
-    One warp to a program needs no barrier, and 256 columns leave it enough registers for the programs beside it.
+    A program with one warp needs no barrier. With 256 columns it uses few enough registers for other programs to run
+    beside it.
 
     Args:
         width: of the activations.
@@ -105,7 +106,7 @@ def choose_tiling(width: int, num_taps: int, num_tokens: int) -> Tiling:
 
 @dataclass
 class _Stage:
-    """Partial results of some layers that wait to be joined, for activations of one width."""
+    """Partial results of some layers that are still to be combined, for activations of one width."""
 
     width: int
     tiling: Tiling
@@ -127,7 +128,7 @@ class FusedPass:
     bins: Bins
     segments: Segments
     tilings: dict[int, Tiling] = field(default_factory=dict)
-    """By width, instead of those that `choose_tiling` takes."""
+    """Tilings by width that replace those of `choose_tiling`."""
 
     def __post_init__(self) -> None:
         device, num_segments = self.segments.lengths.device, len(self.segments)
@@ -153,12 +154,12 @@ class FusedPass:
         """Reduce the taps of a block that are as wide as the residual stream, and the cosine across the block.
 
         Args:
-            layer: which one.
+            layer: number of the layer.
             before: the block's input, shape (..., D), contiguous or not.
             after: its output.
-            attention: what attention has put out, if that is needed.
-            mlp: what the feed-forward part has put out, if that is needed.
-            factor: by which the block multiplies both; None where they do not add up to the update.
+            attention: output of attention, if it is needed.
+            mlp: output of the feed-forward part, if it is needed.
+            factor: factor by which the block multiplies both; None if they do not add up to the update.
         """
         stage = self._stage(after.shape[-1], stream=True)
         self._widths[layer, [self.taps.index(tap) for tap in self._stream_taps]] = stage.width
@@ -173,7 +174,7 @@ class FusedPass:
         self._observe(stage, layer, (hidden, None, None, None), places, None)
 
     def finish(self) -> FusedSums:
-        """Join what still waits and return the sums."""
+        """Combine the remaining partial results and return the sums."""
         for stage in self._stages.values():
             self._join(stage)
         self._stages.clear()

@@ -1,8 +1,8 @@
 """Triton kernels of the fused probe; `fused` launches them and is the only module that imports this one.
 
 `observe_kernel` reads a tile of tokens and columns of every tap once and keeps everything in registers until the end.
-`finish_kernel` joins what its programs left. Floating-point sums run in a fixed order, and only integers are added
-atomically, so two runs on one kind of GPU agree to the bit.
+`finish_kernel` combines the partial results of its programs. Floating-point sums run in a fixed order, and only
+integers are added atomically, so two runs on one kind of GPU agree to the bit.
 """
 
 import triton
@@ -24,8 +24,8 @@ def _add3(a0, a1, a2, b0, b1, b2):
 def _shared_counters(TAPS: tl.constexpr):
     """Return the address of TAPS times MOST_FINE counters in the shared memory of a program.
 
-    Triton has no name for an atomic addition there. An instruction that adds one for each lane of a warp, and adds
-    lanes with one address together, takes a few cycles; all else costs several times as much.
+    Triton has no function for atomic addition in shared memory. The instruction used here adds one for each lane of a
+    warp and combines lanes with the same address. It takes a few cycles; the alternatives cost several times as much.
     """
     if TAPS == 1:
         address = tl.inline_asm_elementwise(
@@ -65,7 +65,7 @@ def _shared_increment(address):
 
 @triton.jit
 def _flush(counters, fine, NUM_FINE: tl.constexpr):
-    """Add the counters in shared memory to those in memory; zeros, and padding with them, follow from the others."""
+    """Add the counters in shared memory to those in global memory, except zeros, which follow from the other counts."""
     for i in tl.static_range(0, NUM_FINE, STEP):
         index = i + tl.arange(0, STEP)
         counts = _shared_load(counters + index * 4)
@@ -83,11 +83,11 @@ def _count(
     HIGHEST: tl.constexpr,
     SHARED: tl.constexpr,
 ):
-    """Count the magnitudes of a tile by fine bin, as `Bins.count` does, in shared memory or else in memory at once."""
+    """Count the magnitudes of a tile by fine bin, as `Bins.count` does, in shared or directly in global memory."""
     bits = tl.abs(x).to(tl.int32, bitcast=True)
     bin_index = tl.minimum(tl.maximum(bits >> KEY_SHIFT, LOWEST), HIGHEST) - LOWEST
     for i in tl.static_range(NUM_EDGES):
-        # The difference is negative, and the shift leaves -1 of it, just where bits >= EDGES[i].
+        # The difference is negative exactly where bits >= EDGES[i]; the shift turns it into -1 there and 0 elsewhere.
         bin_index -= (EDGES[i] - 1 - bits) >> 31
     bin_index += tl.minimum(bits, 1)
     if SHARED:
@@ -112,9 +112,9 @@ def _merge(x, row_mask, taken, before, mean, m2, ROWS: tl.constexpr):
 
 @triton.jit
 def _keep(mean, m2, num_tokens, columns, column_mask, vectors, moments, width):
-    """Store what a program has gathered of one tap and chunk."""
+    """Store what a program has computed for one tap and chunk."""
     tl.store(vectors + columns, mean, mask=column_mask)
-    # What is padding has mean 0 and no deviation.
+    # Padding columns have mean 0 and deviation 0.
     own_mean = tl.sum(mean) / width
     between = tl.where(column_mask, mean - own_mean, 0.0)
     tl.store(moments, own_mean)
@@ -167,12 +167,12 @@ def observe_kernel(
     STAGES: tl.constexpr,
     SHARED: tl.constexpr,
 ):
-    """Reduce TOKENS tokens of one segment, CHUNKS times COLUMNS columns of them.
+    """Reduce TOKENS tokens of one segment in CHUNKS times COLUMNS columns.
 
-    BLOCK, UPDATE, ATTENTION and MLP are the taps' places among the probe's taps, or -1. With SUM the update is what
-    attention and the feed-forward part add; without it is output minus input. Without COSINE there is one tensor alone,
-    read as BLOCK. Axes of the buffers: fine (layers, taps, segments, NUM_FINE); vectors (slots, own taps, segments,
-    parts, D); moments (slots, own taps, segments, parts, chunks, 2); products (slots, T, chunks, 3).
+    BLOCK, UPDATE, ATTENTION and MLP are the taps' places among the probe's taps, or -1. With SUM, the update is the sum
+    of the outputs of attention and the feed-forward part; without SUM, it is output minus input. Without COSINE, there
+    is only one tensor, read as BLOCK. Axes of the buffers: fine (layers, taps, segments, NUM_FINE); vectors (slots, own
+    taps, segments, parts, D); moments (slots, own taps, segments, parts, chunks, 2); products (slots, T, chunks, 3).
     """
     num_chunks = tl.cdiv(D, COLUMNS)
     num_groups = tl.cdiv(num_chunks, CHUNKS)
@@ -330,7 +330,7 @@ def _finish_moments(moments, length, D, num_chunks, num_parts, COLUMNS: tl.const
 
 @triton.jit
 def _program_count(index, length, D, num_chunks, COLUMNS: tl.constexpr, TOKENS: tl.constexpr):
-    """Return how many activations a program has read, given its place among those of its segment."""
+    """Return how many activations a program has read, given its place among the programs of its segment."""
     num_tokens = tl.minimum(length - (index // num_chunks) * TOKENS, TOKENS)
     return (num_tokens * tl.minimum(D - (index % num_chunks) * COLUMNS, COLUMNS)).to(tl.float64)
 
@@ -380,7 +380,7 @@ def _finish_zeros(fine, number, NUM_FINE: tl.constexpr):
 
 @triton.jit
 def _finish_cosine(products, length, num_chunks):
-    """Return the mean cosine of a segment's tokens, leaving out those without one."""
+    """Return the mean cosine of a segment's tokens, leaving out tokens whose cosine is not finite."""
     BATCH: tl.constexpr = 128
     total = tl.zeros([BATCH], tl.float64)
     number = tl.zeros([BATCH], tl.float64)
@@ -397,7 +397,7 @@ def _finish_cosine(products, length, num_chunks):
             square_after += tl.load(place + 2, mask=mask, other=0.0)
         norms = tl.sqrt(square_before) * tl.sqrt(square_after)
         cosine = product / tl.maximum(norms, 1.1754943508222875e-38)
-        # Not a number, or infinite: comparisons with it fail.
+        # The comparison is false for NaN and infinite values.
         known = mask & (tl.abs(cosine) < 3.4e38)
         total += tl.where(known, cosine, 0.0)
         number += known.to(tl.float64)
@@ -427,10 +427,10 @@ def finish_kernel(
     COLUMNS: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
-    """Join the programs of a segment, for one tap, or the cosine behind the last tap.
+    """Combine the results of a segment's programs for one tap; the index after the last tap stands for the cosine.
 
-    Args are those of `observe_kernel`; `places` holds each own tap's place among the probe's. Axes of what is written:
-    rows (layers, taps, segments, 3) and cosine (layers, segments), both float64.
+    The arguments are those of `observe_kernel`; `places` holds the place of each own tap among the probe's taps. Axes
+    of the output: rows (layers, taps, segments, 3) and cosine (layers, segments), both float64.
     """
     segment = tl.program_id(0)
     slot = tl.program_id(1)

@@ -33,7 +33,7 @@ Forward = Callable[[Tensor, Tensor], None]
 FUSED_TAPS = frozenset((*fused.STREAM_TAPS, Tap.MLP_HIDDEN))
 """Taps that the fused kernel can read."""
 REDUCED_TOGETHER = 2048
-"""Tokens, over layers and taps, reduced at a time: few would be lost to the cost of operations, many to caches."""
+"""Tokens, over layers and taps, reduced at a time: fewer waste time on launches, more no longer fit into caches."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ class _Pass:
     cosine: Tensor | None
     """Between each layer's input and output by token, shape (layers, T); None as above."""
     kernel: fused.FusedPass | None
-    """Reduces a block's taps at its end, in place of all else here."""
+    """Reduces a block's taps at its end, instead of the other fields."""
     groups: SegmentGroups | None = None
     """Groups of the segments, by which histograms are summed; None sums none."""
     parts: dict[Term, Tensor] = field(default_factory=dict)
@@ -57,11 +57,11 @@ class _Pass:
     seen: Counter[tuple[int, Tap | Term]] = field(default_factory=Counter)
     """Number of times that each tap and term of a layer was read."""
     waiting: dict[tuple[torch.device, int], list[tuple[int, Tensor]]] = field(default_factory=dict)
-    """Activations to reduce and their place among the sums, by device and width; layers' are reduced together."""
+    """Activations to reduce and their place among the sums, by device and width; layers are reduced together."""
     last_tokens: dict[int, Tensor] = field(default_factory=dict)
     """Last token of each segment before the layer of this number, and after the last layer."""
     source: Tensor | None = None
-    """The tensor of which `entering` holds the real tokens: a block's output is the next block's input."""
+    """The tensor whose real tokens `entering` holds: a block's output is the next block's input."""
     entering: Tensor | None = None
     entering_norm: Tensor | None = None
     copies: dict[torch.device, Segments] = field(default_factory=dict)
@@ -77,15 +77,15 @@ class _Pass:
 class Probe:
     """Reads the taps of a model while it runs, as a context manager that sets and removes the hooks.
 
-    Memory grows with the statistics of one batch, and by a bounded number of activations that wait to be reduced, never
-    with the prompts seen. There is one transfer from the device
-    per batch, and a second pass over the batch only if something in it was not finite.
+    Memory is bounded by the statistics of one batch and a limited number of activations that wait to be reduced; it
+    does not grow with the number of prompts. Each batch needs one transfer from the device. A second pass over the
+    batch runs only if a value in it was not finite.
 
     Args:
         model: the model to read.
         taps: where in each block to read.
         epsilons: absolute thresholds that are counted exactly, ascending.
-        spans: (start, length) of the spans of layers whose cosine on the last token is asked for.
+        spans: (start, length) of the spans of layers whose cosine on the last token is computed.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Probe:
         self._handles: list[RemovableHandle] = []
         self._pass: _Pass | None = None
         self.rows: Sequence[int] = ()
-        """Numbers, in the batch that is measured, of the rows that run at the moment."""
+        """Numbers of the rows that run at the moment, within the measured batch."""
 
     @property
     def layers_read_by_difference(self) -> tuple[int, ...]:
@@ -164,8 +164,8 @@ class Probe:
     def _can_fuse(self) -> bool:
         """Return whether the fused kernel can read the model.
 
-        It reads blocks of one shape, with one token mixer and one feed-forward part that are added with the same
-        factor and not overwritten, on one device.
+        It reads blocks of one shape on one device, whose token mixer and feed-forward part are added with the same
+        factor and not overwritten.
         """
         places = {parameter.device for parameter in self.model.network.parameters()}
         if len(places) > 1 or not self._present.all() or not set(self.taps) <= FUSED_TAPS:
@@ -244,7 +244,8 @@ class Probe:
             return lambda: apart
         ids, mask = (to_device(tensor, self.model.device) for tensor in (input_ids, attention_mask))
         if parts is None:
-            # How many tokens there are depends on the mask's values: where the mask lies on the host, no device waits.
+            # The number of tokens depends on the mask's values; if the mask is on the host, reading it makes no device
+            # wait.
             segments = Segments.from_mask(attention_mask)
         else:
             segments = Segments.from_spans(parts, ids.shape[1], torch.device("cpu"))
@@ -274,7 +275,7 @@ class Probe:
         *,
         groups: SegmentGroups | None,
     ) -> BatchStatistics:
-        """Measure a batch in several without padding, for a model in which padding changes what it computes."""
+        """Measure a batch as several batches without padding, for a model whose output depends on padding."""
         spans = parts or [Span(row, 0, input_ids.shape[1]) for row in range(len(input_ids))]
         order: list[int] = []
         results = []
@@ -378,7 +379,7 @@ class Probe:
         return finish
 
     def _finish_fused(self, current: _Pass, lengths: NDArray[np.int64]) -> Callable[[], ReducedBatch]:
-        """Join what the kernel has left, and start its transfer to the host."""
+        """Combine the kernel's partial results, and start their transfer to the host."""
         assert current.kernel is not None
         sums = current.kernel.finish()
         cosine = sums.cosine.transpose(0, 1)
@@ -490,7 +491,7 @@ class Probe:
             self._reduce(layer, tap, current.segments_on(hidden.device).take(hidden))
 
     def _by_token(self, hidden: Tensor) -> Tensor:
-        """Lay streams that a token has side by side, shape (B, S, n, D), as one wide stream."""
+        """Concatenate the streams of a token, shape (B, S, n, D), into one wide stream."""
         return hidden.flatten(2) if hidden.ndim > 3 else hidden
 
     def _check_shape(self, hidden: Tensor) -> None:
@@ -502,7 +503,7 @@ class Probe:
             )
 
     def _reduce(self, layer: int, tap: Tap, x: Tensor) -> None:
-        """Reduce the activations of a tap, (T, D), as soon as enough wait to make it worth its while."""
+        """Queue the activations of a tap, (T, D), and reduce the queue once it holds `REDUCED_TOGETHER` tokens."""
         place = (x.device, x.shape[1])
         waiting = self._current().waiting.setdefault(place, [])
         waiting.append((layer * len(self.taps) + self.taps.index(tap), x))
@@ -547,7 +548,7 @@ class Probe:
         return self._pass
 
     def _without_mean(self) -> NDArray[np.bool_]:
-        """Return where tokens have no common mean: each token was sent to other experts. Shape (L, K)."""
+        """Return where tokens have no common mean because each was routed to its own experts, shape (L, K)."""
         mixtures = np.array([block.experts is not None for block in self._reading.blocks])
         without: NDArray[np.bool_] = mixtures[:, None] & np.array([tap == Tap.MLP_HIDDEN for tap in self.taps])
         return without

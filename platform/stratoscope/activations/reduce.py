@@ -1,8 +1,8 @@
-"""From the activations of a batch to sufficient statistics per prompt, on the device they lie on.
+"""Reduction of a batch's activations to sufficient statistics per prompt, on the device that holds them.
 
 Everything here is a pure function without a transfer or a synchronisation, and its memory is a few copies of one
-activation. What has to be done while the activations are at hand is `reduce_tokens`; the rest is done once for all
-layers and taps (`merge_tokens`), into one float64 row per prompt (`RowLayout`), in which counts stay exact.
+activation. `reduce_tokens` does the work that needs the activations themselves. `merge_tokens` does the rest once for
+all layers and taps, into one float64 row per prompt (`RowLayout`), in which counts stay exact.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ HIGHEST_KEY = histogram.FIRST_KEY + histogram.NUM_REGULAR
 class Bins:
     """Bins that hold the histogram and the exact counts under each epsilon at once.
 
-    A number's key is its sign-free float32 bits, shifted and held to the range of the histogram. Each edge (the
+    A number's key is its sign-free float32 bits, shifted and clamped to the range of the histogram. Each edge (the
     smallest number above zero, and every epsilon) moves all numbers at or above it up by one bin, so the bin that holds
     an edge is split there. One count of these fine bins then gives histogram, zeros and counts under epsilon, exactly.
     """
@@ -61,7 +61,8 @@ class Bins:
         first = torch.arange(kinds, device=x.device).unsqueeze(1) * num_segments + segments.rows
         index += (first * self.num_fine - LOWEST_KEY).to(torch.int32).unsqueeze(2)
         for edge in self.edges:
-            # (edge - 1 - bits) is negative just where bits >= edge; the shift leaves -1 there and 0 elsewhere.
+            # (edge - 1 - bits) is negative exactly where bits >= edge; the shift turns it into -1 there and 0
+            # elsewhere.
             index -= (edge - 1 - bits).bitwise_right_shift_(31)
         index += bits.clamp_(max=1)
         fine = _count(index.view(-1), kinds * num_segments * self.num_fine)
@@ -70,7 +71,7 @@ class Bins:
     def split(self, fine: Tensor) -> tuple[Tensor, Tensor]:
         """Turn fine bins (..., num_fine) into a histogram (..., NUM_BINS) and counts under epsilons (..., E).
 
-        The histogram has the number format of the fine bins: it is the largest thing here.
+        The histogram keeps the number format of the fine bins, because it is the largest tensor here.
         """
         counts = fine.new_zeros((*fine.shape[:-1], histogram.NUM_BINS)).index_add_(-1, self.bin_of_fine, fine)
         below = [fine[..., :first].sum(dim=-1) for first in self.first_above]
@@ -109,16 +110,16 @@ class RowLayout:
 
 @dataclass(frozen=True)
 class TokenSums:
-    """What is taken from K activations of the same T tokens, of B prompts, while they are at hand."""
+    """Reductions of K activations of the same T tokens of B prompts, computed while the activations are in memory."""
 
     width: Tensor
-    """Activations of a token, shape (K,)."""
+    """Number of activations of a token, shape (K,)."""
     count: Tensor
-    """Finite activations of each token, shape (K, T)."""
+    """Number of finite activations of each token, shape (K, T)."""
     mean: Tensor
     """Their mean, shape (K, T)."""
     m2: Tensor
-    """Their squared deviations from it, shape (K, T)."""
+    """Sum of their squared deviations from the mean, shape (K, T)."""
     pooled_variance: Tensor
     """Variance over the width of each prompt's token-mean vector, shape (K, B)."""
     fine: Tensor
@@ -126,9 +127,10 @@ class TokenSums:
 
     @classmethod
     def zeros(cls, kinds: int, segments: Segments, bins: Bins) -> "TokenSums":
-        """Return sums without any activations, in float64, with room for all of a pass.
+        """Return empty sums in float64, with room for all activations of a pass.
 
-        Small results that stay, made between large ones that go, would keep the allocator from reusing the latter.
+        They are allocated in advance: small tensors that stay, allocated between large ones that are freed, would keep
+        the allocator from reusing the memory of the large ones.
         """
         num_tokens, num_segments, device = len(segments.rows), len(segments), segments.rows.device
         per_token = torch.zeros(3, kinds, num_tokens, dtype=torch.float64, device=device)
@@ -156,7 +158,7 @@ def reduce_tokens(x: Tensor, segments: Segments, bins: Bins, *, careful: bool = 
         x: K activations of the same width, such as several layers' or taps', shape (K, T, D), any floating dtype.
         segments: which token belongs to which prompt.
         bins: where to count magnitudes.
-        careful: leave out non-finite values and compute in float64. Without it they show as non-finite moments.
+        careful: leave out non-finite values and compute in float64. Otherwise, they lead to non-finite moments.
     """
     x = x.float()
     return _reduce_carefully(x, segments, bins) if careful else _reduce(x, segments, bins)
@@ -180,7 +182,7 @@ def _reduce_carefully(x: Tensor, segments: Segments, bins: Bins) -> TokenSums:
     finite = x.isfinite()
     x = torch.where(finite, x, 0.0)
     fine = bins.count(x, segments)
-    # What is not finite was counted as zero.
+    # Non-finite values were counted as zeros.
     fine[:, :, 0] -= segments.sum((~finite).sum(dim=2))
     wide = x.double()
     count = finite.double().sum(dim=2)

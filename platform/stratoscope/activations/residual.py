@@ -1,10 +1,10 @@
 """What each block adds to the residual stream, determined on the model itself.
 
 A trial pass records the output of every module of a block. The block's output is then traced back to its input: at each
-point of the stream, the terms that were added there are those modules whose outputs, multiplied by constants, are the
-difference to an earlier point. Points of the stream are the block's input and what normalisations take and return. A
-term is what the token mixer adds, what the feed-forward part adds, or something else that the block adds. The outcome
-depends on the model alone, because the tokens of the trial are always the same.
+point of the stream, the terms are the modules whose outputs, multiplied by constants, make up the difference from an
+earlier point. Points of the stream are the block's input, and the inputs and outputs of normalisations. A term is what
+the token mixer adds, what the feed-forward part adds, or something else that the block adds. The outcome depends on the
+model alone, because the tokens of the trial are always the same.
 """
 
 import itertools
@@ -34,7 +34,7 @@ class Term:
 
     module: nn.Module
     tap: Tap | None
-    """Tap that reads it: attention or mlp; None for what belongs to neither part."""
+    """Tap that reads it: attention or mlp; None if it belongs to neither part."""
     factor: float = 1.0
     """Constant by which the block multiplies the output."""
     overwritten: bool = False
@@ -140,14 +140,14 @@ class FreeVector:
 
 @dataclass(eq=False)
 class _Candidate:
-    """Calls with outputs that differ by a constant factor alone, or a vector."""
+    """Calls whose outputs differ only by a constant factor, or a vector that is a parameter."""
 
     calls: list[Call]
     values: list[Tensor]
     vector: FreeVector | None = None
 
     def choose(self, coefficient: float) -> tuple[Call, float]:
-        """Return the call whose output is added as it is, or else the outermost one, and its factor."""
+        """Return the call whose output is added unscaled, or else the outermost call, and its factor."""
         first = self.values[0]
         factors = [coefficient * float(first @ value / (value @ value)) for value in self.values]
         pairs = [(call, _rounded(factor)) for call, factor in zip(self.calls, factors, strict=True)]
@@ -269,7 +269,7 @@ class Decomposition:
             scale = coefficients.pop() if free else 1.0
             if min(map(abs, coefficients)) < 1e-6 or abs(scale) < 1e-3:
                 continue
-            # Where a block scales its output as a whole, the terms are those before it.
+            # If a block scales its whole output, the terms are taken before the scaling.
             if free and target.order == float("inf") and all(abs(c / scale - 1) < 1e-3 for c in coefficients):
                 coefficients = [c / scale for c in coefficients]
             yield scale, tuple((candidates[i], c) for i, c in zip(chosen, coefficients, strict=True))
@@ -278,7 +278,7 @@ class Decomposition:
         return bool(torch.linalg.vector_norm(a - b) <= 2 * self.resolution * torch.linalg.vector_norm(b))
 
     def _terms(self, path: _Path) -> tuple[Term, ...] | None:
-        """Return the terms of a path, vectors as part of those that they belong to; None if there is no such term."""
+        """Return the terms of a path, with each vector in the term of its part; None if a vector has no such term."""
         terms = []
         for candidate, coefficient in path.terms:
             if candidate.calls:
@@ -305,7 +305,7 @@ class Decomposition:
         return KINDS[kind] if kind else None
 
     def _sources(self, call: Call) -> Sequence[Call]:
-        """Return the calls that put out what another takes in, or of which it takes in the sum."""
+        """Return the call whose output is the input of another call, or the calls whose sum is its input."""
         source = self._source(call)
         if source is not None or call.entering is None:
             return [source] if source is not None else []
@@ -316,7 +316,7 @@ class Decomposition:
         return []
 
     def _source(self, call: Call) -> Call | None:
-        """Return the outermost call that put out what another call takes in."""
+        """Return the outermost call whose output is the input of another call."""
         if call.entering is None:
             return None
         entering = _flat(call.entering)
@@ -350,7 +350,7 @@ class Decomposition:
         return None, None
 
     def _gated(self, value: Tensor) -> nn.Module | None:
-        """Return the linear map of which a tensor is the output times the sigmoid of another's, as in RWKV."""
+        """Return the linear map whose output, times the sigmoid of another's, is parallel to a tensor, as in RWKV."""
         linear = [c for c in self.calls if is_linear(c.module) and c.is_single and self._tap(c) == Tap.MLP]
         for call, gate in itertools.permutations(linear, 2):
             if _parallel(_flat(call.copy) * torch.sigmoid(_flat(gate.copy)), value):
@@ -359,7 +359,7 @@ class Decomposition:
 
 
 def free_vectors(layer: nn.Module, width: int) -> list[FreeVector]:
-    """Return the parameters of a block that it may add to the stream, or multiply the stream by, as they are."""
+    """Return the parameters that a block may add to the stream, or multiply the stream by, without a linear map."""
     found = []
     for path, module in layer.named_modules():
         if not is_linear(module) and not is_norm(module, layer):
@@ -408,8 +408,9 @@ def _rounded(factor: float) -> float:
 def adds_up(factor: float, *, before: Tensor, after: Tensor, parts: Sequence[Tensor]) -> bool:
     """Return whether after = before + factor * sum of parts, except for rounding to the tensors' number format.
 
-    Every element must agree within the rounding, and so must the slope of the whole, where errors average out: a stream
-    that is large beside its updates would hide a wrong factor in each single element.
+    Every element must agree within rounding, and so must the regression slope over all elements, in which errors
+    average out. If the stream is large compared with its updates, rounding would hide a wrong factor in each single
+    element.
     """
     tensors = (before, after, *parts)
     resolution = max(torch.finfo(tensor.dtype).eps for tensor in tensors)
@@ -430,7 +431,7 @@ def adds_up(factor: float, *, before: Tensor, after: Tensor, parts: Sequence[Ten
 def conventional_if_exact(
     block: Block, *, before: Tensor, after: Tensor, calls: Sequence[Call], factors: Sequence[float]
 ) -> BlockReading:
-    """Return the reading of a block whose numbers have few bits: its parts if their outputs add up, else unknown."""
+    """Return the reading of a low-precision block: its parts if their outputs add up, else unknown."""
     by_module = {call.module: call for call in calls}
     modules = [part for part in (block.attention, block.mlp) if part is not None]
     if any(module not in by_module for module in modules) or not modules:
@@ -443,6 +444,6 @@ def conventional_if_exact(
 
 
 def possible_factors(config: Any) -> tuple[float, ...]:
-    """Return the factors that a block may use: none, or the one in its configuration."""
+    """Return the factors that a block may use: 1, and the one in its configuration if there is another."""
     multiplier = getattr(config, "residual_multiplier", None)
     return (1.0,) if multiplier in {None, 1.0} else (1.0, float(multiplier))

@@ -16,15 +16,15 @@ class Span:
     row: int
     start: int
     stop: int
-    """Behind the last one."""
+    """Position after the last token."""
 
 
 @dataclass(frozen=True)
 class Segments:
-    """The tokens that are read of a batch of at most S positions, listed segment by segment.
+    """The tokens to read in a batch of at most S positions, listed segment by segment.
 
-    A segment is a prompt, or a part of one. Segments may overlap: what is in two is listed twice.
-    Shapes: N segments, T tokens in all.
+    A segment is a prompt or a part of one. Segments may overlap: a token in two segments is listed twice. Shapes: N
+    segments, T tokens in all.
     """
 
     positions: Tensor
@@ -36,9 +36,9 @@ class Segments:
     last: Tensor
     """Index among the T tokens of each segment's last one, shape (N,)."""
     longest: int
-    """At least the tokens of any segment."""
+    """Upper bound on the number of tokens of a segment."""
     everything: bool
-    """The tokens are those of the flattened batch, all of them and in order."""
+    """Whether the tokens are all tokens of the flattened batch, in order."""
 
     @classmethod
     def from_mask(cls, attention_mask: Tensor) -> "Segments":
@@ -81,7 +81,7 @@ class Segments:
         return Segments(positions, rows, lengths, last, self.longest, self.everything)
 
     def bounds(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return each segment's first position in the flattened batch, its length, and its first place among tokens.
+        """Return each segment's first position in the flattened batch, its length, and the place of its first token.
 
         Shape (N,) each, int32. A segment's positions follow one another: rows are padded on either side alone.
         """
@@ -101,7 +101,7 @@ class Segments:
         return hidden.reshape(-1, hidden.shape[-1]).index_select(0, self.positions.index_select(0, self.last))
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum token values over each segment: (K, T, ...) becomes (K, N, ...), in an order that is always the same."""
+        """Sum token values over each segment in a fixed order: (K, T, ...) becomes (K, N, ...)."""
         kinds, rest = values.shape[0], values.shape[2:]
         if values.device.type == "cpu":
             return values.new_zeros(kinds, len(self), *rest).index_add_(1, self.rows, values)

@@ -7,9 +7,9 @@ class Tap(StrEnum):
     """A place in a block."""
 
     BLOCK = "block"
-    """The block's output, that is the residual stream behind it."""
+    """The block's output: the residual stream after the block."""
     UPDATE = "update"
-    """What the block's parts add to the residual stream, together: its output minus its input, but for rounding."""
+    """The total that the block's parts add to the residual stream: its output minus its input, up to rounding."""
     ATTENTION = "attention"
     """What the token mixer adds to the residual stream: attention, a state space model, a convolution and the like."""
     MLP = "mlp"

@@ -36,8 +36,8 @@ def on_input(module: nn.Module, read: Callable[[Tensor], None]) -> RemovableHand
 def on_experts(experts: nn.Module, read: Callable[[Tensor], None]) -> list[RemovableHandle]:
     """Call `read` with the hidden activations of a mixture's chosen experts, after the gate or the non-linearity.
 
-    They have shape (B * S, chosen * width): those of a token's experts side by side, in order of the router's choice.
-    transformers computes them sorted by expert; here they are put back in order of tokens.
+    They have shape (B * S, chosen * width): the activations of a token's experts side by side, in order of the router's
+    choice. transformers computes them sorted by expert; this function restores the order of tokens.
     """
     chosen: list[Tensor] = []
 
@@ -66,7 +66,7 @@ def on_experts(experts: nn.Module, read: Callable[[Tensor], None]) -> list[Remov
 
 
 class _Restored(RemovableHandle):
-    """Gives a module its class's gate back."""
+    """Restores the gate of a module's class."""
 
     def __init__(self, experts: nn.Module) -> None:
         self._experts = experts

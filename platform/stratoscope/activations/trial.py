@@ -1,8 +1,8 @@
-"""The trial of a model before it is read: small passes on fixed tokens that show how its taps can be read.
+"""The trial of a model before it is read: small passes on fixed tokens determine how its taps can be read.
 
 The first pass shows which blocks run on text, what shape their hidden states have, and what each block adds to the
 residual stream (`stratoscope.activations.residual`). Further passes compare a prompt that is padded with the same
-prompt alone. What a trial finds depends on the model alone, so that it is the same in every process.
+prompt alone. The result of a trial depends only on the model, so it is the same in every process.
 """
 
 from collections import Counter
@@ -43,11 +43,11 @@ SHORT = 5
 SAME = 1e-3
 """Largest relative difference between a prompt alone and in a batch, in float32."""
 SAME_ROUNDED = 0.05
-"""The same in a number format with fewer bits, at the first layer that runs."""
+"""Largest relative difference in a number format with fewer bits, at the first layer that runs."""
 
 
 class Batching(StrEnum):
-    """Batches in which a model computes for each prompt what it computes for the prompt alone."""
+    """Batches in which a model computes the same for each prompt as for the prompt alone."""
 
     ANY = "any"
     EQUAL_LENGTHS = "equal lengths"
@@ -88,7 +88,7 @@ def position_of_first(backbone: nn.Module) -> int | None:
 
 
 def read_model(model: LoadedModel, run: RunModel) -> ModelReading:
-    """Return how the taps of a model are read; a model that is new is tried first.
+    """Return how the taps of a model are read, after a trial if the model is new.
 
     Args:
         model: the model.
@@ -99,7 +99,7 @@ def read_model(model: LoadedModel, run: RunModel) -> ModelReading:
     """
     blocks = model.anatomy.blocks
     if model.device.type == "meta":
-        # There are no values to compare, so the parts are taken for what the blocks add.
+        # There are no values to compare, so the blocks are assumed to add the outputs of their parts.
         return ModelReading(tuple(conventional(block) for block in blocks))
     if model.backbone not in _BATCHING or any(block.module not in _BLOCKS for block in blocks):
         with torch.no_grad():
@@ -115,7 +115,7 @@ def _try(model: LoadedModel, run: RunModel) -> None:
         except InputError:
             raise
         except Exception:
-            # Some kernels take no float32. The blocks are then tried in the number format of the model.
+            # Some kernels do not support float32. The blocks are then tried in the number format of the model.
             _Trial(model, run, in_float32=False).perform()
     except InputError:
         raise
@@ -167,7 +167,7 @@ class _Trial:
         self.outputs[layer] = first_tensor(output).detach().clone()
 
     def _output(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the last layer's output, or the first one's where rounding would have grown too large by the last."""
+        """Return the last layer's output, or the first layer's if rounding grows too large by the last layer."""
         self._pass(ids, mask)
         last = self.outputs[max(self.outputs)]
         return last if _is_exact(last) else self.outputs[min(self.outputs)]
@@ -184,9 +184,9 @@ class _Trial:
         return Batching.EQUAL_LENGTHS if _alike(together, alone) else Batching.SINGLE
 
     def _alone(self, ids: Tensor) -> Tensor:
-        """Return the output for one prompt, and store how the model numbers positions if it is not as assumed.
+        """Return the output for one prompt, and store from which position the model counts.
 
-        What a model computes for a prompt without position ids is what it was trained to compute.
+        A pass without position ids is the reference, because the model was trained that way.
         """
         backbone, ones = self.model.backbone, torch.ones_like(ids)
         assumed = position_of_first(backbone)
@@ -201,7 +201,7 @@ class _Trial:
 
 
 def _paddings(backbone: nn.Module) -> list[int]:
-    """Return the positions behind the padding's that any module of a model may count from."""
+    """Return the positions after a padding index from which any module of a model may count."""
     indices = [getattr(module, "padding_idx", None) for module in backbone.modules()]
     return [index + 1 for index in indices if isinstance(index, int)]
 
@@ -222,7 +222,7 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 
 
 def _trial_ids(network: Any) -> Tensor:
-    """Return the same token ids for every instance of a model, none of them with a special meaning."""
+    """Return token ids without special tokens, the same for every instance of a model."""
     configs = {id(c): c for c in (network.config, network.config.get_text_config())}.values()
     special = {
         v for c in configs for n, v in c.to_dict().items() if n.endswith(("_id", "_index")) and isinstance(v, int)
@@ -344,7 +344,7 @@ def _observed(observers: Sequence[_Observer]) -> Iterator[None]:
 
 
 def split_rows(attention_mask: Tensor, batching: Batching) -> list[list[int]]:
-    """Return the rows of each batch that a model may get, of a batch that is padded on either side.
+    """Split a batch that is padded on either side, and return the rows of each batch that the model may get.
 
     Args:
         attention_mask: zeros and ones, shape (B, S).

@@ -1,6 +1,6 @@
 """Rows of CSV and TSV files, block by block, with the types of columns that Arrow infers from the whole file.
 
-Arrow's own reader keeps all rows in memory, takes odd quotes without a word and does not say in which line a fault is.
+Arrow's own reader keeps all rows in memory, accepts odd quotes silently, and does not report the line of an error.
 """
 
 import csv
@@ -17,7 +17,7 @@ from stratoscope.data.encoding import open_text, without_marks
 from stratoscope.data.rows import SourceRow, as_written, repeated_name
 
 Quoting = Literal["auto", "always", "never"]
-"""Whether quotes enclose fields; auto is always in CSV files, and in TSV files where that is evident."""
+"""Whether quotes enclose fields; auto means always in CSV files, and in TSV files only where that is evident."""
 _BLOCK_ROWS, _BLOCK_CHARACTERS = 4096, 1 << 23
 _QUOTE = '"'
 _TYPES = (
@@ -32,7 +32,7 @@ _TYPES = (
     pa.timestamp("ns", "UTC"),
     pa.float64(),
 )
-"""Types that Arrow tries for a column, in its order; text fits always."""
+"""Types that Arrow tries for a column, in this order; text always fits."""
 
 Record = list[str]
 """Cells of a row."""
@@ -63,7 +63,7 @@ class DelimitedFile:
 
         Raises:
             OddQuoteError: a field begins with a quote and does not end with one.
-            ValueError: a row has another number of fields than the header, or two columns have one name.
+            ValueError: a row does not have as many fields as the header, or two columns have the same name.
         """
         names, types = self._infer_types()
         for block in self._blocks():
@@ -121,11 +121,11 @@ class DelimitedFile:
 
 
 def is_quoted(path: Path, encoding: str | None, quoting: Quoting, delimiter: str) -> bool:
-    """Return whether quotes enclose fields of a file, as an option says or as is evident.
+    """Return whether quotes enclose fields of a file, as set by an option or as evident from the file.
 
-    In a TSV file it is evident where the header is quoted; where lines have as many fields as the header only if quotes
-    enclose fields; and where all fields that begin with a quote also end with one, and all of a column do so or one has
-    a doubled quote inside.
+    Quotes evidently enclose fields of a TSV file in three cases. A field of the header begins with a quote. A line does
+    not have as many fields as the header if it is split at every tab. Or every field that begins with a quote also ends
+    with one, and either this holds for all filled fields of a column, or a field has a doubled quote inside.
     """
     if quoting != "auto" or delimiter != "\t":
         return quoting != "never"

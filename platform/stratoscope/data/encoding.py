@@ -56,7 +56,7 @@ def check_encoding(name: str | None) -> str | None:
 
 
 def open_binary(path: Path) -> IO[bytes]:
-    """Open a file, uncompressed if it begins as a gzip or Zstandard file does."""
+    """Open a file, and decompress it if it begins like a gzip or Zstandard file."""
     with path.open("rb") as file:
         start = file.read(4)
     if start[:2] == _GZIP:
@@ -93,7 +93,7 @@ def detect_encoding(path: Path) -> str:
 
 
 def without_marks(lines: Iterable[str]) -> Iterator[str]:
-    """Yield lines without the byte order marks that stay where marked files were joined."""
+    """Yield lines without the byte order marks that remain where files with such marks were joined."""
     for line in lines:
         yield line.removeprefix(BYTE_ORDER_MARK)
 

@@ -120,7 +120,7 @@ def read_files(path: Path, field: str = "prompts.source", reading: FileReading |
 
 
 def source_stem(source: str) -> str:
-    """Return the name of a source's last part, without suffixes of files."""
+    """Return the last part of a source's name, without file suffixes."""
     path = Path(source)
     return Path(path.stem).stem if path.suffix.lower() in COMPRESSIONS else path.stem
 
@@ -155,7 +155,7 @@ def _check_names(schema: pa.Schema) -> None:
 
 @contextmanager
 def _seekable(path: Path) -> Iterator[IO[bytes]]:
-    """Open a binary file in which one can seek; a compressed one is unpacked to a temporary file."""
+    """Open a seekable binary file; a compressed file is unpacked to a temporary one."""
     with open_binary(path) as content:
         if path.suffix.lower() not in COMPRESSIONS:
             yield content

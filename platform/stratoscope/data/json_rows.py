@@ -19,11 +19,11 @@ from stratoscope.data.encoding import BYTE_ORDER_MARK, open_text
 from stratoscope.data.rows import SourceRow, parse_float, repeated_name
 
 MAX_FIELDS = 1000
-"""Number of fields, of all levels, up to which the columns of a file have common types."""
+"""Largest number of fields, over all levels, for which the columns of a file get common types."""
 _READ_CHARACTERS = 1 << 20
 _BLOCK_DOCUMENTS, _BLOCK_CHARACTERS = 4096, 1 << 23
 _LONGEST_TOKEN = 16
-"""Characters before the end in which a decoder reports an error about a token that is cut off there."""
+"""Number of characters before the end within which a decoder reports an error about a token that is cut off."""
 _SPACE = f" \t\r\n{BYTE_ORDER_MARK}"
 
 
@@ -140,7 +140,7 @@ def _blocks(path: Path, encoding: str | None) -> Iterator[list[_Document]]:
 
 
 class _Scanner:
-    """Reads JSON objects from a stream, of which only the current object and the next characters are in memory."""
+    """Reads JSON objects from a stream; only the current object and the next characters are in memory."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         self._stream = stream

@@ -53,7 +53,7 @@ def order_prompts(prompts: Iterable[Prompt], limit: int | None, seed: int) -> Or
     """Drop empty and duplicate prompts and order the rest by a seeded digest of their ids.
 
     The order does not depend on the order of the input, and a smaller limit keeps a prefix of a larger one. Of equal
-    texts the first in that order stays. Memory is bounded for any number of prompts.
+    texts, the first in that order is kept. Memory is bounded for any number of prompts.
 
     Args:
         prompts: the rendered prompts.

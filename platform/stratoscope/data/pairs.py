@@ -29,9 +29,9 @@ from stratoscope.digest import digest
 from stratoscope.errors import InputError, type_and_message
 
 FORMAT_ROWS = 100
-"""Number of rows, from the first, that show the format of a file."""
+"""Number of first rows from which the format of a file is recognised."""
 Answers = Literal["given", "gold_and_own", "own"]
-"""Answers that are read: those of the data, right ones and the model's own wrong one, or the model's own alone."""
+"""Answers that are read: all from the data, the right ones and the model's own wrong one, or only the model's own."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class PairChoice:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Numbers of questions of one data set: those read are the sum of those kept and those left out."""
+    """Numbers of questions of one data set; `read` is the sum of the kept ones and of those left out."""
 
     name: str
     format: str
@@ -186,7 +186,7 @@ def _read(source: PairSource) -> tuple[str, dict[str, list[RawQuestion]]]:
 
 
 class _Numbered:
-    """Rows whose number is known while they are read."""
+    """Rows that are counted while they are read."""
 
     def __init__(self, rows: Iterable[SourceRow]) -> None:
         self._rows = rows

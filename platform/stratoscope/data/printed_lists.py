@@ -18,7 +18,7 @@ def parse_printed_list(text: str, *, numbers: bool) -> list[Any] | None:
 
     Args:
         text: the text.
-        numbers: whether a list of numbers counts as one, too, and not only one with quoted texts.
+        numbers: whether a list of numbers counts too; otherwise only a list with quoted texts does.
 
     Raises:
         ValueError: the text begins as a printed list or dictionary of texts does, but is not one.

@@ -23,7 +23,7 @@ from stratoscope.hub import hub_commit
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 TEXT_COLUMNS = ("prompt", "text", "question", "sentence", "content")
 NO_GROUP = "(none)"
-"""Group of prompts whose column of groups has no value."""
+"""Group of prompts that have no value in the group column."""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def _texts(row: SourceRow, values: Iterable[Any]) -> tuple[str, ...]:
 
 
 def _answers(row: SourceRow, *columns: str) -> tuple[str, ...]:
-    """Return the answers in columns of a row, of which those that the row lacks have none."""
+    """Return the answers in some columns of a row; columns that the row lacks have none."""
     return _texts(row, (row.written[column] for column in columns if column in row.written))
 
 
@@ -134,7 +134,7 @@ def _targets(row: SourceRow) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _is_right(label: Any) -> bool:
-    """Return whether a label is 1; booleans and texts of the two numbers are labels, too."""
+    """Return whether a label is 1; labels may also be booleans, or the numbers 0 and 1 as text."""
     value = float(text_of(label).replace("true", "1").replace("false", "0"))
     if value not in (0, 1):
         raise ValueError(f"the label {label!r} is neither 0 nor 1")
@@ -290,7 +290,7 @@ def distinct_answers(raw: RawQuestion, most: int) -> tuple[tuple[str, ...], tupl
         most: largest number of right, and of wrong, answers.
 
     Returns:
-        Right and wrong answers. None is empty, and a right answer is not among the wrong ones.
+        Right and wrong answers. No answer is empty, and no right answer is among the wrong ones.
     """
     seen: set[str] = set()
 

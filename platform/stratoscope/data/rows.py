@@ -10,12 +10,12 @@ MAX_NAMED = 12
 
 
 class SourceRow(dict[str, Any]):
-    """Row of a source: its columns by name, in the types of the whole file, which identify the row.
+    """Row of a source: its columns by name. Their types are those of the whole file, and the values identify the row.
 
     Args:
         values: the columns by name.
         written: the columns as the file has them; None takes the values.
-        delimited: whether the row is of a CSV or TSV file, whose cells cannot hold lists.
+        delimited: whether the row comes from a CSV or TSV file, whose cells cannot hold lists.
     """
 
     __slots__ = ("delimited", "written")
@@ -65,7 +65,7 @@ def parse_float(text: str) -> float:
 
 
 def as_written(value: Any, cell: str) -> Any:
-    """Return a value of a CSV or TSV file such that its text is that of its cell.
+    """Return a value of a CSV or TSV file whose text is the text of its cell.
 
     Args:
         value: the value in the type of its column.
@@ -81,7 +81,7 @@ def as_written(value: Any, cell: str) -> Any:
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a value is None or NaN, which stand for no value in every format."""
+    """Return whether a value is None or NaN, which mean a missing value in every format."""
     return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ == "NaTType"
 
 
@@ -103,7 +103,7 @@ def text_of(value: Any) -> str:
 
 
 def column_names(names: Iterable[Any]) -> str:
-    """Return the names of columns for a message, of which only the first are named if there are many."""
+    """Return the names of columns for a message; if there are many, only the first are named."""
     listed = [str(name)[:40] for name in names]
     more = f" and {len(listed) - MAX_NAMED} more" if len(listed) > MAX_NAMED else ""
     return ", ".join(listed[:MAX_NAMED]) + more

@@ -29,7 +29,7 @@ class TemplateBoundError(TemplateError):
 
 
 class BoundedEnvironment(SandboxedEnvironment):
-    """A sandboxed environment whose templates end: after `MAX_SECONDS`, or once something exceeds `MAX_SIZE`.
+    """A sandboxed environment that stops a template after `MAX_SECONDS`, or once something exceeds `MAX_SIZE`.
 
     Iterations, calls, filters, tests and printed values are counted. Text and lists are measured before they are made.
 
@@ -51,7 +51,7 @@ class BoundedEnvironment(SandboxedEnvironment):
         self.filters |= {"_bounded_loop": self._loop, "_bounded_text": self._joined}
 
     def start(self) -> None:
-        """Begin to count anew, for a template or a row."""
+        """Reset the counts before a template or a row."""
         self._deadline = time.monotonic() + MAX_SECONDS
         self._printed = 0
 
@@ -91,7 +91,7 @@ class BoundedEnvironment(SandboxedEnvironment):
         return _checked(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Compute an operator."""
+        """Apply an operator."""
         self._count(0)
         _check_operands(operator, left, right)
         return _checked(super().call_binop(context, operator, left, right))
@@ -143,7 +143,7 @@ class BoundedEnvironment(SandboxedEnvironment):
 
 
 class _CountedValues:
-    """Values of a loop. Their number is known where it was before."""
+    """Values of a loop, counted as they are read. `len` works if it works for the original values."""
 
     def __init__(self, values: Any, count: Callable[[], None]) -> None:
         self._values, self._count = values, count
@@ -191,7 +191,7 @@ def _check_operands(operator: str, left: Any, right: Any) -> None:
 
 
 def _check_growth(name: str, value: Any, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
-    """Check a method or filter by how long its result may be."""
+    """Check how long the result of a method or filter may become."""
     others = [*args, *kwargs.values()]
     numbers = [number for number in others if isinstance(number, int)]
     _check_size(max(numbers, default=0))

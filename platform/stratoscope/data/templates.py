@@ -61,7 +61,7 @@ class _Missing:
 
 
 class _Unknown(StrictUndefined):
-    """A name that is no column, which a template must not use; a key that an object lacks is a missing value."""
+    """A name that is not a column; a template must not use it. A key that an object lacks is a missing value."""
 
     def __new__(cls, hint: Any = None, obj: Any = None, *_arguments: Any, **_options: Any) -> Any:
         """Create a missing value for a key that an object lacks."""
@@ -71,8 +71,8 @@ class _Unknown(StrictUndefined):
 class PromptTemplate:
     """A Jinja template over the columns of a row.
 
-    A missing value is rendered as nothing. A prompt is empty, whatever text stands around values, if all values that
-    the template prints, or all columns that it names, are missing or blank.
+    A missing value is rendered as nothing. A prompt is empty, whatever other text the template has, if all values that
+    it prints, or all columns that it names, are missing or blank.
 
     Args:
         source: text of the template.
@@ -101,7 +101,7 @@ class PromptTemplate:
             row: columns by name, as the file has them.
 
         Raises:
-            InputError: the template does not match the columns, or does not end.
+            InputError: the template does not match the columns, or exceeds a limit of time or size.
         """
         values = {name: _renderable(row[name]) for name in self._columns if name in row}
         if values and not any(str(value).strip() for value in values.values()):
@@ -130,7 +130,7 @@ def _encode(value: Any) -> None:
     """Encode a missing value as null for the filter `tojson`.
 
     Raises:
-        TypeError: the value is another that JSON cannot hold.
+        TypeError: the value is not a missing value, and JSON cannot represent it.
     """
     if not isinstance(value, _Missing):
         raise TypeError(f"{type(value).__name__} cannot be written as JSON")

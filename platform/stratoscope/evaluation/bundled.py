@@ -12,7 +12,7 @@ ALSO = "also"
 """Column with the ids of rows whose text is an item's, or another version of it; an item is left out if any of them was
 calibrated on or trained on."""
 BEGINNING = 60
-"""Characters at the beginning by which texts are taken for versions of one, such as of a page at two dates."""
+"""Number of first characters that versions of one text share, such as of a page at two dates."""
 
 
 def bundled(name: str, **_metadata: Any) -> dict[str, "Dataset"]:

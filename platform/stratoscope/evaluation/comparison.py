@@ -240,7 +240,7 @@ class PairwiseComparison:
     comparison: Comparison
     """The variant (after) against the other (before)."""
     p_value: float
-    """Two-sided p-value of a difference of 0: of the bootstrap, and at least that of the signs of as many items."""
+    """Two-sided bootstrap p-value of a difference of 0; not below the least sign-test p-value of the changed items."""
     p_holm: float
     """p_value corrected for testing the data sets of a metric together."""
     least_p: float
@@ -299,7 +299,7 @@ def _pairwise(
     variant, other = draws
     before, after = other.mean(axis=0), variant.mean(axis=0)
     difference = after - before
-    # Where a metric is not finite, nothing speaks against equality.
+    # A metric that is not finite is no evidence of a difference.
     p_value = bootstrap_p_value(difference[1:]) if np.isfinite(difference).all() else 1.0
     p_value = max(p_value, least_sign_p(items.changed))
     labels: Any = dict(zip(("variant", "other", "dataset", "metric"), names, strict=True))

@@ -30,7 +30,7 @@ class Slice:
 
     part: ItemPart
     start: float
-    """Share of each task's items of the part that come before the slice."""
+    """Share of a task's items in the part that precede the slice."""
     end: float
 
     def of(self, task: TaskItems) -> tuple[Item, ...]:
@@ -57,7 +57,7 @@ class ItemScore:
     value: float
     """Score: 0 or 1, or the number of correct tokens for language-model text."""
     weight: float
-    """Out of how much: 1, or the number of tokens."""
+    """Largest possible score: 1, or the number of tokens."""
     log_likelihood: float | None
     """Log-likelihood of the text or target; None where an item has several."""
     num_bytes: int | None
@@ -87,7 +87,7 @@ class Evaluator:
     Args:
         model: with its causal head.
         tasks: with their items.
-        max_batch_tokens: most tokens of a batch, padding included.
+        max_batch_tokens: largest number of tokens in a batch, padding included.
         max_length: longest sequence that the model takes.
     """
 
@@ -106,7 +106,7 @@ class Evaluator:
         Args:
             dropped: layers to leave out.
             items: what to evaluate on.
-            keep_bytes: most memory for hidden states that other sets may start from.
+            keep_bytes: most bytes of hidden states to keep, from which other sets may start.
         """
         prepared = self._prepare(items)
         key = items.name if items.part == "search" else None

@@ -18,7 +18,7 @@ TRIAL_TOKENS = 2
 TRIAL_CHOICES = 16
 """Most likely tokens whose log-probabilities the trial compares."""
 TAIL_TOKENS = 8
-"""Tokens by which the tail that is searched for a stop string is longer than that string."""
+"""Number of tokens searched for a stop string at the end of an answer, beyond the bytes of the longest string."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class GenerationPrompt:
     until: tuple[str, ...]
     """Stop strings; they are not part of the answer."""
     max_tokens: int
-    """Most tokens of the answer."""
+    """Largest number of tokens in the answer."""
 
 
 class TextGenerator:
@@ -40,8 +40,8 @@ class TextGenerator:
 
     Args:
         model: with its causal head.
-        max_batch_tokens: most tokens of a batch of prompts and answers together, padding included.
-        max_prompts: most prompts of a batch.
+        max_batch_tokens: largest number of tokens in a batch, prompts, answers and padding included.
+        max_prompts: largest number of prompts in a batch.
     """
 
     def __init__(self, model: LoadedModel, max_batch_tokens: int, max_prompts: int = MAX_PROMPTS) -> None:
@@ -137,7 +137,7 @@ class _StopStrings(StoppingCriteria):  # type: ignore[misc]
     """Stops answers that contain a stop string.
 
     The criterion of transformers needs a tokenizer that can spell out its vocabulary, which not every tokenizer can.
-    Only the end of answers that go on is decoded, so that a step costs the same however long the answers are.
+    Only the end of each unfinished answer is decoded, so that the cost of a step does not grow with the answers.
 
     Args:
         tokenizer: decodes answers.

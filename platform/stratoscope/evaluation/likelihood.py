@@ -35,7 +35,7 @@ class Scorer:
 
     Args:
         model: with its causal head.
-        max_batch_tokens: most tokens of a batch, padding included.
+        max_batch_tokens: largest number of tokens in a batch, padding included.
     """
 
     def __init__(self, model: LoadedModel, max_batch_tokens: int) -> None:

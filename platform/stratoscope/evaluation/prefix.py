@@ -66,7 +66,7 @@ class PrefixCache:
             dropped: layers to leave out, in order.
             key: name of the batches; None does not use the cache.
             batches: all of them.
-            keep_bytes: most memory for the states of this set; 0 keeps none.
+            keep_bytes: most bytes of states to keep for this set; 0 keeps none.
         """
         references = self._references.get(key, []) if key is not None else []
         best = max(references, key=lambda r: -1 if (s := r.start(dropped)) is None else s, default=None)

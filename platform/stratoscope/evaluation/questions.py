@@ -49,7 +49,7 @@ class QuestionEvaluator:
         questions: with right and wrong answers.
         texts: texts whose perplexity is measured.
         answered: data sets whose questions the model also answers in free text; their right answers are short.
-        max_batch_tokens: most tokens of a batch, padding included.
+        max_batch_tokens: largest number of tokens in a batch, padding included.
         max_length: longest sequence that the model takes.
     """
 

@@ -27,7 +27,7 @@ LEAST_ERRORS = 2.0
 
 @dataclass(frozen=True, eq=False)
 class TaskScores(ItemValues):
-    """One model's items of one task, in order of their ids: the value is what was right, the weight out of how much."""
+    """One model's items of one task, in order of ids. A value is a score, and its weight the largest possible score."""
 
     log_likelihood: Array
     """Log-likelihood of each item, shape (items,); NaN where a task has none."""
@@ -38,7 +38,7 @@ class TaskScores(ItemValues):
 
     @property
     def accuracy(self) -> float:
-        """Share that was right."""
+        """Share of items or tokens that were right."""
         return float(self.value.sum() / self.weight.sum())
 
     @property
@@ -49,9 +49,9 @@ class TaskScores(ItemValues):
 
     @property
     def mean_probability(self) -> float | None:
-        """Mean probability of the right answers, or the geometric mean of a byte of text; None where neither is known.
+        """Mean probability of the right answers, or geometric mean per byte of text; None where neither is known.
 
-        The mean is not the geometric one: a single confident error would decide it.
+        The mean over answers is arithmetic, since a single confident error would dominate a geometric mean.
         """
         bits = self.bits_per_byte
         mean = np.exp(self.log_probability).mean() if bits is None else 2**-bits
@@ -131,9 +131,9 @@ def mean_retention(
 def likelihood_retention(before: Mapping[str, TaskScores], after: Mapping[str, TaskScores]) -> float:
     """Return the share of the right answers' probability that a pruned model keeps, averaged over tasks.
 
-    The probability of text is per byte, so that it is a function of bits per byte. In contrast to accuracy the share
+    The probability of text is per byte, so that it is a function of bits per byte. Unlike accuracy, the share
     changes with every item, which a search on few items needs. No task counts more than 1, so that a gain on one does
-    not pay for a loss on another.
+    not offset a loss on another.
 
     Args:
         before: the whole model, by task.

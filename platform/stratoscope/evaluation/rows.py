@@ -14,7 +14,7 @@ import torch
 from stratoscope.models import bucket, pad
 
 MOST_BRANCHES = 4
-"""Most tokens of targets in one row, as a multiple of their context; beyond it attention costs more than is shared."""
+"""Most target tokens in one row, as a multiple of the context; beyond it, attention costs more than sharing saves."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Batch:
     tokens: torch.Tensor
     """The target tokens, shape (picks,)."""
     requests: tuple[int, ...]
-    """Whose they are."""
+    """Number of the request of each target token."""
 
     @property
     def num_tokens(self) -> int:
@@ -128,7 +128,7 @@ def make_batches(rows: Sequence[TokenRow], max_tokens: int, filler: int, max_pad
 
     Args:
         rows: in any order.
-        max_tokens: most tokens of a batch, padding included.
+        max_tokens: largest number of tokens in a batch, padding included.
         filler: padding token id.
         max_padding: largest share of padding in a batch.
     """

@@ -24,14 +24,14 @@ class QuestionSplit:
 def split_questions(
     questions: Sequence[Question], used: Collection[str], *, held_out: int, validation: int, train: int | None
 ) -> QuestionSplit:
-    """Divide the questions of a data set; the first that are free to be held out are.
+    """Divide the questions of a data set; the first questions that may be held out are held out.
 
     Args:
         questions: the questions in their seeded order.
         used: ids of questions that have influenced the model, such as by the choice of its layers; none is held out.
-        held_out: most questions to hold out.
-        validation: most questions for validation.
-        train: most questions for training; None takes all that remain.
+        held_out: largest number of questions to hold out.
+        validation: largest number of questions for validation.
+        train: largest number of questions for training; None takes all that remain.
     """
     held = [q for q in questions if q.question_id not in used][:held_out]
     ids = {q.question_id for q in held}

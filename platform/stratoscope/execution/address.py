@@ -1,4 +1,4 @@
-"""The address of a running Ray in RAY_ADDRESS: whether anybody answers there. Nothing here imports Ray."""
+"""The address of a running Ray in RAY_ADDRESS, and a check that it answers. This module does not import Ray."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ from stratoscope.phases import phase
 VARIABLE = "RAY_ADDRESS"
 LOCAL, AUTO = "local", "auto"
 ANSWER_S = 5.0
-"""Seconds in which a cluster has to answer an attempt to connect."""
+"""Seconds within which a cluster has to answer an attempt to connect."""
 GIVE_UP_S = 60.0
 """Seconds after which no further attempt is made."""
 RETRY_S = 1.0
@@ -54,7 +54,7 @@ def check_address() -> None:
 
 
 def _answers(server: str) -> bool:
-    """Return whether a server of gRPC answers at `host:port`; where Ray uses TLS, whether any server does."""
+    """Return whether a gRPC server answers at `host:port`; if Ray uses TLS, whether any server does."""
     if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
         host, _, port = server.rpartition(":")
         try:

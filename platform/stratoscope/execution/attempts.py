@@ -1,4 +1,4 @@
-"""Attempts at a shard, tracked outside its actor, so that a unit that crashes its process is isolated and given up.
+"""Attempts at a shard, tracked outside its actor, so that a unit that crashes its process is isolated and skipped.
 
 An actor records the units of a batch before it runs them. If its process dies, the next attempt at the shard runs the
 same batch again, since most crashes are lost nodes. After a second crash the batch is bisected until the units that
@@ -26,11 +26,11 @@ class StoppedError(RuntimeError):
 
 
 class BrokenProcessError(RuntimeError):
-    """The process is alive, but its further results cannot be trusted, as after a CUDA error."""
+    """The process is alive, but its further results cannot be trusted, for example after a CUDA error."""
 
 
 def _ignore(_units: Sequence[int]) -> None:
-    """Record nothing: outside an actor pool a crash ends the run anyway."""
+    """Record nothing, because outside an actor pool a crash ends the run anyway."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Attempt:
     """Records the units of a batch before it runs, and none after the last."""
 
     def plan_batches(self, batches: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[int]]:
-        """Bisect the batches that crashed their process, and give up single units that did.
+        """Bisect the batches that crashed their process, and give up single units that crashed it.
 
         Args:
             batches: the units of each batch; the same at every attempt.

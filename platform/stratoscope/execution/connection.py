@@ -19,7 +19,7 @@ from stratoscope.execution.socket_folder import ray_folder
 from stratoscope.phases import phase
 
 REGISTER_S = 180
-"""Seconds in which a worker process of a local Ray has to start; Ray's own 60 are too few on a loaded machine."""
+"""Seconds within which a worker process of a local Ray must start; Ray's default of 60 is too short under load."""
 
 
 @contextmanager
@@ -54,7 +54,7 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNIN
 
 
 def _start_local() -> None:
-    """Start a Ray for this run alone, without the processes of its dashboard and of its reports of usage."""
+    """Start a Ray instance for this run only, without the processes for the dashboard and usage reports."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with agent_on_free_port():
         ray.init(
@@ -69,11 +69,11 @@ def _start_local() -> None:
 
 @contextmanager
 def agent_on_free_port() -> Iterator[None]:
-    """Let the agent of a Ray that starts in this block listen on a free port.
+    """Make the agent of a Ray instance that starts in this block listen on a free port.
 
-    All agents use the same default port. `ray start` can change it, `ray.init` cannot. Where another Ray runs on the
-    machine, the agent would try that port for 3.4 s before the start goes on without it. A version of Ray that has
-    moved the default starts as before.
+    All agents use the same default port. `ray start` can change it, `ray.init` cannot. If another Ray instance runs on
+    the machine, the agent would try that port for 3.4 s before the start continues without it. If a Ray version defines
+    the default elsewhere, this function changes nothing.
     """
     try:
         from ray._private.parameter import RayParams
@@ -135,7 +135,7 @@ def node_resources() -> list[dict[str, float]]:
 
 
 def missing_resources(num_cpus: float, num_gpus: float) -> str:
-    """Return what a process of these resources waits for, in words; nothing if it could start now."""
+    """Return in words what a process with these resources waits for; an empty text if it could start now."""
     needed = {name: amount for name, amount in (("CPU", num_cpus), ("GPU", num_gpus)) if amount}
     if not any(all(node.get(name, 0) >= amount for name, amount in needed.items()) for node in node_resources()):
         wanted = " and ".join(f"{amount:g} {name}" for name, amount in needed.items())
@@ -148,7 +148,7 @@ def missing_resources(num_cpus: float, num_gpus: float) -> str:
 
 
 def cpus_per_worker() -> int:
-    """Return the most CPUs of a worker such that one worker fits on every node with CPUs, or beside every GPU."""
+    """Return the most CPUs a worker may have so that one fits beside every GPU or, without GPUs, on every node."""
     nodes = [node for node in node_resources() if node.get("CPU", 0) >= 1]
     gpu_nodes = [node for node in nodes if node.get("GPU", 0) > 0]
     shares = [node["CPU"] // max(1, node.get("GPU", 0)) for node in gpu_nodes or nodes]

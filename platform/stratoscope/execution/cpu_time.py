@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psutil
 
 _Key = tuple[float, int]
-"""Time of creation and id of a process; the system assigns ids again."""
+"""Creation time and id of a process; the id alone is not unique, because the system reuses ids."""
 
 
 @dataclass
@@ -27,12 +27,12 @@ class _Usage:
 
 
 class ProcessTree:
-    """CPU time of a process and all its descendants, also of those that nothing waits for.
+    """CPU time of a process and all its descendants, including those that no process waits for.
 
     The system adds the time of an ended process to its parent only if the parent waits for it. Nothing waits for Ray's
     workers, so that `getrusage` misses them. Samples find the processes of the tree and record the CPU time of each. A
-    process belongs to the tree if its parent does, if it did so in an earlier sample, or if it is in the session of the
-    first process; the latter two find descendants whose parents have ended.
+    process belongs to the tree if its parent does, if it belonged to the tree in an earlier sample, or if it is in the
+    session of the first process. The last two rules find descendants whose parents have ended.
 
     The result never exceeds the true value. It misses what a process used after its last sample, unless its parent
     waited for it: at most the time between two samples, times the number of its threads that ran. It also misses
@@ -45,7 +45,7 @@ class ProcessTree:
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        # Without a session of its own, that of this process has other processes as well.
+        # A first process without its own session shares the session of this process with unrelated processes.
         self._session = pid if os.getsid(pid) == pid else None
         self._usages: dict[_Key, _Usage] = {_key(psutil.Process(pid)): _Usage(parent=None)}
 
@@ -87,7 +87,8 @@ class ProcessTree:
     def _total(self, key: _Key, children: Mapping[_Key | None, Sequence[_Key]]) -> float:
         """Return the CPU seconds of a process and its descendants.
 
-        The time of ended children is at least that of their last samples, and at least that of those waited for.
+        The time of ended children is the larger of two lower bounds: their last samples, and the time of the children
+        that were waited for.
         """
         usage = self._usages[key]
         totals = {True: 0.0, False: 0.0}

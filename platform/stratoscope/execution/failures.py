@@ -9,7 +9,7 @@ from stratoscope.phases import phase
 
 Result = TypeVar("Result")
 LATE_STARTS = ("timed out during startup", "not registered within the timeout")
-"""Parts of the messages with which Ray gives up a node or a worker that has not started in time."""
+"""Parts of Ray's messages about a node or worker that has not started in time."""
 logger = logging.getLogger(__name__)
 
 
@@ -19,7 +19,7 @@ def started_late(error: BaseException) -> bool:
 
 
 def late_start_error(error: BaseException) -> RunError:
-    """Return the error of a second late start, which says what to look at."""
+    """Return the error for a second late start, which names what to check."""
     return RunError(
         f"Ray did not start in two attempts ({root_cause(error)}); look at the load and the free memory of the machine "
         "(uptime, free -h) and at raylet.out and gcs_server.out in /tmp/ray/session_latest/logs, and repeat the command"
@@ -27,10 +27,10 @@ def late_start_error(error: BaseException) -> RunError:
 
 
 def start_again(start: Callable[[], Result], clean_up: Callable[[], object] = lambda: None) -> Result:
-    """Start something of Ray's, and once more if a node or worker did not start in time.
+    """Call a function that starts part of Ray, and call it once more if a node or worker did not start in time.
 
     Args:
-        start: starts it.
+        start: the function.
         clean_up: removes what the first attempt has left.
 
     Raises:

@@ -17,7 +17,7 @@ class Meter:
         total: number of units.
         done: number of units that an earlier start finished.
         unit: plural noun for the units, such as 'prompts'.
-        size: plural noun for what their size counts, such as 'tokens'.
+        size: plural noun for what the size of a unit counts, such as 'tokens'.
     """
 
     def __init__(self, total: int, done: int, unit: str, size: str) -> None:
@@ -45,7 +45,7 @@ class Meter:
 
     @property
     def state(self) -> str:
-        """Finished units of all, as text."""
+        """Number of finished units and of all units, as text."""
         return f"{self.done}/{self.total} {self._unit}"
 
     @property

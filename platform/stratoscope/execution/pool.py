@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 MOST_CALLS = 6
-"""Most shards that an actor on a GPU works on: its results may take several CPUs to write as fast as it has them."""
+"""Maximum number of shards that an actor on a GPU works on at once; writing its results may keep several CPUs busy."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ActorPool:
     num_cpus: float
     num_gpus: float
     calls_at_once: int = 2
-    """Shards that an actor works on: one is computed while others are prepared or written."""
+    """Number of shards that an actor works on at once: one is computed while others are prepared or written."""
 
 
 def gpus_of_actor(num_gpus: float | None, resources: Mapping[str, float]) -> float:

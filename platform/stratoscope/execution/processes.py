@@ -12,7 +12,7 @@ from pathlib import Path
 from stratoscope.execution.cpu_time import ProcessTree
 
 GRACE_S = 120.0
-"""Seconds between SIGTERM and SIGKILL, in which a job finishes its work in progress."""
+"""Seconds between SIGTERM and SIGKILL, during which a job finishes its work in progress."""
 SAMPLE_S = 0.5
 """Least seconds between two samples of CPU time, each of which reads all processes of the machine."""
 
@@ -25,7 +25,7 @@ class ProcessResult:
     """Exit code; minus the number of the signal that killed it."""
     seconds: float
     cpu_seconds: float
-    """CPU seconds of the process and its descendants, as `ProcessTree` has them from samples every `SAMPLE_S`."""
+    """CPU seconds of the process and its descendants, as `ProcessTree` measures them with samples every `SAMPLE_S`."""
     exceeded: str | None
     """Limit that the process exceeded and was stopped for; None if it ended otherwise."""
 
@@ -76,12 +76,12 @@ class Process:
     def poll(self) -> ProcessResult | None:
         """Return the result, or None while the process runs.
 
-        A process over its time limit is stopped, and killed if it has not ended after `GRACE_S`. CPU time is sampled by
-        this method, so that it has to be called about as often as `SAMPLE_S`.
+        A process over its time limit is stopped, and killed if it has not ended after `GRACE_S`. This method also
+        samples CPU time, so it has to be called about every `SAMPLE_S`.
         """
         ended = self._tree.ended
         self._sample(last=ended)
-        # Its CPU time is gone once it is waited for, which `Popen.poll` does.
+        # `Popen.poll` waits for the process, after which its CPU time can no longer be read.
         code = self._process.poll() if ended else None
         if code is not None:
             # A killed process leaves its descendants behind.

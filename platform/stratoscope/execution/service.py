@@ -1,4 +1,4 @@
-"""Services: calls that are dispatched to the next free of several stateful worker actors."""
+"""Services: several stateful worker actors; each call is dispatched to the next free one."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ from stratoscope.phases import phase
 RESTARTS = 3
 """Restarts of a worker whose process dies."""
 RETRIES = 1
-"""Retries of the call that it died in."""
+"""Retries of the call during which the worker died."""
 STOPPED = "stopped by SIGTERM; repeat the command with the same run_id to resume"
 
 
@@ -142,7 +142,7 @@ class Service:
         return self._answers([self._dispatcher.call.remote(method, args) for args in calls])
 
     def try_map(self, method: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
-        """Make several calls like `map`; a `RunError` with the cause takes the place of a failed answer."""
+        """Make several calls like `map`, but return a `RunError` with the cause in place of each failed answer."""
         waiting: list[Any] = [self._dispatcher.call.remote(method, args) for args in calls]
         answers: list[Any] = []
         for call in waiting:
@@ -172,7 +172,7 @@ class Service:
 def serve(
     name: str, make: Callable[[], Any], pool: ActorPool, stopping: threading.Event | None = None
 ) -> Iterator[Service]:
-    """Run workers while the block runs, which begins when the first worker is ready.
+    """Run workers while the block runs; the block begins when the first worker is ready.
 
     Args:
         name: name of the actors on the dashboard.

@@ -27,12 +27,12 @@ from stratoscope.phases import phase
 from stratoscope.results import ShardResult, ShardStore, StoreOffer
 
 NO_PROGRESS_TIMEOUT_S = 3 * 3600.0
-"""Longest wait for a shard or an actor. GPU nodes may take 40 minutes to start, and large models long for a shard."""
+"""Longest wait for a shard or an actor. GPU nodes may take 40 minutes to start, and large models are slow per shard."""
 REFUSED = "refused"
 """Key under which an actor returns, in place of a shard's counts, why the worker refused its input."""
 STOP_POLL_S = 0.2
 STATUS_TIMEOUT_S = 2.0
-"""Longest wait for the state of the actors, which is only shown."""
+"""Longest wait for the state of the actors, which is only needed for display."""
 UNWRITTEN = "unwritten"
 """Key under which an actor returns, in place of a shard's counts, why it could not store the result."""
 EXIT_BROKEN = 70
@@ -102,7 +102,7 @@ class _ShardActor:
         except StoppedError:
             return None
         except InputError as error:
-            # Ray would pass on the traceback alone.
+            # Ray would pass on only the traceback.
             return ShardResult(shard, {}, {REFUSED: str(error)})
         except BrokenProcessError:
             os._exit(EXIT_BROKEN)
@@ -136,9 +136,9 @@ class _BatchNotes:
 
 
 def _tasks_in_flight(pool: ActorPool, num_shards: int) -> int | None:
-    """Return 1 if the first actor to be ready would otherwise take the shards of those that still load.
+    """Return 1 if the first ready actor would otherwise take the shards of actors that are still loading; else None.
 
-    A pool that may grow needs a queue to notice it, and a queue does no harm if there are many shards.
+    A pool that may grow does so only if it sees a queue, and a queue does no harm if there are many shards.
     """
     may_grow = pool.initial_size < pool.max_size
     return None if may_grow or num_shards >= 8 * pool.max_size else 1
@@ -197,13 +197,13 @@ def run_shards(
 
 
 def _has_spare_cpus(pool: ActorPool) -> bool:
-    """Return whether tasks would get a CPU beside all actors; they would wait for ever otherwise."""
+    """Return whether a CPU for tasks is left beside all actors; without one, tasks would wait forever."""
     return resources().get("CPU", 0) >= pool.max_size * pool.num_cpus + 1
 
 
 def _prepare_shards(dataset: Any, prepare: Prepare) -> Any:
     """Return the dataset with its rows prepared in tasks."""
-    # Tasks with other resources than the actors are not fused with them.
+    # Ray Data does not fuse tasks with actors whose resources differ.
     return dataset.map_batches(partial(_prepare, prepare), batch_size=1, batch_format="pyarrow", num_cpus=1, memory=1)
 
 
@@ -222,7 +222,7 @@ def _pool_status(tracker: Any, pool: ActorPool) -> str:
 
 
 def _result_batches(make_dataset: Callable[[], Any]) -> Iterator[pa.Table]:
-    """Yield the results of a dataset. If Ray does not start in time, before the first result, it is made once more."""
+    """Yield the results of a dataset, which is created once more if Ray does not start in time for a first result."""
     for attempt in (1, 2):
         num_batches = 0
         try:
@@ -263,8 +263,8 @@ def _map_shards(
         ),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
-        # Ray Data restarts actors and repeats their tasks without end. The tracker bounds that: it knows whether an
-        # actor died loading, idle or in a batch.
+        # Ray Data restarts actors and repeats their tasks without limit. The tracker sets a limit: it knows whether an
+        # actor died while loading, idle or in a batch.
     )
 
 

@@ -62,7 +62,7 @@ def run_tasks(
 
     Raises:
         InputError: not even one task fits on this machine.
-        RunError: the run is stopping, and tasks are left.
+        RunError: the run is stopping before all tasks have run.
     """
     remote: Any = ray.remote(function).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=RETRIES)
     common = ray.put(shared)

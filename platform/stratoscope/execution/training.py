@@ -79,7 +79,7 @@ class WorkerHost:
             self._relay.note.remote(row)
 
     def stopping(self) -> bool:
-        """Return whether the run is stopping, as far as is known without waiting."""
+        """Return whether the run is known to be stopping, without waiting for an answer."""
         if self._relay is None:
             return False
         if self._pending is not None and not ray.wait([self._pending], timeout=0)[0]:
@@ -180,8 +180,8 @@ class _Steps:
 class PlacementGroupTracker:
     """Tracks placement groups so that the resources of a stopped trial are released.
 
-    Ray Tune stops a trial by killing it, and the placement group of its workers stays reserved: the helper of Ray Train
-    that should remove it asks the dashboard, and gives up if that does not answer.
+    Ray Tune stops a trial by killing it, but the placement group of its workers stays reserved. The helper of Ray Train
+    that should remove it queries the dashboard, and gives up if the dashboard does not answer.
     """
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ ORDINAL = re.compile(r"run_[0-9a-f]+(?:_\d{5})?_(\d+)_")
 STOPPED = "stopped by SIGTERM during the search; repeat the command with the same run_id to resume"
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints tables at any verbosity
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interrupted search is not a finished one
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interrupted search must not count as finished
 }
 
 
@@ -154,7 +154,7 @@ def _restorable(storage: Storage) -> bool:
 
 
 def _ordinal(result: Any) -> int:
-    """Return the number of a trial in the order of starts, in which a restored search does not list them."""
+    """Return the number of a trial in the order of starts; a restored search lists trials in another order."""
     match = ORDINAL.match(posixpath.basename(result.path))
     return int(match[1]) if match else sys.maxsize
 

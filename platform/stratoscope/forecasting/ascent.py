@@ -29,7 +29,7 @@ class AscentSettings:
 def radius_scale(norm: Norm, elements: int) -> float:
     """Return the factor from a radius in linf to the comparable radius in a norm, for windows of so many elements.
 
-    The l2 ball is as large as a window all of whose elements move by a tenth of the linf radius.
+    The l2 radius is the norm of a perturbation that moves each element by a tenth of the linf radius.
     """
     return 1.0 if norm == "linf" else L2_SHARE * elements**0.5
 

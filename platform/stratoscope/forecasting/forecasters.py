@@ -13,8 +13,8 @@ from stratoscope.forecasting.timesieve import Forecast, TimeSieve, TimeSieveSett
 
 Tensor = torch.Tensor
 LINEAR_RATE = 5e-3
-"""Learning rate of linear forecasters, from DLinear's code: Adam moves a weight by about the rate in a step, and theirs
-have far to move."""
+"""Learning rate of linear forecasters, from DLinear's code. Adam moves a weight by about this rate in a step, and the
+weights of linear forecasters have far to move."""
 PATCH_RATE = 1e-3
 """Learning rate of PatchTST and PatchTSMixer (ours); at 1e-4 they are far from convergence after six halving epochs."""
 
@@ -86,7 +86,7 @@ class FromTransformers(nn.Module):
 
 
 def _patch_settings(shape: Shape) -> dict[str, Any]:
-    """Return settings of both: patches that overlap by half, of 16 points or half of a short lookback."""
+    """Return settings of both models: patches that overlap by half, of 16 points or half of a short lookback."""
     length = min(16, shape.lookback // 2)
     return {
         "num_input_channels": shape.channels,

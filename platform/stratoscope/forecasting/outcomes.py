@@ -13,7 +13,7 @@ from stratoscope.forecasting.options import Training
 
 Outcome = Literal["survives", "undecided", "does not survive"]
 REFERENCES: tuple[Training, ...] = ("longer", "plain")
-"""Trainings that the spread of others is compared with: the first of them that a forecaster has."""
+"""Reference trainings; the spread of other trainings is compared with the first of these that a forecaster has."""
 LARGE_ERROR = 100.0
 """Squared error in standard units above which a result is questioned (ours): ten standard deviations per point."""
 

@@ -29,7 +29,7 @@ def encode_question(
         question: the prompt.
         right: the right answer.
         wrong: the wrong answers.
-        max_length: most tokens of question and answer together.
+        max_length: largest number of tokens of question and answer together.
     """
     pairs = [encode_pair(tokenizer, question, f" {answer}") for answer in (right, *wrong)]
     if any(not answer or len(context) + len(answer) > max_length for context, answer in pairs):
@@ -54,7 +54,7 @@ class BatchSchedule:
     num_questions: int
     num_texts: int
     questions_per_step: int
-    """Questions of a step, over all workers and micro-batches."""
+    """Number of questions in a step, over all workers and micro-batches."""
     texts_per_step: int
     micro_batches: int
     """Number of micro-batches of a step; each is divided among the workers."""

@@ -42,7 +42,7 @@ def info_nce(anchor: Tensor, right: Tensor, wrong: Tensor, temperature: float) -
 
 
 def margin(right: Tensor, wrong: Tensor, question: Tensor, target: float) -> Tensor:
-    """Return the sum over wrong answers of the shortfall of the right answer's likelihood from a margin above it.
+    """Return the sum over wrong answers of how far the right answer's likelihood is short of a margin above theirs.
 
     Args:
         right: log-likelihood per token of each question's right answer, shape (Q,).
@@ -81,11 +81,11 @@ def divergence(reference: Tensor, logits: Tensor, temperature: float = 1.0) -> T
 
 
 CPU_ELEMENTS, GPU_ELEMENTS = 2**20, 2**26
-"""Logits that are converted to single precision at once: by a thread, about as many as its cache holds; by a GPU."""
+"""Number of logits converted to single precision at once: per CPU thread (about what its cache holds), and on a GPU."""
 
 
 def _chunks(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield tensors of T rows in parts of equally many rows, logits in single precision."""
+    """Yield tensors of T rows in parts of equal numbers of rows, logits in single precision."""
     elements = CPU_ELEMENTS * torch.get_num_threads() if logits.device.type == "cpu" else GPU_ELEMENTS
     rows = max(1, elements // max(1, logits.shape[-1]))
     parts = zip(*(torch.split(tensor, rows) for tensor in (logits, *others)), strict=True)
@@ -123,7 +123,7 @@ class _Divergence(torch.autograd.Function):
             normalisers.append(scaled.logsumexp(dim=-1))
             targets.append(target.logsumexp(dim=-1))
             log_target = target - targets[-1][:, None]
-            # Of log-probabilities, since logits may differ by a large number that the softmax ignores.
+            # Log-probabilities are subtracted, since logits may differ by a large constant that the softmax ignores.
             difference = log_target - (scaled - normalisers[-1][:, None])
             sums.append(log_target.exp_().mul_(difference).sum(dim=-1))
         ctx.save_for_backward(reference, logits, torch.cat(normalisers), torch.cat(targets))

@@ -20,7 +20,7 @@ PREFIX = "network."
 
 
 def read_trained(folder: Path) -> dict[str, torch.Tensor]:
-    """Assemble the trained tensors from the workers' parts of a checkpoint, adapters as such, named as in training."""
+    """Assemble the trained tensors, adapters not merged, from a checkpoint's parts; names are as in training."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     parameters = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)

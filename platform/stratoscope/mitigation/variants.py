@@ -1,4 +1,4 @@
-"""The variants of a mitigation run: which layers each of them trains, and which it drops before."""
+"""The variants of a mitigation run: the layers that each variant trains, and those that it drops beforehand."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ class Variant:
 
     @property
     def change(self) -> str:
-        """What training did to the base model, as the names of checkpoints say it."""
+        """What training did to the base model, as worded in the names of checkpoints."""
         return f"{'recovered' if self.dropped else 'fine-tuned'}-{self.key}"
 
     @property
@@ -77,7 +77,7 @@ def rank_flagged(flags: Sequence[LayerFlag], num_layers: int, limit: int | None)
     """Return flagged layers in ascending order.
 
     Args:
-        flags: one for each data set and layer; of several the first counts.
+        flags: one for each data set and layer; if there are several, the first counts.
         num_layers: number of layers of the model.
         limit: number of layers to return: those that most data sets flag, then those of the highest mean propensity;
             None returns the layers that any data set flags.

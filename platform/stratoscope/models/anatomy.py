@@ -1,9 +1,9 @@
 """Where a model keeps its layers, and which modules of a layer are its parts, found by structure.
 
-Layers are the one list of modules in the network that is as long as the configuration says and whose members all hold
-a token mixer or a feed-forward part. A token mixer is what moves information between tokens: attention, a state space
-model, a convolution, linear attention, a recurrent block or a Fourier transform. A layer may have one of the two parts
-or both. What a part adds to the residual stream is measured on the model itself, by `stratoscope.activations`.
+The layers are the only list of modules whose length matches the configuration and whose members all hold a token mixer
+or a feed-forward part. A token mixer moves information between tokens: attention, a state space model, a convolution,
+linear attention, a recurrent block or a Fourier transform. A layer may have one of the two parts or both. What a part
+adds to the residual stream is measured on the model itself, by `stratoscope.activations`.
 """
 
 import math
@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from stratoscope.errors import InputError
 
 # Normalisations that stand between a sub-layer and the residual stream, by sub-layer. `post_attention_layernorm` alone
-# does not count: most models call the norm before their feed-forward part so.
+# does not count, because most models use this name for the norm before their feed-forward part.
 ATTENTION_EXIT_NORMS = ("post_self_attn_layernorm", "post_attention_layernorm")
 MLP_EXIT_NORMS = ("post_mlp_layernorm", "post_feedforward_layernorm")
 
@@ -33,7 +33,7 @@ MLP_NAMES = re.compile(
 )
 MLP_LABELS = re.compile(r"mlp|ffn|feed_forward")
 ADAPTER_NAMES = re.compile(r"adapter_modules")
-"""Modules that a layer adds to the stream behind both parts."""
+"""Modules whose output a layer adds to the stream after both parts."""
 NORM_NAMES = re.compile(r"norm", re.IGNORECASE)
 
 
@@ -49,7 +49,7 @@ class Block:
     mlp_output: nn.Module | None
     """Last projection of the feed-forward part; its input is the hidden activation after the non-linearity."""
     experts: nn.Module | None = None
-    """Module that holds all experts of a mixture, whose projections are in one; None elsewhere."""
+    """Module that holds the weights of all experts of a mixture in joint tensors; None if there is none."""
 
     @property
     def shows_experts(self) -> bool:
@@ -121,7 +121,7 @@ def _has_two_stacks(network: nn.Module) -> bool:
 
 
 def part_kind(layer: nn.Module, path: str) -> PartKind | None:
-    """Return whether a module inside a layer belongs to its token mixer or its feed-forward part, by their names.
+    """Return the part that a module inside a layer belongs to, judging by names; None if it belongs to neither.
 
     Args:
         layer: the layer.
@@ -150,7 +150,7 @@ def is_norm(module: nn.Module, layer: nn.Module) -> bool:
 
 
 def _own_name(module: nn.Module, layer: nn.Module) -> str:
-    """Return a module's class name without the prefix that it shares with its layer's, the name of the model."""
+    """Return a module's class name without the model's name, the prefix that it shares with the layer's class name."""
     own, other = type(module).__name__, type(layer).__name__
     common = next((i for i, (a, b) in enumerate(zip(own, other, strict=False)) if a != b), 0)
     return own[common:]
@@ -197,7 +197,7 @@ def _last_projection(layer: nn.Module, inside_mixer: set[nn.Module]) -> nn.Modul
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Return whether a module is a linear map, quantised or not: quantised classes share only the names of widths."""
+    """Return whether a module is a linear map; quantised classes are recognised only by the names of their widths."""
     return isinstance(module, nn.Linear | Conv1D) or (
         isinstance(getattr(module, "in_features", None), int) and isinstance(getattr(module, "out_features", None), int)
     )
@@ -210,7 +210,7 @@ def holds_experts(module: nn.Module) -> bool:
 
 
 def _before_the_norm(part: nn.Module) -> nn.Module:
-    """Return the last projection of a part that adds the residual and normalises by itself, or else the part."""
+    """Return the last projection of a part that itself adds the residual and normalises; otherwise the part."""
     for module in (part, *part.children()):
         last_projection = None
         for child in module.children():
@@ -226,7 +226,7 @@ def _linear(module: nn.Module) -> list[nn.Module]:
 
 
 def first_position(backbone: nn.Module) -> int:
-    """Return the position id of a prompt's first token: RoBERTa and its like count from behind the padding's."""
+    """Return the position id of a prompt's first token; models like RoBERTa count from the padding index plus one."""
     table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
     return 0 if padding is None else padding + 1
@@ -235,7 +235,7 @@ def first_position(backbone: nn.Module) -> int:
 def layer_parameters(anatomy: LayerLayout) -> Iterator[tuple[int, float]]:
     """Yield each layer's number of parameters and the Frobenius norm of them all, in order of layers.
 
-    The norm is NaN where weights are stored as integers, for only their quantiser knows what these stand for.
+    The norm is NaN if weights are stored as integers, because only their quantiser can decode them.
     """
     for block in anatomy.blocks:
         parameters = list(block.module.parameters())

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 MAX_PADDING = 0.1
-"""Largest share of padding in a batch on a CPU, where each position takes its time."""
+"""Largest share of padding in a batch on a CPU, where every padded position costs time."""
 MAX_PADDING_ON_GPU = 0.5
 """The same on a GPU, where a small batch takes as long as a larger one. Batches that are full hardly have any padding,
 since they hold sequences of similar length."""
@@ -17,11 +17,11 @@ CPU_TOKENS = 2048
 SMALL_MODEL = 3e9
 """Number of parameters up to which a batch on a GPU has `SMALL_MODEL_TOKENS`."""
 SMALL_MODEL_TOKENS, LARGE_MODEL_TOKENS = 16384, 8192
-"""Tokens of a batch on a GPU, before they are measured."""
+"""Tokens of a batch on a GPU until the best number is measured."""
 NEARLY_BEST = 0.97
 """Share of the best rate that a batch has to reach."""
 FLAT_AFTER = 2
-"""Doublings of a batch after which larger ones are not tried, if they were no faster."""
+"""Number of doublings without a faster rate after which no larger batch is tried."""
 STATISTICS_BYTES = 512e6
 """Memory of the host for the statistics of a batch."""
 
@@ -82,26 +82,27 @@ def pad(rows: Sequence[Sequence[int]], filler: int) -> tuple[torch.Tensor, torch
 
 
 def usual_tokens(num_parameters: int, *, on_gpu: bool) -> int:
-    """Return the tokens of a batch that are usual for a model of this size, from measurements on an H200."""
+    """Return the usual number of tokens in a batch for a model of this size, from measurements on an H200."""
     if not on_gpu:
         return CPU_TOKENS
     return SMALL_MODEL_TOKENS if num_parameters < SMALL_MODEL else LARGE_MODEL_TOKENS
 
 
 def prompts_in_memory(bytes_per_prompt: float) -> int:
-    """Return how many prompts a batch on a GPU may have, by the memory of their statistics.
+    """Return how many prompts a batch on a GPU may have, given the memory that their statistics need.
 
     Args:
-        bytes_per_prompt: statistics of a prompt on the host.
+        bytes_per_prompt: size of a prompt's statistics on the host.
     """
     return min(4 * MAX_PROMPTS, max(MAX_PROMPTS // 16, int(STATISTICS_BYTES / bytes_per_prompt)))
 
 
 def find_knee(rate: Callable[[int], float | None], start: int, most: int) -> int:
-    """Return the smallest batch that is nearly as fast as any, among powers of two.
+    """Return the smallest batch that is nearly as fast as the fastest, among doublings of `start`.
 
     Args:
-        rate: measures the tokens per second of a batch with so many tokens; None where it does not fit into memory.
+        rate: measures the tokens per second of a batch with a given number of tokens; None if it does not fit into
+            memory.
         start: number of tokens to start with.
         most: largest number of tokens to try.
     """
@@ -115,5 +116,5 @@ def find_knee(rate: Callable[[int], float | None], start: int, most: int) -> int
 
 
 def _is_flat(rates: Sequence[float]) -> bool:
-    """Return whether doubling a batch twice has hardly raised the rate: a large model's further passes take seconds."""
+    """Return whether two doublings have hardly raised the rate; further passes of a large model would take seconds."""
     return len(rates) > FLAT_AFTER and max(rates[:-FLAT_AFTER]) >= NEARLY_BEST * max(rates)

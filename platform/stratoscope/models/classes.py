@@ -39,7 +39,8 @@ def declared_class(config: Any) -> Any:
 def class_with_head(config: Any) -> Any:
     """Return the class that a causal language model is loaded with, or None if the configuration describes none.
 
-    The declared class comes first, for some configurations have a causal language model and an image-text one.
+    The declared class comes first, because some configurations have both a causal language model and an image-text
+    model.
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto import modeling_auto
@@ -83,7 +84,7 @@ def _mapped(mapping: Any, config: Any) -> tuple[Any, ...]:
 
 
 class _WithoutRandomValues(TorchFunctionMode):
-    """Draws no random values for tensors without values; the meta device takes most of a build's time for these."""
+    """Skips random initialisation of tensors on the meta device, which would take most of a build's time."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function of torch, unless it fills a tensor on the meta device with random values."""
@@ -102,9 +103,9 @@ def build_empty(model_class: Any, config: Any, *, trust_remote_code: bool = Fals
     except (MemoryError, RuntimeError) as error:
         if "allocate" not in str(error):
             raise
-        # A parameter of tens of gigabytes has no room even for the moment before it is moved.
+        # A parameter of tens of gigabytes does not fit into memory even for the moment before it is moved.
         network = _build_empty(model_class, config, trust_remote_code, include_buffers=True)
-    network.tie_weights()  # moving parameters to the meta device has separated those that are one
+    network.tie_weights()  # moving parameters to the meta device has untied shared ones
     return network
 
 
@@ -153,9 +154,9 @@ def empty_model(
 
 
 def check_runs_on_text(network: "PreTrainedModel", name: str) -> None:
-    """Check that a model without weights takes text alone, by a pass over two tokens on the meta device.
+    """Check that a model needs only text, by a pass over two tokens on the meta device without weights.
 
-    Errors that come from the meta device itself say nothing of the model and are ignored.
+    Errors of the meta device itself say nothing about the model and are ignored.
 
     Raises:
         InputError: the model needs other inputs.
@@ -180,7 +181,7 @@ def layers_field(config: Any) -> str:
     for decoder, encoder in DECODER_LAYERS.items():
         if hasattr(config, decoder) and hasattr(config, encoder):
             return decoder
-    # A layer with several token mixers counts as several hidden layers, and the number of lists of them is a field.
+    # A layer with several token mixers counts as several hidden layers; another field holds the number of such layers.
     is_derived = isinstance(getattr(type(config), "num_hidden_layers", None), property)
     return "num_layers" if is_derived and hasattr(config, "num_layers") else "num_hidden_layers"
 

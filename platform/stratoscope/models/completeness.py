@@ -23,7 +23,7 @@ WRAPPER_PREFIXES = {
 }
 """Prefixes that torch.compile, FSDP, DataParallel and peft put into the names of weights, with their patterns.
 
-The first two may be anywhere in a name, for these wrap single layers as well.
+The first two may be anywhere in a name, because they also wrap single layers.
 """
 ADAPTER_NAMES = (".lora_", ".base_layer.")
 """Parts of the names of weights with adapters that are not merged."""
@@ -37,8 +37,8 @@ def check_complete(
     """Compare the names and shapes of a checkpoint's weights with those of its model.
 
     The model is built on the meta device, so transformers applies its own renaming, conversion and tying of weights and
-    no weight is read. The classes are the one that the configuration declares, and the one that is loaded where it has
-    weights that the declared one lacks.
+    no weight is read. The weights are compared with the class that the configuration declares, and also with the loaded
+    class if that has weights that the declared class lacks.
 
     Args:
         folder: folder or hub name, as passed to `from_pretrained`.
@@ -90,7 +90,7 @@ def _classes_to_check(config: Any, model_class: Any, *, head: bool) -> Sequence[
 
     declared = declared_class(config)
     if declared is None:
-        # Code of the model's own decides; its base model would not have the vocabulary head.
+        # The model's own code decides; its base model would lack the vocabulary head.
         own_code = getattr(config, "auto_map", None) or {}
         return [model_class if head or "AutoModelForCausalLM" not in own_code else AutoModelForCausalLM]
     return [declared, model_class] if head and not _is_class_of(model_class, declared, config) else [declared]
@@ -107,7 +107,7 @@ def _is_class_of(model_class: Any, declared: Any, config: Any) -> bool:
 def _check_class(
     model_class: Any, folder: str, name: str, prefixes: tuple[str, ...], options: dict[str, Any]
 ) -> tuple[str, ...]:
-    """Check one class, and return the prefixes that its weights have besides the known ones."""
+    """Check one class, and return the known wrapper prefixes together with any others that its weights have."""
     while True:
         try:
             _, report = model_class.from_pretrained(
@@ -135,7 +135,7 @@ def _check_class(
 
 
 def _wrappers(unexpected: Iterable[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Return the prefixes, besides the known ones, that unexpected names of weights have."""
+    """Return the wrapper prefixes of unexpected names of weights, without those already known."""
     return tuple(
         prefix
         for prefix, pattern in WRAPPER_PREFIXES.items()

@@ -88,7 +88,7 @@ def consecutive_runs(layers: Sequence[int]) -> list[tuple[int, int]]:
 
 @contextmanager
 def _names_of_tied_weights(pruned: LoadedModel) -> Iterator[None]:
-    """Let a pruned network name the weights that layers share as its configuration will."""
+    """Make a pruned network name its shared weights as a network built from its configuration does."""
     network = pruned.network
     modules = {path: module for path, module in network.named_modules() if "_tied_weights_keys" in vars(module)}
     if not modules:

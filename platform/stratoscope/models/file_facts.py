@@ -1,7 +1,7 @@
 """Facts about the content of large files, cached until the file changes.
 
-A job that starts would otherwise read all weights of its model twice, for their digest and for values that are not
-finite, which takes longer than the start itself for a checkpoint of many gigabytes.
+Otherwise, each job would read all weights of its model twice when it starts: for their digest, and to find non-finite
+values. For a checkpoint of many gigabytes, this takes longer than the start itself.
 """
 
 import json
@@ -22,7 +22,7 @@ from stratoscope.digest import digest, file_digest
 SMALL = 2**20
 """Bytes below which a file is read again in each process."""
 SETTLED_S = 2.0
-"""Age of a file's last change below which nothing is written to the cache, since clocks of file systems are coarse."""
+"""Seconds since a file's last change below which nothing is cached, because file system clocks are coarse."""
 SHA256 = re.compile("[0-9a-f]{64}")
 
 Compute = Callable[[Path], str | None]
@@ -30,7 +30,7 @@ Compute = Callable[[Path], str | None]
 
 @dataclass(frozen=True)
 class _FileState:
-    """What changes whenever a file does."""
+    """Properties of a file, at least one of which changes whenever the file does."""
 
     path: str
     size: int
@@ -88,7 +88,7 @@ def _remembered(fact: str, state: _FileState, compute: Compute) -> str | None:
         value = json.loads(record.read_text(encoding="utf-8"))["value"]
         if value is None or isinstance(value, str):
             return value
-    # Taken before the file is read: a change in the same tick of the clock would leave the state as it is.
+    # Computed before the file is read: a later change within the same clock tick would not change the state.
     settled = time.time() - state.changed_ns / 1e9 > SETTLED_S
     value = compute(file)
     if settled:
@@ -98,7 +98,7 @@ def _remembered(fact: str, state: _FileState, compute: Compute) -> str | None:
 
 
 def _write(record: Path, text: str) -> None:
-    """Write a record as a whole, since another process may read it meanwhile."""
+    """Write a record atomically, because another process may read it at the same time."""
     record.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=record.parent, delete=False, encoding="utf-8") as temporary:
         partial = Path(temporary.name)

@@ -1,8 +1,8 @@
 """Conversion of GGUF files to checkpoints of transformers.
 
-transformers reads such a file three times, each time one small array for each string of the vocabulary, and builds the
-table of tensor names once for each module of the network. Here the file is read once, strings are cut from one buffer,
-and the table is built once. All values are those of transformers and gguf.
+transformers reads such a file three times, each time with one small array per string of the vocabulary, and builds the
+table of tensor names once per module of the network. Here the file is read once, strings are cut from one buffer, and
+the table is built once. All values equal those of transformers and gguf.
 """
 
 import struct

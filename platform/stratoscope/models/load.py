@@ -172,7 +172,7 @@ def load_network(model_class: Any, folder: str, prefixes: tuple[str, ...], **opt
 
 
 def _check_values(network: "PreTrainedModel", name: str) -> None:
-    """Check the weights of a model; of files on this machine, `describe_model` does so before they are loaded."""
+    """Check the weights of a model; for files on this machine, `describe_model` does so before loading."""
     for key, weight in network.named_parameters():
         checked = weight.is_floating_point() and weight.itemsize > 1 and not weight.is_meta and weight.numel() > 0
         if checked and not all(map(torch.isfinite, weight.detach().aminmax())):
@@ -180,7 +180,7 @@ def _check_values(network: "PreTrainedModel", name: str) -> None:
 
 
 def _keep_logits(network: "PreTrainedModel") -> None:
-    """Give a network whose head does not take a mask as `logits_to_keep` one that does."""
+    """Make the head of a network accept a mask as `logits_to_keep` if it does not."""
     from transformers.modeling_utils import slice_logits_to_keep
 
     ids, mask = torch.tensor([[1, 2, 3]]).to(network.device), torch.tensor([[True, False, True]]).to(network.device)
@@ -190,7 +190,7 @@ def _keep_logits(network: "PreTrainedModel") -> None:
         if logits.numel() == mask.sum() * logits.shape[-1]:
             return
     except (TypeError, ValueError, IndexError, RuntimeError):
-        pass  # the head computes all logits, of which the hooks below keep some
+        pass  # the head computes all logits; the hooks below keep some of them
     kept: list[Any] = []
 
     def take(_module: Any, args: Any, options: dict[str, Any]) -> Any:

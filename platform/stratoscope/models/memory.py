@@ -16,5 +16,5 @@ def peak_gpu_memory_bytes() -> int:
 
 
 def limit_gpu_memory(share: float) -> None:
-    """Limit this process to a share of its GPU's memory: a batch that is too large then fails here, and no other."""
+    """Limit this process to a share of its GPU's memory, so that too large a batch fails only in this process."""
     torch.cuda.set_per_process_memory_fraction(share)

@@ -1,8 +1,8 @@
 """Layers that a model cannot do without, found by trying to describe the model without them.
 
-A layer is protected where the others depend on it: the only one with a norm for the embeddings, the last layer of a
-type, the last one if its position makes it special. The trials need no weights: the names and shapes of weights and the
-constants of a pruned model are compared with those of a model built from the pruned configuration
+A layer is protected if the others depend on it: the only layer with a norm for the embeddings, the last layer of a
+type, or the last layer of the model if its position makes it special. The trials need no weights: the names and shapes
+of weights and the constants of a pruned model are compared with those of a model built from the pruned configuration
 (`stratoscope.models.structure`), and a small random copy runs without the layers (`stratoscope.models.rehearsal`).
 """
 
@@ -58,7 +58,7 @@ def find_protected_layers(source: ModelSource, *, trust_remote_code: bool = Fals
 def protect(
     sets: Sequence[Sequence[int]], num_layers: int, problem: Problem, label: str, protected: Sequence[int] = ()
 ) -> tuple[int, ...]:
-    """Return the layers without which no set has a problem.
+    """Return the layers to protect so that no set, without them, causes a problem.
 
     Args:
         sets: sets of layers to drop.
@@ -92,7 +92,7 @@ class _Search:
     _known: dict[tuple[int, ...], str] = field(default_factory=dict)
 
     def problem(self, layers: Sequence[int]) -> str:
-        """Return the problem without a set of layers, of which protected ones are kept."""
+        """Return the problem caused by dropping a set of layers, except the protected ones; empty if there is none."""
         dropped = tuple(layer for layer in layers if layer not in self.protected)
         if dropped and dropped not in self._known:
             self.trials += 1
@@ -100,7 +100,7 @@ class _Search:
         return self._known.get(dropped, "")
 
     def culprit(self, layers: Sequence[int]) -> int:
-        """Return a layer to keep: one that is a problem alone, or else the first of several that are together."""
+        """Return a layer to keep: one that causes the problem alone, or the first of several that cause it together."""
         if len(layers) == 1:
             return layers[0]
         middle = len(layers) // 2
@@ -111,14 +111,14 @@ class _Search:
 
 
 def _typical_layers(anatomy: LayerLayout, text: Any, protected: Sequence[int]) -> list[int]:
-    """Return few layers that stand for all: those at the ends, two of each kind, and the protected ones."""
+    """Return a few representative layers: those at the ends, two of each kind, and the protected ones."""
     last = len(anatomy) - 1
     examples = {layer for kind in _kinds(anatomy, text) for layer in kind[:2]}
     return sorted({0, min(1, last), max(last - 1, 0), last, *protected} | examples)
 
 
 def _sets_to_try(anatomy: LayerLayout, text: Any) -> Iterator[Sequence[int]]:
-    """Yield sets of layers: every other one, single ones and pairs at an end, and all of each kind."""
+    """Yield sets of layers: single layers and a pair near the ends, every other layer, and all layers of each kind."""
     num_layers = len(anatomy)
     ends = ([0], [1], [num_layers - 1], [1, 2], range(0, num_layers - 1, 2), range(1, num_layers, 2))
     yield from (layers for layers in ends if len(layers) < num_layers and max(layers, default=0) < num_layers)

@@ -1,9 +1,9 @@
 """Dropping layers of a model in place: no weight is copied, and the model is restored afterwards.
 
 A transformer refers to its layers in three places: the list that holds them, the number of each layer, by which
-attention finds its part of the KV cache, and the configuration, which states their number and, in lists with one entry
-per layer, their kinds. All three change together, with the copies of such fields that modules hold, so that the pruned
-network equals the one that its exported checkpoint loads to.
+attention finds its part of the KV cache, and the configuration, which holds the number of layers and, in lists with one
+entry per layer, their kinds. All three change together, as do copies of these fields in modules, so that the pruned
+network equals the one that `from_pretrained` loads from its exported checkpoint.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -140,7 +140,7 @@ def set_layers(model: LoadedModel, layers: nn.Module) -> None:
 
 
 def check_causal(config: Any, name: str) -> None:
-    """Check that a model is a causal language model, which may have towers for images or sound besides.
+    """Check that a model is a causal language model, possibly with additional towers for images or sound.
 
     Raises:
         InputError: it is not.
@@ -231,18 +231,18 @@ def _changed_fields(config: Any, kept: Sequence[int], num_layers: int) -> dict[s
 
 
 def _current_fields(config: Any, names: Iterable[str]) -> dict[str, Any]:
-    """Return the values of fields, those by layer as a dictionary that can be assigned again."""
+    """Return the values of fields; settings by layer are returned as a dictionary that can be assigned again."""
     return {name: config.to_dict().get(name) if name == PER_LAYER else getattr(config, name) for name in names}
 
 
 def _renumbered_span(name: str, first: int, last: int, kept: Sequence[int]) -> dict[str, int]:
-    """Return the new fields of a span of layers, which is behind all layers where none of its layers is left."""
+    """Return the new fields of a span of layers; a span without kept layers is placed after the last layer."""
     inside = [new for new, old in enumerate(kept) if first <= old <= last]
     return {name: inside[0] if inside else len(kept), SPANS[name]: inside[-1] if inside else len(kept)}
 
 
 def _renumbered_sources(sources: Sequence[int], renumber: Mapping[int, int], model_type: str) -> list[int]:
-    """Return the layers whose keys and values the kept layers use, which have to be their own."""
+    """Return the layer whose keys and values each kept layer uses, which must be the layer itself."""
     if any(sources[layer] != layer for layer in renumber):
         raise InputError(
             f"model type {model_type} cannot be pruned: its layers use keys and values of others ({KV_SOURCES}); "
@@ -268,9 +268,9 @@ def _copied_fields(
 def _derived_fields(
     module: nn.Module, layers: Sequence[int], kept: Sequence[int]
 ) -> Iterator[tuple[nn.Module, str, Any, Any]]:
-    """Yield (module, name, old value, new value) of attributes made of a list of layers: a copy, or their positions.
+    """Yield (module, name, old value, new value) of attributes derived from a list of layers: a copy, or positions.
 
-    The kept layers have the positions that they had, by which they find what is theirs in the weights.
+    Kept layers keep their positions, which are their indices into shared weights.
     """
     renumber = {old: new for new, old in enumerate(kept)}
     positions = {layer: place for place, layer in enumerate(layers)}

@@ -1,8 +1,8 @@
-"""A small random copy of a model, on which dropping layers is tried before a weight is read.
+"""A small random copy of a model, on which dropping layers is tried before any weights are read.
 
 The copy has the configuration of the model with all widths divided by one number, so that it runs in a fraction of a
-second. It shows what no comparison of names and shapes does: code that fails without layers of some kind, or that
-treats a layer by its position.
+second. It reveals problems that a comparison of names and shapes misses: code that fails without layers of some kind,
+or that depends on the position of a layer.
 """
 
 import copy
@@ -32,7 +32,7 @@ LARGEST = 400_000_000
 """Largest number of parameters of a copy."""
 NUM_TOKENS = 9
 SAME, OTHER = 1e-3, 1e-2
-"""Relative differences of logits that rounding may cause, and that it does not cause."""
+"""Relative differences of logits: up to the first, rounding may be the cause; beyond the second, it is not."""
 CACHES = ("past_key_values", "cache_params", "state")
 """Names under which models return and take what they have cached."""
 
@@ -48,7 +48,7 @@ class Rehearsal:
 
     @torch.no_grad()
     def passes_on_hidden_states_alone(self) -> bool:
-        """Return whether a layer needs nothing of the layer before it but its hidden states."""
+        """Return whether a layer needs only the hidden states of the layer before it."""
 
         def hide(_module: nn.Module, _args: Any, output: Any) -> Any:
             return (output[0], *(None for _ in output[1:])) if type(output) is tuple else output
@@ -56,7 +56,7 @@ class Rehearsal:
         histories: set[tuple[int, ...]] = set()
 
         def note(_module: nn.Module, args: Any) -> None:
-            # What models collect of earlier layers grows from layer to layer.
+            # Values that models collect from earlier layers grow from layer to layer.
             histories.update(tuple(x.shape) for x in args[1:2] if isinstance(x, Tensor) and x.is_floating_point())
 
         expected = _logits(self.model.network, self.ids)
@@ -76,7 +76,7 @@ class Rehearsal:
                 handle.remove()
 
     def problem(self, dropped: Sequence[int]) -> str:
-        """Return why a model does not run, or computes something else, without some layers; empty if it does not."""
+        """Return why a model fails or computes a wrong result without some layers; empty if there is no problem."""
         try:
             with torch.no_grad():
                 return self._problem(dropped)
@@ -156,7 +156,7 @@ def _divided(name: str, value: Any, factor: int) -> Any:
 
 
 def _fill(network: nn.Module) -> None:
-    """Give all parameters of a network random values of the size that keeps activations at theirs."""
+    """Give all parameters random values, scaled so that activations keep their size."""
     generator = torch.Generator().manual_seed(0)
     known: dict[int, nn.Parameter] = {}
     for module in network.modules():
@@ -174,7 +174,7 @@ def _logits(network: Any, ids: Tensor) -> Tensor:
 
 
 def _cached_logits(network: Any, ids: Tensor) -> Tensor:
-    """Return the logits of the last token, which runs on what was cached of those before it."""
+    """Return the logits of the last token, computed with the cache of the tokens before it."""
     before = network(input_ids=ids[:, :-1], use_cache=True)
     caches = {name: before[name] for name in CACHES if before.get(name) is not None}
     if not caches:
@@ -191,7 +191,7 @@ def _alike(logits: Tensor, expected: Tensor, tolerance: float) -> bool:
 
 @contextmanager
 def _skipped(model: LoadedModel, dropped: Sequence[int]) -> Iterator[None]:
-    """Let layers of a whole model pass on what they are given."""
+    """Make some layers of a complete model return their input unchanged."""
 
     def skip(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]

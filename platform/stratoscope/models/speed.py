@@ -37,7 +37,7 @@ class SpeedComparison:
 def compare_runs(
     what: str, unit: str, runs: tuple[TimedRun, TimedRun], measure: Callable[[float], float]
 ) -> SpeedComparison:
-    """Run two models in pairs, after a run of each that does not count; they take turns in running first.
+    """Run two models in pairs, after one warm-up run of each; the models take turns in running first.
 
     Args:
         what: name of the measurement.
@@ -67,7 +67,7 @@ def compare_runs(
 
 
 def timed(run: Callable[[], Any], device: torch.device) -> float:
-    """Return the seconds of a run, which ends when the device has finished."""
+    """Return the seconds of a run, including the time until the device has finished."""
     start = time.perf_counter()
     run()
     if device.type == "cuda":

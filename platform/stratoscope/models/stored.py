@@ -15,16 +15,16 @@ from stratoscope.models.completeness import WRAPPER_PREFIXES
 
 
 def restore_formats(folder: Path, original: Path, kept: Sequence[int], prefixes: Sequence[str]) -> str | None:
-    """Replace the tensors of a saved checkpoint by those of the original, where the two are equal but for the format.
+    """Replace the tensors of a saved checkpoint by those of the original that are equal except for the number format.
 
-    A model may compute in another number format than its checkpoint has. Of a tensor that the original holds under no
-    such name, because transformers has fused or split it, the format is that of most of the original, if no bit is
-    lost.
+    A model may compute in another number format than that of its checkpoint. A tensor without an equal counterpart in
+    the original, such as one that transformers has fused or split, gets the format of most of the original's weights,
+    if no bit is lost.
 
     Args:
         folder: the saved checkpoint, changed in place.
         original: folder of the checkpoint that the model was read from.
-        kept: numbers that the saved layers have in the original.
+        kept: numbers of the saved layers in the original.
         prefixes: prefixes in the names of the original's weights, which the saved names lack.
 
     Returns:
@@ -54,7 +54,7 @@ def restore_formats(folder: Path, original: Path, kept: Sequence[int], prefixes:
 
 
 class _Original:
-    """The tensors of a checkpoint by the names that a network has for them."""
+    """The tensors of a checkpoint, by their names in the network."""
 
     def __init__(self, folder: Path, prefixes: Sequence[str]) -> None:
         from safetensors import safe_open
@@ -79,7 +79,7 @@ class _Original:
         self._places.clear()
 
     def like(self, saved: Tensor, names: Iterator[str]) -> Tensor:
-        """Return the stored tensor that a saved one comes from, or the saved one in the usual format."""
+        """Return the equal tensor of the original; else the saved one, in the usual format if no bit is lost."""
         if not saved.is_floating_point() or self.dtype is None:
             return saved
         for name in names:
@@ -102,9 +102,9 @@ def _stripped(name: str, prefixes: Sequence[str]) -> str:
 
 
 def _names(name: str, kept: Sequence[int]) -> Iterator[str]:
-    """Yield the names that a saved tensor may have in the original: each number as that of a layer, then unchanged.
+    """Yield a tensor's possible names in the original: each number as a layer number, then the unchanged name.
 
-    Checkpoints may name the list of layers otherwise than the network does.
+    The checkpoint and the network may use different names for the list of layers.
     """
     for match in re.finditer(r"(?<=\.)\d+(?=\.)", name):
         if int(match[0]) < len(kept):

@@ -1,4 +1,4 @@
-"""Comparison of a pruned network with one that is built from its configuration, without reading a weight."""
+"""Comparison of a pruned network with one that is built from its configuration, without reading any weights."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -21,14 +21,14 @@ NAMED = 3
 def differences(pruned: LoadedModel, config: Any = None, *, constants: bool = True) -> str:
     """Return how a pruned network differs from the one that its configuration describes; empty if it does not.
 
-    The names and shapes of weights are compared, and then what the modules of the layers hold besides weights: numbers,
-    texts and buffers that are not saved. A constant that depends on the position of a layer, or on the number of
+    First, the names and shapes of weights are compared; then the other constants of the layers' modules: numbers,
+    strings and buffers that are not saved. A constant that depends on the position of a layer, or on the number of
     layers, differs there although the weights fit.
 
     Args:
         pruned: the pruned model, whose weights may be on any device.
         config: configuration to compare with; None compares with a copy of the network's own.
-        constants: whether to compare what is no weight.
+        constants: whether to compare the constants that are not weights.
     """
     network = pruned.network
     if config is None:
@@ -46,7 +46,7 @@ def differences(pruned: LoadedModel, config: Any = None, *, constants: bool = Tr
 
 
 def _constants(layers: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield name and value of all that modules hold and no checkpoint does, except the numbers of layers."""
+    """Yield name and value of all constants that no checkpoint holds, except layer numbers and training attributes."""
     for path, module in layers.named_modules():
         values: Mapping[str, Any] = vars(module) | {
             name: module._buffers.get(name) for name in module._non_persistent_buffers_set
@@ -68,7 +68,7 @@ def _equal(ours: Any, theirs: Any) -> bool:
     if isinstance(ours, torch.Tensor):
         return isinstance(theirs, torch.Tensor) and _equal_tensors(ours, theirs)
     if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
-        # A copy of a list with an entry per layer has another length in a model with fewer layers.
+        # A list with one entry per layer has another length in a model with fewer layers.
         return len(ours) != len(theirs) or all(map(_equal, ours, theirs))
     if isinstance(ours, dict) and isinstance(theirs, dict):
         return ours.keys() == theirs.keys() and all(_equal(ours[key], theirs[key]) for key in ours)

@@ -20,7 +20,7 @@ class Encoding:
     bos: Literal["auto", "always", "never"]
     """Begin-of-sequence token: the default of the tokenizer, always one, or no special tokens at all."""
     max_tokens: int
-    """Largest number of tokens of a prompt."""
+    """Maximum number of tokens of a prompt."""
     too_long: Literal["truncate", "refuse"]
     """Treatment of longer prompts."""
 

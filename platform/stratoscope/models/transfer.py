@@ -16,10 +16,10 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def to_host(*values: Tensor) -> Callable[[], tuple[NDArray[Any], ...]]:
-    """Start to copy tensors of one device to the host; what is returned waits for the copies.
+    """Start copying tensors of one device to the host; the returned function waits for the copies.
 
-    A tensor on the meta device has no values and becomes zeros. A pass on that device therefore checks, on a machine
-    without a GPU, that no step joins tensors of two devices.
+    A tensor on the meta device has no values and becomes zeros. A pass on the meta device therefore checks, on a
+    machine without a GPU, that no step combines tensors of two devices.
     """
     if values[0].is_cuda:
         # Pinned memory, which PyTorch keeps for the next batch, is written by the device itself.
@@ -40,9 +40,9 @@ def to_host(*values: Tensor) -> Callable[[], tuple[NDArray[Any], ...]]:
 def logits_at(network: nn.Module, keep: Tensor, device: torch.device, **inputs: Any) -> Tensor:
     """Run a network, with its vocabulary head at chosen positions alone.
 
-    A mask on a device has an unknown number of positions, and a GPU that selects by one makes the host wait. Off the
-    CPU the positions are therefore counted on the host: each row keeps as many as the row that keeps most, and those
-    that nobody asked for are left out at the end.
+    The number of positions in a mask on a GPU is unknown to the host, so selecting by such a mask makes the host wait.
+    On devices other than the CPU, the positions are therefore counted on the host: every row computes as many positions
+    as the row with the most, and unwanted ones are removed at the end.
 
     Args:
         network: a model with a vocabulary head.

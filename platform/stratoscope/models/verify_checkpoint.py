@@ -1,4 +1,4 @@
-"""Verification of an exported checkpoint in a fresh process: it is the expected model, and how fast it generates."""
+"""Verification of an exported checkpoint in a fresh process: its output is compared, and its speed is measured."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ class ProbeOutput:
 
 @dataclass(frozen=True)
 class ReferenceSpec:
-    """How the checkpoint and the original are loaded: as the original was for the run."""
+    """Options for loading the checkpoint and the original, the same as those of the run."""
 
     original: str | None
     """Model that the checkpoint's speed is compared with; None measures no speed."""
@@ -75,8 +75,8 @@ class ReferenceSpec:
 def answer(network: Any) -> ProbeOutput:
     """Return the output of a causal model for seeded random tokens, with a greedy continuation of them.
 
-    Its weights move to memory of their own, because the last bit of a product may depend on where in a file they were
-    mapped from.
+    The weights are first copied out of the memory-mapped file, because the last bit of a product may depend on their
+    position in the file.
     """
     for parameter in network.parameters():
         if parameter.device.type == "cpu":
@@ -145,7 +145,7 @@ def _load(name: str, terms: ReferenceSpec, *, revision: str | None) -> Any:
     config = AutoConfig.from_pretrained(name, **common)
     model_class = class_with_head(config)
     prefixes: tuple[str, ...] = ()
-    if name == terms.original:  # the exported checkpoint is loaded as anybody would
+    if name == terms.original:  # the exported checkpoint is loaded as users would load it
         prefixes = check_complete(name, config, name, model_class, head=True, **common)
     if terms.attention:
         common["attn_implementation"] = terms.attention

@@ -1,1 +1,1 @@
-"""Pipelines: one folder a job, each the flow from its configuration to its tables and report."""
+"""Pipelines: one folder per job, with its flow from the configuration to the tables and the report."""

@@ -1,6 +1,6 @@
-"""The list of jobs: the commands, the Python functions, the scripts in jobs/ and the reference pages follow from it.
+"""The list of jobs, which defines the commands, Python functions, scripts in jobs/ and reference pages.
 
-Nothing here imports a job before it is used, so that the command line answers at once.
+No job is imported here before it is used, so that the command line responds at once.
 """
 
 import importlib
@@ -29,17 +29,17 @@ class RegisteredJob:
 
     name: str
     summary: str
-    """The job in one line, for the usage of the command line."""
+    """Description of the job in one line, for the command-line help."""
     source: str
-    """Place of the job class, or of what makes the job, as `module:name`."""
+    """Location of the job class or job factory, as `module:name`."""
     config_source: str = ""
-    """Place of the class of its configuration, which is imported without the job."""
+    """Location of its configuration class, which is imported without the job."""
     table_modules: tuple[str, ...] = ()
-    """Modules that define the row types of its tables in a mapping `TABLES`."""
+    """Modules that define the row types of its tables, each in a mapping `TABLES`."""
 
     @property
     def maker(self) -> "JobMaker[Any]":
-        """The job class, or what makes the job from its configuration."""
+        """The job class, or a factory that creates the job from its configuration."""
         maker: JobMaker[Any] = pkgutil.resolve_name(self.source)
         return maker
 
@@ -84,14 +84,14 @@ class RegisteredJob:
 
 @dataclass(frozen=True)
 class PluginJob(RegisteredJob):
-    """A job that another package brings as a stage of audits."""
+    """A job that another package provides as a stage of audits."""
 
     @property
     def maker(self) -> "JobMaker[Any]":
         """The stage's job.
 
         Raises:
-            InputError: the entry point gives no stage, or the stage runs one of the jobs above with other settings.
+            InputError: the entry point provides no stage, or the stage runs one of the jobs above with other settings.
         """
         from stratoscope.pipelines.audit.stages import STAGES
 
@@ -168,7 +168,7 @@ def plugin_jobs() -> dict[str, PluginJob]:
 
 
 def job_maker(name: str) -> "JobMaker[Any]":
-    """Return the job class of a name, or what makes the job; jobs of other packages included.
+    """Return the job class or job factory with a given name, including jobs of other packages.
 
     Raises:
         InputError: no installed package has that job.

@@ -25,7 +25,7 @@ class Evaluation:
     above_chance: Estimate
     """Retention above chance, averaged over tasks."""
     bits_per_byte: float
-    """Mean over tasks of language-model text; NaN where there are none."""
+    """Bits per byte, averaged over tasks of language-model text; NaN where there are none."""
     seconds: float
     """Time of the evaluation; close to 0 where its item scores were stored."""
     likelihood: float = math.nan
@@ -97,7 +97,7 @@ class ObjectiveFunction:
 
     objective: Objective
     min_retention: float | None = None
-    """Objective value from which on size counts instead, so that one number covers both; None where size is equal."""
+    """Objective value from which size counts instead, so that one number covers both; None if all sizes are equal."""
 
     def __call__(self, evaluation: Evaluation, share_dropped: float) -> float:
         """Return the objective or, for sets that reach `min_retention`, the share of layers that they drop."""

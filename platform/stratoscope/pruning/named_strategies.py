@@ -21,7 +21,7 @@ STRATEGY_NAMES: tuple[StrategyName, ...] = get_args(StrategyName)
 FROM_SCORES: tuple[StrategyName, ...] = ("surrogate", "swap", "double_swap", "greedy_from_scores")
 """Strategies that start from the sets of scores."""
 RANDOM_SHARE = 4
-"""The surrogate spends one evaluation of so many on random exchanges, before its first fit."""
+"""The surrogate spends one in this many evaluations on random exchanges before its first fit."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class StrategySettings:
     size: int
     """Number of layers to drop."""
     budget: int
-    """Most evaluations."""
+    """Largest number of evaluations."""
     seed: int
     starts: Callable[[int], Sequence[LayerSet]]
     """Returns the sets of a size that a search starts from, at least one."""
@@ -45,8 +45,8 @@ class StrategySettings:
 def make_strategy(name: StrategyName, settings: StrategySettings) -> Strategy:
     """Return a strategy by its name.
 
-    Greedy search starts at the smallest size from which it reaches the wanted one, and a beam has as many branches as
-    fit, within the budget.
+    Greedy search starts at the smallest size from which it reaches the wanted size within the budget. A beam has as
+    many branches as fit into the budget.
     """
     layers, size, seed, starts = settings.layers, settings.size, settings.seed, settings.starts
     if name == "random":

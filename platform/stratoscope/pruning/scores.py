@@ -64,7 +64,7 @@ def span_lengths(space: PruningSpace, num_layers: int) -> list[int]:
 
 
 def perplexity_ratios(whole_bits: float, bits: Sequence[float]) -> LayerScores:
-    """Return how many times the perplexity per byte is that of the whole model when each layer alone is dropped.
+    """Return, for each layer, the perplexity per byte without that layer divided by that of the whole model.
 
     Args:
         whole_bits: bits per byte of the whole model.

@@ -19,11 +19,11 @@ IDLE_ROUNDS = 200
 
 @dataclass(frozen=True)
 class Proposal:
-    """Sets that a strategy asks the values of."""
+    """Sets whose values a strategy asks for."""
 
     sets: tuple[LayerSet, ...]
     origin: LayerSet = ()
-    """A set that they share layers with, whose hidden states may be kept for them."""
+    """A set that shares layers with them, and whose hidden states may be kept for them."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ def run_strategy(
 ) -> list[EvaluatedSet]:
     """Run a strategy until it ends or its budget is spent, and return the evaluated sets in order.
 
-    A set that a strategy proposes again costs nothing. The last proposal is cut to what is left of the budget.
+    A set that a strategy proposes again costs nothing. The last proposal is cut to the remaining budget.
 
     Args:
         strategy: proposes the sets.
         evaluate: returns the values of several sets, given a set whose hidden states may be kept for them.
-        budget: most sets to evaluate.
+        budget: largest number of sets to evaluate.
         num_layers: number of layers of the whole model.
         on_progress: called with the number of evaluated sets after each proposal.
     """
@@ -78,9 +78,9 @@ def run_strategy(
 
 
 def saved_layers(origin: LayerSet, sets: Iterable[LayerSet], num_layers: int) -> int:
-    """Return how many layers need not be computed if the hidden states of a set are kept, minus the cost of these.
+    """Return how many layer computations are saved if the hidden states of a set are kept, minus those that it costs.
 
-    A set starts behind the layers that it shares with a kept one. The states of the whole model are always kept.
+    A set starts after the layers that it shares with a kept one. The states of the whole model are always kept.
 
     Args:
         origin: the set whose states would be kept.
@@ -124,7 +124,7 @@ def growth_start(num_layers: int, size: int, budget: int) -> int:
 
 
 def beam_branches(num_layers: int, size: int, budget: int, width: int) -> int:
-    """Return the most extensions of each set, at least 1, with which a beam search stays within a budget."""
+    """Return the largest number of extensions of each set, at least 1, for which a beam search fits a budget."""
     return max(1, (budget - num_layers) // (width * max(1, size - 1)))
 
 
@@ -194,8 +194,8 @@ def beam_strategy(
     """Grow several sets at once, by the layers whose last known cost is lowest.
 
     First each layer is dropped alone. Then each of the best sets is extended by the layers that cost least when they
-    were last added to any set; what this costs now replaces the older cost, as in lazy greedy search. The best of all
-    extensions, and of sets given at that size, are the next beam. The extensions of a set share its hidden states.
+    were last added to any set. The new cost replaces the older one, as in lazy greedy search. The next beam consists of
+    the best of all extensions and of the given sets of that size. The extensions of a set share its hidden states.
 
     Args:
         layers: layers that may be dropped.

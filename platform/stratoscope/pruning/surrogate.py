@@ -58,9 +58,9 @@ def surrogate_strategy(
 def upper_bounds(
     known: dict[LayerSet, float], candidates: Sequence[LayerSet], layers: Sequence[int]
 ) -> NDArray[np.float64]:
-    """Predict how good sets are from the values of others: the mean plus a standard deviation of a Bayesian ridge.
+    """Predict how good sets are from the values of others: mean plus standard deviation of a Bayesian ridge regression.
 
-    Values count by their rank, as normal scores: the worst sets are far below all others, and would decide the fit.
+    Values are replaced by the normal scores of their ranks, since the worst sets would otherwise dominate the fit.
 
     Args:
         known: values of evaluated sets.

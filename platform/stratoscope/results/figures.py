@@ -15,10 +15,11 @@ INK = "#1d2733"
 PAPER = "#ffffff"
 """Colour of the page behind a figure; dark on a dark page."""
 MUTED = "#b8c4cf"
-"""Colour of what is within noise, or only connects points."""
+"""Colour of results within noise, and of lines that only connect points."""
 _CORNER = {"xref": "container", "yref": "container", "x": 0, "y": 0}
 _AXIS = {"ticks": "", "title": {"standoff": 15, "font": {"size": 13}}, "automargin": True, "zerolinewidth": 2}
-# Those of plotly hold the defaults of all kinds of plots: 7 kB in each figure, and most of the time to style one.
+# Plotly's own templates hold the defaults of all kinds of plots. They take 7 kB in each figure and most of its styling
+# time.
 _TEMPLATE = {
     "layout": {
         "autotypenumbers": "strict",
@@ -45,7 +46,7 @@ def style(
 ) -> None:
     """Apply the shared style to a figure, in place.
 
-    The legend stands below the plot; the page adds its height, which depends on the width of the screen.
+    The legend is below the plot; the page adds its height, which depends on the width of the screen.
 
     Args:
         figure: the figure to style.
@@ -95,7 +96,7 @@ def integer_step(span: float, most: int = 10) -> int:
 
     Args:
         span: difference of the greatest and the least number.
-        most: number of ticks that are not too many.
+        most: largest number of steps that the range may have.
     """
     step, factors = 1, cycle((2, 2.5, 2))
     while span / step > most:

@@ -129,7 +129,7 @@ TERMS = (
 
 @dataclass(frozen=True)
 class TextPart:
-    """A part of a text: a term as the text words it, or what stands between terms."""
+    """A part of a text: a term as the text words it, or the text between terms."""
 
     text: str
     term: GlossaryTerm | None = None

@@ -135,7 +135,7 @@ class Lease:
         path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            # Not every shared file system has locks; there, `SETTLE_S` decides alone.
+            # Some shared file systems have no locks; only `SETTLE_S` protects the run there.
             with suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

@@ -13,7 +13,7 @@ from stratoscope.errors import DamagedFileError
 from stratoscope.results.storage import Storage
 
 ROW_GROUP_SIZE = 20_000
-"""Rows of a row group: the most that a reader of a large table holds at a time."""
+"""Smallest number of rows of a row group, except the last; a reader of a large table holds one row group at a time."""
 
 
 def to_parquet(table: pa.Table) -> bytes:
@@ -85,7 +85,7 @@ def damaged_table(storage: Storage) -> str | None:
 def table_writer(storage: Storage, name: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
     """Yield a function that appends to the table `name`.parquet, which is written atomically once the block succeeds.
 
-    A row group consists of whole parts, and has at least `ROW_GROUP_SIZE` rows.
+    A row group consists of whole parts and has at least `ROW_GROUP_SIZE` rows, except for the last one.
     """
     with storage.atomic_file(f"{name}.parquet") as path, _writer(path, schema) as writer:
         buffered: list[pa.Table] = []

@@ -1,4 +1,4 @@
-"""A run as it stands in its folder, finished or not."""
+"""A run as stored in its folder, finished or not."""
 
 from dataclasses import dataclass
 from html import escape
@@ -14,7 +14,7 @@ from stratoscope.results.storage import Storage
 REPORT = "report.html"
 TABLE_SUFFIX = ".parquet"
 ROWS_SHOWN = 20
-"""Most rows of the main table in a notebook."""
+"""Largest number of rows of the main table that a notebook shows."""
 
 
 @dataclass(frozen=True)

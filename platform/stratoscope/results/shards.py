@@ -16,7 +16,7 @@ from stratoscope.results.storage import Storage
 
 FOLDER = "shards"
 DIGESTS = "digests"
-"""Key of a marker under which it has the digest of each file of the shard."""
+"""Key under which a marker stores the digest of each file of the shard."""
 AGAIN = "the rest of the run stands"
 
 
@@ -46,7 +46,7 @@ class StoreOffer:
 class ShardStore:
     """The shards of a run in its folder. A shard is done once its completion marker exists, which is written last.
 
-    The marker has the digest of each file, so that a shard with a damaged file is computed again.
+    The marker holds the digest of each file, so that a shard with a damaged file is computed again.
     """
 
     def __init__(self, run: Storage) -> None:

@@ -92,7 +92,7 @@ class Storage:
 
         Raises:
             FileNotFoundError: the file does not exist.
-            DamagedFileError: it is no JSON.
+            DamagedFileError: the file is not JSON.
         """
         try:
             return json.loads(self.read(name))

@@ -16,7 +16,7 @@ ReadPart = Literal["answer", "last", "question"]
 Part = Literal["answer", "last", "change"]
 """Part that is contrasted: an answer, its last token, or an answer relative to its question."""
 MIN_VARIANCE = 1e-30
-"""Lower bound of the variance, which replaces the 0 of a tap that is silent for an answer."""
+"""Lower bound of the variance, which replaces 0, the variance of a tap with only zeros for an answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ class AnswerSet:
 
 @dataclass(frozen=True)
 class AnswerView:
-    """What stands for an answer at a layer: a part of it, a kind of variance and a sparsity threshold."""
+    """The statistics that represent an answer at a layer: a part, a kind of variance and a sparsity threshold."""
 
     part: Part
     variance: VarianceKind
@@ -111,7 +111,7 @@ class AnswerStatistics:
     def measure(cls, statistics: Statistics, thresholds: Sequence[Threshold]) -> "AnswerStatistics":
         """Return the statistics of answers under some thresholds, from sufficient statistics of shape (N, L).
 
-        Layers without activations at the tap get constants, which contrast no answers.
+        Layers without activations at the tap get constants, so that their contrasts are 0.
         """
         below = np.stack([threshold.below(statistics) for threshold in thresholds], axis=-1)
         absent = statistics.count + statistics.nonfinite == 0

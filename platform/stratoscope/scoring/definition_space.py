@@ -27,7 +27,7 @@ class DefinitionCandidate:
 
     @property
     def view(self) -> AnswerView:
-        """The view of the answers that it reads."""
+        """The view of the answers that the candidate reads."""
         return AnswerView(self.part, self.variance, self.threshold)
 
 

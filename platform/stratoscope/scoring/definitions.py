@@ -2,8 +2,8 @@
 
 The paper on EAVSS (arXiv 2411.10069) names hallucination-specific activation variance, HSAV, and sparsity, HSS. Its
 formulas could not be recovered; every definition here is ours. Each turns an answer's variance and sparsity at a layer
-into two numbers. Their contrasts, wrong less right, are HSAV and, with the opposite sign, HSS: a positive value of
-either means more AVSS in wrong answers. EAVSS is their sum.
+into two numbers. The contrast (wrong minus right) of the first number is HSAV; that of the second, with the opposite
+sign, is HSS. A positive value of either means higher AVSS in wrong answers. EAVSS is their sum.
 """
 
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def _difference(readings: Readings, _wrong: NDArray[np.bool_]) -> Parts:
 
 
 def _ratio(readings: Readings, wrong: NDArray[np.bool_]) -> Parts:
-    """Linearise the logarithm of a ratio of means, so that the contrast is that logarithm and varies as it does."""
+    """Linearise the log ratio of means, so that the contrast equals it and has the same sampling variation."""
 
     def linear(values: Array) -> Array:
         means = np.where(wrong[:, None], values[wrong].mean(axis=0), values[~wrong].mean(axis=0))

@@ -79,13 +79,13 @@ class Drift:
     level: float
     """Level of the test."""
     least_p: float
-    """Least p-value that so many prompts and draws allow."""
+    """Smallest p-value that this number of prompts and draws allows."""
     reweighted: tuple[int, ...] = ()
     """Layers whose weights have a different norm."""
 
     @property
     def limit(self) -> str | None:
-        """A clause that no move could be significant; None where one could."""
+        """A clause saying that no move could be significant; None if one could."""
         return not_shown(f"{self.prompts} prompts", self.least_p) if self.least_p > self.level else None
 
     @property

@@ -59,11 +59,11 @@ class LayerTestResult:
     level: float
     """Level of the tests."""
     least_p: float
-    """Least p-value that so many questions and draws allow; 0 where the definition cannot be tested."""
+    """Smallest p-value that this number of questions and draws allows; 0 where the definition cannot be tested."""
 
     @property
     def direction(self) -> list[Direction]:
-        """Whether wrong answers have more AVSS, or less."""
+        """Whether wrong answers have higher or lower AVSS than right ones."""
         return ["more" if v > 0 else "less" if v < 0 else "none" for v in self.eavss]
 
 
@@ -190,7 +190,7 @@ class _JointTest:
     num_questions: int
 
     def result(self, tap: str, parts: Parts, labels: Labels, layers: slice) -> LayerTestResult:
-        """Return the result of a tap, whose layers are `layers` of the tests."""
+        """Return the result of a tap; `layers` selects its layers among all tested ones."""
         variance, sparse = parts
         hsav, hss, spread = _effect(variance, labels), -_effect(sparse, labels), (variance - sparse).std(axis=0)
         plain, adjusted = self.plain, self.adjusted

@@ -1,7 +1,7 @@
 """Many small logistic regressions of the same answers, solved together by Newton's method.
 
-scikit-learn takes a few milliseconds for one, most of them for checks, and two hundred random sets of layers in five
-folds are a thousand. This module solves the same problem for all sets of a size together.
+scikit-learn takes a few milliseconds for each, mostly for checks, and two hundred random sets of layers in five folds
+need a thousand regressions. This module solves the same problem for all sets of a size together.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ def decision_functions(train: Array, wrong: NDArray[np.bool_], test: Array, sets
 
     Args:
         train: standardised features, shape (N, F).
-        wrong: the classes, of which both occur, shape (N,).
+        wrong: the classes, shape (N,); both must occur.
         test: features standardised in the same way, shape (M, F).
         sets: indices of each set's features, shape (S, K).
         c: inverse strength of the penalty; the intercept is not penalised.

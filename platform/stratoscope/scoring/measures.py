@@ -1,4 +1,4 @@
-"""From sufficient statistics to the measures that metrics are computed from."""
+"""Measures that the metrics are computed from, derived from sufficient statistics."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Threshold:
 
     kind: EpsilonKind
     epsilon: float
-    """Threshold as applied: a bin edge, unless this very value was counted exactly."""
+    """Threshold as applied: a bin edge, unless this value was counted exactly."""
     counted: int | None = None
     """Index among the statistics' epsilons, if the threshold was counted exactly."""
     bin_index: int = 0
@@ -69,7 +69,7 @@ def quantile_threshold(quantile: float, histogram: NDArray[np.int64]) -> Thresho
         histogram: histogram over all prompts and layers of the tap, shape (NUM_BINS,).
 
     Returns:
-        The threshold; NaN, which nothing is under, for a tap without activations.
+        The threshold; NaN for a tap without activations, so that no value is below it.
 
     Raises:
         ValueError: the quantile is outside (0, 1).

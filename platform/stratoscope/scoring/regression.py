@@ -8,10 +8,10 @@ from typing import Literal
 MetricKind = Literal[
     "retention", "auroc", "hallucination_rate", "gain", "seed_spread", "error", "order", "stability", "fact"
 ]
-"""Kinds of key metrics; each but the last two has a threshold of its name in the audit's configuration."""
+"""Kinds of key metrics; each but the last three has a threshold of its name in the audit's configuration."""
 WITHOUT_THRESHOLD: frozenset[MetricKind] = frozenset({"order", "stability", "fact"})
-"""Kinds that never alert by themselves. Order, the layers' rank correlation with an earlier run, is a comparison
-already."""
+"""Kinds that never alert by themselves. Order, the layers' rank correlation with an earlier run, is already a
+comparison."""
 HIGHER_IS_BETTER = frozenset({"retention", "auroc", "gain"})
 RELATIVE = frozenset({"seed_spread", "error"})
 """Kinds whose change is relative to the earlier value."""

@@ -53,7 +53,7 @@ class Scoring:
     split_half: float
     """Rank correlation between two halves of the units, averaged over seeded splits; NaN likewise."""
     num_never_sparse: int | None
-    """Number of layers without any activation under epsilon: there the half count decides the rank."""
+    """Number of layers without any activation under epsilon; smoothing by half a count decides their rank."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def score_groups(
 
     Args:
         observations: the units of each group.
-        weight_norm: Frobenius norm of each layer's weights, shape (layers,); without magnitude where one is NaN.
+        weight_norm: Frobenius norm of each layer's weights, shape (layers,); if one is NaN, the metric magnitude is
+            left out.
         settings: the scores to compute.
     """
     if np.isnan(weight_norm).any():

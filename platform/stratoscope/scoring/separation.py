@@ -28,7 +28,7 @@ class Auroc:
 
     value: float
     influence: Array
-    """Influence of each question, shape (Q,), with sum 0; on another sample the value is off by about its sum there."""
+    """Influence of each question, shape (Q,), with sum 0; its sum over another sample approximates the error there."""
 
     @property
     def error(self) -> float:
@@ -46,7 +46,7 @@ class Auroc:
         return Auroc(self.value - other.value, self.influence - other.influence)
 
     def detectable(self, level: float = 0.05, power: float = 0.8) -> float:
-        """Return the smallest true value that a two-sided test against 0 detects with that power."""
+        """Return the smallest true value that a two-sided test against 0 detects with the given power."""
         normal = NormalDist()
         return (normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)) * self.error
 

@@ -68,7 +68,7 @@ class RandomComparison:
 
     @property
     def share_below(self) -> float:
-        """Share of the random sets that do worse."""
+        """Share of the random sets that perform worse."""
         return float(np.mean([random.value < self.auroc.value for random in self.random]))
 
 
@@ -91,7 +91,7 @@ class Separator:
     def flag_layers(
         self, definition: Definition, readings: Mapping[str, Readings], inference: Inference
     ) -> dict[str, list[Layers]]:
-        """Return the layers that are flagged inside the training questions of each fold, by tap."""
+        """Return the layers that are flagged on the training questions of each fold, by tap."""
         flagged: dict[str, list[Layers]] = {tap: [] for tap in readings}
         for fold in range(self.folds.num_folds):
             by_tap = self._flag_inside(definition, readings, inference, self.folds.fold_of_question != fold)

@@ -62,7 +62,7 @@ def snap(threshold: float) -> tuple[int, float]:
 
 
 def quantile_edge(histogram: NDArray[np.int64], quantile: float) -> tuple[int, float]:
-    """Return the bin below whose lower edge the share of values is nearest to a quantile, and that edge.
+    """Return the bin at whose lower edge the share of smaller values is nearest to a quantile, and that edge.
 
     Args:
         histogram: counts, shape (NUM_BINS,).

@@ -1,4 +1,4 @@
-"""The least possible p-values: what a test can show at best with so many units, sets or draws."""
+"""The smallest p-values that tests can reach with a given number of units, sets or draws."""
 
 from math import comb
 
@@ -18,7 +18,7 @@ def least_group_p(first: int, second: int) -> float:
 
     Args:
         first: units of the one group.
-        second: units of the other; groups of one size can be exchanged as a whole, without a change of the statistic.
+        second: units of the other; groups of equal size can be swapped as a whole without changing the statistic.
     """
     return min(1.0, (2 if first == second else 1) / comb(first + second, first))
 

@@ -41,7 +41,7 @@ class MaxT:
     level: float
     """Family-wise error rate of the intervals."""
     least_p: float
-    """Least p-value that so many units and draws allow."""
+    """Smallest p-value that this number of units and draws allows."""
 
     @property
     def low(self) -> Array:
@@ -116,7 +116,7 @@ def max_t(
 
 
 def _least_p(x: Array, design: Design, draws: int) -> float:
-    """Return the least p-value of a design with so many units and draws."""
+    """Return the smallest p-value of a design with the given number of units and draws."""
     members = int((x == x[0]).sum())
     exact = least_sign_p(len(x)) if design == "paired" else least_group_p(members, len(x) - members)
     return max(exact, least_rank_p(draws))

@@ -85,7 +85,7 @@ def _positions(codes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _check_order(cells: Cells, time: TimeColumn, codes: NDArray[np.int64], reading: Reading) -> None:
-    """Note rows that are newest first or sorted here; refuse others that are out of order."""
+    """Note rows that are newest first, or that `series.fill` allows to be sorted; refuse other rows out of order."""
     rows = np.argsort(codes, kind="stable")
     within = np.diff(codes[rows]) == 0
     steps = np.diff(time.values[rows])
@@ -114,7 +114,7 @@ def _time(time: TimeColumn, row: int) -> str:
 def _check_repetition(
     cells: Cells, time: TimeColumn, codes: NDArray[np.int64], times: NDArray[Any], reading: Reading
 ) -> None:
-    """Note rows whose time has come before in their series, of which the last counts, or refuse them."""
+    """Note or refuse rows that repeat a time of their series; if they are noted, the last row of each time counts."""
     read = np.flatnonzero(time.values <= times[-1])
     numbers = np.searchsorted(times, time.values[read]) * (int(codes.max()) + 1) + codes[read]
     _, firsts = np.unique(numbers, return_index=True)
@@ -159,7 +159,7 @@ def _checked_grid(cells: Cells, time: TimeColumn, times: NDArray[Any], reading: 
 
 
 def _uneven_row(time: TimeColumn, times: NDArray[Any]) -> int:
-    """Return the row before which the step first differs from the one before."""
+    """Return the row at the end of the first step that differs from the step before it."""
     steps = np.diff(times)
     changes = np.flatnonzero(steps != steps[0])
     uneven = times[int(changes[0]) + 1] if len(changes) else times[1]
@@ -182,7 +182,7 @@ def _matrix(
     columns: dict[str, NDArray[np.float64]] = {}
     for name, column in cells.values.items():
         matrix = np.full((len(times), len(names or [""])), np.nan)
-        # Of repeated indices, the last row in the order of the file counts.
+        # Where indices repeat, the last row in file order is kept.
         matrix[numbers, codes[rows]] = column[rows]
         columns |= dict(zip(_column_names(name, names, len(cells.values)), matrix.T, strict=True))
     if cells.time is None:

@@ -35,7 +35,7 @@ PANDAS_INDEX = re.compile(r"unnamed: \d+(\.\d+)*|index|level_0|__index_level_0__
 ROW_NUMBERS = {"rownames", "row", "rownum", "row_number", "no", "instant", "id", "obs", "c1"}
 """Names of columns that may number the rows, in lower case; c1 is the first column of a file without header."""
 SAMPLE = 20
-"""Rows by which times of day are recognised."""
+"""Number of rows that are read to recognise times of day."""
 PARTS = ("year", "month", "day", "hour", "minute", "second")
 HOUR_NAMES = ("hour", "hr")
 ADVICE = "name the columns of the time with series.time, or set series.time none to take rows in the order of the file"
@@ -94,7 +94,7 @@ def _named_time(table: SourceTable, names: Sequence[str], reading: Reading) -> T
 
 
 def _recognised_time(table: SourceTable, reading: Reading) -> TimeColumn | None:
-    """Return the first that is found: dates, a date and a time of day, parts of dates, numbers, an index."""
+    """Return the first kind that is found: dates (with a time of day), parts of dates, numbers, or an index."""
     dates = list(_date_columns(table, reading))
     if dates:
         return max(dates, key=lambda time: (len(np.unique(time.values)), time.names[0].lower() in TIME_NAMES))
@@ -110,7 +110,7 @@ def _recognised_time(table: SourceTable, reading: Reading) -> TimeColumn | None:
 
 
 def _date_columns(table: SourceTable, reading: Reading) -> Iterator[TimeColumn]:
-    """Yield the columns of dates; where some cells of the only such column are none, it is refused."""
+    """Yield the readable columns of dates; if there are none, raise the first error that occurred in reading one."""
     found, failure = False, None
     for name, column in table.columns.items():
         if not (pa.types.is_timestamp(column.type) or _has_dates(column)):
@@ -134,7 +134,7 @@ def _date_columns(table: SourceTable, reading: Reading) -> Iterator[TimeColumn]:
 
 
 def _has_dates(column: Any) -> bool:
-    """Return whether a column of text has dates other than numbers such as 20200131."""
+    """Return whether a few cells of a column of text include a date other than a number such as 20200131."""
     if not pa.types.is_string(column.type):
         return False
     sample = [
@@ -144,10 +144,10 @@ def _has_dates(column: Any) -> bool:
 
 
 def _one_column(table: SourceTable, name: str, reading: Reading, *, required: bool) -> TimeColumn | None:
-    """Return a column as times; None if it is none and need not be.
+    """Return a column as times, or None if it does not hold times and is not required to.
 
     Raises:
-        InputError: the column is or must be one of times, but a cell is not.
+        InputError: the column holds times, or is required to, but a cell is not a time.
     """
     column = table.columns[name]
     if pa.types.is_timestamp(column.type):
@@ -204,7 +204,7 @@ def _text_time(
 
 
 def _form(texts: Any) -> TimeForm | None:
-    """Return the form of most of the first cells that have one."""
+    """Return the most common form of the first cells, or else that of the first cell in the column that has one."""
     forms = [form for cell in texts[:20].to_pylist() if (form := form_of(cell)) is not None]
     return max(forms, key=forms.count, default=None) or next(
         (form for cell in texts.to_pylist() if (form := form_of(cell)) is not None), None
@@ -212,7 +212,7 @@ def _form(texts: Any) -> TimeForm | None:
 
 
 def is_text(column: Any) -> bool:
-    """Return whether a column, or the start of one, is of text that is not of numbers alone."""
+    """Return whether a column, or the start of one, holds text that is not only numbers."""
     return bool(pa.types.is_string(column.type)) and _as_numbers(column) is None
 
 
@@ -237,7 +237,7 @@ def _joined_time(table: SourceTable, names: tuple[str, ...], reading: Reading) -
 
 
 def _clock_column(table: SourceTable, name: str) -> str | None:
-    """Return the column that states the time of day where the dates of a column do not."""
+    """Return the column with the time of day, if the dates of a column have none."""
     column = table.columns[name]
     if pa.types.is_timestamp(column.type):
         only_dates = not (column.fill_null(0).cast(pa.int64()).to_numpy() % DAY).any()
@@ -248,7 +248,7 @@ def _clock_column(table: SourceTable, name: str) -> str | None:
 
 
 def _with_hours(table: SourceTable, time: TimeColumn, reading: Reading) -> TimeColumn:
-    """Return dates that repeat with the hours, from 0 to 24, of another column, if there is one."""
+    """Add the hours (0 to 24) of another column to dates that repeat, if there is such a column."""
     if time.kind == "counter" or (time.values % DAY).any() or len(np.unique(time.values)) == len(time.values):
         return time
     for name, column in table.columns.items():

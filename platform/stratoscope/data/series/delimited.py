@@ -19,9 +19,9 @@ from stratoscope.data.series.table import SourceTable
 from stratoscope.data.series.times import form_of
 
 CHARACTERS: dict[Delimiter, str] = {"tab": "\t", "semicolon": ";", "pipe": "|", "comma": ",", "space": " "}
-"""Delimiters; those before the comma go first, since a comma may be a decimal mark."""
+"""Delimiters in the order in which they are tried; the comma comes late, since it may be a decimal mark."""
 SAMPLE = 50
-"""Lines by which delimiter and header are recognised."""
+"""Number of lines from which the delimiter and the header are recognised."""
 BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 NUMBER = re.compile(r"[+-]?[\d.,' \u00a0\u202f]*\d[\d.,]*([eE][+-]?\d+)?\s*%?")
 CellKind = Literal["number", "time", "text", "missing"]
@@ -125,7 +125,7 @@ def _check_quotes(lines: _Lines, reading: Reading) -> None:
 
 
 def _parse(lines: _Lines, delimiter: str, reading: Reading) -> list[Any]:
-    """Return columns of text, with the first line as their first cell."""
+    """Return columns of text; the first cell of each column comes from the first line."""
     number = len(next(csv.reader(lines.texts[:1], delimiter=delimiter)))
     uneven: list[tuple[int, int]] = []
 
@@ -186,7 +186,7 @@ def _note_numbers(columns: Sequence[Any], reading: Reading) -> None:
 def has_header(columns: Sequence[Any]) -> bool:
     """Return whether the first cells of columns of text name the columns.
 
-    Names of columns may be numbers, as pandas writes them where a table has none: 0, 1, 2.
+    Column names may be numbers: for a table without column names, pandas writes 0, 1, 2.
     """
     firsts = [column[0].as_py() for column in columns]
     kinds = [cell_kind(cell) for cell in firsts]

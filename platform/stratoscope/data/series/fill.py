@@ -18,7 +18,7 @@ def fill_values(frame: Frame, reading: Reading) -> Frame:
     `interpolate` fills a value linearly between its neighbours in time, `forward` with the last known one.
 
     Raises:
-        InputError: values are missing, and `series.fill` is none, or has no neighbour to fill them from.
+        InputError: values are missing, and `series.fill` is none or they have no neighbour to be filled from.
     """
     missing = np.isnan(frame.values)
     if not missing.any():

@@ -1,4 +1,4 @@
-"""Steps of times: the grid on which they lie, and what is missing from it."""
+"""The grid of evenly spaced times on which times lie, its step, and the times that are missing from it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Grid:
 
     @property
     def first_gap(self) -> int:
-        """Number of the time after which the first one is missing."""
+        """Index of the last time before the first missing one."""
         return int(np.flatnonzero(np.diff(self.positions) > 1)[0])
 
 
@@ -80,7 +80,7 @@ def _months(moments: NDArray[np.datetime64]) -> Grid | None:
     months = moments.astype("datetime64[M]")
     within = moments - months.astype("datetime64[us]")
     lengths = (months + 1).astype("datetime64[us]") - months.astype("datetime64[us]")
-    # The last day of a short month stands for a later day.
+    # In a short month, the last day stands for a day that the month does not have.
     expected = np.minimum(within.max(), lengths - np.timedelta64(1, "D") + within.max() % np.timedelta64(1, "D"))
     if (within != expected).any():
         return None

@@ -73,7 +73,7 @@ class Series:
     time: TimeAxis | None = None
     """Times of the rows; None where rows are in the order of the file."""
     notes: tuple[str, ...] = ()
-    """Sentences on what was recognised, repaired, left out or is to be questioned in the source."""
+    """Sentences on what was recognised, repaired, left out or questioned in the source."""
 
     def starts(self, part: SeriesSplit, lookback: int, horizon: int) -> NDArray[np.int64]:
         """Return the first row of each window of a part; the lookback may extend into the previous part.
@@ -182,7 +182,7 @@ def _check_constant(
 
 
 def _question_far_values(frame: Frame, standardised: NDArray[np.float64], training_rows: int, reading: Reading) -> None:
-    """Note values that are implausibly far from the training part, with the farthest of them."""
+    """Note values that are implausibly far from the training part, and name the farthest one."""
     low, median, high = np.quantile(frame.values[:training_rows], (0.25, 0.5, 0.75), axis=0)
     spread = np.where(high > low, (high - low) / QUARTILES_OF_NORMAL, np.inf)
     distances = np.maximum(np.abs(standardised) / FAR, np.abs(frame.values - median) / spread / VERY_FAR)
@@ -197,7 +197,7 @@ def _question_far_values(frame: Frame, standardised: NDArray[np.float64], traini
 
 
 def _question_step(axis: TimeAxis | None, reading: Reading) -> None:
-    """Note a split by months whose step is not that of the times."""
+    """Note a split by months that assumes another step than that of the times."""
     assumed = STEPS.get(_split_rule(reading.source))
     if assumed is not None and axis is not None and axis.step != assumed:
         reading.note(f"questioned: the split by months assumes a step of {assumed}, but it is {axis.step}")

@@ -1,4 +1,4 @@
-"""Files in long form: which column names the series of a row."""
+"""Files in long form: the column that names the series of each row."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ ID_NAMES = {
 }
 """Names of columns that name series where times repeat, in lower case."""
 LONG_FORM_NAMES = {"unique_id", "cols", "item_id", "series_id"}
-"""Names among these that stand in files in long form alone."""
+"""Names among these that occur only in files in long form."""
 SAMPLE = 50
-"""Rows by which columns of numbers are told from text."""
+"""Number of rows that are read to distinguish columns of numbers from columns of text."""
 DENSITY = 0.5
-"""Least share of the times that series have, for a column to be taken as their names (ours)."""
+"""Smallest average share of all times that the series need for a column to be taken as their names (ours)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class SeriesIds:
 def find_ids(table: SourceTable, time: TimeColumn | None, reading: Reading) -> SeriesIds | None:
     """Return the series of each row, from the named column or the one that is evident.
 
-    A column is evident if times repeat, but not within a value of the column, or if its name says so.
+    A column is evident if its name says so, or if times repeat, but not among the rows with one value of the column.
 
     Args:
         table: columns of the source without those of the time.
@@ -48,7 +48,7 @@ def find_ids(table: SourceTable, time: TimeColumn | None, reading: Reading) -> S
         reading: what is said about the source.
 
     Returns:
-        None where all rows are of one series.
+        None where all rows belong to one series.
 
     Raises:
         InputError: the named column does not exist, several columns may name the series, or rows without a time lie in
@@ -99,7 +99,11 @@ def _name(value: Any) -> str:
 
 
 def _tells_apart(ids: SeriesIds, time: TimeColumn, *, named: bool) -> bool:
-    """Return whether times repeat, but not within a series, and most series have most times."""
+    """Return whether a column tells series apart.
+
+    It does so if times repeat and the series have at least the share `DENSITY` of all times on average. Times must not
+    repeat within a series, unless the column has one of the `ID_NAMES`. A name of `LONG_FORM_NAMES` suffices alone.
+    """
     if named and ids.column.lower() in LONG_FORM_NAMES:
         return True
     distinct, numbers = np.unique(time.values, return_inverse=True)
@@ -109,7 +113,7 @@ def _tells_apart(ids: SeriesIds, time: TimeColumn, *, named: bool) -> bool:
 
 
 def _in_blocks(ids: SeriesIds) -> bool:
-    """Return whether each series has one block of rows, all of a length above one."""
+    """Return whether each series is one block of rows, and all blocks have the same length, which is above one."""
     changes = np.flatnonzero(np.diff(ids.codes)) + 1
     lengths = np.diff([0, *changes, len(ids.codes)])
     return len(lengths) == len(ids.names) and len(set(lengths.tolist())) == 1 and lengths[0] > 1

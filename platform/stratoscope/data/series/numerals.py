@@ -30,7 +30,7 @@ STRICT: dict[Mark, str] = {
 
 
 def _evidence_pattern(own: str, other: str) -> str:
-    """Return the pattern of numbers whose decimal mark is `own`, and cannot be `other`."""
+    """Return the pattern of numbers whose decimal mark is `own` and cannot be `other`."""
     fraction = rf"\d*{own}(\d{{1,2}}|\d{{4,}})|\d{{4,}}{own}\d+|0*{own}\d+"
     groups = rf"\d{{1,3}}([{other}{GROUP}]\d{{3}})+{own}\d+|\d{{1,3}}({other}\d{{3}}){{2,}}"
     return rf"^[+-]?({fraction}|{groups})([eE][+-]?\d+)?$"
@@ -39,7 +39,7 @@ def _evidence_pattern(own: str, other: str) -> str:
 EVIDENCE: dict[Mark, str] = {"point": _evidence_pattern(r"\.", ","), "comma": _evidence_pattern(",", r"\.")}
 """Numbers that can only be read with this mark."""
 EITHER = r"^[+-]?[1-9]\d{0,2},\d{3}$"
-"""Numbers such as 1,234, which are one with either mark."""
+"""Numbers such as 1,234, which can be read with either mark."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Numbers:
     """A column of text read as numbers."""
 
     values: NDArray[np.float64]
-    """Numbers, shape (N,); NaN where a cell is missing or no number."""
+    """Numbers, shape (N,); NaN where a cell is missing or not a number."""
     missing: NDArray[np.bool_]
     """Missing cells, shape (N,)."""
     unreadable: NDArray[np.bool_]
@@ -131,7 +131,7 @@ def _evidence(text: Any) -> set[Mark]:
 
 
 def _groups(text: Any) -> set[Mark]:
-    """Return the mark that repeated points show, as in 1.234.567."""
+    """Return the decimal mark that repeated points imply, as in 1.234.567: a comma."""
     return {"comma"} if pc.any(pc.match_substring_regex(text, r"^[+-]?\d{1,3}(\.\d{3}){2,}$")).as_py() else set()
 
 
@@ -147,7 +147,7 @@ def _mark(name: str, text: Any, evidence: set[Mark], reading: Reading) -> Mark:
 
 
 def _has_groups(text: Any, mark: Mark) -> bool:
-    """Return whether numbers have separators of thousands."""
+    """Return whether numbers have thousands separators."""
     other = "." if mark == "comma" else ","
     groups = rf"^[+-]?\d{{1,3}}([{other}{GROUP}]\d{{3}})+(\D|$)"
     return bool(pc.any(pc.match_substring_regex(text, groups)).as_py())
@@ -174,14 +174,14 @@ def _is_missing(text: Any, marks: tuple[str, ...] | None) -> Any:
 
 
 def _normalised(text: Any, mark: Mark) -> Any:
-    """Return numbers as Arrow reads them: without a plus sign and separators of thousands, with a decimal point."""
+    """Return numbers as Arrow reads them: without a plus sign and thousands separators, with a decimal point."""
     separators = {"point": ",", "comma": "."}[mark]
     plain = pc.replace_substring_regex(text, rf"^\+|[{separators}{GROUP}]", "")
     return pc.replace_substring(plain, ",", ".") if mark == "comma" else plain
 
 
 def _with_missing_numbers(numbers: Numbers, marks: tuple[str, ...] | None) -> Numbers:
-    """Return numbers without those that the given marks name, so that '-9999' also names -9999.0."""
+    """Return numbers in which those equal to a given mark are missing, so that '-9999' also matches -9999.0."""
     named = np.isin(numbers.values, list(_numeric(marks or ())))
     values = np.where(named, np.nan, numbers.values)
     return Numbers(values, numbers.missing | named, numbers.unreadable)

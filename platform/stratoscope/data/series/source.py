@@ -1,4 +1,4 @@
-"""What a series is read from and how, and what reading it found worth saying."""
+"""Sources of series: where and how a series is read, and notes on what was found in it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ class KnownSeries:
     """How times and values are repaired unless the source says how."""
 
     def complete(self, source: "SeriesSource") -> "SeriesSource":
-        """Return a source of this series, with what it leaves open."""
+        """Return a source with the settings that it leaves open filled in for this series."""
         return replace(
             source,
             columns=source.columns or self.columns,
@@ -103,7 +103,7 @@ class SeriesSource:
 
 
 class Reading:
-    """Collects what reading a source found worth saying, and words its refusals.
+    """Collects notes while a source is read, and creates the errors that refuse it.
 
     Args:
         source: the source that is read.
@@ -114,12 +114,12 @@ class Reading:
         self.notes: list[str] = []
         """Sentences on what was recognised, repaired or left out, in order."""
         self.missing_cells: dict[str, str] = {}
-        """First missing cell of columns that have some, and its place, for refusals."""
+        """First missing cell of each column that has any, and its place, for refusals."""
         self.file: str | None = None
-        """File of a folder that is being read."""
+        """The file that is being read, where the source is a folder."""
 
     def note(self, text: str) -> None:
-        """Add a note unless it stands there already."""
+        """Add a note unless it has been added already."""
         if text not in self.notes:
             self.notes.append(text)
 

@@ -26,11 +26,11 @@ class SourceTable:
         return f"{self.unit} {self.rows[row]:,}"
 
     def without(self, names: set[str]) -> "SourceTable":
-        """Return the table without columns."""
+        """Return the table without some columns."""
         kept = {name: column for name, column in self.columns.items() if name not in names}
         return SourceTable(kept, self.rows, self.unit)
 
     def filtered(self, name: str, value: str) -> "SourceTable":
-        """Return the rows whose cell in a column of text is a value."""
+        """Return the rows in which a column of text has a given value."""
         mask = np.array([cell == value for cell in self.columns[name].to_pylist()])
         return SourceTable({key: c.filter(mask) for key, c in self.columns.items()}, self.rows[mask], self.unit)

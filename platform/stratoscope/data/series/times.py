@@ -1,4 +1,4 @@
-"""Times in text cells and in numbers: which format they have, and their values."""
+"""Times in text cells and in numbers: their formats and their values."""
 
 import re
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ DATES = {
     **{rf"\d{{1,2}}{sign}\d{{1,2}}{sign}\d{{4}}": "day and month, %Y" for sign in ("/", r"\.", "-")},
     **{rf"\d{{1,2}}{sign}\d{{1,2}}{sign}\d{{2}}": "day and month, %y" for sign in ("/", r"\.", "-")},
 }
-"""Formats of dates by pattern, the separators of names of months being written as '-'."""
+"""Formats of dates by pattern; the separators next to the name of a month are written as '-'."""
 CLOCKS = {
     r"\d{1,2}:\d{2}": "%H:%M",
     r"\d{1,2}:\d{2}:\d{2}": "%H:%M:%S",
@@ -53,7 +53,7 @@ ZONES = {"": "", r" ?(?:[Zz]|UTC|GMT)": "utc", r" ?[+-]\d{2}:?\d{2}": "%z", r" ?
 
 
 class TimeError(ValueError):
-    """A cell is no time like the others.
+    """A cell is not a time in the same form as the others.
 
     Args:
         row: number of the cell's row.
@@ -154,7 +154,7 @@ def _is_regular(times: NDArray[np.int64]) -> bool:
 
 
 def _read_as(texts: Any, form: TimeForm, date_format: str) -> NDArray[np.int64]:
-    """Return times by the format of the date; the time of day may differ in form, as where midnight is left out."""
+    """Read times with one date format; times of day may vary in form, for example where midnight is left out."""
     times = np.full(len(texts), NOT_A_TIME)
     for (clock, clock_format), (zone, zone_format) in product({"": "", **CLOCKS}.items(), ZONES.items()):
         if form.zoned != bool(zone):
@@ -195,7 +195,7 @@ def _convert(cells: Any, date_format: str, clock_format: str, zone_format: str) 
 
 
 def _split(cells: Any, has_clock: bool) -> tuple[Any, Any]:
-    """Return dates, with the separators that formats have, and times of day."""
+    """Return dates, with the separators used in the formats, and times of day."""
     if not has_clock:
         return _with_separators(cells), pa.array([""] * len(cells))
     parts = pc.extract_regex(cells, r"^(?P<date>.*?)(?:,? |T)(?P<clock>\d{1,2}(?::\d{2}.*| ?[AaPp][Mm].*))$")
@@ -217,7 +217,7 @@ def _without_quarters(cells: Any) -> Any:
 
 
 def read_number_times(values: NDArray[np.float64]) -> tuple[NDArray[Any], TimeKind] | None:
-    """Return numbers as times: calendar numbers such as 20200131, seconds or parts of them since 1970, or a counter.
+    """Return numbers as times: calendar numbers such as 20200131, (fractions of) seconds since 1970, or a counter.
 
     Args:
         values: numbers, shape (N,); none is NaN.
@@ -258,7 +258,7 @@ def _converted(cells: list[str], date_format: str) -> NDArray[np.int64] | None:
 
 
 def read_years(values: NDArray[np.float64]) -> NDArray[np.int64] | None:
-    """Return whole numbers between 1700 and 2200 as the starts of years; None if there are others."""
+    """Return whole numbers between 1700 and 2200 as the starts of years; None if there are other numbers."""
     if not ((values >= FIRST_YEAR) & (values <= LAST_YEAR) & (values == np.floor(values))).all():
         return None
     years = values.astype(np.int64) - 1970

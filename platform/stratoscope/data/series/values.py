@@ -22,7 +22,7 @@ def read_values(table: SourceTable, names: Sequence[str], reading: Reading) -> d
         reading: what is said about the source; it notes each column that is left out.
 
     Raises:
-        InputError: a column does not exist, or some of its cells are no numbers; no column has numbers.
+        InputError: a column does not exist, some of its cells are not numbers, or no column has numbers.
     """
     unknown = [name for name in names if name not in table.columns]
     if unknown:

@@ -21,7 +21,7 @@ INVALID_IN_METRIC = re.compile(r"[^\w\-. /:]")
 """Characters that MLflow does not accept in the name of a metric."""
 METRICS_PER_BATCH = 500
 MLFLOW_LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
-"""Defaults of MLflow's limits; with its own, a server that does not respond would block the audit for long."""
+"""Limits for MLflow. With MLflow's own defaults, an unresponsive server would block the audit for a long time."""
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -74,12 +74,12 @@ def summary(assessments: Sequence[Assessment], manifest: Manifest, previous: str
 
 
 def _printable(text: str) -> str:
-    """Return text without control characters, which XML and terminals must not get."""
+    """Return text without control characters, which must not reach XML or a terminal."""
     return UNPRINTABLE.sub("", text)
 
 
 def exit_code(verdicts: Sequence[Verdict]) -> int:
-    """Return 3 where anything regressed, else 1 where a step did not succeed, else 0."""
+    """Return 3 if anything regressed, 1 if a step did not succeed, and 0 otherwise."""
     if "regression" in verdicts:
         return EXIT_REGRESSION
     return EXIT_FAILED if set(verdicts) & set(get_args(FailureStatus)) else EXIT_DONE
@@ -102,7 +102,7 @@ def markdown(night: Mapping[str, Any]) -> str:
 
 
 def _markdown_list(heading: str, items: Sequence[tuple[Mapping[str, Any], str]]) -> Iterator[str]:
-    """Yield the lines of a section, or none where it has no items."""
+    """Yield the lines of a section, or nothing if it has no items."""
     if items:
         yield from (f"## {heading}", "")
         yield from (f"- **{_escaped(step['model'])}**, {step['stage']}: {_escaped(text)}" for step, text in items)
@@ -110,7 +110,7 @@ def _markdown_list(heading: str, items: Sequence[tuple[Mapping[str, Any], str]])
 
 
 def _markdown_cost(step: Mapping[str, Any]) -> list[str]:
-    """Return the cells of a step that follow its model."""
+    """Return the cells of a step's row after the model."""
     cost = [f"{step['seconds']:,.0f}", number_text(step["cpu_hours"], ".3f"), size_text(step["bytes"])]
     return [step["stage"], SIGNS[step["verdict"]][0], *cost]
 
@@ -141,7 +141,7 @@ def junit(night: Mapping[str, Any]) -> bytes:
 
 
 def send_webhook(night: Mapping[str, Any], config: DestinationsSection) -> str | None:
-    """Post a summary. Return an error message, or None; neither it nor the log contains the address or the token."""
+    """Post a summary. Return an error message or None. The message and the log never contain the address or token."""
     import httpx2
     from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
@@ -153,7 +153,7 @@ def send_webhook(night: Mapping[str, Any], config: DestinationsSection) -> str |
         retry=retry_if_exception_type((httpx2.TransportError, _ResponseError)),
     )
 
-    # Chat services show this field, and ignore the others.
+    # Chat services show this field and ignore the others.
     content = {"text": f"Audit {night['audit']}: {night['headline']}"} | dict(night)
 
     def post() -> None:

@@ -1,4 +1,4 @@
-"""Assessment of a night's steps: key metrics beside those of the previous night, changes, and regressions."""
+"""Assessment of a night's steps: key metrics compared with the previous night, changes, and regressions."""
 
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -21,9 +21,9 @@ Verdict = Literal["first", "same", "steady", "regression"] | FailureStatus
 SCORE = "score"
 """The job whose runs are compared layer by layer."""
 MAX_SETTINGS = 5
-"""Number of changed settings that are named one by one."""
+"""Maximum number of changed settings that are listed individually."""
 COMPARABLE_SETTINGS = ("seed", "statistics", "layers")
-"""Settings besides the model's that may differ between runs whose metrics are compared."""
+"""Settings, in addition to those of the model, that may differ between runs whose metrics are compared."""
 logger = logging.getLogger(__name__)
 
 
@@ -55,7 +55,7 @@ class Assessment:
 
     @property
     def verdict(self) -> Verdict:
-        """The assessment in a word."""
+        """The assessment as a single label."""
         if self.result.status != "done" and self.result.status != "reused":  # noqa: PLR1714 - mypy follows this form
             return self.result.status
         if self.regressions:
@@ -77,8 +77,8 @@ class Changes:
     texts: tuple[str, ...]
     """Differences in words."""
     settings_differ: bool = False
-    """Whether the settings differ such that key metrics are not comparable. Another model, seed, or run that the job
-    depends on does not count."""
+    """Whether the settings differ so much that key metrics are not comparable. A different model or seed, or a
+    different run that the job depends on, does not count."""
 
 
 def assess(
@@ -92,7 +92,7 @@ def assess(
 ) -> Assessment:
     """Compare the run of a step with that of the previous night.
 
-    An error, such as a run whose folder was removed, makes the step a failed one, and leaves the others alone.
+    If an error occurs, for example because the folder of a run was removed, only this step fails.
 
     Args:
         step: the step.
@@ -198,7 +198,7 @@ def _layers(layers: Collection[int]) -> str:
 
 
 def find_changes(config_class: type[JobConfig], now: Manifest, before: Manifest) -> Changes:
-    """Return the differences between two runs of a job, which other versions may have made.
+    """Return the differences between two runs of a job. Other versions may have made the runs.
 
     Args:
         config_class: the job's configuration class.
@@ -221,7 +221,7 @@ def find_changes(config_class: type[JobConfig], now: Manifest, before: Manifest)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Return name, old and new value of what differs."""
+    """Return name, old value and new value of each entry of `new` that differs from `old`."""
     return [(name, old.get(name), value) for name, value in new.items() if old.get(name) != value]
 
 

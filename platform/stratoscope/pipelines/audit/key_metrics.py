@@ -1,4 +1,4 @@
-"""Key metrics of finished runs: the few numbers by which an audit compares nights, read from the tables of a run.
+"""Key metrics of finished runs: the few numbers that an audit compares between nights, read from a run's tables.
 
 The row types of some tables import torch, so each function imports its own.
 """

@@ -50,7 +50,7 @@ def prompt_scores(run: Run) -> PromptScores:
 
 
 def _changed_settings(now: Manifest, before: Manifest) -> list[str]:
-    """Return the settings by which prompts are not comparable; their number, order and seed may differ."""
+    """Return the settings whose changes make the prompts incomparable. Their number, order and seed may differ."""
     new, old = (
         {
             name: value

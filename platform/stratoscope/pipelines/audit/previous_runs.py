@@ -13,7 +13,7 @@ from stratoscope.tables.audit import KeyMetricRow, StageRow
 
 JOB, TABLE = "audit", "models"
 MAX_NIGHTS = 60
-"""Number of previous nights that are considered."""
+"""Maximum number of previous nights that are considered."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class PreviousResult:
 
 
 def previous_nights(output: str, name: str, before: str, run_id: str) -> list[Run]:
-    """Return the complete audits of a name, the latest first.
+    """Return the complete audits with a given name, the latest first.
 
     Args:
         output: folder that holds all runs.
         name: name of the audit.
-        before: start of this night; nights that started later are left out.
+        before: start time of this night; nights that started later are left out.
         run_id: run_id of this night.
     """
     nights = [

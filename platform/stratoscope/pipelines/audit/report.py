@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stratoscope.scoring.drift import Drift
 
 Trends = Mapping[str, Sequence[KeyMetricRow]]
-"""Key metrics by label of the night, in order of nights."""
+"""Key metrics by the label of the night, in chronological order."""
 SIGNS: dict[Verdict, tuple[str, "Tone"]] = {
     "first": ("◦ first", "soft"),
     "same": ("= same", "soft"),
@@ -35,7 +35,7 @@ SIGNS: dict[Verdict, tuple[str, "Tone"]] = {
     "over time": ("! over time", "warn"),
     "skipped": ("- skipped", "warn"),
 }
-"""Text and tone of each verdict; a sign conveys the same as the tone for colour-blind readers."""
+"""Text and tone of each verdict. For colour-blind readers, a sign conveys the same as the tone."""
 TRENDS: dict[MetricKind, tuple[str, str]] = {
     "retention": ("Retention of pruned models", "after / before"),
     "auroc": ("AUROC of wrong answers", "AUROC"),
@@ -49,7 +49,7 @@ TRENDS: dict[MetricKind, tuple[str, str]] = {
 """Title and vertical axis of the trends of each kind of key metric."""
 GRID_NOTE = "Each verdict in the grid leads to the stage's own report, or to the error output of its process."
 MAX_LINES = 24
-"""Number of lines in a plot of trends; lines with a regression come first."""
+"""Maximum number of lines in a plot of trends; lines with a regression come first."""
 
 
 def summary_table(rows: Sequence[StageRow]) -> TerminalTable:
@@ -63,7 +63,7 @@ def summary_table(rows: Sequence[StageRow]) -> TerminalTable:
 
 
 def _sign_text(verdict: str) -> str:
-    """Return the text of a verdict, which another version may have written."""
+    """Return the text of a verdict that another version may have written."""
     return next((text for known, (text, _) in SIGNS.items() if known == verdict), verdict)
 
 
@@ -93,7 +93,7 @@ def build_page(assessments: Sequence[Assessment], manifest: Manifest, trends: Tr
 
 
 def _title(assessments: Sequence[Assessment], previous: str | None) -> str:
-    """Return what the night showed, in a line."""
+    """Return the result of the night in one line."""
     regressed = [f"{a.subject} ({a.stage})" for a in assessments if a.verdict == "regression"]
     failed = [f"{a.subject} ({a.stage})" for a in assessments if not a.result.succeeded]
     if regressed:
@@ -104,13 +104,13 @@ def _title(assessments: Sequence[Assessment], previous: str | None) -> str:
 
 
 def _listed(names: Sequence[str], most: int = 3) -> str:
-    """Return names in words, the first few of many."""
+    """Return the first few names as text, with the number of the others."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _verdict(assessments: Sequence[Assessment], previous: str | None) -> list[str]:
-    """Return the night in a sentence, and its regressions, the first few of many."""
+    """Return a sentence on the night, followed by its first few regressions."""
     regressions = [f"{a.subject}, {a.stage}: {text}" for a in assessments for text in a.regressions]
     rest = len(regressions) - 2
     more = [f"{rest} more regressions are listed under 'What changed'."] if rest > 0 else []
@@ -118,7 +118,7 @@ def _verdict(assessments: Sequence[Assessment], previous: str | None) -> list[st
 
 
 def headline(assessments: Sequence[Assessment], previous: str | None) -> str:
-    """Return the night in a sentence."""
+    """Summarise the night in one sentence."""
     regressed = sum(a.verdict == "regression" for a in assessments)
     failed = sum(not a.result.succeeded for a in assessments)
     reused = sum(a.result.status == "reused" for a in assessments)
@@ -147,7 +147,7 @@ def _grid(assessments: Sequence[Assessment]) -> Table:
     for subject in dict.fromkeys(a.subject for a in assessments):
         own = {a.stage: a for a in assessments if a.subject == subject}
         rows.append([subject, *(_sign(own[stage], link=True) if stage in own else "" for stage in stages)])
-    # A filter is of use in long grids alone.
+    # A filter is useful only in long grids.
     return Table(["model", *stages], rows, filtered="Show only models and verdicts with" if len(rows) > 8 else None)
 
 
@@ -180,7 +180,7 @@ def _trend_lines(trends: Trends, nights: Sequence[str], kind: MetricKind) -> dic
 
 
 FEW_NIGHTS = 4
-"""Nights up to which each has a label of several lines on the axis of a trend."""
+"""Maximum number of nights for which the axis of a trend shows labels of several lines."""
 
 
 def _trend(
@@ -208,9 +208,9 @@ def _trend(
     style(figure, "night", axis, title=title, height=320)
     drawn = [value for line in lines.values() for value in line.values()]
     figure.update_yaxes(range=data_range(drawn, drawn))
-    # Otherwise nights would appear in the order in which the lines have them.
+    # By default, the nights would appear in the order in which the lines contain them.
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=nights)
-    if len(nights) <= FEW_NIGHTS:  # date, time and name below each other, where there is room for all
+    if len(nights) <= FEW_NIGHTS:  # date, time and name on separate lines, if there is room
         figure.update_xaxes(tickvals=nights, ticktext=[html.escape(night).replace(" ", "<br>") for night in nights])
     return figure
 
@@ -290,7 +290,7 @@ def _cost_section(assessments: Sequence[Assessment]) -> PageSection:
 
 
 def _cost(assessments: Sequence[Assessment]) -> list[str]:
-    """Return seconds, CPU hours, GPU hours and size of one or several steps, of which an earlier version lacks some."""
+    """Return seconds, CPU hours, GPU hours and size of steps. Earlier versions did not record all of them."""
     results = [a.result for a in assessments]
     cpu_hours = [result.cpu_hours for result in results if result.cpu_hours is not None]
     sizes = [result.num_bytes for result in results if result.num_bytes is not None]

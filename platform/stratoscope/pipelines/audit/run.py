@@ -38,14 +38,14 @@ class AuditJob(Job[AuditConfig]):
     name: ClassVar[str] = JOB
     config_class = AuditConfig
     stop_grace_s: ClassVar[float] = STOP_GRACE_S + 15
-    """Longer than the grace period of the stages, which stop first."""
+    """Longer than the grace period of the stages, so that the stages stop first."""
     reads_models: ClassVar[bool] = False
 
     steps: list[Step]
 
     @classmethod
     def has_request(cls) -> bool:
-        """Return False: every night is a run of its own, whatever its stages reuse."""
+        """Return False: every night is a separate run, even if its stages reuse others."""
         return False
 
     def prepare(self) -> None:
@@ -55,7 +55,7 @@ class AuditJob(Job[AuditConfig]):
         check_resources(self.steps, self.config)
 
     def plan(self) -> Sequence[tuple[str, str]]:
-        """Return the steps, and the steps that each waits for."""
+        """Return the steps, each with the steps that it waits for."""
         previous = latest_results(self._previous_nights())
         lines = []
         for step in self.steps:
@@ -107,7 +107,7 @@ class AuditJob(Job[AuditConfig]):
 
 
 def run_steps(steps: Sequence[Step], config: AuditConfig, context: RunContext) -> dict[str, StepResult]:
-    """Run the steps that have not succeeded in an earlier start, and return the results by key of the step."""
+    """Run the steps that have not succeeded in an earlier start, and return all results by step key."""
     store = StepStore(context.storage)
     results = store.read()
     num_done = sum(result.succeeded for result in results.values())
@@ -129,7 +129,7 @@ def run_steps(steps: Sequence[Step], config: AuditConfig, context: RunContext) -
 
 @contextmanager
 def _process_folder(storage: Storage) -> Iterator[Path]:
-    """Yield a local folder for the files of processes; on an object store they are uploaded when the block ends."""
+    """Yield a local folder for the files of processes. On an object store, they are uploaded when the block ends."""
     local = storage.local_path(PROCESSES)
     if local is not None:
         local.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ def assess_steps(
     config: AuditConfig,
 ) -> list[Assessment]:
     """Compare the results of all steps with those of previous nights."""
-    # The level holds for the whole night, so that its score runs share it.
+    # The significance level applies to the whole night, so it is divided among the score runs.
     num_tests = max(1, sum(step.stage.job.name == SCORE for step in steps))
     thresholds = config.thresholds.model_copy(update={"level": config.thresholds.level / num_tests})
     return [
@@ -170,12 +170,12 @@ def write_tables(storage: Storage, assessments: Sequence[Assessment]) -> None:
     """Write the tables of a night."""
     write_table(storage, "figures", KeyMetricRow.table(row for a in assessments for row in metric_rows(a)))
     write_table(storage, "drift", LayerShiftRow.table(row for a in assessments for row in shift_rows(a)))
-    # Later nights look for this table, so it comes last.
+    # Later nights look for this table, so it is written last.
     write_table(storage, TABLE, StageRow.table(map(stage_row, assessments)))
 
 
 def collect_trends(nights: Sequence[Run], assessments: Sequence[Assessment], manifest: Manifest) -> Trends:
-    """Return the key metrics by night, the earliest first.
+    """Return the key metrics by night, in chronological order.
 
     Args:
         nights: previous nights, the latest first.
@@ -192,7 +192,7 @@ def _night_label(manifest: Manifest) -> str:
 
 def send_alerts(summary: Mapping[str, Any], storage: Storage, destinations: DestinationsSection) -> list[str]:
     """Write a night's summary to its folder, send it to the destinations, and return what could not be delivered."""
-    # The files come first, so that their readers do not wait for a server.
+    # The files are written first, so that their readers do not have to wait for a server.
     storage.write("summary.json", json.dumps(summary, indent=2).encode())
     storage.write("summary.md", alerts.markdown(summary).encode())
     storage.write("junit.xml", alerts.junit(summary))

@@ -1,4 +1,4 @@
-"""Runs the steps of a night: several in parallel, each in a process of its own, within the time limits."""
+"""Runs the steps of a night in parallel, each in a separate process, within the time limits."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ from stratoscope.results import RunFolder
 
 POLL_S = 0.2
 PARALLEL_ON_CLUSTER = 4
-"""Number of parallel stages on a cluster, unless schedule.parallel is given; one machine runs one stage at a time."""
+"""Number of parallel stages on a cluster if schedule.parallel is not given. A single machine runs one at a time."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Scheduler:
     Args:
         config: configuration of the audit.
         folder: local folder for the configurations and the output of the processes.
-        stopping: an event that stops running steps, and keeps others from starting.
+        stopping: an event that stops running steps and prevents others from starting.
     """
 
     def __init__(self, config: AuditConfig, folder: Path, stopping: threading.Event) -> None:
@@ -55,9 +55,9 @@ class Scheduler:
         """Run the steps that have not succeeded yet, and yield the result of each.
 
         Args:
-            steps: the steps, each after those that it waits for.
-            earlier: results of earlier starts by key of the step. Successful steps do not run again; the time of all
-                steps counts.
+            steps: the steps, each listed after those that it waits for.
+            earlier: results of earlier starts by step key. Successful steps do not run again. The time of all steps
+                counts.
 
         Raises:
             RunError: SIGTERM has stopped the night.
@@ -94,7 +94,7 @@ class Scheduler:
     def _start_ready(
         self, waiting: list[Step], running: list[_RunningStep], results: Mapping[str, StepResult]
     ) -> Iterator[tuple[Step, StepResult]]:
-        """Start the steps that are ready, and yield those that are skipped instead."""
+        """Start the steps that are ready. Yield those that need no process: skipped and reused steps."""
         ready = [step for step in waiting if all(key in results for key in step.after)]
         for step in ready[: max(0, self._parallel - len(running))]:
             waiting.remove(step)
@@ -113,7 +113,7 @@ class Scheduler:
     def _skip_reason(
         self, step: Step, running: Sequence[_RunningStep], results: Mapping[str, StepResult]
     ) -> str | None:
-        """Return why a step that is ready cannot start, or None."""
+        """Return the reason why a step that is ready cannot start, or None."""
         failed = [key for key in step.after if not results[key].succeeded]
         if failed:
             return f"it depends on {failed[0]}, which was {results[failed[0]].status}"
@@ -161,16 +161,16 @@ class Scheduler:
         return step.configuration(self._config.output, self._config.seed, runs, reuse=self._config.reuse)
 
     def _equal_run(self, step: Step, settings: Settings) -> StepResult | None:
-        """Return the result of a step that has a finished run of an equal request, so that no process is needed."""
+        """Return the result of a step if a finished run has an equal request, so that no process is needed."""
         start, cpu_start, job = time.monotonic(), time.process_time(), step.stage.job
         if not isinstance(job, LazyJob):
             return None  # a job of another package may read files that its settings do not name
         try:
             config = validate(job.config_class, settings)
         except InputError:
-            return None  # the process of the stage refuses it
+            return None  # the stage's own process reports the error
         if self._run_folder(step).read_manifest() is not None:
-            return None  # an earlier start of this night, which the stage resumes
+            return None  # the stage resumes the run of an earlier start of this night
         request = request_digest(job.name, config, os.environ | self._cpu_limit())
         equal = run_of_equal_request(config.output, job.name, request)
         if equal is None:
@@ -181,7 +181,7 @@ class Scheduler:
         return StepResult("reused", run, time.monotonic() - start, None, cpu_seconds=cpu_seconds)
 
     def _run_folder(self, step: Step) -> RunFolder:
-        """Return the folder of a step's own run, which a step that reuses another one does not have."""
+        """Return the folder of a step's own run. It does not exist if the step reuses another run."""
         return RunFolder(self._config.output, step.stage.job.name, step.run_id)
 
     def _start(self, step: Step, config: Settings) -> _RunningStep:
@@ -204,7 +204,7 @@ class Scheduler:
         return [sys.executable, "-m", module, str(os.getpid()), step.stage.name, "--config", str(file)]
 
     def _cpu_limit(self) -> dict[str, str]:
-        """Return the variable that limits a stage's share of this machine's CPUs, or nothing where it may use all."""
+        """Return the variable that limits a stage's share of this machine's CPUs, or nothing if it may use all."""
         if not is_local() or self._parallel == 1:
             return {}
         return {"STRATOSCOPE_CPUS": str(max(1, len(os.sched_getaffinity(0)) // self._parallel))}
@@ -212,7 +212,7 @@ class Scheduler:
     @staticmethod
     @contextmanager
     def _killed_at_end() -> Iterator[list[_RunningStep]]:
-        """Yield a list of running steps, whose processes are killed however the block ends."""
+        """Yield a list of running steps. Their processes are killed when the block ends, also after an error."""
         running: list[_RunningStep] = []
         try:
             yield running
@@ -222,7 +222,7 @@ class Scheduler:
 
 
 def _labels(running: Sequence[_RunningStep]) -> str:
-    """Return the steps that run, for the phase of the night."""
+    """Return the labels of the running steps, for the phase of the night."""
     return "; ".join(one.step.label for one in running)
 
 
@@ -257,7 +257,7 @@ def _failure(one: _RunningStep, process: ProcessResult) -> tuple[Status, str]:
 
 
 def _last_value(file: Path, prefix: str) -> str | None:
-    """Return the text after a prefix, from the last line of a file that begins with it."""
+    """Return the text after a prefix in the last line of a file that begins with this prefix."""
     lines = [line for line in _lines(file) if line.startswith(prefix)]
     return lines[-1].removeprefix(prefix) if lines else None
 

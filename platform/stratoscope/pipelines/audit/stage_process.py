@@ -11,14 +11,14 @@ from stratoscope.pipelines.runtime.job import run_from_command_line
 from stratoscope.process import end_process
 
 PR_SET_PDEATHSIG = 1
-"""Option of Linux's prctl that sets the signal which the process gets when its parent dies."""
+"""Option of Linux's prctl that sets the signal that the process receives when its parent dies."""
 
 
 def main() -> int:
-    """Run the job of a stage, for as long as the audit that started it is alive."""
+    """Run the job of a stage for as long as the audit that started it is alive."""
     parent, stage, *arguments = sys.argv[1:]
     if sys.platform == "linux":
-        # A killed audit resumes in a later start. A stage that outlived it would hold the lease on the run's folder.
+        # A later start resumes a killed audit. A stage that outlived it would hold the lease on the run's folder.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != int(parent):
             return EXIT_FAILED

@@ -32,11 +32,11 @@ class Stage:
     subject_kind: Literal["model", "forecaster"]
     """Kind of subject that the stage runs on."""
     settings: Callable[[Any, Runs], Settings]
-    """Returns the settings of the job that follow from the subject, and from the runs of the stages in `after`."""
+    """Returns the job settings that follow from the subject and from the runs of the stages in `after`."""
     figures: Callable[[Run], Iterable[KeyMetric]]
     """Returns the key metrics of a finished run."""
     after: tuple[str, ...] = ()
-    """Stages that this stage depends on, where the subject has them."""
+    """Stages that this stage depends on, if the subject has them."""
 
 
 def _without_none(**values: object) -> Settings:
@@ -72,7 +72,7 @@ def _faithfulness_settings(entry: ForecasterEntry, _runs: Runs) -> Settings:
 
 
 def _job(title: str) -> LazyJob:
-    """Return one of this package's jobs, of which nothing is imported until it runs."""
+    """Return one of this package's jobs. Its code is not imported until it runs."""
     name = title.lower()
     package = f"stratoscope.pipelines.{name}"
     return LazyJob(name, f"{package}:{title}Job", f"{package}.config:{title}Config")
@@ -98,7 +98,7 @@ def get_stage(name: str, subject: Subject) -> Stage:
     """Return a stage of a subject.
 
     Raises:
-        InputError: no stage for subjects of this kind has the name.
+        InputError: there is no stage with this name for subjects of this kind.
     """
     stages = {stage.name: stage for stage in STAGES.values() if stage.subject_kind == subject.kind}
     if name not in stages:

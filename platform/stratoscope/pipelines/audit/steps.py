@@ -1,4 +1,4 @@
-"""The steps of a night: the stages of each subject with their configurations, validated before any of them starts."""
+"""The steps of a night: the stages of each subject. Their configurations are validated before any step starts."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from stratoscope.results import RunFolder, Storage
 
 FOLDER = "steps"
 PROCESSES = "processes"
-"""Folder of the night with the configuration and the output of each stage's process."""
+"""Folder in the night's run with the configuration and the output of each stage's process."""
 RESERVED_FIELDS = ("output", "run_id", "reuse", "dry_run")
 """Fields of every job that the audit itself sets."""
 FailureStatus = Literal["failed", "refused", "over time", "skipped"]
@@ -37,7 +37,7 @@ class Step:
     seconds: float
     """Time limit in seconds."""
     common: Settings
-    """Settings of the stage that the audit gives for all subjects."""
+    """Settings of the stage that the audit specifies for all subjects."""
 
     @property
     def key(self) -> str:
@@ -66,7 +66,7 @@ class Step:
 
     @property
     def overrides(self) -> Settings:
-        """Settings of the stage that its subject gives."""
+        """Settings of the stage that its subject specifies."""
         return self.subject.overrides.get(self.stage.name, {})
 
     def configuration(self, output: str, seed: int, runs: Runs, *, reuse: bool) -> Settings:
@@ -93,20 +93,20 @@ class StepResult:
     run: str | None
     """Folder of the run, where the step succeeded."""
     seconds: float
-    """Duration in seconds of all starts that came to an end."""
+    """Total duration in seconds of all starts that ended."""
     error: str | None
     cpu_seconds: float | None = None
-    """CPU seconds of all starts that came to an end; None if an earlier version has recorded the result."""
+    """Total CPU seconds of all starts that ended; None if an earlier version recorded the result."""
     num_bytes: int | None = None
-    """Size of the step's own run folder in bytes; None if an earlier version has recorded the result."""
+    """Size of the step's own run folder in bytes; None if an earlier version recorded the result."""
 
     @property
     def cpu_hours(self) -> float | None:
-        """CPU hours of these starts."""
+        """Total CPU hours of all starts that ended."""
         return None if self.cpu_seconds is None else self.cpu_seconds / 3600
 
     def with_earlier(self, earlier: "StepResult | None") -> "StepResult":
-        """Return the result with the seconds of earlier starts added, which did not succeed."""
+        """Return the result with the seconds and CPU seconds of earlier, unsuccessful starts added."""
         if earlier is None:
             return self
         cpu_seconds = (self.cpu_seconds or 0.0) + (earlier.cpu_seconds or 0.0)
@@ -142,7 +142,7 @@ class StepStore:
 
 
 def all_steps(config: AuditConfig, run_id: str) -> list[Step]:
-    """Return the steps of a night, each after the steps that it waits for.
+    """Return the steps of a night, each listed after the steps that it waits for.
 
     Raises:
         InputError: a stage is unknown, a model does not exist, or a configuration is invalid; the message names it.
@@ -161,7 +161,7 @@ def all_steps(config: AuditConfig, run_id: str) -> list[Step]:
 
 
 def _check_subject(subject: Subject, config: AuditConfig) -> None:
-    """Check what does not depend on a stage: GPU hours, the model's source, and the names in overrides."""
+    """Check everything that does not depend on a stage: GPU hours, the model's source, and the names in overrides."""
     name, resources = subject.display_name, subject.resources
     limited = config.schedule.gpu_hours is not None and subject.kind == "model"
     if limited and resources.gpus and resources.workers is None:
@@ -208,7 +208,7 @@ def check_resources(steps: Sequence[Step], config: AuditConfig) -> None:
     """Check that this machine has what each step asks for, unless a cluster runs the steps.
 
     Raises:
-        InputError: it has not; the message names the step and the field.
+        InputError: a resource is missing; the message names the step and the field.
     """
     for step in steps if is_local() else ():
         with _name_in_errors(f"{step.subject.display_name}, stage {step.stage.name}"):
@@ -219,7 +219,7 @@ def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """Return a section of a job's settings; empty where it is missing.
 
     Raises:
-        InputError: the settings have a value in place of the section.
+        InputError: the settings contain a value instead of the section.
     """
     section = settings.get(name)
     if section is not None and not isinstance(section, Mapping):
@@ -229,7 +229,7 @@ def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 @contextmanager
 def _name_in_errors(place: str) -> Iterator[None]:
-    """Prefix the message of an input error with the place that it concerns."""
+    """Prefix the message of an input error with the place where it occurred."""
     try:
         yield
     except InputError as error:
@@ -237,7 +237,7 @@ def _name_in_errors(place: str) -> Iterator[None]:
 
 
 def _in_order(steps: Sequence[Step]) -> list[Step]:
-    """Return steps such that each comes after those that it waits for."""
+    """Return the steps in an order in which each comes after those that it waits for."""
     ordered: list[Step] = []
     waiting = list(steps)
     while waiting:

@@ -17,7 +17,7 @@ from stratoscope.pipelines.runtime.validators import Count, Place
 from stratoscope.results import History
 
 BATCH_ROWS = 1000
-"""Rows of a query that are laid out together."""
+"""Number of rows of a query that are printed as one table."""
 
 NIGHTS = """
     SELECT n.started, n.run_id, f.model, f.stage, f.figure, f.kind, f.value, f.regression
@@ -97,7 +97,7 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 def _print_result(history: History, sql: str, limit: int | None, console: Console) -> None:
-    """Print the result of a query, as a table for each batch of rows, so that any number of rows can be printed."""
+    """Print the result of a query as one table per batch, so that a result of any size can be printed."""
     left = limit
     printed = False
     for batch in history.batches(sql, BATCH_ROWS):

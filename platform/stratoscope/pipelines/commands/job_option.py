@@ -6,10 +6,10 @@ from stratoscope.results import Storage
 
 
 def check_job(name: str | None, output: str) -> None:
-    """Check that a job exists: one of this package or of an installed one, or one whose runs are in the output.
+    """Check that a job exists: in this package, in another installed package, or as a folder of runs in the output.
 
     Raises:
-        InputError: it does not, or the output cannot be used.
+        InputError: the job does not exist, or the output cannot be used.
     """
     if name is None or name in JOBS:
         return

@@ -45,7 +45,7 @@ def show_report(arguments: Sequence[str]) -> None:
     """Print a run's summary and the location of its page.
 
     Raises:
-        InputError: an argument is wrong, no run has the name, or this version cannot read the run.
+        InputError: an argument is wrong, there is no such run, or this version cannot read the run.
     """
     config = parse_command_line(ReportConfig, "report", arguments)
     check_job(config.job, config.output)

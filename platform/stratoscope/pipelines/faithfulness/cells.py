@@ -1,4 +1,4 @@
-"""Execution of the grid's cells: each is a task that leaves its part of every table in the run's folder."""
+"""Execution of the grid's cells: each cell is a task that writes its part of every table to the run's folder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ def _needed(cell: GridCell, first_seed: int) -> tuple[GridCell, ...]:
 
 
 def run_cell(inputs: GridInputs, cell: GridCell) -> None:
-    """Fit a forecaster, measure it, and write its part of every table; the `cells` part, written last, marks the end.
+    """Fit and measure a forecaster, and write its part of every table. The `cells` part is last and marks completion.
 
     Raises:
         DivergedError: a loss is not finite.
@@ -86,7 +86,7 @@ def run_cell(inputs: GridInputs, cell: GridCell) -> None:
     """
     check_reachable(inputs.run)
     if inputs.device == "cpu":
-        # The order of summation, and so the results, must not depend on the number of threads.
+        # The order of summation, and therefore the results, must not depend on the number of threads.
         torch.set_num_threads(1)
     storage = Storage(inputs.run).child(FOLDER)
     series = inputs.series[cell.dataset]
@@ -149,5 +149,5 @@ class CellStore:
         return pa.concat_tables(parts) if parts else CELL_TABLES[name].schema().empty_table()
 
     def clear(self) -> None:
-        """Remove all parts, once the run's tables are written."""
+        """Remove all parts. The run's tables must have been written."""
         self._storage.remove(FOLDER)

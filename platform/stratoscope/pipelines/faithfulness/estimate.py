@@ -23,7 +23,7 @@ from stratoscope.pipelines.runtime.costs import MemoryEstimate, RunCost
 from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES
 
 COPIES = 5
-"""Copies of the parameters in memory: weights, gradients, Adam's two moments, the best so far."""
+"""Copies of the parameters in memory: weights, gradients, Adam's two moments, and the best weights so far."""
 WORST_CASE_ASCENTS = 4
 """Ascents for each norm: sib, snp, both, and the error."""
 
@@ -70,7 +70,7 @@ def _seconds(config: FaithfulnessConfig, series: Series, cell: GridCell, speed: 
     if not FORECASTERS[cell.forecaster].trainable:
         return evaluation
     epochs = config.fit.to_settings(cell.forecaster, cell.training).epochs
-    # Training with an ascent passes windows and perturbed windows.
+    # Training with an ascent runs the model on the original and on the perturbed windows.
     ascent = DESIGNS[cell.training].ascent
     step = 2 * speed.train + config.faithful.steps * speed.ascent if ascent else speed.train
     return evaluation + epochs * train * step

@@ -10,7 +10,7 @@ from stratoscope.data import Series
 from stratoscope.pipelines.faithfulness.config import FaithfulnessConfig
 
 MOST_COLUMNS = 12
-"""Columns of a series that readers see by name."""
+"""Maximum number of columns of a series that are listed by name."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class SeriesFacts:
     time: dict[str, str | None] | None = None
     """Times: column, first, last and step, as in `TimeAxis`; None where rows are in the order of the file."""
     notes: list[str] = field(default_factory=list)
-    """What was recognised, repaired, left out or is questioned."""
+    """Notes on what was recognised, repaired, left out or looks questionable."""
 
     @classmethod
     def of(cls, series: Series, config: FaithfulnessConfig) -> "SeriesFacts":
@@ -57,10 +57,10 @@ class SeriesFacts:
         return f"; {self.time['first']} to {self.time['last']} by {self.time['column']}{step}"
 
     def lines(self, name: str) -> list[tuple[str, str]]:
-        """Return the facts as pairs of a label and a text, a pair for each note."""
+        """Return pairs of a label and a text: one pair for the series, and one for each note."""
         return [(f"series {name}", self.text), *((f"note on {name}", note) for note in self.notes)]
 
 
 def naive_error(series: Series) -> float:
-    """Return the mean squared error of a forecast of the training mean on the test part, in standard units."""
+    """Return the mean squared error, on the test part, of always forecasting the training mean, in standard units."""
     return float(np.mean(np.square(series.values[series.bounds[1] : series.bounds[2]], dtype=np.float64)))

@@ -30,8 +30,8 @@ def _by_model(measurements: Sequence[Measurement]) -> dict[tuple[str, Training],
 def degradation(measurements: Sequence[Measurement], metric: str, title: str) -> "Figure":
     """Draw the errors of a forecaster by the level of each perturbation.
 
-    Lines are means over seeds, with bands from the smallest to the largest value: a colour for each perturbation, and a
-    kind of line for each training.
+    Lines are means over seeds, with bands from the smallest to the largest value. Each perturbation has its own colour,
+    and each training has its own line style.
 
     Args:
         measurements: measurements of one forecaster on one series at one horizon.
@@ -60,7 +60,7 @@ def degradation(measurements: Sequence[Measurement], metric: str, title: str) ->
 def _errors(
     measurements: Sequence[Measurement], perturbation: str, training: Training, metric: str
 ) -> dict[float, list[float]]:
-    """Return the errors of all seeds by level; level 0 is the absence of a perturbation."""
+    """Return the errors of all seeds by level. Level 0 means no perturbation."""
     own = [m for m in measurements if m.training == training and m.perturbation in (NONE, perturbation)]
     levels = sorted({m.level for m in own})
     return {level: [getattr(m, metric) for m in own if m.level == level] for level in levels}
@@ -96,7 +96,7 @@ def _error_traces(name: str, dash: str, number: int, errors: Mapping[float, Sequ
 
 
 def seeds(measurements: Sequence[Measurement], metric: str, title: str) -> "Figure":
-    """Draw each model's unperturbed errors, a point for each seed, relative to their mean.
+    """Draw each model's unperturbed errors relative to their mean over seeds, with one point for each seed.
 
     Args:
         measurements: measurements of one series at one horizon.
@@ -134,9 +134,9 @@ def seeds(measurements: Sequence[Measurement], metric: str, title: str) -> "Figu
 
 
 def forecasts(points: Sequence[ForecastRow], forecaster: str, channel: str, title: str) -> "Figure":
-    """Draw the forecasts of one window under all seeds with the truth, a panel for each training.
+    """Draw the forecasts of one window with all seeds, together with the truth, in one panel for each training.
 
-    The part before the forecast is as long as the forecast.
+    The history before the forecast is shown over the same number of steps as the forecast.
 
     Args:
         points: forecasts of one series at one horizon.
@@ -163,7 +163,7 @@ def forecasts(points: Sequence[ForecastRow], forecaster: str, channel: str, titl
     figure.update_annotations(font={"size": 13})
     figure.update_xaxes(title_text="steps after the window", row=len(trainings), col=1)
     for row in range(1, len(trainings) + 1):
-        # Titles of neighbouring panels would overlap.
+        # Axis titles of neighbouring panels would overlap, so only the middle panel has one.
         if row != (len(trainings) + 1) // 2:
             figure.update_yaxes(title_text=None, row=row, col=1)
     return figure

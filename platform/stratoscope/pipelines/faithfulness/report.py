@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 MAX_DIFFERENCES = 400
-"""Number of rows in the comparison of trainings, which keeps the page small."""
+"""Maximum number of rows in the comparison of trainings, to keep the page small."""
 
 
 def summary_table(run: Run) -> TerminalTable:
-    """Return each forecaster's errors, its spread over seeds, and the perturbation that raises its error most."""
+    """Return each forecaster's errors, their spread over seeds, and the perturbation that raises the error most."""
     measurements = _measurements(CellRow.read(run.table("cells")))
     table = TerminalTable(title="Errors in standard units, means over seeds", title_justify="left")
     texts = ("data set", "forecaster", "training", "costliest")
@@ -116,7 +116,7 @@ def recorded_facts(manifest: Manifest) -> dict[str, SeriesFacts]:
 
 
 def series_lines(facts: Mapping[str, SeriesFacts]) -> Iterator[str]:
-    """Yield what the terminal says about each series."""
+    """Yield the lines that the terminal shows about each series."""
     for name, each in facts.items():
         yield from (f"{label}: {text}" for label, text in each.lines(name))
 
@@ -170,7 +170,7 @@ def _level_figures(measurements: Sequence[Measurement], name: str) -> Iterator["
 
 
 def _seed_figures(measurements: Sequence[Measurement], windows: Sequence[ForecastRow], name: str) -> Iterator["Figure"]:
-    """Yield the figures of the spread over seeds: errors, and forecasts of one window by each forecaster."""
+    """Yield the figures of the spread over seeds: the errors, and each forecaster's forecasts of one window."""
     if len({m.seed for m in measurements}) > 1:
         yield figures.seeds(measurements, "mse", f"Squared errors by seed, without perturbation, {name}")
     for forecaster in dict.fromkeys(f.forecaster for f in windows):
@@ -179,7 +179,7 @@ def _seed_figures(measurements: Sequence[Measurement], windows: Sequence[Forecas
 
 
 def _table(rows: Sequence[Mapping[str, str]], filtered: str | None = None) -> Table:
-    """Return rows, each a mapping from header to text, as a table of the page."""
+    """Return rows as a table of the page. Each row maps headers to texts."""
     return Table(list(rows[0]), [list(row.values()) for row in rows], filtered=filtered)
 
 

@@ -32,11 +32,11 @@ from stratoscope.results import Run, write_table
 from stratoscope.tables.faithfulness import CELL_TABLES, CellRow, DeviationRatioRow, DifferenceRow, SpreadRow
 
 GPU_SHARE = 0.25
-"""Default share of a GPU for a task: the models are small."""
+"""Default share of a GPU for a task. It is small because the models are small."""
 
 
 class FaithfulnessJob(Job[FaithfulnessConfig]):
-    """Trains forecasters with several seeds, perturbs them, and reports what their forecasts survive."""
+    """Trains forecasters with several seeds, perturbs them, and reports which changes their forecasts survive."""
 
     name: ClassVar[str] = "faithfulness"
     config_class = FaithfulnessConfig
@@ -137,7 +137,7 @@ def fingerprints(series: Mapping[str, Series], device: str) -> dict[str, str]:
 
 
 def device_name(device: str) -> str:
-    """Return the name of the GPU where this process has one, otherwise the kind of device."""
+    """Return the name of the GPU if this process has one, otherwise the kind of device."""
     return torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else device
 
 
@@ -155,7 +155,7 @@ def write_results(
         config: configuration of the run.
         cells: all cells of the grid.
         failed: errors of the cells that failed.
-        naive_errors: squared error of a forecast of the training mean, by series.
+        naive_errors: squared error of always forecasting the training mean, by series.
 
     Raises:
         RunError: every cell failed.

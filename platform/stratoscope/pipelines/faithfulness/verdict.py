@@ -1,4 +1,4 @@
-"""The first screen of the faithfulness page: who survives what, the costliest perturbation, and what to doubt."""
+"""The first screen of the faithfulness page: what forecasters survive, the costliest perturbation, and warnings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,30 +36,30 @@ NAMES = {
     "patchtsmixer": "PatchTSMixer",
     "timesieve": "TimeSieve",
 }
-"""Names of forecasters as their papers write them."""
+"""Names of forecasters as written in their papers."""
 SIGNS: Mapping[Outcome, tuple[str, "Tone"]] = {
     "survives": ("✓ survives", "good"),
     "undecided": ("? undecided", "warn"),
     "does not survive": ("✗ does not", "bad"),
 }
-"""Text and tone of each outcome; a sign conveys the same as the tone for colour-blind readers."""
+"""Text and tone of each outcome. For colour-blind readers, a sign conveys the same as the tone."""
 MAX_ROWS = 8
 """Number of rows above which the grid has a filter."""
 
 
 def forecaster_name(name: str) -> str:
-    """Return the name of a forecaster as texts show it."""
+    """Return the name of a forecaster as shown in texts."""
     return NAMES.get(name, name.replace("_", " "))
 
 
 @dataclass(frozen=True)
 class ModelOutcomes:
-    """What a forecaster survives, with one training, on one series, at one horizon."""
+    """What a forecaster survives with one training, on one series and at one horizon."""
 
     spread: SpreadRow
     """Spread of its squared error over seeds."""
     seed: Outcome | None
-    """Whether it survives another seed; null for a single seed."""
+    """Whether it survives another seed; None for a single seed."""
     perturbations: Mapping[str, Sequence[PerturbationOutcome]]
     """Outcomes at all levels, by name of the perturbation."""
 
@@ -71,7 +71,7 @@ class ModelOutcomes:
         return f"{forecaster_name(spread.forecaster)} ({place})"
 
     def outcome(self, perturbation: str) -> Outcome | None:
-        """Return whether it survives a perturbation at all levels; None where it was not applied."""
+        """Return whether it survives a perturbation at all levels; None if the perturbation was not applied."""
         outcomes = {each.outcome for each in self.perturbations.get(perturbation, ())}
         order: tuple[Outcome, ...] = ("does not survive", "undecided", "survives")
         return next((outcome for outcome in order if outcome in outcomes), None)
@@ -124,7 +124,7 @@ def _survivals(models: Sequence[ModelOutcomes]) -> list[_Survival]:
 
 
 def _first_trainings(survivals: Sequence[_Survival]) -> list[_Survival]:
-    """Return the survival of each forecaster with its first training, which is the plain one where there is one."""
+    """Return each forecaster's survival with its first training, which is the plain one if it was configured."""
     first: dict[str, _Survival] = {}
     for each in survivals:
         first.setdefault(each.forecaster, each)
@@ -132,7 +132,7 @@ def _first_trainings(survivals: Sequence[_Survival]) -> list[_Survival]:
 
 
 def title(models: Sequence[ModelOutcomes]) -> str:
-    """Return what the run showed, in a line."""
+    """Return the result of the run in one line."""
     trusted = [model for model in models if not is_questioned(model.spread)]
     if not trusted:
         largest = max(model.spread.mean for model in models)
@@ -162,7 +162,7 @@ def _seed_title(models: Sequence[ModelOutcomes]) -> str:
 
 
 def warnings(models: Sequence[ModelOutcomes], failed: Sequence[CellRow]) -> Iterator[str]:
-    """Yield what a reader must know before reading anything into the results.
+    """Yield what a reader must know before interpreting the results.
 
     Args:
         models: outcomes of all forecasters.
@@ -182,14 +182,14 @@ def warnings(models: Sequence[ModelOutcomes], failed: Sequence[CellRow]) -> Iter
 
 
 def notes(series: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield what was repaired in each series or is questioned, by its name; it stands after what was found."""
+    """Yield a line on each series with notes, such as repaired values. The page shows them after the findings."""
     yield from (f"Series {name}: {'; '.join(own)}." for name, own in series.items() if own)
 
 
 def sentences(
     models: Sequence[ModelOutcomes], limits: VerdictSection, ratios: Sequence[DeviationRatioRow] = ()
 ) -> Iterator[str]:
-    """Yield what survives, the costliest perturbation, and what other trainings change.
+    """Yield sentences on what forecasters survive, the costliest perturbation, and the effect of other trainings.
 
     Args:
         models: outcomes of all forecasters.
@@ -224,7 +224,7 @@ def _costliest(models: Sequence[ModelOutcomes]) -> Iterator[str]:
 
 
 def _other_trainings(survivals: Sequence[_Survival]) -> Iterator[str]:
-    """Yield which trainings change the number of perturbations that a forecaster survives, in a sentence."""
+    """Yield a sentence on the trainings that change the number of perturbations that a forecaster survives."""
     first = {each.forecaster: each for each in _first_trainings(survivals)}
     others = [each for each in survivals if each is not first[each.forecaster]]
     if not others:
@@ -241,7 +241,7 @@ def _other_trainings(survivals: Sequence[_Survival]) -> Iterator[str]:
 
 
 def _seed_effects(ratios: Sequence[DeviationRatioRow]) -> Iterator[str]:
-    """Yield how often other trainings change how much another seed matters, in a sentence for each reference."""
+    """Yield a sentence for each reference training on how often other trainings change the effect of another seed."""
     own = [ratio for ratio in reference_ratios(ratios) if ratio.ci_low is not None and ratio.ci_high is not None]
     for other in dict.fromkeys(ratio.other for ratio in own):
         group = [ratio for ratio in own if ratio.other == other]
@@ -263,7 +263,7 @@ def _ratio_text(ratio: DeviationRatio) -> str:
 
 
 def grid(models: Sequence[ModelOutcomes]) -> Table:
-    """Return the outcomes by model and perturbation; columns that are the same in all rows are left out."""
+    """Return the outcomes by model and perturbation. Columns with the same value in all rows are left out."""
     perturbations = list(dict.fromkeys(name for model in models for name in model.perturbations))
     columns: dict[str, list[str]] = {
         "forecaster": [forecaster_name(model.spread.forecaster) for model in models],

@@ -19,7 +19,7 @@ class QuestionEncoder:
     trust_remote_code: bool
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
-        """Return the columns of a shard with those of its token ids."""
+        """Return the columns of a shard with additional columns for its token ids."""
         tokenizer = cached_tokenizer(self.source, self.trust_remote_code)
         questions = decode_shard(shard)
         return shard | pack_questions(questions, [encode_question(tokenizer, question) for question in questions])
@@ -31,7 +31,7 @@ def decode_shard(shard: Mapping[str, Any]) -> list[Question]:
 
 
 def pack_questions(questions: Sequence[Question], encoded: Sequence[EncodedQuestion]) -> dict[str, Any]:
-    """Return encoded questions as columns: all ids as bytes of int32, and what divides them."""
+    """Return encoded questions as columns: all ids as bytes of int32, and the lengths and counts that divide them."""
     rows = list(chain.from_iterable(e.rows for e in encoded))
     pairs = zip(questions, encoded, strict=True)
     answer_index = [question.answers.index(row.answer) for question, e in pairs for row in e.rows]
@@ -47,7 +47,7 @@ def pack_questions(questions: Sequence[Question], encoded: Sequence[EncodedQuest
 
 
 def unpack_questions(questions: Sequence[Question], columns: Mapping[str, Any]) -> list[EncodedQuestion]:
-    """Return the encoded questions of such columns."""
+    """Return the encoded questions from the columns of `pack_questions`."""
     prompts = unpack_ids(columns["prompt_ids"], columns["prompt_length"])
     rows = zip(
         unpack_ids(columns["row_ids"], columns["row_length"]),

@@ -13,7 +13,7 @@ from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES
 from stratoscope.pipelines.sharded.layout import ShardLayout
 
 ANALYSIS_S = 20
-"""Seconds of tests and separation, for each data set."""
+"""Seconds that tests and separation take for each data set."""
 
 
 def estimate(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure, Scatter
 
 CHANCE = 0.5
-"""AUROC of a feature that tells nothing."""
+"""AUROC of a feature without information."""
 SETS = {
     "flagged": "flagged layers",
     "random": "random layers, mean",
@@ -27,7 +27,7 @@ SETS = {
 
 
 def propensity(rows: Sequence[HallucinationScoreRow], title: str) -> "Figure":
-    """Draw EAVSS by layer with its intervals over the band of the null hypothesis; flagged layers are filled."""
+    """Draw EAVSS by layer with its intervals over the band of the null hypothesis. Flagged layers are filled points."""
     from plotly.graph_objects import Figure, Scatter
 
     layers = [row.layer for row in rows]
@@ -123,7 +123,7 @@ def heat_map(rows: Sequence[HallucinationScoreRow], title: str) -> "Figure":
 def _signed(
     rows: Sequence[HallucinationScoreRow], places: Sequence[tuple[str, str]], *, flagged: bool
 ) -> list[list[float | None]]:
-    """Return the signed propensity of each place and layer; None for layers that are flagged, or that are not."""
+    """Return the signed propensity of each place and layer; None for layers whose flag differs from `flagged`."""
     signs = {"more": 1.0, "less": -1.0, "none": 0.0}
     return [
         [
@@ -136,7 +136,7 @@ def _signed(
 
 
 def layer_aurocs(rows: Sequence[SeparationRow], title: str) -> "Figure":
-    """Draw the AUROC of each layer alone with its interval; layers that cannot be told from chance are grey.
+    """Draw the AUROC of each single layer with its interval. Layers that do not differ from chance are grey.
 
     Args:
         rows: separation by single layers, of one data set and tap.
@@ -188,7 +188,7 @@ def separation(rows: Sequence[SeparationRow], random: Sequence[float], title: st
     ]
     figure = interval_plot(marks, "AUROC", title=title, form=".3f", reference=CHANCE, with_reference=True)
     position = next((index for index, mark in enumerate(marks) if mark.row == SETS["random"]), None)
-    # If nothing is flagged, random sets without layers all lie at one half.
+    # If no layer is flagged, the random sets are empty too, and all have an AUROC of one half.
     if position is not None and len(set(random)) > 1:
         figure.add_scatter(
             x=list(random),

@@ -19,9 +19,9 @@ from stratoscope.scoring import FEWEST_QUESTIONS
 from stratoscope.tables.hallucination import WrittenRow
 
 SAMPLE = 64
-"""Number of questions that are encoded to estimate the tokens of all."""
+"""Number of questions that are encoded to estimate the total number of tokens."""
 MIN_SHARD_SIZE = 16
-"""Minimum default size of a shard; each question has several answers."""
+"""Minimum of the default shard size. It is small because each question has several answers."""
 WRITTEN = "written"
 """Name of the table of texts that vLLM generated."""
 
@@ -69,7 +69,7 @@ def lay_out_inputs(
 
 
 def answers_and_tokens(config: HallucinationConfig, source: ModelSource, questions: QuestionSet) -> tuple[int, int]:
-    """Estimate the answers and tokens of all questions from the first ones, whose order is random."""
+    """Estimate the total number of answers and tokens from the first questions. The order of questions is random."""
     tokenizer = load_tokenizer(source, trust_remote_code=config.model.trust_remote_code)
     sample = list(islice(questions, SAMPLE))
     scale = len(questions) / len(sample)
@@ -100,12 +100,12 @@ def write_answers_with_vllm(
     """Generate answers to all questions with vLLM, once in a run.
 
     Args:
-        storage: the files of the run, which hold the texts once they are generated.
+        storage: the files of the run, where the generated texts are stored.
         config: the configuration.
         inputs: the input of the run.
 
     Returns:
-        The input with the texts; the actors answer the questions that vLLM failed to answer.
+        The input with the texts. The actors answer the questions that vLLM failed to answer.
     """
     if not storage.exists(f"{WRITTEN}.parquet"):
         questions = list(inputs.questions)

@@ -14,7 +14,7 @@ SIGNIFICANT = 0.05
 def verdicts(
     separation: Sequence[SeparationRow], results: Sequence[DatasetResult], *, random_sets: int
 ) -> Iterator[str]:
-    """Yield one sentence for each data set and tap: which layers are flagged, and whether they beat random ones.
+    """Yield one sentence for each data set and tap: the flagged layers, and whether they beat random ones.
 
     Args:
         separation: how well features separate answers.
@@ -49,7 +49,7 @@ def against_random(low: float, high: float, detectable: float, num_sets: int) ->
         low: lower end of the interval.
         high: upper end of the interval.
         detectable: smallest difference that data of this size detects.
-        num_sets: number of random sets; with few of them, chance ranks a set above all too often for a finding.
+        num_sets: number of random sets. With few sets, the best rank occurs by chance too often to be a finding.
     """
     if least_rank_p(num_sets) > SIGNIFICANT:
         return not_shown(

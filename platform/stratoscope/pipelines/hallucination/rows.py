@@ -75,7 +75,7 @@ def encode_answer(tokenizer: "PreTrainedTokenizerBase", question: Question, answ
 def read_parts(
     question: Question, rows: Sequence[EncodedAnswer], parts: Sequence[ReadPart], first_row: int
 ) -> list[tuple[ReadUnit, Span]]:
-    """Return the units of a question's rows in a batch; the question itself is one unit."""
+    """Return the units of a question's rows in a batch. The question itself is one unit, if it is to be read."""
     units: list[tuple[ReadUnit, Span]] = []
     for number, row in enumerate(rows):
         answer_id = f"{question.question_id}-{number}"
@@ -94,7 +94,7 @@ def group_questions(rows: Sequence[Sequence[EncodedAnswer]], max_tokens: int, ma
 
     Args:
         rows: the rows of each question; questions without rows are left out.
-        max_tokens: maximum tokens of a batch, padding included; a larger question gets a batch of its own.
+        max_tokens: maximum tokens of a batch, padding included; a larger question gets its own batch.
         max_rows: maximum answers of a batch, which bounds the memory of their statistics.
     """
     longest = [max((len(row.ids) for row in answers), default=0) for answers in rows]

@@ -53,9 +53,9 @@ from stratoscope.scoring import (
 from stratoscope.tables import hallucination as tables
 
 MAX_TOKENS = 2048
-"""Maximum tokens of a question with an answer."""
+"""Maximum number of tokens of a question with an answer."""
 TOTALS = ("questions", "scored", "answers", "errors", "tokens", "padded_tokens", "nonfinite", "halved")
-"""Counts of shards that add up in the manifest."""
+"""Counts that are summed over shards in the manifest."""
 SHARD_TABLES = ("errors", "pair_stats", "answers", "generated")
 
 
@@ -130,7 +130,7 @@ class HallucinationJob(Job[HallucinationConfig]):
 
 
 def sharded_work(config: HallucinationConfig, inputs: HallucinationInputs, pool: ActorPool) -> ShardedWork:
-    """Return the questions as work for actors; those on GPUs get them encoded, so that they do not wait for it."""
+    """Return the questions as work for actors. GPU actors get encoded questions, so that they do not wait for it."""
     table, layout = inputs.questions.table, inputs.layout
     work = ShardedWork("hallucination", "questions", table, layout, TOTALS, config.fail_on_error)
     encoder = QuestionEncoder(inputs.model.source, config.model.trust_remote_code)
@@ -140,7 +140,7 @@ def sharded_work(config: HallucinationConfig, inputs: HallucinationInputs, pool:
 def worker_settings(
     config: HallucinationConfig, inputs: HallucinationInputs, pool: ActorPool, recorded: int | None = None
 ) -> HallucinationWorkerSettings:
-    """Return the settings of the workers of a pool; `recorded` are the tokens of a batch in an earlier start."""
+    """Return the settings of a pool's workers. `recorded` is the number of tokens per batch of an earlier start."""
     facts, taps, on_gpu = inputs.model.facts, config.readings.taps, pool.num_gpus > 0
     return HallucinationWorkerSettings(
         loading=config.model.to_loading(inputs.model.source, pool.num_gpus),
@@ -191,7 +191,7 @@ def check_any_read(run: Run) -> None:
 
 
 def write_rates(storage: Storage, confidence: float) -> None:
-    """Write how often the model's own answers are wrong, if it wrote any."""
+    """Write how often the model's own answers are wrong, if there are any."""
     if storage.exists("generated.parquet"):
         generated = tables.GeneratedRow.read(read_table(storage, "generated"))
         write_table(storage, "rates", tables.RateRow.table(tables.rate_rows(generated, confidence)))

@@ -1,4 +1,4 @@
-"""The first screen of the hallucination page: flagged layers, whether they beat random ones, and what else tells."""
+"""The first screen of the hallucination page: flagged layers, and how they compare with random and other features."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 SeparationVerdict = Literal["better", "no better", "worse"]
 MAX_REASONS = 2
-"""Number of sentences that say why no layer is flagged."""
+"""Maximum number of sentences on why no layer is flagged."""
 
 
 def title(manifest: "Manifest", rows: Sequence[HallucinationScoreRow]) -> str:
-    """Return what the run found, in a line.
+    """Return the main finding of the run in one line.
 
     Args:
         manifest: manifest of the run.
@@ -46,7 +46,7 @@ def _questions(rows: Sequence[HallucinationScoreRow]) -> int:
 
 
 def warnings(manifest: "Manifest") -> Iterator[str]:
-    """Yield what a reader must know before reading anything into the results."""
+    """Yield what a reader must know before interpreting the results."""
     yield from nonfinite_notes(manifest)
     if errors := manifest.counts.get("errors", 0):
         yield f"WARNING: {errors:,} questions could not be read; errors.parquet lists them."
@@ -57,7 +57,7 @@ def warnings(manifest: "Manifest") -> Iterator[str]:
 def sentences(
     manifest: "Manifest", rows: Sequence[HallucinationScoreRow], separation: Sequence[SeparationRow]
 ) -> Iterator[str]:
-    """Yield whether flagged layers separate answers better than random ones, or why none is flagged.
+    """Yield sentences on whether flagged layers separate answers better than random ones, or why none is flagged.
 
     Args:
         manifest: manifest of the run.
@@ -77,7 +77,7 @@ def sentences(
 
 
 def _against_random(rows: Sequence[SeparationRow], number: int, num_sets: int) -> str:
-    """Return in a sentence how flagged layers compare with random sets of as many layers."""
+    """Return a sentence that compares flagged layers with random sets of as many layers."""
     best = max(rows, key=lambda row: row.auroc)
     auroc = f"AUROC {best.auroc:.2f}, {best.ci_low:.2f} to {best.ci_high:.2f}, in {best.dataset}, tap {best.tap}"
     if least_rank_p(num_sets) > SIGNIFICANT:
@@ -101,7 +101,7 @@ def _ranking(row: SeparationRow) -> SeparationVerdict:
 
 
 def _without_layers(flagged: Sequence[SeparationRow], separation: Sequence[SeparationRow]) -> Iterator[str]:
-    """Yield what the length and the likelihood of answers reach, where flagged layers are best."""
+    """Yield the AUROC of the length and likelihood of answers on the data set where flagged layers are best."""
     best = max(flagged, key=lambda row: row.auroc)
     auroc = {row.features: row.auroc for row in separation if row.dataset == best.dataset and row.tap is None}
     names = {"likelihood": "the likelihood of an answer", "answer_length": "its length"}

@@ -47,19 +47,19 @@ class HallucinationWorkerSettings:
     loading: LoadSpec
     answers: Answers
     answer_tokens: int
-    """Maximum tokens of an answer that the model writes."""
+    """Maximum number of tokens of an answer that the model generates."""
     taps: tuple[Tap, ...]
     parts: tuple[ReadPart, ...]
     epsilons: tuple[float, ...]
     max_tokens: int
-    """Maximum tokens of a question with an answer."""
+    """Maximum number of tokens of a question with an answer."""
     sizes: BatchSizes
     num_threads: int
 
 
 @dataclass(frozen=True, eq=False)
 class _ReadQuestion:
-    """What was read of the answers to a question."""
+    """The statistics that were read from the answers to a question."""
 
     units: Sequence[ReadUnit]
     statistics: Statistics
@@ -68,7 +68,7 @@ class _ReadQuestion:
 
 @dataclass
 class _ShardState:
-    """State of a shard during its processing; dictionaries are by index of the question."""
+    """State of a shard during its processing. The keys of dictionaries are indices of questions."""
 
     questions: list[Question]
     encoded: list[EncodedQuestion]
@@ -90,7 +90,7 @@ class _ShardState:
 class HallucinationWorker:
     """Reduces shards of questions to statistics of their answers. The constructor loads the model.
 
-    Several threads may call a worker at once: one runs the model while the others write tables.
+    Several threads may call a worker concurrently: one runs the model while the others write tables.
     """
 
     def __init__(self, settings: HallucinationWorkerSettings, metrics: WorkMetrics | None = None) -> None:
@@ -103,11 +103,11 @@ class HallucinationWorker:
         self.by_difference: list[int] = []
 
     def tune(self) -> dict[str, int]:
-        """Return what all workers of the run must share: the tokens of a batch, measured if the settings lack them."""
+        """Return the values that all workers share: the tokens per batch, measured if the settings do not give them."""
         return {BATCH_TOKENS: self.batch_tokens or measured_tokens(self.model)}
 
     def adopt(self, tuning: Mapping[str, int]) -> None:
-        """Use what the workers of the run share."""
+        """Use the values that all workers of the run share."""
         self.batch_tokens = tuning[BATCH_TOKENS]
 
     @cached_property
@@ -117,11 +117,11 @@ class HallucinationWorker:
         return TextGenerator(self.model, self.batch_tokens, self.settings.sizes.max_prompts)
 
     def __call__(self, shard: dict[str, Any], attempt: Attempt = FIRST_ATTEMPT) -> ShardResult:
-        """Generate the model's own answers, if these are to be read, and read the activations on all answers.
+        """Generate the model's own answers if the settings ask for them, and read the activations on all answers.
 
         Args:
-            shard: `shard`, its number, and the lists `prompt_id`, `group` and `text` of its questions; beside them
-                what `QuestionEncoder` adds, if a task has encoded the shard.
+            shard: `shard`, its number, and the lists `prompt_id`, `group` and `text` of its questions. It also has
+                the columns that `QuestionEncoder` adds, if a task has encoded the shard.
             attempt: the record of earlier attempts at the shard.
 
         Raises:
@@ -162,14 +162,14 @@ class HallucinationWorker:
         )
 
     def _open(self, shard: Mapping[str, Any]) -> _ShardState:
-        """Return the questions of a shard with their tokens, which a task may have encoded."""
+        """Return the state of a shard with its questions and their tokens. A task may already have encoded them."""
         questions = decode_shard(shard)
         if "row_ids" in shard:
             return _ShardState(questions, unpack_questions(questions, shard))
         return _ShardState(questions, [encode_question(self.model.tokenizer, question) for question in questions])
 
     def _answer(self, state: _ShardState, attempt: Attempt) -> None:
-        """Generate an answer to each question, and add it to the question's answers."""
+        """Generate an answer to each question that has none from vLLM, and grade all generated answers."""
         prompts = [GenerationPrompt(e.prompt, END_OF_ANSWER, self.settings.answer_tokens) for e in state.encoded]
         pending = [i for i, question in enumerate(state.questions) if question.written is None]
         batches = []
@@ -226,7 +226,7 @@ class HallucinationWorker:
         state.halved += outcome.halved
 
     def _measure(self, probe: Probe, state: _ShardState, batch: Sequence[int]) -> Finish:
-        """Start a batch; what it returns stores the statistics once they are there."""
+        """Start a batch. The returned function waits for the statistics and stores them."""
         rows = [row for i in batch for row in state.encoded[i].rows]
         parts: list[tuple[ReadUnit, Any]] = []
         units: dict[int, slice] = {}
@@ -315,8 +315,8 @@ def _log_likelihoods(
 
     Args:
         rows: rows of a batch.
-        predicted: numbers of some rows, and what waits for the log-probabilities of all their answers' tokens. A pass
-            that was repeated is the last of its rows.
+        predicted: for each forward pass, the indices of its rows, and a function that waits for the log-probabilities
+            of all tokens of their answers. If a pass was repeated, the last one for a row counts.
     """
     values = [0.0] * len(rows)
     for chosen, wait in predicted:

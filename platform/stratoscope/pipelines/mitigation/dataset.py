@@ -1,4 +1,4 @@
-"""The data of a run: training, validation and held-out parts, which share no question or text."""
+"""The data of a run: training, validation and held-out parts, which have no question or text in common."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NUM_SEPARATION = 40
-"""Held-out questions of each data set whose hidden states are compared, layer by layer."""
+"""Number of held-out questions of each data set whose hidden states are compared, layer by layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class EvaluationSet:
 
 @dataclass(frozen=True)
 class TextSource:
-    """Numbers of rows of a source of texts: those read are the sum of those kept and those left out."""
+    """Row counts of a source of texts. The rows read are the sum of the rows kept and those left out."""
 
     name: str
     prompts_read: int
@@ -63,7 +63,7 @@ class MitigationData:
     held_out: EvaluationSet
     """The data that the base and all variants are evaluated on."""
     used: frozenset[str]
-    """Ids of the rows for training, for validation, and for the choice of layers."""
+    """Ids of the rows that were used for training, for validation and to choose layers."""
     counts: dict[str, dict[str, int]]
     """Number of questions by data set and part: trained, validated, held_out."""
     datasets: tuple[DataSet, ...]
@@ -79,7 +79,7 @@ class MitigationData:
 
         Args:
             samples: token ids of the texts.
-            num_validation: number of texts that are not trained on, but evaluate the trials of the search.
+            num_validation: number of texts that are used only to evaluate the trials of the search.
         """
         texts = [Text("validation", f"sample-{i}", tokens) for i, tokens in enumerate(samples[:num_validation])]
         return replace(
@@ -100,15 +100,15 @@ class TrainingInputs:
     dtype: str
     data: MitigationData
     max_length: int
-    """Most tokens of a sequence."""
+    """Maximum number of tokens in a sequence."""
     batch_tokens: int
-    """Maximum tokens of a batch of evaluators, padding included."""
+    """Maximum number of tokens in a batch of an evaluator, padding included."""
     workers: WorkerResources
     flagged: Mapping[int, tuple[int, ...]]
-    """Flagged layers by their number, for the numbers that the search chooses from."""
+    """Flagged layers by how many there are, for each number of layers in the search space."""
 
     def settings(self, variant: Variant) -> TrainingSettings:
-        """Return the settings of a variant's training, as configured."""
+        """Return the configured settings of a variant's training."""
         config, train = self.config, self.config.train
         return TrainingSettings(
             loading=config.model.to_loading(self.source, min(1.0, self.workers.gpus)),
@@ -135,8 +135,8 @@ def load_data(
     Args:
         config: configuration of the job.
         tokenizer: tokenizer of the model.
-        seen: ids of the questions and prompts by which layers were chosen; none of them is held out.
-        max_length: most tokens of a sequence.
+        seen: ids of the questions and prompts that were used to choose layers; none of them is held out.
+        max_length: maximum number of tokens in a sequence.
 
     Raises:
         InputError: a source cannot be read, or nothing is left for training or evaluation.
@@ -220,7 +220,7 @@ def _encode(
     max_length: int,
     most_wrong: int | None = None,
 ) -> tuple[QuestionExample, ...]:
-    """Encode questions, without those that have an answer of no token or one that is too long."""
+    """Encode questions, except those with an answer that has no token or is too long."""
     examples = []
     for question in questions:
         right = next(a.text for a in question.answers if a.right)
@@ -288,7 +288,7 @@ class _TextReader:
     def _read(
         self, source: PromptSource, limit: int | None, excluded: Collection[str]
     ) -> tuple[list[tuple[str, tuple[int, ...]]], OrderedPrompts]:
-        """Return the ids and tokens of a source's texts, without those of one token, and all of them in order."""
+        """Return the ids and tokens of a source's texts with at least two tokens, and all its prompts in order."""
         prompts = load_prompts(source, limit, self.config.seed)
         rows = [
             (p.prompt_id, tuple(encode_text(self.tokenizer, p.text)[: self.max_tokens]))

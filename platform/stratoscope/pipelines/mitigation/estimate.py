@@ -15,20 +15,20 @@ __all__ = ["MemoryEstimate", "check_memory", "estimate", "need"]
 TRAIN_FLOPS = 8
 """Operations per parameter and token: forward, backward, and the frozen model's forward pass."""
 START_S = 40
-"""Seconds in which a training starts: processes, libraries, the model."""
+"""Seconds that a training takes to start its processes, import libraries and load the model."""
 
 
 def need(
     config: MitigationConfig, facts: ModelFacts, data: MitigationData, trained_layers: int, vocabulary: int
 ) -> MemoryEstimate:
-    """Estimate the least memory that training needs.
+    """Estimate the minimum memory that training needs.
 
     Args:
         config: configuration of the job.
         facts: size of the model.
         data: training data.
-        trained_layers: the most layers that a variant trains.
-        vocabulary: size of the logits.
+        trained_layers: the largest number of layers that a variant trains.
+        vocabulary: number of logits per token.
     """
     train, model = config.train, ModelCost(config.model.source, facts, config.model.dtype)
     size = model.bytes_per_parameter
@@ -40,7 +40,7 @@ def need(
     own = trained * (2 * size + (4 if size < 4 else 0) + 8 / workers)
     tokens = _tokens_of_step(config, data)
     share = 1 / (workers * train.micro_batches)
-    # The model's logits are kept until the backward pass, and on texts also the frozen model's.
+    # The model's logits are kept until the backward pass. On texts, the frozen model's logits are kept too.
     logits = size * vocabulary * share * (tokens.predicted + (tokens.texts if config.terms.weights.forgetting else 0))
     states = facts.num_layers * facts.hidden_size * size * tokens.all * share
     return MemoryEstimate(
@@ -49,7 +49,7 @@ def need(
 
 
 def check_memory(need: MemoryEstimate) -> None:
-    """Check that this machine has the least memory that training needs.
+    """Check that this machine has the minimum memory that training needs.
 
     Raises:
         InputError: too little memory is free.
@@ -89,7 +89,7 @@ def estimate(
 
 
 def _samples(config: MitigationConfig, model: ModelCost) -> Iterator[tuple[str, str]]:
-    """Yield the line on texts that the model generates, if it generates any."""
+    """Yield the line about the texts that the model generates, if there are any."""
     if not config.num_samples:
         return
     tokens = config.num_samples * config.tokens_per_sample
@@ -108,7 +108,7 @@ class _StepTokens:
     all: float
     predicted: float
     texts: float
-    """Those of texts, which are predicted, too."""
+    """Tokens of texts, which are also counted in `predicted`."""
 
 
 def _tokens_of_step(config: MitigationConfig, data: MitigationData) -> _StepTokens:

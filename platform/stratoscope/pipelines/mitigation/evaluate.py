@@ -52,14 +52,14 @@ def evaluate_models(
         The scores of each model by its key, and the errors of variants that could not be evaluated.
 
     Raises:
-        RunError: the base could not be evaluated, or no variant.
+        RunError: the base could not be evaluated, or every variant failed.
     """
     calls = _evaluations(store, variants)
     scores = {key: known for key in calls if (known := store.read_scores(key)) is not None}
     missing = [key for key in calls if key not in scores]
     errors: dict[str, str] = {}
     with context.progress("evaluate", len(calls), len(scores), "models") as bar:
-        # One chunk per round of evaluators, so that finished evaluations are stored early.
+        # Each chunk has one model per evaluator, so that finished evaluations are stored early.
         size = max(1, service.size)
         for start in range(0, len(missing), size):
             chunk = missing[start : start + size]
@@ -93,7 +93,7 @@ class SavedCheckpoints:
 
     urls: tuple[str, ...]
     frozen_tensors: int | None
-    """Number of tensors of the last one that are bit-identical to the base's."""
+    """Number of tensors in the last checkpoint that are bit-identical to those of the base."""
 
 
 def model_cards(

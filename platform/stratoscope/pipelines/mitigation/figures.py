@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FigureRow = TypeVar("FigureRow", TrainingStepRow, LayerSeparationRow)
 FEW_STEPS = 30
-"""Number of steps up to which a curve shows its points."""
+"""Maximum number of steps for which a curve shows its points."""
 UNITS = {
     "loss": "weighted sum of the terms",
     "contrastive": "nats per question and layer",
@@ -46,13 +46,13 @@ class _Series(Generic[FigureRow]):
     seed: int | None
     rows: list[FigureRow]
     labels: dict[str, Any]
-    """Name and legend entry of its traces; seeds of a variant share one."""
+    """Name and legend entry of its traces. Seeds of a variant share one legend entry."""
     colour: str
     symbol: str
 
 
 def _series(rows: Sequence[FigureRow]) -> Iterator[_Series[FigureRow]]:
-    """Group rows by model. A pruned model before training has the colour of its variant, and an open symbol."""
+    """Group rows by model. A pruned model before training has its variant's colour and an open symbol."""
     variants = list(dict.fromkeys(row.variant.removesuffix(NOT_RECOVERED) for row in rows))
     models = list(dict.fromkeys((row.variant, row.seed) for row in rows))
     for number, (variant, seed) in enumerate(models):
@@ -69,7 +69,7 @@ def _series(rows: Sequence[FigureRow]) -> Iterator[_Series[FigureRow]]:
 
 
 def differences(rows: Sequence[VariantComparisonRow], model: str) -> "Figure":
-    """Draw for the first screen how each variant differs from the base, as the mean over seeds."""
+    """Draw each variant's difference from the base, as the mean over seeds, for the first screen."""
     several = len({row.variant for row in rows}) > 1
     marks = [
         IntervalMark(
@@ -143,7 +143,7 @@ def _interval(row: VariantEvaluationRow, *, retention: bool) -> tuple[float | No
 
 
 def separation(rows: Sequence[LayerSeparationRow], dataset: str, model: str) -> "Figure":
-    """Draw by layer how much closer a question's end is to right answers than to wrong ones, a line for each model."""
+    """Draw how much closer the end of a question is to right than to wrong answers, by layer, with a line per model."""
     from plotly.graph_objects import Figure, Scatter
 
     figure = Figure()

@@ -1,4 +1,4 @@
-"""The layers of a run's variants: given as numbers, chosen by finished runs, or flagged by a run of its own."""
+"""The layers of a run's variants: given as numbers, chosen by finished runs, or flagged by the run itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -56,20 +56,20 @@ class LayerChoice:
 
     @property
     def seen(self) -> frozenset[str]:
-        """Ids of the questions and prompts by which layers were chosen."""
+        """Ids of the questions and prompts that were used to choose layers."""
         questions = self.flags.table("answers")["question_id"].to_pylist() if self.flags is not None else []
         return frozenset(questions) | (self.score.calibrated if self.score is not None else frozenset())
 
     @property
     def most_layers(self) -> int:
-        """Largest number of layers that a variant trains, as far as known before flags are computed."""
+        """Largest number of layers that a variant trains. Before flags are computed, this is an upper bound."""
         if self.lacks_flags:
             return self.num_layers if EVERY in self.config.compare else self.config.flags.num_layers or self.num_layers
         return max(len(variant.layers) for variant in self.variants())
 
     @property
     def flagged(self) -> dict[int, tuple[int, ...]]:
-        """Flagged layers by their number, for the numbers that the search chooses from."""
+        """Flagged layers by how many there are, for each number of layers in the search space."""
         if self.flags is None:
             return {}
         section = self.config.flags
@@ -92,7 +92,7 @@ class LayerChoice:
         return recovery_variants(dropped, layers, self.num_layers, seeds)
 
     def chosen_by(self, variant: Variant) -> str:
-        """Return how the layers of a variant were chosen, in words for a model's card."""
+        """Return a description of how a variant's layers were chosen, for the model card."""
         if variant.name == GIVEN:
             return "hand (given as numbers)"
         if variant.dropped:
@@ -180,7 +180,7 @@ def _check_known(run: Run, field: str, wanted: list[str], known: list[str]) -> N
 def dropped_layers(
     run: FinishedScore, name: str, section: DropsSection, protected: Sequence[int] = ()
 ) -> dict[str, LayersBySeed]:
-    """Return, for each metric, the layers that a score run ranks lowest; those of random depend on the seed.
+    """Return, for each metric, the layers that a score run ranks lowest. For `random`, they depend on the seed.
 
     Args:
         run: the score run.

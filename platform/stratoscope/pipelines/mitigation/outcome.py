@@ -30,7 +30,7 @@ from stratoscope.tables.mitigation import (
 )
 
 QUESTION_METRICS = ("mc1", "mc2", "pairwise", "exact_match", "perplexity")
-"""Metrics in the verdicts of fine-tuning; those of tasks are in the tables only."""
+"""Metrics in the verdicts of fine-tuning. Metrics of tasks appear only in the tables."""
 SIGNIFICANT = 0.05
 
 
@@ -50,7 +50,7 @@ class MitigationOutcome:
     models: dict[EvaluatedModel, dict[MetricKey, Comparison]]
     """Each model against the base, by data set and metric."""
     variants: list[PairwiseComparison]
-    """Each variant against the others and the base, by means over seeds."""
+    """Each variant against the base and the other variants, by means over seeds."""
     recovery: bool
 
     @property
@@ -138,11 +138,11 @@ def _not_shown(pair: PairwiseComparison) -> str | None:
 
 
 def why_not_shown(num_items: int, least_p: float | None) -> str | None:
-    """Return in words that no difference could be significant; None where one could, or where it is not known.
+    """Return a text that no difference could be significant; None if one could be, or if this is unknown.
 
     Args:
         num_items: number of items.
-        least_p: least possible p-value; None where an older version wrote the run.
+        least_p: smallest possible p-value; None if an older version wrote the run.
     """
     if least_p is None or least_p <= SIGNIFICANT:
         return None

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 ReportRow = TypeVar("ReportRow", bound=TableRow)
 AnyPageColumn = PageColumn[Any]
 MAX_ROWS = 12
-"""Number of rows in the figure of the verdict; with more, it shows one metric."""
+"""Maximum number of rows in the figure of the verdict. With more rows, it shows only one metric."""
 
 
 def read_rows(run: Run, name: str, row_type: type[ReportRow]) -> list[ReportRow]:
-    """Return the rows of one of the run's tables; none where the run has no such table."""
+    """Return the rows of one of the run's tables; an empty list if the run has no such table."""
     return row_type.read(run.table(name)) if run.storage.exists(f"{name}.parquet") else []
 
 
@@ -99,7 +99,7 @@ def build_page(run: Run) -> Page:
 
 
 def _picture(rows: verdict.VerdictRows) -> list["Figure"]:
-    """Return the figure of the verdict: changes of metrics that are shares, or what recovery reaches."""
+    """Return the figure of the verdict: changes of metrics where higher is better, or the retention after recovery."""
     if rows.recovery:
         if not rows.evaluation:
             return []
@@ -144,7 +144,7 @@ def _column(header: str, cell: Callable[[Any], str]) -> AnyPageColumn:
 
 
 def _ratio_column(name: str, header: str, form: str) -> AnyPageColumn:
-    """Return a column that shows a ratio, in words where it is not defined."""
+    """Return a column that shows a ratio, or a text if the ratio is not defined."""
     return PageColumn(header, lambda row: number_text(getattr(row, name), form) or NOT_DEFINED)
 
 
@@ -266,6 +266,6 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def _mean_text(values: Sequence[float | None]) -> str:
-    """Return the mean of numbers; in words where one of them is not defined."""
+    """Return the mean of numbers as text, or a note if one of them is not defined."""
     numbers = [value for value in values if value is not None]
     return f"{sum(numbers) / len(numbers):.3f}" if numbers and len(numbers) == len(values) else NOT_DEFINED

@@ -43,9 +43,9 @@ from stratoscope.results import Run, TableRow, write_table
 from stratoscope.tables.mitigation import TABLES
 
 MAX_LENGTH = 1024
-"""Most tokens of a sequence, for models with more positions."""
+"""Maximum number of tokens in a sequence, for models with more positions."""
 MOST_CPU_WORKERS = 2
-"""Most workers by default on CPUs; more of them would compete for memory bandwidth."""
+"""Maximum default number of workers on CPUs. More workers would compete for memory bandwidth."""
 
 
 class MitigationJob(Job[MitigationConfig]):
@@ -232,7 +232,7 @@ def _check_trainable(config: MitigationConfig, source: ModelSource) -> tuple[int
     """Refuse models that cannot be trained, and return the layers that cannot be dropped.
 
     Raises:
-        InputError: the model is not causal, in float16, or cannot be pruned where layers are dropped.
+        InputError: the model is not causal, is in float16, or cannot be pruned although layers are to be dropped.
     """
     model = config.model
     if dtype_name(model.dtype, usual_device()) == "float16":

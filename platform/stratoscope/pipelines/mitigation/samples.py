@@ -48,7 +48,7 @@ def with_samples(context: RunContext, inputs: TrainingInputs) -> TrainingInputs:
             workers.cpus,
         )
         with context.stage(SAMPLES, f"generating {config.num_samples:,} texts"):
-            # In a process of its own, which leaves the device before the training.
+            # A separate process generates the texts, so that the device is free again before the training.
             rows = run_remote(sample_rows, settings, cpus=workers.cpus, gpus=workers.gpus)
         write_table(storage, SAMPLES, TextSampleRow.table(rows))
     samples = [tuple(row.tokens) for row in TextSampleRow.read(read_table(storage, SAMPLES))]
@@ -61,7 +61,7 @@ def with_samples(context: RunContext, inputs: TrainingInputs) -> TrainingInputs:
 
 
 def sample_rows(settings: SamplerSettings) -> list[TextSampleRow]:
-    """Generate texts, in a process of its own."""
+    """Generate texts in a separate process."""
     if settings.loading.device == "cpu":
         torch.set_num_threads(settings.num_threads)
     model = settings.loading.load(head=True)

@@ -21,10 +21,10 @@ class TrainedVariant:
 
     variant: Variant
     layers: tuple[int, ...]
-    """Trained layers; the search may have chosen another number than the variant's."""
+    """Trained layers. The search may have chosen a different number of layers than the variant has."""
     learning_rate: float
     steps: list[dict[str, float]]
-    """Metrics of each step that the model holds."""
+    """Metrics of each step up to the checkpoint of the model."""
     parameters: int
     """Number of trained parameters."""
     diverged: bool
@@ -34,11 +34,11 @@ class TrainedVariant:
 
 @dataclass(frozen=True)
 class LayerSeparation:
-    """Separation of right and wrong answers in one layer, by the mean over a data set's questions."""
+    """Separation of right and wrong answers in one layer, as the mean over a data set's questions."""
 
     dataset: str
     layer: int
-    """Layer, as the whole model numbers it."""
+    """Index of the layer in the whole model."""
     n: int
     gap: float
     closer: float
@@ -119,7 +119,7 @@ class VariantStore:
             tell(f"{error}; the evaluation is repeated")
             return None
         return ModelScores(
-            # A value that is not a number is null in the table.
+            # NaN is stored as null in the table.
             [Score(r.dataset, r.metric, r.item_id, nan if r.value is None else r.value, r.weight) for r in items],
             [LayerSeparation(r.dataset, r.layer, r.n, r.gap, r.closer) for r in separations],
         )
@@ -128,7 +128,7 @@ class VariantStore:
         """Store the evaluation of a model."""
         separations = LayerSeparationRow.table(scores.separation_rows(key, None))
         write_table(self._storage, f"{FOLDER}/{key}.separation", separations)
-        # Last, since this file marks the evaluation as finished.
+        # This file is written last, because it marks the evaluation as finished.
         write_table(self._storage, f"{FOLDER}/{key}.items", VariantItemRow.table(scores.item_rows(key, None)))
 
     def clear(self) -> None:

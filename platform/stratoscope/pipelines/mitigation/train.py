@@ -1,4 +1,4 @@
-"""The training of the variants by Ray Train, each after a search of its own where one is configured."""
+"""Training of the variants by Ray Train. If a search is configured, each variant is tuned before its training."""
 
 import logging
 import time
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 TENSORBOARD = "tensorboard"
 OPERATIONAL = ("learning_rate", "gradient_norm", "tokens_per_s", "peak_memory_bytes", "peak_gpu_memory_bytes")
-"""Metrics of a step that are no terms of the loss."""
+"""Metrics of a step that are not terms of the loss."""
 
 
 def train_variants(
@@ -95,7 +95,7 @@ def _fit(
         )
     if checkpoint is None:
         raise RunError(DIVERGED)
-    # On the CPU, since the task that writes the tensors has no GPU.
+    # The task that writes the tensors has no GPU, so it uses the CPU.
     on_cpu = replace(settings, loading=replace(settings.loading, device="cpu", dtype=inputs.dtype, spread=False))
     result: dict[str, Any] = run_remote(write_patch, context.url, patch, checkpoint, on_cpu, cpus=inputs.workers.cpus)
     return result
@@ -109,7 +109,7 @@ def curve_values(row: Mapping[str, float]) -> dict[str, float]:
 
 @contextmanager
 def _curves(storage: Storage, name: str) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """Yield a function that writes a step's curves to the run's folder, on an object store at the end of the block."""
+    """Yield a function that writes a step's curves to the run's folder. Object stores get them when the block ends."""
     local = storage.local_path(TENSORBOARD, name)
     if local is not None:
         with _summary_writer(str(local)) as write:

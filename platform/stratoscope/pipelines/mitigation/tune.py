@@ -27,7 +27,7 @@ from stratoscope.results import Storage
 from stratoscope.tables.mitigation import TuningTrialRow
 
 TRAINING = "training"
-"""Folder of Ray Train's checkpoints in the run's folder; it is removed at the end of the run."""
+"""Folder of Ray Train's checkpoints in the run's folder. It is removed at the end of the run."""
 DIVERGED = "its loss became non-finite before the first checkpoint; use a lower train.learning_rate"
 SEARCHED = ("learning_rate", "temperature", "contrastive", "forgetting", "num_layers")
 
@@ -71,7 +71,7 @@ def _layers(inputs: TrainingInputs, variant: Variant) -> LayersByNumber:
 
 
 def plan_trials(space: TuningSpace, section: TuneSection, concurrency: int, seed: int) -> TrialPlan:
-    """Return how trials are chosen: all points if they are few enough, otherwise by TPE."""
+    """Return the plan of the trials: all points if there are few enough, otherwise points chosen by TPE."""
     grid = space.size <= section.num_samples
     return TrialPlan(
         algorithm="tpe",
@@ -110,7 +110,7 @@ class TrainingTrial:
     """Attribute `register` of the `PlacementGroupTracker`."""
 
     def __call__(self, point: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        """Train; Ray Train reports by itself."""
+        """Run the training. Ray Train reports its metrics directly."""
         inputs, config = self.inputs, self.inputs.config
         settings = apply_point(inputs.settings(self.variant), point, _layers(inputs, self.variant))
         steps = settings.optimizer.steps

@@ -1,4 +1,4 @@
-"""The verdict of a mitigation run: its title and its sentences, from the tables of a run."""
+"""The verdict of a mitigation run: its title and sentences, generated from the tables of the run."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,15 +19,15 @@ from stratoscope.tables.mitigation import (
 )
 
 MAX_FINDINGS = 2
-"""Number of findings that a sentence states; the title and the evidence have all."""
+"""Maximum number of findings in a sentence. The title and the evidence contain all findings."""
 
 
 @dataclass(frozen=True)
 class VerdictRows:
-    """The rows of a run that its verdict is made of."""
+    """The rows of a run that its verdict is based on."""
 
     model: str
-    """Name of the model, as titles show it."""
+    """Name of the model as shown in titles."""
     num_layers: int
     recovery: bool
     """Whether layers were dropped before the training."""
@@ -49,22 +49,22 @@ class VerdictRows:
 
 
 def is_defined(value: float | None) -> bool:
-    """Return whether a number is finite; tables hold none where a score is no number."""
+    """Return whether a number is finite. Tables contain None where a score is NaN."""
     return value is not None and math.isfinite(value)
 
 
 def is_finding(row: VariantComparisonRow) -> bool:
-    """Return whether a difference is beyond noise, corrected for the data sets of its metric."""
+    """Return whether a difference is beyond noise, with the p-value corrected for the data sets of its metric."""
     return row.p_holm <= SIGNIFICANT
 
 
 def main_metric(metrics: Sequence[str]) -> str:
-    """Return the metric that stands for all: the first of which more is better, or else the first."""
+    """Return the metric that represents all metrics: the first where higher is better, or else the first."""
     return next((metric for metric in metrics if metric not in LOWER_IS_BETTER), metrics[0])
 
 
 def title(rows: VerdictRows) -> str:
-    """Return what the run found, in a line."""
+    """Return the main finding of the run in one line."""
     if not rows.variants or not rows.against_base():
         return "No model was trained and compared"
     layers = rows.variants[0].layers
@@ -104,7 +104,7 @@ def _is_better(row: VariantComparisonRow) -> bool:
 
 @dataclass(frozen=True)
 class _Recovery:
-    """A metric of the whole model, of the pruned one and of the trained one, as means over data sets and seeds."""
+    """A metric of the whole, the pruned and the trained model, as means over data sets and seeds."""
 
     metric: str
     num_datasets: int
@@ -174,7 +174,7 @@ def _recovery_sentence(rows: VerdictRows) -> str:
     r = _recovery(rows)
     datasets = f", averaged over {r.num_datasets} data sets" if r.num_datasets > 1 else ""
     own = [row for row in rows.comparison if (row.variant, row.other, row.metric) == (rows.main, BASE, r.metric)]
-    # The row of all data sets is the last, and there is none where there is only one data set.
+    # The last row is the mean over data sets. With a single data set, it is the only row.
     row = own[-1]
     return (
         f"Without {count_text(len(rows.variants[0].dropped_layers), 'layer')} and after {rows.variants[0].steps} steps "
@@ -214,7 +214,7 @@ def _relation(row: VariantComparisonRow) -> str:
 
 
 def _limits(rows: VerdictRows) -> Iterator[str]:
-    """Yield a sentence on the data sets that are too small for a finding, where others are not."""
+    """Yield a sentence on a data set that is too small for a finding, if other data sets are large enough."""
     own = rows.against_base()
     limits = {row.dataset or "": limit for row in own if (limit := why_not_shown(row.n, row.least_p))}
     if limits and len(limits) < len({row.dataset for row in own}):

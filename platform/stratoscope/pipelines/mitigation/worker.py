@@ -90,7 +90,7 @@ class VariantEvaluator:
         self._reference = self._measure_base() if any(settings.data.separation.values()) else None
 
     def _measure_base(self) -> ReferenceStates:
-        """Measure the hidden states of the base, by which those of all models are standardised."""
+        """Measure the hidden states of the base, which serve to standardise those of all models."""
         examples = [e for own in self._settings.data.separation.values() for e in own]
         layers = tuple(range(len(self._model.anatomy)))
         rows = answer_rows(evenly_spaced(examples), int(self._model.tokenizer.pad_token_id or 0))
@@ -145,7 +145,7 @@ class VariantEvaluator:
             card: content of its README.md.
 
         Returns:
-            Number of tensors that are bit-identical to the base's.
+            Number of tensors that are bit-identical to those of the base.
 
         Raises:
             RunError: a frozen tensor has changed, or a fresh process reads another model from the checkpoint.
@@ -164,7 +164,7 @@ class VariantEvaluator:
 
 
 def make_evaluator(settings: VariantEvaluatorSettings) -> VariantEvaluator:
-    """Make an evaluator, in its own process."""
+    """Create an evaluator in its own process."""
     return VariantEvaluator(settings)
 
 
@@ -177,19 +177,19 @@ class TrainingLoop:
     validation: EvaluationSet | None
     """Data of the validation; None disables it."""
     batch_tokens: int
-    """Most tokens of a validation batch."""
+    """Maximum number of tokens in a validation batch."""
     max_length: int
-    """Most tokens of a validation sequence."""
+    """Maximum number of tokens in a validation sequence."""
 
     def __call__(self, host: WorkerHost) -> None:
-        """Train."""
+        """Run the training."""
         validate = None if self.validation is None else _Validator(self, self.validation)
         train(self.settings, self.corpus, host, validate)
 
 
 @dataclass(eq=False)
 class _Validator:
-    """Computes the objective of trials; batches are made at the first call, once the model is known."""
+    """Computes the objective of trials. Its evaluator is created at the first call, when the model is known."""
 
     loop: TrainingLoop
     data: EvaluationSet
@@ -218,8 +218,8 @@ def write_patch(run: str, name: str, checkpoint: Checkpoint, settings: TrainingS
         settings: settings of the training.
 
     Returns:
-        `steps`, the metrics of each step, and `parameters`, the number of trained parameters, those of adapters and
-        not of the weights that they are merged into.
+        `steps`, the metrics of each step, and `parameters`, the number of trained parameters. With
+        adapters, this counts their parameters and not the weights that they are merged into.
     """
     from safetensors.torch import save_file
 

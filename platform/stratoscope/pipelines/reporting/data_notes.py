@@ -1,4 +1,4 @@
-"""Lines about what a run read: rows that were kept and left out, and activations that are not finite."""
+"""Lines about the data of a run: rows that were kept or left out, and activations that are not finite."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from stratoscope.results import Manifest
 
 ALWAYS_TOLD = ("kept", "empty", "duplicate")
-"""Numbers that are told even where they are zero."""
+"""Counts that are shown even if they are zero."""
 
 
 def prompt_counts(facts: Mapping[str, Any], limit: str = "prompts.limit") -> str:
@@ -63,5 +63,5 @@ def nonfinite_notes(manifest: Manifest) -> list[str]:
 
 
 def _listed(parts: Mapping[str, int]) -> str:
-    """Return numbers with their names; beyond the first ones, those that are zero are left out."""
+    """Return counts with their names. Zero counts are left out, except those in `ALWAYS_TOLD`."""
     return ", ".join(f"{number:,} {name}" for name, number in parts.items() if number or name in ALWAYS_TOLD)

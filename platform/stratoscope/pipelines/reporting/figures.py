@@ -1,4 +1,4 @@
-"""The plot of values with their intervals that reports share."""
+"""The plot of values with intervals, which all reports share."""
 
 import html
 import math
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure, Scatter
 
 LABEL_WIDTH = 22
-"""Number of characters in a line of a row's label."""
+"""Maximum number of characters in a line of a row's label."""
 MARK_HEIGHT, LEAST_MARK_HEIGHT, LINE_HEIGHT = 18, 14, 17
-"""Pixels of a mark, on a first screen without room, and of a line of a row's label."""
+"""Height in pixels of a mark, of a mark on a crowded first screen, and of a line of a row's label."""
 FIRST_SCREEN_ROWS = 260
 """Pixels that the rows of a plot may take on the first screen of a page."""
 BEYOND, WITHIN = "beyond noise", "within noise"
@@ -29,13 +29,13 @@ class IntervalMark:
     """Label of its row."""
     value: float
     low: float
-    """Lower end of its interval; NaN where there is none."""
+    """Lower end of its interval; NaN if there is none."""
     high: float
-    """Upper end of its interval; NaN where there is none."""
+    """Upper end of its interval; NaN if there is none."""
     is_finding: bool
     """Whether it is beyond noise; marks within noise are grey."""
     series: str = ""
-    """Name of its series, such as a variant; empty where there is only one."""
+    """Name of its series, such as a variant; empty if there is only one."""
     note: str = ""
     """Text that is shown when the pointer rests on the mark."""
 
@@ -56,7 +56,7 @@ def interval_plot(
     with_reference: bool = False,
     is_first: bool = False,
 ) -> "Figure":
-    """Draw values with their intervals, in a row for each label; what is within noise is grey.
+    """Draw values with their intervals, with one row for each label. Values within noise are grey.
 
     Args:
         marks: the values, of which at least one is finite.
@@ -64,8 +64,8 @@ def interval_plot(
         title: what the figure shows, with the model.
         form: format of the values, such as '.0%'.
         reference: value at which a line is drawn, such as 0 for differences.
-        with_reference: whether the axis reaches to the reference; otherwise it fits the data.
-        is_first: whether it is on the first screen of a page, which has room for few rows: the surest ones.
+        with_reference: whether the axis includes the reference; otherwise it fits the data.
+        is_first: whether it is on the first screen of a page, which has room for only a few rows: the surest ones.
     """
     from plotly.graph_objects import Figure
 
@@ -103,7 +103,7 @@ def rows_of(marks: Sequence[IntervalMark]) -> list[str]:
 def first_rows(marks: Sequence[IntervalMark], reference: float) -> list[str]:
     """Return the labels of as many rows as the first screen of a page has room for, in order.
 
-    These are the rows with the mark that is furthest from the reference, in lengths of its interval.
+    They are the rows whose marks are furthest from the reference, relative to the length of their intervals.
     """
     labels = rows_of(marks)
     number = max(2, FIRST_SCREEN_ROWS // _least_height(marks))
@@ -118,7 +118,7 @@ def _sureness(mark: IntervalMark, reference: float) -> float:
 
 
 def _least_height(marks: Sequence[IntervalMark]) -> int:
-    """Return the pixels that a row needs for its marks and the lines of its label."""
+    """Return the minimum height in pixels of a row for its marks and the lines of its label."""
     most = max(sum(mark.row == label for mark in marks) for label in rows_of(marks))
     return max(24, 6 + LEAST_MARK_HEIGHT * most, 4 + LINE_HEIGHT * max(len(_lines(mark.row)) for mark in marks))
 
@@ -138,7 +138,7 @@ def _placed(marks: Sequence[IntervalMark], labels: Sequence[str]) -> list[_Place
 
 
 def _traces(placed: Sequence[_PlacedMark], form: str) -> Iterator["Scatter"]:
-    """Yield a trace for each series and whether its marks are beyond noise."""
+    """Yield up to two traces for each series: marks beyond noise and marks within noise."""
     series = list(dict.fromkeys(p.mark.series for p in placed))
     for index, name in enumerate(series):
         for is_finding in (True, False):
@@ -180,5 +180,5 @@ def _trace(placed: Sequence[_PlacedMark], name: str, index: int, form: str) -> "
 
 
 def _length(start: float, end: float) -> float:
-    """Return the length of one side of an error bar; 0 where the end is missing."""
+    """Return the length of one side of an error bar; 0 if the end is missing."""
     return max(0.0, end - start) if math.isfinite(end - start) else 0.0

@@ -1,4 +1,4 @@
-"""Formatting of what every report shows: numbers, intervals, facts of the model and of the run."""
+"""Formatting that all reports share: numbers, intervals, and facts of the model and the run."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from stratoscope.results import Manifest
 NO_BREAK = "\N{NO-BREAK SPACE}"
 """Space between a number and its unit."""
 MAX_LABEL = 32
-"""Number of characters of a model's name in titles."""
+"""Maximum number of characters of a model's name in titles."""
 _COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 
@@ -28,7 +28,7 @@ def size_text(num_bytes: int | None) -> str:
 
 
 def memory_text(host_bytes: int | None, gpu_bytes: int | None) -> str:
-    """Return the memory of a process on the host, and on GPUs if it used any, as text; empty where it is missing."""
+    """Return the memory of a process on the host, and on GPUs if it used any, as text; empty if it is missing."""
     host = "" if host_bytes is None else f"{host_bytes / 1e9:.2f} GB"
     return f"{host} on the host, {gpu_bytes / 1e9:.2f} GB on GPUs" if host and gpu_bytes else host
 
@@ -53,7 +53,7 @@ def model_facts(manifest: Manifest, num_parameters: int) -> Iterator[tuple[str, 
 
 
 def tap_notes(manifest: Manifest) -> list[str]:
-    """Return a line for each tap that could not be read from the model, or that rounding spoils, with the reason."""
+    """Return a line for each tap that could not be read or is inaccurate because of rounding, with the reason."""
     facts = manifest.facts
     notes = [f"tap {tap} was not read: {reason}" for tap, reason in facts.get("withdrawn", {}).items()]
     layers = facts.get("by_difference", [])
@@ -87,18 +87,18 @@ def percent_interval(low: float | None, high: float | None, digits: int = 0) -> 
 
 
 def count_text(number: int, noun: str) -> str:
-    """Return a number with its noun, in words up to twelve, such as 'six layers'."""
+    """Return a number with its noun, such as 'six layers'. Numbers up to twelve are spelled out."""
     return f"{_COUNTS[number] if number < len(_COUNTS) else f'{number:,}'} {noun}{'' if number == 1 else 's'}"
 
 
 def list_text(names: Sequence[str], most: int = 3) -> str:
-    """Return names as a list in words, the first few of many, such as 'a, b and 2 more'."""
+    """Return a list of names as text, shortened to the first few, such as 'a, b and 2 more'."""
     rest = len(names) - most
     shown = [*names[:most], f"{rest} more"] if rest > 0 else list(names)
     return " and ".join(part for part in (", ".join(shown[:-1]), shown[-1]) if part) if shown else ""
 
 
 def model_label(source: str) -> str:
-    """Return the name of a model as titles show it: the last part of its source, shortened in the middle."""
+    """Return the name of a model for titles: the last part of its source, shortened in the middle."""
     name = source.rstrip("/").rsplit("/", 1)[-1] or source
     return name if len(name) <= MAX_LABEL else f"{name[: MAX_LABEL // 2]}…{name[1 - MAX_LABEL // 2 :]}"

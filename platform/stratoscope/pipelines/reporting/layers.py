@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from stratoscope.pipelines.reporting.formatting import list_text
 
 MAX_RUNS = 8
-"""Number of runs of layers that are listed."""
+"""Maximum number of ranges of layers that are listed."""
 
 
 def layers_text(layers: Iterable[int]) -> str:
-    """Return layers in words, neighbours as a range, such as 'layers 3-7 and 12'.
+    """Return layers as text, with consecutive layers as a range, such as 'layers 3-7 and 12'.
 
     Args:
         layers: numbers of layers, at least one.
@@ -20,7 +20,7 @@ def layers_text(layers: Iterable[int]) -> str:
             runs[-1].append(layer)
         else:
             runs.append([layer])
-    # Two neighbours are listed, since a range of two is no shorter.
+    # Two consecutive layers are listed, because a range of two would not be shorter.
     texts = [text for run in runs for text in ([f"{run[0]}-{run[-1]}"] if len(run) > 2 else map(str, run))]
     plural = "" if len(texts) == 1 and "-" not in texts[0] else "s"
     return f"layer{plural} {list_text(texts, MAX_RUNS)}"

@@ -1,4 +1,4 @@
-"""Page tables from typed rows and column descriptions, which come from the row type where they are not given."""
+"""Page tables from typed rows and column descriptions. The row type provides the descriptions by default."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -16,10 +16,10 @@ def checkpoint_name(source: str, change: str) -> str:
 
 
 def command_line(job: str) -> str | None:
-    """Return the command that started this process, or None where a job was called from Python.
+    """Return the command that started this process, or None if the job was called from Python.
 
     Args:
-        job: name of the job; its script and `stratoscope` are the commands that count.
+        job: name of the job. Only its script and `stratoscope` are recognised as commands.
     """
     program = PurePosixPath(sys.argv[0]).name
     return shlex.join([program, *sys.argv[1:]]) if program in (f"{job}.py", "stratoscope") else None

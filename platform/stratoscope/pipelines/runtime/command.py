@@ -1,6 +1,6 @@
 """A job as a command: reads the configuration, runs the job with it, and turns errors into exit codes.
 
-Nothing here imports a job, Ray or torch, so that a wrong option is refused and `--help` printed at once.
+This module does not import jobs, Ray or torch, so that wrong options and `--help` get an immediate response.
 """
 
 import logging
@@ -21,7 +21,7 @@ logger = logging.getLogger("stratoscope")
 def run_command(name: str, config_class: type[Config], arguments: Sequence[str], run: Callable[[Config], int]) -> int:
     """Run a job with command-line arguments and return its exit code.
 
-    The phases of the job are lines on stdout, for a refusal or failure is the only line on stderr besides progress.
+    The phases of the job are printed to stdout. Apart from progress, stderr gets only one line on a refusal or failure.
 
     Args:
         name: name of the job.

@@ -1,4 +1,4 @@
-"""Command lines as configurations: defaults, then a YAML file, then the options; every mistake is one line."""
+"""Configurations from command lines: defaults, then a YAML file, then options. Each mistake is reported in one line."""
 
 import json
 import re
@@ -24,11 +24,11 @@ from stratoscope.pipelines.runtime.option_names import did_you_mean, field_names
 from stratoscope.pipelines.runtime.yaml_file import read_yaml
 
 LEADING_POINT = re.compile(r"(?<![\d.])\.(?=\d)")
-"""The point of a number without a digit before it."""
+"""The decimal point of a number that has no digit before the point."""
 NOT_FINITE = re.compile(r"(?i)[+]?(-?)(nan|inf)(?:inity)?")
 """NaN or infinity, as Python prints them."""
 PARSING = "Parsing error encountered for "
-"""Beginning of a message of pydantic-settings, which ours leave out."""
+"""Beginning of pydantic-settings messages, which is removed from our messages."""
 NUMBERS = re.compile(r"\[?[-+\d.eE, ]+\]?")
 
 
@@ -58,7 +58,7 @@ def parse_command_line(config_class: type[Config], job: str, arguments: Sequence
 
 
 class _CommandLineSource(CliSettingsSource[Any]):
-    """Command line whose help shows choices and defaults as they are typed."""
+    """Command line whose help shows choices and defaults in the form in which users type them."""
 
     def _metavar_format_recurse(self, obj: Any) -> str:
         if isinstance(obj, type) and issubclass(obj, Enum):
@@ -73,7 +73,7 @@ class _CommandLineSource(CliSettingsSource[Any]):
 
 @cache
 def _command_line(config_class: type[ConfigSection], job: str) -> CliSettingsSource[Any]:
-    """Return the parser of a command's options; to build it takes longer than all else that reads a configuration."""
+    """Return the parser of a command's options. Building it is the slowest part of reading a configuration."""
     return _CommandLineSource(
         _settings_class(config_class),
         cli_prog_name=f"stratoscope {job}",
@@ -86,7 +86,7 @@ def _command_line(config_class: type[ConfigSection], job: str) -> CliSettingsSou
 
 
 def _settings_class(config_class: type[Config]) -> type[BaseSettings]:
-    """Return the configuration class with the option `config` added, for the command line alone."""
+    """Return the configuration class with an additional option `config`, which only the command line has."""
 
     class WithConfig(config_class):  # type: ignore[valid-type,misc]
         config: str | None = None
@@ -97,7 +97,7 @@ def _settings_class(config_class: type[Config]) -> type[BaseSettings]:
 
 
 def _normalized(arguments: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Return arguments with the names of their options as fields spell them: with underscores.
+    """Return arguments with option names spelled like the fields, with underscores.
 
     Raises:
         InputError: an option is unknown.
@@ -117,7 +117,7 @@ def _normalized(arguments: Sequence[str], known: Sequence[str]) -> list[str]:
 
 
 def _finite_or_json(arguments: Sequence[str]) -> list[str]:
-    """Return arguments with NaN and infinity in lists of numbers as JSON spells them, so that they reach the field."""
+    """Return arguments with NaN and infinity in lists of numbers spelled as in JSON, so that they reach the field."""
     result = []
     for argument in arguments:
         name, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
@@ -130,7 +130,7 @@ def _finite_or_json(arguments: Sequence[str]) -> list[str]:
 
 
 def _whole_texts(arguments: Sequence[str], names: Collection[str]) -> list[str]:
-    """Return arguments in which each value of some options is a list of one text, unless it is a list in JSON."""
+    """Return arguments where each value of the named options becomes a list with one text, unless it is a JSON list."""
     result: list[str] = []
     option = ""
     for argument in arguments:
@@ -144,7 +144,7 @@ def _whole_texts(arguments: Sequence[str], names: Collection[str]) -> list[str]:
 
 
 def _malformed_list(arguments: Sequence[str]) -> str | None:
-    """Return what is wrong with the first value that begins as a list or mapping in JSON and is none."""
+    """Return an error message on the first value that begins like a JSON list or mapping but is not a list."""
     option = ""
     for argument in arguments:
         name, _, value = argument.partition("=") if argument.startswith("--") else (option, "", argument)
@@ -181,9 +181,9 @@ def _unknown_option(name: str, known: Sequence[str]) -> str:
 
 
 def _as_flags(arguments: Sequence[str], booleans: set[str]) -> list[str]:
-    """Return arguments with `--name true` and `--name=false` as the flags `--name` and `--no-name` of boolean fields.
+    """Return arguments where boolean options such as `--name true` and `--name=false` become `--name` and `--no-name`.
 
-    Numbers such as .25 get their 0, since lists are read as JSON.
+    Numbers such as .25 become 0.25, because lists are read as JSON.
     """
     flags: list[str] = []
     for text in arguments:

@@ -1,4 +1,4 @@
-"""The context of a run: what its steps share, whichever job they belong to."""
+"""The context of a run: what its steps share, regardless of the job."""
 
 import threading
 import time
@@ -15,19 +15,19 @@ from stratoscope.results import Lease, Manifest, Page, Run, RunFolder, Storage, 
 from stratoscope.results.run import REPORT
 
 TUNE = "tune"
-"""Beginning of the names of folders in a run that Ray Tune writes to."""
+"""Prefix of the folders in a run that Ray Tune writes to."""
 
 
 class RunContext:
     """The folder, manifest, terminal, lease, stop signal and stage timer of one run.
 
-    A job owns it and passes it to whatever carries out a part of the run.
+    A job owns it and passes it to the functions that carry out parts of the run.
 
     Args:
         folder: the run's folder.
         manifest: the run's manifest, which steps add to.
         terminal: shows progress.
-        stopping: an event that SIGTERM sets. Work in progress then ends, and no other work starts.
+        stopping: an event that is set on SIGTERM. Then work in progress ends, and no further work starts.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class RunContext:
 
     @property
     def run(self) -> Run:
-        """The run as readers see it."""
+        """The run as seen by readers."""
         return Run(self.storage, self.manifest)
 
     @contextmanager
@@ -65,7 +65,7 @@ class RunContext:
         Args:
             name: name of the stage in the manifest.
             text: the stage in words; None takes its name.
-            quick: whether the stage is announced only if it lasts.
+            quick: whether the stage is announced only if it takes some time.
 
         Raises:
             RunError: SIGTERM has stopped the run.
@@ -93,7 +93,7 @@ class RunContext:
             total: number of units of work.
             done: number of units that an earlier start has finished.
             unit: name of a unit, in the plural.
-            size: plural name of what measures the size of a unit; None where units have no size.
+            size: name of what the size of a unit counts, in the plural; None if units have no size.
         """
         meter = Meter(total, done, unit, size or unit)
         with progress(meter, title, self.console) as reporter, phase("", extent=lambda: meter.state):
@@ -130,7 +130,7 @@ class RunProgress:
 
         Args:
             units: number of units.
-            size: their total size; None where a unit is its own size.
+            size: total size of the units; None if each unit has size 1.
             errors: number of all errors so far.
 
         Raises:

@@ -50,7 +50,7 @@ class ModelCost:
         return self.facts.num_parameters * self.bytes_per_parameter
 
     def seconds(self, tokens: float, flops: int = FORWARD_FLOPS) -> float:
-        """Return the time for a number of tokens on all of this machine.
+        """Return the number of seconds for a number of tokens, if all of this machine is used.
 
         Args:
             tokens: number of tokens.
@@ -66,17 +66,17 @@ class MemoryEstimate:
     process: float
     """Bytes of each process."""
     name: str
-    """Name of the processes: in the plural where `number` is known."""
+    """Name of the processes, in the plural if `number` is known."""
     number: int | None = None
-    """Number of processes at a time; None where the cluster decides it."""
+    """Number of concurrent processes; None if it depends on the cluster."""
     shared: float = 0.0
     """Bytes that the processes of one machine share."""
     minimum: bool = False
-    """Whether the real peak is above this estimate."""
+    """Whether this is a lower bound, so that the actual peak is higher."""
 
     @property
     def machine(self) -> float:
-        """Bytes of all processes, were they on one machine."""
+        """Total bytes if all processes run on one machine."""
         return self.shared + (self.number or 1) * self.process
 
     def __str__(self) -> str:
@@ -87,12 +87,12 @@ class MemoryEstimate:
 
 @dataclass(frozen=True)
 class RunCost:
-    """What a run is estimated to take."""
+    """The estimated cost of a run."""
 
     seconds: float
     """Seconds of computation on all of this machine."""
     further_time: str
-    """Time that the run takes besides, as the end of a sentence."""
+    """Additional time of the run, as the end of a sentence."""
     memory: MemoryEstimate
     rows: Mapping[str, int] = field(default_factory=dict)
     """Number of rows of each table."""
@@ -117,7 +117,7 @@ def check_machine_memory(estimate: MemoryEstimate, work: str, advice: str) -> No
     Args:
         estimate: memory that the run needs.
         work: what needs it, for the message.
-        advice: how to make it need less, for the message.
+        advice: how to reduce the memory, for the message.
 
     Raises:
         InputError: too little memory is free.

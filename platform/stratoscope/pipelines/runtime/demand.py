@@ -21,14 +21,14 @@ class Demand:
     """Field of the configuration that asks for that number."""
 
     def fits(self, nodes: Sequence[Mapping[str, float]]) -> int:
-        """Return how many of the processes fit on nodes, each of which runs whole processes."""
+        """Return how many of the processes fit on nodes. A process cannot be split between nodes."""
         return sum(
             min((math.floor(node.get(name, 0) / amount) for name, amount in self._needed.items()), default=self.number)
             for node in nodes
         )
 
     def lack(self, nodes: Sequence[Mapping[str, float]], where: str = THIS_MACHINE) -> str | None:
-        """Return what nodes lack for the processes, with the field that asks for it; None if they lack nothing.
+        """Return what the nodes lack for the processes, with the field that requests it; None if they lack nothing.
 
         Args:
             nodes: resources of each node, by name.

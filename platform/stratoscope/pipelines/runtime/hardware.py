@@ -8,7 +8,7 @@ import torch
 PROCESS_BYTES = 700e6
 """Memory of a worker process before it loads a model: Python, torch and transformers."""
 GPU_FLOPS = 150e12
-"""Conservative speed of a data-centre GPU in bfloat16, which is not measured."""
+"""Conservative speed of a data-centre GPU in bfloat16. The speed of GPUs is assumed, not measured."""
 
 
 def usual_device() -> str:

@@ -42,7 +42,7 @@ from stratoscope.results import Lease, Manifest, Run, RunFolder, check_not_held,
 
 CHECKING = "checking the input"
 STOP_GRACE_S = 100.0
-"""Seconds after SIGTERM in which work in progress may end; a spot node is reclaimed two minutes after its notice."""
+"""Seconds that work in progress gets after SIGTERM. A spot node is reclaimed two minutes after its notice."""
 
 Config = TypeVar("Config", bound=JobConfig)
 logger = logging.getLogger("stratoscope")
@@ -87,7 +87,7 @@ class Job(ABC, Generic[Config]):
 
     @abstractmethod
     def plan(self) -> Sequence[tuple[str, str]]:
-        """Return the work and resources of the run, as pairs of a name and a text. `prepare` has been called."""
+        """Return pairs of a name and a text on the run's work and resources. `prepare` has been called."""
 
     @abstractmethod
     def execute(self) -> None:
@@ -96,7 +96,7 @@ class Job(ABC, Generic[Config]):
     @staticmethod
     @abstractmethod
     def show(run: Run, console: Console) -> None:
-        """Print the main findings of a finished run, which an older version may have written."""
+        """Print the main findings of a finished run. An older version may have written the run."""
 
     def already_done(self) -> bool:
         """Return whether this run is finished already.
@@ -160,7 +160,7 @@ class Job(ABC, Generic[Config]):
             self._check_fingerprints()
         manifest, previous = self.context.manifest, self.previous_start
         manifest.identity = identity(self.name, result_settings(self.config), manifest.fingerprints)
-        # An earlier start without an identity stopped before this point, and has computed nothing.
+        # An earlier start without an identity stopped before this point and computed nothing.
         if self.config.reuse and (previous is None or previous.identity is None):
             equal = equal_run(self.config.output, self.name, manifest.identity)
             if equal is not None:
@@ -190,7 +190,7 @@ class Job(ABC, Generic[Config]):
             return
         check_surroundings(self.config, context.folder)
         check_not_held(context.storage)
-        # Before the input is read: what changes meanwhile makes another request.
+        # The digest precedes reading the input, so that a later change of the input makes it a different request.
         context.manifest.request = request_digest(self.name, self.config) if self.has_request() else None
         if self.config.reuse and self.previous_start is None:
             equal = run_of_equal_request(self.config.output, self.name, context.manifest.request)
@@ -198,7 +198,7 @@ class Job(ABC, Generic[Config]):
                 self._use(equal)
                 return
         with announcing(self.name, context.terminal.say) as announcer, self.quiet_libraries():
-            # A refusal within a second is the only line.
+            # If the input is refused within a second, the refusal is the only line.
             with context.stage("prepare", CHECKING, quick=True):
                 self.prepare()
             if context.console.is_terminal:
@@ -220,7 +220,7 @@ class Job(ABC, Generic[Config]):
 
     @classmethod
     def has_request(cls) -> bool:
-        """Return whether runs of an equal request are equal: a job of another package may read files unseen."""
+        """Return whether equal requests imply equal runs. Jobs of other packages may read untracked files."""
         return cls.__module__.startswith(f"{__package__.partition('.')[0]}.")
 
     def quiet_libraries(self) -> AbstractContextManager[None]:
@@ -228,13 +228,13 @@ class Job(ABC, Generic[Config]):
         return quiet_libraries() if self.reads_models else nullcontext()
 
     def _forget_trials(self) -> None:
-        """Remove the state of a finished search that is computed again: it would be restored, and not evaluated."""
+        """Remove Ray Tune's state before a finished search is repeated. Otherwise, it would restore the trials."""
         for name in self.context.storage.names():
             if name.startswith(TUNE):
                 self.context.storage.remove(name)
 
     def _use(self, equal: Manifest) -> None:
-        """Let an equal run take the place of this one."""
+        """Use an equal run instead of this one."""
         self.context.folder = RunFolder(self.config.output, self.name, equal.run_id)
         self.context.manifest = equal
 
@@ -263,13 +263,13 @@ class Job(ABC, Generic[Config]):
             self.context.folder.write_manifest(manifest)
             return
         logger.error("the run failed", exc_info=error)
-        # If the disk is full or the store is unreachable, the first error is the one to report.
+        # If the disk is full or the store is unreachable, the first error must be reported, not this one.
         with suppress(OSError):
             self.context.folder.write_manifest(manifest)
 
     @contextmanager
     def _log_file(self) -> Iterator[None]:
-        """Write all logging to log.txt in the run folder while the block runs; on an object store, at the end."""
+        """Write all logging to log.txt in the run folder while the block runs. Object stores get it at the end."""
         storage = self.context.storage
         path = storage.local_path("log.txt")
         if path is not None:
@@ -328,7 +328,7 @@ def stopped_by_sigterm(job: "Job[Config]") -> Iterator[None]:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep progress bars and messages of libraries out of the terminal; their logging reaches the root logger."""
+    """Keep progress bars and messages of libraries out of the terminal. The root logger gets their log messages."""
     import datasets
     import transformers.utils.logging as transformers_logging
 
@@ -367,17 +367,17 @@ class JobMaker(Protocol[Config]):
 
 @dataclass(frozen=True)
 class LazyJob:
-    """A job by name, as a `JobMaker` whose code is imported when it makes the job or shows a run."""
+    """A `JobMaker` for a named job. The job's code is imported when it creates the job or shows a run."""
 
     name: str
     source: str
-    """Place of the job class, or of what makes the job, as `module:name`."""
+    """Location of the job class or job factory, as `module:name`."""
     config_source: str
-    """Place of the class of its configuration, which is imported without the job."""
+    """Location of its configuration class, which is imported without the job."""
 
     @property
     def maker(self) -> JobMaker[Any]:
-        """The job class, or what makes the job from its configuration."""
+        """The job class, or a factory that creates the job from its configuration."""
         maker: JobMaker[Any] = pkgutil.resolve_name(self.source)
         return maker
 

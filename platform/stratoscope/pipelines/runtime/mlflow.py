@@ -9,7 +9,7 @@ from stratoscope.errors import InputError
 SCHEMES = frozenset(
     {"", "file", "http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks", "databricks-uc", "uc"}
 )
-"""Schemes that MLflow itself knows; a database's may name a driver, as in mysql+pymysql."""
+"""Schemes that MLflow itself supports. The scheme of a database may include a driver, as in mysql+pymysql."""
 PLUGINS = "mlflow.tracking_store"
 """Group of the entry points by which packages add schemes."""
 
@@ -22,7 +22,7 @@ def check_mlflow(field: str, uri: str | None) -> None:
         uri: address of a server, a folder or a database.
 
     Raises:
-        InputError: MLflow is not installed, or would refuse the URI.
+        InputError: MLflow is not installed or would reject the URI.
     """
     if uri is None:
         return

@@ -1,4 +1,4 @@
-"""Names of the options of a configuration, and the nearest one to a name that is unknown."""
+"""Names of the options of a configuration, and the closest match to an unknown name."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, get_args
@@ -18,24 +18,24 @@ def field_names(config_class: type[BaseModel], prefix: str = "") -> Iterator[tup
 
 
 def section_class(annotation: Any) -> type[BaseModel] | None:
-    """Return the section class in the annotation of a field, also within a list or a union."""
+    """Return the section class in the annotation of a field, including inside a list or a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((section for part in get_args(annotation) if (section := section_class(part))), None)
 
 
 def first_option(section: str, known: Iterable[str]) -> str | None:
-    """Return the option of a section that names its source, or its first one; None where there is no such section."""
+    """Return the option `source` of a section, or its first option; None if there is no such section."""
     options = [option for option in known if option.startswith(f"{section}.")]
     return next((option for option in options if option == f"{section}.source"), options[0] if options else None)
 
 
 def similar_option(name: str, known: Sequence[str]) -> str | None:
-    """Return the option or section that was probably meant by an unknown name, or None.
+    """Return the option or section that an unknown name probably refers to, or None.
 
     Args:
         name: the dotted name.
-        known: dotted names of options; those that they begin with are sections.
+        known: dotted names of options. Their parts before the last dot are the sections.
     """
     sections = {option.rpartition(".")[0] for option in known} - {""}
     section, _, last = name.rpartition(".")
@@ -45,17 +45,17 @@ def similar_option(name: str, known: Sequence[str]) -> str | None:
 
 
 def _with_last_part(last: str, known: Iterable[str]) -> str | None:
-    """Return the only option whose last part is a name."""
+    """Return the option whose last part is a given name, if there is exactly one."""
     ends = [option for option in known if option.rpartition(".")[2] == last]
     return ends[0] if len(ends) == 1 else None
 
 
 def options_at(config_class: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """Return the dotted names of all options, and of those in the list entry at a place of a configuration.
+    """Return the dotted names of all options, and of those in the list entry at a location of a configuration.
 
     Args:
         config_class: the configuration class.
-        location: names and indices that lead to the place.
+        location: names and indices that lead to the list entry.
     """
     options = [option for option, _ in field_names(config_class)]
     section: type[BaseModel] | None = config_class
@@ -69,5 +69,5 @@ def options_at(config_class: type[BaseModel], location: Sequence[str | int]) -> 
 
 
 def did_you_mean(name: str | None) -> str:
-    """Return the end of a message that proposes a name; nothing where there is none to propose."""
+    """Return the end of a message that suggests a name; empty if there is no suggestion."""
     return "" if name is None else f"; did you mean {name!r}?"

@@ -1,8 +1,9 @@
-"""What a run is asked for, as a digest that takes no second: configuration, code, packages, machine, input files.
+"""Digest of a run's request in less than a second: configuration, code, packages, machine and input files.
 
-`run_lookup.identity` is a digest of content, for which the model is opened and the prompts are read. Two runs with the
-same request have the same identity, since nothing that it is made of has changed. So an equal run is recognised before
-torch is loaded and Ray started. The reverse does not hold: a copy of a file has another state and the same content.
+`run_lookup.identity` is a digest of content. It requires opening the model and reading the prompts. Two runs with the
+same request have the same identity, because none of its inputs has changed. Therefore, an equal run is recognised
+before torch is loaded and Ray is started. The converse is not true: a copy of a file has the same content but a
+different state.
 """
 
 import os
@@ -23,17 +24,17 @@ from stratoscope.results.storage import Storage
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 MOST_FILES = 10_000
-"""Most files of an input folder; the state of a larger one is not looked at."""
+"""Maximum number of files in an input folder. The state of a larger folder counts as unknown."""
 MACHINE_VARIABLES = ("STRATOSCOPE_CPUS", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 BUNDLED_TASKS = Path(__file__).parents[2] / "evaluation" / "tasks"
 
 
 class _UnknownStateError(Exception):
-    """The state of an input cannot be found out quickly."""
+    """The state of an input cannot be determined quickly."""
 
 
 def request_digest(job: str, config: JobConfig, environment: Mapping[str, str] = os.environ) -> str | None:
-    """Return the digest of what a run is asked for, or None if the state of an input is not known without opening it.
+    """Return the digest of a run's request, or None if an input's state is unknown without opening it, or on a cluster.
 
     Args:
         job: name of the job.
@@ -41,7 +42,7 @@ def request_digest(job: str, config: JobConfig, environment: Mapping[str, str] =
         environment: variables of the process that computes the run.
     """
     if not is_local():
-        return None  # the resources of a cluster decide on which device a run computes
+        return None  # the device of a run depends on the cluster's resources
     settings = result_settings(config)
     try:
         inputs = {name: _state(name, value, settings, config.output) for name, value in settings.items()}
@@ -79,10 +80,10 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _states(name: str, text: str, settings: Mapping[str, Any], output: str) -> Iterator[Any]:
-    """Yield the state of what a text may name: a path, a run, a hub name or a task.
+    """Yield the states of everything that a text may refer to: a path, a run, a hub name or a task.
 
     Raises:
-        _UnknownStateError: it names something that has to be opened.
+        _UnknownStateError: it refers to something that would have to be opened.
     """
     if not text or "\n" in text or len(text) > 4096:
         return
@@ -110,7 +111,7 @@ def _commit(field: str, name: str, revision: str | None) -> str:
 
 
 def _run_states(run_id: str, output: str) -> Iterator[Any]:
-    """Yield the states of the files of runs that have a run_id."""
+    """Yield the states of the files of all runs with a given run_id."""
     folder = Storage(output).local_path()
     if folder is None:
         if "/" not in run_id and Storage(output).names():
@@ -123,7 +124,7 @@ def _run_states(run_id: str, output: str) -> Iterator[Any]:
 
 
 def _file_states(path: Path) -> Iterator[tuple[str, int, int, int, int]]:
-    """Yield name, size, times and inode of a file, or of all files of a folder. A changed file has other ones."""
+    """Yield name, size, times and inode of a file, or of all files in a folder. They differ if a file has changed."""
     files = [path] if path.is_file() else sorted(file for file in _walk(path) if file.is_file())
     for file in files:
         status = file.stat()
@@ -141,12 +142,12 @@ def _walk(folder: Path) -> list[Path]:
 
 @cache
 def _packages() -> list[str]:
-    """Return name and version of all installed packages: known sets, bundled models and libraries come in them."""
+    """Return name and version of all installed packages, which include libraries, models and known data sets."""
     return sorted({folder.name for entry in sys.path if entry for folder in Path(entry).glob("*.dist-info")})
 
 
 def _machine(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return what decides on which device and with how many workers a run computes."""
+    """Return the facts that determine the device and the number of workers of a run."""
     return {
         "cpus": len(os.sched_getaffinity(0)),
         "gpus": sorted(str(device) for device in Path("/dev").glob("nvidia[0-9]*")),

@@ -1,4 +1,4 @@
-"""Looking up runs: by name or identity, and reading the configuration of a run that another version made."""
+"""Looking up runs by name or identity, and reading configurations of runs that other versions made."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from stratoscope.results.manifest import NAME
 
 Section = TypeVar("Section", bound=ConfigSection)
 LOSSES = ("errors", "failed")
-"""Counts of results that are missing from a run, and that another attempt might yield."""
+"""Counts of results that are missing from a run but might succeed in another attempt."""
 
 
 def open_finished(name: str, output: str, job: str, field: str = "statistics") -> tuple[Storage, Manifest]:
@@ -55,10 +55,10 @@ def find_run(name: str, output: str, job: str | None = None) -> tuple[Storage, M
     Args:
         name: the run's folder or URL, or its run_id under `output`.
         output: folder that holds all runs.
-        job: name of a job, to search its runs alone.
+        job: name of a job, to search only its runs.
 
     Raises:
-        InputError: no run has the name, or several have it.
+        InputError: no run has this name, or several runs have it.
     """
     folder = Storage(name)
     if _holds_run(folder, name):
@@ -119,12 +119,12 @@ def identity(job: str, settings: Mapping[str, Any], fingerprints: Mapping[str, s
 
 
 def equal_run(output: str, job: str, run_identity: str) -> Manifest | None:
-    """Return the first finished run of an identity that lacks no results and whose tables can be read, or None."""
+    """Return the first finished run with an identity that has all results and readable tables, or None."""
     return _first_complete(output, job, lambda manifest: manifest.identity == run_identity)
 
 
 def run_of_equal_request(output: str, job: str, request: str | None) -> Manifest | None:
-    """Return the first finished run of a request that lacks no results and whose tables can be read, or None."""
+    """Return the first finished run with a request that has all results and readable tables, or None."""
     if request is None:
         return None
     return _first_complete(output, job, lambda manifest: manifest.request == request)
@@ -145,13 +145,13 @@ def _first_complete(output: str, job: str, is_equal: Callable[[Manifest], bool])
 def recorded_settings(config_class: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the settings in a manifest that decide the run's result, as plain values by dotted name.
 
-    The configuration may be of another version: a field that it lacks has its default, and a field that this version
-    does not know keeps its value (see `unknown_fields`).
+    The configuration may be from another version. Missing fields get their defaults, and fields that this version does
+    not know keep their values (see `unknown_fields`).
 
     Args:
         config_class: the job's configuration class.
         values: the configuration in the manifest.
-        prefix: dotted name of the section that holds the values, with a dot behind it.
+        prefix: dotted name of the section that holds the values, with a trailing dot.
     """
     settings: dict[str, Any] = {prefix + name: value for name, value in _unknown(config_class, values)}
     for name, field in config_class.model_fields.items():
@@ -181,10 +181,10 @@ def unknown_fields(config_class: type[BaseModel], values: Mapping[str, Any], pre
 
 @contextmanager
 def refuse_unreadable(run: Run) -> Iterator[None]:
-    """Refuse a run of another version in one line where the block cannot read it.
+    """Refuse a run of another version with a one-line message if the block cannot read it.
 
     Raises:
-        InputError: other code made the run, and the block failed on something that the run lacks.
+        InputError: a different code version made the run, and the run lacks something that the block needs.
     """
     try:
         yield
@@ -198,7 +198,7 @@ def refuse_unreadable(run: Run) -> Iterator[None]:
 
 
 def version_of(manifest: Manifest) -> str:
-    """Return the version of the package that made a run, as messages name it."""
+    """Return the version of the package that made a run, as text for messages."""
     return f"stratoscope {manifest.versions.get('stratoscope', 'of an unknown version')}"
 
 
@@ -207,5 +207,5 @@ def _unknown(config_class: type[BaseModel], values: Mapping[str, Any]) -> Iterat
 
 
 def _default(field: FieldInfo) -> Any:
-    """Return a field's default as a plain value, or None where it has none."""
+    """Return a field's default as a plain value, or None if it has none."""
     return None if field.is_required() else to_jsonable_python(field.get_default(call_default_factory=True))

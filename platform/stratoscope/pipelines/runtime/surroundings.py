@@ -1,4 +1,4 @@
-"""Checks of the machine that a job is about to run on: folders, environment variables and resources."""
+"""Checks of the machine on which a job is about to run: folders, environment variables and resources."""
 
 import errno
 import logging
@@ -24,15 +24,15 @@ logger = logging.getLogger(__name__)
 QUOTED = 150
 """Maximum number of characters of a path or reason in a message."""
 PROBE = ".stratoscope-"
-"""Prefix of the empty folder by which writing is tried."""
+"""Prefix of the empty folder that is created to test write access."""
 STORE_S = 20.0
-"""Seconds in which an object store has to answer."""
+"""Seconds within which an object store must respond."""
 MAX_PATH = 4095 - 400
-"""Maximum number of bytes in the path of a run, so that the paths of its files are not too long for the system."""
+"""Maximum number of bytes in the path of a run. It leaves room for the paths of files in the run."""
 
 
 def check_place(output: str, folder: RunFolder) -> None:
-    """Check that the place of a run can be looked at, before it is read.
+    """Check that the location of a run is accessible, before the run is read.
 
     Args:
         output: the field of the configuration.
@@ -53,7 +53,7 @@ def check_place(output: str, folder: RunFolder) -> None:
 
 
 def check_surroundings(config: JobConfig, folder: RunFolder) -> None:
-    """Check all that a job needs of this machine, before it reads its input.
+    """Check everything that a job requires of this machine, before the job reads its input.
 
     Args:
         config: configuration of the job.
@@ -74,9 +74,9 @@ def check_machine(demands: Sequence[Demand]) -> None:
     """Check that this machine has what processes need.
 
     Raises:
-        InputError: it has not; no other machine would take part, so that the processes would wait for ever.
+        InputError: it does not. No other machine would join, so the processes would wait forever.
     """
-    # Any machine has a CPU; what it has beyond that only Ray can tell, and a stage that is reused does without Ray.
+    # Every machine has a CPU. Larger demands need Ray to detect the resources, but a reused stage must not need Ray.
     larger = [demand for demand in demands if demand.lack([{"CPU": 1}])]
     machine = machine_resources() if larger else {}
     for demand in larger:
@@ -89,7 +89,7 @@ def missing_in_cluster(
     nodes: Sequence[Mapping[str, float]],
     types: Sequence[NodeType] | None,
 ) -> list[str]:
-    """Return what a cluster has to start before processes can run, in a line for each demand that has to wait.
+    """Return what a cluster must start before processes can run, with one line for each demand that has to wait.
 
     Args:
         demands: the processes.
@@ -117,7 +117,7 @@ def missing_in_cluster(
 
 
 def check_writable(field: str, value: str, storage: Storage) -> None:
-    """Check that files can be written to a local folder, which need not exist, by making and removing one there.
+    """Check write access to a local folder by creating a temporary folder in it, or in its deepest existing parent.
 
     Args:
         field: the field of the configuration that names the folder.
@@ -125,7 +125,7 @@ def check_writable(field: str, value: str, storage: Storage) -> None:
         storage: the folder.
 
     Raises:
-        InputError: they cannot.
+        InputError: the folder cannot be written.
     """
     path = storage.local_path()
     if path is not None:
@@ -134,11 +134,11 @@ def check_writable(field: str, value: str, storage: Storage) -> None:
 
 
 def check_connected(config: JobConfig, console: Console) -> None:
-    """Check that the connected cluster has what a job needs, and state what it has to wait for.
+    """Check that the connected cluster has what a job needs, and print what the job has to wait for.
 
     Args:
         config: configuration of the job.
-        console: shows what is waited for.
+        console: shows what the job waits for.
 
     Raises:
         InputError: the cluster lacks resources that no autoscaler can add.
@@ -153,7 +153,7 @@ def check_connected(config: JobConfig, console: Console) -> None:
 
 @contextmanager
 def _refusing(field: str, value: str) -> Iterator[None]:
-    """Refuse a folder where the block fails on it."""
+    """Refuse a folder if the block cannot write to it."""
     try:
         yield
     except OSError as error:
@@ -164,7 +164,7 @@ def _refusing(field: str, value: str) -> Iterator[None]:
 
 
 def _existing(path: Path) -> Path:
-    """Return the deepest folder of a path that exists; what a file would have to hold has none."""
+    """Return the deepest existing part of a path. A path below a file has none, and raises an error."""
     for folder in (path, *path.parents):
         try:
             folder.stat()
@@ -175,7 +175,7 @@ def _existing(path: Path) -> Path:
 
 
 def _check_store(output: str, folder: RunFolder) -> None:
-    """Check that an object store answers in `STORE_S` seconds; its client may try again for minutes."""
+    """Check that an object store responds within `STORE_S` seconds. Its client itself might retry for minutes."""
     errors: list[Exception] = []
 
     def look() -> None:

@@ -20,7 +20,7 @@ LOG_WIDTH = 240
 
 
 class _OutputConsole(Console):
-    """A console on stdout that leaves a closed pipe to its caller; rich would end the process."""
+    """A console on stdout that raises the error of a closed pipe to its caller. Rich would end the process."""
 
     def on_broken_pipe(self) -> None:
         """Raise the error that is being handled."""
@@ -33,7 +33,7 @@ def stdout_console() -> Console:
 
 
 class _LenientFile(io.TextIOBase):
-    """Text output to a file descriptor. Once a write fails, further output is dropped: no run fails for its progress.
+    """Text output to a file descriptor. Output that cannot be written is dropped, so that no run fails because of it.
 
     Args:
         descriptor: the file descriptor.
@@ -111,7 +111,7 @@ def own_terminal() -> Iterator[Terminal]:
 
 
 def _duplicate_stderr() -> int:
-    """Return a duplicate of the descriptor of stderr, which leads nowhere if stderr is closed."""
+    """Return a duplicate of the descriptor of stderr, or a descriptor of the null device if stderr is closed."""
     try:
         return os.dup(STDERR)
     except OSError:

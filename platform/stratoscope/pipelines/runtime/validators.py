@@ -1,7 +1,7 @@
 """Kinds of configuration fields, used as annotations, and validators of list fields: `Annotated[list[...], DISTINCT]`.
 
-Every number of a configuration has a kind, so that a negative, huge or otherwise meaningless value is refused wherever
-it is given. `ConfigSection` refuses NaN, infinity and empty text in all fields.
+Every number in a configuration has a kind, so that negative, huge and otherwise meaningless values are always
+refused. `ConfigSection` refuses NaN, infinity and empty text in all fields.
 """
 
 import os
@@ -13,13 +13,13 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from stratoscope.errors import suggest
 
 MAX_PLACE, MAX_PART = 4000, 255
-"""Maximum number of bytes of a path, and of a name in it, as file systems have it."""
+"""Maximum number of bytes of a path, and of a name in it, as in common file systems."""
 MAX_COUNT = 10**9
-"""Largest number of things."""
+"""Largest allowed count."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""Seed of random numbers, as all libraries accept it."""
+"""Seed of random numbers, in the range that all libraries accept."""
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
-"""Number of things, at least one."""
+"""Count of at least one."""
 
 
 def _count_or_auto(value: object) -> object:
@@ -29,13 +29,13 @@ def _count_or_auto(value: object) -> object:
 
 
 CountOrAuto = Annotated[Count | Literal["auto"], BeforeValidator(_count_or_auto)]
-"""Number of things, or auto."""
+"""Count of at least one, or auto."""
 CountOrZero = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-"""Number of things, or none."""
+"""Count of at least zero."""
 Draws = Annotated[int, Field(ge=1, le=100_000)]
-"""Number of random draws, all of which are in memory."""
+"""Number of random draws, which are all kept in memory."""
 DrawsOrZero = Annotated[int, Field(ge=0, le=100_000)]
-"""Number of random draws, or none."""
+"""Number of random draws, or zero."""
 Workers = Annotated[int, Field(ge=1, le=10_000)]
 """Number of processes."""
 Cpus = Annotated[int, Field(ge=1, le=10_000)]
@@ -47,11 +47,11 @@ Positive = Annotated[float, Field(gt=0, le=1e6)]
 NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 """Number of at least 0."""
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-"""Share of a whole, without nothing and all."""
+"""Share of a whole, strictly between 0 and 1."""
 FractionOrZero = Annotated[float, Field(ge=0, lt=1)]
-"""Share of a whole, or nothing."""
+"""Share of a whole, at least 0 and less than 1."""
 FractionOrOne = Annotated[float, Field(gt=0, le=1)]
-"""Share of a whole, or all."""
+"""Share of a whole, greater than 0 and at most 1."""
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 """Time in seconds, at most a day."""
 Hours = Annotated[float, Field(gt=0, le=10_000)]
@@ -82,8 +82,8 @@ def named(known: Collection[str] | Callable[[], Collection[str]], kind: str) -> 
     """Return a validator that refuses unknown names.
 
     Args:
-        known: the known names, or what returns them where that takes imports.
-        kind: what a name stands for, in the singular, for messages.
+        known: the known names, or a function that returns them if this requires imports.
+        kind: what a name refers to, in the singular, for messages.
     """
 
     def check(names: list[str]) -> list[str]:

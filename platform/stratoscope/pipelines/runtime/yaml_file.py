@@ -11,9 +11,9 @@ from stratoscope.errors import SHOWN_VALUE, InputError, first_line, shorten
 MAX_BYTES = 1_000_000
 """Largest size of a file."""
 MAX_VALUES = 20_000
-"""Most values of a file, counting those of an anchor again at each of its aliases."""
+"""Maximum number of values in a file. The values of an anchor count again at each of its aliases."""
 MAX_DEPTH = 20
-"""Most levels of nesting."""
+"""Maximum number of nesting levels."""
 MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -21,8 +21,8 @@ def read_yaml(path: str) -> dict[str, Any]:
     """Return the fields in a YAML file.
 
     Raises:
-        InputError: the file cannot be read, is no YAML, is larger or more deeply nested than any configuration, holds
-            a field twice, or holds no fields.
+        InputError: the file cannot be read, is not YAML, is too large or too deeply nested for a configuration,
+            contains a field twice, or contains something other than fields.
     """
     name = f"config {shorten(repr(path), SHOWN_VALUE)}"
     text = _read_text(path, name)
@@ -61,7 +61,7 @@ def _read_text(path: str, name: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads dates as text: no field is a date, and a run_id may look like one."""
+    """Reads dates as text, because no field is a date but a run_id may look like one."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
@@ -76,11 +76,11 @@ class _Collection:
     anchor: str | None
     values: int = 1
     depth: int = 1
-    """Levels of nesting within, itself included."""
+    """Nesting levels, including this one."""
 
 
 class _SizeCounter:
-    """Counts the values of a document as if each alias were replaced by what it stands for.
+    """Counts the values of a document as if each alias were replaced by its content.
 
     Args:
         refuse: called with the reason if the document is too large; raises.
@@ -131,10 +131,10 @@ def _check_size(text: str, name: str) -> None:
 
 
 def _check_fields(node: yaml.Node, name: str, prefix: str = "") -> None:
-    """Check that no mapping holds a field twice, and that every value can be read.
+    """Check that no mapping contains a field twice, and that every value can be read.
 
     Raises:
-        InputError: one does or cannot; the message has its dotted name and line.
+        InputError: a field is duplicated or unreadable; the message contains its dotted name and line.
     """
     if isinstance(node, yaml.MappingNode):
         fields: set[tuple[str, str]] = set()

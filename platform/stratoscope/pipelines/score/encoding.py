@@ -17,7 +17,7 @@ class ShardEncoder:
     policy: Encoding
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
-        """Return the columns of a shard with token ids in place of texts."""
+        """Return the columns of a shard with token ids instead of texts."""
         encoded = encode(cached_tokenizer(self.source, self.trust_remote_code), shard["text"], self.policy)
         return {name: value for name, value in shard.items() if name != "text"} | pack_encoded(encoded)
 
@@ -33,7 +33,7 @@ def pack_encoded(encoded: list[Encoded]) -> dict[str, Any]:
 
 
 def unpack_encoded(columns: Mapping[str, Any]) -> list[Encoded]:
-    """Return the encoded texts of such columns."""
+    """Return the encoded texts from the columns of `pack_encoded`."""
     rows = unpack_ids(columns["ids"], columns["length"])
     columns_of_rows = zip(rows, columns["truncated"], columns["error"], strict=True)
     return [Encoded(ids, truncated, error or None) for ids, truncated, error in columns_of_rows]

@@ -32,8 +32,8 @@ LEAST_RATIO = 30.0
 def scores(scoring: ScoredLayers, ratio: float, title: str) -> "Figure":
     """Draw a score by layer with its intervals.
 
-    Filled points are the lowest layers. Those whose interval overlaps that of a layer above them have a coloured line
-    only, and all others are grey.
+    The lowest layers are coloured, and all others are grey. A point is not filled if its layer is one of the lowest and
+    its interval overlaps that of a layer that is not.
 
     Args:
         scoring: the scoring.
@@ -73,7 +73,7 @@ def scores(scoring: ScoredLayers, ratio: float, title: str) -> "Figure":
 
 
 def _style_values(figure: "Figure", values: Sequence[NDArray[np.float64]], axis: str, title: str) -> None:
-    """Style a figure of values by layer, whose axis fits them and is logarithmic where they differ a lot."""
+    """Style a figure of values by layer. The axis fits the values and is logarithmic if they differ a lot."""
     finite = np.concatenate([each[np.isfinite(each)] for each in values])
     logarithmic = bool(len(finite) and finite.min() > 0 and finite.max() / finite.min() > LEAST_RATIO)
     style(figure, "layer", html.escape(axis), title=title, height=320, logarithmic=logarithmic, by_layer=True)
@@ -83,10 +83,10 @@ def _style_values(figure: "Figure", values: Sequence[NDArray[np.float64]], axis:
 
 
 def lowest_map(scorings: Sequence[ScoredLayers], ratio: float, title: str) -> "Figure":
-    """Draw the lowest layers of each scoring as a map of scorings and layers.
+    """Draw the lowest layers of each scoring as a map with scorings as rows and layers as columns.
 
     Args:
-        scorings: the scorings, a row each.
+        scorings: the scorings, one for each row.
         ratio: share of the layers that count as the lowest.
         title: what the figure shows, with the model.
     """
@@ -115,7 +115,7 @@ def lowest_map(scorings: Sequence[ScoredLayers], ratio: float, title: str) -> "F
 
 
 def by_layer(series: dict[str, NDArray[np.float64]], axis: str, title: str) -> "Figure":
-    """Draw values by layer, a line for each name.
+    """Draw values by layer, with one line for each name.
 
     Args:
         series: values of all layers by name.
@@ -144,7 +144,7 @@ def by_layer(series: dict[str, NDArray[np.float64]], axis: str, title: str) -> "
 
 
 def magnitudes(statistics: Statistics, title: str) -> "Figure":
-    """Draw the distribution of activations over magnitudes, a column for each layer.
+    """Draw the distribution of activation magnitudes, with one column for each layer.
 
     Args:
         statistics: statistics of one tap, merged over prompts.

@@ -1,4 +1,4 @@
-"""What the terminal and the report page say about groups of prompts."""
+"""Tables and page sections on groups of prompts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from stratoscope.scoring import lowest, num_dropped
 from stratoscope.statistics import spearman
 
 MAX_GROUPS = {"terminal": 12, "page": 100}
-"""Largest number of groups that are shown, the largest groups first."""
+"""Maximum number of groups that are shown. The largest groups come first."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class _GroupScoring:
     size: str
     scoring: ScoredLayers
     correlation: float
-    """Rank correlation of its layers with those of all prompts."""
+    """Rank correlation of its layer scores with those of all prompts."""
 
     def cells(self, count: int) -> list[str]:
         """Return a row of a table, with the `count` lowest layers."""
@@ -73,11 +73,11 @@ def group_sections(run: Run, scorings: Sequence[ScoredLayers]) -> Iterator[PageS
 
 
 def group_correlations(run: Run, scoring: ScoredLayers) -> dict[str, float]:
-    """Return the rank correlation of each group's layers with those of all prompts, by group; none for a single group.
+    """Return each group's rank correlation of layers with that of all prompts; empty for a single group.
 
     Args:
         run: a finished score run.
-        scoring: the scoring of all prompts whose tap and metric is compared.
+        scoring: the scoring of all prompts to compare with, at its tap and metric.
     """
     groups = _groups(run)[: MAX_GROUPS["page"]]
     return {

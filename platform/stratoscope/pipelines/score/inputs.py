@@ -19,7 +19,7 @@ from stratoscope.tables.score import ALL
 
 DEFAULT_MAX_TOKENS = 1024
 SAMPLE = 256
-"""Number of prompts that are encoded to estimate the tokens of all."""
+"""Number of prompts that are encoded to estimate the mean number of tokens."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ScoreInputs:
     model: OpenedModel
     prompts: PromptSet
     max_tokens: int
-    """Maximum tokens of a prompt."""
+    """Maximum number of tokens of a prompt."""
     spans: tuple[tuple[int, int], ...]
     """(start, length) of the spans of layers to measure."""
     layout: ShardLayout
@@ -77,7 +77,7 @@ def lay_out_inputs(config: ScoreConfig, inputs: ScoreInputs, available: Mapping[
 
 
 def mean_tokens(config: ScoreConfig, inputs: ScoreInputs) -> float:
-    """Estimate the mean tokens of a prompt from the first ones, whose order is random."""
+    """Estimate the mean number of tokens of a prompt from the first prompts. The order of prompts is random."""
     tokenizer = load_tokenizer(inputs.model.source, trust_remote_code=config.model.trust_remote_code)
     sample = inputs.prompts.table["text"].slice(0, SAMPLE).to_pylist()
     encoded = encode(tokenizer, sample, config.prompts.to_encoding(inputs.max_tokens))
@@ -85,7 +85,7 @@ def mean_tokens(config: ScoreConfig, inputs: ScoreInputs) -> float:
 
 
 def _span_lengths(config: ScoreConfig, num_layers: int) -> set[int]:
-    """Return the lengths of spans; without any, angular_distance needs that of the prune ratio."""
+    """Return the configured lengths of spans. Without any, angular_distance uses the length of the prune ratio."""
     lengths = set(config.activations.spans)
     if "angular_distance" in config.scores.metrics and not lengths:
         lengths.add(max(1, num_dropped(config.scores.ratio, num_layers)))

@@ -15,7 +15,7 @@ def lay_out(config: ScoreConfig, num_prompts: int, rows_per_prompt: int, work: G
         config: the run's configuration.
         num_prompts: number of prompts.
         rows_per_prompt: rows of statistics and of spans per prompt.
-        work: what shards are cut by on GPUs; None on CPUs.
+        work: the work on GPUs, which determines the shard size; None on CPUs.
 
     Raises:
         InputError: statistics are to be stored by shard, and there would be too few shards.

@@ -59,8 +59,8 @@ class StatisticsTables:
         """Yield the statistics of a tap, one row group at a time.
 
         Yields:
-            The group, which is `ALL` or, for statistics by shard, each of the groups too; statistics of shape (units,
-            layers); and the groups of the units, for statistics by prompt.
+            The group, statistics of shape (units, layers), and the groups of the units. The group is `ALL` or, for
+            statistics by shard, also each of the groups. The groups of the units are empty for statistics by shard.
         """
         for table in iter_table(self.storage, self.stats):
             for group, rows in self._by_group(table):
@@ -94,9 +94,9 @@ class StatisticsTables:
 
 
 def load_observations(source: StatisticsTables, settings: ScoringSettings) -> dict[str, Observations]:
-    """Return the observations of all prompts, under `ALL`, and then of each group if there are several.
+    """Return the observations of all prompts under the key `ALL`, followed by those of each group if there are several.
 
-    Only a few numbers per unit, layer and tap stay in memory: histograms are dropped as soon as they are counted.
+    Only a few numbers per unit, layer and tap stay in memory, because histograms are dropped after counting.
 
     Args:
         source: the tables of a run.

@@ -14,7 +14,7 @@ from stratoscope.scoring import METRICS
 from stratoscope.tables.score import ALL, LayerScoreRow, StabilityRow
 
 NAMES = {"avss": "AVSS"}
-"""Names of metrics that texts write otherwise than the options do."""
+"""Names of metrics that are spelled differently in texts than in options."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ScoredLayers:
     rank: NDArray[np.int64]
     normalized: NDArray[np.float64]
     resolution: float = 0.0
-    """Relative difference of scores below which the number format of the activations cannot tell them apart."""
+    """Relative difference below which scores are indistinguishable in the number format of the activations."""
 
     @classmethod
     def from_rows(cls, scoring: StabilityRow, rows: Sequence[LayerScoreRow], resolution: float = 0.0) -> "ScoredLayers":
@@ -41,7 +41,7 @@ class ScoredLayers:
 
     @property
     def label(self) -> str:
-        """Name of the scoring, with the settings that distinguish it from others."""
+        """Name of the scoring, including the settings that distinguish it from others."""
         parts = [self.scoring.metric, self.scoring.tap]
         if self.scoring.variance == "pooled":
             parts.append("pooled")
@@ -51,12 +51,12 @@ class ScoredLayers:
 
     @property
     def name(self) -> str:
-        """Metric and tap as texts show them, such as 'AVSS (update)'."""
+        """Metric and tap as shown in texts, such as 'AVSS (update)'."""
         metric = NAMES.get(self.scoring.metric, self.scoring.metric.replace("_", " "))
         return f"{metric} ({self.scoring.tap})" if self.scoring.tap else metric
 
     def overlapping(self, count: int) -> set[int]:
-        """Return those of the lowest layers whose interval overlaps that of a layer above them.
+        """Return the lowest layers whose interval overlaps that of any layer that is not among the lowest.
 
         Args:
             count: number of the lowest layers.
@@ -73,7 +73,7 @@ class ScoredLayers:
 
     @property
     def ties(self) -> list[bool]:
-        """Whether each layer but the first is tied with the one before it, in the order from the least important."""
+        """Whether each layer except the first is tied with the previous one, starting from the least important."""
         if self.scoring.metric in METRICS and not METRICS[self.scoring.metric].from_prompts:
             return [False] * (len(self.rank) - 1)  # not computed from activations
         score = self.score[self.order]
@@ -81,7 +81,7 @@ class ScoredLayers:
         return [bool(tied) for tied in np.abs(np.diff(score)) < self.resolution * larger]
 
     def listing(self, count: int) -> str:
-        """Return the layers from the least to the most important, tied ones joined by =, and | behind `count`."""
+        """Return the layers from the least to the most important. Ties are joined by =; | follows the first `count`."""
         first, *others = self.order
         text = str(first)
         for place, (layer, tied) in enumerate(zip(others, self.ties, strict=True), start=1):
@@ -89,7 +89,7 @@ class ScoredLayers:
         return text
 
     def lowest(self, count: int) -> str:
-        """Return the lowest layers in order of their number, and those above that are tied with them."""
+        """Return the lowest layers in numerical order, followed by further layers that are tied with them."""
         lowest = " ".join(map(str, sorted(self.order[:count])))
         end = count
         while end < len(self.order) and self.ties[end - 1]:

@@ -39,7 +39,7 @@ from stratoscope.scoring import Scoring
 from stratoscope.tables.score import ALL, TABLES, LayerScoreRow, StabilityRow, layer_score_rows, stability_row
 
 TOTALS = ("prompts", "scored", "errors", "truncated", "tokens", "padded_tokens", "nonfinite", "halved")
-"""Counts of shards that add up in the manifest."""
+"""Counts that are summed over shards in the manifest."""
 SHARD_TABLES = ("errors", "layers", "prompt_stats", "span_stats", "shard_stats", "shard_spans")
 
 
@@ -111,7 +111,7 @@ class ScoreJob(Job[ScoreConfig]):
 
 
 def sharded_work(config: ScoreConfig, inputs: ScoreInputs, pool: ActorPool) -> ShardedWork:
-    """Return the prompts as work for actors; those on GPUs get them encoded, so that they do not wait for it."""
+    """Return the prompts as work for actors. GPU actors get encoded prompts, so that they do not wait for it."""
     work = ShardedWork("score", "prompts", inputs.prompts.table, inputs.layout, TOTALS, config.fail_on_error)
     return replace(work, prepare=shard_encoder(config, inputs)) if pool.num_gpus else work
 
@@ -119,7 +119,7 @@ def sharded_work(config: ScoreConfig, inputs: ScoreInputs, pool: ActorPool) -> S
 def worker_settings(
     config: ScoreConfig, inputs: ScoreInputs, pool: ActorPool, recorded: int | None = None
 ) -> ScoreWorkerSettings:
-    """Return the settings of the workers of a pool; `recorded` are the tokens of a batch in an earlier start."""
+    """Return the settings of a pool's workers. `recorded` is the number of tokens per batch of an earlier start."""
     taps, on_gpu = config.activations.taps, pool.num_gpus > 0
     return ScoreWorkerSettings(
         loading=config.model.to_loading(inputs.model.source, pool.num_gpus),
@@ -136,7 +136,7 @@ def worker_settings(
 
 
 def shard_encoder(config: ScoreConfig, inputs: ScoreInputs) -> ShardEncoder:
-    """Return what encodes shards in CPU tasks."""
+    """Return the encoder of shards in CPU tasks."""
     policy = config.prompts.to_encoding(inputs.max_tokens)
     return ShardEncoder(inputs.model.source, config.model.trust_remote_code, policy)
 

@@ -17,12 +17,12 @@ from stratoscope.tables import score as tables
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """Statistics that are stored of a shard."""
+    """The statistics that are stored for a shard."""
 
     by_shard: bool
-    """Whether statistics are merged per shard and group, with rows for the prompts of the reservoir alone."""
+    """Whether statistics are merged per shard and group. Then only prompts of the reservoir have their own rows."""
     reservoir: int
-    """Number of prompts at the beginning of the seeded order that always have rows of their own."""
+    """Number of prompts at the beginning of the seeded order that always have their own rows."""
     grouped: bool
     """Whether there are several groups, which are also merged separately."""
 
@@ -51,7 +51,7 @@ class ShardTables:
         self.nonfinite = 0
 
     def groups_of(self, prompts: Sequence[int]) -> SegmentGroups | None:
-        """Return the groups by which a batch's histograms can be summed; None if a prompt has rows of its own."""
+        """Return the groups by which a batch's histograms can be summed; None if any prompt has its own rows."""
         if not self._retention.by_shard or self._with_rows(prompts):
             return None
         numbers = {group: number for number, group in enumerate(self._groups)}
@@ -59,7 +59,7 @@ class ShardTables:
         return SegmentGroups(tuple(of_prompt), max(1, len(self._groups)))
 
     def add(self, prompts: Sequence[int], batch: BatchStatistics) -> None:
-        """Add a batch. What takes long is left to `files`, since the model waits for what is done here.
+        """Add a batch. Slow operations are left to `files`, because the model waits for this method.
 
         Args:
             prompts: indices in the shard, in order of the batch's rows.
@@ -89,7 +89,7 @@ class ShardTables:
         return files
 
     def _with_rows(self, prompts: Sequence[int]) -> list[int]:
-        """Return the places in a batch of the prompts that have rows of their own."""
+        """Return the positions in a batch of the prompts that have their own rows."""
         if not self._retention.by_shard:
             return list(range(len(prompts)))
         start = self._shard["start"]

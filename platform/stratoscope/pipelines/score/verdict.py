@@ -1,4 +1,4 @@
-"""The first screen of the score page: which layers do least, how far that can be trusted, and what to doubt."""
+"""The first screen of the score page: the layers that do least, how reliable this is, and warnings."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ def main_scoring(scorings: Sequence[ScoredLayers]) -> ScoredLayers:
 
 
 def title(manifest: "Manifest", scoring: ScoredLayers) -> str:
-    """Return what the run found, in a line."""
+    """Return the main finding of the run in one line."""
     model, split_half = model_label(manifest.config["model"]["source"]), scoring.scoring.split_half
     if manifest.counts.get("nonfinite", 0):
         layers = sorted({n for own in manifest.facts.get("nonfinite_layers", {}).values() for n in own})
@@ -45,7 +45,7 @@ def _count(manifest: "Manifest", scoring: ScoredLayers) -> int:
 
 
 def warnings(manifest: "Manifest") -> Iterator[str]:
-    """Yield what a reader must know before reading anything into the scores."""
+    """Yield what a reader must know before interpreting the scores."""
     yield from nonfinite_notes(manifest)
     if errors := manifest.counts.get("errors", 0):
         number = manifest.counts["prompts"]
@@ -61,7 +61,7 @@ def warnings(manifest: "Manifest") -> Iterator[str]:
 
 
 def sentences(run: "Run", scorings: Sequence[ScoredLayers]) -> Iterator[str]:
-    """Yield how stable the order of layers is, whether groups of prompts agree, and what a score cannot say.
+    """Yield sentences on the stability of the order of layers, the agreement of groups, and the limits of scores.
 
     Args:
         run: a finished score run.
@@ -95,7 +95,7 @@ def _meaning(split_half: float) -> str:
 
 
 def _groups(correlations: "dict[str, float]") -> Iterator[str]:
-    """Yield whether groups of prompts order the layers as all prompts do, in a sentence."""
+    """Yield a sentence on whether groups of prompts order the layers in the same way as all prompts."""
     if len(correlations) < 2:
         return
     differing = sorted((c, name) for name, c in correlations.items() if not c >= LEAST_AGREEMENT)

@@ -48,7 +48,7 @@ class ScoreWorkerSettings:
 class ScoreWorker:
     """Reduces shards of prompts to statistics. The constructor loads the model.
 
-    Several threads may call a worker at once: one runs the model while the others encode prompts or write tables.
+    Several threads may call a worker concurrently: one runs the model while the others encode prompts or write tables.
     """
 
     def __init__(self, settings: ScoreWorkerSettings, metrics: WorkMetrics | None = None) -> None:
@@ -61,11 +61,11 @@ class ScoreWorker:
         self.by_difference: list[int] = []
 
     def tune(self) -> dict[str, int]:
-        """Return what all workers of the run must share: the tokens of a batch, measured if the settings lack them."""
+        """Return the values that all workers share: the tokens per batch, measured if the settings do not give them."""
         return {BATCH_TOKENS: self.batch_tokens or measured_tokens(self.model)}
 
     def adopt(self, tuning: Mapping[str, int]) -> None:
-        """Use what the workers of the run share."""
+        """Use the values that all workers of the run share."""
         self.batch_tokens = tuning[BATCH_TOKENS]
 
     def __call__(self, shard: dict[str, Any], attempt: Attempt = FIRST_ATTEMPT) -> ShardResult:
@@ -73,7 +73,7 @@ class ScoreWorker:
 
         Args:
             shard: `shard`, its number, `start`, the index of its first prompt in the run, and the lists `prompt_id`,
-                `group` and `text`; or, in place of `text`, what `ShardEncoder` makes of it.
+                `group` and `text`; or, instead of `text`, the columns that `ShardEncoder` adds.
             attempt: the record of earlier attempts at the shard.
 
         Raises:
@@ -127,7 +127,7 @@ class ScoreWorker:
         with Probe(self.model, self.settings.taps, self.settings.epsilons, self.settings.spans) as probe:
             self.withdrawn = {str(tap): reason for tap, reason in probe.withdrawn.items()}
             self.by_difference = list(probe.layers_read_by_difference)
-            # Where padding changes what the model computes, the probe would split padded batches.
+            # If padding changes the model's results, the probe would split padded batches, so there is no padding.
             max_padding = padding_limit(self.model.device) if probe.batching == Batching.ANY else 0.0
             assert self.batch_tokens is not None, "the worker was not tuned"
             groups = bucket(lengths, self.batch_tokens, max_padding, self.settings.sizes.max_prompts)

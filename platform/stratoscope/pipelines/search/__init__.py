@@ -1,4 +1,4 @@
-"""The search job: layers that a model can do without (`pruning`), or what flags layers best (`eavss`)."""
+"""The search job: layers that a model can do without (`pruning`), or the best settings to flag layers (`eavss`)."""
 
 from typing import TYPE_CHECKING
 

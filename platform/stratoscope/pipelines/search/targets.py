@@ -1,4 +1,4 @@
-"""The targets of a search; each is a job of its own."""
+"""The targets of a search. Each target is a separate job."""
 
 import threading
 from typing import ClassVar
@@ -16,7 +16,7 @@ TARGETS: dict[str, type[Job[SearchConfig]]] = {"pruning": PruningSearch, "eavss"
 
 
 class Search:
-    """Makes the job of a search's target."""
+    """Creates the job for the target of a search."""
 
     name: ClassVar[str] = "search"
     config_class: ClassVar[type[SearchConfig]] = SearchConfig
@@ -24,7 +24,7 @@ class Search:
     def __call__(
         self, config: SearchConfig, terminal: Terminal | None = None, stopping: threading.Event | None = None
     ) -> Job[SearchConfig]:
-        """Return the job of the target."""
+        """Return the job for the target."""
         return TARGETS[config.target](config, terminal, stopping)
 
     def show(self, run: Run, console: Console) -> None:
@@ -33,4 +33,4 @@ class Search:
 
 
 SEARCH = Search()
-"""The one maker of search jobs."""
+"""The `JobMaker` of all search jobs."""

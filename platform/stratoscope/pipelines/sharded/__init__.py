@@ -1,1 +1,1 @@
-"""What the jobs share that run a model over shards of units, prompts or questions, and reduce its activations."""
+"""Code shared by jobs that run a model over shards of units (prompts or questions) and reduce its activations."""

@@ -15,11 +15,11 @@ CRASHED = "the process died each time this was run, most likely because memory r
 
 Result = TypeVar("Result")
 Finish = Callable[[], tuple[int, int]]
-"""Waits for a batch and stores its result; returns its number of tokens without and with padding."""
+"""Waits for a batch, stores its result, and returns its numbers of tokens without and with padding."""
 Measure = Callable[[Sequence[int]], Finish]
-"""Starts a batch of units on its device. Neither it nor what it returns has an effect if it raises."""
+"""Starts a batch of units on its device. If it or the returned function raises an error, it has no effect."""
 BATCHES_AHEAD = 1
-"""Batches that a GPU is given while the result of another is stored."""
+"""Number of batches on a GPU while the result of another batch is stored."""
 
 
 @dataclass
@@ -35,7 +35,10 @@ class BatchOutcome:
 
 
 def batches_ahead(device: torch.device) -> int:
-    """Return how many batches a device is given while another starts: a CPU runs each in the call that starts it."""
+    """Return how many batches may be on a device while another starts.
+
+    A CPU runs each batch in the call that starts it, so there are none.
+    """
     return BATCHES_AHEAD if device.type == "cuda" else 0
 
 
@@ -54,8 +57,8 @@ def run_batches(
     Args:
         batches: the units of each batch; the same at every attempt.
         measure: starts a batch.
-        attempt: the record of earlier attempts. After a crash no batch starts ahead, so that the units that were
-            recorded last are those at fault.
+        attempt: the record of earlier attempts. After a crash, no batch starts ahead, so that the last recorded
+            units are those that caused the crash.
         metrics: counts the batches.
         ahead: number of batches that may be on the device while another starts.
 
@@ -82,7 +85,7 @@ class _Started:
 
 
 class _Runner:
-    """Runs batches, of which some may be on the device at a time.
+    """Runs batches. Several of them may be on the device at the same time.
 
     Args:
         measure: starts a batch.
@@ -97,7 +100,7 @@ class _Runner:
         self.outcome = BatchOutcome()
 
     def start(self, units: Sequence[int]) -> None:
-        """Start a batch, and finish those that were started too long before."""
+        """Start a batch, and finish the oldest batches until at most `ahead` remain on the device."""
         self._attempt.note(units)
         started = time.perf_counter()
         finish, error = _call(lambda: self._measure(units))
@@ -126,7 +129,7 @@ class _Runner:
             self._metrics.batch(len(batch.units), tokens, time.perf_counter() - batch.time)
 
     def _halve(self, units: Sequence[int], error: str) -> None:
-        """Run a failed batch again in halves, each to its end; a single unit is lost."""
+        """Run a failed batch again in halves, each to its end. A failed unit on its own is lost."""
         if len(units) == 1:
             self.outcome.errors[units[0]] = error
             return
@@ -139,7 +142,7 @@ class _Runner:
 
 
 def _call(function: Callable[[], Result]) -> tuple[Result | None, str]:
-    """Return the result of a function, or None and its error, after the memory of what failed was released.
+    """Return the result of a function. If it fails, release its GPU memory and return None and the error.
 
     Raises:
         BrokenProcessError: the device is in a state that only a new process recovers.
@@ -149,7 +152,7 @@ def _call(function: Callable[[], Result]) -> tuple[Result | None, str]:
     except torch.OutOfMemoryError as error:
         failure = type_and_message(error)
     except torch.AcceleratorError as error:
-        # The device stays in this state: every later call would fail.
+        # The device stays in this state, so every later call would fail.
         raise BrokenProcessError(type_and_message(error)) from error
     except Exception as error:  # a model's code may raise anything
         failure = type_and_message(error)

@@ -1,4 +1,4 @@
-"""Division of a run's units, prompts or questions, into shards."""
+"""Division of a run's units (prompts or questions) into shards."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from stratoscope.results import Manifest, ShardStore
 
 DEFAULT_SHARD_SIZE = 32
 MAX_SHARDS = 1024
-"""Maximum number of shards by default: each costs the scheduler some 26 ms, and files in the storage."""
+"""Maximum default number of shards. Each shard costs about 26 ms in the scheduler and adds files to the storage."""
 
 BATCHES_PER_SHARD = 20
-"""Batches of a shard on a GPU: fewer would leave the GPU idle between shards, more would be lost with a node."""
+"""Batches per shard on a GPU. With fewer, the GPU would be idle between shards; with more, a lost node costs more."""
 SHARD_BYTES = 512_000_000
-"""Memory of the host for the statistics of a shard's units on a GPU, until its tables are written."""
+"""Host memory for the statistics of a shard's units in a run on GPUs, until the shard's tables are written."""
 SHARDS_PER_ACTOR = 4
 """Minimum number of shards for each GPU actor, as long as each shard has a batch."""
 
@@ -43,7 +43,7 @@ def default_shard_size(num_units: int, minimum: int = DEFAULT_SHARD_SIZE) -> int
 
 @dataclass(frozen=True)
 class GpuWork:
-    """Work of a run on GPUs, whose shards are cut by tokens."""
+    """Work of a run on GPUs. It determines the shard size from the number of tokens."""
 
     tokens_per_unit: float
     """Mean number of tokens of a unit."""
@@ -58,11 +58,11 @@ class GpuWork:
     def shard_size(self, num_units: int, *, merged: bool = False) -> int:
         """Return how many units a shard has.
 
-        Units are in random order, so that equal numbers of them have nearly equal numbers of tokens.
+        Units are in random order, so that shards with equal numbers of units have nearly equal numbers of tokens.
 
         Args:
             num_units: units of the run.
-            merged: whether their statistics are merged as they come, and need not be kept for the shard's tables.
+            merged: whether their statistics are merged immediately, and not kept for the shard's tables.
         """
         batch = min(self.batch_units, max(1, int(self.batch_tokens / self.tokens_per_unit)))
         fair = -(-num_units // (SHARDS_PER_ACTOR * self.num_actors))
@@ -71,7 +71,7 @@ class GpuWork:
 
 
 def recorded_layout(store: ShardStore, previous: Manifest | None, num_units: int) -> ShardLayout | None:
-    """Return the layout of an earlier start of a run, or None if that has finished no shard.
+    """Return the layout of an earlier start of a run, or None if it finished no shard.
 
     Args:
         store: the shards of the run.
@@ -79,7 +79,7 @@ def recorded_layout(store: ShardStore, previous: Manifest | None, num_units: int
         num_units: number of units of the run.
 
     Raises:
-        InputError: shards are there, and the manifest does not say how units were divided into them.
+        InputError: there are finished shards, but the manifest does not record how the units were divided.
     """
     if not store.num_done():
         return None

@@ -20,7 +20,7 @@ from stratoscope.pipelines.sharded.sizes import BATCH_TOKENS
 from stratoscope.results import Manifest, ShardStore, Storage, TableRow, table_writer
 
 ShardCounts = dict[int, dict[str, float]]
-"""ShardCounts of finished shards, by shard."""
+"""Counts of finished shards, by shard."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class ShardedWork:
     """All units in order: columns prompt_id, group and text."""
     layout: ShardLayout
     totals: tuple[str, ...]
-    """ShardCounts of shards that add up in the manifest."""
+    """Names of the counts that are summed over shards in the manifest."""
     fail_on_error: FailOnError
-    """Number of errors that fails the run, as the configuration states it."""
+    """Whether errors fail the run, or the share or count above which they do, as configured."""
     prepare: Prepare | None = None
-    """Maps shards in CPU tasks, ahead of the actors."""
+    """Function that CPU tasks apply to shards before the actors get them."""
 
 
 def plan_actors(section: ActorsSection, store: ShardStore, layout: ShardLayout) -> ActorPool:

@@ -12,7 +12,7 @@ from stratoscope.pipelines.sharded.config import ModelSection
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model that was resolved, pinned to a revision and described, but not loaded."""
+    """A model that has been resolved, pinned to a revision and described, but not loaded."""
 
     source: ModelSource
     facts: ModelFacts
@@ -29,10 +29,10 @@ def open_model(section: ModelSection, *, head: bool = False, trainable: bool = F
     Args:
         section: the section of the configuration that names the model.
         head: whether the model will be loaded with its vocabulary head.
-        trainable: refuse a quantised checkpoint, which cannot be trained.
+        trainable: whether to refuse a quantised checkpoint, which cannot be trained.
 
     Raises:
-        InputError: the model cannot be resolved or read, or is quantised where that is refused.
+        InputError: the model cannot be resolved or read, or is quantised although it must be trainable.
     """
     source = pin_source(resolve_source(section.source, section.revision))
     facts = describe_model(

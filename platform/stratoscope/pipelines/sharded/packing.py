@@ -1,4 +1,4 @@
-"""Token ids as columns of a shard, for shards that tasks encode ahead of the actors."""
+"""Token ids as columns of a shard, for shards that CPU tasks encode before the actors get them."""
 
 from collections.abc import Sequence
 from functools import cache

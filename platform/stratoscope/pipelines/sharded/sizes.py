@@ -1,4 +1,4 @@
-"""Sizes of batches, by device and model: the tokens and the prompts that run together."""
+"""Batch sizes by device and model: the numbers of tokens and prompts that run together."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,22 +25,22 @@ from stratoscope.results import Manifest, ShardStore
 from stratoscope.statistics.histogram import NUM_BINS
 
 BYTES_PER_BIN = 4
-"""Memory of the host for a bin of a prompt's histogram."""
+"""Host memory in bytes for one bin of a prompt's histogram."""
 COPIES_OF_BATCH = 3
-"""Memory of the host for the histograms of a batch, by that of one copy, while its tables are built."""
+"""Copies of a batch's histograms in host memory while its tables are built."""
 BYTES_PER_LOGIT = 12
-"""Memory of a logit on the device: as the head computes it, in float32, and a temporary copy of that."""
+"""Device memory in bytes for one logit: the output of the head, its float32 version, and a temporary copy of that."""
 LOGITS_SHARE = 0.25
-"""Share of a device's free memory that the logits of an evaluator's batch may take; cached states need the rest."""
+"""Share of a device's free memory for the logits of an evaluator's batch. The rest is for cached states."""
 SMALLEST, LARGEST = 1024, 65536
-"""Tokens of the smallest and of the largest batch that is timed."""
+"""Numbers of tokens of the smallest and the largest batch that are timed."""
 BATCH_TOKENS = "batch_tokens"
-"""Name under which shards and manifests record the tokens of batches."""
+"""Key under which shards and manifests record the number of tokens per batch."""
 
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """Limits of a batch. All workers of a run must have the same, since batches change the rounding of results."""
+    """Limits of a batch. All workers of a run need the same limits, because batches affect the rounding of results."""
 
     max_tokens: int | None
     """Maximum tokens, padding included; None if the first worker of the run measures it."""
@@ -57,7 +57,7 @@ def batch_sizes(
         section: the section of the configuration.
         facts: the model.
         taps: the taps that are read.
-        recorded: tokens of a batch in an earlier start of the run, if that measured them.
+        recorded: number of tokens per batch of an earlier start of the run, if it measured them.
         on_gpu: whether the model runs on GPUs.
     """
     prompts = _most_prompts(facts, taps, on_gpu=on_gpu)
@@ -69,7 +69,7 @@ def batch_sizes(
 
 
 def recorded_tokens(store: ShardStore) -> int | None:
-    """Return the tokens of a batch in an earlier start of a run, or None if that has finished no shard."""
+    """Return the number of tokens per batch of an earlier start of a run, or None if it finished no shard."""
     return next((int(counts[BATCH_TOKENS]) for counts in store.done().values() if BATCH_TOKENS in counts), None)
 
 
@@ -82,7 +82,7 @@ def gpu_work(
     *,
     sets_per_unit: float = 1.0,
 ) -> GpuWork | None:
-    """Return what the shards of a run on GPUs are cut by, or None if it runs on CPUs.
+    """Return the work from which a run on GPUs derives its shard size, or None if it runs on CPUs.
 
     Args:
         config: the configuration of the run.
@@ -90,7 +90,7 @@ def gpu_work(
         taps: the taps that are read.
         available: resources of the cluster or the machine.
         tokens_per_unit: mean number of tokens of a unit.
-        sets_per_unit: mean number of sets of statistics of a unit.
+        sets_per_unit: mean number of statistics sets per unit.
     """
     gpus = gpus_of_actor(config.actors.gpus, available)
     if not gpus:
@@ -113,7 +113,7 @@ def _most_prompts(facts: ModelFacts, taps: Sequence[Tap], *, on_gpu: bool) -> in
 
 
 def _histogram_bytes(facts: ModelFacts, taps: Sequence[Tap]) -> int:
-    """Return the memory of the histograms of a prompt, or of another set of statistics, on the host."""
+    """Return the host memory in bytes of the histograms of a prompt, or of another set of statistics."""
     return facts.num_layers * len(taps) * NUM_BINS * BYTES_PER_BIN
 
 
@@ -126,15 +126,15 @@ def evaluation_tokens(
     cpus: float,
     gpus: float,
 ) -> int:
-    """Return the tokens of a batch of evaluators, which all evaluators of a run share.
+    """Return the number of tokens per batch, which is the same for all evaluators of a run.
 
     Args:
-        given: what the configuration says.
+        given: the configured value.
         facts: the model.
         loading: how evaluators load it.
         previous: the manifest of an earlier start of the run, which may have measured them.
         cpus: CPUs of an evaluator.
-        gpus: GPUs of an evaluator; with none, nothing is measured.
+        gpus: GPUs of an evaluator; without GPUs, nothing is measured.
 
     Raises:
         RunError: the model cannot be loaded or run.
@@ -148,7 +148,7 @@ def evaluation_tokens(
 
 
 def _measure_evaluation(loading: LoadSpec) -> int:
-    """Measure the tokens of an evaluator's batch in a process of its own, before evaluators fill the device."""
+    """Measure an evaluator's number of tokens per batch. It runs in its own process, before evaluators start."""
     model = loading.load(head=True)
     vocabulary: int = model.network.get_input_embeddings().weight.shape[0]
     free, _total = torch.cuda.mem_get_info(model.device)
@@ -156,11 +156,11 @@ def _measure_evaluation(loading: LoadSpec) -> int:
 
 
 def tokens_with_logits(free_bytes: float, vocabulary: int) -> int:
-    """Return the largest power of two of tokens whose logits fit into the memory that evaluation leaves for them."""
+    """Return the largest number of tokens, a power of two, whose logits fit into their share of the free memory."""
     fit = LOGITS_SHARE * free_bytes / (vocabulary * BYTES_PER_LOGIT)
     return 1 << int(math.log2(max(1.0, fit)))
 
 
 def measured_tokens(model: LoadedModel) -> int:
-    """Measure on the device how many tokens a batch needs for the device to be nearly as fast as it can be."""
+    """Measure how many tokens a batch needs so that the device reaches nearly its maximum speed."""
     return find_knee(partial(measure_rate, model), SMALLEST, LARGEST)

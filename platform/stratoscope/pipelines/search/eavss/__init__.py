@@ -1,1 +1,1 @@
-"""The search for what flags hallucinating layers: definition, tap, sparsity threshold and propensity."""
+"""The search for the best settings to flag layers: definition, tap, sparsity threshold and propensity."""

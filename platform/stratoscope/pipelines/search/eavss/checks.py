@@ -26,7 +26,7 @@ def check_readings(space: DefinitionSpace, readings: Mapping[str, Sequence[str]]
 def split_datasets(
     section: DefinitionSearchSection, available: Collection[str], name: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the data sets that trials are compared on, and those that the best one is confirmed on.
+    """Return the data sets on which trials are compared, and those on which the best trial is confirmed.
 
     Args:
         section: the search space.

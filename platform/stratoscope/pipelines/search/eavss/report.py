@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 AXIS = "AUROC of flagged layers, less that of random sets"
 NUM_SHOWN = 10
-"""Number of trials in the terminal."""
+"""Maximum number of trials that the terminal shows."""
 
 
 def candidate_label(row: DefinitionTrialRow) -> str:
@@ -123,7 +123,7 @@ def _in_order(trials: Sequence[DefinitionTrialRow]) -> list[DefinitionTrialRow]:
 def _differences(
     outcomes: Sequence[DefinitionOutcomeRow], num_sets: int, model: str, *, is_first: bool = False
 ) -> "Figure":
-    """Draw the difference of flagged and random layers of the best trial by data set, by few on the first screen."""
+    """Draw the best trial's difference between flagged and random layers by data set. The first screen shows few."""
     marks = [
         IntervalMark(
             f"{row.dataset} ({row.role.replace('_', ' ')})",
@@ -142,7 +142,7 @@ def _differences(
 def _scatter(
     trials: Sequence[DefinitionTrialRow], outcomes: Sequence[DefinitionOutcomeRow], num_sets: int, model: str
 ) -> "Figure":
-    """Draw the AUROC of flagged layers against that of random ones, a point for each trial."""
+    """Draw the AUROC of flagged layers against that of random layers, with one point for each trial."""
     from plotly.graph_objects import Figure, Scatter
 
     shown = [row for row in trials if row.random is not None and row.auroc is not None]
@@ -169,7 +169,7 @@ def _findings(outcomes: Sequence[DefinitionOutcomeRow], num_sets: int) -> set[st
 
 
 def _trial_points(trials: Sequence[DefinitionTrialRow], findings: Collection[str]) -> Iterator["Scatter"]:
-    """Yield a trace for each definition and whether its trials are beyond noise."""
+    """Yield up to two traces for each definition: trials within noise and trials beyond noise."""
     from plotly.graph_objects import Scatter
 
     for index, name in enumerate(dict.fromkeys(row.metric for row in trials)):

@@ -80,12 +80,12 @@ def tuned_result(trial_id: str, origin: str, trial: Trial, space: DefinitionSpac
 def outcome_row(
     trial_id: str, role: Literal["chosen_on", "confirmed_on"], outcome: DefinitionOutcome
 ) -> DefinitionOutcomeRow:
-    """Return the row of `outcomes` of a trial and a data set."""
+    """Return the row of `outcomes` for a trial and a data set."""
     return DefinitionOutcomeRow(trial_id=trial_id, role=role, **vars(outcome))
 
 
 def definition_front(results: Sequence[DefinitionResult]) -> list[DefinitionResult]:
-    """Return the trials that no other dominates with at most as many layers."""
+    """Return the trials for which no other trial has a higher objective with at most as many layers."""
     sizes = [(result, result.mean("num_layers") or 0.0) for result in results if result.outcomes]
     return [
         result

@@ -29,7 +29,7 @@ from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
 
 
 class DefinitionSearch(Job[SearchConfig]):
-    """Searches definition, tap, sparsity threshold and propensity by how well the flagged layers separate answers."""
+    """Searches for the definition, tap, sparsity threshold and propensity whose flags separate answers best."""
 
     name: ClassVar[str] = "search"
     config_class = SearchConfig

@@ -22,7 +22,7 @@ EpsilonTuple = tuple[tuple[EpsilonKind, float], ...]
 
 @dataclass(frozen=True)
 class DefinitionEvaluator:
-    """Evaluates candidates by the statistics of a hallucination run. It can be sent to other processes."""
+    """Evaluates candidates from the statistics of a hallucination run. It can be sent to other processes."""
 
     run: str
     """URL of the hallucination run."""

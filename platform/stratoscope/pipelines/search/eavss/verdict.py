@@ -8,7 +8,7 @@ from stratoscope.statistics import least_rank_p
 from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
 
 MAX_DATASETS, MAX_LAYERS = 2, 12
-"""Numbers of data sets and layers that a sentence names."""
+"""Maximum numbers of data sets and of layers that a sentence names."""
 
 
 def is_better(row: DefinitionOutcomeRow, num_sets: int) -> bool:
@@ -22,13 +22,13 @@ def is_worse(row: DefinitionOutcomeRow, num_sets: int) -> bool:
 
 
 def _deciding(outcomes: Sequence[DefinitionOutcomeRow]) -> list[DefinitionOutcomeRow]:
-    """Return the results that the verdict rests on: those on data sets that trials never used, where there are any."""
+    """Return the results on which the verdict is based: those on data sets that no trial used, if there are any."""
     confirmed = [row for row in outcomes if row.role == "confirmed_on"]
     return confirmed or list(outcomes)
 
 
 def title(outcomes: Sequence[DefinitionOutcomeRow], num_sets: int, num_trials: int) -> str:
-    """Return what the search found, in a line.
+    """Return the main finding of the search in one line.
 
     Args:
         outcomes: results of the best trial.
@@ -49,7 +49,7 @@ def title(outcomes: Sequence[DefinitionOutcomeRow], num_sets: int, num_trials: i
 
 
 def sentences(candidate: DefinitionTrialRow, outcomes: Sequence[DefinitionOutcomeRow], num_sets: int) -> list[str]:
-    """Return up to three sentences: the result, what it rests on, and the settings.
+    """Return three sentences: the result, the data that it is based on, and the settings.
 
     Args:
         candidate: the best trial.

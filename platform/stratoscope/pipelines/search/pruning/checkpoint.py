@@ -12,7 +12,7 @@ from stratoscope.pruning import TaskComparison, TrialResult, share_interval
 from stratoscope.results import RunFolder, Storage
 
 MARK = "stratoscope.json"
-"""File in a checkpoint's folder that names the run it belongs to."""
+"""File in a checkpoint's folder that identifies its run."""
 
 
 def export_chosen(
@@ -57,7 +57,7 @@ def export_chosen(
 
 
 def speed_text(speed: SpeedComparison) -> str:
-    """Return a speed in words, with the range of its paired runs."""
+    """Return a speed as text, with the range of its paired runs."""
     return f"{speed.gain:.2f} times that of the original ({speed.gain_low:.2f} to {speed.gain_high:.2f} in paired runs)"
 
 

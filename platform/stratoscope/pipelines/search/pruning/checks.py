@@ -69,7 +69,7 @@ def check_path(path: str | None, run_id: str) -> None:
 
 
 def check_objective(objective: str, metrics: Iterable[str], tasks: Sequence[TaskItems]) -> None:
-    """Check that there is a task of text, or with likelihoods, where the objective or a metric needs one.
+    """Check that there is a task of text, or with likelihoods, if the objective or a metric needs one.
 
     Raises:
         InputError: there is none.

@@ -58,13 +58,13 @@ def estimate(
 
 
 def protection_text(protected: LayerSet) -> str:
-    """Return a sentence on the layers that a search never drops."""
+    """Return a sentence about the layers that a search never drops."""
     layers = f"layer {protected[0]}" if len(protected) == 1 else f"layers {', '.join(map(str, protected))}"
     return f"{layers} cannot be dropped: without, the model does not run, or its other layers compute something else"
 
 
 def num_trials(config: SearchConfig, num_layers: int, num_protected: int = 0) -> int:
-    """Return the largest number of sets that a search evaluates."""
+    """Return the maximum number of sets that a search evaluates."""
     search = config.search
     if search.algorithm == "grid":
         return len(list(config.space.to_space().grid())) + search.swaps
@@ -77,7 +77,7 @@ def num_trials(config: SearchConfig, num_layers: int, num_protected: int = 0) ->
 
 
 def full_evaluations(config: SearchConfig, trials: int) -> float:
-    """Return the cost of a search's sets in evaluations on all items: a search over sets uses the first rung for most.
+    """Return the cost of a search in evaluations on all items. A search over sets uses the first rung for most.
 
     Args:
         config: the configuration.

@@ -166,7 +166,7 @@ class Explorer:
             message = last_line(trial.error or "") or "it reported nothing"
             return TrialResult(trial_id, origin, candidate, dropped, None, math.nan, None, 0.0, "error", message)
         evaluation: Evaluation = self._service.call("evaluate", dropped, "search", rung)
-        # The evaluators had stored it: the time that counts is that of the trial.
+        # The evaluators read this evaluation from storage, so the duration of the trial is used instead.
         evaluation = replace(evaluation, seconds=trial.metrics.get("time_total_s", evaluation.seconds))
         return self._result(trial_id, origin, candidate, evaluation, rung=rung, objective=trial.metrics["objective"])
 
@@ -205,7 +205,7 @@ class Explorer:
         return self._set_results(sets, "greedy", 0)
 
     def _search_sets(self, scores: Mapping[ScoreKey, LayerScores]) -> list[TrialResult]:
-        """Run the strategy of the configuration at each ratio; its best sets are evaluated on all items."""
+        """Run the configured strategy at each ratio, and evaluate its best sets on all items."""
         search, results = self._config.search, list(self._starting_points(scores))
         name = cast("StrategyName", search.algorithm)
         last = len(search.rungs)
@@ -236,7 +236,7 @@ class Explorer:
         return results
 
     def _starting_points(self, scores: Mapping[ScoreKey, LayerScores]) -> Iterator[TrialResult]:
-        """Yield the starting sets as trials on all items, so that the report compares what is found with them."""
+        """Yield the starting sets as trials on all items, so that the report can compare them with the sets found."""
         rung = len(self._config.search.rungs)
         for index, candidate in enumerate(self._space.starting_points() if scores else []):
             dropped = candidate.dropped(scores, self._num_layers)
@@ -252,9 +252,9 @@ class Explorer:
             )
 
     def _starts(self, scores: Mapping[ScoreKey, LayerScores], size: int) -> list[LayerSet]:
-        """Return the sets of a size that scores select; one random set where there are no scores."""
+        """Return the sets of a given size that scores select, or one random set if there are no scores."""
         space = replace(self._space, ratios=(size / self._num_layers,))
-        # A metric over spans of layers has scores for the lengths of the space's own ratios alone.
+        # A metric over spans of layers has scores only for the lengths that follow from the ratios of the space.
         candidates = [c for c in space.starting_points() if c.key(self._num_layers) in scores]
         sets = [candidate.dropped(scores, self._num_layers) for candidate in candidates]
         return list(dict.fromkeys(sets)) or random_sets(self._droppable, size, 1, self._config.seed)
@@ -280,7 +280,7 @@ class Explorer:
     def _set_results(
         self, sets: Sequence[LayerSet], origin: str, first: int, *, rung: int | None = None
     ) -> list[TrialResult]:
-        """Return sets as trials on the items up to a rung, or on all."""
+        """Return sets as trials on the items up to a rung, or on all items."""
         results = []
         rung = rung or len(self._config.search.rungs)
         for index, dropped in enumerate(sets, first):
@@ -290,7 +290,7 @@ class Explorer:
         return results
 
     def _set_evaluator(self, num_slices: int | None = None) -> SetEvaluator:
-        """Return a function that evaluates sets on the first slices of the search's items, or on all."""
+        """Return a function that evaluates sets on the first slices of the search's items, or on all slices."""
         objective = ObjectiveFunction(self._config.search.objective)
         remembered: LayerSet | None = None
 

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure, Scatter
 
 BASELINES = ("avss", "variance", "block_influence", "random", "last")
-"""Metrics whose lines are visible at first; a click on the legend shows the others."""
+"""Metrics whose lines are initially visible. A click on the legend shows the others."""
 MAX_LINES = 12
-"""Number of scores in a plot of retention by ratio."""
+"""Maximum number of scores in a plot of retention by ratio."""
 MAX_ROWS = 40
-"""Number of sets in the plot of dropped layers."""
+"""Maximum number of sets in the plot of dropped layers."""
 RETENTION = "raw retention (after / before)"
 MILLION = 10**6
 RANDOM_ROW, CHOSEN_ROW = "random sets", "chosen set"
@@ -53,7 +53,7 @@ def layer_list(row: PruningTrialRow) -> str:
 
 
 def speed_text(row: PruningTrialRow) -> str:
-    """Return a trial's speed against the whole model's, with its range; empty where an older version wrote the row."""
+    """Return a trial's speed relative to the whole model, with its range; empty if an older version wrote the row."""
     speed = number_text(row.speed, ".2f")
     return f"{speed} ({interval_text(row.speed_low, row.speed_high, '.2f')})" if speed else ""
 
@@ -144,7 +144,7 @@ def _whole_model(axis: FrontAxis) -> "Scatter":
 def _front_points(
     rows: Sequence[FrontRow], axis: FrontAxis, name: str, marker: Mapping[str, Any]
 ) -> Iterator["Scatter"]:
-    """Yield the trace of sets with their intervals on held-out items; none where there are no sets."""
+    """Yield the trace of sets with their intervals on held-out items; nothing if there are no sets."""
     if rows:
         bars = _error_bars([(row.held_out_raw, row.held_out_raw_low, row.held_out_raw_high) for row in rows])
         yield _points(rows, axis, "held_out_raw", name, marker, error_y=bars)
@@ -241,7 +241,7 @@ def _point(ratio: float, value: float | None, low: float | None, high: float | N
 def _lines(
     trials: Sequence[PruningTrialRow], point: Callable[[PruningTrialRow], _Point | None]
 ) -> dict[str, list[_Point]]:
-    """Return each score's points by ratio; the metric random has the mean of its draws, with their range."""
+    """Return each score's points by ratio. The metric random gets the mean of its draws with their range."""
     lines: dict[str, dict[float, _Point]] = {}
     draws: dict[float, list[float]] = {}
     for row in trials:
@@ -273,7 +273,7 @@ def _selected(lines: Mapping[str, list[_Point]]) -> dict[str, list[_Point]]:
 
 
 def _score_plot(lines: Mapping[str, list[_Point]], title: str) -> "Figure":
-    """Draw the retention at one ratio, in a row for each score, the best at the top."""
+    """Draw the retention at one ratio, with one row for each score and the best score at the top."""
     ordered = sorted(((name, points[0]) for name, points in lines.items()), key=lambda item: -item[1].value)
     marks = [
         IntervalMark(name, point.value, point.low, point.high, not point.low <= 1 <= point.high)
@@ -283,7 +283,7 @@ def _score_plot(lines: Mapping[str, list[_Point]], title: str) -> "Figure":
 
 
 def _curves(lines: Mapping[str, list[_Point]], title: str) -> "Figure":
-    """Draw the retention by ratio, a line for each score; scores stand side by side at a ratio."""
+    """Draw the retention by ratio, with one line for each score. At each ratio, the scores are shown side by side."""
     from plotly.graph_objects import Figure
 
     ratios = sorted({point.ratio for points in lines.values() for point in points})
@@ -341,7 +341,7 @@ def _best_of_each_size(rows: Sequence[PruningTrialRow], most: int) -> list[Pruni
         by_size.setdefault(len(row.dropped_layers), []).append(row)
     ranked = [(rank, size) for size, own in by_size.items() for rank in range(len(own))]
     kept = Counter(size for _, size in sorted(ranked)[:most])
-    # A heat map begins at the bottom.
+    # A heat map is drawn from the bottom to the top.
     return [row for size in sorted(by_size) for row in reversed(by_size[size][: kept[size]])]
 
 
@@ -380,12 +380,12 @@ def _raster(rows: Sequence[PruningTrialRow], num_layers: int, model: str) -> "Fi
 
 
 def random_figure(comparison: RandomSetComparison, chosen: FrontRow, model: str) -> "Figure":
-    """Draw the retention of random sets, a point for each, and that of the chosen set with its interval."""
+    """Draw the retention of each random set as a point, and that of the chosen set with its interval."""
     from plotly.graph_objects import Figure, Scatter
 
     is_finding = comparison.p_value <= comparison.level
     own = (comparison.chosen, chosen.held_out_raw_low, chosen.held_out_raw_high)
-    # Points are spread over the row in a fixed pattern, so that equal ones are visible.
+    # Points are spread over the row in a fixed pattern, so that points with equal values are visible.
     heights = [1 + 0.5 * ((0.618 * index) % 1 - 0.5) for index in range(len(comparison.random))]
     figure = Figure(
         [

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 LEAST_SETS = 3
-"""Fewest different sets of a size that make a curve."""
+"""Minimum number of different sets of a size for a curve."""
 
 
 def progress_section(trials: Sequence[PruningTrialRow], objective: str, model: str) -> Iterator[PageSection]:
-    """Yield the section, where a search evaluated several sets of one size.
+    """Yield the section if a search evaluated several sets of one size.
 
     Args:
         trials: all trials in order.
@@ -39,9 +39,9 @@ def progress_section(trials: Sequence[PruningTrialRow], objective: str, model: s
 
 
 def best_by_size(trials: Sequence[PruningTrialRow]) -> dict[int, list[float]]:
-    """Return the best objective after each different set, by the number of dropped layers.
+    """Return the best objective after each distinct set, by the number of dropped layers.
 
-    Trials count that were evaluated on the share of items that most trials had.
+    Only trials with the most common share of items are counted.
     """
     rows = [row for row in trials if row.objective is not None and row.best_objective is not None]
     shares = Counter(row.share_of_items for row in rows)

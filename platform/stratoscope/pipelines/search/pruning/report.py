@@ -177,7 +177,7 @@ def _verdict_section(
     comparisons: Sequence[ComparisonRow],
     manifest: Manifest,
 ) -> PageSection:
-    """Return the sentences of the verdict with the picture that carries them: sizes, random sets, or the front."""
+    """Return the verdict's sentences with a figure or table that supports them: sizes, random sets, or the front."""
     chosen = verdict.chosen_row(front)
     text = verdict.sentences(chosen, comparisons, manifest)
     model = model_label(manifest.config["model"]["source"])
@@ -196,7 +196,7 @@ def _differ_in_size(trials: Sequence[PruningTrialRow]) -> bool:
 def _size_sections(
     trials: Sequence[PruningTrialRow], front: Sequence[FrontRow], parameters: int, model: str
 ) -> Iterator[PageSection]:
-    """Yield the section of speed and size, where sets differ in them."""
+    """Yield the section on speed and size, if sets differ in size."""
     if len({row.parameters for row in trials}) < 2:
         return
     has_speed = all(row.speed is not None for row in trials)
@@ -230,7 +230,7 @@ def _task_section(comparisons: Sequence[ComparisonRow], model: str) -> Iterator[
 def _random_section(
     chosen: FrontRow | None, manifest: Manifest, model: str, *, is_shown: bool
 ) -> Iterator[PageSection]:
-    """Yield the section of random sets; its figure is left out where the verdict shows it."""
+    """Yield the section on random sets. Its figure is left out if the verdict shows it."""
     comparison = verdict.random_comparison(manifest.facts)
     if comparison is None or chosen is None:
         return

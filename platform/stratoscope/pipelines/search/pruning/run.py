@@ -50,7 +50,7 @@ from stratoscope.tables.pruning import (
 )
 
 MAX_LENGTH = 2048
-"""Maximum number of tokens in a sequence, where the model has more positions."""
+"""Maximum number of tokens in a sequence, if the model has more positions."""
 
 
 class PruningSearch(Job[SearchConfig]):
@@ -93,7 +93,7 @@ class PruningSearch(Job[SearchConfig]):
         check_objective(config.search.objective, config.space.metrics, self.tasks)
 
     def plan(self) -> Sequence[tuple[str, str]]:
-        """Return what the run would do, and estimates of what it takes."""
+        """Return what the run would do, and estimates of its cost."""
         return estimate(
             self.config, self.facts, self.tasks, self.statistics, self.context.url, protected=self.protected
         )
@@ -180,7 +180,7 @@ class PruningSearch(Job[SearchConfig]):
 
     @property
     def _statistics_run_id(self) -> str:
-        """Name of the score run that computes the statistics; it begins with the name of this run."""
+        """Name of the score run that computes the statistics. It begins with the name of this run."""
         return f"{self.context.folder.run_id}-statistics"
 
     def _choose_items(self, tasks: Iterable[Any]) -> list[TaskItems]:
@@ -221,7 +221,7 @@ class PruningSearch(Job[SearchConfig]):
         )
 
     def _record_fingerprints(self, settings: PruningEvaluatorSettings) -> None:
-        """Record in the manifest what evaluations depend on."""
+        """Record in the manifest the fingerprints of everything that evaluations depend on."""
         statistics, device = self.statistics, settings.loading.device
         dtype = dtype_name(self.config.model.dtype, device)
         self.context.manifest.fingerprints = {

@@ -43,7 +43,7 @@ class FinishedScore:
 
     @cached_property
     def calibrated(self) -> frozenset[str]:
-        """Ids of its prompts, which are read again from their source.
+        """Ids of its prompts. The prompts are read again from their source.
 
         Raises:
             InputError: the prompts have changed since, or cannot be read.

@@ -54,7 +54,7 @@ class EvaluationStore:
             return None
 
     def write_speed(self, parameters: int, speed: SpeedComparison) -> None:
-        """Store a speed, so that a resumed run shows the one that is in the checkpoint's card."""
+        """Store a speed, so that a resumed run shows the same speed as the checkpoint's card."""
         self._storage.write(_speed_name(parameters), json.dumps(asdict(speed)).encode())
 
     def __len__(self) -> int:

@@ -112,7 +112,7 @@ class Validator:
         return ValidatedSearch(trials, front, chosen, size, speeds, held_out, comparisons, facts)
 
     def _speeds(self, trials: Sequence[TrialResult], size: ModelSize) -> dict[int, SpeedComparison]:
-        """Return the speed by the number of parameters, on which alone it depends."""
+        """Return the speed by the number of parameters. Sets with equal numbers share one measurement."""
         sets = {size.without(trial.dropped): trial.dropped for trial in trials}
         # One at a time, because concurrent measurements on a machine slow each other down.
         return {parameters: self._speed(parameters, dropped) for parameters, dropped in sets.items()}
@@ -170,7 +170,7 @@ class Validator:
         ]
 
     def _reader(self, metrics: Mapping[str, str]) -> ScoreReader:
-        """Return a function that reads the scores of a set on a part of the items, by one metric of each task."""
+        """Return a function that reads a set's scores on a part of the items, with one metric for each task."""
         return lambda dropped, part: by_task(
             [score for items in self._settings.slices(part) for score in self._store.read(dropped, items) or []],
             metrics,
@@ -178,7 +178,7 @@ class Validator:
 
 
 def metrics_by_rank(tasks: Sequence[TaskItems]) -> list[dict[str, str]]:
-    """Return the metric of each task that counts, by task, then the second metric of each task that has one, and on."""
+    """Return metrics by task: first the main metric of each task, then the second metric if there is one, and so on."""
     names = ([metric.name for metric in task.metrics] for task in tasks)
     return [
         {task.name: name for task, name in zip(tasks, rank, strict=True) if name is not None}

@@ -1,4 +1,4 @@
-"""The verdict of a search with target pruning: its title and its sentences, from the tables of a run."""
+"""The verdict of a search with target pruning: its title and sentences, generated from the tables of a run."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from stratoscope.statistics import not_shown
 from stratoscope.tables.pruning import ComparisonRow, FrontRow
 
 MAX_NAMES = 12
-"""Number of layers that a sentence names."""
+"""Maximum number of layers that a sentence names."""
 
 
 def chosen_row(front: Sequence[FrontRow]) -> FrontRow | None:
@@ -28,7 +28,7 @@ def chosen_row(front: Sequence[FrontRow]) -> FrontRow | None:
 
 
 def title(chosen: FrontRow | None, comparisons: Sequence[ComparisonRow], num_layers: int) -> str:
-    """Return what the search found, in a line.
+    """Return the main finding of the search in one line.
 
     Args:
         chosen: the chosen set.
@@ -48,14 +48,14 @@ def title(chosen: FrontRow | None, comparisons: Sequence[ComparisonRow], num_lay
 
 
 def sentences(chosen: FrontRow | None, comparisons: Sequence[ComparisonRow], manifest: Manifest) -> list[str]:
-    """Return up to three sentences: what is kept, whether random sets keep as much, and where that says little."""
+    """Return up to three sentences: what is kept, whether random sets keep as much, and where this is uninformative."""
     if chosen is None or chosen.held_out_raw is None:
         return list(manifest.facts["verdicts"])[:3]
     return [_kept(chosen, manifest), *_against_random(manifest), *_at_chance(comparisons)]
 
 
 def _main_rows(comparisons: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    """Return the chosen set's rows on held-out items, one for each task, by the metric of the task that counts."""
+    """Return the chosen set's rows on held-out items, one for each task, with the main metric of the task."""
     by_task: dict[str, ComparisonRow] = {}
     for row in comparisons:
         if row.kind == "chosen" and row.part == "held_out":
@@ -84,7 +84,7 @@ def _layers(layers: Sequence[int]) -> str:
 
 
 def random_comparison(facts: Mapping[str, Any]) -> RandomSetComparison | None:
-    """Return the comparison of the chosen set with random ones; None where none were drawn."""
+    """Return the comparison of the chosen set with random sets; None if none were drawn."""
     against = facts.get("against_random")
     if not against or not against["random"]:
         return None
@@ -113,7 +113,7 @@ def _against_random(manifest: Manifest) -> Iterator[str]:
 
 
 def _at_chance(comparisons: Sequence[ComparisonRow]) -> Iterator[str]:
-    """Yield a sentence on the tasks where retention says little."""
+    """Yield a sentence on the tasks where retention is uninformative."""
     tasks = [row.task for row in _main_rows(comparisons) if row.above_chance is None]
     if tasks:
         yield f"On {list_text(tasks)} the whole model is not above chance, so that what is kept there says little."

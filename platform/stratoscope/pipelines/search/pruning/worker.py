@@ -49,7 +49,7 @@ class PruningEvaluatorSettings:
     """URL of the run's folder, which stores evaluations."""
 
     def slices(self, part: str) -> tuple[Slice, ...]:
-        """Return the slices in which a part is evaluated: rung by rung for the search, else one.
+        """Return the slices in which a part is evaluated: one for each rung of the search, otherwise a single one.
 
         The part `text`, which the metric perplexity_drop uses, is the text of the search's first rung.
         """
@@ -109,14 +109,14 @@ class PruningEvaluator:
         )
 
     def remember(self, dropped: LayerSet, num_slices: int | None = None) -> None:
-        """Store the hidden states of a set on the search's first slices, for sets whose first difference is later."""
+        """Store the hidden states of a set on the search's first slices, for sets that differ only in later layers."""
         if not dropped or not self.settings.cache_bytes:
             return
         for items in self.settings.slices("search")[:num_slices]:
             self.evaluator.remember(dropped, items, self._cache_share(items))
 
     def speed(self, dropped: LayerSet) -> SpeedComparison:
-        """Return the speed without some layers against that of the whole model."""
+        """Return the speed without some layers compared with that of the whole model."""
         return compare_speed(self.model, dropped)
 
     def export(self, dropped: LayerSet, url: str, card: ModelCard, mark: dict[str, Any]) -> list[SpeedComparison]:
@@ -151,7 +151,7 @@ class PruningEvaluator:
         if not dropped and items in self._base:
             return self._base[items]
         stored = self.store.read(dropped, items)
-        # The whole model runs even where its scores are stored, for its hidden states.
+        # The whole model runs even if its scores are stored, because its hidden states are needed.
         cache_bytes = 0 if dropped else self._cache_share(items)
         if stored is None or cache_bytes:
             computed = self._compute(dropped, items, cache_bytes)
@@ -164,7 +164,7 @@ class PruningEvaluator:
         return scores
 
     def _compute(self, dropped: LayerSet, items: Slice, cache_bytes: int) -> list[ItemScore]:
-        """Evaluate a set; retry without hidden states if memory runs out, and end a process whose device is broken."""
+        """Evaluate a set. Retry without hidden states if memory runs out, and end a process with a broken device."""
         try:
             return self.evaluator.evaluate(dropped, items, keep_bytes=cache_bytes)
         except torch.OutOfMemoryError:
@@ -175,7 +175,7 @@ class PruningEvaluator:
         return self.evaluator.evaluate(dropped, items)
 
     def _cache_share(self, items: Slice) -> int:
-        """Return the memory for one set's states on a slice: half for the whole model, half for a remembered set."""
+        """Return the memory for one set's states on a slice. The whole model and a remembered set get half each."""
         slices: Sequence[Slice] = self.settings.slices("search")
         if items not in slices:
             return 0
