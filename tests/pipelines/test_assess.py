@@ -100,6 +100,14 @@ def test_the_commits_of_a_hub_model_are_named() -> None:
     assert f"other weights ({'1' * 12} -> {'2' * 12})" in find_changes(FaithfulnessConfig, now, before).texts
 
 
+def test_a_package_that_only_one_run_records_is_a_change() -> None:
+    config = FaithfulnessConfig().model_dump(mode="json")
+    now, before = (Manifest("faithfulness", run_id, config, 0) for run_id in ("b", "a"))
+    now.versions, before.versions = {"torch": "2", "new": "1"}, {"torch": "2", "gone": "3"}
+    texts = find_changes(FaithfulnessConfig, now, before).texts
+    assert texts == ("new not recorded -> 1", "gone 3 -> not recorded")
+
+
 def test_a_run_of_another_version_is_compared_by_the_fields_that_both_know() -> None:
     now = Manifest("faithfulness", "b", FaithfulnessConfig().model_dump(mode="json"), 0)
     before = Manifest("faithfulness", "a", {"gone": 1, "fit": {"epochs": 3}}, 0, code="x")

@@ -22,6 +22,8 @@ SCORE = "score"
 """The job whose runs are compared layer by layer."""
 MAX_SETTINGS = 5
 """Maximum number of changed settings that are listed individually."""
+NOT_RECORDED = "not recorded"
+"""Shown for the version of a package that one of two runs does not record."""
 COMPARABLE_SETTINGS = ("seed", "statistics", "layers")
 """Settings, in addition to those of the model, that may differ between runs whose metrics are compared."""
 logger = logging.getLogger(__name__)
@@ -211,18 +213,22 @@ def find_changes(config_class: type[JobConfig], now: Manifest, before: Manifest)
     if len(settings) > MAX_SETTINGS:
         texts.append(f"{len(settings) - MAX_SETTINGS} more settings")
     for name, old_print, new_print in _differences(before.fingerprints, now.fingerprints):
-        if name in before.fingerprints:
+        # The configuration tells why one of them is new or gone.
+        if old_print is not None and new_print is not None:
             texts.append(f"other {name}{_commits(old_print, new_print)}")
-    texts += [f"{name} {old_v} -> {new_v}" for name, old_v, new_v in _differences(before.versions, now.versions)]
+    texts += [
+        f"{name} {old_v or NOT_RECORDED} -> {new_v or NOT_RECORDED}"
+        for name, old_v, new_v in _differences(before.versions, now.versions)
+    ]
     if now.code != before.code:
         texts.append("other code of stratoscope")
     differ = any(not name.startswith("model.") and name not in COMPARABLE_SETTINGS for name in settings)
     return Changes(tuple(texts), differ)
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Return name, old value and new value of each entry of `new` that differs from `old`."""
-    return [(name, old.get(name), value) for name, value in new.items() if old.get(name) != value]
+def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[tuple[str, str | None, str | None]]:
+    """Return name, old value and new value of each entry that differs; None where a mapping lacks it."""
+    return [(name, old.get(name), new.get(name)) for name in {**new, **old} if old.get(name) != new.get(name)]
 
 
 def _commits(old: str, new: str) -> str:
