@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from stratoscope.execution import root_cause
 from stratoscope.pipelines.audit.config import RegressionThresholdsSection
