@@ -78,7 +78,7 @@ class DataSet:
     rows: int
     """Number of rows in the source; a question may have several."""
     read: int
-    """Number of questions in the source."""
+    """Number of questions in the source, blank ones included."""
     kept: int
     """Number of questions that are read by the model."""
     empty: int
