@@ -113,3 +113,23 @@ def test_the_messages_of_troubleshooting_are_those_of_the_package() -> None:
     parts = [part.strip() for message in messages for part in message.split("...")]
     assert len(messages) > 12
     assert [part for part in parts if part not in texts] == []
+
+
+TEST_NAME = re.compile(r"(?:(?P<file>[\w/]*test_\w+\.py))?(?:::)?(?P<name>test_\w+)?(?P<rest>\.\.\.)?(?:\[.*\])?")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_test_that_a_page_names_exists(page: str) -> None:
+    defined = {
+        path.relative_to(ROOT).as_posix(): set(re.findall(r"def (test_\w+)", path.read_text()))
+        for path in (ROOT / "tests").rglob("test_*.py")
+    }
+    for span in re.findall(r"`([^`\s]*test_[^`\s]*)`", (ROOT / page).read_text()):
+        match = TEST_NAME.fullmatch(span)
+        if match is None:
+            continue  # a command or a folder
+        file, start = match["file"] or "", match["name"] or ""
+        candidates = [names for path, names in defined.items() if f"/{path}".endswith(f"/{file}" if file else "")]
+        assert candidates, f"{span}: there is no such file"
+        found = {name for names in candidates for name in names}
+        assert start in {*found, ""} or (match["rest"] and any(n.startswith(start) for n in found)), span
