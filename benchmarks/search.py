@@ -13,8 +13,10 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
@@ -95,9 +97,9 @@ def device_rates(items: int, trials: int, devices: Sequence[str]) -> None:
     for device in devices:
         if device == "cpu":
             os.environ["STRATOSCOPE_CPUS"] = str(COMPARED_CPUS)
-        with cluster():  # one Ray for the scores and the searches
+        with cluster(), finished_score() as scored:  # one Ray and one score run for both searches
             evaluators = {"gpus": float(device == "gpu")}
-            short, long = (_search("random", items, n, evaluators=evaluators) for n in (trials // 4, trials))
+            short, long = (_search(scored, "random", items, n, evaluators=evaluators) for n in (trials // 4, trials))
         rates.append(3600 * (long.num_sets - short.num_sets) / (long.search_s - short.search_s))
         name = "one GPU" if device == "gpu" else f"{COMPARED_CPUS} CPUs"
         print(
@@ -125,34 +127,39 @@ class Searched:
         return self.load_s + self.search_s
 
 
-def _search(algorithm: str, items: int, trials: int, **more: object) -> Searched:
-    """Search by the job."""
+@contextmanager
+def finished_score() -> Iterator[dict[str, Any]]:
+    """Yield the fields of a search that uses the statistics of a score run, which is removed at the end."""
     with tempfile.TemporaryDirectory() as folder:
         common = {"output": folder, "prompts": {"source": "sciq", "limit": 64}}
-        stratoscope.score(run_id="statistics", **common, activations={"taps": ["block", "update"]})
-        run = stratoscope.search(
-            run_id=algorithm,
-            statistics="statistics",
-            **common,
-            space={"ratios": [DROPPED / NUM_LAYERS], "metrics": METRICS, "draws": 50},
-            evaluation={"tasks": list(TASKS), "limit": items, "held_out": 4},
-            search={"algorithm": algorithm, "num_samples": trials},
-            final={"random_sets": 0, "export": False},
-            **more,
-        )
-        sets = {tuple(row["dropped_layers"]) for row in run.table("trials").to_pylist()}
-        return Searched(run.manifest.timings["load"], run.manifest.timings["search"], len(sets))
+        run = stratoscope.score(**common, activations={"taps": ["block", "update"]})
+        yield common | {"statistics": run.manifest.run_id}
+
+
+def _search(scored: dict[str, Any], algorithm: str, items: int, trials: int, **more: object) -> Searched:
+    """Search by the job, with the statistics of a finished score run."""
+    run = stratoscope.search(
+        **scored,
+        space={"ratios": [DROPPED / NUM_LAYERS], "metrics": METRICS, "draws": 50},
+        evaluation={"tasks": list(TASKS), "limit": items, "held_out": 4},
+        search={"algorithm": algorithm, "num_samples": trials},
+        final={"random_sets": 0, "export": False},
+        **more,
+    )
+    sets = {tuple(row["dropped_layers"]) for row in run.table("trials").to_pylist()}
+    return Searched(run.manifest.timings["load"], run.manifest.timings["search"], len(sets))
 
 
 def job_rate(items: int, trials: int, naive_s: float) -> None:
     """Compare whole searches in trials per hour with a naive loop."""
-    for algorithm in ("tpe", "nsga2"):
-        done = _search(algorithm, items, trials)
-        print(
-            f"{algorithm}: {3600 * trials / done.seconds:,.0f} trials per hour, {done.num_sets} different sets in "
-            f"{trials}; naive loop {3600 / naive_s:,.0f}; ratio {trials / done.seconds * naive_s:.2f}",
-            flush=True,
-        )
+    with finished_score() as scored:
+        for algorithm in ("tpe", "nsga2"):
+            done = _search(scored, algorithm, items, trials)
+            print(
+                f"{algorithm}: {3600 * trials / done.seconds:,.0f} trials per hour, {done.num_sets} different sets in "
+                f"{trials}; naive loop {3600 / naive_s:,.0f}; ratio {trials / done.seconds * naive_s:.2f}",
+                flush=True,
+            )
 
 
 def prefix_gain(items: int, steps: int) -> None:

@@ -10,6 +10,7 @@ from stratoscope.pipelines.reporting.formatting import (
     count_text,
     interval_text,
     list_text,
+    memory_text,
     model_label,
     number_text,
     tap_notes,
@@ -47,6 +48,20 @@ def test_missing_numbers_are_empty_cells() -> None:
     assert [number_text(value, ".2f") for value in (1.005, None, float("nan"))] == ["1.00", "", ""]
     assert interval_text(0.1, 0.25, ".1f") == "0.1 to 0.2"
     assert interval_text(None, 1.0, ".1f") == interval_text(0.0, float("nan"), ".1f") == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "gpu", "text"),
+    [
+        (None, None, ""),
+        (None, 10**9, ""),
+        (2 * 10**9, None, "2.00 GB"),
+        (2 * 10**9, 0, "2.00 GB"),
+        (2 * 10**9, 4 * 10**9, "2.00 GB on the host, 4.00 GB on GPUs"),
+    ],
+)
+def test_memory_of_gpus_is_named_where_there_is_any(host: int | None, gpu: int | None, text: str) -> None:
+    assert memory_text(host, gpu) == text
 
 
 def test_a_table_is_built_from_columns() -> None:
