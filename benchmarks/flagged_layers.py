@@ -8,7 +8,7 @@ a right answer is more likely per token than a wrong one; its change is compared
 layer alone shows where flags lie among the layers' effects.
 
 usage: python benchmarks/flagged_layers.py RUN --output FOLDER [--questions N] [--sets N] [--datasets NAME ...]
-       [--dtype NAME]
+       [--dtype NAME] [--no_singles]
 
 RUN is the folder of a hallucination run. Results go to one JSON file for each data set; those that exist are kept, so
 that the command resumes. `--table` prints them.
@@ -206,7 +206,7 @@ def measure(run: stratoscope.HallucinationRun, model: LoadedModel, dataset: str,
         "norms": norms.tolist(),
         "sets": sets,
         "base": effects.base.tolist(),
-        "singles": [effects.removed((layer,)).tolist() for layer in range(len(norms))],
+        "singles": [effects.removed((layer,)).tolist() for layer in range(len(norms))] if options.singles else [],
         "uses": {
             use: {
                 "flagged": getattr(effects, use)(flagged).tolist(),
@@ -254,6 +254,9 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=20)
     parser.add_argument("--datasets", nargs="+")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument(
+        "--no_singles", dest="singles", action="store_false", help="do not measure the removal of each layer alone"
+    )
     parser.add_argument("--table", action="store_true", help="print the results that exist, and measure nothing")
     options = parser.parse_args()
     run = stratoscope.open_run(options.run)
@@ -275,7 +278,8 @@ def main() -> None:
         "\n| data set | effect of a flagged layer | of another | rank correlation with propensity |\n|---|---|---|---|"
     )
     for result in results:
-        show_layers(result)
+        if result["singles"]:
+            show_layers(result)
 
 
 if __name__ == "__main__":
