@@ -22,7 +22,7 @@ from selenium.webdriver.common.by import By
 
 import stratoscope
 from stratoscope.pipelines.faithfulness import FaithfulnessJob
-from stratoscope.pipelines.runtime.job import run_from_command_line
+from stratoscope.pipelines.runtime.launch import run_from_command_line
 from stratoscope.results import Manifest, RunFolder
 from stratoscope.tables.faithfulness import TABLES
 from tests.pages import open_page, page_faults

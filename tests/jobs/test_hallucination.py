@@ -19,7 +19,7 @@ from stratoscope.pipelines.hallucination import HallucinationConfig, Hallucinati
 from stratoscope.pipelines.hallucination import inputs as inputs_module
 from stratoscope.pipelines.hallucination.run import worker_settings
 from stratoscope.pipelines.hallucination.worker import HallucinationWorker
-from stratoscope.pipelines.runtime.job import run_from_command_line
+from stratoscope.pipelines.runtime.launch import run_from_command_line
 from stratoscope.pipelines.sharded.layout import Shards
 from stratoscope.results import from_parquet
 from stratoscope.tables import hallucination as tables

@@ -21,7 +21,7 @@ from stratoscope.errors import RunError
 from stratoscope.evaluation import TextSampling, sample_texts
 from stratoscope.models import load_model
 from stratoscope.pipelines.mitigation import MitigationJob
-from stratoscope.pipelines.runtime.job import run_from_command_line
+from stratoscope.pipelines.runtime.launch import run_from_command_line
 from stratoscope.tables.mitigation import TABLES
 from tests.jobs.reacting import pairs_file, reacting_model
 from tests.pages import page_faults

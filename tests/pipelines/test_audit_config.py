@@ -8,7 +8,7 @@ import yaml
 from stratoscope.pipelines.audit import AuditConfig, AuditJob
 from stratoscope.pipelines.audit.steps import all_steps
 from stratoscope.pipelines.runtime.config import validate
-from stratoscope.pipelines.runtime.job import run_from_command_line
+from stratoscope.pipelines.runtime.launch import run_from_command_line
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from rich.console import Console
 from stratoscope.errors import DamagedFileError
 from stratoscope.phases import announcing
 from stratoscope.pipelines.runtime.config import JobConfig
-from stratoscope.pipelines.runtime.job import Job, run_from_command_line
+from stratoscope.pipelines.runtime.job import Job
+from stratoscope.pipelines.runtime.launch import run_from_command_line
 from stratoscope.results import Run, read_table, write_table
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from stratoscope.pipelines.runtime.config import JobConfig
-    from stratoscope.pipelines.runtime.job import JobMaker
+    from stratoscope.pipelines.runtime.job_maker import JobMaker
     from stratoscope.results import Run, TableRow
 
 
@@ -66,7 +66,7 @@ class RegisteredJob:
 
     def _run(self, config: "JobConfig") -> int:
         with phase("loading libraries"):
-            from stratoscope.pipelines.runtime.job import run_configured
+            from stratoscope.pipelines.runtime.launch import run_configured
 
             maker = self.maker
         return run_configured(maker, config)

@@ -17,7 +17,7 @@ from stratoscope.phases import phase
 from stratoscope.pipelines.audit.config import SECRETS, AuditConfig, Settings
 from stratoscope.pipelines.audit.steps import Status, Step, StepResult
 from stratoscope.pipelines.runtime.config import validate
-from stratoscope.pipelines.runtime.job import LazyJob
+from stratoscope.pipelines.runtime.job_maker import LazyJob
 from stratoscope.pipelines.runtime.request import request_digest
 from stratoscope.pipelines.runtime.run_lookup import run_of_equal_request
 from stratoscope.results import RunFolder

@@ -7,7 +7,7 @@ import sys
 
 from stratoscope.errors import EXIT_FAILED
 from stratoscope.pipelines.audit.stages import STAGES
-from stratoscope.pipelines.runtime.job import run_from_command_line
+from stratoscope.pipelines.runtime.launch import run_from_command_line
 from stratoscope.process import end_process
 
 PR_SET_PDEATHSIG = 1

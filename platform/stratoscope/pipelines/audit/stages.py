@@ -14,7 +14,7 @@ from stratoscope.pipelines.audit.key_metrics import (
     score_metrics,
     search_metrics,
 )
-from stratoscope.pipelines.runtime.job import JobMaker, LazyJob
+from stratoscope.pipelines.runtime.job_maker import JobMaker, LazyJob
 from stratoscope.results import Run
 from stratoscope.scoring import KeyMetric
 

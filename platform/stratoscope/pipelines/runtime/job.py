@@ -1,27 +1,20 @@
-"""The life cycle of a run, the same for every job: configuration, folder, resuming, manifest, log, exit code."""
+"""The life cycle of a run, the same for every job: configuration, folder, resuming, manifest, log."""
 
 import logging
-import pkgutil
-import signal
-import sys
 import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from rich.console import Console
 
-from stratoscope.errors import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, InputError, RunError
+from stratoscope.errors import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, InputError
 from stratoscope.execution import root_cause
-from stratoscope.phases import announcing, phase, tell
-from stratoscope.pipelines.runtime.command import run_command
+from stratoscope.phases import announcing, tell
 from stratoscope.pipelines.runtime.config import JobConfig, result_settings
 from stratoscope.pipelines.runtime.context import TUNE, RunContext
 from stratoscope.pipelines.runtime.request import request_digest
@@ -30,14 +23,12 @@ from stratoscope.pipelines.runtime.run_lookup import (
     equal_run,
     identity,
     recorded_settings,
-    refuse_unreadable,
     run_of_equal_request,
     unknown_fields,
     version_of,
 )
 from stratoscope.pipelines.runtime.surroundings import check_place, check_surroundings
-from stratoscope.pipelines.runtime.terminal import Terminal, own_terminal, stdout_console
-from stratoscope.process import output_may_close, say
+from stratoscope.pipelines.runtime.terminal import Terminal
 from stratoscope.results import Lease, Manifest, Run, RunFolder, check_not_held, damaged_table, new_run_id
 
 CHECKING = "checking the input"
@@ -305,28 +296,6 @@ class Job(ABC, Generic[Config]):
 
 
 @contextmanager
-def stopped_by_sigterm(job: "Job[Config]") -> Iterator[None]:
-    """Stop a job on SIGTERM while the block runs: gracefully, or at once after `stop_grace_s` seconds."""
-
-    def give_up(_signal: int, _frame: FrameType | None) -> None:
-        raise RunError(
-            f"stopped {job.stop_grace_s:.0f} s after SIGTERM; the same run_id resumes it from the last complete shard"
-        )
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        job.context.stopping.set()
-        signal.setitimer(signal.ITIMER_REAL, job.stop_grace_s)
-
-    previous = signal.signal(signal.SIGTERM, stop), signal.signal(signal.SIGALRM, give_up)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGTERM, previous[0])
-        signal.signal(signal.SIGALRM, previous[1])
-
-
-@contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep progress bars and messages of libraries out of the terminal. The root logger gets their log messages."""
     import datasets
@@ -343,113 +312,3 @@ def quiet_libraries() -> Iterator[None]:
         yield
     finally:
         root.removeHandler(silence)
-
-
-class JobMaker(Protocol[Config]):
-    """A job class, or a factory that chooses among several with a common configuration."""
-
-    @property
-    def name(self) -> str:
-        """The name of the job."""
-
-    @property
-    def config_class(self) -> type[JobConfig]:
-        """The class of its configuration."""
-
-    def __call__(
-        self, config: Config, terminal: Terminal | None = None, stopping: threading.Event | None = None, /
-    ) -> Job[Config]:
-        """Create the job."""
-
-    def show(self, run: Run, console: Console, /) -> None:
-        """Print the main findings of a finished run."""
-
-
-@dataclass(frozen=True)
-class LazyJob:
-    """A `JobMaker` for a named job. The job's code is imported when it creates the job or shows a run."""
-
-    name: str
-    source: str
-    """Location of the job class or job factory, as `module:name`."""
-    config_source: str
-    """Location of its configuration class, which is imported without the job."""
-
-    @property
-    def maker(self) -> JobMaker[Any]:
-        """The job class, or a factory that creates the job from its configuration."""
-        maker: JobMaker[Any] = pkgutil.resolve_name(self.source)
-        return maker
-
-    @property
-    def config_class(self) -> type[JobConfig]:
-        """Configuration class of the job."""
-        config_class: type[JobConfig] = pkgutil.resolve_name(self.config_source)
-        return config_class
-
-    def __call__(
-        self, config: Any, terminal: Terminal | None = None, stopping: threading.Event | None = None, /
-    ) -> Job[Any]:
-        """Create the job."""
-        with phase("loading libraries", quick=True):
-            maker = self.maker
-        return maker(config, terminal, stopping)
-
-    def show(self, run: Run, console: Console, /) -> None:
-        """Print the main findings of a finished run."""
-        self.maker.show(run, console)
-
-
-def run_from_command_line(job_class: JobMaker[Config], arguments: Sequence[str] | None = None) -> int:
-    """Run a job with command-line arguments and return its exit code.
-
-    The last line on stdout is `run: <path>`; refusals and failures are one line on stderr.
-    """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    config_class: type[Config] = job_class.config_class  # type: ignore[assignment]
-    return run_command(job_class.name, config_class, arguments, partial(run_configured, job_class))
-
-
-def run_configured(job_class: JobMaker[Config], config: Config) -> int:
-    """Run a configured job in this process, print what it found, and return its exit code.
-
-    Raises:
-        InputError: the input was refused.
-        RunError: the run failed.
-    """
-    with own_terminal() as terminal, announcing(job_class.name, say) as announcer:
-        job = job_class(config, terminal)
-        try:
-            if config.dry_run:
-                return _dry_run(job)
-            with stopped_by_sigterm(job):
-                job.perform()
-        except (InputError, RunError):
-            raise
-        except Exception as error:
-            logger.debug("traceback", exc_info=error)
-            raise RunError(f"failed: {root_cause(error)}{_log_place(job)}") from error
-        finally:
-            announcer.redirect(say)
-    with output_may_close(job_class.name):
-        with refuse_unreadable(job.context.run), phase("showing the results", quick=True):
-            job.show(job.context.run, stdout_console())
-        print(f"run: {job.context.url}")
-    return job.context.manifest.exit_code or EXIT_DONE
-
-
-def _dry_run(job: Job[Config]) -> int:
-    with job.quiet_libraries(), phase(CHECKING, quick=True):
-        check_place(job.config.output, job.context.folder)
-        check_surroundings(job.config, job.context.folder)
-        job.prepare()
-        plan = job.plan()
-    with output_may_close(job.name):
-        for label, text in plan:
-            print(f"{label}: {text}")
-    return EXIT_DONE
-
-
-def _log_place(job: "Job[Config]") -> str:
-    path: Path | None = job.context.storage.local_path("log.txt")
-    return f"; the log is {path}" if path and path.exists() else ""
