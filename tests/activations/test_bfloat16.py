@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from stratoscope.activations import Probe, Tap
+from stratoscope.activations.plan import ReadingPlan
 from stratoscope.activations.residual import UNKNOWN
 from stratoscope.activations.trial import ModelReading
 from stratoscope.data import PromptSource, load_prompts
@@ -60,7 +61,7 @@ def test_the_update_in_float32_is_output_minus_input() -> None:
     ids = torch.arange(64).view(2, 32) * 31
     with Probe(model, [Tap.UPDATE], (EPSILON,)) as probe:
         summed = probe.measure(ids, torch.ones_like(ids)).statistics
-        probe._reading = ModelReading((UNKNOWN,) * len(model.anatomy))
+        probe._plan = ReadingPlan.make("", ModelReading((UNKNOWN,) * len(model.anatomy)), [Tap.UPDATE])
         difference = probe.measure(ids, torch.ones_like(ids)).statistics
     np.testing.assert_allclose(summed.m2, difference.m2, rtol=1e-5)
     np.testing.assert_allclose(summed.pooled_variance, difference.pooled_variance, rtol=1e-5)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from stratoscope.activations import Probe, Span, Tap
 from stratoscope.activations.forward import _extra
+from stratoscope.activations.passes import TokenPass
 from stratoscope.models import LoadedModel, find_anatomy
 from tests.activations.test_probe import padded_batch
 from tests.tiny import CONFIGURATIONS, tiny_network
@@ -35,11 +36,11 @@ def test_no_tensor_is_left_on_the_cpu(name: str, parts: list[Span] | None) -> No
 
 
 def test_a_tensor_that_is_left_on_the_cpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    take = Probe._update
+    update = TokenPass._update
 
-    def with_fault(self: Probe, layer: int, before: Tensor, after: Tensor) -> Tensor:
-        return take(self, layer, before, after) + torch.zeros(after.shape)
+    def with_fault(self: TokenPass, layer: int, before: Tensor, after: Tensor) -> Tensor:
+        return update(self, layer, before, after) + torch.zeros(after.shape)
 
-    monkeypatch.setattr(Probe, "_update", with_fault)
+    monkeypatch.setattr(TokenPass, "_update", with_fault)
     with pytest.raises(RuntimeError, match="device"):
         measure("llama", None)

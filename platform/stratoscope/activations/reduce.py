@@ -78,6 +78,29 @@ class Bins:
         return counts, torch.stack(below, dim=-1) if below else fine.new_zeros((*fine.shape[:-1], 0))
 
 
+class DeviceBins:
+    """Bins of the same thresholds on every device that needs them.
+
+    Args:
+        epsilons: absolute thresholds, ascending and distinct as float32.
+    """
+
+    def __init__(self, epsilons: tuple[float, ...]) -> None:
+        self.epsilons = epsilons
+        self._on: dict[torch.device, Bins] = {}
+
+    @property
+    def devices(self) -> frozenset[torch.device]:
+        """Devices that hold bins."""
+        return frozenset(self._on)
+
+    def on(self, device: torch.device) -> Bins:
+        """Return the bins on a device."""
+        if device not in self._on:
+            self._on[device] = Bins.build(self.epsilons, device)
+        return self._on[device]
+
+
 def _count(index: Tensor, size: int) -> Tensor:
     if index.device.type == "cpu":
         return torch.bincount(index, minlength=size)
