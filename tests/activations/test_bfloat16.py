@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stratoscope.activations import Probe, Tap
 from stratoscope.activations.plan import ReadingPlan
-from stratoscope.activations.residual import UNKNOWN
+from stratoscope.activations.reading import UNKNOWN
 from stratoscope.activations.trial import ModelReading
 from stratoscope.data import PromptSource, load_prompts
 from stratoscope.models import Encoding, encode, load_model, pad

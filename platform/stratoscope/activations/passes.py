@@ -17,6 +17,7 @@ from torch import Tensor
 from stratoscope.activations import fused
 from stratoscope.activations.batch_statistics import ReducedBatch, SegmentGroups
 from stratoscope.activations.plan import ReadingPlan
+from stratoscope.activations.reading import Term
 from stratoscope.activations.reduce import (
     DeviceBins,
     RowLayout,
@@ -25,7 +26,6 @@ from stratoscope.activations.reduce import (
     reduce_tokens,
     token_cosine,
 )
-from stratoscope.activations.residual import Term
 from stratoscope.activations.segments import Segments
 from stratoscope.activations.tap import Tap
 from stratoscope.errors import InputError

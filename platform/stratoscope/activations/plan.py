@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stratoscope.activations import fused
-from stratoscope.activations.residual import BlockReading, Term
+from stratoscope.activations.reading import BlockReading, Term
 from stratoscope.activations.tap import Tap
 from stratoscope.activations.trial import ModelReading
 

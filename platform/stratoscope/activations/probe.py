@@ -15,8 +15,8 @@ from stratoscope.activations.batch_statistics import BatchStatistics, SegmentGro
 from stratoscope.activations.forward import run_backbone
 from stratoscope.activations.passes import BatchLayout, Fetch, KernelPass, Pass, TokenPass
 from stratoscope.activations.plan import ReadingPlan
+from stratoscope.activations.reading import UNKNOWN, Term
 from stratoscope.activations.reduce import DeviceBins
-from stratoscope.activations.residual import UNKNOWN, Term
 from stratoscope.activations.segments import Segments, Span
 from stratoscope.activations.tap import Tap
 from stratoscope.activations.taps import on_experts, on_input, on_output

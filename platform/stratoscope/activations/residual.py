@@ -10,11 +10,11 @@ model alone, because the tokens of the trial are always the same.
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from stratoscope.activations.reading import UNKNOWN, BlockReading, Term
 from stratoscope.activations.tap import Tap
 from stratoscope.models import Block
 from stratoscope.models.anatomy import is_linear, is_norm, part_kind
@@ -26,63 +26,6 @@ MOST_TERMS = 3
 MOST_CANDIDATES = 40
 """Largest number of modules among which sums of several terms are searched."""
 KINDS = {"mixer": Tap.ATTENTION, "mlp": Tap.MLP}
-
-
-@dataclass(frozen=True)
-class Term:
-    """A module whose output a block adds to its residual stream."""
-
-    module: nn.Module
-    tap: Tap | None
-    """Tap that reads it: attention or mlp; None if it belongs to neither part."""
-    factor: float = 1.0
-    """Constant by which the block multiplies the output."""
-    overwritten: bool = False
-    """Whether the block later writes into the same memory, so that the output must be copied at once."""
-    bias: Tensor | None = field(default=None, compare=False)
-    """Vector that the block adds to the output, shape (D,)."""
-
-
-@dataclass(frozen=True)
-class BlockReading:
-    """How the taps of one block are read."""
-
-    runs: bool = True
-    """Whether the block runs on text at all."""
-    terms: tuple[Term, ...] | None = None
-    """What the block adds to the stream; None where that could not be determined."""
-    is_sum: bool = False
-    """Whether the block's output is its input plus all terms."""
-    hidden: nn.Module | None = None
-    """Linear map whose input is the hidden activation of the feed-forward part."""
-    experts: nn.Module | None = None
-    """Module with all experts of a mixture, which holds that activation instead."""
-
-    def of(self, tap: Tap) -> tuple[Term, ...]:
-        """Return the terms that a tap adds up."""
-        if tap == Tap.UPDATE:
-            return (self.terms or ()) if self.is_sum else ()
-        return tuple(term for term in self.terms or () if term.tap == tap)
-
-    def has(self, tap: Tap) -> bool:
-        """Return whether a tap has activations in the block."""
-        if tap in {Tap.BLOCK, Tap.UPDATE}:
-            return self.runs
-        if tap == Tap.MLP_HIDDEN:
-            return self.hidden is not None or self.experts is not None
-        return bool(self.of(tap))
-
-
-NOT_RUN = BlockReading(runs=False)
-UNKNOWN = BlockReading()
-
-
-def conventional(block: Block, factor: float = 1.0, *, overwritten: bool = False) -> BlockReading:
-    """Return the reading of a block whose output is its input plus the outputs of its parts."""
-    parts = ((block.attention, Tap.ATTENTION), (block.mlp, Tap.MLP))
-    terms = tuple(Term(part, tap, factor, overwritten) for part, tap in parts if part is not None)
-    experts = block.experts if block.shows_experts else None
-    return BlockReading(True, terms, True, block.mlp_output, experts)
 
 
 @dataclass(eq=False)
@@ -403,47 +346,3 @@ def _flat(tensor: Tensor) -> Tensor:
 def _rounded(factor: float) -> float:
     """Round an estimated factor, so that it is the same number on every device."""
     return 1.0 if abs(factor - 1) < 2e-5 else float(f"{factor:.6g}")
-
-
-def adds_up(factor: float, *, before: Tensor, after: Tensor, parts: Sequence[Tensor]) -> bool:
-    """Return whether after = before + factor * sum of parts, except for rounding to the tensors' number format.
-
-    Every element must agree within rounding, and so must the regression slope over all elements, in which errors
-    average out. If the stream is large compared with its updates, rounding would hide a wrong factor in each single
-    element.
-    """
-    tensors = (before, after, *parts)
-    resolution = max(torch.finfo(tensor.dtype).eps for tensor in tensors)
-    before, after, *parts = (tensor.to(after.device).reshape(after.shape).double() for tensor in tensors)
-    finite = torch.stack([before, after, *parts]).isfinite().all(dim=0)
-    if not finite.any():
-        return False
-    before, after, *parts = (tensor[finite] for tensor in (before, after, *parts))
-    total, update = factor * torch.stack(list(parts)).sum(dim=0), after - before
-    bound = resolution * (before.abs() + after.abs() + abs(factor) * torch.stack(list(parts)).abs().sum(dim=0))
-    if not bool(((update - total).abs() <= bound).all()):
-        return False
-    scale = total.square().sum().clamp(min=torch.finfo(torch.float64).tiny)
-    slack = 4 * torch.linalg.vector_norm(bound * total) / scale
-    return bool(((update * total).sum() / scale - 1).abs() <= slack)
-
-
-def conventional_if_exact(
-    block: Block, *, before: Tensor, after: Tensor, calls: Sequence[Call], factors: Sequence[float]
-) -> BlockReading:
-    """Return the reading of a low-precision block: its parts if their outputs add up, else unknown."""
-    by_module = {call.module: call for call in calls}
-    modules = [part for part in (block.attention, block.mlp) if part is not None]
-    if any(module not in by_module for module in modules) or not modules:
-        return UNKNOWN
-    parts = [by_module[module] for module in modules]
-    for factor in factors:
-        if adds_up(factor, before=before, after=after, parts=[part.copy for part in parts]):
-            return conventional(block, factor, overwritten=any(part.overwritten for part in parts))
-    return UNKNOWN
-
-
-def possible_factors(config: Any) -> tuple[float, ...]:
-    """Return the factors that a block may use: 1, and the one in its configuration if there is another."""
-    multiplier = getattr(config, "residual_multiplier", None)
-    return (1.0,) if multiplier in {None, 1.0} else (1.0, float(multiplier))

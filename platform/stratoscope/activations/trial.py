@@ -18,16 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from stratoscope.activations.float32 import blocks_in_float32
-from stratoscope.activations.residual import (
-    NOT_RUN,
-    BlockReading,
-    Call,
-    Decomposition,
-    conventional,
-    conventional_if_exact,
-    free_vectors,
-    possible_factors,
-)
+from stratoscope.activations.low_precision import conventional_if_exact, possible_factors
+from stratoscope.activations.reading import NOT_RUN, BlockReading, conventional
+from stratoscope.activations.residual import Call, Decomposition, free_vectors
 from stratoscope.activations.tap import Tap
 from stratoscope.activations.taps import first_tensor, hidden_input
 from stratoscope.errors import InputError, first_line
