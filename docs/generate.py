@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_settings import CliPositionalArg
 
 from stratoscope.cli import VIEWS
 from stratoscope.errors import EXIT_CODES
@@ -20,6 +21,7 @@ from stratoscope.pipelines.runtime.option_names import field_names
 from stratoscope.results import TERMS, Column, TableRow
 
 HERE = Path(__file__).parent
+POSITIONAL = get_args(CliPositionalArg[str])[1]
 TABLES_HEAD = """# Tables
 
 The Parquet tables of each job, in the folder of the run. `stratoscope.open_run(...)` has each as a property, and
@@ -63,7 +65,7 @@ def commands_page() -> str:
     lines = [f"| {name} | {_escaped(summary)} |" for name, summary in summaries.items()]
     for name, config_class in VIEW_CONFIGS.items():
         lines += ["", f"## {name}", "", "| option | default | meaning |", "|---|---|---|"]
-        lines += [_option(f"--{field_name}", field) for field_name, field in field_names(config_class)]
+        lines += [_option(_written(field_name, field), field) for field_name, field in field_names(config_class)]
     lines += ["", "## Exit codes", "", "| code | meaning |", "|---|---|"]
     lines += [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
     return COMMANDS_HEAD + "\n".join(lines) + "\n"
@@ -110,6 +112,11 @@ def _table(name: str, row_type: type[TableRow]) -> Iterator[str]:
 def _column(column: Column) -> str:
     name = "one per task" if column.expanded else f"`{column.name}`"
     return f"| {name} | {column.type} | {_escaped(column.meaning)} |"
+
+
+def _written(name: str, field: FieldInfo) -> str:
+    """Return an argument of a command as the user writes it: a positional one in capitals, as `--help` shows it."""
+    return name.upper() if POSITIONAL in field.metadata else f"--{name}"
 
 
 def _option(name: str, field: FieldInfo) -> str:
