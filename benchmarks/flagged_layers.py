@@ -260,7 +260,10 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the results that exist, and measure nothing")
     options = parser.parse_args()
     run = stratoscope.open_run(options.run)
-    names = options.datasets or [dataset["name"] for dataset in run.manifest.facts["datasets"]]
+    known = [dataset["name"] for dataset in run.manifest.facts["datasets"]]
+    names = options.datasets or known
+    if not set(names) <= set(known):
+        parser.error(f"--datasets: {options.run} has the data sets {', '.join(known)}")
     options.output.mkdir(parents=True, exist_ok=True)
     files = {name: options.output / f"{name}.json" for name in names}
     missing = [] if options.table else [name for name, file in files.items() if not file.exists()]

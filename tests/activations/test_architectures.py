@@ -14,7 +14,7 @@ from stratoscope.errors import InputError
 from stratoscope.models import LoadedModel, find_anatomy, num_layers_of
 from tests.activations.test_probe import EPSILONS, check_groups, loaded, padded_batch
 from tests.models import zoo
-from tests.models.sweep import PART_TOLERANCE, READ_TOLERANCE, Truth, _prompts, padded
+from tests.models.truth import PART_TOLERANCE, READ_TOLERANCE, Truth, make_prompts, padded
 
 FAMILIES = {model_type: family for family, model_type in zoo.model_types()}
 RIGHT = {
@@ -52,7 +52,7 @@ def tiny(model_type: str) -> LoadedModel:
 @pytest.mark.parametrize("model_type", RIGHT)
 def test_every_tap_is_what_a_traced_pass_shows(model_type: str) -> None:
     model = tiny(model_type)
-    prompts = _prompts(model.network)
+    prompts = make_prompts(model.network)
     truth = Truth(model.network, prompts)
     with Probe(model, tuple(Tap)) as probe:
         assert not probe.withdrawn
@@ -72,7 +72,7 @@ def test_taps_that_nothing_defines_are_withdrawn_and_the_others_are_read(model_t
     model = tiny(model_type)
     with Probe(model, tuple(Tap)) as probe:
         assert set(probe.withdrawn) == {Tap.ATTENTION, Tap.MLP, Tap.MLP_HIDDEN}
-        statistics = probe.measure(*padded(_prompts(model.network), "right")).statistics
+        statistics = probe.measure(*padded(make_prompts(model.network), "right")).statistics
     assert statistics.count[..., :2].all()
     assert not statistics.count[..., 2:].any()
     assert np.isnan(statistics.pooled_variance[..., 2:]).all()
@@ -99,7 +99,7 @@ def test_hidden_states_that_belong_to_no_token_are_refused_in_one_line(model_typ
 def test_streams_side_by_side_are_one_wide_token() -> None:
     model = tiny("hy_v4")
     with Probe(model, [Tap.BLOCK]) as probe:
-        statistics = probe.measure(*padded(_prompts(model.network), "right")).statistics
+        statistics = probe.measure(*padded(make_prompts(model.network), "right")).statistics
     assert statistics.count[1, 0, 0] == 5 * 4 * 32
 
 
@@ -112,7 +112,7 @@ def test_batches_are_split_as_the_model_needs() -> None:
 @pytest.mark.parametrize("model_type", ["convbert", "paligemma"])
 def test_a_model_that_padding_changes_gets_batches_without(model_type: str) -> None:
     model = tiny(model_type)
-    prompts = [*_prompts(model.network), _prompts(model.network)[1].flip(0)]
+    prompts = [*make_prompts(model.network), make_prompts(model.network)[1].flip(0)]
     spans = [Span(3, 0, 2), Span(0, 3, 9), Span(1, 1, 5)]
     with Probe(model, [Tap.BLOCK], EPSILONS, [(0, 2)]) as probe:
         assert probe.batching == Batching.EQUAL_LENGTHS
@@ -151,7 +151,7 @@ def test_a_layer_that_does_not_run_has_no_activations_and_no_span_breaks() -> No
     model = tiny("mllama")
     (absent,) = [i for i, block in enumerate(model.anatomy.blocks) if "CrossAttention" in type(block.module).__name__]
     with Probe(model, tuple(Tap), EPSILONS, [(0, 4), (absent, 1)]) as probe:
-        measured = probe.measure(*padded(_prompts(model.network), "right"))
+        measured = probe.measure(*padded(make_prompts(model.network), "right"))
     statistics = measured.statistics[:, absent]
     for name in ("count", "nonfinite", "prompts", "histogram", "below", "mean", "m2", "cosine_tokens"):
         assert not getattr(statistics, name).any(), name

@@ -10,14 +10,13 @@ import contextlib
 import gc
 import json
 import logging
-import re
 import signal
 import sys
 import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +24,30 @@ import torch
 from torch import Tensor, nn
 
 from tests.models import zoo
-from tests.models.trace import LayerTrace, Tracer, hidden_input, hidden_output, token_rows
+from tests.models.outcomes import (
+    COLUMNS,
+    REFUSED,
+    RIGHT,
+    TABLE,
+    TRACEBACK,
+    UNBUILDABLE,
+    WRONG,
+    Cell,
+    Row,
+    changes,
+    read_page,
+    read_rows,
+    read_table_text,
+    table,
+    totals_table,
+)
+from tests.models.trace import hidden_input
+from tests.models.truth import LENGTHS, PART_TOLERANCE, READ_TOLERANCE, Truth, make_prompts, padded
 
-LENGTHS = (11, 5, 19)
-"""Tokens of the prompts; no size inside a model is one of them."""
 DROPS = ((0,), (1,), (3,), (1, 2))
-COLUMNS = ("read", "left", "attention", "mlp", "mlp_hidden", "prune", "format")
-RIGHT, REFUSED, WRONG, TRACEBACK, UNBUILDABLE = "right", "refused", "wrong", "traceback", "cannot be built"
-READ_TOLERANCE, PART_TOLERANCE = 1e-5, 1e-4
 LAST = ("cpmant",)
 """Types that put tokens of their own before a prompt's."""
 TIMEOUT = 60
-
-
-@dataclass
-class Cell:
-    """The outcome in one column."""
-
-    outcome: str
-    detail: str = ""
-
-
-@dataclass
-class Row:
-    """The outcome for one type."""
-
-    family: str
-    model_type: str
-    architecture: str = ""
-    cells: dict[str, Cell] = field(default_factory=dict)
-    layers: list[str] = field(default_factory=list)
-    """The children of each kind of layer, and how its residual path looks."""
 
 
 class SweepTimeoutError(Exception):
@@ -140,7 +132,7 @@ class _Sweep:
         try:
             network = zoo.tiny_model(self.row.family, self.row.model_type)
             self.row.architecture = type(network).__name__
-            self.prompts = _prompts(network)
+            self.prompts = make_prompts(network)
             self.describe(network)
             network.save_pretrained(self.folder)
             zoo.write_tokenizer(self.folder)
@@ -353,13 +345,6 @@ class _Sweep:
         )
 
 
-def _prompts(network: Any) -> list[Tensor]:
-    sizes = [zoo.VOCABULARY]
-    with contextlib.suppress(NotImplementedError, AttributeError):
-        sizes.append(network.get_input_embeddings().num_embeddings)
-    return [torch.randint(4, min(sizes), (n,), generator=torch.Generator().manual_seed(n)) for n in LENGTHS]
-
-
 def _card() -> Any:
     from stratoscope.models import ModelCard
 
@@ -420,285 +405,8 @@ def _skipping(network: Any, path: str, drop: Sequence[int], ids: Tensor) -> Tens
     return logits
 
 
-def padded(prompts: Sequence[Tensor], side: str, filler: int = 0) -> tuple[Tensor, Tensor]:
-    """Return ids and mask of prompts padded on a side."""
-    longest = max(len(p) for p in prompts)
-    ids = torch.full((len(prompts), longest), filler)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        place = slice(0, len(prompt)) if side == "right" else slice(longest - len(prompt), longest)
-        ids[row, place], mask[row, place] = prompt, 1
-    return ids, mask
-
-
 def _same_list(a: str, b: str) -> bool:
     return a == b or a.endswith(f".{b}") or b.endswith(f".{a}")
-
-
-class Truth:
-    """What a network shows of each prompt that runs alone, without mask, padding or cache."""
-
-    def __init__(self, network: Any, prompts: Sequence[Tensor], *, last: bool = False) -> None:
-        self.network, self.prompts, self.last = network, prompts, last
-        self.path, self.layers = self._find_layers()
-        self.traces: list[list[LayerTrace]] = []
-        if self.layers:
-            for prompt in prompts:
-                with torch.no_grad(), Tracer(network, self.layers, len(prompt), last=last) as tracer:
-                    self._plain(prompt)
-                self.traces.append(tracer.traces)
-
-    def _plain(self, prompt: Tensor) -> None:
-        extra = {"use_cache": False} if _takes(self.network, "use_cache") else {}
-        self.network(input_ids=prompt.unsqueeze(0), **extra)
-
-    def _find_layers(self) -> tuple[str, list[nn.Module]]:
-        """Return the outermost list of the text's layers: of the right length, in which some layer runs on text."""
-        ran: set[nn.Module] = set()
-        handles = [m.register_forward_hook(lambda m, _a, _o: ran.add(m)) for m in self.network.modules()]
-        with torch.no_grad():
-            self._plain(self.prompts[0])
-        for handle in handles:
-            handle.remove()
-        fitting = {
-            path: list(module)
-            for path, module in self.network.named_modules()
-            if isinstance(module, nn.ModuleList)
-            and len(module) == zoo.NUM_LAYERS
-            and any(layer in ran for layer in module)
-            and all(list(layer.children()) for layer in module)
-        }
-        outermost = {p: m for p, m in fitting.items() if not any(p.startswith(f"{q}.") for q in fitting if q != p)}
-        if len(outermost) > 1:
-            outermost = {p: m for p, m in outermost.items() if "decoder" in p} or outermost
-        if not outermost:
-            return "", []
-        return next(iter(outermost.items()))
-
-    def padded_alike(self, side: str) -> Cell:
-        """See whether the network itself computes the same for a prompt in a padded batch as for the prompt alone."""
-        ids, mask = padded(self.prompts, side)
-        extra: dict[str, Any] = {"use_cache": False, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-        extra = {name: value for name, value in extra.items() if _takes(self.network, name)}
-        seen: list[Tensor] = []
-        layer = next(layer for layer, trace in zip(self.layers, self.traces[0], strict=True) if trace.after is not None)
-        handle = layer.register_forward_hook(lambda _m, _a, output: seen.append(hidden_output(output).clone()))
-        try:
-            with torch.no_grad():
-                self.network(input_ids=ids, attention_mask=mask, **extra)
-        finally:
-            handle.remove()
-        place = self.layers.index(layer)
-        for row, prompt in enumerate(self.prompts):
-            expected = token_rows(self.traces[row][place].after, len(prompt))
-            batch = seen[0]
-            if batch.ndim != 3 or batch.shape[:2] != ids.shape:
-                return Cell(REFUSED, f"its hidden states have shape {tuple(batch.shape)}")
-            got = batch[row][mask[row].bool()]
-            if not torch.allclose(got, expected, rtol=0, atol=1e-4 * float(expected.abs().max())):
-                return Cell(REFUSED, "a prompt that is padded gives other numbers than alone")
-        return Cell(RIGHT)
-
-    def describe(self) -> list[str]:
-        """Return, for each layer, how its residual path looks and what its parts are."""
-        if not self.layers:
-            return ["no list of layers runs on text"]
-        texts = []
-        for layer, trace in zip(self.layers, self.traces[0], strict=True):
-            parts = ", ".join(f"{part.kind} {part.scope}" for part in reversed(trace.parts))
-            shape = "" if trace.after is None or trace.after.ndim == 3 else f" shape {tuple(trace.after.shape)}"
-            texts.append(f"{type(layer).__name__} {trace.path}{shape}: {parts}")
-        return texts
-
-    def compare(self, tap: str, prompt: int, layer: int, got: tuple[float, float, float], tolerance: float) -> str:
-        """Return what is wrong with (count, mean, m2) of a tap, '' for nothing, 'null' for no numbers."""
-        trace, rows = self.traces[prompt][layer], len(self.prompts[prompt])
-        null = got[0] == 0 or got[1] != got[1]
-        if trace.after is None:
-            return "" if null else f"count {got[0]:g} of a layer that did not run"
-        if null:
-            return "" if tap in {"attention", "mlp", "mlp_hidden"} and not self._has(tap, trace) else "null"
-        wanted = list(self._expected(tap, trace, rows))
-        if not wanted:
-            return (
-                f"numbers, and nothing can be told ({trace.path})"
-                if "sum" not in trace.path
-                else f"numbers, and there is no {tap}"
-            )
-        apart = [_apart(got, values) for values in wanted]
-        return "" if min(apart) <= tolerance else f"{min(apart):.2g} apart, count {got[0]:g} ({wanted[0].numel()})"
-
-    @staticmethod
-    def _has(tap: str, trace: LayerTrace) -> bool:
-        kind = "mixer" if tap == "attention" else "mlp"
-        return any(part.kind == kind for part in trace.parts) or not trace.parts
-
-    def _expected(self, tap: str, trace: LayerTrace, rows: int) -> Iterator[Tensor]:
-        after = token_rows(trace.after, rows, last=self.last)
-        if tap == "block":
-            yield after
-        elif tap == "update":
-            yield after - token_rows(trace.before, rows, last=self.last)
-        else:
-            kind = "mixer" if tap == "attention" else "mlp"
-            parts = [part for part in trace.parts if part.kind == kind]
-            if not parts:
-                return
-            if tap == "mlp_hidden":
-                hidden = [h for part in parts for h in part.hidden]
-                yield torch.cat([h.reshape(-1) for _, h in hidden])
-                for scope in dict.fromkeys(scope for scope, _ in hidden):
-                    if "expert" in scope and "shared" not in scope:
-                        yield torch.cat([h.reshape(-1) for s, h in hidden if s == scope])
-                return
-            yield torch.stack([part.value for part in parts]).sum(0)
-            if kind == "mixer":
-                first = max(part.group for part in parts)
-                yield torch.stack([part.value for part in parts if part.group == first]).sum(0)
-
-
-def _apart(got: tuple[float, float, float], values: Tensor) -> float:
-    x = values.double()
-    if got[0] != x.numel():
-        return float("inf")
-    mean, m2 = float(x.mean()), float((x - x.mean()).square().sum())
-    rms = float(x.square().mean().sqrt()) or 1.0
-    return max(abs(got[1] - mean) / rms, abs(got[2] - m2) / (m2 or 1.0))
-
-
-def _takes(network: nn.Module, name: str) -> bool:
-    import inspect
-
-    return name in inspect.signature(network.forward).parameters
-
-
-def read_rows(file: Path) -> dict[str, Row]:
-    """Return the rows of a file by type."""
-    if not file.is_file():
-        return {}
-    rows = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        fields = json.loads(line)
-        cells = {name: Cell(**cell) for name, cell in fields.pop("cells").items()}
-        rows[fields["model_type"]] = Row(**fields, cells=cells)
-    return rows
-
-
-TABLE = Path(__file__).parents[2] / "docs" / "models.md"
-TITLES = {"causal": "Causal language models", "image-text": "Images and text", "masked": "Masked language models"}
-HEADER = """# Model types
-
-Every model type that transformers {version} registers for causal, image-text and masked language modelling, built tiny
-with random weights and compared with a plain forward pass of each prompt alone. `make sweep` repeats this and lists
-what has changed; `make sweep-table` then writes this page from the result.
-
-| column | what is compared |
-|---|---|
-| read | taps `block` and `update`, of prompts padded on the right and of prompts alone |
-| left | the same of prompts padded on the left |
-| attention, mlp | what the token mixer and the feed-forward part add to the residual stream |
-| mlp_hidden | the hidden activation of the feed-forward part |
-| prune | a model without some of its layers: in memory, skipped in the whole model, and exported and loaded plainly |
-| format | the number format of the exported checkpoint |
-
-A note at a right outcome of `prune` names the layers that are not dropped, because the model does not run without them
-or its other layers compute something else.
-
-**right**: equal. **refused**: no numbers, but one line that says why. **wrong**: other numbers. **traceback**: an error
-that is no refusal. **cannot be built**: transformers cannot make or load such a model here.
-"""
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Return the page that shows the outcome of all types."""
-    import transformers
-
-    notes: dict[str, int] = {}
-    parts = [HEADER.format(version=transformers.__version__), _totals_table(rows)]
-    for family, title in TITLES.items():
-        own = sorted((row for row in rows if row.family == family), key=lambda row: row.model_type)
-        parts += [f"## {title}", f"| type | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
-        parts += [
-            f"| {row.model_type} | {' | '.join(_shown(row.cells[c], row, notes) for c in COLUMNS)} |" for row in own
-        ]
-        parts.append("")
-    parts += ["## Notes", ""] + [f"[^{number}]: {note}" for note, number in notes.items()]
-    return "\n".join(parts) + "\n"
-
-
-def _totals_table(rows: Sequence[Row]) -> str:
-    outcomes = (RIGHT, REFUSED, WRONG, TRACEBACK, UNBUILDABLE)
-    lines = [f"| types | column | {' | '.join(outcomes)} |", f"|---|---|{'---|' * len(outcomes)}"]
-    for family in TITLES:
-        own = [row for row in rows if row.family == family]
-        for column in COLUMNS:
-            counts = [sum(row.cells[column].outcome == outcome for row in own) for outcome in outcomes]
-            lines.append(f"| {family} | {column} | {' | '.join(map(str, counts))} |")
-        lines.append(f"| {family} | all but left | {sum(_all_right(row) for row in own)} | | | | |")
-        without = sum(_all_right(row, without=("left", "format")) for row in own)
-        lines.append(f"| {family} | all but left and format | {without} | | | | |")
-    return "\n".join(lines) + "\n"
-
-
-def _all_right(row: Row, *, without: Sequence[str] = ("left",)) -> bool:
-    return all(row.cells[column].outcome == RIGHT for column in COLUMNS if column not in without)
-
-
-def _shown(cell: Cell, row: Row, notes: dict[str, int]) -> str:
-    if cell.outcome == RIGHT and not cell.detail:
-        return RIGHT
-    note = _general(cell, row)
-    return f"{cell.outcome}[^{notes.setdefault(note, len(notes) + 1)}]"
-
-
-def _general(cell: Cell, row: Row) -> str:
-    """Return the detail of a cell without what differs from type to type and from machine to machine."""
-    text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(row.model_type.partition('/')[0])}(?![A-Za-z0-9])", "TYPE", cell.detail)
-    text = re.sub(r"\b[A-Z]\w*(Model|Thinker|ForCausalLM|ForConditionalGeneration|Config)\b", "CLASS", text)
-    text = re.sub(r"<class '[^']*'>", "its class", text)
-    if cell.outcome == WRONG:
-        text = re.sub(r"(-?[\d.]+(e[+-]?\d+)?|inf) apart, count -?[\d.]+(e[+-]?\d+)? \(\d+\)", "apart", text)
-        text = re.sub(r"; in all:.*", "", re.sub(r" layer \d prompt \d", "", text))
-        text = re.sub(r"-?\d+(\.\d+)?(e[+-]?\d+)?(?=( apart|$| of a layer))", "N", text)
-    return f"{cell.outcome}: {text}"
-
-
-def read_table_text(text: str) -> dict[str, tuple[str, ...]]:
-    """Return the outcomes by type of a page that `table` wrote."""
-    expected = {}
-    for line in text.splitlines():
-        values = [re.sub(r"\[\^\d+\]", "", value.strip()) for value in line.strip("|").split("|")]
-        if len(values) == len(COLUMNS) + 1 and values[1] in {RIGHT, REFUSED, WRONG, TRACEBACK, UNBUILDABLE}:
-            expected[values[0]] = tuple(values[1:])
-    return expected
-
-
-def read_page(text: str) -> dict[str, Row]:
-    """Return the rows of a page that `table` wrote, by type, their details as the page's notes have them."""
-    notes = dict(re.findall(r"^(\[\^\d+\]): [a-z ]+: (.*)$", text, re.MULTILINE))
-    families = {title: family for family, title in TITLES.items()}
-    rows: dict[str, Row] = {}
-    family = ""
-    for line in text.splitlines():
-        family = families.get(line.removeprefix("## "), family)
-        values = [value.strip() for value in line.strip("|").split("|")]
-        if family and len(values) == len(COLUMNS) + 1 and read_table_text(line):
-            pairs = [value.partition("[^") for value in values[1:]]
-            cells = {c: Cell(o, notes.get(f"[^{n}", "")) for c, (o, _, n) in zip(COLUMNS, pairs, strict=True)}
-            rows[values[0]] = Row(family, values[0], cells=cells)
-    return rows
-
-
-def changes(rows: Sequence[Row], expected: dict[str, tuple[str, ...]]) -> list[str]:
-    """Return a line for each outcome that is not the expected one."""
-    lines = [f"{name}: is gone" for name in expected.keys() - {row.model_type for row in rows}]
-    for row in rows:
-        before = expected.get(row.model_type, ("new",) * len(COLUMNS))
-        for column, outcome in zip(COLUMNS, before, strict=True):
-            cell = row.cells[column]
-            if cell.outcome != outcome:
-                lines.append(f"{row.model_type} {column}: {outcome} -> {cell.outcome} {cell.detail[:160]}")
-    return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -730,7 +438,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.result.write_text("".join(json.dumps(asdict(r)) + "\n" for r in rows.values()), encoding="utf-8")
     if options.types:
         return 0
-    print(_totals_table(list(rows.values())))
+    print(totals_table(list(rows.values())))
     if options.write:
         TABLE.write_text(table(list(rows.values())), encoding="utf-8")
         return 0

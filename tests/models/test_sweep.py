@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 
-from tests.models import sweep, zoo
+from tests.models import outcomes, sweep, zoo
 
 POPULAR = (
     *("bloom", "cohere2", "deepseek_v3", "falcon", "gemma", "gemma2", "gemma3_text", "gemma4_text", "glm4", "gpt2"),
@@ -34,19 +34,21 @@ def _cases() -> list[object]:
 
 
 @cache
-def row_of(model_type: str) -> sweep.Row:
+def row_of(model_type: str) -> outcomes.Row:
     return sweep.sweep(FAMILIES[model_type], model_type)
 
 
 def faults(model_type: str, columns: tuple[str, ...]) -> list[str]:
     cells = {column: row_of(model_type).cells[column] for column in columns}
-    return [f"{c}: {x.outcome}: {x.detail}" for c, x in cells.items() if x.outcome in {sweep.WRONG, sweep.TRACEBACK}]
+    return [
+        f"{c}: {x.outcome}: {x.detail}" for c, x in cells.items() if x.outcome in {outcomes.WRONG, outcomes.TRACEBACK}
+    ]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("model_type", _cases())
 def test_a_model_type_is_right_or_refused_in_one_line(model_type: str) -> None:
-    assert not faults(model_type, tuple(column for column in sweep.COLUMNS if column != "format"))
+    assert not faults(model_type, tuple(column for column in outcomes.COLUMNS if column != "format"))
 
 
 @pytest.mark.long
@@ -61,15 +63,17 @@ def test_every_popular_type_can_be_built() -> None:
 
 
 def test_a_table_is_read_back_as_it_was_written() -> None:
-    cells = dict.fromkeys(sweep.COLUMNS, sweep.Cell(sweep.RIGHT)) | {"mlp": sweep.Cell(sweep.REFUSED, "one line")}
-    row = sweep.Row("causal", "llama", "LlamaForCausalLM", cells)
-    expected = sweep.read_table_text(sweep.table([row]))
+    cells = dict.fromkeys(outcomes.COLUMNS, outcomes.Cell(outcomes.RIGHT)) | {
+        "mlp": outcomes.Cell(outcomes.REFUSED, "one line")
+    }
+    row = outcomes.Row("causal", "llama", "LlamaForCausalLM", cells)
+    expected = outcomes.read_table_text(outcomes.table([row]))
     assert expected == {"llama": ("right", "right", "right", "refused", "right", "right", "right")}
-    assert sweep.changes([row], expected) == []
-    page = sweep.read_page(sweep.table([row]))
-    assert sweep.table(list(page.values())) == sweep.table([row])
-    cells["mlp"] = sweep.Cell(sweep.WRONG, "apart")
-    assert sweep.changes([row], expected) == ["llama mlp: refused -> wrong apart"]
+    assert outcomes.changes([row], expected) == []
+    page = outcomes.read_page(outcomes.table([row]))
+    assert outcomes.table(list(page.values())) == outcomes.table([row])
+    cells["mlp"] = outcomes.Cell(outcomes.WRONG, "apart")
+    assert outcomes.changes([row], expected) == ["llama mlp: refused -> wrong apart"]
 
 
 def test_a_tap_on_the_wrong_module_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,5 +83,5 @@ def test_a_tap_on_the_wrong_module_is_seen(monkeypatch: pytest.MonkeyPatch) -> N
     part_kind = residual.part_kind
     monkeypatch.setattr(residual, "part_kind", lambda layer, path: kinds[part_kind(layer, path)])
     row = sweep.sweep("causal", "llama")
-    assert row.cells["read"].outcome == sweep.RIGHT
-    assert (row.cells["attention"].outcome, row.cells["mlp"].outcome) == (sweep.WRONG, sweep.WRONG)
+    assert row.cells["read"].outcome == outcomes.RIGHT
+    assert (row.cells["attention"].outcome, row.cells["mlp"].outcome) == (outcomes.WRONG, outcomes.WRONG)
