@@ -1,8 +1,11 @@
 """Several series in one file, told apart by a column."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from stratoscope.data import SeriesSource, load_series
@@ -43,6 +46,48 @@ def test_series_of_long_form_can_be_chosen(tmp_path: Path) -> None:
 def test_several_columns_of_values_are_pivoted_each(tmp_path: Path) -> None:
     path = write(tmp_path, [f"{row},{n}" for n, row in enumerate(ROWS)], "date,a,cols,b")
     assert load_series(SeriesSource(path)).columns == ("x.a", "y.a", "x.b", "y.b")
+
+
+def write_both(folder: Path, columns: dict[str, list]) -> tuple[str, str]:
+    """Write a table as Parquet and as JSON lines, and return the paths."""
+    paths = str(folder / "waves.parquet"), str(folder / "waves.jsonl")
+    pyarrow.parquet.write_table(pa.table(columns), paths[0])
+    rows = zip(*columns.values(), strict=True)
+    lines = [json.dumps(dict(zip(columns, row, strict=True)), default=str) for row in rows]
+    Path(paths[1]).write_text("\n".join(lines))
+    return paths
+
+
+@pytest.mark.parametrize("first", [1_000_001, 2**60])
+def test_numbers_that_name_series_keep_all_digits(first: int, tmp_path: Path) -> None:
+    ids = [first] * NUM + [first + 1] * NUM
+    rows = [",".join(map(str, row)) for row in zip(HOURS * 2, X + Y, ids, strict=True)]
+    expected = load_series(SeriesSource(write(tmp_path, rows, "date,data,item_id")))
+    assert expected.columns == (str(first), str(first + 1))
+    for path in write_both(tmp_path, {"date": HOURS * 2, "data": X + Y, "item_id": ids}):
+        series = load_series(SeriesSource(path))
+        assert series.columns == expected.columns
+        np.testing.assert_array_equal(series.values, expected.values)
+
+
+def test_whole_floats_name_series_without_a_decimal_point(tmp_path: Path) -> None:
+    columns = {"date": HOURS * 2, "data": X + Y, "item_id": [1e6] * NUM + [1e6 + 1] * NUM}
+    assert load_series(SeriesSource(write_both(tmp_path, columns)[0])).columns == ("1000000", "1000001")
+
+
+def test_integers_and_floats_in_the_files_of_a_folder_are_one_column(tmp_path: Path) -> None:
+    for number, values in enumerate(([round(x) for x in X], Y)):
+        table = pa.table({"date": HOURS, "data": values, "cols": [f"s{number}"] * NUM})
+        pyarrow.parquet.write_table(table, tmp_path / f"{number}.parquet")
+    assert load_series(SeriesSource(str(tmp_path))).columns == ("s0", "s1")
+
+
+def test_series_that_would_share_a_name_are_refused(tmp_path: Path) -> None:
+    names = ["a"] * NUM + ["a.b"] * NUM
+    rows = [f"{hour},{name},{n},{-n}" for n, (hour, name) in enumerate(zip(HOURS * 2, names, strict=True))]
+    path = write(tmp_path, rows, "date,cols,b.c,c")
+    assert "two series in long form would be called 'a.b.c'" in refused(path)
+    assert load_series(SeriesSource(path, columns=("c",))).columns == ("a", "a.b")
 
 
 def test_a_missing_row_of_a_series_is_refused_or_filled(tmp_path: Path) -> None:

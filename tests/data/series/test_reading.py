@@ -1,5 +1,6 @@
 """Reading files of series: delimiters, headers, numbers, encodings, kinds of files."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,40 @@ def test_missing_marks_can_be_named(tmp_path: Path) -> None:
     assert load(path, missing=("error", "-1"), fill="forward").notes == (
         "2 values (1.7%) filled (series.fill forward)",
     )
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+@pytest.mark.parametrize(("value", "mark"), [(-5.25, "-5.25"), (-9999.0, "-9999"), (0.0, "0"), (-9999, "-9999")])
+def test_numbers_named_as_missing_are_so_in_every_kind_of_file(
+    kind: str, value: float, mark: str, tmp_path: Path
+) -> None:
+    path = str(tmp_path / f"waves.{kind}")
+    x = changed([round(x) for x in X] if isinstance(value, int) else X, r7=value)
+    if kind == "parquet":
+        pyarrow.parquet.write_table(table(x=x), path)
+    else:
+        rows = zip(times("%Y-%m-%d %H:%M"), x, Y, strict=True)
+        Path(path).write_text("\n".join(json.dumps({"date": d, "x": a, "y": b}) for d, a, b in rows))
+    assert f"such as {str(value)!r} in row 7" in refused(path, missing=("NA", mark))
+    series = load(path, missing=(mark,), fill="forward")
+    raw = (series.values * series.deviation + series.mean)[:, 0]
+    assert raw[7] == pytest.approx(x[6], abs=1e-4)
+
+
+def test_infinities_are_refused_unless_they_are_named(tmp_path: Path) -> None:
+    path = str(tmp_path / "waves.parquet")
+    pyarrow.parquet.write_table(table(x=changed(X, r7=float("inf"))), path)
+    assert "row 7: 'inf' is no number (1 such cell); correct it, name such cells in series.missing" in refused(path)
+    assert load(path, missing=("inf",), fill="forward").notes == ("1 value (0.8%) filled (series.fill forward)",)
+
+
+@pytest.mark.parametrize("value", [-99.9, 999.9, 1e20, -9999.0])
+def test_float32_columns_have_marks_of_missing_values(value: float, tmp_path: Path) -> None:
+    path = str(tmp_path / "waves.parquet")
+    pyarrow.parquet.write_table(table(x=pa.array(changed(X, r7=value), pa.float32())), path)
+    notes = load(path, fill="forward").notes
+    assert f"1 value of {value:g} in 'x', far from all others, taken as missing" in notes[0]
+    assert load(path, fill="forward", missing=(str(value),)).notes == ("1 value (0.8%) filled (series.fill forward)",)
 
 
 def test_values_without_a_neighbour_are_not_made_up(tmp_path: Path) -> None:

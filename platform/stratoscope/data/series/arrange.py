@@ -11,7 +11,7 @@ from stratoscope.data.series.clock import TimeColumn
 from stratoscope.data.series.grid import Grid, find_grid, time_text
 from stratoscope.data.series.long_form import SeriesIds
 from stratoscope.data.series.numerals import Numbers
-from stratoscope.data.series.source import Reading, counted
+from stratoscope.data.series.source import Reading, clip, counted
 from stratoscope.data.series.table import SourceTable
 
 REPAIR = "series.fill interpolate or forward"
@@ -184,7 +184,13 @@ def _matrix(
         matrix = np.full((len(times), len(names or [""])), np.nan)
         # Where indices repeat, the last row in file order is kept.
         matrix[numbers, codes[rows]] = column[rows]
-        columns |= dict(zip(_column_names(name, names, len(cells.values)), matrix.T, strict=True))
+        for column_name, values in zip(_column_names(name, names, len(cells.values)), matrix.T, strict=True):
+            if column_name in columns:
+                raise reading.refusal(
+                    f"two series in long form would be called {clip(column_name)!r}; rename one, or choose one column "
+                    "of values with series.columns"
+                )
+            columns[column_name] = values
     if cells.time is None:
         places = [cells.table.place(int(row)) for row in rows] if names is None else [f"row {t}" for t in times]
     else:

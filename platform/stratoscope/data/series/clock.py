@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stratoscope.data.series.grid import DAY
 from stratoscope.data.series.numerals import MISSING_MARKS, PLAIN_NUMBER
 from stratoscope.data.series.source import NO_TIME, Reading, clip, listed
-from stratoscope.data.series.table import SourceTable
+from stratoscope.data.series.table import SourceTable, is_number, to_floats
 from stratoscope.data.series.times import (
     TimeError,
     TimeForm,
@@ -217,10 +217,10 @@ def is_text(column: Any) -> bool:
 
 
 def _as_numbers(column: Any) -> NDArray[np.float64] | None:
-    if not (pa.types.is_string(column.type) or pa.types.is_floating(column.type)):
+    if not (pa.types.is_string(column.type) or is_number(column.type)):
         return None
     try:
-        return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+        return to_floats(column)
     except pa.ArrowInvalid:
         return None
 

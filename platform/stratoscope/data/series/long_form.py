@@ -95,7 +95,8 @@ def _ids(table: SourceTable, name: str) -> SeriesIds:
 
 
 def _name(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """Return an id as text with all its digits; a whole number has no decimal point."""
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _tells_apart(ids: SeriesIds, time: TimeColumn, *, named: bool) -> bool:

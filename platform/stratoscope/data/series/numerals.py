@@ -17,7 +17,17 @@ MISSING_MARKS = ("", "na", "n/a", "nan", "null", "none", "?", "-", "--", "---", 
 """Cells that are missing values, in lower case."""
 NINES = (999.0, 999.9, 999.99, 9999.0, 9999.9, 9999.99, 99999.0, 999999.0, 9999999.0)
 OTHER_SENTINELS = (-99.0, -99.9, -99.99, -32768.0, 32767.0, -2147483648.0, 1e20, -1e20, 1e30, -1e30)
-SENTINELS = np.array([*NINES, *(-nines for nines in NINES), *OTHER_SENTINELS])
+
+
+def _with_single(values: list[float]) -> NDArray[np.float64]:
+    """Return numbers, and what float32 makes of them: a column of that type has -99.9 as -99.90000153."""
+    doubles = np.array(values, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        singles = doubles.astype(np.float32)
+    return np.concatenate([doubles, singles[np.isfinite(singles)]])
+
+
+SENTINELS = _with_single([*NINES, *(-nines for nines in NINES), *OTHER_SENTINELS])
 """Numbers that stand for missing values where they lie far from all others."""
 PLAIN = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 PLAIN_NUMBER = re.compile(PLAIN)
@@ -81,6 +91,11 @@ def read_numbers(columns: Mapping[str, Any], reading: Reading) -> dict[str, Numb
         name: _plain_column(plain[name], reading) if name in plain else _read_column(text, marks[name], reading)
         for name, text in texts.items()
     }
+
+
+def of_floats(values: NDArray[np.float64], reading: Reading) -> Numbers:
+    """Return a column that the source has as numbers, shape (N,); infinities that it does not name are unreadable."""
+    return _with_missing_numbers(Numbers(values, np.isnan(values), np.isinf(values)), reading.source.missing)
 
 
 def _cast(text: Any) -> NDArray[np.float64] | None:
@@ -182,9 +197,9 @@ def _normalised(text: Any, mark: Mark) -> Any:
 
 def _with_missing_numbers(numbers: Numbers, marks: tuple[str, ...] | None) -> Numbers:
     """Return numbers in which those equal to a given mark are missing, so that '-9999' also matches -9999.0."""
-    named = np.isin(numbers.values, list(_numeric(marks or ())))
+    named = np.isin(numbers.values, _with_single(list(_numeric(marks or ()))))
     values = np.where(named, np.nan, numbers.values)
-    return Numbers(values, numbers.missing | named, numbers.unreadable)
+    return Numbers(values, numbers.missing | named, numbers.unreadable & ~named)
 
 
 def _numeric(marks: tuple[str, ...]) -> Iterator[float]:

@@ -17,7 +17,7 @@ from stratoscope.data.known import locate
 from stratoscope.data.prompts import HUB_NAME, PromptSource, read_rows
 from stratoscope.data.series.delimited import read_delimited
 from stratoscope.data.series.source import KNOWN_SERIES, PACKAGE, VERSION, Reading, clip, listed
-from stratoscope.data.series.table import SourceTable
+from stratoscope.data.series.table import SourceTable, is_number
 from stratoscope.errors import InputError, first_line, suggest
 
 LONGEST_HUB_NAME = 200
@@ -81,13 +81,22 @@ def _read_folder(path: Path, reading: Reading) -> SourceTable:
 def _joined(tables: list[SourceTable], reading: Reading) -> SourceTable:
     columns = {}
     for name in tables[0].columns:
-        parts = [table.columns[name] for table in tables]
+        parts = _alike([table.columns[name] for table in tables])
         if any(part.type != parts[0].type for part in parts):
             raise reading.refusal(f"column {clip(name)!r} has different types in the files of the folder")
         columns[name] = pa.concat_arrays(parts)
     unit = "row" if len(tables) > 1 else tables[0].unit
     rows = np.arange(sum(map(len, tables))) if len(tables) > 1 else tables[0].rows
     return SourceTable(columns, rows, unit)
+
+
+def _alike(parts: list[Any]) -> list[Any]:
+    """Return parts of a column in a common type if all are numbers."""
+    types = {part.type for part in parts}
+    if len(types) == 1 or not all(map(is_number, types)):
+        return parts
+    common = pa.int64() if all(map(pa.types.is_integer, types)) and pa.uint64() not in types else pa.float64()
+    return [pc.cast(part, common, safe=False) for part in parts]
 
 
 def _kind(path: Path) -> str:
@@ -140,10 +149,10 @@ def _from_rows(rows: list[dict[str, Any]], reading: Reading) -> Any:
 
 
 def _array(cells: list[Any]) -> Any:
-    """Return cells as an Arrow array, as text where their types differ."""
+    """Return cells as an Arrow array, as text where their types differ or an integer is too large for 64 bits."""
     try:
         return pa.array(cells)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         return pa.array([None if cell is None else str(cell) for cell in cells])
 
 
@@ -157,7 +166,10 @@ def _typed(table: Any, reading: Reading) -> SourceTable:
 
 
 def _column(column: Any) -> Any:
-    """Return a column as text, numbers or times; other types remain."""
+    """Return a column as text, numbers or times; other types remain.
+
+    Integers and decimals remain too, since they may name series, and float64 would round them.
+    """
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     kind = column.type
@@ -169,7 +181,7 @@ def _column(column: Any) -> Any:
         return _timestamps(column)
     if pa.types.is_null(kind):
         return pa.nulls(len(column), pa.float64())
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+    if pa.types.is_floating(kind):
         return pc.cast(column, pa.float64(), safe=False)
     return column
 

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from stratoscope.data.series.clock import index_columns
-from stratoscope.data.series.numerals import Numbers, read_numbers, sentinels
+from stratoscope.data.series.numerals import Numbers, of_floats, read_numbers, sentinels
 from stratoscope.data.series.source import Reading, clip, counted, listed
-from stratoscope.data.series.table import SourceTable
+from stratoscope.data.series.table import SourceTable, is_number, to_floats
 from stratoscope.errors import InputError, nearest
 
 
@@ -46,8 +46,9 @@ def read_values(table: SourceTable, names: Sequence[str], reading: Reading) -> d
     for name, column in result.items():
         if column.missing.any():
             row = int(column.missing.argmax())
-            cell = str(table.columns[name][row].as_py() or "")
-            shown = "an empty cell" if cell in ("", "nan") else repr(clip(cell, 20))
+            cell = table.columns[name][row].as_py()
+            is_empty = cell is None or str(cell) in ("", "nan")
+            shown = "an empty cell" if is_empty else repr(clip(str(cell), 20))
             reading.missing_cells[name] = f"{shown} in {table.place(row)}"
     return result
 
@@ -63,9 +64,8 @@ def _read(columns: Mapping[str, Any], reading: Reading) -> dict[str, Numbers]:
     text = {name: column for name, column in columns.items() if pa.types.is_string(column.type)}
     numbers = read_numbers(text, reading)
     for name, column in columns.items():
-        if pa.types.is_floating(column.type):
-            values = np.array(column.to_numpy(zero_copy_only=False), dtype=np.float64)
-            numbers[name] = Numbers(values, np.isnan(values), np.isinf(values))
+        if is_number(column.type):
+            numbers[name] = of_floats(to_floats(column), reading)
     return {name: numbers[name] for name in columns if name in numbers}
 
 
