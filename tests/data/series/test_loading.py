@@ -46,6 +46,7 @@ def test_windows_cover_every_row_of_their_part(tmp_path: Path) -> None:
 def test_ett_files_are_split_by_months(tmp_path: Path) -> None:
     series = load_series(SeriesSource(written(tmp_path, 15_000, "ETTh1.csv")))
     assert series.bounds == (8640, 11520, 14400)
+    assert series.notes == ("the split by months takes 20 months; the last 600 rows are left out",)
     assert len(series.starts("test", 96, 48)) == 2880 - 48 + 1
 
 

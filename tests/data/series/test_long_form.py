@@ -43,6 +43,16 @@ def test_series_of_long_form_can_be_chosen(tmp_path: Path) -> None:
     assert "has no column 'z'" in refused(path, columns=("z",))
 
 
+@pytest.mark.parametrize("header", ["date,a,cols", "date,a,cols,b"])
+def test_a_series_is_chosen_by_its_whole_name(header: str, tmp_path: Path) -> None:
+    names = ["BF"] * NUM + ["BF.B"] * NUM
+    cells = zip(HOURS * 2, X + Y, names, Y + X, strict=True)
+    rows = [",".join(map(str, row[: header.count(",") + 1])) for row in cells]
+    path = write(tmp_path, rows, header)
+    expected = ("BF",) if header == "date,a,cols" else ("BF.a", "BF.b")
+    assert load_series(SeriesSource(path, columns=("BF",))).columns == expected
+
+
 def test_several_columns_of_values_are_pivoted_each(tmp_path: Path) -> None:
     path = write(tmp_path, [f"{row},{n}" for n, row in enumerate(ROWS)], "date,a,cols,b")
     assert load_series(SeriesSource(path)).columns == ("x.a", "y.a", "x.b", "y.b")

@@ -157,8 +157,26 @@ def test_numbers_that_can_be_read_in_two_ways_are_refused(tmp_path: Path) -> Non
     assert "set series.decimal to comma or point" in refused(path, time=("none",))
     point, as_comma = (load(path, time=("none",), decimal=mark) for mark in ("point", "comma"))
     assert point.mean[0] == pytest.approx(1000 * as_comma.mean[0])
-    mixed = write(tmp_path, lines(x=[f"{x}%" if n else str(x) for n, x in enumerate(X)]))
-    assert "numbers with and without %" in refused(mixed)
+
+
+@pytest.mark.parametrize(("with_percent", "without"), [("12.5%", "12.5"), ("12,34%", "56,78"), ("5%", "1'000.5")])
+def test_percentages_and_other_numbers_do_not_mix(with_percent: str, without: str, tmp_path: Path) -> None:
+    cells = changed([with_percent] * NUM, r7=without)
+    path = write(tmp_path, barred(cells), "date|x|y")
+    assert "column 'x' has numbers with and without %" in refused(path)
+
+
+def barred(x: list[str]) -> list[str]:
+    """Return the rows of a file with bars between cells."""
+    return [f"{hour}|{cell}|{y}" for hour, cell, y in zip(HOURS, x, Y, strict=True)]
+
+
+def test_missing_cells_and_texts_may_stand_among_percentages(tmp_path: Path) -> None:
+    path = write(tmp_path, barred(changed([f"{x}%" for x in X], r7="-1", r8="NA")), "date|x|y")
+    assert "2 values (1.7%) filled" in load(path, missing=("-1", "na"), fill="forward").notes[-1]
+    rows = [f"{row};{'up by 5%' if n % 2 else '3 items'}" for n, row in enumerate(lines())]
+    path = write(tmp_path, [row.replace(",", ";") for row in rows], "date;x;y;text")
+    assert load(path).columns == ("x", "y")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from stratoscope.data import Series, SeriesSource, load_series
@@ -213,6 +215,32 @@ def test_an_index_is_not_forecast(index: str, tmp_path: Path) -> None:
     series = load_series(SeriesSource(write(tmp_path, rows, f"{index},date,x,y")))
     assert series.columns == ("x", "y")
     assert series.notes == (f"columns that number the rows are left out: {index or 'Unnamed: 0'!r}",)
+
+
+@pytest.mark.parametrize(("index", "first"), [("", 0), ("", 7), ("obs", 1)])
+def test_an_index_that_begins_anew_in_each_series_is_not_forecast(index: str, first: int, tmp_path: Path) -> None:
+    numbers = list(range(first, first + NUM)) * 2
+    cells = zip(numbers, HOURS * 2, X + Y, "x" * NUM + "y" * NUM, strict=True)
+    rows = [",".join(map(str, row)) for row in cells]
+    for content in (rows, [row for pair in zip(rows[:NUM], rows[NUM:], strict=True) for row in pair]):
+        series = load_series(SeriesSource(write(tmp_path, content, f"{index},ds,value,which")))
+        assert series.fingerprint == plain(tmp_path).fingerprint
+        assert f"columns that number the rows are left out: {index or 'Unnamed: 0'!r}" in series.notes
+
+
+def test_a_column_that_only_looks_like_an_index_is_forecast(tmp_path: Path) -> None:
+    rows = [f"{n % 5},{row}" for n, row in enumerate(lines())]
+    for index in ("", "obs"):
+        assert len(load_series(SeriesSource(write(tmp_path, rows, f"{index},date,x,y"))).columns) == 3
+
+
+def test_times_with_a_zone_are_read_in_utc_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "waves.parquet"
+    zoned = pa.array([hour.replace(tzinfo=UTC) for hour in HOURS], pa.timestamp("ms", "Europe/Paris"))
+    pyarrow.parquet.write_table(pa.table({"date": zoned, "x": X, "y": Y}), path)
+    series = load_series(SeriesSource(str(path)))
+    assert (series.fingerprint, series.time) == (plain(tmp_path).fingerprint, plain(tmp_path).time)
+    assert series.notes == ("times in 'date' are read in UTC",)
 
 
 def test_an_index_shows_shuffled_rows_where_there_is_no_time(tmp_path: Path) -> None:

@@ -307,12 +307,19 @@ def _index(table: SourceTable) -> TimeColumn | None:
     return None if name is None or values is None else TimeColumn((name,), values, "counter")
 
 
-def index_columns(table: SourceTable) -> list[str]:
-    """Return the columns that only number the rows, such as the index that pandas writes."""
-    return [name for name in table.columns if _is_index(table, name)]
+def index_columns(table: SourceTable, codes: NDArray[np.int64] | None = None) -> list[str]:
+    """Return the columns that only number the rows, such as the index that pandas writes.
+
+    Args:
+        table: columns of the source.
+        codes: number of each row's series in long form, shape (N,). Row numbers may begin anew in each series, as after
+            pandas.concat.
+    """
+    series = np.zeros(len(table), dtype=np.int64) if codes is None else codes
+    return [name for name in table.columns if _is_index(table, name, series)]
 
 
-def _is_index(table: SourceTable, name: str) -> bool:
+def _is_index(table: SourceTable, name: str, series: NDArray[np.int64]) -> bool:
     lower = name.lower()
     if not (PANDAS_INDEX.fullmatch(lower) or lower in ROW_NUMBERS):
         return False
@@ -320,5 +327,14 @@ def _is_index(table: SourceTable, name: str) -> bool:
     if values is None or np.isnan(values).any() or (values != np.floor(values)).any():
         return False
     if lower in ROW_NUMBERS:
-        return bool(values[0] in (0, 1) and (np.diff(values) == 1).all())
-    return len(np.unique(values)) == len(values)
+        return _counts_rows(values, np.zeros_like(series)) or _counts_rows(values, series)
+    order = np.lexsort((values, series))
+    return not ((np.diff(series[order]) == 0) & (np.diff(values[order]) == 0)).any()
+
+
+def _counts_rows(values: NDArray[np.float64], series: NDArray[np.int64]) -> bool:
+    """Return whether the values of each series are 0, 1, 2 and so on, or 1, 2, 3 and so on."""
+    order = np.argsort(series, kind="stable")
+    starts = np.diff(series[order], prepend=-1) != 0
+    steps = np.diff(values[order], prepend=0)
+    return bool((steps[~starts] == 1).all() and np.isin(values[order][starts], (0, 1)).all())

@@ -112,6 +112,7 @@ def load_series(source: SeriesSource) -> Series:
     reading = Reading(source if known is None else known.complete(source))
     frame, axis = _read_frame(reading)
     bounds = _bounds(len(frame.values), source)
+    _note_rows_after(bounds[2], frame, reading)
     training = frame.values[: bounds[0]]
     if not len(training):
         raise reading.refusal(f"{len(frame.values)} rows are too few to be split into training, validation and test")
@@ -145,17 +146,18 @@ def _read_frame(reading: Reading) -> tuple[Frame, TimeAxis | None]:
     rest = rest if ids is None else rest.without({ids.column})
     names = source.columns
     chosen = () if ids is not None and set(names) <= set(ids.names) else names
-    numbers = read_values(rest, chosen, reading)
-    frame = fill_values(_selected(arrange(Cells.of(table, numbers, time, ids), reading), names, chosen), reading)
+    numbers = read_values(rest, chosen, reading, None if ids is None else ids.codes)
+    frame = arrange(Cells.of(table, numbers, time, ids), reading)
+    if ids is not None and names != chosen:
+        frame = _selected(frame, ids.names, names)
+    frame = fill_values(frame, reading)
     _note_form(time, ids, frame, reading)
     return frame, None if time is None else TimeAxis(time.name, frame.places[0], frame.places[-1], frame.step)
 
 
-def _selected(frame: Frame, names: tuple[str, ...], chosen: tuple[str, ...]) -> Frame:
-    """Return the chosen series of a frame in long form."""
-    if names == chosen:
-        return frame
-    numbers = [n for n, column in enumerate(frame.columns) if column in names or column.rpartition(".")[0] in names]
+def _selected(frame: Frame, ids: list[str], names: tuple[str, ...]) -> Frame:
+    """Return the chosen series of a frame in long form, which has a column of each series for each column of values."""
+    numbers = [n for n in range(len(frame.columns)) if ids[n % len(ids)] in names]
     return Frame(tuple(frame.columns[n] for n in numbers), frame.values[:, numbers], frame.places, frame.step)
 
 
@@ -194,6 +196,13 @@ def _question_far_values(frame: Frame, standardised: NDArray[np.float64], traini
         f"{frame.values[row, column]:g} of {clip(frame.columns[column])!r} at {frame.places[row]}, whose median there "
         f"is {median[column]:g}; if this stands for a missing value, name it in series.missing"
     )
+
+
+def _note_rows_after(end: int, frame: Frame, reading: Reading) -> None:
+    """Note the rows that a split by months leaves out."""
+    number = len(frame.values) - end
+    if number:
+        reading.note(f"the split by months takes 20 months; the last {counted(number, 'row')} are left out")
 
 
 def _question_step(axis: TimeAxis | None, reading: Reading) -> None:

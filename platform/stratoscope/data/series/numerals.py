@@ -29,8 +29,7 @@ def _with_single(values: list[float]) -> NDArray[np.float64]:
 
 SENTINELS = _with_single([*NINES, *(-nines for nines in NINES), *OTHER_SENTINELS])
 """Numbers that stand for missing values where they lie far from all others."""
-PLAIN = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-PLAIN_NUMBER = re.compile(PLAIN)
+PLAIN_NUMBER = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
 GROUP = "\u00a0\u202f '_"
 """Characters that separate thousands, besides the point and the comma."""
 STRICT: dict[Mark, str] = {
@@ -117,7 +116,8 @@ def _without_percent(name: str, column: Any, reading: Reading) -> Any:
     if not pc.any(percent).as_py():
         return column
     stripped = pc.utf8_trim_whitespace(pc.utf8_rtrim(column, "%"))
-    if pc.any(pc.and_(pc.invert(percent), pc.fill_null(pc.match_substring_regex(column, PLAIN), False))).as_py():
+    others = column.filter(pc.and_(pc.invert(percent), pc.invert(_is_missing(column, reading.source.missing))))
+    if any(pc.any(_is_number(others, mark)).as_py() for mark in STRICT):
         raise reading.refusal(f"column {name!r} has numbers with and without %; write all of them alike")
     reading.note(f"column {name!r} is in percent")
     return stripped
@@ -171,16 +171,17 @@ def _has_groups(text: Any, mark: Mark) -> bool:
 def _read_column(text: Any, mark: Mark, reading: Reading) -> Numbers:
     marks = reading.source.missing
     missing = _is_missing(text, marks)
-    pattern = STRICT[mark]
-    good = pc.and_(
-        pc.and_(pc.match_substring_regex(text, pattern), pc.match_substring_regex(text, r"^[+-]?[.,]?\d")),
-        pc.invert(missing),
-    )
-    good = pc.fill_null(good, False)
+    good = pc.and_(_is_number(text, mark), pc.invert(missing))
     plain = pc.if_else(good, _normalised(text, mark), None)
     values = np.array(pc.cast(plain, pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
     missing_cells, good_cells = (np.asarray(mask.to_numpy(zero_copy_only=False)) for mask in (missing, good))
     return _with_missing_numbers(Numbers(values, missing_cells, ~missing_cells & ~good_cells), marks)
+
+
+def _is_number(text: Any, mark: Mark) -> Any:
+    """Return which cells are numbers with this decimal mark."""
+    numbers = pc.and_(pc.match_substring_regex(text, STRICT[mark]), pc.match_substring_regex(text, r"^[+-]?[.,]?\d"))
+    return pc.fill_null(numbers, False)
 
 
 def _is_missing(text: Any, marks: tuple[str, ...] | None) -> Any:

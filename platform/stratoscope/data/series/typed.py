@@ -187,7 +187,7 @@ def _column(column: Any) -> Any:
 
 
 def _timestamps(column: Any) -> Any:
-    """Return times in microseconds, in UTC where they have a time zone."""
+    """Return times in microseconds; a time zone is kept."""
     if pa.types.is_date(column.type):
         column = pc.cast(column, pa.timestamp("ms"))
-    return pc.cast(column, pa.timestamp("us"), safe=False)
+    return pc.cast(column, pa.timestamp("us", column.type.tz), safe=False)

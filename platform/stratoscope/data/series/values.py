@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from stratoscope.data.series.clock import index_columns
 from stratoscope.data.series.numerals import Numbers, of_floats, read_numbers, sentinels
@@ -13,13 +14,16 @@ from stratoscope.data.series.table import SourceTable, is_number, to_floats
 from stratoscope.errors import InputError, nearest
 
 
-def read_values(table: SourceTable, names: Sequence[str], reading: Reading) -> dict[str, Numbers]:
+def read_values(
+    table: SourceTable, names: Sequence[str], reading: Reading, codes: NDArray[np.int64] | None = None
+) -> dict[str, Numbers]:
     """Read columns of numbers.
 
     Args:
         table: columns of the source without those of the time and the name of a series.
         names: columns to read; an empty sequence takes all columns of numbers.
         reading: what is said about the source; it notes each column that is left out.
+        codes: number of each row's series in long form, shape (N,).
 
     Raises:
         InputError: a column does not exist, some of its cells are not numbers, or no column has numbers.
@@ -30,7 +34,7 @@ def read_values(table: SourceTable, names: Sequence[str], reading: Reading) -> d
             f"series.columns: {clip(reading.source.source, from_end=True)!r} has no column {clip(unknown[0])!r}"
             f"{nearest(unknown[0], table.columns) or '.'} Columns: {listed(table.columns)}"
         )
-    chosen = {name: table.columns[name] for name in names} if names else _without_index(table, reading)
+    chosen = {name: table.columns[name] for name in names} if names else _without_index(table, reading, codes)
     numbers = _read(chosen, reading)
     kept = {name: column for name, column in numbers.items() if names or _is_numeric(column)}
     if not names:
@@ -53,8 +57,8 @@ def read_values(table: SourceTable, names: Sequence[str], reading: Reading) -> d
     return result
 
 
-def _without_index(table: SourceTable, reading: Reading) -> dict[str, Any]:
-    index = index_columns(table)
+def _without_index(table: SourceTable, reading: Reading, codes: NDArray[np.int64] | None) -> dict[str, Any]:
+    index = index_columns(table, codes)
     if index:
         reading.note(f"columns that number the rows are left out: {listed(index)}")
     return table.without(set(index)).columns
