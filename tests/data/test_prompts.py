@@ -65,6 +65,22 @@ def test_an_id_is_of_the_row_not_of_its_rendering(tmp_path: Path) -> None:
     assert row_id({"a": 1, "b": 2}) == row_id({"b": 2, "a": 1}) == "ec55c9ec4b598e6f"
 
 
+def test_rows_that_differ_only_as_texts_have_ids_of_their_own(tmp_path: Path) -> None:
+    rows = [f"row {i},{v},{g}" for i in range(300) for v in ("1.50", "1.5") for g in ("01", "1")]
+    loaded = []
+    for number, lines in enumerate((rows, rows, rows[::-1])):
+        path = tmp_path / f"{number}.csv"
+        path.write_text("\n".join(["text,v,g", *lines]))
+        loaded.append(load_prompts(PromptSource(str(path), "{{ text }} {{ v }}", group="g"), None, 0))
+    assert len({prompts.ordered.fingerprint for prompts in loaded}) == 1
+    assert len({prompt.prompt_id for prompt in loaded[0].prompts}) == len(loaded[0]) == 600
+    limited = load_prompts(PromptSource(str(path), "{{ text }} {{ v }}", group="g"), 7, 0)
+    assert list(limited.prompts) == list(loaded[0].prompts)[:7]
+    # Texts that do not show the difference are duplicates, and keep the id of the row.
+    plain = load_prompts(PromptSource(str(path), "{{ text }}"), None, 0)
+    assert row_id({"text": "row 0", "v": 1.5, "g": 1}) in {prompt.prompt_id for prompt in plain.prompts}
+
+
 def test_groups_and_folders(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", ROWS[:10])
     write(tmp_path / "b.parquet", ROWS[10:])

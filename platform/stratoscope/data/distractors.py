@@ -43,7 +43,7 @@ def sample_wrong_answers(questions: Sequence[str], gold: Sequence[Sequence[str]]
         for key in _keys(*kind):
             pools[key].append(index)
     order = [_digest(seed, question) for question in questions]
-    sorted_pools = {key: sorted(members, key=lambda i: order[i]) for key, members in pools.items()}
+    sorted_pools = {key: sorted(members, key=lambda i: (order[i], *gold[i])) for key, members in pools.items()}
     return [_sample(index, types[index], sorted_pools, gold, order) for index in range(len(questions))]
 
 

@@ -19,12 +19,20 @@ MEMORY_LIMIT = "512MB"
 """Memory limit of DuckDB, which spills to a temporary folder."""
 
 PROMPTS = pa.schema([("prompt_id", pa.string()), ("group", pa.string()), ("text", pa.string())])
+DISTINCT_IDS = """
+UPDATE distinct_prompts SET prompt_id = left(md5(prompt_id || text), 16)
+WHERE prompt_id IN (SELECT prompt_id FROM distinct_prompts GROUP BY prompt_id HAVING count(*) > 1)
+"""
+"""Rows that are equal as values, such as 1.50 and 1.5, have one id; if their texts differ, so do their new ids."""
 _POSITIONED = PROMPTS.append(pa.field("position", pa.uint64()))
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered prompt. Its id is a digest of the raw row, independent of the template."""
+    """A rendered prompt. Its id is a digest of the raw row, independent of the template.
+
+    `order_prompts` gives prompts of different texts whose rows are equal as values ids of row and text.
+    """
 
     prompt_id: str
     group: str
@@ -68,9 +76,10 @@ def order_prompts(prompts: Iterable[Prompt], limit: int | None, seed: int) -> Or
             num_read, num_filled = _fill(database, prompts, seed)
             database.execute(
                 'CREATE TABLE distinct_prompts AS SELECT prompt_id, "group", text, position FROM rendered '
-                "QUALIFY row_number() OVER (PARTITION BY text ORDER BY position, prompt_id) = 1"
+                'QUALIFY row_number() OVER (PARTITION BY text ORDER BY position, prompt_id, "group") = 1'
             )
             database.execute("DROP TABLE rendered")
+            database.execute(DISTINCT_IDS)
             num_distinct = database.table("distinct_prompts").shape[0]
             query = 'SELECT prompt_id, "group", text FROM distinct_prompts ORDER BY position, prompt_id'
             ordered = database.sql(query if limit is None else f"{query} LIMIT {limit:d}")

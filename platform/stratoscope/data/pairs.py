@@ -245,7 +245,10 @@ def _split_shots(raw: Sequence[RawQuestion], choice: PairChoice) -> tuple[str, S
     if not choice.shots:
         return "", raw
     answerable = [r for r in raw if any(r.right)]
-    order = sorted(answerable, key=lambda r: digest({"seed": choice.seed, "shot": row_id(r.row)}))
+    # Rows that are equal as values may differ as texts, such as 007 and 7.
+    order = sorted(
+        answerable, key=lambda r: (digest({"seed": choice.seed, "shot": row_id(r.row)}), r.question, r.right)
+    )
     shots = order[: choice.shots]
     shot_ids = {row_id(r.row) for r in shots}
     text = "".join(f"{question_prompt(r)} {next(filter(None, r.right))}\n\n" for r in shots)
