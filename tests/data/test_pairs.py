@@ -149,6 +149,19 @@ def test_wikiqa_counts_all_its_rows_and_leaves_quotes_alone(tmp_path: Path) -> N
         load(str(file))
 
 
+def test_wikiqa_strips_answers_and_reads_labels_in_any_case(tmp_path: Path) -> None:
+    rows = ["q\tright\tTRUE", "q\tright \tFALSE", "q\t   \tfalse", "q\twrong\tFalse", "q\tunlabelled\t "]
+    file = tmp_path / "wiki.tsv"
+    file.write_text("\n".join(["Question\tSentence\tLabel", *rows]))
+    loaded = load_pairs([PairSource(str(file), "wikiqa")], PairChoice())
+    (question,) = loaded
+    assert [(a.text, a.right) for a in question.answers] == [("right", True), ("wrong", False)]
+    assert loaded.datasets[0].missing_answers == 2
+    file.write_text("\n".join(["Question\tSentence\tLabel", *rows, "q\tx\tyes"]))
+    with pytest.raises(InputError, match=r"row 6 .*the label 'yes' is neither 0 nor 1, and neither true nor false"):
+        load(str(file))
+
+
 def test_known_sets_and_their_wrong_answers() -> None:
     sciq, *_ = load("sciq", limit=2)
     assert [a.origin for a in sciq.answers] == ["gold", "given", "given", "given"]
@@ -181,6 +194,21 @@ def test_a_smaller_limit_keeps_a_beginning_and_equal_questions_count_once(tmp_pa
     assert len(set(ids)) == len(ids) == 20
     assert [q.question_id for q in load(path, limit=7)] == ids[:7]
     assert [q.question_id for q in load(path, seed=1)] != ids
+
+
+@pytest.mark.parametrize("header", ["question,right,wrong", "question,answer"])
+def test_questions_that_differ_only_as_texts_have_ids_of_their_own(header: str, tmp_path: Path) -> None:
+    rows = [f"q{i % 150},{v},x{i}" for i in range(300) for v in ("007", "7")]
+    rows = [",".join(row.split(",")[: header.count(",") + 1]) for row in rows]
+    loaded = []
+    for name, lines in (("a", rows), ("a", rows), ("b", rows[::-1])):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / "q.csv").write_text("\n".join([header, *lines]))
+        loaded.append(load_pairs([PairSource(str(folder / "q.csv"))], PairChoice(shots=3)))
+    assert len({questions.fingerprint for questions in loaded}) == 1
+    ids = [question.question_id for question in loaded[0]]
+    assert len(set(ids)) == len(ids) > 100
 
 
 def test_wrong_answers_are_sampled_from_questions_of_the_same_type() -> None:

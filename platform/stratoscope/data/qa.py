@@ -1,12 +1,13 @@
 """Questions with right and wrong answers: file formats and prompts."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from stratoscope.data.printed_lists import parse_printed_list
-from stratoscope.data.rows import SourceRow, column_names, is_missing, text_of
+from stratoscope.data.rows import SourceRow, column_names, text_of
 from stratoscope.errors import InputError, suggest
 
 AUTO = "auto"
@@ -134,10 +135,14 @@ def _targets(row: SourceRow) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _is_right(label: Any) -> bool:
-    """Return whether a label is 1; labels may also be booleans, or the numbers 0 and 1 as text."""
-    value = float(text_of(label).replace("true", "1").replace("false", "0"))
+    """Return whether a label is 1; labels may also be booleans, or texts of numbers or booleans in any case."""
+    text = text_of(label).strip()
+    try:
+        value = float({"true": "1", "false": "0"}.get(text.lower(), text))
+    except ValueError:
+        value = math.nan
     if value not in (0, 1):
-        raise ValueError(f"the label {label!r} is neither 0 nor 1")
+        raise ValueError(f"the label {text!r} is neither 0 nor 1, and neither true nor false")
     return value == 1
 
 
@@ -167,9 +172,9 @@ def _wikiqa(rows: Iterable[SourceRow]) -> Iterator[RawQuestion]:
         question = _question(low)
         labelled = sentences.setdefault(question, [])
         num_rows[question] = num_rows.get(question, 0) + 1
-        sentence = text_of(low.written["sentence" if "sentence" in low.written else "answer"])
+        sentence = text_of(low.written["sentence" if "sentence" in low.written else "answer"]).strip()
         label = low.written["label"]
-        labelled.append(("", False) if is_missing(label) else (sentence, _is_right(label)))
+        labelled.append((sentence, _is_right(label)) if text_of(label).strip() else ("", False))
     for question, labelled in sentences.items():
         right, wrong = (tuple(text for text, label in labelled if label == value) for value in (True, False))
         yield RawQuestion(question, {"question": question}, right, wrong, num_rows=num_rows[question])
