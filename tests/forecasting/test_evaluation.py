@@ -1,5 +1,6 @@
 """Fitting and measuring a cell of the grid, without Ray and without a run's folder."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from stratoscope.forecasting import (
     measure_errors,
     measure_worst_cases,
 )
+from stratoscope.tables.faithfulness import CellRow
 
 PLAIN = GridCell("waves", "timesieve", "plain", 1, 8)
 SETTINGS = CellSettings(
@@ -46,6 +48,17 @@ def test_plain_cells_come_first_and_a_forecaster_without_weights_has_no_others()
     assert [cell.training for cell in cells] == ["plain"] * 4 + ["faithful"] * 2
     assert {cell.forecaster for cell in cells[4:]} == {"linear"}
     assert cells[4].start(first_seed=2) == cells[0]
+
+
+def test_the_key_of_a_cell_is_a_short_plain_name_of_its_own() -> None:
+    assert GridCell("waves.1_é", "timesieve", "plain", 2021, 24).key == "waves.1_é-timesieve-24-2021-plain"
+    long = ["é" * 119, "é" * 118 + "e", "prices[1]", "prices(1)", "prices 1 ", "a\nb"]
+    cells = [GridCell(name, "timesieve", "plain", seed, 24) for name in long for seed in (1, 2)]
+    keys = [cell.key for cell in cells]
+    assert len(set(keys)) == len(keys)
+    assert all(re.fullmatch(r"[\w.-]+", key) and len(key.encode()) <= 180 for key in keys)
+    row = CellRow.failed(cells[0], "diverged")
+    assert row.key == cells[0].key
 
 
 @pytest.mark.parametrize(

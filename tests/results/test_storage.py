@@ -53,6 +53,32 @@ def test_the_size_of_a_folder_is_that_of_all_files_in_it(storage: Storage) -> No
         storage.read("x/y.bin")
 
 
+SPECIAL = ("prices[1]", "a*b", "a?b", "a{1,2}", "plain (1) #%25°'")
+
+
+@pytest.mark.parametrize("folder", ["a", "runs[1]", "runs*?"])
+def test_characters_of_patterns_are_plain_in_names(storage: Storage, folder: str) -> None:
+    beside = storage.child("runs1")
+    beside.write("x", b"beside")
+    inside = storage.child(folder)
+    for name in (*SPECIAL, "prices1", "aab"):
+        inside.write(f"cells/{name}.bin", name.encode())
+    files = [f"cells/{name}.bin" for name in SPECIAL]
+    assert inside.read_all(files) == {f"cells/{name}.bin": name.encode() for name in SPECIAL}
+    assert inside.read_all([]) == {}
+    assert inside.names("cells") == sorted(f"{name}.bin" for name in (*SPECIAL, "prices1", "aab"))
+    with pytest.raises(FileNotFoundError):
+        inside.read_all(["cells/prices[2].bin", files[0]])
+    inside.remove(files[0])
+    assert inside.names("cells") == sorted(f"{name}.bin" for name in (*SPECIAL[1:], "prices1", "aab"))
+    for content in ("old", "new"):
+        with inside.writing_folder() as path:
+            (path / "deep").mkdir()
+            (path / "deep" / content).write_text(content)
+    assert (inside.names(), inside.names("deep"), inside.read("deep/new")) == (["deep"], ["new"], b"new")
+    assert beside.read("x") == b"beside"
+
+
 def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage(str(tmp_path))
     storage.write("a.bin", b"old")

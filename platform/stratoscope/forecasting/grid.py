@@ -1,13 +1,20 @@
 """The grid of forecasters to fit, and the settings of a cell."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from stratoscope.digest import digest
 from stratoscope.forecasting.faithful import FaithfulLoss
 from stratoscope.forecasting.fitting import FitSettings
 from stratoscope.forecasting.forecasters import FORECASTERS
 from stratoscope.forecasting.options import DESIGNS, TRAININGS, Norm, Origin, Training
 from stratoscope.forecasting.timesieve import TimeSieveSettings
+
+NOT_PLAIN = re.compile(r"[^\w.-]")
+"""Characters that do not appear in names of files."""
+MAX_KEY_BYTES = 150
+"""Bytes of a cell's key before a digest. File systems allow 255 for the name of a file, suffixes included."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +34,13 @@ class GridCell:
 
     @property
     def key(self) -> str:
-        """Name of the cell's files."""
-        return f"{self.dataset}-{self.forecaster}-{self.horizon}-{self.seed}-{self.training}"
+        """Name of the cell's files: plain, unique in a grid, and short enough for a file system."""
+        name = f"{self.dataset}-{self.forecaster}-{self.horizon}-{self.seed}-{self.training}"
+        plain = NOT_PLAIN.sub("_", name)
+        if plain == name and len(name.encode()) <= MAX_KEY_BYTES:
+            return name
+        beginning = plain.encode()[:MAX_KEY_BYTES].decode(errors="ignore")
+        return f"{beginning}-{digest({'name': name})[:20]}"
 
     def start(self, first_seed: int) -> "GridCell | None":
         """Return the cell with plain training whose weights this one starts from; None for plain training.

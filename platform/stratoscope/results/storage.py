@@ -1,5 +1,6 @@
 """Files of a run on a local disk or any fsspec URL. Every write is atomic."""
 
+import glob
 import json
 import os
 import posixpath
@@ -100,12 +101,18 @@ class Storage:
             raise DamagedFileError(self.url(name), error) from error
 
     def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
-        """Return the content of several files by name, fetched concurrently where the store supports it."""
-        paths = {posixpath.join(self._root, name): name for name in names}
-        if not paths:
-            return {}
-        contents = self._fs.cat(list(paths), on_error="raise")
-        return {paths[path]: bytes(content) for path, content in contents.items()}
+        """Return the content of several files by name, fetched concurrently where the store supports it.
+
+        Raises:
+            FileNotFoundError: a file does not exist.
+        """
+        paths = [posixpath.join(self._root, name) for name in names]
+        # fsspec's `cat` would take characters such as [ in a name for a pattern; `cat_ranges` does not.
+        contents = self._fs.cat_ranges(paths, None, None)
+        for content in contents:
+            if isinstance(content, Exception):
+                raise content
+        return {name: bytes(content) for name, content in zip(names, contents, strict=True)}
 
     def open(self, name: str) -> BinaryIO:
         """Open a file, to read parts of it.
@@ -156,18 +163,25 @@ class Storage:
             temporary.mkdir()
             yield temporary
             if self._fs.exists(target):
-                self._fs.rm(target, recursive=True)
+                self._remove(target)
             if self.is_local:
                 temporary.rename(target)
             else:
-                self._fs.put(str(temporary), target, recursive=True)
+                files = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
+                targets = [posixpath.join(target, path.relative_to(temporary).as_posix()) for path in files]
+                # Lists are taken as they are; fsspec would take a name such as x[1] for a pattern.
+                self._fs.put([str(path) for path in files], targets)
 
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with its content, if it exists."""
         path = posixpath.join(self._root, name)
         self._fs.invalidate_cache()
         if self._fs.exists(path):
-            self._fs.rm(path, recursive=True)
+            self._remove(path)
+
+    def _remove(self, path: str) -> None:
+        # fsspec takes the path for a pattern, except on a local disk.
+        self._fs.rm(path if self.is_local else glob.escape(path), recursive=True)
 
 
 def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
