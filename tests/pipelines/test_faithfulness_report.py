@@ -9,7 +9,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from stratoscope.forecasting import GridCell, Measurement, deviation_ratios, spreads
+from stratoscope.forecasting import GridCell, Measurement, deviation_ratios, differences, spreads
 from stratoscope.pipelines.faithfulness.report import build_page
 from stratoscope.results import Manifest, Page, Run, Storage, TableCell, write_table
 from stratoscope.results.report import render
@@ -197,6 +197,22 @@ def test_the_first_screen_states_which_training_makes_seeds_matter_less(tmp_path
     assert "'faithful_from_first' (DLinear, waves, horizon 8: 0.00 times, 0.00 to " in text
     assert "and more in 0.\nSeeds that share a teacher or a start (..._first) agree by construction" in text
     assert len(page.sections) == len(without.sections) + 1
+
+
+def test_long_tables_say_which_part_they_are(tmp_path: Path) -> None:
+    cells = [
+        Measurement("waves", "dlinear", training, seed, horizon, "none", 0.0, 0.5 + seed / 9, 0.2 + seed / 9, 0.0, 1.0)
+        for training in ("plain", "longer", "distilled", "faithful")
+        for seed in SEEDS
+        for horizon in range(1, 40)
+    ]
+    run = with_ratios(faithfulness_run(tmp_path, cells), cells)
+    write_table(run.storage, "differences", DifferenceRow.table(DifferenceRow(**vars(d)) for d in differences(cells)))
+    texts = [paragraph for section in build_page(run).sections for paragraph in section.paragraphs]
+    for name in ("differences", "deviation_ratios"):
+        number = run.table(name).num_rows
+        assert number > 400
+        assert any(text.endswith(f" 400 of {number:,} rows; {name}.parquet has all of them.") for text in texts)
 
 
 def test_figures_name_the_forecaster_and_the_unit_and_show_seeds_as_points(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
-MAX_DIFFERENCES = 400
-"""Maximum number of rows in the comparison of trainings, to keep the page small."""
+MAX_ROWS = 400
+"""Maximum number of rows of a comparison of trainings, to keep the page small."""
 
 
 def summary_table(run: Run) -> TerminalTable:
@@ -225,7 +225,7 @@ def _ratio_sections(ratios: Sequence[DeviationRatioRow]) -> Iterator[PageSection
             "ratio": number_text(row.ratio, ".2f"),
             "interval": interval_text(row.ci_low, row.ci_high, ".2f"),
         }
-        for row in ratios[:MAX_DIFFERENCES]
+        for row in ratios[:MAX_ROWS]
     ]
     text = (
         "Ratio of the standard deviations over seeds after two trainings, without perturbation, with the 95 % interval "
@@ -233,6 +233,7 @@ def _ratio_sections(ratios: Sequence[DeviationRatioRow]) -> Iterator[PageSection
         "An interval below 1 shows that another seed matters less. Trainings with one teacher for all seeds make these "
         "agree with it, which is not robustness; compare them with 'distilled_to_first', which has nothing else."
     )
+    text += _cut_text(len(ratios), "deviation_ratios")
     yield PageSection("Ratios of deviations over seeds", [text], [], [_table(rows, filtered="Show only rows with")])
 
 
@@ -254,16 +255,22 @@ def _difference_sections(differences: Sequence[DifferenceRow]) -> Iterator[PageS
             "difference": f"{row.difference:+.4f}",
             "interval": interval_text(row.ci_low, row.ci_high, "+.4f"),
         }
-        for row in differences[:MAX_DIFFERENCES]
+        for row in differences[:MAX_ROWS]
     ]
     text = (
         "Paired by seed, with Student's 95 % interval over seeds for each row separately: one in twenty misses. Rise "
         "is the increase of the error under a perturbation; moved is the mean absolute change of the forecast itself. "
         "Faithful training is also longer training; compare it with longer plain training where the grid includes it."
     )
-    if len(differences) > MAX_DIFFERENCES:
-        text += f" These are {MAX_DIFFERENCES} of {len(differences):,} rows; differences.parquet has all of them."
+    text += _cut_text(len(differences), "differences")
     yield PageSection("Comparison of trainings", [text], [], [_table(rows, filtered="Show only rows with")])
+
+
+def _cut_text(number: int, table: str) -> str:
+    """Return how many rows of a table the page shows, if these are not all."""
+    if number <= MAX_ROWS:
+        return ""
+    return f" These are {MAX_ROWS} of {number:,} rows; {table}.parquet has all of them."
 
 
 def _worst_case_sections(results: Sequence[WorstCaseRow]) -> Iterator[PageSection]:
