@@ -50,6 +50,9 @@ def night(output: Path, now: Sequence[KeyMetric], before: Sequence[KeyMetric], *
         ("error", 2.0, 2.09, "steady"),
         ("error", 2.0, 2.11, "regression"),
         ("seed_spread", 0.01, 0.016, "regression"),
+        ("failures", 0.1, 0.1, "steady"),
+        ("failures", 0.1, 0.11, "regression"),
+        ("failures", 0.1, 0.0, "steady"),
         ("fact", 1.0, 100.0, "steady"),
     ],
 )

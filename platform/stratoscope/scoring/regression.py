@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 MetricKind = Literal[
-    "retention", "auroc", "hallucination_rate", "gain", "seed_spread", "error", "order", "stability", "fact"
+    "retention", "auroc", "hallucination_rate", "gain", "seed_spread", "error", "failures", "order", "stability", "fact"
 ]
-"""Kinds of key metrics; each but the last three has a threshold of its name in the audit's configuration."""
+"""Kinds of key metrics. Those before failures have a threshold of their name in the audit's configuration."""
+ANY_INCREASE: frozenset[MetricKind] = frozenset({"failures"})
+"""Kinds of which any increase is a regression."""
 WITHOUT_THRESHOLD: frozenset[MetricKind] = frozenset({"order", "stability", "fact"})
 """Kinds that never alert by themselves. Order, the layers' rank correlation with an earlier run, is already a
 comparison."""

@@ -69,7 +69,7 @@ class KeyMetricRow(TableRow):
     figure: str
     """Name of the key metric."""
     kind: str
-    """Kind of the metric, which selects its threshold; fact, order and stability have none."""
+    """Kind of the metric, which selects its threshold: 0 for failures, and none for fact, order and stability."""
     value: float
     """Value of the metric."""
     ci_low: float | None

@@ -15,7 +15,7 @@ from stratoscope.pipelines.runtime.run_lookup import recorded_settings
 from stratoscope.results import Manifest, Run, Storage
 from stratoscope.scoring import KeyMetric, MetricComparison
 from stratoscope.scoring.drift import Drift, NotComparableError
-from stratoscope.scoring.regression import WITHOUT_THRESHOLD, finite_metrics, missing_metrics
+from stratoscope.scoring.regression import ANY_INCREASE, WITHOUT_THRESHOLD, finite_metrics, missing_metrics
 
 Verdict = Literal["first", "same", "steady", "regression"] | FailureStatus
 SCORE = "score"
@@ -155,7 +155,7 @@ def _comparisons(
 def _threshold(metric: KeyMetric, thresholds: RegressionThresholdsSection | None) -> float | None:
     if thresholds is None or metric.kind in WITHOUT_THRESHOLD:
         return None
-    value: float = getattr(thresholds, metric.kind)
+    value: float = 0.0 if metric.kind in ANY_INCREASE else getattr(thresholds, metric.kind)
     return value
 
 

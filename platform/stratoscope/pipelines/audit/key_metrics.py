@@ -5,13 +5,16 @@ The row types of some tables import torch, so each function imports its own.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from stratoscope.results import Run, TableRow
 from stratoscope.scoring import KeyMetric
+
+if TYPE_CHECKING:
+    from stratoscope.tables.faithfulness import CellRow, SpreadRow
 
 RowType = TypeVar("RowType", bound=TableRow)
 
@@ -72,26 +75,45 @@ def mitigation_metrics(run: Run) -> Iterator[KeyMetric]:
 
 
 def faithfulness_metrics(run: Run) -> Iterator[KeyMetric]:
-    """Yield errors, their spread over seeds, and their growth under the strongest perturbations."""
-    from stratoscope.tables.faithfulness import SpreadRow
+    """Yield shares of failed cells, errors, their spread over seeds, and growth under the strongest perturbations."""
+    from stratoscope.tables.faithfulness import CellRow, SpreadRow
 
+    cells = _rows(run, "cells", CellRow)
+    seeds: dict[str, set[int]] = defaultdict(set)
+    failed: dict[str, set[int]] = defaultdict(set)
+    for cell in cells:
+        seeds[_cell_group(cell)].add(cell.seed)
+        if cell.status == "failed":
+            failed[_cell_group(cell)].add(cell.seed)
+    for name, own in seeds.items():
+        yield KeyMetric(f"share of failed cells, {name}", len(failed[name]) / len(own), "failures")
     for row in _rows(run, "spreads", SpreadRow):
         if row.metric == "mse":
-            name = f"{row.forecaster}, {row.training}, {row.dataset}, horizon {row.horizon}"
+            name = _cell_group(row)
             yield KeyMetric(f"squared error, {name}", row.mean, "error")
             if row.deviation is not None and row.mean:
-                yield KeyMetric(f"spread over seeds, {name}", row.deviation / row.mean, "seed_spread")
-    yield from _error_growth(run)
+                yield _spread_metric(name, row.deviation / row.mean, failed[name])
+    yield from _error_growth(cells)
 
 
-def _error_growth(run: Run) -> Iterator[KeyMetric]:
+def _cell_group(row: "CellRow | SpreadRow") -> str:
+    """Return the name of the cells that differ only in their seed."""
+    return f"{row.forecaster}, {row.training}, {row.dataset}, horizon {row.horizon}"
+
+
+def _spread_metric(name: str, spread: float, failed: Collection[int]) -> KeyMetric:
+    """Return the spread over seeds; where some failed, it is a fact, as that of other seeds is not comparable."""
+    if not failed:
+        return KeyMetric(f"spread over seeds, {name}", spread, "seed_spread")
+    return KeyMetric(f"spread over seeds without {', '.join(map(str, sorted(failed)))}, {name}", spread)
+
+
+def _error_growth(cells: Iterable["CellRow"]) -> Iterator[KeyMetric]:
     """Yield the growth of the absolute error under the highest level of each perturbation."""
-    from stratoscope.tables.faithfulness import CellRow
-
     errors: dict[str, dict[tuple[str, float], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in _rows(run, "cells", CellRow):
+    for row in cells:
         if row.perturbation is not None and row.level is not None and row.mae is not None and row.status == "done":
-            name = f"{row.forecaster}, {row.training}, {row.dataset}, horizon {row.horizon}"
+            name = _cell_group(row)
             errors[name][row.perturbation, row.level].append(row.mae)
     for name, by_level in errors.items():
         clean = float(np.mean(by_level.get(("none", 0.0), [np.nan])))

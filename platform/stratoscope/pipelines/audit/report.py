@@ -43,6 +43,7 @@ TRENDS: dict[MetricKind, tuple[str, str]] = {
     "gain": ("Gain of fine-tuning", "relative to the base"),
     "seed_spread": ("Spread of forecasters over seeds", "deviation / mean"),
     "error": ("Squared error of forecasters", "squared error, standardised"),
+    "failures": ("Failed cells of forecasters", "share of cells"),
     "stability": ("Split-half correlation of layer scores, the least of a model", "rank correlation"),
     "order": ("Rank correlation of layers with the night before", "rank correlation"),
 }
