@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stratoscope.activations import Tap
+from stratoscope.errors import DamagedFileError
 from stratoscope.pipelines.audit.layer_drift import layer_drift, prompt_scores
 from stratoscope.results import Manifest, Run, Storage, write_table
 from stratoscope.scoring.drift import Drift, NotComparableError
@@ -84,3 +85,14 @@ def test_runs_of_other_prompts_settings_are_not_compared(tmp_path: Path) -> None
     other.manifest.config["prompts"]["template"] = "{{ text }}"
     with pytest.raises(NotComparableError, match=r"^prompts\.template differ$"):
         compare(other, before)
+
+
+@pytest.mark.parametrize("table", ["prompt_stats", "layers"])
+def test_a_damaged_earlier_run_is_no_fault_of_this_one(table: str, tmp_path: Path) -> None:
+    now, before = (run(tmp_path / name, noise(), PROMPTS, [float(n)] * NUM_LAYERS) for n, name in enumerate("ab", 1))
+    file = tmp_path / "b" / f"{table}.parquet"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(NotComparableError, match=rf"the earlier run cannot be read: .*{table}\.parquet"):
+        compare(now, before)
+    with pytest.raises(DamagedFileError, match=table):
+        compare(before, now)

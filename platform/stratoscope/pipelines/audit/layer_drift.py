@@ -1,10 +1,14 @@
 """Drift between two score runs, from their tables."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from stratoscope.errors import DamagedFileError
 from stratoscope.pipelines.runtime.run_lookup import recorded_settings
 from stratoscope.pipelines.score.config import ScoreConfig
 from stratoscope.pipelines.score.load_statistics import StatisticsTables
@@ -23,14 +27,24 @@ def layer_drift(now: Run, before: Run, *, level: float, min_shift: float, seed: 
         seed: seed of the randomization test.
 
     Raises:
-        NotComparableError: the runs cannot be compared.
+        NotComparableError: the runs cannot be compared, or a table of the earlier one is damaged.
     """
     changed = _changed_settings(now.manifest, before.manifest)
     if changed:
         raise NotComparableError(f"{', '.join(changed)} differ")
-    scores = (prompt_scores(run) for run in (now, before))
-    drift = compare_layers(*scores, level=level, min_shift=min_shift, seed=seed)
+    with _reading_earlier():
+        earlier = prompt_scores(before)
+    drift = compare_layers(prompt_scores(now), earlier, level=level, min_shift=min_shift, seed=seed)
     return replace(drift, reweighted=_reweighted(now, before))
+
+
+@contextmanager
+def _reading_earlier() -> Iterator[None]:
+    """State damage to the earlier run as a reason against a comparison: this night's run is intact."""
+    try:
+        yield
+    except (DamagedFileError, FileNotFoundError) as error:
+        raise NotComparableError(f"the earlier run cannot be read: {error}") from error
 
 
 def prompt_scores(run: Run) -> PromptScores:
@@ -68,5 +82,11 @@ def _changed_settings(now: Manifest, before: Manifest) -> list[str]:
 def _reweighted(now: Run, before: Run) -> tuple[int, ...]:
     if now.manifest.fingerprints.get("weights") == before.manifest.fingerprints.get("weights"):
         return ()
-    norms = (run.table("layers")["weight_norm"].to_numpy(zero_copy_only=False) for run in (now, before))
-    return changed_norms(*norms)
+    with _reading_earlier():
+        earlier = _norms(before)
+    return changed_norms(_norms(now), earlier)
+
+
+def _norms(run: Run) -> NDArray[np.float64]:
+    norms: NDArray[np.float64] = run.table("layers")["weight_norm"].to_numpy(zero_copy_only=False)
+    return norms

@@ -2,15 +2,16 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 from stratoscope.errors import DamagedFileError
 from stratoscope.phases import tell
 from stratoscope.pipelines.audit.steps import SUCCESS
-from stratoscope.results import Manifest, Run, RunFolder, list_runs
+from stratoscope.results import Manifest, Run, RunFolder, TableRow, list_runs
 from stratoscope.scoring import KeyMetric, MetricKind
 from stratoscope.tables.audit import KeyMetricRow, StageRow
 
+RowType = TypeVar("RowType", bound=TableRow)
 JOB, TABLE = "audit", "models"
 MAX_NIGHTS = 60
 """Maximum number of previous nights that are considered."""
@@ -60,16 +61,19 @@ def previous_nights(output: str, name: str, before: str, run_id: str) -> list[Ru
 
 
 def latest_results(nights: list[Run]) -> dict[tuple[str, str], PreviousResult]:
-    """Return the latest result of each subject and stage.
+    """Return the latest result of each subject and stage; a night with a damaged table is left out, with a note.
 
     Args:
         nights: previous nights, the latest first.
     """
     results: dict[tuple[str, str], PreviousResult] = {}
     for night in nights[:MAX_NIGHTS]:
-        rows = [row for row in StageRow.read(night.table(TABLE)) if row.status in SUCCESS and row.stage_run_id]
+        rows = [row for row in _rows(night, TABLE, StageRow) or () if row.status in SUCCESS and row.stage_run_id]
         missing = [row for row in rows if (row.model, row.stage) not in results]
-        metrics = _metrics_by_stage(previous_metrics(night)) if missing else {}
+        metric_rows = previous_metrics(night) if missing else None
+        if metric_rows is None:
+            continue
+        metrics = _metrics_by_stage(metric_rows)
         for row in missing:
             key = (row.model, row.stage)
             results[key] = PreviousResult(
@@ -78,9 +82,17 @@ def latest_results(nights: list[Run]) -> dict[tuple[str, str], PreviousResult]:
     return results
 
 
-def previous_metrics(night: Run) -> list[KeyMetricRow]:
-    """Return the key metrics of a night."""
-    return KeyMetricRow.read(night.table("figures"))
+def previous_metrics(night: Run) -> list[KeyMetricRow] | None:
+    """Return the key metrics of a night, or None with a note if they cannot be read."""
+    return _rows(night, "figures", KeyMetricRow)
+
+
+def _rows(night: Run, table: str, row_type: type[RowType]) -> list[RowType] | None:
+    try:
+        return row_type.read(night.table(table))
+    except (DamagedFileError, FileNotFoundError) as error:
+        tell(f"{error}; the night {night.manifest.run_id} is left out of comparisons")
+        return None
 
 
 def _metrics_by_stage(rows: list[KeyMetricRow]) -> dict[tuple[str, str], dict[str, KeyMetric]]:

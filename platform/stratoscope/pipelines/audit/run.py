@@ -175,14 +175,18 @@ def write_tables(storage: Storage, assessments: Sequence[Assessment]) -> None:
 
 
 def collect_trends(nights: Sequence[Run], assessments: Sequence[Assessment], manifest: Manifest) -> Trends:
-    """Return the key metrics by night, in chronological order.
+    """Return the key metrics by night, in chronological order, without nights whose metrics cannot be read.
 
     Args:
         nights: previous nights, the latest first.
         assessments: the assessed steps of this night.
         manifest: manifest of this night.
     """
-    trends = {_night_label(night.manifest): previous_metrics(night) for night in reversed(nights[: MAX_NIGHTS - 1])}
+    trends = {
+        _night_label(night.manifest): metrics
+        for night in reversed(nights[: MAX_NIGHTS - 1])
+        if (metrics := previous_metrics(night)) is not None
+    }
     return trends | {_night_label(manifest): [row for a in assessments for row in metric_rows(a)]}
 
 
