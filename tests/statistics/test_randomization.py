@@ -106,3 +106,36 @@ def test_what_does_not_vary_is_no_effect_and_too_few_units_are_refused() -> None
     explained = max_t(y, np.ones(20), np.ones((20, 1)), "paired")
     assert np.isnan(explained.effect).all()
     assert (explained.p_value == 1).all()
+
+
+@pytest.mark.parametrize("constant", [np.log(2), 1e-3, 1e9])
+def test_a_column_that_is_constant_changes_no_other_p_value(constant: float) -> None:
+    """What the constant and the covariates leave of such a column is rounding, which must not be studentised."""
+    for seed in range(10):
+        generator = np.random.default_rng(seed)
+        group = (generator.random(97) < 0.6).astype(float)
+        y, length = generator.normal(0.4, 1, (97, 3)) * group[:, None], generator.normal(size=(97, 1))
+        alone = max_t(y, group, length, "grouped", draws=199)
+        joint = max_t(np.column_stack([y, np.full(97, constant)]), group, length, "grouped", draws=199)
+        np.testing.assert_array_equal(joint.p_value[:3], alone.p_value)
+        assert joint.critical == pytest.approx(alone.critical)
+        assert (joint.effect[3], joint.statistic[3], joint.p_value[3]) == (0, 0, 1)
+
+
+def test_an_effect_without_any_variation_has_the_least_p_value_as_its_interval_says() -> None:
+    same = max_t(np.full((20, 1), 0.5), np.ones(20), none(20), "paired", draws=999)
+    assert same.p_value[0] == same.least_p == 0.001
+    assert same.low[0] == same.high[0] == 0.5
+    group = np.repeat([0.0, 1.0], 15)
+    apart = max_t(0.3 + group[:, None], group, none(30), "grouped", draws=999)
+    assert apart.p_value[0] == 0.001
+    assert np.isfinite(apart.statistic[0])
+    few = max_t(np.full((5, 1), 0.1), np.ones(5), none(5), "paired", draws=9999)
+    assert few.p_value[0] == pytest.approx(2 / 2**5, abs=0.01), "all draws that repeat the effect count"
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_the_spread_is_the_standard_deviation_within_groups(share: float) -> None:
+    group = (np.arange(4000) < share * 4000).astype(float)
+    y = np.random.default_rng(0).normal(group[:, None], 1.0, (4000, 2))
+    assert max_t(y, group, none(4000), "grouped", draws=9).spread == pytest.approx([1, 1], abs=0.05)

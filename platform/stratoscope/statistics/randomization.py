@@ -22,6 +22,10 @@ Array = NDArray[np.float64]
 Design = Literal["paired", "grouped"]
 CHUNK = 1024
 """Number of draws that are computed together."""
+ROUNDING = 1e-20
+"""Share of a column's sum of squares up to which its residual is rounding, so that the column counts as explained."""
+LEAST_SPREAD = 1e-7
+"""Least spread along x, as a share of the spread without x: rounding of the subtraction leaves about 1e-8."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +36,10 @@ class MaxT:
     """Estimates b, shape (T,)."""
     error: Array
     """Standard errors, shape (T,)."""
+    spread: Array
+    """Standard deviations of e over units, shape (T,)."""
     statistic: Array
-    """b / error, shape (T,); 0 where nothing varies."""
+    """b / error, shape (T,); 0 where the constant and the covariates explain y, large but finite where x does."""
     p_value: Array
     """P-values adjusted for all T effects by step-down max-T, shape (T,)."""
     critical: float
@@ -96,10 +102,10 @@ def max_t(
     length = float(np.linalg.norm(direction))
     if length < 1e-9 * np.linalg.norm(x):
         missing = np.full(y.shape[1], np.nan)
-        return MaxT(missing, missing, np.zeros(y.shape[1]), np.ones(y.shape[1]), float("nan"), level, least_p)
+        return MaxT(missing, missing, missing, np.zeros(y.shape[1]), np.ones(y.shape[1]), float("nan"), level, least_p)
     direction = direction / length
-    along = direction @ y
-    residual = y - basis @ (basis.T @ y)
+    residual = _residual(y, basis)
+    along = direction @ residual
     statistic, spread = _studentised(along, (residual**2).sum(axis=0), free)
     null = np.concatenate(
         [np.abs(statistic)[None], _null(_ReducedModel(residual, basis, free), x, design, draws, seed)]
@@ -107,6 +113,7 @@ def max_t(
     return MaxT(
         effect=along / length,
         error=spread / length,
+        spread=spread,
         statistic=statistic,
         p_value=_step_down(np.abs(statistic), null),
         critical=float(np.quantile(null.max(axis=1), 1 - level)),
@@ -132,11 +139,21 @@ def _orthonormal(z: Array) -> Array:
     return basis
 
 
+def _residual(y: Array, basis: Array) -> Array:
+    """Return what the covariates leave of y, shape (units, T); exactly 0 where only rounding errors are left."""
+    residual = y - basis @ (basis.T @ y)
+    explained = (residual**2).sum(axis=0) <= ROUNDING * (y**2).sum(axis=0)
+    return np.where(explained, 0.0, residual)
+
+
 def _studentised(along: Array, total: Array, free: int) -> tuple[Array, Array]:
-    """Return the statistic and the standard error along a direction of length 1; 0 where nothing varies."""
+    """Return the statistic and the standard error along a direction of length 1; the former is 0 where nothing varies.
+
+    An effect without any variation around it has a large, finite statistic, equal in all draws that repeat it.
+    """
     spread = np.sqrt(np.clip(total - along**2, 0, None) / free)
-    tiny = 1e-12 * np.sqrt(np.clip(total, 1e-300, None))
-    return np.where(spread > tiny, along / np.where(spread > tiny, spread, 1), 0.0), spread
+    least = LEAST_SPREAD * np.sqrt(total / free)
+    return along / np.where(total > 0, np.maximum(spread, least), 1.0), spread
 
 
 def _null(reduced: _ReducedModel, x: Array, design: Design, draws: int, seed: int) -> Array:
