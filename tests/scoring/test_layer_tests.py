@@ -77,6 +77,44 @@ def test_the_ratio_is_that_of_means() -> None:
     assert ((found.low < found.eavss) & (found.eavss < found.high)).all()
 
 
+def test_the_ratio_of_questions_with_more_wrong_answers_than_others_is_that_of_means_over_questions() -> None:
+    """Questions with 7 wrong answers have ten times the variance, in right answers as in wrong ones."""
+    counts = np.where(np.arange(300) % 2 == 0, 7, 1)
+    question = np.repeat(np.arange(300), counts + 1)
+    wrong = np.concatenate([np.arange(n + 1) > 0 for n in counts])
+    generator = np.random.default_rng(0)
+    labels = Labels(question, wrong, generator.integers(1, 9, len(question)))
+    level = np.where(counts == 7, 10.0, 1.0)[question, None]
+    seen = Readings(level * np.exp(0.05 * generator.normal(size=(len(question), 3))), np.full((len(question), 3), 0.5))
+    (found,) = find("ratio", {"block": seen}, labels)
+    means = [
+        np.mean([seen.variance[(question == q) & kind].mean(axis=0) for q in range(300)], axis=0)
+        for kind in (wrong, ~wrong)
+    ]
+    np.testing.assert_allclose(found.hsav, means[0] / means[1] - 1)
+    assert (found.p_value > 0.05).all()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_standardized_is_in_standard_deviations_where_groups_are_compared_too(share: float) -> None:
+    generator = np.random.default_rng(1)
+    wrong = np.arange(3000) < share * 3000
+    labels = Labels(np.arange(3000), wrong, generator.integers(2, 9, 3000))
+    log = generator.normal(wrong[:, None], 1.0, (3000, 2))
+    (found,) = find("standardized", {"block": Readings(np.exp(log), np.full(log.shape, 0.5))}, labels)
+    assert found.eavss == pytest.approx([1, 1], abs=0.15)
+
+
+def test_answers_that_are_alike_have_no_contrast_however_many_a_question_has() -> None:
+    question = np.repeat(np.arange(40), 8)
+    wrong = np.tile(np.arange(8) > 0, 40)
+    labels = Labels(question, wrong, np.random.default_rng(0).integers(1, 9, len(question)))
+    alike = np.repeat(np.exp(np.random.default_rng(1).normal(size=(40, 3))), 8, axis=0)
+    (found,) = find("eavss", {"block": Readings(alike, np.full(alike.shape, 0.1))}, labels)
+    assert found.eavss.tolist() == [0, 0, 0]
+    assert found.p_value.tolist() == [1, 1, 1]
+
+
 @pytest.mark.parametrize("definition", ["eavss", "standardized", "dprime", "difference", "ratio"])
 def test_a_layer_that_reacts_is_found_with_its_direction(definition: str) -> None:
     labels = answers(80, 5)

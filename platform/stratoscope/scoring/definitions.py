@@ -37,6 +37,8 @@ class Readings:
 
 Parts = tuple[Array, Array]
 """The two numbers that stand for variance and for sparsity, by answer and layer, shape (N, L) each."""
+KindMeans = Callable[[Array], Array]
+"""Function from values of the answers, shape (N, L), to the mean over questions of the answers of each one's kind."""
 
 
 @dataclass(frozen=True)
@@ -44,31 +46,31 @@ class Definition:
     """A definition of EAVSS."""
 
     name: str
-    parts: Callable[[Readings, NDArray[np.bool_]], Parts]
-    """Function from readings and the mask of wrong answers to the two numbers."""
+    parts: Callable[[Readings, KindMeans], Parts]
+    """Function from readings, and from a function to their means over right or wrong answers, to the two numbers."""
     transform: Callable[[Array], Array] = np.asarray
     """Function from a contrast to the reported value."""
     unit: Literal["none", "questions", "answers"] = "none"
-    """Unit of the reported values: none, or the standard deviation over questions or over answers."""
+    """Unit of the reported values: none, or the standard deviation over questions (within groups, where these are
+    compared) or over answers."""
     contrasts: bool = True
     """Whether right answers are used; without them nothing can be tested."""
 
 
-def _logarithm(readings: Readings, _wrong: NDArray[np.bool_]) -> Parts:
+def _logarithm(readings: Readings, _means: KindMeans) -> Parts:
     variance, sparse = np.log(readings.variance), np.log(readings.sparsity)
     return variance, sparse
 
 
-def _difference(readings: Readings, _wrong: NDArray[np.bool_]) -> Parts:
+def _difference(readings: Readings, _means: KindMeans) -> Parts:
     return readings.variance / readings.variance.mean(axis=0), readings.sparsity / readings.sparsity.mean(axis=0)
 
 
-def _ratio(readings: Readings, wrong: NDArray[np.bool_]) -> Parts:
+def _ratio(readings: Readings, means: KindMeans) -> Parts:
     """Linearise the log ratio of means, so that the contrast equals it and has the same sampling variation."""
 
     def linear(values: Array) -> Array:
-        means = np.where(wrong[:, None], values[wrong].mean(axis=0), values[~wrong].mean(axis=0))
-        return np.asarray(values / means + np.log(means))
+        return np.asarray(values / means(values) + np.log(means(values)))
 
     return linear(readings.variance), linear(readings.sparsity)
 

@@ -1,6 +1,7 @@
 """Layer tests: how a layer's activations differ between wrong and right answers, and whether chance can explain it."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -80,7 +81,8 @@ def contrast(values: Array, labels: Labels) -> Array:
     if labels.design == "grouped":
         return values[np.argsort(labels.question, kind="stable")]
     wrong, right = (_means(values, labels, members) for members in (labels.wrong, ~labels.wrong))
-    return wrong - right
+    # Means of equal values may differ in their last digits.
+    return np.where(np.isclose(wrong, right, rtol=1e-12, atol=0), 0.0, wrong - right)
 
 
 def _means(values: Array, labels: Labels, members: NDArray[np.bool_]) -> Array:
@@ -90,6 +92,12 @@ def _means(values: Array, labels: Labels, members: NDArray[np.bool_]) -> Array:
     counts = np.diff(np.append(starts, len(question)))
     means: Array = np.add.reduceat(values[members][order], starts, axis=0) / counts[:, None]
     return means
+
+
+def _kind_means(values: Array, labels: Labels) -> Array:
+    """Return for each answer the mean over questions of the answers of its kind, right or wrong, shape (N, K)."""
+    wrong, right = (_means(values, labels, members).mean(axis=0) for members in (labels.wrong, ~labels.wrong))
+    return np.where(labels.wrong[:, None], wrong, right)
 
 
 def length_covariates(labels: Labels) -> Array:
@@ -119,7 +127,8 @@ def find_layers(
     """
     check_enough(labels)
     labels, answers = labels.select_questions(labels.testable)
-    parts = {tap: definition.parts(reading[answers], labels.wrong) for tap, reading in readings.items()}
+    means = partial(_kind_means, labels=labels)
+    parts = {tap: definition.parts(reading[answers], means) for tap, reading in readings.items()}
     if not definition.contrasts:
         return [_describe_wrong(tap, part, labels, inference.threshold) for tap, part in parts.items()]
     x = _group(labels)
@@ -130,7 +139,6 @@ def find_layers(
         _test(y, x, lengths, labels.design, inference),
         definition,
         inference.threshold,
-        len(x),
     )
     results, start = [], 0
     for tap, part in parts.items():
@@ -187,17 +195,16 @@ class _JointTest:
     adjusted: MaxT
     definition: Definition
     threshold: float
-    num_questions: int
 
     def result(self, tap: str, parts: Parts, labels: Labels, layers: slice) -> LayerTestResult:
         """Return the result of a tap; `layers` selects its layers among all tested ones."""
         variance, sparse = parts
-        hsav, hss, spread = _effect(variance, labels), -_effect(sparse, labels), (variance - sparse).std(axis=0)
+        hsav, hss = _effect(variance, labels), -_effect(sparse, labels)
         plain, adjusted = self.plain, self.adjusted
-        unit = np.ones_like(spread)
+        unit = np.ones(len(hsav))
         if self.definition.unit != "none":
-            over_questions = plain.error[layers] * np.sqrt(self.num_questions)
-            deviation = spread if self.definition.unit == "answers" else over_questions
+            over_answers = self.definition.unit == "answers"
+            deviation = (variance - sparse).std(axis=0) if over_answers else plain.spread[layers]
             unit = np.where(deviation > 0, deviation, 1.0)
 
         def report(values: Array) -> Array:
