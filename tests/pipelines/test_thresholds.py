@@ -44,14 +44,19 @@ def test_least_over_random_is_the_least_gain_over_data_sets() -> None:
 
 
 def test_a_difference_is_one_only_where_its_interval_leaves_0_out() -> None:
-    assert against_random(0.01, 0.05, 0.02, 200).startswith("better")
-    assert against_random(-0.05, -0.01, 0.02, 200).startswith("worse")
-    assert "could show 0.020" in against_random(-0.01, 0.05, 0.02, 200)
+    assert against_random(0.01, 0.05, 0.02, 2.0, 200).startswith("better")
+    assert against_random(-0.05, -0.01, 0.02, 2.0, 200).startswith("worse")
+    assert "could show 0.020" in against_random(-0.01, 0.05, 0.02, 2.0, 200)
+
+
+def test_nothing_flagged_and_everything_flagged_are_no_comparison() -> None:
+    assert against_random(0.0, 0.0, None, 0.0, 200).startswith("no fold's training questions flag a layer")
+    assert against_random(0.0, 0.0, None, 6.0, 200).startswith("random sets of as many layers are the same layers")
 
 
 def test_few_random_sets_of_layers_are_no_finding() -> None:
-    assert against_random(0.01, 0.05, 0.02, 19).startswith("better")
-    text = against_random(0.01, 0.05, 0.02, 2)
+    assert against_random(0.01, 0.05, 0.02, 2.0, 19).startswith("better")
+    text = against_random(0.01, 0.05, 0.02, 2.0, 2)
     assert text == ("no difference could be shown with 2 random sets of as many layers (the least possible p is 0.33)")
     assert text in list(verdicts(result("0", 0.7), [], random_sets=2))[1]
 

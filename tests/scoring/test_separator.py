@@ -13,6 +13,7 @@ from stratoscope.scoring import (
     Separator,
     separate_answers,
 )
+from stratoscope.scoring.separation import features
 from tests.scoring.test_layer_tests import answers, readings
 
 VIEW = AnswerView("answer", "elementwise", 0)
@@ -63,3 +64,25 @@ def test_scores_of_random_sets_are_computed_once(reacting: tuple[AnswerSet, Read
     first = separator.evaluate_random(("block",), table, [2] * 4)
     again = separator.evaluate_random(("block",), np.zeros_like(table), [2] * 4)
     assert [a.value for a in again] == [a.value for a in first]
+
+
+@pytest.mark.parametrize("c", [1.0, 100.0])
+def test_all_layers_are_exactly_as_good_as_random_sets_of_all_layers(c: float) -> None:
+    """Flagged layers and random ones are scored by one method, so that no set beats itself."""
+    for seed in range(5):
+        labels = answers(60, seed)
+        separator = Separator(
+            AnswerSet(labels, (), np.zeros(len(labels.wrong))), SeparationSettings(c=c, random_sets=3)
+        )
+        table = features(readings(labels, NUM_LAYERS, seed))
+        comparison = separator.compare_with_random(("block",), table, [tuple(range(NUM_LAYERS))] * 5)
+        assert comparison.difference.value == 0
+        assert comparison.difference.interval(0.95) == (0, 0)
+        assert comparison.difference.detectable() is None
+
+
+def test_data_in_which_no_fold_flags_a_layer_could_show_nothing(reacting: tuple[AnswerSet, Readings]) -> None:
+    answer_set, reading = reacting
+    nothing = Separator(answer_set, SETTINGS).compare_with_random(("block",), features(reading), [()] * 4)
+    assert nothing.difference.detectable() is None
+    assert nothing.auroc.detectable() is None

@@ -45,8 +45,13 @@ class Auroc:
         """Return the difference to another area over the same questions."""
         return Auroc(self.value - other.value, self.influence - other.influence)
 
-    def detectable(self, level: float = 0.05, power: float = 0.8) -> float:
-        """Return the smallest true value that a two-sided test against 0 detects with the given power."""
+    def detectable(self, level: float = 0.05, power: float = 0.8) -> float | None:
+        """Return the smallest true value that a two-sided test against 0 detects with the given power.
+
+        It is None for the difference of two areas that are equal in every question, which shows nothing.
+        """
+        if not self.influence.any():
+            return None
         normal = NormalDist()
         return (normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)) * self.error
 
@@ -76,18 +81,6 @@ class Learner:
 
     c: float = 1.0
     """Inverse strength of the L2 penalty on standardised features."""
-
-    def predict(self, train: Array, wrong: NDArray[np.bool_], test: Array) -> Array:
-        """Fit training answers and return the log-odds that each test answer is wrong, shape (test,)."""
-        from sklearn.linear_model import LogisticRegression
-
-        if train.shape[1] == 0 or wrong.all() or not wrong.any():
-            return np.zeros(len(test))
-        train, test = _standardised(train, test)
-        model = LogisticRegression(C=self.c, class_weight="balanced", solver="lbfgs", tol=1e-3, max_iter=200)
-        model.fit(train, wrong)
-        scores: Array = model.decision_function(test)
-        return scores
 
     def predict_many(
         self, table: Array, wrong: NDArray[np.bool_], test: NDArray[np.bool_], sets: Sequence[Layers]
@@ -164,27 +157,11 @@ def separate(table: Array, labels: Labels, folds: Folds, sets: Sequence[Layers],
         sets: one set of layers per fold.
         learner: the classifier.
     """
+    masks = [folds.holds_out(fold, labels) for fold in range(folds.num_folds)]
     parts = [
-        held_out(table, labels.wrong, folds.holds_out(fold, labels), layers, learner)
-        for fold, layers in enumerate(sets)
+        learner.predict_many(table, labels.wrong, test, [layers])[0] for test, layers in zip(masks, sets, strict=True)
     ]
     return auroc(joined(parts, labels, folds), labels)
-
-
-def held_out(
-    table: Array, wrong: NDArray[np.bool_], test: NDArray[np.bool_], layers: Layers, learner: Learner
-) -> Array:
-    """Return the scores of held-out answers from a fit to all others.
-
-    Args:
-        table: features, shape (N, L, K).
-        wrong: whether an answer is wrong, shape (N,).
-        test: mask of the held-out answers, shape (N,).
-        layers: layers whose features are used.
-        learner: the classifier.
-    """
-    values = table[:, list(layers)].reshape(len(table), -1)
-    return learner.predict(values[~test], wrong[~test], values[test])
 
 
 def joined(parts: Sequence[Array], labels: Labels, folds: Folds) -> Array:

@@ -170,7 +170,8 @@ class SeparationRow(TableRow):
     over_random_high: float | None
     """Upper end of the interval of the difference."""
     detectable: float | None
-    """Smallest difference that data of this size detects in four of five cases."""
+    """Smallest difference that data of this size detects in four of five cases; null where no fold flags a layer, or
+    random sets are the same layers."""
     share_of_random_below: float | None
     """Share of the random sets that do worse."""
 

@@ -33,8 +33,8 @@ def verdicts(
             assert over is not None
             assert low is not None
             assert high is not None
-            assert flagged.detectable is not None
-            comparison = against_random(low, high, flagged.detectable, random_sets)
+            assert flagged.num_layers is not None
+            comparison = against_random(low, high, flagged.detectable, flagged.num_layers, random_sets)
             yield (
                 f"{result.dataset}, tap {test.tap}: layers {layers} are flagged; on held-out questions, flagged layers "
                 f"separate wrong answers from right ones with AUROC {flagged.auroc:.3f}, {over:+.3f} ({low:+.3f} to "
@@ -42,15 +42,18 @@ def verdicts(
             )
 
 
-def against_random(low: float, high: float, detectable: float, num_sets: int) -> str:
+def against_random(low: float, high: float, detectable: float | None, num_layers: float, num_sets: int) -> str:
     """Describe the interval of a difference to random sets of layers in words.
 
     Args:
         low: lower end of the interval.
         high: upper end of the interval.
-        detectable: smallest difference that data of this size detects.
+        detectable: smallest difference that data of this size detects; None where the two sides are the same.
+        num_layers: mean number of flagged layers over folds.
         num_sets: number of random sets. With few sets, the best rank occurs by chance too often to be a finding.
     """
+    if not num_layers:
+        return "no fold's training questions flag a layer, so there is nothing to compare"
     if least_rank_p(num_sets) > SIGNIFICANT:
         return not_shown(
             f"{num_sets} random set{'s' if num_sets > 1 else ''} of as many layers", least_rank_p(num_sets)
@@ -59,6 +62,8 @@ def against_random(low: float, high: float, detectable: float, num_sets: int) ->
         return "better than random sets of as many layers"
     if high < 0:
         return "worse than random sets of as many layers"
+    if detectable is None:
+        return "random sets of as many layers are the same layers, so there is nothing to compare"
     return f"no better than random sets of as many layers; this data could show {detectable:.3f}"
 
 

@@ -109,7 +109,7 @@ def verdicts(best: DefinitionResult, confirmed: Sequence[DefinitionOutcome], *, 
     )
     for role, outcomes in (("chosen on", best.outcomes), ("confirmed on", confirmed)):
         for o in outcomes:
-            comparison = against_random(o.over_random_low, o.over_random_high, o.detectable, random_sets)
+            comparison = against_random(o.over_random_low, o.over_random_high, o.detectable, o.num_layers, random_sets)
             yield (
                 f"{o.dataset} ({role}): layers {' '.join(map(str, o.flagged_layers)) or 'none'}; AUROC {o.auroc:.3f} "
                 f"({o.ci_low:.3f} to {o.ci_high:.3f}), {o.over_random:+.3f} ({o.over_random_low:+.3f} to "

@@ -74,7 +74,7 @@ def _result_text(rows: Sequence[DefinitionOutcomeRow], num_sets: int) -> str:
     """Return the results on the first data sets in a sentence."""
     findings: dict[str, list[str]] = {}
     for row in rows[:MAX_DATASETS]:
-        finding = against_random(row.over_random_low, row.over_random_high, row.detectable, num_sets)
+        finding = against_random(row.over_random_low, row.over_random_high, row.detectable, row.num_layers, num_sets)
         findings.setdefault(finding, []).append(row.dataset)
     by_dataset = [f"on {list_text(datasets)}, {finding}" for finding, datasets in findings.items()]
     finding = "; ".join(by_dataset) if len(findings) > 1 else next(iter(findings))
