@@ -55,3 +55,39 @@ def test_a_change_is_relative_to_the_question() -> None:
     readings = observations.readings("d", AnswerView("change", "elementwise", 0))["block"]
     assert readings.variance.ravel().tolist() == [1.0, 2.0, 3.0, 1.0]
     assert observations.without({"d"}).answers == {}
+
+
+def observations_of(variance: dict[str, np.ndarray], pooled: dict[str, np.ndarray] | None = None) -> AnswerObservations:
+    """Observations of a data set with the given variances by tap."""
+    return AnswerObservations(
+        {"d": answer_set(len(next(iter(variance.values()))))},
+        dict.fromkeys(variance, ()),
+        {
+            ("d", tap, "answer"): AnswerStatistics(v, (pooled or variance)[tap], np.full((*v.shape, 1), 0.5))
+            for tap, v in variance.items()
+        },
+    )
+
+
+def test_a_layer_without_activations_has_no_reading_and_a_tap_without_any_is_left_out() -> None:
+    absent = np.array([[1.0, np.nan], [2.0, np.nan]])
+    seen = observations_of({"block": absent, "mlp": np.full((2, 2), np.nan)})
+    view = AnswerView("answer", "elementwise", 0)
+    assert seen.without_unreadable([view]).answers["d"].labels.wrong.tolist() == [False, True]
+    readings = seen.readings("d", view)
+    assert list(readings) == ["block"]
+    assert readings["block"].readable.tolist() == [True, False]
+
+
+def test_an_answer_that_cannot_be_read_at_one_layer_is_left_out_and_not_the_layer() -> None:
+    variance = np.arange(1.0, 13.0).reshape(6, 2)
+    variance[4, 1] = np.nan
+    elementwise, pooled = (AnswerView("answer", kind, 0) for kind in ("elementwise", "pooled"))
+    seen = observations_of({"block": np.ones((6, 2))}, pooled={"block": variance})
+    assert len(seen.without_unreadable([elementwise]).answers["d"]) == 6
+    assert seen.readings("d", pooled)["block"].readable.tolist() == [True, False]
+    kept = seen.without_unreadable([elementwise, pooled])
+    assert kept.answers["d"].labels.question.tolist() == [0, 0, 1, 1, 2], "questions keep their numbers"
+    reading = kept.readings("d", pooled)["block"]
+    assert reading.readable.all()
+    assert reading.variance[:, 0].tolist() == [1, 3, 5, 7, 11]

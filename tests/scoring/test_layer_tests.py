@@ -197,3 +197,22 @@ def test_too_few_randomisations_for_a_level_are_recognised_by_the_least_p_value(
     (result,) = find("eavss", {"block": shifted}, labels, few)
     assert (result.level, result.least_p) == (0.001, pytest.approx(0.01))
     assert not result.survives.any()
+
+
+@pytest.mark.parametrize("definition", list(DEFINITIONS))
+def test_a_layer_that_cannot_be_read_takes_no_part(definition: str) -> None:
+    labels = answers(40, 0)
+    seen = readings(labels, 5, 1)
+    seen.variance[labels.wrong, 2] *= 3
+    variance, sparse = (np.insert(values, 1, values[:, 0], axis=1) for values in (seen.variance, seen.sparsity))
+    variance[7, 1] = np.nan
+    (without,) = find(definition, {"block": seen}, labels)
+    (found,) = find(definition, {"block": Readings(variance, sparse)}, labels)
+    others = np.arange(6) != 1
+    for name in ("hsav", "hss", "eavss", "low", "high", "adjusted", "null", "p_value", "p_value_adjusted"):
+        values = getattr(found, name)
+        np.testing.assert_allclose(values[others], getattr(without, name), err_msg=name)
+        assert np.isnan(values[1]), name
+    np.testing.assert_allclose(found.propensity[others], without.propensity)
+    assert found.flagged[others].tolist() == without.flagged.tolist()
+    assert (found.propensity[1], found.flagged[1], found.direction[1]) == (0, False, "none")

@@ -8,12 +8,13 @@ from stratoscope.scoring import (
     AnswerSet,
     AnswerView,
     Inference,
+    Labels,
     Readings,
     SeparationSettings,
     Separator,
     separate_answers,
 )
-from stratoscope.scoring.separation import features
+from stratoscope.scoring.separation import Folds, features
 from tests.scoring.test_layer_tests import answers, readings
 
 VIEW = AnswerView("answer", "elementwise", 0)
@@ -86,3 +87,30 @@ def test_data_in_which_no_fold_flags_a_layer_could_show_nothing(reacting: tuple[
     nothing = Separator(answer_set, SETTINGS).compare_with_random(("block",), features(reading), [()] * 4)
     assert nothing.difference.detectable() is None
     assert nothing.auroc.detectable() is None
+
+
+def test_layers_that_cannot_be_read_are_in_no_set(reacting: tuple[AnswerSet, Readings]) -> None:
+    """Random sets of as many layers are drawn from those that can be read."""
+    answer_set, reading = reacting
+    gaps = Readings(
+        np.insert(reading.variance, [0, 3], np.nan, axis=1), np.insert(reading.sparsity, [0, 3], 0.5, axis=1)
+    )
+    without, with_gaps = (
+        separate_answers(answer_set, {"block": r}, VIEW, DEFINITIONS["eavss"], settings=SETTINGS, inference=INFERENCE)
+        for r in (reading, gaps)
+    )
+    assert [r.layer for r in with_gaps[0] if r.features == "layer"] == [1, 2, 3, 5, 6, 7]
+    for a, b in zip(without[0], with_gaps[0], strict=True):
+        assert (a.features, a.num_layers) == (b.features, b.num_layers)
+        assert a.auroc.value == pytest.approx(b.auroc.value)
+    assert [a.value for a in without[1]["block"]] == pytest.approx([a.value for a in with_gaps[1]["block"]])
+
+
+def test_a_fold_may_hold_out_no_answer() -> None:
+    labels = answers(40, 0)
+    last = labels.question >= 36
+    few = Labels(labels.question[~last], labels.wrong[~last], labels.tokens[~last])
+    separator = Separator(AnswerSet(few, (), np.zeros(len(few.wrong))), SeparationSettings(folds=2))
+    separator.folds = Folds(np.where(np.arange(36) % 2 == 0, 0, 2), 3)
+    table = features(readings(few, 3, 1))
+    assert 0 <= separator.evaluate(table, [(0,)] * 3).value <= 1

@@ -1,7 +1,8 @@
 """Answers to questions: their labels, and the statistics of their activations that definitions of EAVSS read."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,8 @@ Part = Literal["answer", "last", "change"]
 """Part that is contrasted: an answer, its last token, or an answer relative to its question."""
 MIN_VARIANCE = 1e-30
 """Lower bound of the variance, which replaces 0, the variance of a tap with only zeros for an answer."""
+MOST = 0.5
+"""Share of a data set's answers from which on a layer, and not the answers, cannot be read (ours)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +90,11 @@ class AnswerSet:
     def __len__(self) -> int:
         return len(self.labels.wrong)
 
+    def __getitem__(self, answers: NDArray[np.bool_]) -> "AnswerSet":
+        """Select answers; questions keep their numbers."""
+        labels = Labels(*(getattr(self.labels, field.name)[answers] for field in fields(Labels)))
+        return AnswerSet(labels, self.question_ids, self.log_likelihood[answers])
+
 
 @dataclass(frozen=True)
 class AnswerView:
@@ -103,25 +111,27 @@ class AnswerStatistics:
     """Statistics by answer and layer, shape (N, L), of one data set, tap and part."""
 
     elementwise: Array
+    """Variance over all activations; NaN where none is finite."""
     pooled: Array
+    """Variance over the width of the token mean; NaN where there is no such mean."""
     sparsity: Array
     """Sparsity under each threshold, shape (N, L, thresholds)."""
 
     @classmethod
     def measure(cls, statistics: Statistics, thresholds: Sequence[Threshold]) -> "AnswerStatistics":
-        """Return the statistics of answers under some thresholds, from sufficient statistics of shape (N, L).
-
-        Layers without activations at the tap get constants, so that their contrasts are 0.
-        """
+        """Return the statistics of answers under some thresholds, from sufficient statistics of shape (N, L)."""
         below = np.stack([threshold.below(statistics) for threshold in thresholds], axis=-1)
-        absent = statistics.count + statistics.nonfinite == 0
-        variance, pooled = (np.where(absent, 1.0, v) for v in (statistics.variance, statistics.pooled_variance))
-        return cls(variance, pooled, sparsity(below, statistics.count[..., None]))
+        share = sparsity(below, statistics.count[..., None])
+        return cls(statistics.variance, statistics.pooled_variance, share)
 
     @classmethod
     def concatenate(cls, parts: Sequence["AnswerStatistics"]) -> "AnswerStatistics":
         """Concatenate answers."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    def __getitem__(self, answers: NDArray[np.bool_]) -> "AnswerStatistics":
+        """Select answers."""
+        return AnswerStatistics(*(getattr(self, field.name)[answers] for field in fields(self)))
 
     def readings(self, view: AnswerView) -> Readings:
         """Return the variance and the sparsity that a view selects."""
@@ -149,9 +159,33 @@ class AnswerObservations:
         """Leave data sets out."""
         return replace(self, answers={name: a for name, a in self.answers.items() if name not in datasets})
 
-    def readings(self, dataset: str, view: AnswerView, taps: Iterable[str] | None = None) -> dict[str, Readings]:
-        """Return the readings of a data set's answers, by tap; of all taps unless some are given."""
-        return {tap: self._reading(dataset, tap, view) for tap in taps or self.taps}
+    def readings(self, dataset: str, view: AnswerView) -> dict[str, Readings]:
+        """Return the readings of a data set's answers, by tap; a tap at which no layer can be read has none.
+
+        A layer that cannot be read in all answers is NaN in all of them.
+        """
+        by_tap = {tap: self._reading(dataset, tap, view) for tap in self.taps}
+        return {tap: reading.masked() for tap, reading in by_tap.items() if reading.readable.any()}
+
+    def without_unreadable(self, views: Sequence[AnswerView]) -> "AnswerObservations":
+        """Leave out answers that cannot be read, in one of the views, at a layer that most answers can be read at.
+
+        A forward pass that overflows in a few answers thus costs these answers and not the layers.
+        """
+        readable = {dataset: self._readable_answers(dataset, views) for dataset in self.answers}
+        kept = {
+            (dataset, tap, part): of_part if part == "question" else of_part[readable[dataset]]
+            for (dataset, tap, part), of_part in self.statistics.items()
+        }
+        return replace(self, answers={n: a[readable[n]] for n, a in self.answers.items()}, statistics=kept)
+
+    def _readable_answers(self, dataset: str, views: Sequence[AnswerView]) -> NDArray[np.bool_]:
+        """Return which answers are kept, shape (N,)."""
+        readable = np.ones(len(self.answers[dataset]), bool)
+        for tap, view in product(self.taps, views):
+            missing = np.isnan(self._reading(dataset, tap, view).variance)
+            readable &= ~(missing & (missing.mean(axis=0) < MOST)).any(axis=1)
+        return readable
 
     def _reading(self, dataset: str, tap: str, view: AnswerView) -> Readings:
         if view.part != "change":

@@ -51,14 +51,15 @@ def run_layer_tests(
         inference: settings of the tests.
 
     Yields:
-        Results, data set by data set. The first of a data set is the one that flags its layers.
+        Results, data set by data set. The first of a data set is the one that flags its layers. Views in which no layer
+        can be read have none.
     """
     for dataset, answers in observations.answers.items():
         labels = answers.labels
-        num_questions = int(labels.has_both.sum()) if labels.design == "paired" else labels.num_questions
+        num_questions = int(labels.testable.sum())
         for view in views:
             readings = observations.readings(dataset, view)
-            for name in definitions:
+            for name in definitions if readings else ():
                 results = find_layers(DEFINITIONS[name], readings, labels, inference)
                 yield DatasetResult(dataset, view, name, num_questions, tuple(results))
 
@@ -76,12 +77,14 @@ def compare_datasets(results: Sequence[DatasetResult]) -> Iterator[DatasetAgreem
     """
     for index, result in enumerate(results):
         for other in results[index + 1 :]:
-            for a, b in zip(result.layer_tests, other.layer_tests, strict=True):
+            of_other = {test.tap: test for test in other.layer_tests}
+            for a, b in ((test, of_other[test.tap]) for test in result.layer_tests if test.tap in of_other):
+                known = ~np.isnan(a.eavss + b.eavss)
                 yield DatasetAgreement(
                     tap=a.tap,
                     dataset=result.dataset,
                     other=other.dataset,
-                    rank_correlation=spearman(a.eavss, b.eavss),
-                    same_sign=float((np.sign(a.eavss) == np.sign(b.eavss)).mean()),
+                    rank_correlation=spearman(a.eavss[known], b.eavss[known]),
+                    same_sign=float((np.sign(a.eavss) == np.sign(b.eavss))[known].mean()),
                     flagged_by_both=int((a.flagged & b.flagged).sum()),
                 )

@@ -21,6 +21,7 @@ class Readings:
     """Variance and sparsity of the answers at one tap, shape (N answers, L layers)."""
 
     variance: Array
+    """Variance; NaN where there is none, as in a layer without activations at the tap."""
     sparsity: Array
     """Sparsity, in (0, 1); see `scoring.sparsity`."""
 
@@ -33,6 +34,15 @@ class Readings:
         """Logarithm of AVSS."""
         log: Array = np.log(self.variance) - np.log(self.sparsity)
         return log
+
+    @property
+    def readable(self) -> NDArray[np.bool_]:
+        """Whether a layer can be read in all answers, shape (L,); the others have no score."""
+        return ~np.isnan(self.variance).any(axis=0)
+
+    def masked(self) -> "Readings":
+        """Return the readings with NaN throughout in layers that cannot be read in all answers."""
+        return Readings(*(np.where(self.readable, values, np.nan) for values in (self.variance, self.sparsity)))
 
 
 Parts = tuple[Array, Array]

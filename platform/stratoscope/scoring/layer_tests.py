@@ -1,6 +1,6 @@
 """Layer tests: how a layer's activations differ between wrong and right answers, and whether chance can explain it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -34,7 +34,10 @@ class Inference:
 
 @dataclass(frozen=True, eq=False)
 class LayerTestResult:
-    """Results of one definition at one tap, by layer; all arrays have shape (L,)."""
+    """Results of one definition at one tap, by layer; all arrays have shape (L,).
+
+    All values of a layer that cannot be read are NaN, except that its propensity is 0.
+    """
 
     tap: str
     hsav: Array
@@ -114,11 +117,12 @@ def find_layers(
     The unit of randomisation is the question with all its answers. The paired design flips the signs of the questions'
     contrasts, the grouped one permutes the groups. p-values and intervals hold for all layers and taps at once. A layer
     is flagged where its contrast stays significant after the adjustment for length and its propensity exceeds the
-    threshold; a definition that cannot be tested flags by the threshold alone.
+    threshold; a definition that cannot be tested flags by the threshold alone. A layer that cannot be read in all
+    answers takes no part.
 
     Args:
         definition: the definition of EAVSS.
-        readings: readings by tap, all of the same answers.
+        readings: readings by tap, all of the same answers; some layer can be read.
         labels: labels of these answers.
         inference: settings of the tests.
 
@@ -128,7 +132,7 @@ def find_layers(
     check_enough(labels)
     labels, answers = labels.select_questions(labels.testable)
     means = partial(_kind_means, labels=labels)
-    parts = {tap: definition.parts(reading[answers], means) for tap, reading in readings.items()}
+    parts = {tap: definition.parts(reading[answers].masked(), means) for tap, reading in readings.items()}
     if not definition.contrasts:
         return [_describe_wrong(tap, part, labels, inference.threshold) for tap, part in parts.items()]
     x = _group(labels)
@@ -184,7 +188,13 @@ def _effect(values: Array, labels: Labels) -> Array:
 
 
 def _test(y: Array, x: Array, lengths: Array, design: Design, inference: Inference) -> MaxT:
-    return max_t(y, x, lengths, design, draws=inference.draws, level=inference.level, seed=inference.seed)
+    """Test the columns of y without NaN; the others have NaN results."""
+    known = ~np.isnan(y).any(axis=0)
+    test = max_t(y[:, known], x, lengths, design, draws=inference.draws, level=inference.level, seed=inference.seed)
+    by_column = {name: np.full(len(known), np.nan) for name in ("effect", "error", "spread", "statistic", "p_value")}
+    for name, values in by_column.items():
+        values[known] = getattr(test, name)
+    return replace(test, **by_column)
 
 
 @dataclass(frozen=True)
@@ -235,7 +245,7 @@ class _JointTest:
 def _describe_wrong(tap: str, parts: Parts, labels: Labels, threshold: float) -> LayerTestResult:
     """Describe wrong answers alone, without a test."""
     variance, sparse = (part[labels.wrong].mean(axis=0) for part in parts)
-    hsav, hss = variance - variance.mean(), sparse.mean() - sparse
+    hsav, hss = variance - np.nanmean(variance), np.nanmean(sparse) - sparse
     untested = np.full(len(hsav), np.nan)
     propensity = multiples(hsav + hss)
     return LayerTestResult(
@@ -258,7 +268,10 @@ def _describe_wrong(tap: str, parts: Parts, labels: Labels, threshold: float) ->
 
 
 def multiples(eavss: Array) -> Array:
-    """Return |EAVSS| in multiples of its mean over layers, shape (L,); zeros where EAVSS is 0 throughout."""
-    size = np.abs(eavss)
-    mean = size.mean()
+    """Return |EAVSS| in multiples of its mean over layers, shape (L,).
+
+    It is 0 for layers without EAVSS, and everywhere if EAVSS is 0 throughout.
+    """
+    size, known = np.nan_to_num(np.abs(eavss)), ~np.isnan(eavss)
+    mean = size[known].mean() if known.any() else 0.0
     return np.asarray(size / mean if mean > 0 else np.zeros_like(size))

@@ -100,7 +100,8 @@ class Learner:
         if not sets[0] or inside.all() or not inside.any():
             return np.zeros((len(sets), int(test.sum())))
         num_features = table.shape[2]
-        train, held = _standardised(table[~test].reshape(len(inside), -1), table[test].reshape(int(test.sum()), -1))
+        flat = table.reshape(len(table), -1)
+        train, held = _standardised(flat[~test], flat[test])
         distinct = sorted(set(sets))
         columns = np.array([[layer * num_features + k for layer in s for k in range(num_features)] for s in distinct])
         scores = dict(zip(distinct, decision_functions(train, inside, held, columns, self.c), strict=True))

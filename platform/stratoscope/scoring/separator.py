@@ -129,7 +129,7 @@ class Separator:
 
         Args:
             key: name of the features; scores of random sets are cached under it.
-            table: features, shape (N, L, K).
+            table: features, shape (N, L, K); NaN in layers that cannot be read.
             sizes: number of layers, one per fold.
         """
         by_fold = [self._score_random(key, table, fold, size) for fold, size in enumerate(sizes)]
@@ -139,7 +139,11 @@ class Separator:
         cached = (*key, fold, size)
         if cached not in self._random_scores:
             held_out = self.folds.holds_out(fold, self.labels)
-            sets = random_layers(table.shape[1], size, self.settings.random_sets, self.settings.seed)
+            layers = np.flatnonzero(~np.isnan(table).any(axis=(0, 2)))
+            sets = [
+                tuple(layers[list(chosen)].tolist())
+                for chosen in random_layers(len(layers), size, self.settings.random_sets, self.settings.seed)
+            ]
             self._random_scores[cached] = list(self.learner.predict_many(table, self.labels.wrong, held_out, sets))
         return self._random_scores[cached]
 
@@ -162,7 +166,10 @@ class Separator:
     def evaluate_tap(
         self, tap: str, readings: Readings, flagged: Sequence[Layers], view: AnswerView
     ) -> Iterator[SeparationResult]:
-        """Yield the results of a tap: flagged layers, random ones, those of the highest AVSS, all, and each."""
+        """Yield the results of a tap: flagged layers, random ones, those of the highest AVSS, all, and each.
+
+        Layers that cannot be read are in none of these sets.
+        """
         table, key = features(readings), (tap, view)
         size = float(np.mean([len(layers) for layers in flagged]))
         comparison = self.compare_with_random(key, table, flagged)
@@ -170,7 +177,7 @@ class Separator:
         yield SeparationResult("random", tap, None, size, mean_auroc(comparison.random))
         by_avss = select_by_fold(partial(self._highest_avss, readings, flagged), self.folds)
         yield _compared("avss", tap, size, self.compare_with_random(key, table, by_avss))
-        layers = tuple(range(table.shape[1]))
+        layers = tuple(np.flatnonzero(readings.readable).tolist())
         yield SeparationResult("all", tap, None, len(layers), self.evaluate(table, [layers] * self.folds.num_folds))
         for layer in layers:
             sets: list[Layers] = [(layer,)] * self.folds.num_folds

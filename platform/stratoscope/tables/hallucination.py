@@ -117,18 +117,18 @@ class HallucinationScoreRow(TableRow):
     """Sparsity threshold as applied."""
     num_questions: int
     """Number of questions that the test uses."""
-    hsav: float
-    """Hallucination-specific activation variance."""
-    hss: float
-    """Hallucination-specific sparsity."""
-    eavss: float
-    """Sum of hsav and hss: positive where wrong answers have more AVSS."""
+    hsav: float | None
+    """Hallucination-specific activation variance; null where the layer cannot be read."""
+    hss: float | None
+    """Hallucination-specific sparsity; null likewise."""
+    eavss: float | None
+    """Sum of hsav and hss, positive where wrong answers have more AVSS; null likewise."""
     eavss_length_adjusted: float | None
-    """EAVSS adjusted for the length of answers; null where the definition cannot be tested."""
+    """EAVSS adjusted for the length of answers; null where the definition or the layer cannot be tested."""
     direction: str
     """Whether wrong answers have more AVSS or less, or none."""
     propensity: float
-    """|EAVSS| in multiples of its mean over layers."""
+    """|EAVSS| in multiples of its mean over layers; 0 where the layer cannot be read."""
     ci_low: float | None
     """Lower end of the simultaneous interval of EAVSS; null likewise."""
     ci_high: float | None

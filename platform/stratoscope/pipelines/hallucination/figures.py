@@ -27,13 +27,17 @@ SETS = {
 
 
 def propensity(rows: Sequence[HallucinationScoreRow], title: str) -> "Figure":
-    """Draw EAVSS by layer with its intervals over the band of the null hypothesis. Flagged layers are filled points."""
+    """Draw EAVSS by layer with its intervals over the band of the null hypothesis. Flagged layers are filled points.
+
+    Layers that cannot be read have no point.
+    """
     from plotly.graph_objects import Figure, Scatter
 
-    layers = [row.layer for row in rows]
+    known = [row for row in rows if row.eavss is not None]
+    layers = [row.layer for row in known]
     traces = []
-    if rows[0].null_band is not None:
-        band = np.array([row.null_band for row in rows])
+    if known and known[0].null_band is not None:
+        band = np.array([row.null_band for row in known])
         traces.append(
             Scatter(
                 x=[*layers, *layers[::-1]],
@@ -46,7 +50,7 @@ def propensity(rows: Sequence[HallucinationScoreRow], title: str) -> "Figure":
                 name="what labels dealt at random reach",
             )
         )
-    traces.append(_eavss(rows))
+    traces.append(_eavss(known))
     figure = Figure(traces)
     style(figure, "layer", "EAVSS, log ratio" if rows[0].definition == "eavss" else "EAVSS", title=title, by_layer=True)
     figure.update_xaxes(range=[-0.5, len(rows) - 0.5])
@@ -60,7 +64,7 @@ def _eavss(rows: Sequence[HallucinationScoreRow]) -> "Scatter":
 
     values = np.array([row.eavss for row in rows])
     error = None
-    if rows[0].ci_low is not None:
+    if rows and rows[0].ci_low is not None:
         low, high = (np.array([getattr(row, name) for row in rows]) for name in ("ci_low", "ci_high"))
         error = {
             "type": "data",
@@ -163,7 +167,7 @@ def layer_aurocs(rows: Sequence[SeparationRow], title: str) -> "Figure":
         )
     )
     style(figure, "layer", "AUROC", title=title, by_layer=True)
-    figure.update_xaxes(range=[-0.5, len(rows) - 0.5])
+    figure.update_xaxes(range=[-0.5, max(row.layer or 0 for row in rows) + 0.5])
     figure.update_yaxes(range=data_range([0.5, *(row.ci_low for row in rows)], [0.5, *(row.ci_high for row in rows)]))
     figure.add_hline(y=0.5, line={"color": INK, "dash": "dot", "width": 1})
     return figure

@@ -1,10 +1,14 @@
 """The outcome of a hallucination run in words."""
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 
-from stratoscope.scoring import DatasetResult, LayerTestResult
+from stratoscope.pipelines.reporting.formatting import list_text
+from stratoscope.pipelines.reporting.layers import layers_text
+from stratoscope.scoring import AnswerObservations, AnswerView, DatasetResult, LayerTestResult, Readings
 from stratoscope.statistics import least_rank_p, not_shown
 from stratoscope.tables.hallucination import SeparationRow
 
@@ -65,6 +69,42 @@ def against_random(low: float, high: float, detectable: float | None, num_layers
     if detectable is None:
         return "random sets of as many layers are the same layers, so there is nothing to compare"
     return f"no better than random sets of as many layers; this data could show {detectable:.3f}"
+
+
+def unreadable_notes(read: AnswerObservations, kept: AnswerObservations, views: Sequence[AnswerView]) -> Iterator[str]:
+    """Yield sentences on answers that are left out, and on layers that cannot be read.
+
+    Args:
+        read: the observations as they were read.
+        kept: the observations without the answers that cannot be read.
+        views: the views of the answers.
+    """
+    for dataset, answers in kept.answers.items():
+        total = len(read.answers[dataset])
+        if total > len(answers):
+            yield (
+                f"{dataset}: {total - len(answers)} of {total} answers are left out; they have no finite "
+                "activations at a layer that most answers can be read at."
+            )
+    datasets: dict[str, list[str]] = defaultdict(list)
+    kinds = dict.fromkeys(AnswerView(view.part, view.variance, 0) for view in views)
+    for view, dataset in product(kinds, kept.answers):
+        readings = kept.readings(dataset, view)
+        for tap, layers in _unreadable_layers(readings, kept.taps).items():
+            datasets[f"{layers} of tap {tap} cannot be read ({view.variance} variance, part {view.part})"].append(
+                dataset
+            )
+    yield from (f"{list_text(of_place)}: {place}, so no score is given." for place, of_place in datasets.items())
+
+
+def _unreadable_layers(readings: Mapping[str, Readings], taps: Sequence[str]) -> dict[str, str]:
+    """Return the layers that cannot be read in words, by tap; taps at which all layers can be read are left out."""
+    unreadable = {tap: np.flatnonzero(~readings[tap].readable).tolist() for tap in taps if tap in readings}
+    return {
+        tap: "all layers" if tap not in readings else layers_text(unreadable[tap])
+        for tap in taps
+        if unreadable.get(tap, True)
+    }
 
 
 def _why_none(test: LayerTestResult) -> str:

@@ -215,7 +215,15 @@ def _rate_section(rates: Sequence[RateRow], manifest: Manifest) -> PageSection:
 def _all_section(rows: Sequence[HallucinationScoreRow]) -> PageSection:
     flagged: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
-        scoring = (row.dataset, row.tap, row.part, row.definition, row.variance, row.epsilon_kind, f"{row.epsilon:.3g}")
+        scoring = (
+            row.dataset,
+            row.tap,
+            row.part,
+            row.definition,
+            row.variance,
+            row.epsilon_kind,
+            number_text(row.epsilon, ".3g"),
+        )
         layers = flagged.setdefault(scoring, [])
         if row.flagged:
             layers.append(str(row.layer))

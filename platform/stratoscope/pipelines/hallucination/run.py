@@ -19,7 +19,7 @@ from stratoscope.pipelines.hallucination.inputs import (
     write_answers_with_vllm,
 )
 from stratoscope.pipelines.hallucination.load_statistics import load_observations
-from stratoscope.pipelines.hallucination.outcome import verdicts
+from stratoscope.pipelines.hallucination.outcome import unreadable_notes, verdicts
 from stratoscope.pipelines.hallucination.report import build_page, summary_table
 from stratoscope.pipelines.hallucination.worker import HallucinationWorkerSettings, make_worker
 from stratoscope.pipelines.reporting.data_notes import nonfinite_notes, question_counts
@@ -37,12 +37,13 @@ from stratoscope.pipelines.sharded.measure import (
 )
 from stratoscope.pipelines.sharded.nonfinite import nonfinite_layers
 from stratoscope.pipelines.sharded.sizes import batch_sizes, recorded_tokens
+from stratoscope.pipelines.sharded.taps import taps_read
 from stratoscope.results import Run, ShardStore, Storage, read_table, write_table
 from stratoscope.scoring import (
     DEFINITIONS,
     AnswerObservations,
+    AnswerView,
     DatasetResult,
-    Labels,
     TooFewQuestionsError,
     check_enough,
     compare_datasets,
@@ -98,13 +99,13 @@ class HallucinationJob(Job[HallucinationConfig]):
         if context.manifest.counts["nonfinite"]:
             context.manifest.facts["nonfinite_layers"] = nonfinite_layers(context.storage, "pair_stats")
         write_rates(context.storage, config.separation.confidence)
-        observations, untestable = select_testable(read_observations(context.run, config))
+        observations, notes = select_testable(read_observations(context.run, config), config)
         with context.stage("contrast"):
             results = flag_layers(context.storage, config, observations)
         with context.stage("separate"):
             separation = separate_datasets(context.storage, config, observations, results)
             sentences = verdicts(separation, results, random_sets=config.separation.random_sets)
-            context.manifest.facts["verdicts"] = [*sentences, *untestable]
+            context.manifest.facts["verdicts"] = [*sentences, *notes]
         with context.stage("report"):
             context.write_report(build_page(context.run))
         store.clear()
@@ -199,28 +200,49 @@ def write_rates(storage: Storage, confidence: float) -> None:
 
 def read_observations(run: Run, config: HallucinationConfig) -> AnswerObservations:
     """Read the statistics of all answers."""
-    taps = tuple(str(tap) for tap in config.readings.taps)
+    taps = taps_read(config.readings.taps, run.manifest.facts)
     return load_observations(run.storage, taps, tuple(run.manifest.facts["epsilons"]), config.contrasts.thresholds)
 
 
-def select_testable(observations: AnswerObservations) -> tuple[AnswerObservations, list[str]]:
-    """Leave out the data sets that cannot be tested.
+def select_testable(
+    observations: AnswerObservations, config: HallucinationConfig
+) -> tuple[AnswerObservations, list[str]]:
+    """Leave out the answers that cannot be read and the data sets that cannot be tested.
 
     Returns:
-        The observations of the others, and a sentence for each data set that is left out.
+        The observations of the others, and sentences on what is left out and on layers that cannot be read.
 
     Raises:
         InputError: no data set can be tested.
     """
-    reasons = {name: _untestable_reason(name, answers.labels) for name, answers in observations.answers.items()}
+    views, folds = config.contrasts.to_views(), config.separation.folds
+    readable = observations.without_unreadable(views)
+    reasons = {name: _untestable_reason(name, readable, views[0], folds) for name in readable.answers}
     untestable = {name: reason for name, reason in reasons.items() if reason}
-    if len(untestable) == len(observations.answers):
+    if len(untestable) == len(readable.answers):
         raise InputError(next(iter(untestable.values())))
-    return observations.without(untestable), [f"{reason}." for reason in untestable.values()]
+    kept = readable.without(untestable)
+    notes = unreadable_notes(observations, kept, views)
+    return kept, [*(f"{reason}." for reason in untestable.values()), *notes]
 
 
-def _untestable_reason(dataset: str, labels: Labels) -> str | None:
-    """Return why a data set cannot be tested, or None if it can."""
+def _untestable_reason(dataset: str, observations: AnswerObservations, view: AnswerView, folds: int) -> str | None:
+    """Return why a data set cannot be tested, or None if it can.
+
+    Args:
+        dataset: name of the data set.
+        observations: its answers and those of others.
+        view: the view that flags layers.
+        folds: number of folds of the separation.
+    """
+    labels = observations.answers[dataset].labels
+    if not observations.readings(dataset, view):
+        return (
+            f"no layer of taps {', '.join(observations.taps) or 'none'} can be read in the answers to {dataset!r} "
+            f"with contrasts.variance {view.variance}; take other taps or another variance"
+        )
+    if labels.num_questions < folds:
+        return f"{dataset!r} has {labels.num_questions} questions for {folds} folds; lower separation.folds"
     if labels.wrong.all() or not labels.wrong.any():
         kind = "wrong" if labels.wrong.all() else "right"
         return (

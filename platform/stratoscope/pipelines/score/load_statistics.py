@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from stratoscope.pipelines.sharded.taps import taps_read
 from stratoscope.results import Run, Storage, iter_table, read_table
 from stratoscope.scoring import (
     Observations,
@@ -42,8 +43,8 @@ class StatisticsTables:
     def from_run(cls, run: Run) -> "StatisticsTables":
         """Return the tables of a score run."""
         facts = run.manifest.facts
-        taps = [tap for tap in run.manifest.config["activations"]["taps"] if tap not in facts.get("withdrawn", {})]
-        return cls(run.storage, bool(facts.get("by_shard")), tuple(taps), tuple(facts["epsilons"]))
+        taps = taps_read(run.manifest.config["activations"]["taps"], facts)
+        return cls(run.storage, bool(facts.get("by_shard")), taps, tuple(facts["epsilons"]))
 
     @property
     def stats(self) -> str:

@@ -23,7 +23,8 @@ NUM_SHOWN = 10
 
 def candidate_label(row: DefinitionTrialRow) -> str:
     """Return a name for a candidate."""
-    parts = [row.metric, row.tap, row.part, row.variance, f"{row.epsilon_kind} {row.epsilon:.3g}"]
+    epsilon = f"{row.epsilon_kind} {number_text(row.epsilon, '.3g')}".rstrip()
+    parts = [row.metric, row.tap, row.part, row.variance, epsilon]
     return ", ".join([*parts, f"propensity {row.propensity:g}", f"level {row.level:g}"])
 
 

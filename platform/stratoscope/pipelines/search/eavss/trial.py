@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,10 @@ from stratoscope.pipelines.hallucination.config import SeparationSection
 from stratoscope.pipelines.hallucination.load_statistics import load_observations
 from stratoscope.pipelines.search.eavss.config import DefinitionObjective
 from stratoscope.results import Storage
-from stratoscope.scoring import DEFINITIONS, AnswerObservations, EpsilonKind, Inference, Separator, find_layers
+from stratoscope.scoring import DEFINITIONS, AnswerObservations, AnswerView, Inference, Separator, find_layers
 from stratoscope.scoring.definition_outcome import DefinitionOutcome
 from stratoscope.scoring.definition_space import DefinitionCandidate, DefinitionSpace
 from stratoscope.scoring.separation import features
-
-EpsilonTuple = tuple[tuple[EpsilonKind, float], ...]
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,21 @@ class DefinitionEvaluator:
     seed: int
 
     def evaluate(self, candidate: DefinitionCandidate, dataset: str) -> DefinitionOutcome:
-        """Return the result of a candidate on a data set."""
-        statistics = _load_statistics(self.run, self.space.taps, self.counted, self.space.epsilons)
+        """Return the result of a candidate on a data set.
+
+        Raises:
+            ValueError: no layer can be read in the candidate's view.
+        """
+        statistics = _load_statistics(self.run, self.space, self.counted)
         separator = _separator(statistics, dataset, self.separation, self.seed)
         definition = DEFINITIONS[candidate.definition]
         inference = Inference(self.draws, candidate.level, candidate.propensity, self.seed)
-        readings = {candidate.tap: statistics.readings(dataset, candidate.view)[candidate.tap]}
+        by_tap = statistics.readings(dataset, candidate.view)
+        if candidate.tap not in by_tap:
+            raise ValueError(
+                f"no layer of tap {candidate.tap} can be read in {dataset} by {candidate.variance} variance"
+            )
+        readings = {candidate.tap: by_tap[candidate.tap]}
         sets = separator.flag_layers(definition, readings, inference)[candidate.tap]
         key = (candidate.tap, candidate.view)
         comparison = separator.compare_with_random(key, features(readings[candidate.tap]), sets)
@@ -97,11 +105,10 @@ def read_outcomes(text: str) -> list[DefinitionOutcome]:
 
 
 @lru_cache(maxsize=1)
-def _load_statistics(
-    run: str, taps: tuple[str, ...], counted: tuple[float, ...], epsilons: EpsilonTuple
-) -> AnswerObservations:
-    """Read a run's statistics, once per process."""
-    return load_observations(Storage(run), taps, counted, epsilons)
+def _load_statistics(run: str, space: DefinitionSpace, counted: tuple[float, ...]) -> AnswerObservations:
+    """Read a run's statistics, once per process. Answers that cannot be read in a view of the space are left out."""
+    views = [AnswerView(part, variance, 0) for part, variance in product(space.parts, space.variances)]
+    return load_observations(Storage(run), space.taps, counted, space.epsilons).without_unreadable(views)
 
 
 @lru_cache(maxsize=64)

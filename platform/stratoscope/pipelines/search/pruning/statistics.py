@@ -10,6 +10,7 @@ from stratoscope.data import load_prompts
 from stratoscope.errors import InputError
 from stratoscope.pipelines.score.config import PromptsSection
 from stratoscope.pipelines.score.load_statistics import StatisticsTables, load_observations
+from stratoscope.pipelines.sharded.taps import taps_read
 from stratoscope.pruning import PERPLEXITY_DROP, LayerScores, PruningSpace, ScoreKey, compute_scores
 from stratoscope.pruning.scores import scoring_settings, span_lengths
 from stratoscope.results import Manifest, Storage, read_table
@@ -38,8 +39,8 @@ class FinishedScore:
     def tables(self) -> StatisticsTables:
         """The tables of its statistics."""
         facts = self.manifest.facts
-        taps = [tap for tap in self.manifest.config["activations"]["taps"] if tap not in facts.get("withdrawn", {})]
-        return StatisticsTables(self.storage, bool(facts.get("by_shard")), tuple(taps), tuple(facts["epsilons"]))
+        taps = taps_read(self.manifest.config["activations"]["taps"], facts)
+        return StatisticsTables(self.storage, bool(facts.get("by_shard")), taps, tuple(facts["epsilons"]))
 
     @cached_property
     def calibrated(self) -> frozenset[str]:
