@@ -2,13 +2,18 @@
 
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 
+from stratoscope.data.pairs import DataSet, QuestionSet
 from stratoscope.errors import InputError
+from stratoscope.pipelines.hallucination.config import SeparationSection
+from stratoscope.pipelines.hallucination.inputs import check_questions
 from stratoscope.pipelines.hallucination.outcome import against_random
 from stratoscope.pipelines.hallucination.outcome import verdicts as layer_verdicts
 from stratoscope.pipelines.search.eavss.checks import split_datasets
 from stratoscope.pipelines.search.eavss.config import DefinitionSearchSection
+from stratoscope.pipelines.search.eavss.report import candidate_label
 from stratoscope.pipelines.search.eavss.result import DefinitionResult, definition_front, outcome_row, verdicts
 from stratoscope.pipelines.search.eavss.trial import objective_value
 from stratoscope.scoring import AnswerView, DatasetResult, Inference
@@ -99,8 +104,34 @@ def test_outcomes_become_rows_and_sentences() -> None:
 
 def test_data_sets_are_compared_on_unless_they_confirm() -> None:
     section = DefinitionSearchSection(confirm_on=["b"])
-    assert split_datasets(section, ["a", "b", "c"], "run") == (("a", "c"), ("b",))
+    enough = dict.fromkeys("abc", 40)
+    assert split_datasets(section, ["a", "b", "c"], enough, "run") == (("a", "c"), ("b",))
     with pytest.raises(InputError, match="has no data set 'b'"):
-        split_datasets(section, ["a"], "run")
+        split_datasets(section, ["a"], enough, "run")
     with pytest.raises(InputError, match="leaves no data set"):
-        split_datasets(section, ["b"], "run")
+        split_datasets(section, ["b"], {"b": 40}, "run")
+
+
+def test_data_sets_that_the_run_could_not_test_are_left_out_or_refused_before_any_trial() -> None:
+    assert split_datasets(DefinitionSearchSection(), ["a", "b"], {"a": 40}, "run") == (("a",), ())
+    for role in ("choose_on", "confirm_on"):
+        with pytest.raises(InputError, match="could not test data set 'b'"):
+            split_datasets(DefinitionSearchSection(**{role: ["b"]}), ["a", "b"], {"a": 40}, "run")
+
+
+def test_more_folds_than_questions_are_refused() -> None:
+    section = DefinitionSearchSection(separation={"folds": 41})
+    with pytest.raises(InputError, match="folds 41 needs 41 questions, and data set 'a' has 40"):
+        split_datasets(section, ["a"], {"a": 40}, "run")
+    numbers = dict.fromkeys(("rows", "read", "empty", "unusable", "duplicates", "shots", "over_limit"), 0)
+    few = DataSet("a", "pairs", **numbers, kept=40, missing_answers=0, wrong_origin="given")
+    questions = QuestionSet(pa.table({}), (few,), "")
+    check_questions(questions, SeparationSection(folds=40))
+    with pytest.raises(InputError, match="40 usable questions, and a test inside 41 folds needs 41"):
+        check_questions(questions, SeparationSection(folds=41))
+
+
+def test_a_threshold_without_a_value_has_a_name() -> None:
+    row = replace(result("0", 0.7).row(), epsilon=float("nan"), epsilon_kind="quantile")
+    (read,) = DefinitionTrialRow.read(DefinitionTrialRow.table([row]))
+    assert candidate_label(read) == "eavss, block, answer, elementwise, quantile, propensity 1, level 0.05"

@@ -21,6 +21,7 @@ from stratoscope.pipelines.runtime.validators import (
 from stratoscope.pipelines.sharded.config import ShardedConfig
 from stratoscope.scoring import (
     DEFINITIONS,
+    FEWEST_QUESTIONS,
     AnswerView,
     EpsilonKind,
     Inference,
@@ -162,6 +163,11 @@ class SeparationSection(ConfigSection):
     """Inverse strength of the L2 penalty of the logistic regression."""
     confidence: Fraction = 0.95
     """Coverage of the intervals of areas under the curve."""
+
+    @property
+    def fewest_questions(self) -> int:
+        """Minimum number of questions: every fold holds one out, and its training questions are enough for a test."""
+        return max(self.folds, -(-FEWEST_QUESTIONS * self.folds // (self.folds - 1)))
 
     def to_settings(self, seed: int) -> SeparationSettings:
         """Return the settings of the separation."""

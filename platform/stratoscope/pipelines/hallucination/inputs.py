@@ -8,14 +8,13 @@ from stratoscope.data import QuestionSet, load_pairs
 from stratoscope.errors import InputError
 from stratoscope.execution import gpus_of_actor, machine_resources, resources, vllm_installed, write_with_vllm
 from stratoscope.models import ModelSource, dtype_name, load_tokenizer, local_folder
-from stratoscope.pipelines.hallucination.config import HallucinationConfig
+from stratoscope.pipelines.hallucination.config import HallucinationConfig, SeparationSection
 from stratoscope.pipelines.hallucination.rows import encode_question
 from stratoscope.pipelines.hallucination.worker import END_OF_ANSWER
 from stratoscope.pipelines.sharded.layout import ShardLayout, default_shard_size
 from stratoscope.pipelines.sharded.models import OpenedModel, check_taps, open_model
 from stratoscope.pipelines.sharded.sizes import gpu_work
 from stratoscope.results import Storage, read_table, write_table
-from stratoscope.scoring import FEWEST_QUESTIONS
 from stratoscope.tables.hallucination import WrittenRow
 
 SAMPLE = 64
@@ -43,7 +42,7 @@ def open_inputs(config: HallucinationConfig) -> HallucinationInputs:
     """
     choice = config.pairs.to_choice(config.seed, config.generation.shots)
     questions = load_pairs(config.pairs.to_sources(), choice)
-    check_questions(questions, config.separation.folds)
+    check_questions(questions, config.separation)
     model = open_model(config.model, head=True)
     check_taps(config.readings.taps, model.facts, "readings.taps")
     if config.generation.engine == "vllm" and not vllm_installed():
@@ -79,18 +78,18 @@ def answers_and_tokens(config: HallucinationConfig, source: ModelSource, questio
     return round(len(rows) * scale) + own, tokens
 
 
-def check_questions(questions: QuestionSet, folds: int) -> None:
-    """Check that each data set has enough questions for a test inside each fold.
+def check_questions(questions: QuestionSet, section: SeparationSection) -> None:
+    """Check that each data set has enough questions for the folds, and for a test inside each.
 
     Raises:
         InputError: a data set has too few.
     """
-    minimum = -(-FEWEST_QUESTIONS * folds // (folds - 1))
     for dataset in questions.datasets:
-        if dataset.kept < minimum:
+        if dataset.kept < section.fewest_questions:
             raise InputError(
-                f"pairs.source: {dataset.name!r} has {dataset.kept} usable questions, and a test inside {folds} folds "
-                f"needs {minimum}; raise pairs.limit or add questions"
+                f"pairs.source: {dataset.name!r} has {dataset.kept} usable questions, and a test inside "
+                f"{section.folds} folds needs {section.fewest_questions}; raise pairs.limit, add questions or "
+                "change separation.folds"
             )
 
 

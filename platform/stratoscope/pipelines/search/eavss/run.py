@@ -23,7 +23,8 @@ from stratoscope.pipelines.search.eavss.result import (
 )
 from stratoscope.pipelines.search.eavss.trial import DefinitionEvaluator, DefinitionTrial
 from stratoscope.pipelines.search.trials import plan_trials, trial_origin
-from stratoscope.results import Manifest, Run, Storage, write_table
+from stratoscope.pipelines.sharded.taps import taps_read
+from stratoscope.results import Manifest, Run, Storage, read_table, write_table
 from stratoscope.scoring.definition_outcome import DefinitionOutcome
 from stratoscope.tables.eavss import DefinitionOutcomeRow, DefinitionTrialRow
 
@@ -50,10 +51,12 @@ class DefinitionSearch(Job[SearchConfig]):
             raise InputError(f"search.algorithm {config.search.algorithm} cannot search target eavss; take tpe or grid")
         self.source, self.statistics = open_finished(config.statistics, config.output, "hallucination")
         facts, readings = self.statistics.facts, self.statistics.config["readings"]
-        space = section.to_space(tuple(map(str, section.taps or readings["taps"])))
-        check_readings(space, readings, config.statistics)
+        taps = taps_read(readings["taps"], facts)
+        space = section.to_space(tuple(map(str, section.taps or taps)))
+        check_readings(space, taps, readings["parts"], config.statistics)
         datasets = [dataset["name"] for dataset in facts["datasets"]]
-        self.choose_on, self.confirm_on = split_datasets(section, datasets, config.statistics)
+        tested = tested_questions(self.source)
+        self.choose_on, self.confirm_on = split_datasets(section, datasets, tested, config.statistics)
         self.evaluator = DefinitionEvaluator(
             run=self.source.url(),
             space=space,
@@ -116,6 +119,12 @@ class DefinitionSearch(Job[SearchConfig]):
             "choose_on": list(self.choose_on),
             "confirm_on": list(self.confirm_on),
         }
+
+
+def tested_questions(source: Storage) -> dict[str, int]:
+    """Return the number of tested questions of each data set that a hallucination run has tested."""
+    scores = read_table(source, "hallucination_scores")
+    return dict(zip(scores["dataset"].to_pylist(), scores["num_questions"].to_pylist(), strict=True))
 
 
 def run_definition_trials(
