@@ -21,6 +21,8 @@ from stratoscope.pipelines.score.inputs import open_inputs
 from stratoscope.pipelines.score.run import shard_encoder, worker_settings
 from stratoscope.pipelines.score.worker import ScoreWorker
 from stratoscope.pipelines.sharded.layout import Shards
+from stratoscope.results import from_parquet
+from stratoscope.tables.hallucination import GeneratedRow, rate_rows
 from tests.models import zoo
 
 
@@ -90,6 +92,35 @@ def test_a_worker_computes_the_same_from_questions_and_from_encoded_ones(
     assert from_texts.files == from_ids.files
     assert ("generated" in from_ids.files) == (answers != "given")
     assert from_texts.counts["scored"] == from_ids.counts["scored"] > 0
+
+
+@pytest.mark.parametrize("answers", ["own", "gold_and_own"])
+def test_an_own_answer_without_a_word_is_neither_read_nor_counted(
+    tiny_model_folder: Path, tmp_path: Path, answers: str
+) -> None:
+    file = tmp_path / "questions.jsonl"
+    lines = [{"question": f"w{i} w{i + 1}", "right": [f"w{i}"]} for i in range(30)]
+    file.write_text("\n".join(json.dumps({"id": str(i)} | line) for i, line in enumerate(lines)))
+    fields = {
+        "model": {"source": str(tiny_model_folder)},
+        "pairs": {"source": [str(file)], "format": ["pairs"], "answers": answers},
+        "generation": {"shots": 0},
+        "batching": {"shard_size": 30},
+    }
+    config = validate(HallucinationConfig, fields)
+    inputs = question_inputs.open_inputs(config)
+    texts = dict(zip([q.question_id for q in inputs.questions], ["", ".", "—", "the", *["w99 w98"] * 26], strict=True))
+    worker = HallucinationWorker(hallucination_run.worker_settings(config, inputs, ActorPool(1, 1, 1, 1, 0)))
+    (row,) = Shards(inputs.layout, inputs.questions.with_written(texts).table, [0])[0].to_pylist()
+    files = worker(row).files
+
+    read = from_parquet(files["answers"]).to_pylist()
+    assert {answer["text"] for answer in read if answer["origin"] == "own"} == {"w99 w98"}
+    assert sum(not answer["right"] for answer in read) == 26
+    (rate,) = rate_rows(GeneratedRow.read(from_parquet(files["generated"])), 0.95)
+    assert (rate.answered, rate.wrong) == (26, 26)
+    if answers == "own":
+        assert from_parquet(files["errors"])["error"].to_pylist() == ["the model wrote no word"] * 4
 
 
 def test_a_model_that_padding_changes_reads_answers_as_it_reads_each_alone(tmp_path: Path) -> None:

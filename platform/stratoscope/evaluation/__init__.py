@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     )
     from stratoscope.evaluation.evaluator import Evaluator, ItemScore, Slice
     from stratoscope.evaluation.generation import GenerationPrompt, TextGenerator
-    from stratoscope.evaluation.grading import equals_one_of
+    from stratoscope.evaluation.grading import equals_one_of, has_word
     from stratoscope.evaluation.questions import (
         LOWER_IS_BETTER,
         QuestionEvaluator,
@@ -79,6 +79,7 @@ __all__ = [
     "compare_variants",
     "equals_one_of",
     "group_scores",
+    "has_word",
     "items_digest",
     "likelihood_retention",
     "load_tasks",

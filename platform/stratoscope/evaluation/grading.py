@@ -1,5 +1,6 @@
 """Grading of answers in free text: exact match after the normalisation of lm-evaluation-harness."""
 
+import re
 from collections.abc import Sequence
 
 ARTICLES_AND_STOP = [r"\b(?:the|an|a)\b ?", r"\.$"]
@@ -20,3 +21,8 @@ def equals_one_of(answer: str, gold: Sequence[str]) -> bool:
         ignore_punctuation=True,
     )
     return float(result["exact_match"]) > 0
+
+
+def has_word(answer: str) -> bool:
+    """Return whether an answer has a letter or a digit besides articles; without, it is neither right nor wrong."""
+    return any(map(str.isalnum, re.sub("|".join(ARTICLES_AND_STOP), "", answer.strip(), flags=re.IGNORECASE)))

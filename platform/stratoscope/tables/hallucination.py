@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from stratoscope.evaluation import has_word
 from stratoscope.results import Int32, TableRow
 from stratoscope.scoring import Auroc, DatasetAgreement, DatasetResult, SeparationResult, Threshold
 from stratoscope.tables.activations import StatisticsColumns
@@ -215,7 +216,7 @@ class RateRow(TableRow):
     dataset: str
     """Data set."""
     answered: int
-    """Number of answers with a word."""
+    """Number of answers with a word: a letter or a digit besides articles."""
     wrong: int
     """Number of wrong answers."""
     rate: float | None
@@ -315,7 +316,7 @@ def rate_rows(rows: Sequence[GeneratedRow], confidence: float) -> Iterator[RateR
     from scipy.stats import binomtest
 
     for dataset in dict.fromkeys(row.dataset for row in rows):
-        answers = [row for row in rows if row.dataset == dataset and row.text]
+        answers = [row for row in rows if row.dataset == dataset and has_word(row.text)]
         wrong = sum(not row.right for row in answers)
         if not answers:
             yield RateRow(dataset=dataset, answered=0, wrong=0, rate=None, ci_low=None, ci_high=None)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stratoscope.activations import Probe, Tap, run_head
 from stratoscope.data import Answer, Answers, Question
-from stratoscope.evaluation import GenerationPrompt, TextGenerator, equals_one_of
+from stratoscope.evaluation import GenerationPrompt, TextGenerator, equals_one_of, has_word
 from stratoscope.execution import FIRST_ATTEMPT, Attempt, WorkMetrics
 from stratoscope.models import LoadSpec, pad, peak_gpu_memory_bytes, peak_memory_bytes, to_device, to_host
 from stratoscope.pipelines.hallucination.encoding import decode_shard, unpack_questions
@@ -192,11 +192,11 @@ class HallucinationWorker:
         state.halved += outcome.halved
 
     def _grade(self, state: _ShardState, index: int, text: str) -> None:
-        """Grade a generated answer, and add it to the question's answers if it is to be read."""
+        """Grade a generated answer, and add it to the question's answers if it has a word and is to be read."""
         question = state.questions[index]
         answer = Answer(text.strip(), equals_one_of(text, question.gold), "own")
         state.generated[index] = answer
-        if self.settings.answers == "own" or not answer.right:
+        if has_word(text) and (self.settings.answers == "own" or not answer.right):
             state.questions[index] = replace(question, answers=(*question.answers, answer))
             row = encode_answer(self.model.tokenizer, question, answer)
             encoded = state.encoded[index]
@@ -207,7 +207,7 @@ class HallucinationWorker:
         for i in state.open:
             longest = max((len(row.ids) for row in state.encoded[i].rows), default=0)
             if not state.encoded[i].rows:
-                state.errors[i] = "no answer has tokens"
+                state.errors[i] = "the model wrote no word" if i in state.generated else "no answer has tokens"
             elif longest > settings.max_tokens:
                 state.errors[i] = f"too long: {longest} tokens, at most {settings.max_tokens} are read"
         readable = state.open
