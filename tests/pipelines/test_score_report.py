@@ -1,6 +1,7 @@
 """The page of a score run, from tables made here."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ from numpy.typing import NDArray
 from selenium import webdriver
 
 from stratoscope.activations import Tap
+from stratoscope.errors import InputError
 from stratoscope.pipelines.reporting.layers import layers_text
 from stratoscope.pipelines.score import ScoreConfig
 from stratoscope.pipelines.score.load_statistics import StatisticsTables, score_tables
+from stratoscope.pipelines.score.read_scores import read_scorings
 from stratoscope.pipelines.score.report import build_page
+from stratoscope.pipelines.score.run import check_any_scoring
 from stratoscope.results import Manifest, Run, Storage, write_table
 from stratoscope.results.report import render
 from stratoscope.statistics import Statistics
@@ -32,8 +36,16 @@ STEADY = np.array([3.0, 4, 5, 0, 0.4, 0.8, 3.5, 4.5, 5.5, 6, 7, 8])
 """Log AVSS of layers, of which the lowest stand apart."""
 
 
-def score_run(folder: Path, log_avss: NDArray[np.float64], groups: list[str], **counts: int) -> Run:
-    """A run whose prompts have given log AVSS, shape (prompts, layers), at the tap update."""
+def score_run(
+    folder: Path,
+    log_avss: NDArray[np.float64],
+    groups: list[str],
+    *,
+    metrics: tuple[str, ...] = ("avss", "last"),
+    withdrawn: bool = False,
+    **counts: int,
+) -> Run:
+    """A run whose prompts have given log AVSS, shape (prompts, layers), at the tap update; none if it is withdrawn."""
     shape = (*log_avss.shape, 1)
     variance = np.exp(log_avss)[..., None] * (99.5 / (COUNT + 1))
     histogram = np.zeros((*shape, NUM_BINS), np.int64)
@@ -52,12 +64,15 @@ def score_run(folder: Path, log_avss: NDArray[np.float64], groups: list[str], **
         cosine_tokens=np.full(shape, 10),
         nonfinite=np.zeros(shape, np.int64),
     )
+    if withdrawn:
+        nothing = {name: np.zeros_like(getattr(statistics, name)) for name in ("count", "m2", "histogram", "below")}
+        statistics = replace(statistics, **nothing, pooled_variance=np.full(shape, np.nan))
     storage, number = Storage(str(folder)), len(groups)
     names = [f"p{i}" for i in range(number)]
     write_table(storage, "prompt_stats", prompt_stats(statistics, names, groups, [Tap.UPDATE]))
     rows = [LayerRow(layer=i, num_parameters=10, weight_norm=1.0) for i in range(NUM_LAYERS)]
     write_table(storage, "layers", LayerRow.table(rows))
-    scores = {"metrics": ["avss", "last"], "bootstrap": 100}
+    scores = {"metrics": list(metrics), "bootstrap": 100}
     config = ScoreConfig(model={"source": "owner/small"}, activations={"taps": ["update"]}, scores=scores)
     manifest = Manifest("score", "run", config.model_dump(mode="json"), 0, fingerprints={"weights": "w"})
     manifest.counts = {"scored": number, "tokens": 10 * number, "padded_tokens": 10 * number, "prompts": number}
@@ -68,12 +83,16 @@ def score_run(folder: Path, log_avss: NDArray[np.float64], groups: list[str], **
         "prompts_empty": 0, "prompts_duplicate": 0, "nonfinite_layers": {"update": [1, 2]},
         "groups": {name: groups.count(name) for name in groups},
     }  # fmt: skip
-    scorings = score_tables(StatisticsTables(storage, False, ("update",), (0.01,)), config.scores.to_settings(0))
+    if withdrawn:
+        manifest.facts["withdrawn"] = {"update": "its parts do not add up"}
+    run = Run(storage, manifest)
+    scorings = score_tables(StatisticsTables.from_run(run), config.scores.to_settings(0))
+    check_any_scoring(scorings, config.scores.metrics)
     layers = [row for group, scoring in scorings for row in layer_score_rows(scoring, group)]
     write_table(storage, "layer_scores", LayerScoreRow.table(layers))
     stability = [stability_row(scoring, group) for group, scoring in scorings]
     write_table(storage, "stability", StabilityRow.table(stability))
-    return Run(storage, manifest)
+    return run
 
 
 def log_avss(number: int, noise: float, means: NDArray[np.float64] = STEADY) -> NDArray[np.float64]:
@@ -101,6 +120,24 @@ def test_layers_whose_intervals_overlap_with_others_are_named_and_not_filled(tmp
 def test_an_order_that_halves_of_the_prompts_do_not_share_is_not_stated(tmp_path: Path) -> None:
     page = build_page(score_run(tmp_path, log_avss(8, 2, np.zeros(NUM_LAYERS)), ["all"] * 8))
     assert page.title == "small: no stable order of layers by AVSS (update)"
+
+
+def test_the_stability_of_one_prompt_is_unknown_and_that_of_a_fixed_order_no_matter(tmp_path: Path) -> None:
+    page = build_page(score_run(tmp_path / "one", log_avss(1, 0.01), ["all"]))
+    assert page.title == "small: layers 3-5 do least by AVSS (update), of unknown stability"
+    assert page.verdict.paragraphs[0].startswith("The stability of AVSS (update) is unknown")
+    page = build_page(score_run(tmp_path / "last", log_avss(1, 0.01), ["all"], metrics=("last",)))
+    assert page.title == "small: layers 9-11 do least by last"
+    assert page.verdict.paragraphs[0] == "Last does not depend on the prompts."
+
+
+def test_metrics_without_a_tap_are_computed_where_no_tap_can_be_read(tmp_path: Path) -> None:
+    metrics = ("avss", "block_influence", "last")
+    run = score_run(tmp_path / "some", log_avss(8, 0.1), ["all"] * 8, metrics=metrics, withdrawn=True)
+    assert [scored.scoring.metric for scored in read_scorings(run)] == ["block_influence", "last"]
+    assert build_page(run).title == "small: layers 0-2 do least by block influence, of unknown stability"
+    with pytest.raises(InputError, match=r"scores.metrics avss: this model has no such score"):
+        score_run(tmp_path / "none", log_avss(8, 0.1), ["all"] * 8, metrics=("avss",), withdrawn=True)
 
 
 def test_groups_that_differ_and_warnings_stand_on_the_first_screen(tmp_path: Path, browser: webdriver.Chrome) -> None:

@@ -38,3 +38,7 @@ def test_layers_within_the_resolution_are_tied() -> None:
 @pytest.mark.parametrize(("metric", "dtype"), [("avss", "float32"), ("magnitude", "bfloat16"), ("avss", "")])
 def test_nothing_else_is_tied(metric: str, dtype: str) -> None:
     assert scored(metric, 1.0, 1.004, 1.0045, dtype=dtype).listing(1) == "0 | 1 2"
+
+
+def test_no_lowest_layers_are_tied_with_none() -> None:
+    assert scored("avss", 1.0, 2.0, 3.0, 3.001).lowest(0) == ""

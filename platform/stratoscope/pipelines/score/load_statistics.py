@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stratoscope.pipelines.sharded.taps import taps_read
-from stratoscope.results import Run, Storage, iter_table, read_table
+from stratoscope.results import Manifest, Run, Storage, iter_table, read_table
 from stratoscope.scoring import (
     Observations,
     Scoring,
@@ -42,9 +42,17 @@ class StatisticsTables:
     @classmethod
     def from_run(cls, run: Run) -> "StatisticsTables":
         """Return the tables of a score run."""
-        facts = run.manifest.facts
-        taps = taps_read(run.manifest.config["activations"]["taps"], facts)
-        return cls(run.storage, bool(facts.get("by_shard")), taps, tuple(facts["epsilons"]))
+        return cls.from_manifest(run.storage, run.manifest)
+
+    @classmethod
+    def from_manifest(cls, storage: Storage, manifest: Manifest) -> "StatisticsTables":
+        """Return the tables of a score run.
+
+        If the model lets none of its taps read, the first remains: its rows have the cosines, though no activations.
+        """
+        facts, taps = manifest.facts, manifest.config["activations"]["taps"]
+        read = taps_read(taps, facts) or tuple(map(str, taps[:1]))
+        return cls(storage, bool(facts.get("by_shard")), read, tuple(facts["epsilons"]))
 
     @property
     def stats(self) -> str:

@@ -55,6 +55,11 @@ class ScoredLayers:
         metric = NAMES.get(self.scoring.metric, self.scoring.metric.replace("_", " "))
         return f"{metric} ({self.scoring.tap})" if self.scoring.tap else metric
 
+    @property
+    def from_prompts(self) -> bool:
+        """Whether the metric depends on the prompts, as one that is no longer registered is taken to do."""
+        return self.scoring.metric not in METRICS or METRICS[self.scoring.metric].from_prompts
+
     def overlapping(self, count: int) -> set[int]:
         """Return the lowest layers whose interval overlaps that of any layer that is not among the lowest.
 
@@ -74,7 +79,7 @@ class ScoredLayers:
     @property
     def ties(self) -> list[bool]:
         """Whether each layer except the first is tied with the previous one, starting from the least important."""
-        if self.scoring.metric in METRICS and not METRICS[self.scoring.metric].from_prompts:
+        if not self.from_prompts:
             return [False] * (len(self.rank) - 1)  # not computed from activations
         score = self.score[self.order]
         larger = np.maximum(np.abs(score[1:]), np.abs(score[:-1]))
@@ -92,7 +97,7 @@ class ScoredLayers:
         """Return the lowest layers in numerical order, followed by further layers that are tied with them."""
         lowest = " ".join(map(str, sorted(self.order[:count])))
         end = count
-        while end < len(self.order) and self.ties[end - 1]:
+        while 0 < end < len(self.order) and self.ties[end - 1]:
             end += 1
         tied = " ".join(map(str, sorted(self.order[count:end])))
         return f"{lowest} (tied with {tied})" if tied else lowest

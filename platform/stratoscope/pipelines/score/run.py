@@ -79,6 +79,7 @@ class ScoreJob(Job[ScoreConfig]):
             if context.manifest.counts["nonfinite"]:
                 context.manifest.facts["nonfinite_layers"] = nonfinite_layers(context.storage, source.stats)
             scorings = score_tables(source, config.scores.to_settings(config.seed))
+            check_any_scoring(scorings, config.scores.metrics)
             write_scores(context, scorings)
         with context.stage("report"):
             context.write_report(build_page(context.run))
@@ -175,6 +176,19 @@ def check_any_scored(run: Run) -> None:
     if not run.manifest.counts["scored"]:
         error = read_table(run.storage, "errors")["error"][0].as_py()
         raise InputError(f"no prompt could be scored; the first error is: {error}")
+
+
+def check_any_scoring(scorings: Sequence[tuple[str, Scoring]], metrics: Sequence[str]) -> None:
+    """Check that at least one score could be computed.
+
+    Raises:
+        InputError: the model lets none of the metrics be computed.
+    """
+    if not scorings:
+        raise InputError(
+            f"scores.metrics {', '.join(metrics)}: this model has no such score; magnitude needs weights that are not "
+            "stored as integers, and scores of a tap need activations there; add block_influence"
+        )
 
 
 def write_scores(context: RunContext, scorings: Sequence[tuple[str, Scoring]]) -> None:

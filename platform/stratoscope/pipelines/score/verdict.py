@@ -37,7 +37,8 @@ def title(manifest: "Manifest", scoring: ScoredLayers) -> str:
     chosen = lowest(scoring.rank, _count(manifest, scoring))
     if not chosen:
         return f"{model}: {len(scoring.rank)} layers by {scoring.name}"
-    return f"{model}: {layers_text(chosen)} {'does' if len(chosen) == 1 else 'do'} least by {scoring.name}"
+    finding = f"{model}: {layers_text(chosen)} {'does' if len(chosen) == 1 else 'do'} least by {scoring.name}"
+    return f"{finding}, of unknown stability" if split_half is None and scoring.from_prompts else finding
 
 
 def _count(manifest: "Manifest", scoring: ScoredLayers) -> int:
@@ -76,7 +77,10 @@ def sentences(run: "Run", scorings: Sequence[ScoredLayers]) -> Iterator[str]:
 def _stability(scoring: ScoredLayers, count: int, confidence: float) -> str:
     split_half, overlapping = scoring.scoring.split_half, scoring.overlapping(count)
     if split_half is None:
-        return f"{scoring.name[:1].upper()}{scoring.name[1:]} does not depend on the prompts."
+        name = f"{scoring.name[:1].upper()}{scoring.name[1:]}"
+        if not scoring.from_prompts:
+            return f"{name} does not depend on the prompts."
+        return f"The stability of {scoring.name} is unknown: no two halves of the prompts could be compared."
     parts = [f"Split-half {split_half:.2f}: {_meaning(split_half)}"]
     interval, number = f"{percent_text(confidence)} intervals", len(scoring.rank)
     if overlapping:

@@ -38,9 +38,7 @@ class FinishedScore:
     @property
     def tables(self) -> StatisticsTables:
         """The tables of its statistics."""
-        facts = self.manifest.facts
-        taps = taps_read(self.manifest.config["activations"]["taps"], facts)
-        return StatisticsTables(self.storage, bool(facts.get("by_shard")), taps, tuple(facts["epsilons"]))
+        return StatisticsTables.from_manifest(self.storage, self.manifest)
 
     @cached_property
     def calibrated(self) -> frozenset[str]:
@@ -72,11 +70,12 @@ def check_statistics(run: FinishedScore, space: PruningSpace, name: str) -> None
     Raises:
         InputError: a tap or a length of spans is missing.
     """
-    taps = run.tables.taps
+    taps = taps_read(run.manifest.config["activations"]["taps"], run.manifest.facts)
     missing = [tap for tap in space.taps if tap not in taps]
     if missing and any(m in METRICS and METRICS[m].per_tap for m in space.metrics):
         raise InputError(
-            f"statistics {name!r} has no tap {missing[0]}, which space.taps asks for; it has {', '.join(taps)}"
+            f"statistics {name!r} has no tap {missing[0]}, which space.taps asks for; it has "
+            f"{', '.join(taps) or 'none'}"
         )
     needed = span_lengths(space, run.manifest.facts["num_layers"])
     lengths = {length for _, length in run.tables.read_angles().get(ALL, {})} if needed else set()
