@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from stratoscope.data.pairs import DataSet, QuestionSet
 from stratoscope.errors import InputError
@@ -135,3 +136,9 @@ def test_a_threshold_without_a_value_has_a_name() -> None:
     row = replace(result("0", 0.7).row(), epsilon=float("nan"), epsilon_kind="quantile")
     (read,) = DefinitionTrialRow.read(DefinitionTrialRow.table([row]))
     assert candidate_label(read) == "eavss, block, answer, elementwise, quantile, propensity 1, level 0.05"
+
+
+def test_a_level_that_no_number_of_draws_can_reach_is_refused() -> None:
+    with pytest.raises(ValidationError, match="no p-value of 499 draws is as low as level 0.001"):
+        DefinitionSearchSection(levels=[0.001, 1.0])
+    assert DefinitionSearchSection(levels=[0.002], draws=499).levels == [0.002]

@@ -35,6 +35,11 @@ def test_a_bootstrap_p_value_is_bounded_by_the_number_of_draws() -> None:
     assert bootstrap_p_value(np.array([-1.0, 1.0] * 500)) == pytest.approx(1.0, abs=0.01)
 
 
+def test_draws_without_a_value_have_no_p_value() -> None:
+    assert np.isnan(bootstrap_p_value(np.full(999, np.nan)))
+    assert np.isnan(bootstrap_p_value(np.array([1.0] * 998 + [np.nan])))
+
+
 def test_p_values_under_the_null_hypothesis_are_uniform() -> None:
     generator = np.random.default_rng(0)
     found = []

@@ -25,10 +25,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def bootstrap_p_value(draws: NDArray[np.float64]) -> float:
     """Return the two-sided p-value of a difference from its bootstrap draws, at least 2 / (draws + 1).
 
+    It is NaN if a draw is, as the percentiles are.
+
     Args:
         draws: bootstrap draws of the difference, without the observed value.
 
     Source: Davison and Hinkley, 'Bootstrap methods and their application', 1997, section 4.4, of percentile intervals.
     """
+    if np.isnan(draws).any():
+        return float("nan")
     beyond = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
     return min(1.0, 2 * (beyond + 1) / (len(draws) + 1))

@@ -1,8 +1,8 @@
 """The section of the search with target eavss."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stratoscope.activations import Tap
 from stratoscope.pipelines.hallucination.config import SeparationSection
@@ -18,6 +18,7 @@ from stratoscope.pipelines.runtime.validators import (
 )
 from stratoscope.scoring import DEFINITIONS, Part, VarianceKind
 from stratoscope.scoring.definition_space import DefinitionSpace
+from stratoscope.statistics import least_rank_p
 
 DefinitionObjective = Literal["auroc", "over_random", "least_over_random"]
 
@@ -52,6 +53,16 @@ class DefinitionSearchSection(ConfigSection):
     """Data sets that trials never use, on which the best one is confirmed."""
     separation: SeparationSection = SeparationSection()
     """How wrong answers are told from right ones."""
+
+    @model_validator(mode="after")
+    def _enough_draws(self) -> Self:
+        least = least_rank_p(self.draws)
+        if min(self.levels) < least:
+            raise ValueError(
+                f"no p-value of {self.draws} draws is as low as level {min(self.levels):g} (the least is {least:.2g}); "
+                "raise draws or the level"
+            )
+        return self
 
     def to_space(self, taps: tuple[str, ...]) -> DefinitionSpace:
         """Return the space as plain values.
