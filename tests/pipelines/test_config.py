@@ -361,3 +361,27 @@ def test_settings_that_are_nested_too_deeply_are_refused(factory: Callable[[Any]
     value = reduce(lambda inner, _: factory(inner), range(5000), 1)
     with pytest.raises(InputError, match=r"settings.*nested more than 20 levels deep"):
         validate(AuditConfig, {"settings": {"score": value}})
+
+
+@pytest.mark.parametrize(
+    ("job", "options", "message"),
+    [
+        ("score", ["--scores.epsilon", "0.01,0.01"], "given twice"),
+        ("score", ["--scores.metrics", "avss,avss"], "given twice"),
+        ("score", ["--scores.quantile", "0.1,0.1"], "given twice"),
+        ("score", ["--scores.epsilon", "0.1,0.102"], "scores.epsilon 0.1 and 0.102 are both placed at 0.1016"),
+        ("hallucination", ["--contrasts.epsilon", "0.01,0.01"], "given twice"),
+        ("hallucination", ["--contrasts.parts", "answer,answer"], "given twice"),
+        ("hallucination", ["--contrasts.variance", "pooled,pooled"], "given twice"),
+        ("hallucination", ["--contrasts.epsilon", "0.1,0.102"], "contrasts.epsilon 0.1 and 0.102 are both placed at"),
+        ("search", ["--thresholds.choose_on", "sciq,sciq"], "given twice"),
+    ],
+)
+def test_scores_that_would_be_one_are_refused(job: str, options: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_command_line(CONFIGS[job], job, options)
+
+
+def test_thresholds_that_are_counted_exactly_are_distinct_however_close() -> None:
+    options = ["--scores.epsilon", "0.1,0.102", "--activations.epsilons", "0.1,0.102"]
+    assert load(*options).scores.epsilon == [0.1, 0.102]

@@ -13,7 +13,7 @@ from stratoscope.pipelines.search.eavss import trial
 from stratoscope.pipelines.sharded.taps import taps_read
 from stratoscope.scoring import AnswerObservations, AnswerSet, AnswerStatistics, Threshold, run_layer_tests
 from stratoscope.scoring.definition_space import DefinitionSpace
-from stratoscope.tables.hallucination import HallucinationScoreRow, score_rows
+from stratoscope.tables.hallucination import HallucinationScoreRow, distinct_rows, main_scores, score_rows
 from tests.scoring.test_layer_tests import answers, readings
 
 THRESHOLD = Threshold("absolute", 0.01, counted=0)
@@ -109,6 +109,23 @@ def test_a_page_of_a_run_with_a_threshold_without_a_value_is_made() -> None:
     nowhere = {tap: (Threshold("quantile", float("nan")),) for tap in ("update", "mlp_hidden")}
     rows = HallucinationScoreRow.read(HallucinationScoreRow.table(score_rows(result, nowhere)))
     assert [row[-2] for row in _all_section(rows).tables[0].rows] == ["", ""]
+
+
+def test_views_with_the_same_threshold_at_a_tap_have_one_row_there() -> None:
+    both = HallucinationConfig(contrasts={"epsilon": [], "quantile": [0.5, 0.5001], "draws": 99}).contrasts
+    low, high = (Threshold("quantile", epsilon) for epsilon in (0.1, 0.2))
+    placed = {"update": (low, low), "mlp_hidden": (low, high)}
+    seen = observations()
+    twice = {key: replace(s, sparsity=np.repeat(s.sparsity, 2, axis=2)) for key, s in seen.statistics.items()}
+    seen = replace(seen, thresholds=placed, statistics=twice)
+    results = list(run_layer_tests(seen, ["eavss"], both.to_views(), _FAST))
+    rows = distinct_rows([row for result in results for row in score_rows(result, placed)])
+    assert [(row.tap, row.epsilon, row.layer) for row in rows] == [
+        (tap, epsilon, layer)
+        for tap, epsilon in (("update", 0.1), ("mlp_hidden", 0.1), ("mlp_hidden", 0.2))
+        for layer in range(6)
+    ]
+    assert [(row.tap, row.epsilon) for row in main_scores(rows)] == [("update", 0.1)] * 6 + [("mlp_hidden", 0.1)] * 6
 
 
 _FAST = HallucinationConfig(contrasts=BOTH).contrasts.to_inference(0)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from stratoscope.pipelines.sharded.taps import taps_with_equal_quantiles
 from stratoscope.scoring import (
     METRICS,
     Measures,
@@ -222,6 +223,17 @@ def test_groups_are_scored_in_order_and_without_magnitude_where_a_norm_is_missin
         (group, "variance") for group in ("all", "a", "b")
     ]
     assert everything.split(["a"] * NUM_PROMPTS) == {}
+
+
+def test_quantiles_with_the_same_threshold_are_scored_once() -> None:
+    quantiles = tuple(("quantile", q) for q in (0.5, 0.5001, 0.9))
+    settings = ScoringSettings(("variance", "sparsity"), epsilons=quantiles, draws=100)
+    observations = Observations({"block": observe_tap(reduce(activations()), settings.epsilons)})
+    scorings = [s for _, s in score_groups({"all": observations}, np.ones(NUM_LAYERS), settings)]
+    assert [s.metric for s in scorings] == ["variance", "sparsity", "sparsity"]
+    thresholds = [(s.tap, s.epsilon_kind, s.epsilon) for s in scorings]
+    assert taps_with_equal_quantiles(thresholds, 3) == ["block"]
+    assert taps_with_equal_quantiles(thresholds, 2) == []
 
 
 def test_spans_start_at_every_layer() -> None:

@@ -88,6 +88,29 @@ def place_thresholds(
     )
 
 
+def check_distinct(epsilons: Sequence[float], name: str, counted: Sequence[float], name_of_counted: str) -> None:
+    """Check that no two absolute epsilons are placed at the same threshold.
+
+    Args:
+        epsilons: the epsilons.
+        name: name of their option, for the message.
+        counted: absolute epsilons that the statistics count exactly.
+        name_of_counted: name of their option.
+
+    Raises:
+        ValueError: two are.
+    """
+    by_threshold: dict[float, float] = {}
+    for epsilon in epsilons:
+        placed = absolute_threshold(epsilon, counted).epsilon
+        if placed in by_threshold:
+            raise ValueError(
+                f"{name} {by_threshold[placed]:g} and {epsilon:g} are both placed at {placed:.4g}, an edge of the "
+                f"histogram's bins; leave one out, or have both counted exactly by {name_of_counted}"
+            )
+        by_threshold[placed] = epsilon
+
+
 def count_units(statistics: Statistics, thresholds: tuple[Threshold, ...]) -> TapUnits:
     """Count the activations under each threshold and drop the histograms.
 

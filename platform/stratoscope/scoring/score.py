@@ -55,6 +55,11 @@ class Scoring:
     num_never_sparse: int | None
     """Number of layers without any activation under epsilon; smoothing by half a count decides their rank."""
 
+    @property
+    def key(self) -> tuple[str | float | None, ...]:
+        """What distinguishes the scoring from others of the same prompts."""
+        return (self.metric, self.tap, self.variance, self.epsilon_kind, self.epsilon)
+
 
 @dataclass(frozen=True)
 class _TapView:
@@ -70,7 +75,7 @@ class _TapView:
 def score_groups(
     observations: Mapping[str, Observations], weight_norm: Scores, settings: ScoringSettings
 ) -> Iterator[tuple[str, Scoring]]:
-    """Yield every scoring of each group of prompts.
+    """Yield every scoring of each group of prompts; quantiles that have the same threshold at a tap are scored once.
 
     Args:
         observations: the units of each group.
@@ -81,7 +86,8 @@ def score_groups(
     if np.isnan(weight_norm).any():
         settings = replace(settings, metrics=tuple(name for name in settings.metrics if name != "magnitude"))
     for group, of_group in observations.items():
-        for scoring in score_layers(of_group, weight_norm, settings):
+        scorings = list(score_layers(of_group, weight_norm, settings))
+        for scoring in {scoring.key: scoring for scoring in scorings}.values():
             yield group, scoring
 
 

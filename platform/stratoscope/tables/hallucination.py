@@ -143,6 +143,11 @@ class HallucinationScoreRow(TableRow):
     flagged: bool
     """Whether the layer is flagged."""
 
+    @property
+    def scoring(self) -> tuple[str | float, ...]:
+        """What distinguishes a layer's score from its others."""
+        return (self.dataset, self.tap, self.part, self.definition, self.variance, self.epsilon_kind, self.epsilon)
+
 
 @dataclass(frozen=True)
 class SeparationRow(TableRow):
@@ -275,6 +280,14 @@ def score_rows(result: DatasetResult, thresholds: Mapping[str, Sequence[Threshol
                 p_value_length_adjusted=test.p_value_adjusted[layer],
                 flagged=bool(test.flagged[layer]),
             )
+
+
+def distinct_rows(rows: Sequence[HallucinationScoreRow]) -> list[HallucinationScoreRow]:
+    """Return the first row of each layer and scoring: quantiles may have the same threshold at a tap."""
+    first: dict[tuple[tuple[str | float, ...], int], HallucinationScoreRow] = {}
+    for row in rows:
+        first.setdefault((row.scoring, row.layer), row)
+    return list(first.values())
 
 
 def separation_row(dataset: str, result: SeparationResult, confidence: float) -> SeparationRow:

@@ -29,6 +29,7 @@ from stratoscope.scoring import (
     ReadPart,
     SeparationSettings,
     VarianceKind,
+    check_distinct,
 )
 
 
@@ -112,13 +113,13 @@ class ContrastsSection(ConfigSection):
 
     definitions: Annotated[list[str], DISTINCT, named(DEFINITIONS, "definition")] = Field(["eavss"], min_length=1)
     """eavss, standardized, dprime, difference, ratio, hallucinated_only; all are ours."""
-    parts: list[Part] = Field(["answer"], min_length=1)
+    parts: Annotated[list[Part], DISTINCT] = Field(["answer"], min_length=1)
     """answer, last, change (an answer relative to its question)."""
-    variance: list[VarianceKind] = Field(["elementwise"], min_length=1)
+    variance: Annotated[list[VarianceKind], DISTINCT] = Field(["elementwise"], min_length=1)
     """elementwise: over all activations; pooled: over the width of the token mean."""
-    epsilon: list[Positive] = [0.01]
+    epsilon: Annotated[list[Positive], DISTINCT] = [0.01]
     """Absolute sparsity thresholds."""
-    quantile: list[Fraction] = []
+    quantile: Annotated[list[Fraction], DISTINCT] = []
     """Sparsity thresholds as quantiles of |activation| over all layers of a tap."""
     threshold: NotNegative = 1.0
     """Propensity, |EAVSS| in multiples of its mean over layers, above which a layer can be flagged."""
@@ -195,4 +196,9 @@ class HallucinationConfig(ShardedConfig):
             missing = needed[part] - set(self.readings.parts)
             if missing:
                 raise ValueError(f"contrasts.parts {part} needs {' and '.join(sorted(missing))} in readings.parts")
+        return self
+
+    @model_validator(mode="after")
+    def _distinct_thresholds(self) -> Self:
+        check_distinct(self.contrasts.epsilon, "contrasts.epsilon", self.readings.epsilons, "readings.epsilons")
         return self

@@ -213,22 +213,16 @@ def _rate_section(rates: Sequence[RateRow], manifest: Manifest) -> PageSection:
 
 
 def _all_section(rows: Sequence[HallucinationScoreRow]) -> PageSection:
-    flagged: dict[tuple[str, ...], list[str]] = {}
+    by_scoring: dict[tuple[str | float, ...], list[HallucinationScoreRow]] = {}
     for row in rows:
-        scoring = (
-            row.dataset,
-            row.tap,
-            row.part,
-            row.definition,
-            row.variance,
-            row.epsilon_kind,
-            number_text(row.epsilon, ".3g"),
-        )
-        layers = flagged.setdefault(scoring, [])
-        if row.flagged:
-            layers.append(str(row.layer))
+        by_scoring.setdefault(row.scoring, []).append(row)
     header = ["data set", "tap", "part", "definition", "variance", "threshold", "epsilon", "flagged layers"]
-    table = [[*scoring, " ".join(layers) or "none"] for scoring, layers in flagged.items()]
+    table = [
+        [r.dataset, r.tap, r.part, r.definition, r.variance, r.epsilon_kind, number_text(r.epsilon, ".3g"), layers]
+        for r, layers in (
+            (rows[0], " ".join(str(row.layer) for row in rows if row.flagged) or "none") for rows in by_scoring.values()
+        )
+    ]
     return PageSection("All definitions", [], [], [Table(header, table)])
 
 

@@ -37,7 +37,7 @@ from stratoscope.pipelines.sharded.measure import (
 )
 from stratoscope.pipelines.sharded.nonfinite import nonfinite_layers
 from stratoscope.pipelines.sharded.sizes import batch_sizes, recorded_tokens
-from stratoscope.pipelines.sharded.taps import taps_read
+from stratoscope.pipelines.sharded.taps import taps_read, taps_with_equal_quantiles
 from stratoscope.results import Run, ShardStore, Storage, read_table, write_table
 from stratoscope.scoring import (
     DEFINITIONS,
@@ -100,6 +100,9 @@ class HallucinationJob(Job[HallucinationConfig]):
             context.manifest.facts["nonfinite_layers"] = nonfinite_layers(context.storage, "pair_stats")
         write_rates(context.storage, config.separation.confidence)
         observations, notes = select_testable(read_observations(context.run, config), config)
+        thresholds = [(tap, t.kind, t.epsilon) for tap, placed in observations.thresholds.items() for t in placed]
+        if equal := taps_with_equal_quantiles(thresholds, len(config.contrasts.quantile)):
+            context.manifest.facts["equal_quantiles"] = equal
         with context.stage("contrast"):
             results = flag_layers(context.storage, config, observations)
         with context.stage("separate"):
@@ -267,7 +270,7 @@ def flag_layers(storage: Storage, config: HallucinationConfig, observations: Ans
         run_layer_tests(observations, section.definitions, section.to_views(), section.to_inference(config.seed))
     )
     rows = [row for result in results for row in tables.score_rows(result, observations.thresholds)]
-    write_table(storage, "hallucination_scores", tables.HallucinationScoreRow.table(rows))
+    write_table(storage, "hallucination_scores", tables.HallucinationScoreRow.table(tables.distinct_rows(rows)))
     first = first_results(results)
     agreement = map(tables.agreement_row, compare_datasets(first))
     write_table(storage, "agreement", tables.AgreementRow.table(agreement))

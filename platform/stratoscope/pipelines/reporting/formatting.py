@@ -53,9 +53,13 @@ def model_facts(manifest: Manifest, num_parameters: int) -> Iterator[tuple[str, 
 
 
 def tap_notes(manifest: Manifest) -> list[str]:
-    """Return a line for each tap that could not be read or is inaccurate because of rounding, with the reason."""
+    """Return a line for each tap that could not be read, is inaccurate because of rounding, or has equal thresholds."""
     facts = manifest.facts
     notes = [f"tap {tap} was not read: {reason}" for tap, reason in facts.get("withdrawn", {}).items()]
+    notes += [
+        f"tap {tap}: several quantiles have the same threshold, an edge of the histogram's bins, and are reported once"
+        for tap in facts.get("equal_quantiles", [])
+    ]
     layers = facts.get("by_difference", [])
     if layers and facts["dtype"] != "float32":
         notes.append(

@@ -19,7 +19,7 @@ from stratoscope.pipelines.runtime.validators import (
     named,
 )
 from stratoscope.pipelines.sharded.config import ShardedConfig
-from stratoscope.scoring import METRICS, ScoringSettings, VarianceKind
+from stratoscope.scoring import METRICS, ScoringSettings, VarianceKind, check_distinct
 
 
 class PromptsSection(ConfigSection):
@@ -84,21 +84,15 @@ class ActivationsSection(ConfigSection):
 class ScoresSection(ConfigSection):
     """The scores to compute from the statistics, without running the model again."""
 
-    metrics: Annotated[list[str], named(METRICS, "metric")] = [
-        "avss",
-        "variance",
-        "sparsity",
-        "block_influence",
-        "magnitude",
-        "random",
-        "last",
-    ]
+    metrics: Annotated[list[str], DISTINCT, named(METRICS, "metric")] = Field(
+        ["avss", "variance", "sparsity", "block_influence", "magnitude", "random", "last"], min_length=1
+    )
     """Scores per layer: avss, variance, sparsity, block_influence, angular_distance, magnitude, random, last."""
-    variance: list[VarianceKind] = Field(["elementwise"], min_length=1)
+    variance: Annotated[list[VarianceKind], DISTINCT] = Field(["elementwise"], min_length=1)
     """elementwise: over all activations; pooled: over the width of the token mean, as in the code of AVSS's authors."""
-    epsilon: list[Positive] = [0.01]
+    epsilon: Annotated[list[Positive], DISTINCT] = [0.01]
     """Absolute sparsity thresholds."""
-    quantile: list[Fraction] = []
+    quantile: Annotated[list[Fraction], DISTINCT] = []
     """Sparsity thresholds as quantiles of |activation| over all layers of a tap."""
     ratio: Fraction = 0.25
     """Share of layers that the summary and the report mark as the lowest."""
@@ -151,3 +145,8 @@ class ScoreConfig(ShardedConfig):
     """The scores to compute from the statistics."""
     statistics: StatisticsSection = StatisticsSection()
     """The statistics to store."""
+
+    @model_validator(mode="after")
+    def _distinct_thresholds(self) -> Self:
+        check_distinct(self.scores.epsilon, "scores.epsilon", self.activations.epsilons, "activations.epsilons")
+        return self

@@ -34,6 +34,7 @@ from stratoscope.pipelines.sharded.measure import (
 )
 from stratoscope.pipelines.sharded.nonfinite import nonfinite_layers
 from stratoscope.pipelines.sharded.sizes import batch_sizes, recorded_tokens
+from stratoscope.pipelines.sharded.taps import taps_with_equal_quantiles
 from stratoscope.results import Run, ShardStore, read_table, write_table
 from stratoscope.scoring import Scoring
 from stratoscope.tables.score import ALL, TABLES, LayerScoreRow, StabilityRow, layer_score_rows, stability_row
@@ -80,6 +81,9 @@ class ScoreJob(Job[ScoreConfig]):
                 context.manifest.facts["nonfinite_layers"] = nonfinite_layers(context.storage, source.stats)
             scorings = score_tables(source, config.scores.to_settings(config.seed))
             check_any_scoring(scorings, config.scores.metrics)
+            thresholds = [(scoring.tap, scoring.epsilon_kind, scoring.epsilon) for _, scoring in scorings]
+            if equal := taps_with_equal_quantiles(thresholds, len(config.scores.quantile)):
+                context.manifest.facts["equal_quantiles"] = equal
             write_scores(context, scorings)
         with context.stage("report"):
             context.write_report(build_page(context.run))

@@ -47,9 +47,9 @@ class DefinitionSearchSection(ConfigSection):
     objective: DefinitionObjective = "auroc"
     """auroc: of the flagged layers, averaged over data sets; over_random: its difference to random sets;
     least_over_random: the same on the data set where it is least."""
-    choose_on: list[str] = []
+    choose_on: Annotated[list[str], DISTINCT] = []
     """Data sets that trials are compared on; none means all except those of confirm_on."""
-    confirm_on: list[str] = []
+    confirm_on: Annotated[list[str], DISTINCT] = []
     """Data sets that trials never use, on which the best one is confirmed."""
     separation: SeparationSection = SeparationSection()
     """How wrong answers are told from right ones."""
