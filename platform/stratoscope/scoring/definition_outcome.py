@@ -24,7 +24,7 @@ class DefinitionOutcome:
     over_random_high: float
     """Upper end of its interval."""
     detectable: float | None
-    """Difference that data of this size would detect in four of five cases; None where no fold flags a layer, or random
+    """Difference that data of this size would detect in four of five cases; null where no fold flags a layer, or random
     sets are the same layers."""
     share_of_random_below: float
     """Share of the random sets with a smaller area."""

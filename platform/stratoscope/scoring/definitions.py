@@ -38,7 +38,7 @@ class Readings:
     @property
     def readable(self) -> NDArray[np.bool_]:
         """Whether a layer can be read in all answers, shape (L,); the others have no score."""
-        return ~np.isnan(self.variance).any(axis=0)
+        return np.asarray(~np.isnan(self.variance).any(axis=0))
 
     def masked(self) -> "Readings":
         """Return the readings with NaN throughout in layers that cannot be read in all answers."""

@@ -85,7 +85,7 @@ def contrast(values: Array, labels: Labels) -> Array:
         return values[np.argsort(labels.question, kind="stable")]
     wrong, right = (_means(values, labels, members) for members in (labels.wrong, ~labels.wrong))
     # Means of equal values may differ in their last digits.
-    return np.where(np.isclose(wrong, right, rtol=1e-12, atol=0), 0.0, wrong - right)
+    return np.asarray(np.where(np.isclose(wrong, right, rtol=1e-12, atol=0), 0.0, wrong - right))
 
 
 def _means(values: Array, labels: Labels, members: NDArray[np.bool_]) -> Array:
@@ -189,12 +189,22 @@ def _effect(values: Array, labels: Labels) -> Array:
 
 def _test(y: Array, x: Array, lengths: Array, design: Design, inference: Inference) -> MaxT:
     """Test the columns of y without NaN; the others have NaN results."""
-    known = ~np.isnan(y).any(axis=0)
+    known = np.asarray(~np.isnan(y).any(axis=0))
     test = max_t(y[:, known], x, lengths, design, draws=inference.draws, level=inference.level, seed=inference.seed)
-    by_column = {name: np.full(len(known), np.nan) for name in ("effect", "error", "spread", "statistic", "p_value")}
-    for name, values in by_column.items():
-        values[known] = getattr(test, name)
-    return replace(test, **by_column)
+
+    def of_all(values: Array) -> Array:
+        filled = np.full(len(known), np.nan)
+        filled[known] = values
+        return filled
+
+    return replace(
+        test,
+        effect=of_all(test.effect),
+        error=of_all(test.error),
+        spread=of_all(test.spread),
+        statistic=of_all(test.statistic),
+        p_value=of_all(test.p_value),
+    )
 
 
 @dataclass(frozen=True)

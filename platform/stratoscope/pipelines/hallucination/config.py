@@ -120,7 +120,8 @@ class ContrastsSection(ConfigSection):
     epsilon: Annotated[list[Positive], DISTINCT] = [0.01]
     """Absolute sparsity thresholds."""
     quantile: Annotated[list[Fraction], DISTINCT] = []
-    """Sparsity thresholds as quantiles of |activation| over all layers of a tap."""
+    """Sparsity thresholds as quantiles of |activation| over all layers of a tap and all parts that are read, except
+    questions."""
     threshold: NotNegative = 1.0
     """Propensity, |EAVSS| in multiples of its mean over layers, above which a layer can be flagged."""
     level: Fraction = 0.05
