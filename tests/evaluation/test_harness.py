@@ -18,6 +18,7 @@ from stratoscope.evaluation import (
     by_task,
     check_filters,
     choose_items,
+    items_digest,
     load_tasks,
     task_names,
 )
@@ -137,6 +138,38 @@ def test_the_filter_that_counts_is_the_first_of_the_task_or_the_one_named(model:
 def test_a_task_of_several_sampled_answers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"words samples 4 answers to each item \(repeats\)"):
         load_tasks([write_filtered_task(tmp_path, QUESTIONS, ["a"] * 8, repeats=4)])
+
+
+def test_the_digest_of_items_covers_labels_and_how_answers_are_scored(model: LoadedModel, tmp_path: Path) -> None:
+    def digest_of(answer: str, *changes: tuple[str, str]) -> str:
+        source = Path(write_filtered_task(tmp_path, QUESTIONS, [answer] * 8))
+        text = source.read_text()
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        source.write_text(text)
+        (task,) = load_tasks([str(source)])
+        return items_digest([choose_items(task, ItemSampling(4, 4), (), model.tokenizer)])
+
+    def graded(code: str) -> str:
+        (tmp_path / "grade.py").write_text(code)
+        return digest_of("a", ("metric_list:", "process_results: !function grade.grade\nmetric_list:"))
+
+    first = digest_of("a")
+    assert digest_of("a") == first
+    code = (
+        "def right(answer, doc):\n    return answer == doc['a']\n\n"
+        "def grade(doc, answers):\n    return {'exact_match': right(answers[0], doc)}\n"
+    )
+    digests = {
+        first,
+        digest_of("b"),
+        digest_of("a", ("{{ a }}", "{{ q }}")),
+        digest_of("a", ("group_select: -1", "group_select: -2")),
+        graded(code),
+        graded(code.replace("==", "!=")),
+    }
+    assert len(digests) == 6
 
 
 def test_calibration_and_both_parts_are_disjoint_by_id(model: LoadedModel) -> None:

@@ -94,6 +94,16 @@ def test_tasks_of_the_harness_have_no_request(settings: dict[str, Any]) -> None:
     assert asked(settings, SearchConfig, evaluation={"tasks": ["sciq", "gsm8k"]}) is None
 
 
+def test_tasks_of_local_files_have_no_request_since_their_data_may_change(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    del settings["prompts"]
+    docs = tmp_path / "docs.jsonl"
+    docs.write_text('{"q": "one", "gold": 0}\n')
+    (tmp_path / "mine.yaml").write_text(f"task: mine\ndataset_kwargs: {{data_files: {{test: {docs}}}}}\n")
+    assert asked(settings, SearchConfig, evaluation={"tasks": [str(tmp_path / "mine.yaml")]}) is None
+
+
 def test_a_cluster_has_no_request(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert asked(settings) is None

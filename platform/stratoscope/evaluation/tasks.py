@@ -1,10 +1,11 @@
 """Tasks of lm-evaluation-harness: the shipped ones, the harness's own, and local YAML files."""
 
+import inspect
 import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,8 @@ HARNESS = "harness:"
 NEXT_TOKEN = "next_token_accuracy"
 PER_ITEM = ("acc", "exact_match", "em")
 """Metrics that score items individually, in order of preference."""
+SCORING = ("doc_to_target", "doc_to_choice", "process_results", "filter_list", "metric_list")
+"""Settings of a task that decide the score of an answer."""
 
 logger = logging.getLogger(__name__)
 
@@ -155,13 +158,41 @@ def check_filters(tasks: Sequence["Task"], filters: Sequence[str]) -> None:
 
 
 def items_digest(tasks: Sequence["TaskItems"]) -> str:
-    """Return a digest of the chosen items of tasks, as they are put to a model."""
+    """Return a digest of tasks' chosen items: rows with their labels, requests, and how answers are scored."""
     return digest(
         {
-            t.name: [[[str(r.args) for r in item.requests] for item in part] for part in (t.search, t.held_out)]
+            t.name: {
+                "parts": [[_item_content(item) for item in part] for part in (t.search, t.held_out)],
+                "scoring": _scoring_rules(t.task),
+            }
             for t in tasks
         }
     )
+
+
+def _item_content(item: Item) -> list[Any]:
+    """Return what the model reads of an item, and the id of its row, which covers the label."""
+    return [item.item_id, [str(request.args) for request in item.requests]]
+
+
+def _scoring_rules(task: "Task") -> list[Any]:
+    """Return the settings and the code that turn a task's answers into scores."""
+    return [_plain(type(task)), *(_plain(getattr(task.config, name, None)) for name in SCORING)]
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting of a task with the source of its functions and classes, for digests."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if not callable(value):
+        return value
+    try:
+        # The whole file, because a function may call others in it.
+        return Path(inspect.getsourcefile(value) or "").read_text(encoding="utf-8")
+    except (TypeError, OSError):
+        return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def choose_items(

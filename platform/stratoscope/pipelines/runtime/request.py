@@ -87,6 +87,11 @@ def _states(name: str, text: str, settings: Mapping[str, Any], output: str) -> I
     """
     if not text or "\n" in text or len(text) > 4096:
         return
+    if name.endswith(".tasks"):
+        # The files that another task's data and functions are in are known only once it is loaded.
+        if not (BUNDLED_TASKS / f"{text}.yaml").is_file():
+            raise _UnknownStateError(text)
+        return
     path = Path(text).expanduser()
     if path.exists():
         yield from _file_states(path)
@@ -95,8 +100,6 @@ def _states(name: str, text: str, settings: Mapping[str, Any], output: str) -> I
         raise _UnknownStateError(text)
     yield from _run_states(text, output)
     section = name.rpartition(".")[0]
-    if name.endswith(".tasks") and not (BUNDLED_TASKS / f"{text}.yaml").is_file():
-        raise _UnknownStateError(text)
     if HUB_NAME.fullmatch(text):
         if not name.endswith(".source"):
             raise _UnknownStateError(text)
