@@ -1,6 +1,8 @@
 """The parts of the mitigation pipeline that need neither Ray nor training."""
 
+import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ from stratoscope.errors import InputError, RunError
 from stratoscope.evaluation import Resampling, Score, TextSampling
 from stratoscope.execution import Trial, WorkerResources
 from stratoscope.mitigation import BASE, TERMS, Variant, apply_point, parse_layers, resized_layers
-from stratoscope.models import describe_model, load_tokenizer, resolve_source
+from stratoscope.models import describe_model, encode_text, load_tokenizer, resolve_source
 from stratoscope.pipelines.mitigation import MitigationConfig
 from stratoscope.pipelines.mitigation.config import FlagsSection, TuneSection
 from stratoscope.pipelines.mitigation.dataset import TrainingInputs, load_data
@@ -271,6 +273,35 @@ def test_no_question_or_text_is_in_two_parts(tiny_model_folder: Path, pairs_file
     assert not {q.question_id for q in again.held_out.questions} & seen
     assert again.fingerprint != first.fingerprint
     assert {name: len(examples) for name, examples in again.held_out.separation.items()} == {"first": 6, "second": 6}
+
+
+def write_questions(path: Path, prompts: Sequence[str]) -> str:
+    """Write questions whose answers differ, also where they have the same prompt."""
+    rows = [{"question": prompt, "right": [f"w{i}"], "wrong": [f"w{i + 1}"]} for i, prompt in enumerate(prompts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_no_held_out_question_is_trained_on_from_another_row_or_data_set(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    prompts = [f"w{i // 2} w3 w{i // 2 % 5}" for i in range(80)]
+    sources = [write_questions(tmp_path / f"{name}.jsonl", prompts[:n]) for name, n in (("every", 80), ("hard", 20))]
+    fields = {
+        "layers": "1",
+        "pairs": {"source": sources, "limit": 30},
+        "evaluation": {"limit": 10, "only": ["hard"]},
+        "texts": {"source": ["boolq"], "limit": 4},
+        "tune": {"num_samples": 1, "limit": 4},
+    }
+    tokenizer = load_tokenizer(resolve_source(str(tiny_model_folder)))
+    data = load_data(validate(MitigationConfig, fields), tokenizer, frozenset(), 64)
+    evaluated = (*data.held_out.questions, *data.validation.questions)
+    trained = {example.question for example in data.corpus.questions}
+    assert len(trained) > 10
+    assert not trained & {tuple(encode_text(tokenizer, question.prompt)) for question in evaluated}
+    assert not {q.prompt for q in data.held_out.questions} & {q.prompt for q in data.validation.questions}
+    assert not {q.question_id for q in data.held_out.questions} & data.used
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         retained,
     )
     from stratoscope.evaluation.sampling import TextSampling, sample_texts
-    from stratoscope.evaluation.splits import QuestionSplit, split_questions
+    from stratoscope.evaluation.splits import QuestionSplit, SplitSizes, split_questions
     from stratoscope.evaluation.tasks import (
         ItemMetric,
         ItemSampling,
@@ -67,6 +67,7 @@ __all__ = [
     "Retention",
     "Score",
     "Slice",
+    "SplitSizes",
     "TaskItems",
     "TaskScores",
     "Text",

@@ -1,6 +1,6 @@
 """Disjoint parts of a data set: for training, for validation, and held out for evaluation."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from stratoscope.data import Question
@@ -8,32 +8,61 @@ from stratoscope.data import Question
 
 @dataclass(frozen=True)
 class QuestionSplit:
-    """Three parts of a data set that share no question."""
+    """Three parts of data sets that share no question."""
 
     train: tuple[Question, ...] = ()
     validation: tuple[Question, ...] = ()
     held_out: tuple[Question, ...] = ()
 
-    def __add__(self, other: "QuestionSplit") -> "QuestionSplit":
-        """Return the parts of two data sets together."""
-        return QuestionSplit(
-            self.train + other.train, self.validation + other.validation, self.held_out + other.held_out
-        )
+
+@dataclass(frozen=True)
+class SplitSizes:
+    """Largest numbers of questions of a data set's parts."""
+
+    held_out: int
+    validation: int
+    train: int | None
+    """None takes all questions that remain."""
 
 
 def split_questions(
-    questions: Sequence[Question], used: Collection[str], *, held_out: int, validation: int, train: int | None
+    questions: Mapping[str, Sequence[Question]], used: Collection[str], sizes: Mapping[str, SplitSizes]
 ) -> QuestionSplit:
-    """Divide the questions of a data set; the first questions that may be held out are held out.
+    """Divide the questions of data sets. No part has a row or a prompt of another part, whatever their data sets.
+
+    The held-out parts of all data sets are chosen first, then those for validation, and what remains is for training.
 
     Args:
-        questions: the questions in their seeded order.
-        used: ids of questions that have influenced the model, such as by the choice of its layers; none is held out.
-        held_out: largest number of questions to hold out.
-        validation: largest number of questions for validation.
-        train: largest number of questions for training; None takes all that remain.
+        questions: the questions of each data set in their seeded order.
+        used: ids of questions that have influenced the model, such as by the choice of its layers; neither they nor
+            questions of the same prompt are held out.
+        sizes: sizes of the parts of each data set.
     """
-    held = [q for q in questions if q.question_id not in used][:held_out]
-    ids = {q.question_id for q in held}
-    rest = [q for q in questions if q.question_id not in ids]
-    return QuestionSplit(tuple(rest[validation:][:train]), tuple(rest[:validation]), tuple(held))
+    seen = _Seen(set(used), {q.prompt for own in questions.values() for q in own if q.question_id in used})
+    held_out = {name: seen.others(own)[: sizes[name].held_out] for name, own in questions.items()}
+    taken = _Seen.of(held_out)
+    validation = {name: taken.others(own)[: sizes[name].validation] for name, own in questions.items()}
+    taken |= _Seen.of(validation)
+    train = {name: taken.others(own)[: sizes[name].train] for name, own in questions.items()}
+    return QuestionSplit(*(tuple(q for own in part.values() for q in own) for part in (train, validation, held_out)))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The rows and prompts of some questions. Several rows of a file may ask the same question."""
+
+    ids: set[str]
+    prompts: set[str]
+
+    @classmethod
+    def of(cls, parts: Mapping[str, Sequence[Question]]) -> "_Seen":
+        """Return the rows and prompts of the parts of data sets."""
+        questions = [question for own in parts.values() for question in own]
+        return cls({q.question_id for q in questions}, {q.prompt for q in questions})
+
+    def __or__(self, other: "_Seen") -> "_Seen":
+        return _Seen(self.ids | other.ids, self.prompts | other.prompts)
+
+    def others(self, questions: Sequence[Question]) -> list[Question]:
+        """Return the questions that have neither a row nor a prompt of these."""
+        return [q for q in questions if q.question_id not in self.ids and q.prompt not in self.prompts]

@@ -16,7 +16,7 @@ from stratoscope.data import (
 )
 from stratoscope.digest import digest
 from stratoscope.errors import InputError
-from stratoscope.evaluation import QuestionSplit, Text, split_questions
+from stratoscope.evaluation import QuestionSplit, SplitSizes, Text, split_questions
 from stratoscope.execution import WorkerResources
 from stratoscope.mitigation import Corpus, QuestionExample, TrainingSettings, Variant, encode_question
 from stratoscope.models import ModelSource, encode_text
@@ -181,32 +181,31 @@ def _load_questions(config: MitigationConfig, seen: frozenset[str]) -> tuple[Que
     """Return the questions in their parts, the data sets, and a fingerprint."""
     if not config.terms.weights.uses_questions and config.recovery:
         return QuestionSplit(), (), ""
-    evaluation, total = config.evaluation, QuestionSplit()
     questions = load_pairs(
         config.pairs.to_sources(), PairChoice("given", None, config.pairs.answers_per_question, config.seed)
     )
     by_dataset: dict[str, list[Question]] = {dataset.name: [] for dataset in questions.datasets}
-    for name in evaluation.only:
+    for name in config.evaluation.only:
         if name not in by_dataset:
             raise InputError(f"evaluation.only: pairs.source has no data set {name!r}; it has {', '.join(by_dataset)}")
     for question in questions:
         by_dataset[question.dataset].append(question)
-    for name, own in by_dataset.items():
-        only = name in evaluation.only
-        split = split_questions(
-            own,
-            seen,
-            held_out=evaluation.limit,
-            validation=config.tune.limit if config.tune.num_samples and not only else 0,
-            train=0 if only else config.pairs.limit,
-        )
-        if not split.held_out:
+    split = split_questions(by_dataset, seen, {name: _split_sizes(config, name) for name in by_dataset})
+    for name in by_dataset:
+        if not any(question.dataset == name for question in split.held_out):
             raise InputError(
                 f"pairs.source: all questions of {name!r} were used to choose the layers, so none can be held out; "
                 "use fewer for the choice (pairs.limit of the hallucination run) or leave the data set out there"
             )
-        total += split
-    return total, questions.datasets, questions.fingerprint
+    return split, questions.datasets, questions.fingerprint
+
+
+def _split_sizes(config: MitigationConfig, name: str) -> SplitSizes:
+    """Return the sizes of the parts of a data set. Those in evaluation.only have no question for training."""
+    held_out = config.evaluation.limit
+    if name in config.evaluation.only:
+        return SplitSizes(held_out, 0, 0)
+    return SplitSizes(held_out, config.tune.limit if config.tune.num_samples else 0, config.pairs.limit)
 
 
 def _count(split: QuestionSplit, name: str) -> dict[str, int]:
