@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,11 +23,12 @@ from stratoscope.pipelines.mitigation.estimate import estimate, need
 from stratoscope.pipelines.mitigation.layers import LayerChoice, flagged_layers
 from stratoscope.pipelines.mitigation.outcome import compare_models, outcome_tables, training_problems, variant_row
 from stratoscope.pipelines.mitigation.report import build_page, summary_table
-from stratoscope.pipelines.mitigation.run import choose_workers
+from stratoscope.pipelines.mitigation.run import choose_workers, read_counts
 from stratoscope.pipelines.mitigation.samples import SamplerSettings, sample_rows, with_samples
 from stratoscope.pipelines.mitigation.store import LayerSeparation, ModelScores, TrainedVariant, VariantStore
 from stratoscope.pipelines.mitigation.train import curve_values
 from stratoscope.pipelines.mitigation.tune import best_trial, plan_trials
+from stratoscope.pipelines.reporting.data_notes import part_counts
 from stratoscope.pipelines.runtime.cards import checkpoint_name
 from stratoscope.pipelines.runtime.command_line import parse_command_line
 from stratoscope.pipelines.runtime.config import validate
@@ -262,8 +263,8 @@ def test_no_question_or_text_is_in_two_parts(tiny_model_folder: Path, pairs_file
     tokenizer = load_tokenizer(resolve_source(str(tiny_model_folder)))
     config = validate(MitigationConfig, fields)
     first = load_data(config, tokenizer, frozenset(), 64)
-    assert first.counts["first"] == {"trained": 10, "validated": 4, "held_out": 6}
-    assert first.counts["second"] == {"trained": 0, "validated": 0, "held_out": 6}
+    assert first.counts["first"] == {"trained": 10, "validated": 4, "held_out": 6, "left_out": 0}
+    assert first.counts["second"] == {"trained": 0, "validated": 0, "held_out": 6, "left_out": 0}
     validation, held_out = ({q.question_id for q in part.questions} for part in (first.validation, first.held_out))
     assert not held_out & (validation | first.used)
     assert validation <= first.used
@@ -302,6 +303,28 @@ def test_no_held_out_question_is_trained_on_from_another_row_or_data_set(
     assert not trained & {tuple(encode_text(tokenizer, question.prompt)) for question in evaluated}
     assert not {q.prompt for q in data.held_out.questions} & {q.prompt for q in data.validation.questions}
     assert not {q.question_id for q in data.held_out.questions} & data.used
+
+
+def test_questions_that_are_too_long_are_not_counted_as_trained(tiny_model_folder: Path, tmp_path: Path) -> None:
+    long = " ".join(f"w{j}" for j in range(90))
+    prompts = [f"w{i} {long if i % 2 else ''} w{i // 3}" for i in range(60)]
+    fields = {
+        "layers": "1",
+        "pairs": {"source": [write_questions(tmp_path / "mixed.jsonl", prompts)], "limit": 40},
+        "evaluation": {"limit": 8},
+        "objective": {"forgetting": 0},
+    }
+    tokenizer = load_tokenizer(resolve_source(str(tiny_model_folder)))
+    data = load_data(validate(MitigationConfig, fields), tokenizer, frozenset(), 64)
+    counts = data.counts["mixed"]
+    assert 0 < counts["trained"] == len(data.corpus.questions) < 40
+    assert counts["trained"] + counts["left_out"] == 40
+    says = f", {counts['left_out']} left out of training (longer than the model's limit"
+    assert says in part_counts(counts)
+    assert says in read_counts({"datasets": [asdict(each) for each in data.datasets], "questions": data.counts})[0]
+    fields["pairs"]["source"] = [write_questions(tmp_path / "long.jsonl", prompts[1::2])]
+    with pytest.raises(InputError, match="no question is left for training, 22 left out of training"):
+        load_data(validate(MitigationConfig, fields), tokenizer, frozenset(), 64)
 
 
 @pytest.mark.parametrize(

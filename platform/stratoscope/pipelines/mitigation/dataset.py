@@ -21,6 +21,7 @@ from stratoscope.execution import WorkerResources
 from stratoscope.mitigation import Corpus, QuestionExample, TrainingSettings, Variant, encode_question
 from stratoscope.models import ModelSource, encode_text
 from stratoscope.pipelines.mitigation.config import MitigationConfig
+from stratoscope.pipelines.reporting.data_notes import left_out_note
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,7 +66,7 @@ class MitigationData:
     used: frozenset[str]
     """Ids of the rows that were used for training, for validation and to choose layers."""
     counts: dict[str, dict[str, int]]
-    """Number of questions by data set and part: trained, validated, held_out."""
+    """Number of questions by data set and part: trained, validated, held_out, and left_out of training."""
     datasets: tuple[DataSet, ...]
     """Numbers of questions that were read and kept, by data set."""
     sources: tuple[TextSource, ...]
@@ -144,10 +145,15 @@ def load_data(
     split, datasets, questions_print = _load_questions(config, seen)
     formats = {dataset.name: dataset.format for dataset in datasets}
     held_ids = {question.question_id for question in split.held_out}
-    examples = _encode(tokenizer, split.train, max_length, config.train.wrong_answers)
+    encoded = {
+        name: _encode(tokenizer, [q for q in split.train if q.dataset == name], max_length, config.train.wrong_answers)
+        for name in formats
+    }
+    examples = tuple(example for own in encoded.values() for example in own)
     if config.terms.weights.uses_questions and not examples:
         raise InputError(
-            "pairs.source: no question is left for training; add data sets that are not in evaluation.only"
+            f"pairs.source: no question is left for training{left_out_note({'left_out': len(split.train)})}; add data "
+            "sets that are not in evaluation.only"
         )
     reader = _TextReader(config, tokenizer, min(config.texts.max_tokens, max_length))
     texts = reader.read_training(held_ids)
@@ -163,7 +169,7 @@ def load_data(
         EvaluationSet(split.validation, texts.validation),
         EvaluationSet(split.held_out, perplexity, short if config.evaluation.generate else frozenset(), separation),
         used,
-        {name: _count(split, name) for name in formats},
+        {name: _count(split, name, len(encoded[name])) for name in formats},
         datasets,
         texts.sources,
         digest(
@@ -208,9 +214,12 @@ def _split_sizes(config: MitigationConfig, name: str) -> SplitSizes:
     return SplitSizes(held_out, config.tune.limit if config.tune.num_samples else 0, config.pairs.limit)
 
 
-def _count(split: QuestionSplit, name: str) -> dict[str, int]:
-    parts = {"trained": split.train, "validated": split.validation, "held_out": split.held_out}
-    return {part: sum(q.dataset == name for q in questions) for part, questions in parts.items()}
+def _count(split: QuestionSplit, name: str, num_encoded: int) -> dict[str, int]:
+    """Return the numbers of questions of a data set's parts, and of those that cannot be trained on."""
+    train, validation, held_out = (
+        sum(question.dataset == name for question in part) for part in (split.train, split.validation, split.held_out)
+    )
+    return {"trained": num_encoded, "validated": validation, "held_out": held_out, "left_out": train - num_encoded}
 
 
 def _encode(

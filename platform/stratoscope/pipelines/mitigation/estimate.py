@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from stratoscope.models import ModelFacts
 from stratoscope.pipelines.mitigation.config import MitigationConfig
 from stratoscope.pipelines.mitigation.dataset import MitigationData
+from stratoscope.pipelines.reporting.data_notes import part_counts
 from stratoscope.pipelines.runtime.costs import MemoryEstimate, ModelCost, RunCost, check_machine_memory
 from stratoscope.pipelines.runtime.hardware import PROCESS_BYTES
 
@@ -73,14 +74,7 @@ def estimate(
     seconds = model.seconds(tokens.all * train.max_steps, TRAIN_FLOPS) + START_S
     return [
         ("model", str(model)),
-        *(
-            (
-                f"data set {name}",
-                f"{counts['trained']} questions to train on, {counts['held_out']} held out"
-                + (f", {counts['validated']} for the search" if counts["validated"] else ""),
-            )
-            for name, counts in data.counts.items()
-        ),
+        *((f"data set {name}", part_counts(counts)) for name, counts in data.counts.items()),
         ("texts", f"{len(data.corpus.texts):,} to train on"),
         *_samples(config, model),
         ("work", f"{trainings} trainings of {train.max_steps} steps, about {tokens.all:,.0f} tokens a step"),

@@ -10,6 +10,7 @@ from stratoscope.evaluation.comparison import NOT_DEFINED
 from stratoscope.mitigation import BASE
 from stratoscope.pipelines.mitigation import figures, verdict
 from stratoscope.pipelines.mitigation.outcome import QUESTION_METRICS
+from stratoscope.pipelines.reporting.data_notes import part_counts
 from stratoscope.pipelines.reporting.formatting import memory_text, model_facts, model_label, number_text, run_facts
 from stratoscope.pipelines.reporting.sections import PageColumn, field_column, interval_column, page_table
 from stratoscope.results import Manifest, Page, PageSection, Run, TableRow
@@ -246,11 +247,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     facts = manifest.facts
     yield from model_facts(manifest, facts["num_parameters"])
     for name, counts in facts["questions"].items():
-        yield (
-            f"Data set {name}",
-            f"{counts['trained']} questions for training, {counts['held_out']} held out"
-            + (f", {counts['validated']} for the search" if counts["validated"] else ""),
-        )
+        yield f"Data set {name}", part_counts(counts)
     num_samples = facts.get("samples", 0)  # older versions generated none
     generated = f", and {num_samples:,} that the model generated" if num_samples else ""
     yield "Texts", f"{facts['texts']:,} for training{generated}"

@@ -33,7 +33,7 @@ from stratoscope.pipelines.mitigation.samples import with_samples
 from stratoscope.pipelines.mitigation.store import VariantStore
 from stratoscope.pipelines.mitigation.train import train_variants
 from stratoscope.pipelines.mitigation.tune import TRAINING, tuning_rows
-from stratoscope.pipelines.reporting.data_notes import prompt_counts, question_counts
+from stratoscope.pipelines.reporting.data_notes import left_out_note, prompt_counts, question_counts
 from stratoscope.pipelines.runtime.hardware import usual_device
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.runtime.surroundings import check_connected
@@ -197,7 +197,11 @@ def read_counts(facts: Mapping[str, Any]) -> list[str]:
     Args:
         facts: facts of the run; those of older versions have none of these.
     """
-    questions = [f"{dataset['name']}: {question_counts(dataset)}" for dataset in facts.get("datasets", [])]
+    parts = facts.get("questions", {})
+    questions = [
+        f"{dataset['name']}: {question_counts(dataset)}{left_out_note(parts.get(dataset['name'], {}))}"
+        for dataset in facts.get("datasets", [])
+    ]
     texts = [f"{source['name']}: {prompt_counts(source, 'texts.limit')}" for source in facts.get("sources", [])]
     return questions + texts
 

@@ -48,6 +48,23 @@ def question_counts(dataset: Mapping[str, Any]) -> str:
     return f"{dataset['read']:,} questions read{of_rows}: {_listed(parts)}{answers}"
 
 
+def part_counts(parts: Mapping[str, int]) -> str:
+    """Return how many questions of a data set are in each part of a fine-tuning.
+
+    Args:
+        parts: numbers of questions by part; runs of older versions have no `left_out`.
+    """
+    search = f", {parts['validated']:,} for the search" if parts["validated"] else ""
+    return f"{parts['trained']:,} questions for training, {parts['held_out']:,} held out{search}{left_out_note(parts)}"
+
+
+def left_out_note(parts: Mapping[str, int]) -> str:
+    """Return how many questions were left out of training, and why; empty if there are none."""
+    number = parts.get("left_out", 0)
+    reason = "longer than the model's limit with an answer, or an answer has no token"
+    return f", {number:,} left out of training ({reason})" if number else ""
+
+
 def nonfinite_notes(manifest: Manifest) -> list[str]:
     """Return a warning about activations that are NaN or infinite, if a run has read any."""
     number = manifest.counts.get("nonfinite", 0)
