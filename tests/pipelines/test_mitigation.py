@@ -15,8 +15,8 @@ from stratoscope.errors import InputError, RunError
 from stratoscope.evaluation import Resampling, Score, TextSampling
 from stratoscope.execution import Trial, WorkerResources
 from stratoscope.mitigation import BASE, TERMS, Variant, apply_point, parse_layers, resized_layers
-from stratoscope.models import describe_model, encode_text, load_tokenizer, resolve_source
-from stratoscope.pipelines.mitigation import MitigationConfig
+from stratoscope.models import describe_model, encode_text, load_tokenizer, resolve_source, weights_fingerprint
+from stratoscope.pipelines.mitigation import MitigationConfig, MitigationJob
 from stratoscope.pipelines.mitigation.config import FlagsSection, TuneSection
 from stratoscope.pipelines.mitigation.dataset import TrainingInputs, load_data
 from stratoscope.pipelines.mitigation.estimate import estimate, need
@@ -32,7 +32,7 @@ from stratoscope.pipelines.reporting.data_notes import part_counts
 from stratoscope.pipelines.runtime.cards import checkpoint_name
 from stratoscope.pipelines.runtime.command_line import parse_command_line
 from stratoscope.pipelines.runtime.config import validate
-from stratoscope.results import Manifest, Run, Storage, render, write_table
+from stratoscope.results import Manifest, Run, RunFolder, Storage, render, write_table
 from stratoscope.tables.mitigation import TABLES, TrainingStepRow
 from tests.jobs.reacting import pairs_file
 from tests.mitigation.spawned import settings
@@ -421,6 +421,62 @@ def test_a_trained_variant_states_the_most_memory_of_all_starts_on_the_host_and_
     assert (row.peak_memory_bytes, row.peak_gpu_memory_bytes) == (10**9, 3 * 10**9)
     earlier = {name: value for name, value in STEP.items() if name != "peak_gpu_memory_bytes"}
     assert variant_row(replace(trained(VARIANT), steps=[earlier, resumed])).peak_gpu_memory_bytes is None
+
+
+def write_flags(output: Path, model: Path, layer: int) -> None:
+    """Write a finished hallucination run that flags one layer, in the place of an earlier one of the same name."""
+    folder = RunFolder(str(output), "hallucination", "flags")
+    manifest = Manifest("hallucination", "flags", {}, 0, status="done", facts={"num_layers": 4})
+    manifest.fingerprints = {"weights": weights_fingerprint(resolve_source(str(model)))}
+    folder.write_manifest(manifest)
+    rows = [
+        {"tap": "update", "definition": "eavss", "dataset": "a", "layer": i, "flagged": i == layer, "propensity": 1.0}
+        for i in range(4)
+    ]
+    write_table(folder.storage, "hallucination_scores", pa.Table.from_pylist(rows))
+    write_table(folder.storage, "answers", pa.table({"question_id": ["none"]}))
+
+
+def test_the_layers_that_another_run_gives_are_in_the_identity(
+    tiny_model_folder: Path, pairs_file: Path, prompts_file: Path, tmp_path: Path
+) -> None:
+    fields = {
+        "output": str(tmp_path),
+        "model": {"source": str(tiny_model_folder)},
+        "layers": "flags",
+        "flags": {"num_layers": None},
+        "pairs": {"source": [str(pairs_file)]},
+        "texts": {"source": [str(prompts_file)], "limit": 4},
+        "evaluation": {"limit": 4},
+    }
+
+    def fingerprints(layer: int) -> dict[str, str]:
+        write_flags(tmp_path, tiny_model_folder, layer)
+        job = MitigationJob(validate(MitigationConfig, fields))
+        job.prepare()
+        assert job.choice.variants()[0].layers == (layer,)
+        workers = WorkerResources(1, 1, 0)
+        inputs = TrainingInputs(job.config, job.source, 4, "float32", job.data, 64, 64, workers, job.choice.flagged)
+        job._record_fingerprints(inputs)
+        return job.context.manifest.fingerprints
+
+    first, second = fingerprints(0), fingerprints(3)
+    assert first == fingerprints(0)
+    assert {name for name in first if first[name] != second[name]} == {"layers"}
+
+
+def test_dropped_layers_and_those_of_the_search_are_in_the_fingerprint(tmp_path: Path, tiny_model_folder: Path) -> None:
+    recovery = validate(MitigationConfig, {"drop": "0"})
+    assert len({LayerChoice(recovery, 4, None, dropped).fingerprint for dropped in ((0,), (1,))}) == 2
+    search = {"layers": "flags", "flags": {"num_layers": 4}, "tune": {"num_samples": 2, "num_layers": [1, 2]}}
+    fingerprints = set()
+    for layer in (0, 3):
+        write_flags(tmp_path, tiny_model_folder, layer)
+        run = Run(RunFolder(str(tmp_path), "hallucination", "flags").storage, SimpleNamespace(facts={"num_layers": 4}))
+        choice = LayerChoice(validate(MitigationConfig, search), 4, None, None, run)
+        assert choice.variants()[0].layers == (0, 1, 2, 3)
+        fingerprints.add(choice.fingerprint)
+    assert len(fingerprints) == 2
 
 
 def test_layers_of_a_hallucination_run_are_read_by_tap_definition_and_data_set(tmp_path: Path) -> None:

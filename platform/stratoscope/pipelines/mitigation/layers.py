@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from stratoscope.digest import digest
 from stratoscope.errors import InputError
 from stratoscope.mitigation import (
     EVERY,
@@ -77,6 +78,12 @@ class LayerChoice:
             number: flagged_layers(self.flags, section.model_copy(update={"num_layers": number}))
             for number in self.config.tune.num_layers
         }
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the layers that each variant trains and drops, and of those that the search may choose."""
+        layers = {variant.key: [variant.layers, variant.dropped] for variant in self.variants()}
+        return digest({"variants": layers, "flagged": self.flagged})
 
     def variants(self) -> list[Variant]:
         """Return the variants that the run trains."""

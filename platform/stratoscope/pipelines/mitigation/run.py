@@ -168,6 +168,7 @@ class MitigationJob(Job[MitigationConfig]):
         items = [choose_items(task, sampling, data.used, self.tokenizer) for task in self.tasks]
         self.context.manifest.fingerprints = {
             "weights": weights_fingerprint(self.source),
+            "layers": self.choice.fingerprint,
             "material": data.fingerprint,
             "tasks": items_digest(items),
             "computation": digest({"dtype": inputs.dtype, "device": device, "workers": workers.number}),
