@@ -216,6 +216,37 @@ def test_the_best_trial_was_not_stopped_early() -> None:
     assert best_trial(trials[3:]) is None
 
 
+def test_a_trial_whose_objective_is_not_finite_is_not_chosen() -> None:
+    trials = [
+        Trial({"learning_rate": rate}, {"objective": objective, "training_iteration": 2}, None)
+        for rate, objective in ((0.3, math.nan), (1e-4, 0.6), (3e-5, 0.5), (1.0, math.inf))
+    ]
+    assert best_trial(trials) is trials[1]
+    assert best_trial(trials[::-1]) is trials[1]
+    assert best_trial([trials[0], trials[3]]) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (
+            {"drop": "1", "tune": {"temperatures": [0.1, 0.2]}},
+            r"tune\.temperatures: objective\.contrastive is disabled",
+        ),
+        ({"drop": "1", "tune": {"num_layers": [1, 2]}}, r"tune\.num_layers: drop decides which layers are trained"),
+        (
+            {"compare": ["all"], "tune": {"num_layers": [1, 2]}},
+            r"tune\.num_layers: no variant of compare has flagged layers",
+        ),
+    ],
+)
+def test_a_search_over_a_setting_that_has_no_effect_is_refused(fields: dict, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        validate(MitigationConfig, fields)
+    fields |= {"drop": None, "compare": ["all", "random"]}
+    assert validate(MitigationConfig, fields).tune.to_space(with_layers=True).size > 1
+
+
 def test_a_point_changes_its_settings_and_nothing_else(tiny_model_folder: Path) -> None:
     before = settings(tiny_model_folder)
 

@@ -365,6 +365,11 @@ class MitigationConfig(JobConfig):
         for name in ("contrastive", "forgetting"):
             if getattr(self.tune, name) and not getattr(terms.weights, name):
                 raise ValueError(f"tune.{name}: objective.{name} is disabled; give it a weight, or empty the list")
+        if self.tune.temperatures and not terms.weights.contrastive:
+            raise ValueError(
+                "tune.temperatures: objective.contrastive is disabled, and no other term has a temperature; give it a "
+                "weight, or empty the list"
+            )
         if self.pairs.answers != "given":
             raise ValueError("pairs.answers: only given answers can be used for training")
         return self
@@ -376,6 +381,18 @@ class MitigationConfig(JobConfig):
             raise ValueError("samples.number: no term of the objective is computed on texts; give forgetting a weight")
         if uses_texts and not self.texts.source and not self.samples.number:
             raise ValueError("texts.source: there are no texts to train on; name a source, or give samples.number")
+        return self
+
+    @model_validator(mode="after")
+    def _check_searched_layers(self) -> Self:
+        if not self.tune.num_layers:
+            return self
+        if self.recovery:
+            raise ValueError("tune.num_layers: drop decides which layers are trained; empty the list")
+        if not {"flagged", "random"} & set(self.compare):
+            raise ValueError(
+                "tune.num_layers: no variant of compare has flagged layers; add flagged or random, or empty the list"
+            )
         return self
 
     @property

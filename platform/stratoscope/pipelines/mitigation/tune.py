@@ -1,6 +1,7 @@
 """The search before the training, by Ray Tune: each trial is a training by Ray Train that reports to ASHA."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +30,7 @@ from stratoscope.tables.mitigation import TuningTrialRow
 TRAINING = "training"
 """Folder of Ray Train's checkpoints in the run's folder. It is removed at the end of the run."""
 DIVERGED = "its loss became non-finite before the first checkpoint; use a lower train.learning_rate"
+NOT_FINITE = "its validation score is not finite; use lower tune.learning_rates"
 SEARCHED = ("learning_rate", "temperature", "contrastive", "forgetting", "num_layers")
 
 
@@ -61,9 +63,15 @@ def _search(context: RunContext, inputs: TrainingInputs, variant: Variant) -> di
     trials = tune(context, trial, plan, folder=folder, title=f"tune {variant.name}", on_end=groups.free)
     best = best_trial(trials)
     if best is None:
-        error = DIVERGED if trials[0].error is None else last_line(trials[0].error)
-        raise RunError(f"no trial of {variant.name} finished; the first failed with: {error}")
+        raise RunError(f"no trial of {variant.name} has a finite objective; the first: {_failure(trials[0])}")
     return {"point": dict(best.config), "trials": [_trial_facts(t, chosen=t is best) for t in trials]}
+
+
+def _failure(trial: Trial) -> str:
+    """Return why a trial has no finite objective."""
+    if trial.error is not None:
+        return last_line(trial.error)
+    return NOT_FINITE if OBJECTIVE in trial.metrics else DIVERGED
 
 
 def _layers(inputs: TrainingInputs, variant: Variant) -> LayersByNumber:
@@ -88,8 +96,8 @@ def plan_trials(space: TuningSpace, section: TuneSection, concurrency: int, seed
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
-    """Return the trial with the largest objective among those that were not stopped early; None if all failed."""
-    done = [t for t in trials if t.error is None and OBJECTIVE in t.metrics]
+    """Return the trial with the largest objective that is finite, among those that were not stopped early, or None."""
+    done = [t for t in trials if t.error is None and math.isfinite(t.metrics.get(OBJECTIVE, math.nan))]
     most = max((_num_reports(t) for t in done), default=0)
     complete = [t for t in done if _num_reports(t) == most]
     return max(complete, key=lambda t: float(t.metrics[OBJECTIVE]), default=None)
