@@ -164,8 +164,20 @@ class Lease:
             LeaseLostError: another process has taken over the run.
         """
         if self._lost:
-            raise LeaseLostError(f"another process has taken over {self._run.url()}")
+            raise self._lost_error()
         self._holder = replace(self._holder, progress=progress)
+
+    def check_held(self) -> None:
+        """Check that this process still holds the run folder.
+
+        Raises:
+            LeaseLostError: another process has taken over the run, and may have finished it since.
+        """
+        if self._lost or not self._is_mine():
+            raise self._lost_error()
+
+    def _lost_error(self) -> LeaseLostError:
+        return LeaseLostError(f"another process has taken over {self._run.url()}")
 
     def _stop_renewing(self) -> None:
         self._released = True

@@ -73,6 +73,9 @@ class Manifest:
     git_commit: str | None = field(default_factory=git_commit)
     code: str | None = field(default_factory=code_digest)
     """Digest of the package's source."""
+    earlier_code: list[str] = field(default_factory=list)
+    """Digests of the package's source at earlier starts, if the run uses results of other code, versions or extensions.
+    Such a run has no identity and no request."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     identity: str | None = None
     """Digest of everything that determines the result; runs of equal identity have equal results."""

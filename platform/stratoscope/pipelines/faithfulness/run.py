@@ -79,7 +79,10 @@ class FaithfulnessJob(Job[FaithfulnessConfig]):
         write_results(context, config, self.cells, failed, naive_errors)
         with context.stage("report"):
             context.write_report(build_page(context.run))
-        CellStore(context.storage).clear()
+
+    def clear_intermediates(self) -> None:
+        """Remove the parts of cells, whose content the tables have."""
+        CellStore(self.context.storage).clear()
 
     @staticmethod
     def show(run: Run, console: Console) -> None:

@@ -111,7 +111,10 @@ class HallucinationJob(Job[HallucinationConfig]):
             context.manifest.facts["verdicts"] = [*sentences, *notes]
         with context.stage("report"):
             context.write_report(build_page(context.run))
-        store.clear()
+
+    def clear_intermediates(self) -> None:
+        """Remove the shards, whose content the tables have."""
+        ShardStore(self.context.storage).clear()
 
     @staticmethod
     def show(run: Run, console: Console) -> None:

@@ -118,8 +118,11 @@ class MitigationJob(Job[MitigationConfig]):
         }
         with context.stage("report"):
             context.write_report(build_page(context.run))
-        store.clear()
-        context.storage.remove(TRAINING)
+
+    def clear_intermediates(self) -> None:
+        """Remove trainings and evaluations, whose content the tables have."""
+        VariantStore(self.context.storage).clear()
+        self.context.storage.remove(TRAINING)
 
     @staticmethod
     def show(run: Run, console: Console) -> None:

@@ -29,7 +29,16 @@ from stratoscope.pipelines.runtime.run_lookup import (
 )
 from stratoscope.pipelines.runtime.surroundings import check_place, check_surroundings
 from stratoscope.pipelines.runtime.terminal import Terminal
-from stratoscope.results import Lease, Manifest, Run, RunFolder, check_not_held, damaged_table, new_run_id
+from stratoscope.results import (
+    Lease,
+    LeaseLostError,
+    Manifest,
+    Run,
+    RunFolder,
+    check_not_held,
+    damaged_table,
+    new_run_id,
+)
 
 CHECKING = "checking the input"
 STOP_GRACE_S = 100.0
@@ -84,6 +93,9 @@ class Job(ABC, Generic[Config]):
     def execute(self) -> None:
         """Do the work. `prepare` has been called."""
 
+    def clear_intermediates(self) -> None:
+        """Remove the files that serve only to resume the run. Its manifest says that it is done."""
+
     @staticmethod
     @abstractmethod
     def show(run: Run, console: Console) -> None:
@@ -100,11 +112,18 @@ class Job(ABC, Generic[Config]):
             return False
         self._check_settings(previous)
         self.previous_start = previous
-        self.context.manifest.started = previous.started
+        self._describe_results_of(previous)
         if previous.status == "done" and not self._is_damaged():
             self.context.manifest = previous
             return True
         return False
+
+    def _describe_results_of(self, previous: Manifest) -> None:
+        """Keep in the manifest what it says about the results of an earlier start, in case this one computes none."""
+        manifest = self.context.manifest
+        manifest.started, manifest.identity = previous.started, previous.identity
+        manifest.fingerprints, manifest.facts = dict(previous.fingerprints), dict(previous.facts)
+        manifest.earlier_code = list(previous.earlier_code)
 
     def _is_damaged(self) -> bool:
         """Return whether a table of the finished run cannot be read, so that the run is computed again."""
@@ -138,7 +157,8 @@ class Job(ABC, Generic[Config]):
     def register(self, *, resumed: bool = True) -> None:
         """Record the identity of the run in its manifest, before anything is computed.
 
-        The manifest must hold the fingerprints already.
+        The manifest must hold the fingerprints already. A run that uses results of other code, versions or extensions
+        has neither identity nor request, so that it is not reused.
 
         Args:
             resumed: whether the run uses results of an earlier start.
@@ -151,12 +171,26 @@ class Job(ABC, Generic[Config]):
             self._check_fingerprints()
         manifest, previous = self.context.manifest, self.previous_start
         manifest.identity = identity(self.name, result_settings(self.config), manifest.fingerprints)
+        manifest.earlier_code = _earlier_code(previous, manifest.identity) if resumed else []
         # An earlier start without an identity stopped before this point and computed nothing.
-        if self.config.reuse and (previous is None or previous.identity is None):
+        if self.config.reuse and (previous is None or previous.identity is None) and not manifest.earlier_code:
             equal = equal_run(self.config.output, self.name, manifest.identity)
             if equal is not None:
                 raise EqualRunFound(equal)
-        self.context.folder.write_manifest(manifest)
+        if manifest.earlier_code:
+            manifest.identity = manifest.request = None
+            tell("results of an earlier start by other code or packages are kept; no later run uses this run's results")
+        self._write_manifest()
+
+    def _write_manifest(self) -> None:
+        """Write the manifest, unless another process has taken over the run.
+
+        Raises:
+            LeaseLostError: another process has taken over the run.
+        """
+        if self.context.lease is not None:
+            self.context.lease.check_held()
+        self.context.folder.write_manifest(self.context.manifest)
 
     def _check_fingerprints(self) -> None:
         old = self.previous_start.fingerprints if self.previous_start else {}
@@ -178,6 +212,8 @@ class Job(ABC, Generic[Config]):
         context = self.context
         check_place(self.config.output, context.folder)
         if self.already_done():
+            # A kill may have come before the end of the start that finished the run.
+            self._clear()
             return
         check_surroundings(self.config, context.folder)
         check_not_held(context.storage)
@@ -199,7 +235,7 @@ class Job(ABC, Generic[Config]):
                 if self.already_done():
                     return
                 if self.previous_start is None:
-                    context.folder.write_manifest(context.manifest)
+                    self._write_manifest()
                 elif self.previous_start.status == "done":
                     self._forget_trials()
                 try:
@@ -243,6 +279,13 @@ class Job(ABC, Generic[Config]):
             self._finish(EXIT_FAILED, error)
             raise
         self._finish(self.exit_code)
+        self._clear()
+
+    def _clear(self) -> None:
+        try:
+            self.clear_intermediates()
+        except OSError as error:  # the run is done; its next start removes them
+            logger.warning("intermediate files could not be removed: %s", error)
 
     def _finish(self, code: int, error: BaseException | None = None) -> None:
         manifest = self.context.manifest
@@ -251,12 +294,12 @@ class Job(ABC, Generic[Config]):
         manifest.error = root_cause(error) if error else None
         manifest.finished = datetime.now(UTC).isoformat(timespec="seconds")
         if error is None:
-            self.context.folder.write_manifest(manifest)
+            self._write_manifest()
             return
         logger.error("the run failed", exc_info=error)
-        # If the disk is full or the store is unreachable, the first error must be reported, not this one.
-        with suppress(OSError):
-            self.context.folder.write_manifest(manifest)
+        # If the disk is full, the store is unreachable or the lease is lost, the first error is reported, not this one.
+        with suppress(OSError, LeaseLostError):
+            self._write_manifest()
 
     @contextmanager
     def _log_file(self) -> Iterator[None]:
@@ -293,6 +336,19 @@ class Job(ABC, Generic[Config]):
             root.setLevel(level)
             with suppress(OSError):
                 handler.close()
+
+
+def _earlier_code(previous: Manifest | None, run_identity: str) -> list[str]:
+    """Return the digests of the code of earlier starts whose results a run uses, if they are not results of this code.
+
+    Args:
+        previous: manifest of the last start.
+        run_identity: identity of the run by this code. Settings and fingerprints are those of the last start, so that
+            another identity means other code, versions or extensions.
+    """
+    if previous is None or (not previous.earlier_code and previous.identity in (None, run_identity)):
+        return []
+    return list(dict.fromkeys([*previous.earlier_code, previous.code or "unknown"]))
 
 
 @contextmanager

@@ -87,7 +87,10 @@ class ScoreJob(Job[ScoreConfig]):
             write_scores(context, scorings)
         with context.stage("report"):
             context.write_report(build_page(context.run))
-        store.clear()
+
+    def clear_intermediates(self) -> None:
+        """Remove the shards, whose content the tables have."""
+        ShardStore(self.context.storage).clear()
 
     def _settle_layout(self, store: ShardStore) -> ScoreInputs:
         """Return the input with the layout of an earlier start, or one that suits the cluster."""

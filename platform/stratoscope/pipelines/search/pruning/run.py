@@ -129,7 +129,10 @@ class PruningSearch(Job[SearchConfig]):
         with context.stage("report"):
             write_evaluations(context.storage, store)
             context.write_report(build_page(context.run))
-        store.clear()
+
+    def clear_intermediates(self) -> None:
+        """Remove the evaluations, whose content the tables have."""
+        EvaluationStore(self.context.storage).clear()
 
     @staticmethod
     def show(run: Run, console: Console) -> None:
