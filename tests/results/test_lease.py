@@ -43,8 +43,19 @@ def test_the_lease_of_a_dead_process_here_is_taken_over_at_once(run: Storage) ->
 
 def test_a_process_id_that_was_used_again_is_not_taken_for_its_holder(run: Storage) -> None:
     mine = LeaseHolder.this_process()
-    write(run, replace(mine, created=mine.created - 1000, beat=time.time()))
+    write(run, replace(mine, start_ticks=mine.start_ticks - 1000, beat=time.time()))
     check_not_held(run)
+    # A host without /proc, and earlier versions, record the time of the clock alone.
+    write(run, replace(mine, start_ticks=None, created=mine.created - 1000, beat=time.time()))
+    check_not_held(run)
+
+
+def test_a_live_lease_is_held_although_the_clock_was_set(run: Storage) -> None:
+    mine = LeaseHolder.this_process()
+    # A start time that was read before the clock was set by an hour.
+    write(run, replace(mine, created=mine.created - 3600))
+    with pytest.raises(InputError, match="is in use by process"):
+        check_not_held(run)
 
 
 def test_the_lease_of_another_host_is_taken_over_when_it_is_stale(run: Storage) -> None:

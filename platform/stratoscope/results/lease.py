@@ -49,6 +49,9 @@ class LeaseHolder:
     """Start time of the process; the operating system reuses process ids."""
     beat: float = 0.0
     """Time of the last heartbeat, in seconds since 1970."""
+    start_ticks: int | None = None
+    """Start of the process in clock ticks since the host booted; None where the host has no /proc. Unlike `created`, it
+    does not change when the clock of the host is set."""
     progress: dict[str, Any] = field(default_factory=dict)
     """Progress of the current stage: done, total, errors, rate and unit."""
 
@@ -57,13 +60,21 @@ class LeaseHolder:
         """Describe the calling process."""
         process = psutil.Process()
         return cls(
-            uuid.uuid4().hex, socket.gethostname(), _namespace(), process.pid, process.create_time(), time.time()
+            uuid.uuid4().hex,
+            socket.gethostname(),
+            _namespace(),
+            process.pid,
+            process.create_time(),
+            time.time(),
+            _start_ticks(process.pid),
         )
 
     def is_alive(self, now: float) -> bool:
         """Return whether the holder is alive: checks its process on this host, and its last heartbeat elsewhere."""
         if self.namespace != _namespace():
             return now - self.beat < STALE_S
+        if self.start_ticks is not None:
+            return _start_ticks(self.pid) == self.start_ticks
         try:
             # The start time is rounded to clock ticks.
             return abs(psutil.Process(self.pid).create_time() - self.created) < 1
@@ -210,3 +221,13 @@ def _namespace() -> str:
         return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116 - a link that cannot be resolved
     except OSError:
         return socket.gethostname()
+
+
+def _start_ticks(pid: int) -> int | None:
+    """Return the start of a process in clock ticks since boot, or None if there is no such process or no /proc."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    # The second field is the name of the program in brackets, which may hold spaces and brackets; this is the 22nd.
+    return int(text.rpartition(")")[2].split()[19])
