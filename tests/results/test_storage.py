@@ -105,6 +105,15 @@ def test_a_shard_counts_when_its_mark_is_there(storage: Storage) -> None:
     assert store.done() == {}
 
 
+def test_a_table_that_an_unfinished_attempt_left_is_not_read(storage: Storage) -> None:
+    store = ShardStore(storage)
+    storage.write("shards/000001.errors.parquet", to_parquet(table("left")))
+    store.write(ShardResult(1, {"rows": to_parquet(table("a"))}, {"prompts": 1}))
+    store.write(ShardResult(2, {"errors": to_parquet(table("b"))}, {"prompts": 1}))
+    assert sorted(store.done()) == [1, 2]
+    assert [part["name"].to_pylist() for part in store.read("errors")] == [["b"]]
+
+
 @pytest.mark.parametrize("bad", ["a/b", "..", "", ".hidden", "a b", "x" * 101, "a\\b"])
 def test_a_run_id_is_a_plain_name(tmp_path: Path, bad: str) -> None:
     with pytest.raises(InputError, match="run_id"):

@@ -90,12 +90,7 @@ class ShardStore:
         Raises:
             DamagedFileError: its marker or one of its files cannot be read.
         """
-        marker = f"{shard}.json"
-        try:
-            counts: dict[str, Any] = json.loads(self._storage.read(marker))
-            digests = counts.pop(DIGESTS, None)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise DamagedFileError(self._storage.url(marker), error, AGAIN) from error
+        counts, digests = self._read_marker(shard)
         files = [name for name in names if name.startswith(f"{shard}.") and name.endswith(".parquet")]
         # Version 0.1.0 wrote no digests.
         for file in files if digests is None else [f"{shard}.{table}.parquet" for table in digests]:
@@ -105,6 +100,19 @@ class ShardStore:
             elif content_digest(content) != digests[file.split(".")[1]]:
                 raise DamagedFileError(self._storage.url(file), "its digest is another", AGAIN)
         return counts
+
+    def _read_marker(self, shard: str) -> tuple[dict[str, Any], dict[str, str] | None]:
+        """Return the counts in a shard's marker, and the digest of each of its tables; None if it has no digests.
+
+        Raises:
+            DamagedFileError: the marker cannot be read.
+        """
+        marker = f"{shard}.json"
+        try:
+            counts: dict[str, Any] = json.loads(self._storage.read(marker))
+            return counts, counts.pop(DIGESTS, None)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DamagedFileError(self._storage.url(marker), error, AGAIN) from error
 
     def num_done(self) -> int:
         """Return the number of finished shards."""
@@ -118,13 +126,17 @@ class ShardStore:
         self._storage.write(f"{result.shard:06d}.json", json.dumps({**result.counts, DIGESTS: digests}).encode())
 
     def read(self, table: str) -> Iterator[pa.Table]:
-        """Yield the parts of a table in order of shards; finished shards without the table are skipped."""
+        """Yield the parts of a table in order of shards; finished shards without the table are skipped.
+
+        A file that a shard's marker does not list was left by an attempt that did not finish, and is skipped too.
+        """
         names = self._storage.names()
-        done = {name.removesuffix(".json") for name in names if name.endswith(".json")}
-        for name in names:
-            shard, _, rest = name.partition(".")
-            if rest == f"{table}.parquet" and shard in done:
-                yield read_parquet(self._storage, name)
+        for marker in (name for name in names if name.endswith(".json")):
+            shard = marker.removesuffix(".json")
+            _, digests = self._read_marker(shard)
+            file = f"{shard}.{table}.parquet"
+            if table in digests if digests is not None else file in names:
+                yield read_parquet(self._storage, file)
 
     def clear(self) -> None:
         """Remove all shards, once the run's tables hold their content."""
