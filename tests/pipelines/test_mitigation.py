@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,11 +12,13 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from stratoscope.digest import file_digest
 from stratoscope.errors import InputError, RunError
 from stratoscope.evaluation import Resampling, Score, TextSampling
 from stratoscope.execution import Trial, WorkerResources
 from stratoscope.mitigation import BASE, TERMS, Variant, apply_point, parse_layers, resized_layers
 from stratoscope.models import describe_model, encode_text, load_tokenizer, resolve_source, weights_fingerprint
+from stratoscope.phases import announcing
 from stratoscope.pipelines.mitigation import MitigationConfig, MitigationJob
 from stratoscope.pipelines.mitigation.config import FlagsSection, TuneSection
 from stratoscope.pipelines.mitigation.dataset import TrainingInputs, load_data
@@ -24,16 +27,16 @@ from stratoscope.pipelines.mitigation.layers import LayerChoice, flagged_layers
 from stratoscope.pipelines.mitigation.outcome import compare_models, outcome_tables, training_problems, variant_row
 from stratoscope.pipelines.mitigation.report import build_page, summary_table
 from stratoscope.pipelines.mitigation.run import choose_workers, read_counts
-from stratoscope.pipelines.mitigation.samples import SamplerSettings, sample_rows, with_samples
+from stratoscope.pipelines.mitigation.samples import SamplerSettings, read_samples, sample_rows, with_samples
 from stratoscope.pipelines.mitigation.store import LayerSeparation, ModelScores, TrainedVariant, VariantStore
-from stratoscope.pipelines.mitigation.train import curve_values
-from stratoscope.pipelines.mitigation.tune import best_trial, plan_trials
+from stratoscope.pipelines.mitigation.train import _curves, curve_values
+from stratoscope.pipelines.mitigation.tune import best_trial, plan_trials, read_search
 from stratoscope.pipelines.reporting.data_notes import part_counts
 from stratoscope.pipelines.runtime.cards import checkpoint_name
 from stratoscope.pipelines.runtime.command_line import parse_command_line
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.results import Manifest, Run, RunFolder, Storage, render, write_table
-from stratoscope.tables.mitigation import TABLES, TrainingStepRow
+from stratoscope.tables.mitigation import TABLES, TextSampleRow, TrainingStepRow
 from tests.jobs.reacting import pairs_file
 from tests.mitigation.spawned import settings
 
@@ -179,6 +182,8 @@ def test_stored_parts_are_read_as_they_were_written(tmp_path: Path) -> None:
     store = VariantStore(Storage(str(tmp_path)))
     assert store.read_training(VARIANT) is None
     assert store.read_scores(VARIANT.key) is None
+    storage = Storage(str(tmp_path))
+    storage.write(VariantStore.patch(VARIANT), b"tensors")
     store.write_training(trained(VARIANT))
     assert store.read_training(VARIANT) == trained(VARIANT)
     written = scores([1.0, math.nan], [0.5])
@@ -190,6 +195,41 @@ def test_stored_parts_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert math.isnan(read.scores[1].value)
     store.clear()
     assert store.read_training(VARIANT) is None
+
+
+@pytest.mark.parametrize("damaged", ["flagged-0.json", "flagged-0.safetensors"])
+def test_a_damaged_training_is_removed_with_its_evaluation(damaged: str, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    store = VariantStore(storage)
+    storage.write(VariantStore.patch(VARIANT), b"tensors")
+    whole = replace(trained(VARIANT), digest=file_digest(tmp_path / VariantStore.patch(VARIANT)))
+    store.write_training(whole)
+    store.write_scores(VARIANT.key, scores([1.0], [0.5]))
+    assert store.read_training(VARIANT) == whole
+    storage.write(f"variants/{damaged}", b"{ensors")
+    lines: list[str] = []
+    with announcing("mitigation", lines.append):
+        assert store.read_training(VARIANT) is None
+    assert any(damaged in line and "the training is repeated" in line for line in lines)
+    assert store.read_scores(VARIANT.key) is None
+    assert storage.names("variants") == ["flagged-0.separation.parquet"]
+
+
+def test_damaged_samples_and_searches_are_removed_so_that_they_are_made_again(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    assert (read_samples(storage), read_search(storage, "flagged")) == (None, None)
+    rows = [TextSampleRow(sample=0, tokens=(1, 2), text="x")]
+    write_table(storage, "samples", TextSampleRow.table(rows))
+    storage.write("tuned-flagged.json", b'{"point": {}, "trials": []}')
+    assert [row.text for row in read_samples(storage) or []] == ["x"]
+    assert read_search(storage, "flagged") == {"point": {}, "trials": []}
+    lines: list[str] = []
+    for name in ("samples.parquet", "tuned-flagged.json"):
+        storage.write(name, storage.read(name)[:10])
+    with announcing("mitigation", lines.append):
+        assert (read_samples(storage), read_search(storage, "flagged")) == (None, None)
+    assert ["generated again" in line or "search is repeated" in line for line in lines] == [True, True]
+    assert storage.names() == []
 
 
 def test_the_search_takes_all_points_or_starts_from_the_first() -> None:
@@ -266,6 +306,18 @@ def test_curves_are_grouped_and_leave_out_what_is_no_curve() -> None:
         "loss/loss": 2.0,
         "training/learning_rate": 0.1,
     }
+
+
+def test_curves_of_every_start_are_kept_also_where_the_training_was_stopped(tmp_path: Path) -> None:
+    for storage in (Storage(str(tmp_path)), Storage(f"memory://{tmp_path.name}/run")):
+        with suppress(RunError), _curves(storage, "flagged-0") as draw:
+            draw({"step": 1, "loss": 1.0})
+            raise RunError("stopped by SIGTERM")
+        (first,) = storage.names("tensorboard/flagged-0")
+        with _curves(storage, "flagged-0") as draw:
+            draw({"step": 2, "loss": 0.5})
+        assert len(storage.names("tensorboard/flagged-0")) == 2
+        assert first in storage.names("tensorboard/flagged-0")
 
 
 def test_checkpoints_keep_their_names() -> None:

@@ -1,5 +1,6 @@
 """Finished parts of a run in its folder: trainings and evaluations, which a resumed run does not repeat."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from math import nan
@@ -30,6 +31,8 @@ class TrainedVariant:
     diverged: bool
     """Whether the loss became non-finite after the last checkpoint."""
     seconds: float
+    digest: str | None = None
+    """SHA-256 of the file of the trained tensors; None if an older version wrote it."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +95,35 @@ class VariantStore:
         return f"{FOLDER}/{variant.key}.safetensors"
 
     def read_training(self, variant: Variant) -> TrainedVariant | None:
-        """Return a finished training, or None."""
+        """Return a finished training; None if there is none, or if its record or its tensors cannot be read."""
         name = f"{FOLDER}/{variant.key}.json"
         if not self._storage.exists(name):
             return None
         try:
             facts: dict[str, Any] = json.loads(self._storage.read(name))
-            return TrainedVariant(variant, **facts | {"layers": tuple(facts["layers"])})
+            trained = TrainedVariant(variant, **facts | {"layers": tuple(facts["layers"])})
         except (ValueError, TypeError, KeyError) as error:
-            tell(f"{DamagedFileError(self._storage.url(name), error)}; the training is repeated")
-            return None
+            return self._forget(variant, DamagedFileError(self._storage.url(name), error))
+        patch = self.patch(variant)
+        if not self._storage.exists(patch):
+            return self._forget(variant, f"{self._storage.url(patch)} is missing")
+        if trained.digest not in (None, self._digest(patch)):
+            return self._forget(variant, DamagedFileError(self._storage.url(patch), "its digest is another"))
+        return trained
+
+    def _digest(self, name: str) -> str:
+        with self._storage.open(name) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _forget(self, variant: Variant, reason: object) -> None:
+        """Remove a damaged training and the evaluation of its model."""
+        tell(f"{reason}; the training is repeated")
+        self.forget(variant)
+
+    def forget(self, variant: Variant) -> None:
+        """Remove a training and the evaluation of its model, before it is repeated."""
+        for name in (f"{variant.key}.json", f"{variant.key}.items.parquet", f"{variant.key}.safetensors"):
+            self._storage.remove(f"{FOLDER}/{name}")
 
     def write_training(self, trained: TrainedVariant) -> None:
         """Store a training, after its tensors."""

@@ -1,10 +1,13 @@
 """Training of the variants by Ray Train. If a search is configured, each variant is tuned before its training."""
 
 import logging
+import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from stratoscope.errors import RunError, first_line
@@ -12,7 +15,7 @@ from stratoscope.execution import fit, run_remote
 from stratoscope.mitigation import TrainingSettings, Variant
 from stratoscope.pipelines.mitigation.dataset import TrainingInputs
 from stratoscope.pipelines.mitigation.store import TrainedVariant, VariantStore
-from stratoscope.pipelines.mitigation.tune import DIVERGED, TRAINING, tuned_settings
+from stratoscope.pipelines.mitigation.tune import DIVERGED, TRAINING, read_search, tuned_settings
 from stratoscope.pipelines.mitigation.worker import TrainingLoop, write_patch
 from stratoscope.pipelines.runtime.context import RunContext
 from stratoscope.results import Storage
@@ -39,7 +42,9 @@ def train_variants(
     failed: dict[Variant, str] = {}
     for variant in variants:
         try:
-            trained.append(store.read_training(variant) or _train(context, inputs, store, variant))
+            trained.append(
+                _finished(context, inputs, store, variant, variants) or _train(context, inputs, store, variant)
+            )
         except Exception as error:
             if context.stopping.is_set():
                 raise
@@ -48,6 +53,21 @@ def train_variants(
     if not trained:
         raise RunError(f"every training failed; the first, {variants[0].key}: {failed[variants[0]]}")
     return trained, failed
+
+
+def _finished(
+    context: RunContext, inputs: TrainingInputs, store: VariantStore, variant: Variant, variants: Sequence[Variant]
+) -> TrainedVariant | None:
+    """Return the finished training of a variant, or None.
+
+    If its search has to be repeated, it may choose other settings, so that the trainings of all seeds are repeated too.
+    """
+    if inputs.config.tune.num_samples and read_search(context.storage, variant.name) is None:
+        for other in variants:
+            if other.name == variant.name:
+                store.forget(other)
+        return None
+    return store.read_training(variant)
 
 
 def _train(context: RunContext, inputs: TrainingInputs, store: VariantStore, variant: Variant) -> TrainedVariant:
@@ -65,6 +85,7 @@ def _train(context: RunContext, inputs: TrainingInputs, store: VariantStore, var
             result["parameters"],
             diverged=len(result["steps"]) < settings.optimizer.steps,
             seconds=round(time.perf_counter() - started, 3),
+            digest=result["digest"],
         )
         store.write_training(trained)
         context.storage.child(TRAINING).remove(variant.key)
@@ -109,14 +130,22 @@ def curve_values(row: Mapping[str, float]) -> dict[str, float]:
 
 @contextmanager
 def _curves(storage: Storage, name: str) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """Yield a function that writes a step's curves to the run's folder. Object stores get them when the block ends."""
+    """Yield a function that writes a step's curves to the run's folder.
+
+    Object stores get them when the block ends, also by an error. Each start of a run adds a file of its own.
+    """
     local = storage.local_path(TENSORBOARD, name)
     if local is not None:
         with _summary_writer(str(local)) as write:
             yield write
         return
-    with storage.child(TENSORBOARD, name).writing_folder() as folder, _summary_writer(str(folder)) as write:
-        yield write
+    with tempfile.TemporaryDirectory(prefix="stratoscope-") as folder:
+        try:
+            with _summary_writer(folder) as write:
+                yield write
+        finally:
+            for file in Path(folder).iterdir():
+                storage.write(f"{TENSORBOARD}/{name}/{file.name}", file.read_bytes())
 
 
 @contextmanager
@@ -128,7 +157,8 @@ def _summary_writer(folder: str) -> Iterator[Callable[[Mapping[str, float]], Non
             writer.add_scalar(name, value, int(row["step"]))
         writer.flush()
 
-    writer = SummaryWriter(folder)
+    # The library names files by the second and the host; a second start must not overwrite the curves of the first.
+    writer = SummaryWriter(folder, filename_suffix=f".{uuid.uuid4().hex[:8]}")
     try:
         yield write
     finally:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from stratoscope.errors import RunError, last_line
+from stratoscope.errors import DamagedFileError, RunError, last_line
 from stratoscope.execution import PlacementGroupTracker, Trial, TrialPlan, fit_in_trial, resources
 from stratoscope.mitigation import (
     FLAGGED,
@@ -19,6 +19,7 @@ from stratoscope.mitigation import (
     apply_point,
     resized_layers,
 )
+from stratoscope.phases import tell
 from stratoscope.pipelines.mitigation.config import TuneSection
 from stratoscope.pipelines.mitigation.dataset import TrainingInputs
 from stratoscope.pipelines.mitigation.worker import OBJECTIVE, TrainingLoop
@@ -40,13 +41,31 @@ def tuned_settings(context: RunContext, inputs: TrainingInputs, variant: Variant
     Raises:
         RunError: the run is stopping, or every trial failed.
     """
-    name = tuned_file(variant.name)
-    if not context.storage.exists(name):
+    result = read_search(context.storage, variant.name)
+    if result is None:
         with context.stage("tune"):
             result = _search(context, inputs, replace(variant, seed=inputs.config.train.seeds[0]))
-        context.storage.write(name, json.dumps(result).encode())
-    point: Mapping[str, float] = json.loads(context.storage.read(name))["point"]
-    return apply_point(inputs.settings(variant), point, _layers(inputs, variant))
+        context.storage.write(tuned_file(variant.name), json.dumps(result).encode())
+    return apply_point(inputs.settings(variant), result["point"], _layers(inputs, variant))
+
+
+def read_search(storage: Storage, name: str) -> dict[str, Any] | None:
+    """Return the result of a variant's search; None if there is none, or if it cannot be read.
+
+    Args:
+        storage: the run's folder.
+        name: name of the variant.
+    """
+    file = tuned_file(name)
+    try:
+        result: dict[str, Any] = storage.read_json(file)
+    except FileNotFoundError:
+        return None
+    except DamagedFileError as error:
+        tell(f"{error}; the search is repeated")
+        storage.remove(file)
+        return None
+    return result
 
 
 def _search(context: RunContext, inputs: TrainingInputs, variant: Variant) -> dict[str, Any]:
@@ -154,7 +173,7 @@ def tuning_rows(storage: Storage, names: Sequence[str]) -> Iterator[TuningTrialR
         names: names of the variants.
     """
     for name in names:
-        for index, trial in enumerate(json.loads(storage.read(tuned_file(name)))["trials"]):
+        for index, trial in enumerate(storage.read_json(tuned_file(name))["trials"]):
             yield TuningTrialRow(
                 variant=name,
                 trial_id=f"{index:03d}",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from ray.train import Checkpoint
 
+from stratoscope.digest import file_digest
 from stratoscope.evaluation import (
     Evaluator,
     ItemSampling,
@@ -218,8 +219,8 @@ def write_patch(run: str, name: str, checkpoint: Checkpoint, settings: TrainingS
         settings: settings of the training.
 
     Returns:
-        `steps`, the metrics of each step, and `parameters`, the number of trained parameters. With
-        adapters, this counts their parameters and not the weights that they are merged into.
+        `steps`, the metrics of each step; `parameters`, the number of trained parameters, which are with adapters
+        theirs and not the weights that they are merged into; and `digest`, the SHA-256 of the file.
     """
     from safetensors.torch import save_file
 
@@ -229,7 +230,8 @@ def write_patch(run: str, name: str, checkpoint: Checkpoint, settings: TrainingS
         steps = json.loads(Path(folder, STEPS).read_text(encoding="utf-8"))
     with Storage(run).atomic_file(name) as path:
         save_file({key: tensor.contiguous() for key, tensor in patch.items()}, path)
-    return {"steps": steps, "parameters": sum(tensor.numel() for tensor in trained.values())}
+        written = file_digest(path)
+    return {"steps": steps, "parameters": sum(tensor.numel() for tensor in trained.values()), "digest": written}
 
 
 def read_patch(storage: Storage, name: str) -> Patch:
