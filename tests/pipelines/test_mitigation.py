@@ -16,7 +16,7 @@ from stratoscope.digest import file_digest
 from stratoscope.errors import InputError, RunError
 from stratoscope.evaluation import Resampling, Score, TextSampling
 from stratoscope.execution import Trial, WorkerResources
-from stratoscope.mitigation import BASE, TERMS, Variant, apply_point, parse_layers, resized_layers
+from stratoscope.mitigation import BASE, TERMS, Variant, apply_point, fine_tuning_variants, parse_layers, resized_layers
 from stratoscope.models import describe_model, encode_text, load_tokenizer, resolve_source, weights_fingerprint
 from stratoscope.phases import announcing
 from stratoscope.pipelines.mitigation import MitigationConfig, MitigationJob
@@ -24,7 +24,13 @@ from stratoscope.pipelines.mitigation.config import FlagsSection, TuneSection
 from stratoscope.pipelines.mitigation.dataset import TrainingInputs, load_data
 from stratoscope.pipelines.mitigation.estimate import estimate, need
 from stratoscope.pipelines.mitigation.layers import LayerChoice, flagged_layers
-from stratoscope.pipelines.mitigation.outcome import compare_models, outcome_tables, training_problems, variant_row
+from stratoscope.pipelines.mitigation.outcome import (
+    compare_models,
+    layer_notes,
+    outcome_tables,
+    training_problems,
+    variant_row,
+)
 from stratoscope.pipelines.mitigation.report import build_page, summary_table
 from stratoscope.pipelines.mitigation.run import choose_workers, read_counts
 from stratoscope.pipelines.mitigation.samples import SamplerSettings, read_samples, sample_rows, with_samples
@@ -167,6 +173,16 @@ def test_problems_name_the_variant() -> None:
     lines = list(training_problems([trained(VARIANT, diverged=True)], {PRUNED: "out of memory"}))
     assert lines[0].startswith("flagged-0 diverged")
     assert lines[1] == "given-0 failed and is in no comparison: out of memory."
+
+
+def test_random_layers_that_include_flagged_ones_are_noted() -> None:
+    def models(size: int) -> list[TrainedVariant]:
+        variants = fine_tuning_variants(["flagged", "random", "all"], tuple(range(size)), 6, [0, 1])
+        return [trained(variant) for variant in variants]
+
+    assert list(layer_notes(models(3), 6)) == []
+    (note,) = layer_notes(models(4), 6)
+    assert "it trains 4 of 6 layers, and only 2 are not flagged or given" in note
 
 
 def test_every_column_is_described_and_terms_have_their_columns() -> None:
@@ -567,6 +583,7 @@ def test_layers_of_a_hallucination_run_are_read_by_tap_definition_and_data_set(t
         {
             "tap": tap,
             "definition": "eavss",
+            "part": "answer",
             "dataset": dataset,
             "layer": layer,
             "flagged": layer == flag,
@@ -585,3 +602,19 @@ def test_layers_of_a_hallucination_run_are_read_by_tap_definition_and_data_set(t
         flagged_layers(run, FlagsSection(tap="mlp"))
     with pytest.raises(InputError, match=r"flags.datasets: .* has none called 'c'; it has a, b"):
         flagged_layers(run, FlagsSection(datasets=["c"]))
+
+
+def test_the_part_that_flags_the_layers_is_named_if_there_are_several(tmp_path: Path) -> None:
+    rows = [
+        {"tap": "block", "definition": "eavss", "part": part, "dataset": "a", "layer": i, "flagged": i == flag}
+        | {"propensity": 1.0}
+        for part, flag in (("answer", 0), ("last", 2))
+        for i in range(3)
+    ]
+    run = Run(Storage(str(tmp_path)), SimpleNamespace(facts={"num_layers": 3}))
+    write_table(run.storage, "hallucination_scores", pa.Table.from_pylist(rows))
+    assert flagged_layers(run, FlagsSection(num_layers=None, part="last")) == (2,)
+    with pytest.raises(InputError, match=r"flags.part: the run .* contrasts several parts \(answer, last\); name one"):
+        flagged_layers(run, FlagsSection(num_layers=None))
+    with pytest.raises(InputError, match=r"flags.part: .* has none called 'change'; it has answer, last"):
+        flagged_layers(run, FlagsSection(part="change"))

@@ -30,7 +30,7 @@ from stratoscope.pipelines.runtime.validators import (
     named,
 )
 from stratoscope.pipelines.sharded.config import ModelSection, worker_demand
-from stratoscope.scoring import METRICS
+from stratoscope.scoring import METRICS, Part
 
 if TYPE_CHECKING:
     from stratoscope.evaluation import ItemSampling, Resampling
@@ -48,6 +48,8 @@ class FlagsSection(ConfigSection):
     """Tap of the scores; null is the run's first."""
     definition: str | None = None
     """Definition of the scores; null is the run's first."""
+    part: Part | None = None
+    """Part of the scores; needed if the run contrasts several."""
     datasets: Annotated[list[str], DISTINCT] = []
     """Data sets whose flags count; empty takes all of the run."""
 

@@ -154,17 +154,19 @@ def flagged_layers(run: Run, section: FlagsSection) -> tuple[int, ...]:
     """Return the layers that a hallucination run flags.
 
     Raises:
-        InputError: the run has no such tap, definition or data set, or flags no layer.
+        InputError: the run has no such tap, definition, part or data set, has several parts and none is named, or flags
+            no layer.
     """
     scores = HallucinationScoreRow.read(run.table("hallucination_scores"))
     tap = str(section.tap or scores[0].tap)
     definition = section.definition or scores[0].definition
     _check_known(run, "flags.tap", [tap], sorted({score.tap for score in scores}))
     _check_known(run, "flags.definition", [definition], sorted({score.definition for score in scores}))
+    part = _part(run, section, [score.part for score in scores])
     rows = [
         LayerFlag(dataset=s.dataset, layer=s.layer, flagged=s.flagged, propensity=s.propensity)
         for s in scores
-        if (s.tap, s.definition) == (tap, definition)
+        if (s.tap, s.definition, s.part) == (tap, definition, part)
     ]
     datasets = list(dict.fromkeys(row.dataset for row in rows))
     _check_known(run, "flags.datasets", section.datasets, datasets)
@@ -176,6 +178,22 @@ def flagged_layers(run: Run, section: FlagsSection) -> tuple[int, ...]:
             "highest propensity"
         )
     return layers
+
+
+def _part(run: Run, section: FlagsSection, parts: Sequence[str]) -> str:
+    """Return the part whose scores flag the layers.
+
+    Raises:
+        InputError: the run has no such part, or several and none is named.
+    """
+    known = list(dict.fromkeys(parts))
+    if section.part is None and len(known) > 1:
+        raise InputError(
+            f"flags.part: the run {run.url} contrasts several parts ({', '.join(known)}); name one of them"
+        )
+    part = section.part or known[0]
+    _check_known(run, "flags.part", [part], known)
+    return part
 
 
 def _check_known(run: Run, field: str, wanted: list[str], known: list[str]) -> None:

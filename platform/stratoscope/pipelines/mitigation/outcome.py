@@ -15,7 +15,7 @@ from stratoscope.evaluation import (
     compare_variants,
     group_scores,
 )
-from stratoscope.mitigation import BASE, TERMS, Variant
+from stratoscope.mitigation import BASE, RANDOM, TERMS, Variant
 from stratoscope.pipelines.mitigation.store import ModelScores, TrainedVariant
 from stratoscope.pipelines.runtime.peaks import highest
 from stratoscope.results import TableRow
@@ -178,6 +178,21 @@ def training_problems(trained: Sequence[TrainedVariant], failed: Mapping[Variant
             )
     for variant, error in failed.items():
         yield f"{variant.key} failed and is in no comparison: {error}."
+
+
+def layer_notes(trained: Sequence[TrainedVariant], num_layers: int) -> Iterator[str]:
+    """Yield a line if random layers include flagged ones, because there are not as many others.
+
+    Args:
+        trained: the trained variants.
+        num_layers: number of layers of the whole model.
+    """
+    sizes = {len(model.layers) for model in trained if model.variant.name == RANDOM}
+    for size in sorted(size for size in sizes if 2 * size > num_layers):
+        yield (
+            f"random is no comparison with other layers: it trains {size} of {num_layers} layers, and only "
+            f"{num_layers - size} are not flagged or given, so that it trains some of those too; use fewer layers."
+        )
 
 
 def _card_row(key: MetricKey, change: Comparison) -> list[str]:

@@ -27,7 +27,7 @@ from stratoscope.pipelines.mitigation.dataset import MitigationData, TrainingInp
 from stratoscope.pipelines.mitigation.estimate import MemoryEstimate, check_memory, estimate, need
 from stratoscope.pipelines.mitigation.evaluate import evaluate_models, evaluators, export_checkpoints, model_cards
 from stratoscope.pipelines.mitigation.layers import LayerChoice, flag_layers, open_choice
-from stratoscope.pipelines.mitigation.outcome import compare_models, outcome_tables, training_problems
+from stratoscope.pipelines.mitigation.outcome import compare_models, layer_notes, outcome_tables, training_problems
 from stratoscope.pipelines.mitigation.report import build_page, summary_table
 from stratoscope.pipelines.mitigation.samples import with_samples
 from stratoscope.pipelines.mitigation.store import VariantStore
@@ -112,7 +112,11 @@ class MitigationJob(Job[MitigationConfig]):
             "steps": len(tables["training"]),
         }
         context.manifest.facts |= {
-            "verdicts": [*outcome.verdicts, *training_problems(trained, failed)],
+            "verdicts": [
+                *outcome.verdicts,
+                *training_problems(trained, failed),
+                *layer_notes(trained, self.facts.num_layers),
+            ],
             "models": list(checkpoints.urls),
             "frozen_tensors": checkpoints.frozen_tensors,
         }

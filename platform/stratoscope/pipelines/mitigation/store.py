@@ -102,23 +102,27 @@ class VariantStore:
         try:
             facts: dict[str, Any] = json.loads(self._storage.read(name))
             trained = TrainedVariant(variant, **facts | {"layers": tuple(facts["layers"])})
+            self._check_patch(trained)
         except (ValueError, TypeError, KeyError) as error:
-            return self._forget(variant, DamagedFileError(self._storage.url(name), error))
-        patch = self.patch(variant)
-        if not self._storage.exists(patch):
-            return self._forget(variant, f"{self._storage.url(patch)} is missing")
-        if trained.digest not in (None, self._digest(patch)):
-            return self._forget(variant, DamagedFileError(self._storage.url(patch), "its digest is another"))
+            damaged = error if isinstance(error, DamagedFileError) else DamagedFileError(self._storage.url(name), error)
+            tell(f"{damaged}; the training is repeated")
+            self.forget(variant)
+            return None
         return trained
 
-    def _digest(self, name: str) -> str:
-        with self._storage.open(name) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    def _check_patch(self, trained: TrainedVariant) -> None:
+        """Check that the file of the trained tensors is the one that was written.
 
-    def _forget(self, variant: Variant, reason: object) -> None:
-        """Remove a damaged training and the evaluation of its model."""
-        tell(f"{reason}; the training is repeated")
-        self.forget(variant)
+        Raises:
+            DamagedFileError: it is missing or has changed.
+        """
+        name = self.patch(trained.variant)
+        if not self._storage.exists(name):
+            raise DamagedFileError(self._storage.url(name), "it is missing")
+        with self._storage.open(name) as opened:
+            file: Any = opened  # its type lacks `readinto`, which every binary file has
+            if trained.digest not in (None, hashlib.file_digest(file, "sha256").hexdigest()):
+                raise DamagedFileError(self._storage.url(name), "its digest is another")
 
     def forget(self, variant: Variant) -> None:
         """Remove a training and the evaluation of its model, before it is repeated."""
