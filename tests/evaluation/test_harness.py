@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -248,3 +249,21 @@ def test_a_task_with_few_items_is_in_the_first_slice(model: LoadedModel) -> None
     parts = [Slice("search", a, b).of(chosen) for a, b in [(0, 0.25), (0.25, 0.5), (0.5, 1)]]
     assert len(parts[0]) == 1
     assert [item for part in parts for item in part] == list(chosen.search)
+
+
+def test_no_item_is_scored_by_likelihoods_that_are_not_finite(model: LoadedModel) -> None:
+    tasks = [choose_items(task, ItemSampling(6, 0), (), model.tokenizer) for task in load_tasks(["sst2", "passages"])]
+    evaluator = Evaluator(model, tasks, max_batch_tokens=1024, max_length=512)
+    whole = by_task(evaluator.evaluate((), EVERYTHING))
+
+    def overflow(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        return output * torch.nan
+
+    handle = model.network.model.layers[2].register_forward_hook(overflow)
+    try:
+        broken = by_task(evaluator.evaluate((), EVERYTHING))
+    finally:
+        handle.remove()
+    assert [scores.num_undefined for scores in whole.values()] == [0, 0]
+    assert [scores.num_undefined for scores in broken.values()] == [6, 6]
+    assert all(np.isnan(scores.accuracy) for scores in broken.values())

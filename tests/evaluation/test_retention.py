@@ -105,3 +105,13 @@ def test_intervals_hold_the_value_and_order_of_items_is_nothing(pairs: list[tupl
         [ItemScore("t", "acc", f"{i:04d}", float(a), 1, None, None) for i, (a, _) in list(enumerate(pairs))[::-1]]
     )
     assert np.array_equal(shuffled["t"].value, before.value)
+
+
+def test_a_broken_item_undefines_the_likelihood_retention_of_all_tasks() -> None:
+    def model(*log_probabilities: float, text: float) -> dict[str, TaskScores]:
+        choices = [ItemScore("c", "acc", str(i), 1, 1, None, None, p) for i, p in enumerate(log_probabilities)]
+        return by_task([*choices, ItemScore("t", "next_token_accuracy", "a", 1, 4, text, 10)])
+
+    whole = model(np.log(0.5), np.log(0.9), text=-8.0)
+    assert np.isnan(likelihood_retention(whole, model(np.log(0.5), np.nan, text=-8.0)))
+    assert np.isnan(likelihood_retention(whole, model(np.log(0.5), np.log(0.9), text=np.nan)))

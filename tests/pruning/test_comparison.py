@@ -1,11 +1,17 @@
 """Comparisons of sets of dropped layers by stored scores."""
 
+import math
 from dataclasses import replace
+from typing import get_args
 
+import numpy as np
 import pytest
 
-from stratoscope.evaluation import Estimate, Resampling
+from stratoscope.evaluation import Estimate, ItemScore, Resampling, TaskScores, by_task
 from stratoscope.pruning import (
+    Evaluation,
+    Objective,
+    ObjectiveFunction,
     PruningCandidate,
     TrialResult,
     compare_by_task,
@@ -14,7 +20,7 @@ from stratoscope.pruning import (
     search_gain,
     tasks_at_chance,
 )
-from stratoscope.pruning.evaluation import join_slices
+from stratoscope.pruning.evaluation import WORST, join_slices
 from tests.pruning.examples import evaluation, task_scores
 
 RESAMPLING = Resampling(200, 0.95, 0)
@@ -87,3 +93,35 @@ def test_the_gain_of_a_search_is_shown_on_both_parts() -> None:
     assert lines[1].startswith("Against plain avss of the same size it gains +25.0 points")
     assert lines[1].endswith("0.0 points of the gain are selection bias.")
     assert len(list(search_gain(chosen, held_out, chosen, read_scores, RESAMPLING))) == 1
+
+
+@pytest.mark.parametrize("objective", get_args(Objective))
+def test_a_set_without_finite_likelihoods_is_the_worst_and_says_why(objective: Objective) -> None:
+    def model(choice: float, text: float, value: float) -> dict[str, TaskScores]:
+        return by_task(
+            [
+                ItemScore("choices", "acc", "a", 1, 1, None, None, np.log(0.9)),
+                ItemScore("choices", "acc", "b", value, 1, None, None, choice),
+                ItemScore("text", "next_token_accuracy", "a", 3, 4, -8.0, 10),
+                ItemScore("text", "next_token_accuracy", "b", 3 * value, 4, text, 10),
+            ]
+        )
+
+    def evaluate(pruned: dict[str, TaskScores]) -> Evaluation:
+        base = model(np.log(0.9), -8.0, 1)
+        return evaluate_set((1,), base, pruned, chance={}, resampling=RESAMPLING, seconds=0.0)
+
+    value = ObjectiveFunction(objective)
+    poor, broken = evaluate(model(np.log(0.1), -80.0, 0)), evaluate(model(np.nan, np.nan, np.nan))
+    assert value(broken, 0.1) == WORST < value(poor, 0.1)
+    assert (broken.raw.missing, np.isnan(broken.bits_per_byte)) == (True, True)
+    assert broken.undefined == "the likelihoods of 1 of 2 items of choices, 1 of 2 items of text are not finite"
+    assert poor.undefined is None
+
+
+def test_a_set_that_breaks_on_held_out_items_alone_has_no_gain_there() -> None:
+    held_out = Estimate(math.nan, math.nan, math.nan)
+    chosen = trial("last", (1,))
+    assert list(search_gain(chosen, held_out, None, lambda *_: {}, RESAMPLING)) == [
+        "The chosen set retains 75.0% on the items of the search; its retention on held-out ones is not defined."
+    ]

@@ -1,5 +1,6 @@
 """From trials to a front, a choice and random sets."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -107,3 +108,13 @@ def test_the_best_objective_so_far_is_that_of_as_many_layers_on_as_many_items() 
         replace(trial("5", (4,), 0.0), objective=None, share_of_items=0.0),
     ]
     assert best_objectives(trials) == [0.9, 0.7, 0.9, 0.99, 0.75, None]
+
+
+def test_sets_without_a_retention_are_not_compared_as_numbers() -> None:
+    nan = math.nan
+    assert RandomSetComparison(nan, (0.5,) * 20).verdict == (
+        "No comparison with random sets: the chosen set's retention on held-out items is not defined."
+    )
+    assert "the random sets' retention" in RandomSetComparison(0.9, (nan,) * 20).verdict
+    some = RandomSetComparison(0.9, (0.5,) * 18 + (nan,) * 2)
+    assert "50.0% on average and 50.0% at best (p = 0.143; 2 without a retention count as no worse)" in some.verdict

@@ -125,8 +125,8 @@ class Comparison:
 
     @property
     def within_noise(self) -> bool:
-        """Whether the interval of the difference contains 0, or too few items differ to show a difference."""
-        return self.difference.contains_zero or not self.can_differ
+        """Whether the interval of the difference contains 0 or is not defined, or too few items differ for one."""
+        return self.difference.missing or self.difference.contains_zero or not self.can_differ
 
 
 def group_scores(scores: Iterable[Score]) -> dict[MetricKey, ItemValues]:

@@ -55,7 +55,7 @@ class ItemScore:
     """Name of the metric; a task with several filters has one for each."""
     item_id: str
     value: float
-    """Score: 0 or 1, or the number of correct tokens for language-model text."""
+    """Score: 0 or 1, or the number of correct tokens for language-model text; NaN where a likelihood is not finite."""
     weight: float
     """Largest possible score: 1, or the number of tokens."""
     log_likelihood: float | None
@@ -225,9 +225,11 @@ def _score_item(task: TaskItems, item: Item, responses: Sequence[Likelihood | st
     """Score an item by the harness, once for each metric of the task; the tokens of a text are counted here."""
     only = responses[0] if len(responses) == 1 and isinstance(responses[0], Likelihood) else None
     log_likelihood = only.log_likelihood if only else None
+    # The harness would take the first choice where a likelihood is NaN.
+    finite = all(math.isfinite(r.log_likelihood) for r in responses if isinstance(r, Likelihood))
     if task.by_token and only:
         num_bytes = len(str(task.task.doc_to_target(item.doc)).encode())
-        values = (only.correct, only.tokens, log_likelihood, num_bytes)
+        values = (only.correct if finite else math.nan, only.tokens, log_likelihood, num_bytes)
         yield ItemScore(task.name, task.metric, item.item_id, *values)
         return
     right = log_likelihood if only else _log_probability(task, item, responses)
@@ -235,7 +237,7 @@ def _score_item(task: TaskItems, item: Item, responses: Sequence[Likelihood | st
     default = next(iter(item.requests[0].filtered_resps))
     for metric in task.metrics:
         answers = [request.filtered_resps[metric.filter or default] for request in item.requests]
-        value = float(task.task.process_results(item.doc, answers)[metric.measure])
+        value = float(task.task.process_results(item.doc, answers)[metric.measure]) if finite else math.nan
         yield ItemScore(task.name, metric.name, item.item_id, value, 1.0, log_likelihood, None, right)
 
 
@@ -254,7 +256,8 @@ def _log_probability(task: TaskItems, item: Item, responses: Sequence[Likelihood
     values = np.array([r.log_likelihood for r in responses[: len(choices)] if isinstance(r, Likelihood)])
     if not right or len(values) < len(choices):
         return None
-    return float(np.logaddexp.reduce(values[right]) - np.logaddexp.reduce(values))
+    with np.errstate(invalid="ignore"):
+        return float(np.logaddexp.reduce(values[right]) - np.logaddexp.reduce(values))
 
 
 def _apply_filters(task: TaskItems, item: Item, responses: Sequence[Likelihood | str]) -> None:

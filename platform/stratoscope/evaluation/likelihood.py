@@ -20,6 +20,7 @@ class Likelihood:
     """The likelihood of a target under a model."""
 
     log_likelihood: float
+    """NaN or infinite where the model's logits are not finite."""
     correct: int
     """Tokens of the target that are the model's most likely choice."""
     tokens: int

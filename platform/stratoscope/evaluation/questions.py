@@ -1,5 +1,6 @@
 """The evaluator of questions with right and wrong answers, and of texts: scores a model item by item."""
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -107,7 +108,8 @@ def score_question(question: Question, likelihoods: Sequence[Likelihood]) -> lis
     """Return the scores of a question.
 
     mc1: whether the first right answer is more likely than every wrong one. mc2: the share of right answers in the
-    likelihood of all answers. pairwise: how often a right answer is more likely, per token, than a wrong one.
+    likelihood of all answers. pairwise: how often a right answer is more likely, per token, than a wrong one. All are
+    NaN where a likelihood is not finite.
 
     Args:
         question: with right and wrong answers.
@@ -117,6 +119,9 @@ def score_question(question: Question, likelihoods: Sequence[Likelihood]) -> lis
     """
     right = np.array([answer.right for answer in question.answers])
     total = np.array([likelihood.log_likelihood for likelihood in likelihoods])
+    if not np.isfinite(total).all():
+        undefined = dict.fromkeys(("mc1", "mc2", "pairwise"), math.nan)
+        return [Score(question.dataset, m, question.question_id, value) for m, value in undefined.items()]
     per_token = total / np.array([likelihood.tokens for likelihood in likelihoods])
     share = np.exp(total - total.max())
     above = per_token[right][:, None] - per_token[~right][None, :]

@@ -37,8 +37,13 @@ class TaskScores(ItemValues):
     """Log-probability of each item's right answer, shape (items,); NaN where a task has none."""
 
     @property
+    def num_undefined(self) -> int:
+        """Number of items without a score, because a likelihood is not finite."""
+        return int(np.isnan(self.value).sum())
+
+    @property
     def accuracy(self) -> float:
-        """Share of items or tokens that were right."""
+        """Share of items or tokens that were right; NaN where an item has no score."""
         return float(self.value.sum() / self.weight.sum())
 
     @property
@@ -140,12 +145,12 @@ def likelihood_retention(before: Mapping[str, TaskScores], after: Mapping[str, T
         after: the pruned model, on the same items.
 
     Returns:
-        The mean, at most 1; NaN where no task has probabilities.
+        The mean, at most 1; NaN where the whole model has probabilities on no task, or the pruned one lacks one.
 
     Source: ours.
     """
     pairs = [(scores.mean_probability, after[task].mean_probability) for task, scores in before.items()]
-    kept = [min(1.0, end / start) for start, end in pairs if start and end is not None]
+    kept = [math.nan if end is None else min(1.0, end / start) for start, end in pairs if start]
     return float(np.mean(kept)) if kept else math.nan
 
 

@@ -1,11 +1,13 @@
 """Comparison of a set of dropped layers with the whole model, with random sets and with other scores."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from stratoscope.evaluation import Estimate, Resampling, Retention, TaskScores, mean_gain, retained
+from stratoscope.evaluation.comparison import NOT_DEFINED
 from stratoscope.pruning.selection import TrialResult
 from stratoscope.pruning.space import LayerSet
 from stratoscope.statistics import least_rank_p, least_sign_p, not_shown
@@ -111,14 +113,29 @@ class RandomSetComparison:
         return least_rank_p(len(self.random))
 
     @property
+    def defined(self) -> list[float]:
+        """Values of the random sets that have a retention; those without one do not count as worse."""
+        return [value for value in self.random if not math.isnan(value)]
+
+    @property
+    def mean(self) -> str:
+        """Mean of the random sets that have a retention, as text."""
+        return f"{np.mean(self.defined):.1%}" if self.defined else NOT_DEFINED
+
+    @property
     def verdict(self) -> str:
         """The result in one sentence; no finding where the random sets are too few for one."""
         total = len(self.random)
         if total == 0:
             return "No random sets were drawn."
+        if math.isnan(self.chosen) or not self.defined:
+            whose = "the chosen set's" if math.isnan(self.chosen) else "the random sets'"
+            return f"No comparison with random sets: {whose} retention on held-out items is {NOT_DEFINED}."
+        undefined = total - len(self.defined)
         numbers = (
-            f"on held-out items it retains {self.chosen:.1%}, they {np.mean(self.random):.1%} on average and "
-            f"{max(self.random):.1%} at best (p = {self.p_value:.3f})"
+            f"on held-out items it retains {self.chosen:.1%}, they {self.mean} on average and "
+            f"{max(self.defined):.1%} at best (p = {self.p_value:.3f}"
+            f"{f'; {undefined} without a retention count as no worse' if undefined else ''})"
         )
         if self.least_p > self.level:
             sets = f"{total} random set{'s' if total > 1 else ''} of its size"
@@ -141,16 +158,20 @@ def search_gain(
     """Yield sentences that show how much of a search's gain is selection bias."""
     if chosen.evaluation is None:
         return
-    yield (
-        f"The chosen set retains {chosen.evaluation.raw.value:.1%} on the items of the search and "
-        f"{held_out.value:.1%} on held-out ones ({share_interval(held_out)})."
-    )
+    searched = f"The chosen set retains {chosen.evaluation.raw.value:.1%} on the items of the search"
+    if held_out.missing:
+        yield f"{searched}; its retention on held-out ones is {NOT_DEFINED}."
+        return
+    yield f"{searched} and {held_out.value:.1%} on held-out ones ({share_interval(held_out)})."
     if reference is None or reference.evaluation is None or reference.dropped == chosen.dropped:
         return
     search, unseen = (
         _gain(reference.dropped, chosen.dropped, part, read_scores, resampling) for part in (SEARCH, HELD_OUT)
     )
     metric = reference.candidate.metric if reference.candidate else "the reference"
+    if unseen.estimate.missing:
+        yield f"Its gain against plain {metric} of the same size is {NOT_DEFINED} on held-out items."
+        return
     yield (
         f"Against plain {metric} of the same size it gains {_points(search)} on the items of the search and "
         f"{_points(unseen)} on held-out ones{'' if unseen.significant else ', which is within noise'}: "

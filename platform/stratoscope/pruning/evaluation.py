@@ -30,6 +30,8 @@ class Evaluation:
     """Time of the evaluation; close to 0 where its item scores were stored."""
     likelihood: float = math.nan
     """Share of the right answers' probability that is kept, averaged over tasks; NaN where no task has one."""
+    undefined: str | None = None
+    """Items without a score, as the end of a sentence; None where all have one."""
 
 
 def evaluate_set(
@@ -52,16 +54,24 @@ def evaluate_set(
         seconds: time that the scores took.
     """
     raw, above_chance = mean_retention(base, pruned, chance, resampling)
-    bits = [b for scores in pruned.values() if (b := scores.bits_per_byte) is not None]
+    # The base alone says which tasks count, so that no set gains by a task that it breaks.
+    bits = [pruned[task].bits_per_byte for task, scores in base.items() if scores.bits_per_byte is not None]
     return Evaluation(
         dropped=dropped,
         accuracy={task: scores.accuracy for task, scores in pruned.items()},
         raw=raw,
         above_chance=above_chance,
-        bits_per_byte=sum(bits) / len(bits) if bits else math.nan,
+        bits_per_byte=float(np.mean([math.nan if b is None else b for b in bits])) if bits else math.nan,
         seconds=seconds,
         likelihood=likelihood_retention(base, pruned),
+        undefined=undefined_items(pruned),
     )
+
+
+def undefined_items(scores: Mapping[str, TaskScores]) -> str | None:
+    """Return which items of tasks have no score, as the end of a sentence; None where all have one."""
+    parts = [f"{s.num_undefined} of {len(s.item_ids)} items of {task}" for task, s in scores.items() if s.num_undefined]
+    return f"the likelihoods of {', '.join(parts)} are not finite" if parts else None
 
 
 def join_slices(slices: Sequence[Mapping[str, TaskScores]]) -> dict[str, TaskScores]:
@@ -100,7 +110,10 @@ class ObjectiveFunction:
     """Objective value from which size counts instead, so that one number covers both; None if all sizes are equal."""
 
     def __call__(self, evaluation: Evaluation, share_dropped: float) -> float:
-        """Return the objective or, for sets that reach `min_retention`, the share of layers that they drop."""
+        """Return the objective or, for sets that reach `min_retention`, the share of layers that they drop.
+
+        A set on which an item has no score has the worst objective.
+        """
         value = {
             "retention_raw": evaluation.raw.value,
             "retention_above_chance": evaluation.above_chance.value,
@@ -108,7 +121,7 @@ class ObjectiveFunction:
             "likelihood": evaluation.likelihood,
             "mixed": (evaluation.raw.value + evaluation.likelihood) / 2,
         }[self.objective]
-        if math.isnan(value):
+        if math.isnan(value) or evaluation.undefined:
             return WORST
         if self.min_retention is None:
             return value

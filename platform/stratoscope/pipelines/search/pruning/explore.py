@@ -120,7 +120,8 @@ class Explorer:
         else:
             trials = self._tune(scores)
         if all(trial.status == "error" for trial in trials):
-            raise RunError(f"no trial finished; the first failed with: {trials[0].error}")
+            cause = f"; the first failed with: {trials[0].error}" if trials else ""
+            raise RunError(f"no trial finished{cause}")
         return trials + self._swaps(trials)
 
     def _scores(self, statistics: FinishedScore) -> dict[ScoreKey, LayerScores]:
@@ -182,6 +183,7 @@ class Explorer:
     ) -> TrialResult:
         search = self._config.search
         above_chance = search.objective == "retention_above_chance"
+        status = "done" if rung == len(search.rungs) else "stopped"
         return TrialResult(
             trial_id=trial_id,
             origin=origin,
@@ -189,9 +191,10 @@ class Explorer:
             dropped=evaluation.dropped,
             evaluation=evaluation,
             retention=(evaluation.above_chance if above_chance else evaluation.raw).value,
-            objective=objective,
+            objective=None if evaluation.undefined else objective,
             share_of_items=search.rungs[rung - 1],
-            status="done" if rung == len(search.rungs) else "stopped",
+            status="error" if evaluation.undefined else status,
+            error=evaluation.undefined,
         )
 
     def _greedy(self) -> list[TrialResult]:

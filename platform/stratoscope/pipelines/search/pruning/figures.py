@@ -411,7 +411,7 @@ def random_figure(comparison: RandomSetComparison, chosen: FrontRow, model: str)
     number = len(chosen.dropped_layers)
     title = f"{html.escape(model)} without {number} layer{'' if number == 1 else 's'}: chosen and random sets"
     style(figure, f"{RETENTION}, held-out items", "", title=title, height=230)
-    values = [*comparison.random, *(value for value in own if value is not None)]
+    values = [*comparison.defined, *(value for value in own if value is not None and not math.isnan(value))]
     figure.update_xaxes(tickformat=".0%", range=data_range(values, values))
     figure.update_yaxes(tickvals=[0, 1], ticktext=[CHOSEN_ROW, RANDOM_ROW], range=[1.6, -0.6], zeroline=False)
     figure.update_layout(showlegend=False)

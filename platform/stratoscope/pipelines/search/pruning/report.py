@@ -120,8 +120,8 @@ def _difference(row: ComparisonRow) -> str:
     return f"{difference}: within noise" if row.within_noise else difference
 
 
-def _bits(value: float | None) -> str:
-    return "" if value is None else f", {value:.3f} bits per byte"
+def _accuracy(value: float | None, bits: float | None) -> str:
+    return number_text(value, ".3f") + ("" if bits is None else f", {bits:.3f} bits per byte")
 
 
 LAYERS_COLUMN = _column("layers dropped", layer_list, "Dropped layers, numbered from 0.")
@@ -152,8 +152,8 @@ TASK_COLUMNS = [
     _column("items of", lambda row: row.part.replace("_", " ").replace("search", "the search")),
     field_column(ComparisonRow, "items"),
     field_column(ComparisonRow, "chance", ".3f"),
-    _column("before", lambda row: f"{row.before:.3f}{_bits(row.bits_per_byte_before)}", "Accuracy of the whole model."),
-    _column("after", lambda row: f"{row.after:.3f}{_bits(row.bits_per_byte_after)}", "Without the dropped layers."),
+    _column("before", lambda row: _accuracy(row.before, row.bits_per_byte_before), "Accuracy of the whole model."),
+    _column("after", lambda row: _accuracy(row.after, row.bits_per_byte_after), "Without the dropped layers."),
     field_column(ComparisonRow, "raw", PERCENT),
     interval_column("interval of raw", PERCENT, "raw_low", "raw_high"),
     _column("above chance", _above_chance, "Retention above chance, with its interval."),

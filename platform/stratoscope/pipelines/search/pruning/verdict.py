@@ -84,11 +84,12 @@ def _layers(layers: Sequence[int]) -> str:
 
 
 def random_comparison(facts: Mapping[str, Any]) -> RandomSetComparison | None:
-    """Return the comparison of the chosen set with random sets; None if none were drawn."""
+    """Return the comparison of the chosen set with random sets; None if none has a retention."""
     against = facts.get("against_random")
     if not against or not against["random"]:
         return None
-    return RandomSetComparison(against["chosen"], tuple(against["random"]))
+    comparison = RandomSetComparison(against["chosen"], tuple(against["random"]))
+    return comparison if comparison.defined else None
 
 
 def _against_random(manifest: Manifest) -> Iterator[str]:
@@ -97,7 +98,7 @@ def _against_random(manifest: Manifest) -> Iterator[str]:
         return
     total = len(comparison.random)
     sets = f"{total} random set{'' if total == 1 else 's'} of as many layers"
-    numbers = f"{percent_text(float(np.mean(comparison.random)))} on average"
+    numbers = f"{percent_text(float(np.mean(comparison.defined)))} on average"
     if comparison.least_p > comparison.level:
         text = not_shown(sets, comparison.least_p)
         yield f"{text[0].upper()}{text[1:]}; they keep {numbers}."

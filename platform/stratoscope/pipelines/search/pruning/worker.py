@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from stratoscope.errors import InputError
 from stratoscope.evaluation import (
     Evaluator,
     ItemSampling,
@@ -26,7 +27,7 @@ from stratoscope.models.verify_checkpoint import ReferenceSpec, answer, check_in
 from stratoscope.pipelines.search.pruning.checkpoint import MARK
 from stratoscope.pipelines.search.pruning.store import EvaluationStore
 from stratoscope.pruning import Evaluation, LayerSet, ModelSize, compare_speed, evaluate_set
-from stratoscope.pruning.evaluation import join_slices
+from stratoscope.pruning.evaluation import join_slices, undefined_items
 from stratoscope.results import Storage, check_reachable
 
 
@@ -94,10 +95,16 @@ class PruningEvaluator:
         return chance
 
     def evaluate(self, dropped: LayerSet, part: str, num_slices: int | None = None) -> Evaluation:
-        """Evaluate a set of dropped layers on the first slices of a part, or on all of them."""
+        """Evaluate a set of dropped layers on the first slices of a part, or on all of them.
+
+        Raises:
+            InputError: the whole model has likelihoods that are not finite.
+        """
         start = time.perf_counter()
         slices = self.settings.slices(part)[:num_slices]
         base = join_slices([self._scores((), items) for items in slices])
+        if (problem := undefined_items(base)) is not None:
+            raise InputError(f"the whole model has no scores: {problem}; take another model.dtype, such as float32")
         pruned = join_slices([self._scores(dropped, items) for items in slices])
         return evaluate_set(
             dropped,
