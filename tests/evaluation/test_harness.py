@@ -1,5 +1,6 @@
 """The shipped tasks, scored here and by the harness's own model class."""
 
+import json
 import re
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from stratoscope.evaluation import (
     Slice,
     TextGenerator,
     by_task,
+    check_answers_fit,
     check_filters,
     choose_items,
     items_digest,
@@ -267,3 +269,31 @@ def test_no_item_is_scored_by_likelihoods_that_are_not_finite(model: LoadedModel
     assert [scores.num_undefined for scores in whole.values()] == [0, 0]
     assert [scores.num_undefined for scores in broken.values()] == [6, 6]
     assert all(np.isnan(scores.accuracy) for scores in broken.values())
+
+
+def test_prompts_keep_what_the_answer_leaves_of_the_positions_and_cut_ones_are_counted(
+    model: LoadedModel, tmp_path: Path
+) -> None:
+    questions = [" ".join(["word"] * length) for length in (5, 57, 58, 59, 90)]
+    (task,) = load_tasks([write_filtered_task(tmp_path, questions, ["a"] * 5)])
+    chosen = choose_items(task, ItemSampling(5, 0), (), model.tokenizer)
+    evaluator = Evaluator(model, [chosen], max_batch_tokens=256, max_length=64)
+    lengths = sorted(len(prompt.ids) for prompt in evaluator._prepare(EVERYTHING).prompts.values())
+    assert lengths == [5, 57, 58, 58, 58]
+    assert evaluator.num_truncated([EVERYTHING]) == {"words": 2}
+    with pytest.raises(InputError, match=r"words generates up to 6 tokens .* no room for a prompt in the 6 positions"):
+        check_answers_fit([task], ANSWER_TOKENS)
+
+
+def test_contexts_that_are_cut_for_their_target_are_counted(model: LoadedModel, tmp_path: Path) -> None:
+    docs = [{"q": " ".join(["word"] * length), "a": "yes"} for length in (5, 64, 65)]
+    (tmp_path / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    (tmp_path / "mine.yaml").write_text(
+        "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: %s}}\ntest_split: test\n"
+        'output_type: loglikelihood\ndoc_to_text: "{{ q }}"\ndoc_to_target: " {{ a }}"\n'
+        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n" % (tmp_path / "docs.jsonl")
+    )
+    (task,) = load_tasks([str(tmp_path / "mine.yaml")])
+    chosen = choose_items(task, ItemSampling(3, 0), (), model.tokenizer)
+    evaluator = Evaluator(model, [chosen], max_batch_tokens=256, max_length=64)
+    assert evaluator.num_truncated([EVERYTHING]) == {"mine": 1}

@@ -499,7 +499,7 @@ def test_a_resumed_run_uses_the_texts_that_were_generated_before(tiny_model_fold
     storage = Storage(str(tmp_path))
     write_table(storage, "samples", TABLES["samples"].table(rows))
     data = load_data(config, load_tokenizer(source), frozenset(), 64)
-    inputs = TrainingInputs(config, source, 4, "float32", data, 64, 64, WorkerResources(1, 1, 0), {})
+    inputs = TrainingInputs(config, source, 4, "float32", data, 64, 64, WorkerResources(1, 1, 0), {}, 64)
     # No Ray runs here, so nothing can be generated.
     again = with_samples(SimpleNamespace(storage=storage), inputs)
     assert again.data.corpus.texts == tuple(tuple(row.tokens) for row in rows)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         compare_variants,
         group_scores,
     )
-    from stratoscope.evaluation.evaluator import Evaluator, ItemScore, Slice
+    from stratoscope.evaluation.evaluator import Evaluator, ItemScore, Slice, check_answers_fit
     from stratoscope.evaluation.generation import GenerationPrompt, TextGenerator
     from stratoscope.evaluation.grading import equals_one_of, has_word
     from stratoscope.evaluation.questions import (
@@ -74,6 +74,7 @@ __all__ = [
     "TextGenerator",
     "TextSampling",
     "by_task",
+    "check_answers_fit",
     "check_filters",
     "choose_items",
     "compare",

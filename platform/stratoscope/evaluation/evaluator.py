@@ -2,13 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stratoscope.errors import RunError, first_line
+from stratoscope.errors import InputError, RunError, first_line
 from stratoscope.evaluation.generation import GenerationPrompt, TextGenerator
 from stratoscope.evaluation.likelihood import Likelihood, Scorer
 from stratoscope.evaluation.rows import Batch, Request
@@ -17,9 +17,12 @@ from stratoscope.models import LoadedModel, encode_pair, encode_text
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
+    from lm_eval.api.task import Task
 
 ItemPart = Literal["search", "text", "held_out"]
 """A part of the items: those of the search, its language-model text alone, or those that the search never sees."""
+TEXT_WINDOW = 2048
+"""Longest window of a text that is predicted whole, in tokens; all its logits are in memory at once."""
 DEFAULT_ANSWER = 256
 """Longest generated answer, in tokens, where a task sets no limit."""
 
@@ -75,6 +78,8 @@ class _PreparedSlice:
     parts: dict[tuple[int, int], list[int]]
     """Numbers of the requests whose likelihoods add up to that of an item's instance."""
     prompts: dict[tuple[int, int], GenerationPrompt]
+    truncated: frozenset[int]
+    """Items whose prompt is longer than the model takes, and has lost its beginning."""
 
     @property
     def num_tokens(self) -> int:
@@ -88,13 +93,14 @@ class Evaluator:
         model: with its causal head.
         tasks: with their items.
         max_batch_tokens: largest number of tokens in a batch, padding included.
-        max_length: longest sequence that the model takes.
+        max_length: longest sequence that the model takes, in tokens. Prompts that are too long lose their beginning.
     """
 
     def __init__(
         self, model: LoadedModel, tasks: Sequence[TaskItems], *, max_batch_tokens: int, max_length: int
     ) -> None:
         self.model, self.tasks = model, list(tasks)
+        check_answers_fit([items.task for items in tasks], max_length)
         self._max_length = max_length
         self.scorer = Scorer(model, max_batch_tokens)
         self._generator = TextGenerator(model, max_batch_tokens)
@@ -123,6 +129,14 @@ class Evaluator:
         """Return the number of tokens of a slice, padding included, without generation."""
         return self._prepare(items).num_tokens
 
+    def num_truncated(self, slices: Sequence[Slice]) -> dict[str, int]:
+        """Return the number of items on some slices whose prompt is longer than the model takes, by task."""
+        counts = dict.fromkeys((task.name for task in self.tasks), 0)
+        for part in map(self._prepare, slices):
+            for index in part.truncated:
+                counts[part.items[index][0].name] += 1
+        return counts
+
     def majority_token(self, slices: Sequence[Slice], task: str) -> float:
         """Return the share of the most frequent token among those that a task predicts on some slices."""
         counts: Counter[int] = Counter()
@@ -140,38 +154,45 @@ class Evaluator:
         requests: list[Request] = []
         parts: dict[tuple[int, int], list[int]] = {}
         prompts: dict[tuple[int, int], GenerationPrompt] = {}
+        truncated: set[int] = set()
         for index, (_, item) in enumerate(chosen):
             for number, instance in enumerate(item.requests):
                 if instance.request_type == "generate_until":
-                    prompts[index, number] = self._prompt(instance)
-                    continue
-                new = list(self._requests(instance))
-                parts[index, number] = list(range(len(requests), len(requests) + len(new)))
-                requests += new
+                    prompts[index, number], is_cut = self._prompt(instance)
+                else:
+                    new, is_cut = self._requests(instance)
+                    parts[index, number] = list(range(len(requests), len(requests) + len(new)))
+                    requests += new
+                if is_cut:
+                    truncated.add(index)
         batches = tuple(self.scorer.batches(requests)) if requests else ()
-        self._prepared[items] = _PreparedSlice(chosen, batches, parts, prompts)
+        self._prepared[items] = _PreparedSlice(chosen, batches, parts, prompts, frozenset(truncated))
         return self._prepared[items]
 
-    def _requests(self, instance: "Instance") -> Iterator[Request]:
-        """Yield the requests of an instance; a long text makes several."""
-        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-
+    def _requests(self, instance: "Instance") -> tuple[list[Request], bool]:
+        """Return the requests of an instance, and whether its prompt or target is too long and loses its beginning."""
         if instance.request_type == "loglikelihood_rolling":
-            windows = get_rolling_token_windows(
-                token_list=self._text(instance.args[0]),
-                prefix_token=self._prefix,
-                max_seq_len=self._max_length,
-                context_len=1,
-            )
-            for context, target in map(make_disjoint_window, windows):
-                yield Request(tuple(context), tuple(target))
-            return
+            return list(self._windows(instance)), False
         context, target = self._encode_pair(*instance.args[:2])
         if not target:
             raise RunError(f"task {instance.task_name}: a target has no tokens ({instance.args[1]!r})")
         # The harness truncates long contexts on the left, too.
-        room = self._max_length + 1 - len(target)
-        yield Request(tuple(context[-room:] if room > 0 else context[-1:]), tuple(target[-self._max_length :]))
+        room = max(1, self._max_length + 1 - len(target))
+        request = Request(tuple(context[-room:]), tuple(target[-self._max_length :]))
+        return [request], (len(request.context), len(request.target)) != (len(context), len(target))
+
+    def _windows(self, instance: "Instance") -> Iterator[Request]:
+        """Yield the requests of a text; a long one makes several."""
+        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+        windows = get_rolling_token_windows(
+            token_list=self._text(instance.args[0]),
+            prefix_token=self._prefix,
+            max_seq_len=min(self._max_length, TEXT_WINDOW),
+            context_len=1,
+        )
+        for context, target in map(make_disjoint_window, windows):
+            yield Request(tuple(context), tuple(target))
 
     def _text(self, text: str) -> list[int]:
         """Encode a text that is predicted whole, without the prefix token, which the windows add."""
@@ -185,12 +206,14 @@ class Evaluator:
             return ([self._prefix], ids) if ids[0] != self._prefix else (ids[:1], ids[1:])
         return encode_pair(self.model.tokenizer, context, target)
 
-    def _prompt(self, instance: "Instance") -> GenerationPrompt:
+    def _prompt(self, instance: "Instance") -> tuple[GenerationPrompt, bool]:
+        """Return the prompt of an instance, and whether it is too long and loses its beginning."""
         text, options = instance.args[0], dict(instance.args[1])
         until = options.get("until") or []
-        longest = int(options.get("max_gen_toks") or options.get("max_new_tokens") or DEFAULT_ANSWER)
-        ids = self._encode(text)[-max(1, self._max_length - longest) :]
-        return GenerationPrompt(tuple(ids), tuple([until] if isinstance(until, str) else until), longest)
+        longest = _answer_tokens(options)
+        ids, room = self._encode(text), self._max_length - longest
+        prompt = GenerationPrompt(tuple(ids[-room:]), tuple([until] if isinstance(until, str) else until), longest)
+        return prompt, len(ids) > room
 
     def _encode(self, text: str) -> list[int]:
         return encode_text(self.model.tokenizer, text)
@@ -215,6 +238,31 @@ class Evaluator:
                 else:
                     responses.append(_sum([likelihoods[n] for n in prepared.parts[index, number]]))
             yield from _score_item(task, item, responses)
+
+
+def check_answers_fit(tasks: Sequence["Task"], max_length: int) -> None:
+    """Check that the longest answer to each task's prompts leaves room for a prompt.
+
+    Args:
+        tasks: the tasks.
+        max_length: longest sequence that the model takes, in tokens.
+
+    Raises:
+        InputError: it leaves none.
+    """
+    for task in tasks:
+        longest = _answer_tokens(task.config.generation_kwargs or {})
+        if task.OUTPUT_TYPE == "generate_until" and longest >= max_length:
+            raise InputError(
+                f"evaluation.tasks: {task.config.task} generates up to {longest} tokens (max_gen_toks), which leave no "
+                f"room for a prompt in the {max_length} positions of the model; take a model with more, or a copy of "
+                "the task with a smaller max_gen_toks"
+            )
+
+
+def _answer_tokens(options: Mapping[str, Any]) -> int:
+    """Return the length of the longest generated answer, in tokens."""
+    return int(options.get("max_gen_toks") or options.get("max_new_tokens") or DEFAULT_ANSWER)
 
 
 def _sum(parts: Sequence[Likelihood]) -> Likelihood:

@@ -11,6 +11,8 @@ from stratoscope.evaluation.rows import Batch, Request, TokenRow, lay_out, make_
 from stratoscope.evaluation.tolerance import LOG_LIKELIHOOD_TOLERANCE
 from stratoscope.models import LoadedModel, logits_at, padding_limit, to_device
 
+LONGEST_SHARED = 10_240
+"""Longest row with a mask of its own, in tokens; the memory of the mask grows with the square of the length."""
 NUM_PROBES = 8
 """Number of requests on which sharing of contexts is verified."""
 
@@ -103,10 +105,10 @@ class Scorer:
         return int(self.model.tokenizer.pad_token_id or 0)
 
     @property
-    def _window(self) -> int | None:
-        """Longest row that the attention of all layers covers."""
+    def _window(self) -> int:
+        """Longest row that the attention of all layers covers, and whose mask fits into memory."""
         window = getattr(self.model.network.config.get_text_config(), "sliding_window", None)
-        return int(window) if window else None
+        return min(int(window or LONGEST_SHARED), LONGEST_SHARED)
 
     def _make_batches(self, rows: Sequence[TokenRow]) -> list[Batch]:
         return make_batches(rows, self.max_batch_tokens, self._filler, padding_limit(self.model.device))

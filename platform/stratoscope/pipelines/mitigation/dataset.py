@@ -107,6 +107,8 @@ class TrainingInputs:
     workers: WorkerResources
     flagged: Mapping[int, tuple[int, ...]]
     """Flagged layers by how many there are, for each number of layers in the search space."""
+    max_positions: int
+    """Longest sequence that the model takes, in tokens; it bounds the prompts of tasks."""
 
     def settings(self, variant: Variant) -> TrainingSettings:
         """Return the configured settings of a variant's training."""

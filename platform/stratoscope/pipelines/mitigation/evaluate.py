@@ -37,6 +37,7 @@ def evaluators(context: RunContext, inputs: TrainingInputs, num_models: int) -> 
         used=inputs.data.used,
         batch_tokens=inputs.batch_tokens,
         max_length=inputs.max_length,
+        max_positions=inputs.max_positions,
         num_threads=int(pool.num_cpus),
     )
     with serve("VariantEvaluator", partial(make_evaluator, settings), pool, context.stopping) as service:

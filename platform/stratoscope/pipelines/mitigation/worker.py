@@ -63,6 +63,9 @@ class VariantEvaluatorSettings:
     """Ids of rows that are excluded from the items of tasks."""
     batch_tokens: int
     max_length: int
+    """Maximum number of tokens of a question or text."""
+    max_positions: int
+    """Maximum number of tokens of a task's prompt and answer: the longest sequence that the model takes."""
     num_threads: int
 
 
@@ -103,7 +106,7 @@ class VariantEvaluator:
             choose_items(task, settings.sampling, settings.used, self._model.tokenizer)
             for task in load_tasks(settings.tasks)
         ]
-        return Evaluator(self._model, items, max_batch_tokens=settings.batch_tokens, max_length=settings.max_length)
+        return Evaluator(self._model, items, max_batch_tokens=settings.batch_tokens, max_length=settings.max_positions)
 
     def evaluate(self, patch: str | None, dropped: tuple[int, ...]) -> ModelScores:
         """Evaluate the base with trained tensors and without some layers.

@@ -267,7 +267,8 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield (
             f"Task {name}",
             f"{task['metric']}; {task['search']} items for the search, {task['held_out']} held out, "
-            f"{task['calibrated']} excluded as calibration prompts",
+            f"{task['calibrated']} excluded as calibration prompts"
+            + (f", {task['truncated']} truncated" if task.get("truncated") else ""),
         )
     yield "Evaluations", f"{counts['evaluations']} of sets on slices of items"
     yield from run_facts(manifest)

@@ -1,6 +1,6 @@
 """The flow of a search with target pruning: statistics, trials, validation, checkpoint, report."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from rich.console import Console
 
 from stratoscope.errors import InputError
-from stratoscope.evaluation import TaskItems, check_filters, choose_items, items_digest, load_tasks
+from stratoscope.evaluation import TaskItems, check_answers_fit, check_filters, choose_items, items_digest, load_tasks
 from stratoscope.execution import ActorPool, Service, cluster, cpus_per_worker, plan_pool, resources, serve
 from stratoscope.models import (
     ModelFacts,
@@ -49,8 +49,8 @@ from stratoscope.tables.pruning import (
     SpeedRow,
 )
 
-MAX_LENGTH = 2048
-"""Maximum number of tokens in a sequence, if the model has more positions."""
+UNSTATED_POSITIONS = 2048
+"""Maximum number of tokens in a sequence, for a model whose configuration states no number of positions."""
 
 
 class PruningSearch(Job[SearchConfig]):
@@ -89,6 +89,7 @@ class PruningSearch(Job[SearchConfig]):
             RunFolder(config.output, ScoreJob.name, self._statistics_run_id)
         tasks = load_tasks(config.evaluation.tasks)
         check_filters(tasks, config.evaluation.filters)
+        check_answers_fit(tasks, self._max_length)
         self.tasks = self._choose_items(tasks)
         check_objective(config.search.objective, config.space.metrics, self.tasks)
 
@@ -114,6 +115,7 @@ class PruningSearch(Job[SearchConfig]):
             with context.stage("load", "loading the model"):
                 make = partial(PruningEvaluator, settings)
                 service = stack.enter_context(serve("Evaluator", make, pool, context.stopping))
+                truncated: dict[str, int] = service.call("truncated")
             with context.stage("search"):
                 explorer = Explorer(context, config, service, self.facts.num_layers, self.protected)
                 trials = explorer.explore(self.statistics)
@@ -122,6 +124,7 @@ class PruningSearch(Job[SearchConfig]):
                 search = validator.validate(trials)
                 write_results(context.storage, search, [task.name for task in self.tasks])
                 context.manifest.facts |= search.facts
+                self._record_truncated(truncated)
             with context.stage("export", "export, and its proof in a process of its own"):
                 self._export(service, search)
         store = EvaluationStore(context.storage)
@@ -196,6 +199,10 @@ class PruningSearch(Job[SearchConfig]):
         return [choose_items(task, sampling, self._calibrated, tokenizer) for task in tasks]
 
     @property
+    def _max_length(self) -> int:
+        return self.facts.max_positions or UNSTATED_POSITIONS
+
+    @property
     def _calibrated(self) -> frozenset[str]:
         return self.statistics.calibrated if self.statistics else frozenset()
 
@@ -207,7 +214,7 @@ class PruningSearch(Job[SearchConfig]):
             tasks=tuple(config.evaluation.tasks),
             sampling=config.evaluation.to_sampling(config.seed),
             calibrated=self._calibrated,
-            max_length=min(MAX_LENGTH, self.facts.max_positions or MAX_LENGTH),
+            max_length=self._max_length,
             batch_tokens=evaluation_tokens(
                 config.evaluation.batch_tokens,
                 self.facts,
@@ -253,6 +260,18 @@ class PruningSearch(Job[SearchConfig]):
                 for task in self.tasks
             },
         }
+
+    def _record_truncated(self, truncated: Mapping[str, int]) -> None:
+        """Record how many prompts of each task were too long for the model, with a sentence where there are any."""
+        facts = self.context.manifest.facts
+        for name, number in truncated.items():
+            task = facts["tasks"][name]
+            task["truncated"] = number
+            if number:
+                facts["verdicts"].append(
+                    f"{name}: {number} of {task['search'] + task['held_out']} prompts are longer than the model takes "
+                    f"({self._max_length} tokens, the answer included) and have lost their beginning."
+                )
 
 
 def open_statistics(config: SearchConfig, source: ModelSource) -> FinishedScore:

@@ -41,6 +41,7 @@ class PruningEvaluatorSettings:
     calibrated: frozenset[str]
     """Ids of the calibration prompts, which are excluded from the tasks."""
     max_length: int
+    """Longest sequence that the model takes, in tokens."""
     batch_tokens: int
     rungs: tuple[float, ...]
     resampling: Resampling
@@ -93,6 +94,10 @@ class PruningEvaluator:
             if task.by_token:
                 chance[task.name] = self.evaluator.majority_token(self.settings.slices(part), task.name)
         return chance
+
+    def truncated(self) -> dict[str, int]:
+        """Return the number of items, of the search and held out, whose prompt the model cannot take whole, by task."""
+        return self.evaluator.num_truncated([*self.settings.slices("search"), *self.settings.slices("held_out")])
 
     def evaluate(self, dropped: LayerSet, part: str, num_slices: int | None = None) -> Evaluation:
         """Evaluate a set of dropped layers on the first slices of a part, or on all of them.
