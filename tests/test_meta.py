@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from stratoscope.activations import Probe, Span, Tap, run_head
 from stratoscope.evaluation.likelihood import Scorer
-from stratoscope.evaluation.rows import Request
+from stratoscope.evaluation.rows import Request, lay_out
 from stratoscope.forecasting import FORECASTERS, Shape, TimeSieveSettings
 from stratoscope.forecasting.faithful import FaithfulLoss, faithful_loss
 from stratoscope.mitigation import Anchor, LossTerms, ReferenceStates, Weights
@@ -53,8 +53,7 @@ def without_values(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_evaluation(name: str, tiny_model_folder: Path) -> None:
     requests = [Request((5, 9, 33), (9,)), Request((5, 9, 33), (12, 40, 3)), Request((7, 21), (77, 5))]
     scorer = Scorer(on_meta(name, tiny_model_folder), max_batch_tokens=64)
-    scorer._shares = True
-    for batch in scorer.batches(requests):
+    for batch in scorer._make_batches(lay_out(requests, share_contexts=True)):
         chosen, best = scorer._predict(batch)
         assert chosen.shape == best.shape
 

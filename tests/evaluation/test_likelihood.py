@@ -1,13 +1,17 @@
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, GPTNeoConfig, Llama4TextConfig, PreTrainedConfig
 
+from stratoscope.evaluation import likelihood
 from stratoscope.evaluation.likelihood import Scorer
-from stratoscope.evaluation.rows import Request, lay_out, make_batches
-from stratoscope.models import LoadedModel, without_layers
+from stratoscope.evaluation.rows import Batch, Request, lay_out, make_batches
+from stratoscope.models import LoadedModel, find_anatomy, without_layers
 from tests.models.test_prune import load_tiny
 from tests.tiny import CONFIGURATIONS, ENCODERS
 
@@ -16,6 +20,17 @@ CONTEXTS = ((5, 9, 33), (7, 21, 60, 11), (4,), (90, 8, 8, 41, 17, 3))
 TARGETS = ((9,), (12, 40, 3), (77, 5), (12, 40), (100,))
 REQUESTS = [Request(context, target) for context in CONTEXTS for target in TARGETS]
 KEEP = 10**9
+SIZES = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 128}
+LOCAL_ATTENTION = [
+    GPTNeoConfig(
+        **SIZES, num_layers=4, num_heads=4, attention_types=[[["global", "local"], 2]], window_size=32,
+    ),
+    Llama4TextConfig(
+        **SIZES, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_local_experts=2,
+        num_experts_per_tok=1, intermediate_size_mlp=48, interleave_moe_layer_step=5, attention_chunk_size=32,
+        pad_token_id=0, layer_types=[*["chunked_attention"] * 3, "full_attention"],
+    ),
+]  # fmt: skip
 
 
 def plainly(model: LoadedModel, request: Request, dropped: tuple[int, ...] = ()) -> tuple[float, int]:
@@ -28,23 +43,54 @@ def plainly(model: LoadedModel, request: Request, dropped: tuple[int, ...] = ())
     return sum(float(log_p[p, ids[0, p + 1]]) for p in places), sum(hits)
 
 
+def shares_contexts(batches: Sequence[Batch]) -> bool:
+    return any(batch.visible is not None for batch in batches)
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_requests_score_as_each_would_alone(name: str, tiny_model_folder: Path) -> None:
     model = load_tiny(name, tiny_model_folder)
     scorer = Scorer(model, max_batch_tokens=64)
-    likelihoods = scorer.score(scorer.batches(REQUESTS), (1,))
+    batches = scorer.batches(REQUESTS)
+    likelihoods = scorer.score(batches, (1,))
     for index, request in enumerate(REQUESTS):
         log_likelihood, correct = plainly(model, request, (1,))
         assert likelihoods[index].log_likelihood == pytest.approx(log_likelihood, abs=2e-4)
         assert (likelihoods[index].correct, likelihoods[index].tokens) == (correct, len(request.target))
-    assert scorer._shares is True
+    assert shares_contexts(batches)
+
+
+@pytest.mark.parametrize("config", LOCAL_ATTENTION, ids=lambda config: config.model_type)
+@pytest.mark.parametrize("fields_are_known", [True, False])
+def test_long_contexts_are_not_shared_under_local_attention(
+    config: PreTrainedConfig, fields_are_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not fields_are_known:
+        monkeypatch.setattr(likelihood, "WINDOW_FIELDS", ())
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model = LoadedModel(network, SimpleNamespace(pad_token_id=0), find_anatomy(network, 4), network.device)
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(length: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, 128, (length,), generator=generator).tolist())
+
+    contexts = [draw(length) for length in (6, 6, 6, 40, 40)]
+    requests = [Request(context, draw(length)) for context in contexts for length in (2, 3, 4, 5)]
+    scorer = Scorer(model, max_batch_tokens=4096)
+    for part in (requests[:12], requests):
+        batches = scorer.batches(part)
+        likelihoods = scorer.score(batches, ())
+        for index, request in enumerate(part):
+            assert likelihoods[index].log_likelihood == pytest.approx(plainly(model, request)[0], abs=2e-3)
 
 
 def test_contexts_are_shared_where_the_model_allows_it(tiny_model_folder: Path) -> None:
     model = load_tiny("llama", tiny_model_folder)
-    scorer = Scorer(model, max_batch_tokens=64)
-    scorer.batches(REQUESTS)
-    assert scorer._shares is True
+    assert shares_contexts(Scorer(model, max_batch_tokens=64).batches(REQUESTS))
 
     class Forgetful(torch.nn.Module):
         """A rotary embedding that counts places instead of reading positions."""
@@ -58,8 +104,9 @@ def test_contexts_are_shared_where_the_model_allows_it(tiny_model_folder: Path) 
 
     model.network.model.rotary_emb = Forgetful(model.network.model.rotary_emb)
     scorer = Scorer(model, max_batch_tokens=64)
-    likelihoods = scorer.score(scorer.batches(REQUESTS), ())
-    assert scorer._shares is False
+    batches = scorer.batches(REQUESTS)
+    likelihoods = scorer.score(batches, ())
+    assert not shares_contexts(batches)
     for index, request in enumerate(REQUESTS):
         assert likelihoods[index].log_likelihood == pytest.approx(plainly(model, request)[0], abs=2e-4)
 

@@ -13,8 +13,10 @@ from stratoscope.models import LoadedModel, logits_at, padding_limit, to_device
 
 LONGEST_SHARED = 10_240
 """Longest row with a mask of its own, in tokens; the memory of the mask grows with the square of the length."""
-NUM_PROBES = 8
-"""Number of requests on which sharing of contexts is verified."""
+PROBED_ROWS = 2
+"""Number of the shortest, and of the longest, rows with several targets on which sharing of contexts is verified."""
+WINDOW_FIELDS = ("sliding_window", "window_size", "attention_chunk_size", "attention_window_size", "local_attention")
+"""Fields of configurations for the number of tokens that a layer of local attention covers."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,12 @@ class Scorer:
         self.model = model
         self.max_batch_tokens = max_batch_tokens
         self.cache = PrefixCache(model)
-        self._shares: bool | None = None
 
     def batches(self, requests: Sequence[Request]) -> list[Batch]:
         """Return the batches of requests, with shared contexts where the model supports them."""
-        rows = lay_out(requests, share_contexts=self._shares is not False, longest_shared=self._window)
-        if self._shares is None and any(row.branched for row in rows):
-            self._shares = self._contexts_can_be_shared(requests, rows)
-            rows = lay_out(requests, share_contexts=self._shares, longest_shared=self._window)
+        rows = self._lay_out(requests, share_contexts=True)
+        if not self._contexts_can_be_shared(requests, rows):
+            rows = self._lay_out(requests, share_contexts=False)
         return self._make_batches(rows)
 
     def score(
@@ -104,23 +104,30 @@ class Scorer:
     def _filler(self) -> int:
         return int(self.model.tokenizer.pad_token_id or 0)
 
+    def _lay_out(self, requests: Sequence[Request], *, share_contexts: bool) -> list[TokenRow]:
+        return lay_out(requests, share_contexts=share_contexts, longest_shared=self._longest_shared)
+
     @property
-    def _window(self) -> int:
+    def _longest_shared(self) -> int:
         """Longest row that the attention of all layers covers, and whose mask fits into memory."""
-        window = getattr(self.model.network.config.get_text_config(), "sliding_window", None)
-        return min(int(window or LONGEST_SHARED), LONGEST_SHARED)
+        config = self.model.network.config.get_text_config()
+        windows = [getattr(config, name, None) for name in WINDOW_FIELDS]
+        return min([LONGEST_SHARED, *(window for window in windows if isinstance(window, int) and window > 0)])
 
     def _make_batches(self, rows: Sequence[TokenRow]) -> list[Batch]:
         return make_batches(rows, self.max_batch_tokens, self._filler, padding_limit(self.model.device))
 
     def _contexts_can_be_shared(self, requests: Sequence[Request], rows: Sequence[TokenRow]) -> bool:
         """Verify on the model itself that targets score in one row as they do in rows of their own."""
-        branched = [row for row in rows if row.branched]
-        members = sorted({pick.request for row in branched[:2] for pick in row.picks})[:NUM_PROBES]
-        probes = [requests[i] for i in members]
+        branched = sorted((row for row in rows if row.branched), key=lambda row: len(row.ids))
+        if not branched:
+            return True
+        # A layer of local attention treats short rows alike, and long ones not.
+        probed = [*branched[:PROBED_ROWS], *branched[PROBED_ROWS:][-PROBED_ROWS:]]
+        probes = [requests[i] for i in sorted({pick.request for row in probed for pick in row.picks})]
         results = []
         for share in (False, True):
-            batches = self._make_batches(lay_out(probes, share_contexts=share))
+            batches = self._make_batches(self._lay_out(probes, share_contexts=share))
             try:
                 results.append(self.score(batches, ()))
             except torch.OutOfMemoryError:
