@@ -1,8 +1,12 @@
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
+import fsspec
 import pyarrow as pa
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from stratoscope.errors import InputError
 from stratoscope.results import (
@@ -146,3 +150,29 @@ def test_a_store_is_accepted_where_its_files_are_seen(storage: Storage, tmp_path
     other_disk = replace(offer, url=str(tmp_path / "of another node"))
     assert ShardStore.accept(other_disk) is None
     assert ShardStore.accept(replace(offer, url="unknown://x")) is None
+
+
+class CutStore(MemoryFileSystem):
+    """An object store that loses the connection while it uploads the weights."""
+
+    protocol = "cut"
+    store: ClassVar[dict] = {}
+    pseudo_dirs: ClassVar[list] = [""]
+
+    def put_file(self, lpath: str, rpath: str, **options: object) -> None:
+        if lpath.endswith("weights"):
+            raise ConnectionError("cut")
+        super().put_file(lpath, rpath, **options)
+
+
+def test_the_mark_of_a_folder_is_uploaded_last(tmp_path: Path) -> None:
+    fsspec.register_implementation("cut", CutStore, clobber=True)
+    for url in (f"cut://{tmp_path.name}/a", f"memory://{tmp_path.name}/a", str(tmp_path / "a")):
+        storage = Storage(url)
+        cut = pytest.raises(ConnectionError) if url.startswith("cut") else nullcontext()
+        with cut, storage.writing_folder(last="a_mark") as folder:
+            for name in ("a_mark", "config", "weights"):
+                (folder / name).write_text(name)
+        complete = [] if url.startswith("cut") else ["a_mark", "config", "weights"]
+        assert storage.exists("a_mark") == bool(complete)
+        assert not complete or storage.names() == complete

@@ -152,8 +152,14 @@ class Storage:
             temporary.unlink(missing_ok=True)
 
     @contextmanager
-    def writing_folder(self) -> Iterator[Path]:
-        """Yield a local folder to fill; it replaces this folder once the block succeeds."""
+    def writing_folder(self, last: str | None = None) -> Iterator[Path]:
+        """Yield a local folder to fill; it replaces this folder once the block succeeds.
+
+        On a disk, the folder appears complete. An object store may be left with some of the files.
+
+        Args:
+            last: name of a file that marks the folder as complete: the first to be removed and the last to be uploaded.
+        """
         target = self._root.rstrip("/")
         if self.is_local:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
@@ -162,15 +168,25 @@ class Storage:
             temporary = Path(folder) / posixpath.basename(target)
             temporary.mkdir()
             yield temporary
+            if last is not None:
+                self.remove(last)
             if self._fs.exists(target):
                 self._remove(target)
             if self.is_local:
                 temporary.rename(target)
             else:
-                files = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
-                targets = [posixpath.join(target, path.relative_to(temporary).as_posix()) for path in files]
-                # Lists are taken as they are; fsspec would take a name such as x[1] for a pattern.
-                self._fs.put([str(path) for path in files], targets)
+                self._upload(temporary, target, last)
+
+    def _upload(self, folder: Path, target: str, last: str | None) -> None:
+        """Upload the files of a folder, side by side where the store supports it, and one of them after all others."""
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        targets = {path: posixpath.join(target, path.relative_to(folder).as_posix()) for path in files}
+        mark = None if last is None else folder / last
+        others = [path for path in files if path != mark]
+        # Lists are taken as they are; fsspec would take a name such as x[1] for a pattern.
+        self._fs.put([str(path) for path in others], [targets[path] for path in others])
+        if mark is not None:
+            self._fs.put_file(str(mark), targets[mark])
 
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with its content, if it exists."""

@@ -4,20 +4,22 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from stratoscope.errors import DamagedFileError
 from stratoscope.execution import Service
 from stratoscope.models import ModelCard
 from stratoscope.models.speed import SpeedComparison
 from stratoscope.pipelines.runtime.cards import checkpoint_name, command_line
 from stratoscope.pruning import TaskComparison, TrialResult, share_interval
-from stratoscope.results import RunFolder, Storage
+from stratoscope.results import Manifest, Run, Storage
 
 MARK = "stratoscope.json"
 """File in a checkpoint's folder that identifies its run."""
+REMOVE = "remove the folder, or give another as final.path"
 
 
 def export_chosen(
     service: Service,
-    run: RunFolder,
+    run: Run,
     chosen: TrialResult,
     comparisons: Iterable[TaskComparison],
     speed: SpeedComparison,
@@ -29,7 +31,7 @@ def export_chosen(
 
     Args:
         service: the evaluators.
-        run: the run's folder.
+        run: the run; its manifest has the fingerprint of the weights.
         chosen: the chosen trial.
         comparisons: all comparisons; the card shows those of the chosen set on held-out items.
         speed: speed in forward passes, for the card.
@@ -41,7 +43,8 @@ def export_chosen(
     """
     name = checkpoint_name(source, f"without-{len(chosen.dropped)}-layers")
     url = Storage(path).url() if path else run.storage.url("models", name)
-    mark = {"run_id": run.run_id, "dropped_layers": list(chosen.dropped)}
+    weights = run.manifest.fingerprints["weights"]
+    mark = {**run_mark(run.manifest), "weights": weights, "dropped_layers": list(chosen.dropped)}
     present = read_mark(url)
     if present is not None and all(present.get(key) == value for key, value in mark.items()):
         return url, [SpeedComparison(**comparison) for comparison in present["speed"]]
@@ -61,12 +64,25 @@ def speed_text(speed: SpeedComparison) -> str:
     return f"{speed.gain:.2f} times that of the original ({speed.gain_low:.2f} to {speed.gain_high:.2f} in paired runs)"
 
 
+def run_mark(manifest: Manifest) -> dict[str, Any]:
+    """Return the part of a mark that identifies a run. A new run under an old run_id has another start."""
+    return {"run_id": manifest.run_id, "started": manifest.started}
+
+
 def read_mark(url: str) -> dict[str, Any] | None:
-    """Return the mark in a checkpoint's folder, or None where there is none."""
+    """Return the mark in a checkpoint's folder, or None where there is none.
+
+    Raises:
+        DamagedFileError: it is no JSON object.
+    """
     try:
-        mark: dict[str, Any] = json.loads(Storage(url).read(MARK))
+        mark = json.loads(Storage(url).read(MARK))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise DamagedFileError(Storage(url).url(MARK), error, REMOVE) from error
+    if not isinstance(mark, dict):
+        raise DamagedFileError(Storage(url).url(MARK), "it is no JSON object", REMOVE)
     return mark
 
 
@@ -74,7 +90,7 @@ def describe_trial(trial: TrialResult) -> str:
     """Describe in words how a trial selected its layers."""
     candidate = trial.candidate
     if candidate is None:
-        return f"the {trial.origin} search over single layers"
+        return f"a search over sets of layers (`{trial.origin}`)"
     parts = [f"`{candidate.metric}`"]
     if candidate.tap:
         parts.append(f"on tap `{candidate.tap}`")

@@ -1,7 +1,8 @@
 """Checks of a search's configuration against its model, tasks and environment, before any model is loaded."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from stratoscope.errors import InputError
 from stratoscope.evaluation import TaskItems
@@ -55,8 +56,12 @@ def check_ratios(
             )
 
 
-def check_path(path: str | None, run_id: str) -> None:
-    """Check that the folder for the checkpoint is empty, or holds the checkpoint of this run.
+def check_path(path: str | None, own: Mapping[str, Any]) -> None:
+    """Check that the folder for the checkpoint is empty, or holds the checkpoint of an earlier start of this run.
+
+    Args:
+        path: the folder; None is models/ in the run.
+        own: the part of a mark that identifies this run.
 
     Raises:
         InputError: it holds something else.
@@ -64,8 +69,13 @@ def check_path(path: str | None, run_id: str) -> None:
     if path is None or not Storage(path).names():
         return
     mark = read_mark(path)
-    if mark is None or mark["run_id"] != run_id:
+    if mark is None:
         raise InputError(f"final.path {path!r} exists and is not empty; name another folder")
+    if any(mark.get(key) != value for key, value in own.items()):
+        raise InputError(
+            f"final.path {path!r} holds the checkpoint of another run ({mark.get('run_id')!r}, started "
+            f"{mark.get('started')}); name another folder, or remove it"
+        )
 
 
 def check_objective(objective: str, metrics: Iterable[str], tasks: Sequence[TaskItems]) -> None:

@@ -28,7 +28,7 @@ from stratoscope.pipelines.runtime.run_lookup import open_finished
 from stratoscope.pipelines.runtime.surroundings import check_connected, check_writable
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.search.config import SearchConfig
-from stratoscope.pipelines.search.pruning.checkpoint import export_chosen
+from stratoscope.pipelines.search.pruning.checkpoint import export_chosen, run_mark
 from stratoscope.pipelines.search.pruning.checks import check_objective, check_path, check_ratios
 from stratoscope.pipelines.search.pruning.estimate import estimate, protection_text
 from stratoscope.pipelines.search.pruning.explore import Explorer, needs_scores
@@ -81,7 +81,7 @@ class PruningSearch(Job[SearchConfig]):
             contiguous=config.space.to_space().contiguous,
         )
         check_mlflow("tracking.mlflow", config.tracking.mlflow)
-        check_path(config.final.path, self.context.folder.run_id)
+        check_path(config.final.path, run_mark(self.context.manifest))
         if config.final.path is not None:
             check_writable("final.path", config.final.path, Storage(config.final.path))
         self.statistics = open_statistics(config, self.source) if config.statistics is not None else None
@@ -157,7 +157,7 @@ class PruningSearch(Job[SearchConfig]):
         forward = search.speeds[search.size.without(search.chosen.dropped)]
         url, decoding = export_chosen(
             service,
-            context.folder,
+            context.run,
             search.chosen,
             search.comparisons,
             forward,

@@ -150,7 +150,7 @@ class PruningEvaluator:
         reference = ReferenceSpec.from_loading(
             self.settings.loading, self.model.network.dtype, self.settings.num_threads, with_original=True
         )
-        with Storage(url).writing_folder() as folder:
+        with Storage(url).writing_folder(last=MARK) as folder:
             export_pruned(self.model, dropped, folder, card)
             with without_layers(self.model, dropped) as pruned:
                 expected = answer(pruned.network)
