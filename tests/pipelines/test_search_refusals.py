@@ -25,3 +25,12 @@ def test_answers_that_leave_no_room_for_a_prompt_are_refused(
     task.write_text(task.read_text().replace("max_gen_toks: 6", "max_gen_toks: 64"))
     error = refusal(capsys, tiny_model_folder, tmp_path, "--evaluation.tasks", str(task), "--space.ratios", "0.5")
     assert "words generates up to 64 tokens" in error
+
+
+@pytest.mark.parametrize(("algorithm", "least"), [("beam", 6), ("greedy_from_scores", 4)])
+def test_a_budget_that_reaches_no_set_of_the_size_is_refused(
+    algorithm: str, least: int, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--search.algorithm", algorithm, "--search.num_samples", "3", "--space.ratios", "0.5"]
+    error = refusal(capsys, tiny_model_folder, tmp_path, *options)
+    assert f"too small for {algorithm} to reach the 2 layers of space.ratios 0.5; give at least {least}" in error

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from stratoscope.errors import InputError
+from stratoscope.errors import InputError, RunError
 from stratoscope.evaluation import GenerationPrompt, ItemSampling, Resampling, TextGenerator, by_task
 from stratoscope.models import LoadSpec, encode_text, resolve_source
 from stratoscope.pipelines.runtime.config import validate
@@ -102,10 +102,10 @@ def break_layer(worker: PruningEvaluator, *, without: int) -> None:
     last.register_forward_hook(overflow)
 
 
-def explorer(worker: PruningEvaluator, folder: Path, **search: Any) -> Explorer:
+def explorer(worker: PruningEvaluator, folder: Path, ratio: float = 0.25, **search: Any) -> Explorer:
     run = RunFolder(str(folder), "search", "one")
     context = RunContext(run, Manifest("search", "one", {}, 0), Terminal(Console(file=io.StringIO())))
-    fields = {"space": {"ratios": [0.25]}, "search": {"rungs": [0.5, 1.0], **search}}
+    fields = {"space": {"ratios": [ratio]}, "search": {"rungs": [0.5, 1.0], **search}}
     return Explorer(context, validate(SearchConfig, fields), LocalService(worker), 4, ())
 
 
@@ -130,3 +130,11 @@ def test_a_whole_model_without_finite_likelihoods_is_refused(tmp_path: Path, tin
     worker.model.network.model.norm.weight.data.fill_(torch.nan)
     with pytest.raises(InputError, match="the whole model has no scores: the likelihoods of 8 of 8 items of passages"):
         explorer(worker, tmp_path, algorithm="random").explore(None)
+
+
+def test_a_search_without_trials_fails(tmp_path: Path, tiny_model_folder: Path) -> None:
+    (tmp_path / NAME).touch()
+    worker = evaluator(tmp_path, "passages", tiny_model_folder)
+    search = {"algorithm": "beam", "num_samples": 2, "rungs": [1.0], "objective": "bits_per_byte"}
+    with pytest.raises(RunError, match=r"no trial finished$"):
+        explorer(worker, tmp_path, ratio=0.5, **search).explore(None)

@@ -17,6 +17,7 @@ from stratoscope.pruning import (
     StrategySettings,
     best_sets,
     best_so_far,
+    least_budget,
     make_strategy,
     random_sets,
     run_strategy,
@@ -218,3 +219,15 @@ def test_best_sets_are_of_the_size_and_the_earlier_of_equals() -> None:
     history = [EvaluatedSet((1,), 9.0), EvaluatedSet((1, 2), 1.0), EvaluatedSet((1, 3), 2.0), EvaluatedSet((2, 3), 2.0)]
     assert [e.dropped for e in best_sets(history, 2, 2)] == [(1, 3), (2, 3)]
     assert best_so_far(history, 2) == [-math.inf, 1.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("name", STRATEGY_NAMES)
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_the_least_budget_reaches_the_size_from_a_single_start(name: StrategyName, size: int) -> None:
+    budget = least_budget(name, NUM_LAYERS, size, 2)
+    made = make_strategy(
+        name, StrategySettings(LAYERS, NUM_LAYERS, size, budget, 0, lambda wanted: random_sets(LAYERS, wanted, 1, 0))
+    )
+    history = run_strategy(made, Landscape(0), budget=budget, num_layers=NUM_LAYERS)
+    assert best_sets(history, size, 1)
+    assert name != "greedy_from_scores" or len(history) > 1 or size == 1

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         STRATEGY_NAMES,
         StrategyName,
         StrategySettings,
+        least_budget,
         make_strategy,
     )
     from stratoscope.pruning.scores import PERPLEXITY_DROP, compute_scores, perplexity_ratios
@@ -67,6 +68,7 @@ __all__ = [
     "compute_scores",
     "evaluate_set",
     "greedy_sets",
+    "least_budget",
     "make_strategy",
     "metric_gains",
     "pareto_front",

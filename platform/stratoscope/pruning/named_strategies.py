@@ -42,6 +42,23 @@ class StrategySettings:
     beam_width: int = 2
 
 
+def least_budget(name: StrategyName, num_layers: int, size: int, beam_width: int) -> int:
+    """Return the smallest number of evaluations with which a strategy can search sets of a size.
+
+    A beam evaluates each layer alone, and then at least one extension of each of its sets at each size. Greedy search
+    adds at least one layer to a starting set.
+
+    Args:
+        name: name of the strategy.
+        num_layers: number of layers that may be dropped.
+        size: number of layers to drop.
+        beam_width: number of sets that a beam extends at once.
+    """
+    if name == "beam":
+        return num_layers + beam_width * (size - 1)
+    return num_layers - size + 2 if name == "greedy_from_scores" and size > 1 else 1
+
+
 def make_strategy(name: StrategyName, settings: StrategySettings) -> Strategy:
     """Return a strategy by its name.
 

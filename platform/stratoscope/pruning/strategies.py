@@ -146,7 +146,7 @@ def growth_strategy(starts: Sequence[LayerSet], layers: Sequence[int], size: int
     Source: the loop of SLEB (arXiv 2402.09025), with any start.
     """
     current = starts[0]
-    if len(starts) > 1:
+    if len(starts) > 1 or len(current) == size:
         current = _best(starts, (yield Proposal(tuple(starts))))
     while len(current) < size:
         larger = tuple(_joined(current, (layer,)) for layer in layers if layer not in current)

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from stratoscope.errors import InputError
 from stratoscope.evaluation import TaskItems
+from stratoscope.pipelines.search.config import SearchSection
 from stratoscope.pipelines.search.pruning.checkpoint import read_mark
-from stratoscope.pruning import PERPLEXITY_DROP
+from stratoscope.pruning import PERPLEXITY_DROP, STRATEGY_NAMES, StrategyName, least_budget
 from stratoscope.results import Storage
 from stratoscope.scoring import num_dropped
 
@@ -53,6 +54,31 @@ def check_ratios(
             raise InputError(
                 f"space.ratios {ratio} drops none of the {num_layers} layers of {source!r}; "
                 f"give at least {1 / num_layers:.3g}"
+            )
+
+
+def check_budget(search: SearchSection, ratios: Iterable[float], num_layers: int, protected: Sequence[int]) -> None:
+    """Check that a search over sets can reach the size of every ratio.
+
+    Args:
+        search: the section of the configuration.
+        ratios: shares of the layers to drop.
+        num_layers: number of layers of the model.
+        protected: layers that have to be kept.
+
+    Raises:
+        InputError: `search.num_samples` is too small.
+    """
+    if search.algorithm not in STRATEGY_NAMES:
+        return
+    name = cast("StrategyName", search.algorithm)
+    for ratio in ratios:
+        size = num_dropped(ratio, num_layers)
+        least = least_budget(name, num_layers - len(protected), size, search.beam_width)
+        if search.num_samples < least:
+            raise InputError(
+                f"search.num_samples {search.num_samples} is too small for {name} to reach the {size} layers of "
+                f"space.ratios {ratio}; give at least {least}"
             )
 
 

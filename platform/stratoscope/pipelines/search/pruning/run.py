@@ -29,7 +29,7 @@ from stratoscope.pipelines.runtime.surroundings import check_connected, check_wr
 from stratoscope.pipelines.score import ScoreConfig, ScoreJob
 from stratoscope.pipelines.search.config import SearchConfig
 from stratoscope.pipelines.search.pruning.checkpoint import export_chosen, run_mark
-from stratoscope.pipelines.search.pruning.checks import check_objective, check_path, check_ratios
+from stratoscope.pipelines.search.pruning.checks import check_budget, check_objective, check_path, check_ratios
 from stratoscope.pipelines.search.pruning.estimate import estimate, protection_text
 from stratoscope.pipelines.search.pruning.explore import Explorer, needs_scores
 from stratoscope.pipelines.search.pruning.report import build_page, summary_table
@@ -80,6 +80,7 @@ class PruningSearch(Job[SearchConfig]):
             protected=self.protected,
             contiguous=config.space.to_space().contiguous,
         )
+        check_budget(config.search, config.space.ratios, self.facts.num_layers, self.protected)
         check_mlflow("tracking.mlflow", config.tracking.mlflow)
         check_path(config.final.path, run_mark(self.context.manifest))
         if config.final.path is not None:
