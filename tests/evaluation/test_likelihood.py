@@ -165,3 +165,21 @@ def test_every_target_token_is_predicted_once_from_the_place_before_it(
                 assert batch.positions[row, place] == len(wanted) - 1
             predicted[request].append(token)
     assert {i: tuple(p) for i, p in predicted.items()} == {i: r.target for i, r in enumerate(given_requests)}
+
+
+def test_states_of_a_set_that_ran_out_of_memory_are_not_used(tiny_model_folder: Path) -> None:
+    model = load_tiny("llama", tiny_model_folder)
+    scorer, plain = Scorer(model, 16), Scorer(model, 16)
+    batches = scorer.batches(REQUESTS)
+    predict, number = scorer._predict, iter(range(len(batches)))
+
+    def predict_two(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        if next(number) == 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return predict(batch)
+
+    scorer._predict = predict_two
+    with pytest.raises(torch.OutOfMemoryError):
+        scorer.score(batches, (2,), key="a", keep_bytes=KEEP)
+    scorer._predict = predict
+    assert scorer.score(batches, (2, 3), key="a") == plain.score(batches, (2, 3))

@@ -132,6 +132,21 @@ def test_a_whole_model_without_finite_likelihoods_is_refused(tmp_path: Path, tin
         explorer(worker, tmp_path, algorithm="random").explore(None)
 
 
+def test_a_search_goes_on_where_memory_is_too_small_for_hidden_states(tmp_path: Path, tiny_model_folder: Path) -> None:
+    (tmp_path / NAME).touch()
+    worker = evaluator(tmp_path, "passages", tiny_model_folder, cache_bytes=10**8)
+    worker.evaluate((), "search")
+    run_out = pytest.MonkeyPatch()
+
+    def predict(_batch: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    run_out.setattr(worker.evaluator.scorer, "_predict", predict)
+    worker.remember((2,))
+    run_out.undo()
+    assert worker.evaluate((2, 3), "search").undefined is None
+
+
 def test_a_search_without_trials_fails(tmp_path: Path, tiny_model_folder: Path) -> None:
     (tmp_path / NAME).touch()
     worker = evaluator(tmp_path, "passages", tiny_model_folder)

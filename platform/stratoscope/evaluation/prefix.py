@@ -72,8 +72,11 @@ class PrefixCache:
         best = max(references, key=lambda r: -1 if (s := r.start(dropped)) is None else s, default=None)
         start = best.start(dropped) if best is not None else None
         if key is not None and keep_bytes:
-            with self._keeping(self._new_reference(key, dropped, batches, keep_bytes)) as step:
+            reference = self._new_reference(key, dropped, batches, keep_bytes)
+            with self._keeping(reference) as step:
                 yield step
+            # Only now: if the block fails, states of some batches are missing.
+            self._references[key].append(reference)
         elif best is not None and start is not None:
             with self._starting(best, start, dropped) as step:
                 yield step
@@ -94,9 +97,7 @@ class PrefixCache:
         kept = [i for i in range(len(self._model.anatomy)) if i not in dropped]
         num = min(keep_bytes // max(layer_bytes, 1), len(kept))
         layers = tuple(kept[(i + 1) * len(kept) // num - 1] for i in range(num)) if num else ()
-        reference = CachedPrefix(dropped, layers)
-        references.append(reference)
-        return reference
+        return CachedPrefix(dropped, layers)
 
     @contextmanager
     def _keeping(self, reference: CachedPrefix) -> Iterator[LayerStep]:

@@ -121,11 +121,21 @@ class PruningEvaluator:
         )
 
     def remember(self, dropped: LayerSet, num_slices: int | None = None) -> None:
-        """Store the hidden states of a set on the search's first slices, for sets that differ only in later layers."""
+        """Store the hidden states of a set on the search's first slices, for sets that differ only in later layers.
+
+        Nothing is stored if memory runs out; the sets are then computed whole.
+        """
         if not dropped or not self.settings.cache_bytes:
             return
-        for items in self.settings.slices("search")[:num_slices]:
-            self.evaluator.remember(dropped, items, self._cache_share(items))
+        try:
+            for items in self.settings.slices("search")[:num_slices]:
+                self.evaluator.remember(dropped, items, self._cache_share(items))
+            return
+        except torch.OutOfMemoryError:
+            self.evaluator.scorer.cache.forget()
+        except torch.AcceleratorError as error:
+            raise BrokenProcessError(str(error)) from error
+        torch.cuda.empty_cache()
 
     def speed(self, dropped: LayerSet) -> SpeedComparison:
         """Return the speed without some layers compared with that of the whole model."""
