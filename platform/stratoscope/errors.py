@@ -82,8 +82,12 @@ def suggest(name: str, known: Iterable[str], kind: str) -> str:
 
 
 def first_line(error: BaseException | str) -> str:
-    """Return the first line of an error's message, or the error's type if the message is empty."""
-    return _lines(error)[0]
+    """Return the first line of an error's message, or the error's type if the message is empty.
+
+    A first line that ends with a colon announces the next one, which is then part of it.
+    """
+    first, *others = _lines(error)
+    return f"{first} {others[0].strip()}" if first.endswith(":") and others else first
 
 
 def last_line(error: BaseException | str) -> str:

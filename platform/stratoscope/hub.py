@@ -1,4 +1,4 @@
-"""Resolving a name on the Hugging Face hub to a commit, with a bounded wait."""
+"""Names that a user gives: of local paths, and on the Hugging Face hub, resolved to a commit with a bounded wait."""
 
 from pathlib import Path
 from typing import Literal
@@ -6,6 +6,15 @@ from typing import Literal
 from stratoscope.errors import InputError, first_line
 
 TIMEOUT_S = 6.0
+
+
+def local_path(name: str) -> Path:
+    """Return the local path that a name stands for; the home folder of an unknown user (`~name`) is left as it is."""
+    path = Path(name)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def hub_commit(kind: Literal["model", "dataset"], name: str, revision: str | None, field: str) -> str:

@@ -18,7 +18,7 @@ from stratoscope.data.order import OrderedPrompts, Prompt, order_prompts
 from stratoscope.data.rows import SourceRow, column_names, is_missing
 from stratoscope.data.templates import PromptTemplate
 from stratoscope.errors import InputError, first_line, suggest
-from stratoscope.hub import hub_commit
+from stratoscope.hub import hub_commit, local_path
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 TEXT_COLUMNS = ("prompt", "text", "question", "sentence", "content")
@@ -109,7 +109,7 @@ def read_rows(source: PromptSource, field: str = "prompts.source") -> Iterator[S
     Raises:
         InputError: the source is not a known set, file, folder or hub name, or cannot be read.
     """
-    name, path = source.source, Path(source.source).expanduser()
+    name, path = source.source, local_path(source.source)
     if not name.strip():
         raise InputError(f"{field} is empty; give a known set, file, folder or hub name")
     if name in KNOWN_SETS:

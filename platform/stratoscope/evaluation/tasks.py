@@ -15,6 +15,7 @@ from stratoscope.data import row_id
 from stratoscope.digest import digest
 from stratoscope.errors import InputError, first_line, suggest
 from stratoscope.evaluation.bundled import ALSO
+from stratoscope.hub import local_path
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -240,7 +241,7 @@ def _manager(*, harness: bool) -> Any:
 
 def _load(name: str) -> Iterator["Task"]:
     shipped = name in task_names()
-    path = Path(name).expanduser()
+    path = local_path(name)
     local = not shipped and path.suffix in (".yaml", ".yml")
     if local and not path.is_file():
         raise InputError(f"evaluation.tasks {name!r}: there is no such file")

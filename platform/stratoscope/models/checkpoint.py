@@ -27,8 +27,8 @@ def check_weights(folder: Path, name: str) -> None:
     index = folder / INDEX
     if index.is_file():
         try:
-            listed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
+            listed = set(map(str, json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"model.source {name!r}: {INDEX} cannot be read ({first_line(error)}); copy it again"
             ) from error
@@ -108,11 +108,12 @@ def weights_folder(folder: str, revision: str | None) -> Path | None:
 
 
 def quantisation_method(config: Any) -> str | None:
-    """Return the quantisation method in a transformers configuration, or None."""
+    """Return the quantisation method in a transformers configuration, or None; it may be one without a name."""
     settings = getattr(config, "quantization_config", None)
     if settings is None:
         return None
-    return str(settings["quant_method"] if isinstance(settings, dict) else settings.quant_method)
+    method = settings.get("quant_method") if isinstance(settings, dict) else settings.quant_method
+    return str(method or "a method without a name")
 
 
 def check_quantisation(config: Any, name: str, *, here: bool) -> None:

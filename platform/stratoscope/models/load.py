@@ -137,7 +137,9 @@ def load_model(
         common["device_map"] = "auto"
     try:
         network = load_network(model_class, folder, prefixes, dtype=resolve_dtype(dtype, device), **common)
-    except (OSError, ValueError, ImportError) as error:
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:  # loaders, quantisers and remote code raise any exception
         raise InputError(f"model.source {resolved.name!r} cannot be loaded: {first_line(error)}") from error
     network = network.eval() if spread else network.eval().to(device)
     tokenizer = load_tokenizer(resolved, trust_remote_code=trust_remote_code)
@@ -226,7 +228,7 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> "
     """Load a model's tokenizer.
 
     Raises:
-        InputError: the model has no tokenizer.
+        InputError: the model has no tokenizer, or it cannot be read.
     """
     from transformers import AutoTokenizer
 
@@ -234,7 +236,7 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> "
         tokenizer = AutoTokenizer.from_pretrained(
             local_folder(source), revision=source.revision or "main", trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # readers of tokenizers raise any exception
         raise InputError(
             f"model.source {source.name!r} has no tokenizer ({first_line(error)}); save one with the model"
         ) from error
@@ -305,7 +307,7 @@ def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> Any:
         return AutoConfig.from_pretrained(
             local_folder(source), revision=source.revision or "main", trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except Exception as error:  # configurations and remote code raise any exception
         raise InputError(f"model.source {source.name!r} cannot be read: {first_line(error)}") from error
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 from filelock import FileLock
 
 from stratoscope.errors import InputError, first_line, suggest
-from stratoscope.hub import hub_commit
+from stratoscope.hub import hub_commit, local_path
 from stratoscope.models.checkpoint import check_weights
 from stratoscope.models.file_facts import cache_folder, remembered_digest
 
@@ -57,7 +57,7 @@ def resolve_source(name: str, revision: str | None = None) -> ModelSource:
     Raises:
         InputError: the name is none of these, or the model does not exist.
     """
-    path = Path(name).expanduser()
+    path = local_path(name)
     if name in BUNDLED_MODELS:
         source = ModelSource(name, "gguf", str(_bundled_file(name)))
     elif path.is_dir():

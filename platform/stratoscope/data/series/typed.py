@@ -19,6 +19,7 @@ from stratoscope.data.series.delimited import read_delimited
 from stratoscope.data.series.source import KNOWN_SERIES, PACKAGE, VERSION, Reading, clip, listed
 from stratoscope.data.series.table import SourceTable, is_number
 from stratoscope.errors import InputError, first_line, suggest
+from stratoscope.hub import local_path
 
 LONGEST_HUB_NAME = 200
 COMPRESSIONS = (".gz", ".bz2", ".zst")
@@ -47,7 +48,7 @@ def _read_path_or_hub(reading: Reading) -> SourceTable:
     name = reading.source.source
     if not name.strip():
         raise InputError("series.source is empty; name a known series, a file or a hub name (owner/name)")
-    path = Path(name).expanduser()
+    path = local_path(name)
     with suppress(OSError):  # such as a name that is too long
         if path.is_dir():
             return _read_folder(path, reading)

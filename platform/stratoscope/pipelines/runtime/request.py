@@ -18,7 +18,7 @@ from stratoscope.digest import code_digest, digest
 from stratoscope.errors import InputError
 from stratoscope.execution.address import VARIABLE, is_local
 from stratoscope.extensions import added_digest
-from stratoscope.hub import hub_commit
+from stratoscope.hub import hub_commit, local_path
 from stratoscope.pipelines.runtime.config import JobConfig, result_settings
 from stratoscope.results.storage import Storage
 
@@ -92,7 +92,7 @@ def _states(name: str, text: str, settings: Mapping[str, Any], output: str) -> I
         if not (BUNDLED_TASKS / f"{text}.yaml").is_file():
             raise _UnknownStateError(text)
         return
-    path = Path(text).expanduser()
+    path = local_path(text)
     if path.exists():
         yield from _file_states(path)
         return
