@@ -76,3 +76,30 @@ def test_an_answer_is_done_once_it_has_a_stop_string(answers: list[str], stop: s
     for step in range(2, length + 2):
         done = criterion(ids[:, :step], torch.empty(0))
         assert done.tolist() == [stop in answer.ljust(length, "b")[: step - 1] for answer in answers]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 5.0},
+        {"num_beams": 3},
+        {"suppress_tokens": list(range(3, 100))},
+        {"no_repeat_ngram_size": 1},
+        {"stop_strings": ["w8"]},
+    ],
+)
+def test_answers_are_greedy_whatever_the_generation_configuration_says(options: dict, tiny_model_folder: Path) -> None:
+    model = load_tiny("llama", tiny_model_folder)
+    own = model.network.generation_config
+    for name, value in options.items():
+        setattr(own, name, value)
+    for prompt, text in zip(PROMPTS, TextGenerator(model, 64).answer(PROMPTS), strict=True):
+        ids = list(prompt.ids)
+        with torch.inference_mode():
+            for _ in range(prompt.max_tokens):
+                ids.append(int(model.network(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+                if ids[-1] == own.eos_token_id:
+                    break
+        whole = model.tokenizer.decode(ids[len(prompt.ids) :], skip_special_tokens=True)
+        assert text == (whole if not prompt.until else whole.partition("w8")[0])
+    assert model.network.generation_config is own

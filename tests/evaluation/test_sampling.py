@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from stratoscope.evaluation import TextSampling, sample_texts, sampling
 from stratoscope.models import LoadedModel, load_model
@@ -77,3 +78,14 @@ def test_large_numbers_run_in_batches(model: LoadedModel, monkeypatch: pytest.Mo
     monkeypatch.setattr(sampling, "CPU_TOKENS", 40)
     assert len(sample_texts(model, TextSampling(10, 8))) == 10
     assert sizes == [5, 5]
+
+
+def test_the_generation_configuration_of_the_model_does_not_apply(model: LoadedModel) -> None:
+    sampling = TextSampling(8, 8, seed=3)
+    plain = sample_texts(model, sampling)
+    own = model.network.generation_config
+    try:
+        model.network.generation_config = GenerationConfig(**own.to_diff_dict(), min_p=0.9, no_repeat_ngram_size=1)
+        assert sample_texts(model, sampling) == plain
+    finally:
+        model.network.generation_config = own

@@ -1,12 +1,13 @@
 """Greedy generation for tasks whose answers are free text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from stratoscope.evaluation.tolerance import LOG_LIKELIHOOD_TOLERANCE
 from stratoscope.models import MAX_PROMPTS, LoadedModel, bucket, pad, without_layers
@@ -32,8 +33,32 @@ class GenerationPrompt:
     """Largest number of tokens in the answer."""
 
 
+@contextmanager
+def plain_generation(model: LoadedModel) -> Iterator[None]:
+    """Let nothing of a model's generation configuration but its special tokens apply while the block runs.
+
+    transformers fills every option that a call leaves out from the model's own configuration, such as a penalty of
+    repetitions or a number of beams.
+    """
+    network = model.network
+    own = network.generation_config
+    ends = own.eos_token_id if own.eos_token_id is not None else model.tokenizer.eos_token_id
+    network.generation_config = GenerationConfig(
+        bos_token_id=own.bos_token_id,
+        eos_token_id=ends,
+        pad_token_id=own.pad_token_id,
+        decoder_start_token_id=own.decoder_start_token_id,
+    )
+    try:
+        yield
+    finally:
+        network.generation_config = own
+
+
 class TextGenerator:
     """Generates greedy answers with one model, whole or without some of its layers.
+
+    Only the special tokens of the model's generation configuration apply.
 
     Prompts of different lengths share a batch and are padded on the left, unless padding changes the model's answers;
     a trial at the first use finds out.
@@ -112,7 +137,7 @@ class TextGenerator:
     def _generate(self, rows: Sequence[Sequence[int]], max_tokens: int, **more: Any) -> Any:
         """Generate at most so many tokens after each row; further options are those of transformers."""
         ids, mask = self._padded(rows)
-        with torch.inference_mode():
+        with torch.inference_mode(), plain_generation(self._model):
             return self._model.network.generate(
                 ids,
                 attention_mask=mask,

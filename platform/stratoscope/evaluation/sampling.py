@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from stratoscope.evaluation.generation import plain_generation
 from stratoscope.models import LoadedModel, encode_text
 
 CPU_TOKENS, GPU_TOKENS = 8192, 131_072
@@ -27,7 +28,7 @@ class TextSampling:
 def sample_texts(model: LoadedModel, sampling: TextSampling) -> list[tuple[int, ...]]:
     """Generate texts, each from a random token, up to the end of the sequence.
 
-    Neither top-k, top-p nor a penalty of the model's generation configuration applies. Each batch is seeded anew, so
+    Nothing of the model's generation configuration applies but its special tokens. Each batch is seeded anew, so
     that on one device equal settings generate equal texts. The state of torch's random numbers does not change.
 
     Args:
@@ -67,27 +68,21 @@ def first_tokens(model: LoadedModel, number: int, seed: int) -> list[int]:
 
 
 def _sample_batch(model: LoadedModel, firsts: Sequence[int], sampling: TextSampling) -> list[tuple[int, ...]]:
-    from transformers import GenerationConfig
-
     beginning = _beginning(model)
     ids = torch.tensor([[*beginning, first] for first in firsts], device=model.device)
-    own = model.network.generation_config
-    ends = own.eos_token_id if own.eos_token_id is not None else model.tokenizer.eos_token_id
     filler = model.tokenizer.pad_token_id
-    config = GenerationConfig(
-        do_sample=True,
-        temperature=sampling.temperature,
-        top_k=0,
-        top_p=1.0,
-        repetition_penalty=1.0,
-        max_length=None,
-        max_new_tokens=max(1, sampling.max_tokens - ids.shape[1]),
-        eos_token_id=ends,
-        pad_token_id=0 if filler is None else filler,
-        use_cache=True,
-    )
-    with torch.inference_mode():
-        rows = model.network.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config).tolist()
+    with torch.inference_mode(), plain_generation(model):
+        ends = model.network.generation_config.eos_token_id
+        rows = model.network.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=True,
+            temperature=sampling.temperature,
+            top_k=0,
+            max_new_tokens=max(1, sampling.max_tokens - ids.shape[1]),
+            pad_token_id=0 if filler is None else filler,
+            use_cache=True,
+        ).tolist()
     stops = {ends} if isinstance(ends, int) else {*(ends or ())}
     return [_until(row, ids.shape[1], stops)[: sampling.max_tokens] for row in rows]
 
