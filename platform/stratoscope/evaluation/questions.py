@@ -89,10 +89,9 @@ class QuestionEvaluator:
 
     def _exact_matches(self, dropped: Sequence[int]) -> Iterator[Score]:
         questions = [q for q in self._questions if q.dataset in self._answered]
-        prompts = [
-            GenerationPrompt(tuple(encode_text(self._model.tokenizer, q.prompt)), (END_OF_ANSWER,), ANSWER_TOKENS)
-            for q in questions
-        ]
+        room = max(1, self._max_length - ANSWER_TOKENS)
+        ids = [encode_text(self._model.tokenizer, q.prompt)[-room:] for q in questions]
+        prompts = [GenerationPrompt(tuple(own), (END_OF_ANSWER,), ANSWER_TOKENS) for own in ids]
         texts = self._generator.answer(prompts, dropped)
         for question, text in zip(questions, texts, strict=True):
             right = equals_one_of(text, question.gold)

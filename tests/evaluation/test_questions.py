@@ -1,0 +1,31 @@
+"""The evaluator of questions with right and wrong answers."""
+
+import math
+from pathlib import Path
+
+from stratoscope.data import Answer, Question
+from stratoscope.evaluation import QuestionEvaluator, score_question
+from stratoscope.evaluation.likelihood import Likelihood
+from tests.tiny import load_tiny
+
+ANSWERS = (Answer("w5", True, "a"), Answer("w6 w7", False, "b"))
+
+
+def test_a_long_prompt_is_cut_to_the_positions_that_the_answer_leaves(tiny_model_folder: Path) -> None:
+    model = load_tiny("gpt2", tiny_model_folder)
+    words = [f"w{i % 90}" for i in range(80)]
+    scores = []
+    for length in (48, 80):
+        question = Question(
+            dataset="d", question_id="q", prompt=" ".join(words[-length:]), answers=ANSWERS, gold=("w5",)
+        )
+        evaluator = QuestionEvaluator(model, [question], [], answered=["d"], max_batch_tokens=256, max_length=64)
+        scores.append({score.metric: score.value for score in evaluator.evaluate()})
+    assert scores[0]["exact_match"] == scores[1]["exact_match"]
+
+
+def test_answers_whose_likelihoods_are_not_finite_have_no_score() -> None:
+    question = Question(dataset="d", question_id="q", prompt="w1", answers=ANSWERS)
+    scores = score_question(question, [Likelihood(math.nan, 0, 1), Likelihood(-2.0, 0, 2)])
+    assert [score.metric for score in scores] == ["mc1", "mc2", "pairwise"]
+    assert all(math.isnan(score.value) for score in scores)
