@@ -25,6 +25,7 @@ from stratoscope.evaluation import (
     load_tasks,
     task_names,
 )
+from stratoscope.evaluation.bundled import BEGINNING
 from stratoscope.evaluation.tasks import SHIPPED
 from stratoscope.models import LoadedModel, encode_text, find_anatomy, load_tokenizer, resolve_source
 from tests.evaluation.filtered import ANSWER_TOKENS, write_filtered_task
@@ -297,3 +298,10 @@ def test_contexts_that_are_cut_for_their_target_are_counted(model: LoadedModel, 
     chosen = choose_items(task, ItemSampling(3, 0), (), model.tokenizer)
     evaluator = Evaluator(model, [chosen], max_batch_tokens=256, max_length=64)
     assert evaluator.num_truncated([EVERYTHING]) == {"mine": 1}
+
+
+def test_no_two_passages_are_versions_of_one_text(model: LoadedModel) -> None:
+    (task,) = load_tasks(["passages"])
+    chosen = choose_items(task, ItemSampling(10_000, 1), (), model.tokenizer)
+    texts = [task.doc_to_target(item.doc).strip() for item in (*chosen.search, *chosen.held_out)]
+    assert len({text[:BEGINNING] for text in texts}) == len(texts)

@@ -304,7 +304,10 @@ def _measure(task: "Task") -> str:
 
 
 def _order(task: "Task", calibrated: frozenset[str], seed: int) -> tuple[list[tuple[int, str]], int]:
-    """Return index and id of each distinct document, shuffled, and the number of those left out as calibrated on."""
+    """Return index and id of each distinct document, shuffled, and the number of those left out as calibrated on.
+
+    Of documents that are versions of one text (`ALSO`), the first in the shuffled order is taken.
+    """
     seen: set[str] = set()
     order = []
     num_excluded = 0
@@ -316,9 +319,14 @@ def _order(task: "Task", calibrated: frozenset[str], seed: int) -> tuple[list[tu
             num_excluded += 1
         elif item_id not in seen:
             seen.add(item_id)
-            order.append((index, item_id))
+            order.append((index, item_id, frozenset(doc.get(ALSO, []))))
     random.Random(seed).shuffle(order)
-    return order, num_excluded
+    distinct, taken = [], set[str]()
+    for index, item_id, also in order:
+        if taken.isdisjoint(also):
+            taken |= also
+            distinct.append((index, item_id))
+    return distinct, num_excluded
 
 
 def _raw_rows(task: "Task") -> Any:
