@@ -9,11 +9,12 @@ import torch
 from gguf import GGUFReader, GGUFWriter
 from transformers.modeling_gguf_pytorch_utils import read_field
 
+from stratoscope.digest import file_digest
 from stratoscope.errors import InputError
 from stratoscope.models import describe_model, load_model, resolve_source, weights_fingerprint
 from stratoscope.models import source as source_module
 from stratoscope.models.gguf_file import _GGUFMetadata
-from stratoscope.models.source import converted_gguf
+from stratoscope.models.source import _conversion_digest, converted_gguf
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +95,10 @@ def test_a_conversion_loads_and_is_cached(tiny_gguf: Path, tmp_path: Path, monke
     folder = converted_gguf(tiny_gguf)
     before = folder.stat().st_ctime_ns
     assert converted_gguf(tiny_gguf).stat().st_ctime_ns == before
-    assert weights_fingerprint(resolve_source(str(tiny_gguf))) == f"gguf:{folder.name}"
+    assert weights_fingerprint(resolve_source(str(tiny_gguf))) == f"gguf:{file_digest(tiny_gguf)}"
     assert describe_model(resolve_source(str(tiny_gguf))).num_layers == 2
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"another version of {name}")
+    assert _conversion_digest(tiny_gguf) != folder.name
 
 
 def test_the_metadata_of_a_gguf_file_are_those_of_its_package(tiny_gguf: Path) -> None:

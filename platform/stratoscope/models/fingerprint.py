@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stratoscope.digest import digest
 from stratoscope.models.file_facts import remembered_digest
-from stratoscope.models.source import ModelSource, local_folder, pin_source
+from stratoscope.models.source import ModelSource, pin_source
 
 KINDS = ("safetensors", "json", "model", "jinja", "txt", "py")
 """Suffixes of the files in a model's folder that determine its outputs."""
@@ -23,8 +23,7 @@ def weights_fingerprint(source: ModelSource) -> str:
     if source.kind == "hub":
         return f"hub:{source.location}@{pin_source(source).revision}"
     if source.kind == "gguf":
-        # The folder of the conversion is named after the digest of the GGUF file.
-        return f"gguf:{Path(local_folder(source)).name}"
+        return f"gguf:{remembered_digest(Path(source.location))}"
     folder = Path(source.location)
     files = sorted(file for kind in KINDS for file in folder.glob(f"*.{kind}"))
     with ThreadPoolExecutor() as threads:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from filelock import FileLock
 
+from stratoscope.digest import digest, file_digest
 from stratoscope.errors import InputError, first_line, suggest
 from stratoscope.hub import hub_commit, local_path
 from stratoscope.models.checkpoint import check_weights
@@ -133,16 +134,17 @@ def local_folder(source: ModelSource) -> str:
 
 
 def converted_gguf(path: Path) -> Path:
-    """Return the folder of a GGUF file's float32 conversion, which is cached by the content of the file.
+    """Return the folder of a GGUF file's float32 conversion.
 
-    Concurrent processes wait for a single conversion. The folder appears complete or not at all.
+    It is cached by the content of the file, the code that converts it and the versions of its packages. Concurrent
+    processes wait for a single conversion. The folder appears complete or not at all.
 
     Raises:
         InputError: transformers cannot read the file.
     """
     models = cache_folder() / "models"
     models.mkdir(parents=True, exist_ok=True)
-    target = models / remembered_digest(path)
+    target = models / _conversion_digest(path)
     with FileLock(models / f"{target.name}.lock"):
         if not target.is_dir():
             partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=models))
@@ -153,6 +155,12 @@ def converted_gguf(path: Path) -> Path:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
     return target
+
+
+def _conversion_digest(gguf: Path) -> str:
+    versions = {name: importlib.metadata.version(name) for name in ("gguf", "transformers")}
+    code = file_digest(Path(__file__).with_name("gguf_file.py"))
+    return digest({"file": remembered_digest(gguf), "code": code, **versions})
 
 
 def _convert(gguf: Path, folder: Path) -> None:
