@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
@@ -115,3 +116,12 @@ def test_copies_of_fields_in_modules_follow_the_configuration(tmp_path: Path) ->
             pruned.network(ids, use_cache=False)
         assert text.cross_attention_layers == crossing
         assert torch.equal(model.network(ids, use_cache=False).logits, before)
+
+
+@pytest.mark.parametrize("name", ["smollm2", "own.gguf", "owner/model"])
+def test_slices_name_a_model_that_can_be_loaded(name: str, tiny_model_folder: Path, tmp_path: Path) -> None:
+    model = load_model(str(tiny_model_folder), head=True)
+    export_pruned(model, [1], tmp_path, ModelCard(name, "nobody", []))
+    slices = yaml.safe_load((tmp_path / "mergekit.yaml").read_text())["slices"]
+    wanted = name if "/" in name else str(tiny_model_folder)
+    assert {source["model"] for part in slices for source in part["sources"]} == {wanted}

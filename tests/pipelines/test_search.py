@@ -12,14 +12,23 @@ from stratoscope.models.speed import SpeedComparison
 from stratoscope.pipelines.runtime.cards import checkpoint_name
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.search.config import SearchConfig
+from stratoscope.pipelines.search.pruning.checkpoint import describe_trial
 from stratoscope.pipelines.search.pruning.checkpoint import speed_text as speed_sentence
 from stratoscope.pipelines.search.pruning.checks import check_objective
 from stratoscope.pipelines.search.pruning.estimate import full_evaluations, num_trials
+from stratoscope.pipelines.search.pruning.figures import _lines, _mean_point
 from stratoscope.pipelines.search.pruning.progress import best_by_size, progress_section
 from stratoscope.pipelines.search.pruning.report import build_page, summary_table
 from stratoscope.pipelines.search.pruning.validation import metrics_by_rank
 from stratoscope.pipelines.search.trials import plan_trials, trial_origin
-from stratoscope.pruning import ModelSize, PruningCandidate, RandomSetComparison, TrialResult, compare_by_task
+from stratoscope.pruning import (
+    STRATEGY_NAMES,
+    ModelSize,
+    PruningCandidate,
+    RandomSetComparison,
+    TrialResult,
+    compare_by_task,
+)
 from stratoscope.results import Manifest, Run, Storage, write_table
 from stratoscope.tables.pruning import (
     ComparisonRow,
@@ -223,3 +232,20 @@ def test_a_search_over_sets_is_estimated_by_its_budget_on_the_first_rung() -> No
 def test_checkpoints_are_named_after_their_base() -> None:
     assert checkpoint_name("owner/model", "without-2-layers") == "model-without-2-layers"
     assert checkpoint_name("/models/base.gguf", "recovered-avss-0") == "base-recovered-avss-0"
+
+
+def test_a_draw_that_several_trials_repeat_counts_once() -> None:
+    def row(draw: int, value: float, trial_id: str) -> PruningTrialRow:
+        candidate = PruningCandidate("random", None, None, None, None, draw, 0.3, False)
+        trial = TrialResult(trial_id, "nsga2", candidate, (1,), evaluation(value, (1,)), value, value, 1.0, "done")
+        return PruningTrialRow.from_trial(trial, SIZE, SPEEDS)
+
+    rows = [row(0, 0.3, "0"), row(1, 0.5, "1"), *(row(2, 0.7, str(i)) for i in range(2, 6))]
+    ((point,),) = _lines(rows, _mean_point).values()
+    assert (point.value, point.low, point.high) == (pytest.approx(0.5), 0.3, 0.7)
+
+
+@pytest.mark.parametrize("origin", ["greedy", *STRATEGY_NAMES])
+def test_the_card_names_the_search_over_sets(origin: str) -> None:
+    trial = TrialResult("0", origin, None, (1,), evaluation(0.9, (1,)), 0.9, 0.9, 1.0, "done")
+    assert describe_trial(trial) == f"a search over sets of layers (`{origin}`)"

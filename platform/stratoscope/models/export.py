@@ -13,6 +13,7 @@ from stratoscope.models.classes import build_empty
 from stratoscope.models.load import LoadedModel
 from stratoscope.models.prune import kept_layers, without_layers
 from stratoscope.models.saving import save_network
+from stratoscope.models.source import BUNDLED_MODELS
 from stratoscope.models.stored import restore_formats
 from stratoscope.models.structure import differences
 
@@ -62,8 +63,15 @@ def export_pruned(model: LoadedModel, dropped: Sequence[int], folder: Path, card
         kept = kept_layers(num_layers, dropped)
         dtype = restore_formats(folder, model.folder, kept, model.stripped_prefixes) or dtype
     if not card.trained:
-        (folder / SLICES).write_text(slices_yaml(card.base_model, num_layers, dropped, dtype), encoding="utf-8")
+        original = _original(card.base_model, model)
+        (folder / SLICES).write_text(slices_yaml(original, num_layers, dropped, dtype), encoding="utf-8")
     (folder / "README.md").write_text(_card_text(card, num_layers, dropped), encoding="utf-8")
+
+
+def _original(name: str, model: LoadedModel) -> str:
+    """Return a path or hub name of a model that mergekit can load: of a GGUF file, its converted copy."""
+    is_gguf = name in BUNDLED_MODELS or name.endswith(".gguf")
+    return str(model.folder) if is_gguf and model.folder is not None else name
 
 
 def slices_yaml(base_model: str, num_layers: int, dropped: Sequence[int], dtype: str) -> str:

@@ -68,12 +68,13 @@ def swap_layers(
     while budget > 0:
         swaps = [(out, into) for out in current for into in layers if into not in current]
         order.shuffle(swaps)
-        for first in range(0, min(len(swaps), budget), batch_size):
+        swaps = swaps[:budget]
+        for first in range(0, len(swaps), batch_size):
             neighbours = [tuple(sorted({*current, into} - {out})) for out, into in swaps[first : first + batch_size]]
             candidate, value = _best(neighbours, evaluate(current, neighbours))
             budget -= len(neighbours)
             on_progress(len(neighbours))
-            if value > best or budget <= 0:
+            if value > best:
                 break
         if not swaps or value <= best:
             break

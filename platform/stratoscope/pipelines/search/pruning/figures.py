@@ -243,18 +243,22 @@ def _lines(
 ) -> dict[str, list[_Point]]:
     """Return each score's points by ratio. The metric random gets the mean of its draws with their range."""
     lines: dict[str, dict[float, _Point]] = {}
-    draws: dict[float, list[float]] = {}
+    draws: dict[float, dict[int, float]] = {}
     for row in trials:
         value = point(row)
         if value is None or row.contiguous is None or row.contiguous:
             continue
         if row.draw is not None:
-            draws.setdefault(value.ratio, []).append(value.value)
+            draws.setdefault(value.ratio, {}).setdefault(row.draw, value.value)
         else:
             lines.setdefault(score_label(row, with_ratio=False), {}).setdefault(value.ratio, value)
     if draws:
-        lines["random"] = {r: _Point(r, float(np.mean(v)), min(v), max(v)) for r, v in draws.items()}
+        lines["random"] = {r: _mean_of(r, list(own.values())) for r, own in draws.items()}
     return {name: [points[ratio] for ratio in sorted(points)] for name, points in sorted(lines.items())}
+
+
+def _mean_of(ratio: float, values: Sequence[float]) -> _Point:
+    return _Point(ratio, float(np.mean(values)), min(values), max(values))
 
 
 def _is_baseline(line: str) -> bool:
