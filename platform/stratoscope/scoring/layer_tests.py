@@ -100,7 +100,7 @@ def _means(values: Array, labels: Labels, members: NDArray[np.bool_]) -> Array:
 def _kind_means(values: Array, labels: Labels) -> Array:
     """Return for each answer the mean over questions of the answers of its kind, right or wrong, shape (N, K)."""
     wrong, right = (_means(values, labels, members).mean(axis=0) for members in (labels.wrong, ~labels.wrong))
-    return np.where(labels.wrong[:, None], wrong, right)
+    return np.asarray(np.where(labels.wrong[:, None], wrong, right))
 
 
 def length_covariates(labels: Labels) -> Array:
