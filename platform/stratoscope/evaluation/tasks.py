@@ -319,7 +319,7 @@ def _order(task: "Task", calibrated: frozenset[str], seed: int) -> tuple[list[tu
             num_excluded += 1
         elif item_id not in seen:
             seen.add(item_id)
-            order.append((index, item_id, frozenset(doc.get(ALSO, []))))
+            order.append((index, item_id, set(doc.get(ALSO, []))))
     random.Random(seed).shuffle(order)
     distinct, taken = [], set[str]()
     for index, item_id, also in order:

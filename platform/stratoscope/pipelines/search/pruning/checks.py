@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 from stratoscope.errors import InputError
 from stratoscope.evaluation import TaskItems
 from stratoscope.pipelines.search.config import SearchSection
 from stratoscope.pipelines.search.pruning.checkpoint import read_mark
-from stratoscope.pruning import PERPLEXITY_DROP, STRATEGY_NAMES, StrategyName, least_budget
+from stratoscope.pruning import PERPLEXITY_DROP, STRATEGY_NAMES, least_budget
 from stratoscope.results import Storage
 from stratoscope.scoring import num_dropped
 
@@ -71,7 +71,7 @@ def check_budget(search: SearchSection, ratios: Iterable[float], num_layers: int
     """
     if search.algorithm not in STRATEGY_NAMES:
         return
-    name = cast("StrategyName", search.algorithm)
+    name = search.algorithm
     for ratio in ratios:
         size = num_dropped(ratio, num_layers)
         least = least_budget(name, num_layers - len(protected), size, search.beam_width)
