@@ -17,7 +17,7 @@ def test_punctuation_and_articles_are_no_word(answer: str) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "gold"),
-    [("The Moon.", "moon"), ("moon", "The moon"), ("An Apple", "the apple"), ("A. A. Milne", "A A Milne")],
+    [("The Moon.", "moon"), ("moon", "The moon"), ("An Apple", "the apple")],
 )
 def test_case_punctuation_and_articles_do_not_count(answer: str, gold: str) -> None:
     assert equals_one_of(answer, ["other", gold])
