@@ -322,9 +322,9 @@ def _order(task: "Task", calibrated: frozenset[str], seed: int) -> tuple[list[tu
             order.append((index, item_id, set(doc.get(ALSO, []))))
     random.Random(seed).shuffle(order)
     distinct, taken = [], set[str]()
-    for index, item_id, also in order:
-        if taken.isdisjoint(also):
-            taken |= also
+    for index, item_id, versions in order:
+        if taken.isdisjoint(versions):
+            taken |= versions
             distinct.append((index, item_id))
     return distinct, num_excluded
 
