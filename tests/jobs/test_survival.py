@@ -125,7 +125,7 @@ def test_sigterm_finishes_the_shard_and_a_second_start_meanwhile_is_refused(
     same_tables(resumed, undisturbed)
 
 
-@pytest.mark.parametrize("trouble", [die, break_the_device])
+@pytest.mark.parametrize("trouble", [die, pytest.param(break_the_device, marks=pytest.mark.slow)])
 def test_a_shard_whose_actor_dies_is_done_again(
     trouble: Callable[..., None],
     small_run: Fields,

@@ -555,7 +555,7 @@ def test_the_layers_that_another_run_gives_are_in_the_identity(
         job.prepare()
         assert job.choice.variants()[0].layers == (layer,)
         workers = WorkerResources(1, 1, 0)
-        inputs = TrainingInputs(job.config, job.source, 4, "float32", job.data, 64, 64, workers, job.choice.flagged)
+        inputs = TrainingInputs(job.config, job.source, 4, "float32", job.data, 64, 64, workers, job.choice.flagged, 64)
         job._record_fingerprints(inputs)
         return job.context.manifest.fingerprints
 

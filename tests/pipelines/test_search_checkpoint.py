@@ -64,7 +64,12 @@ def test_the_checkpoint_of_another_start_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("mark", "message"),
-    [("{}", "another run"), ("[]", "is no JSON object"), ('{"run', "truncated or damaged"), ("", "")],
+    [
+        ("{}", "another run"),
+        ("[]", "is no JSON object"),
+        ('{"run', "truncated or damaged"),
+        ("", "truncated or damaged"),
+    ],
 )
 def test_an_unreadable_or_foreign_mark_is_refused(mark: str, message: str, tmp_path: Path) -> None:
     (tmp_path / MARK).write_text(mark)
