@@ -148,6 +148,7 @@ def test_a_node_that_goes_away_takes_no_prompt_along(
 ) -> None:
     third = raylets.add_node(num_cpus=1, object_store_memory=150 * 2**20)
     raylets.wait_for_nodes()
+    monkeypatch.setenv("RAY_ADDRESS", raylets.address)  # without it, the job counts the CPUs of this machine
     fields = small_run(run_id="node", actors={"min": 3, "max": 3})
     monkeypatch.setattr(run_module, "make_worker", Faulty(pause=0.6))
 
