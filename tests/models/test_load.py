@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,7 @@ def test_facts_need_no_weights(tiny_model_folder: Path) -> None:
     model = load_model(str(tiny_model_folder))
     assert facts.num_parameters == sum(p.numel() for p in model.network.parameters())
     assert (facts.num_layers, facts.hidden_size, facts.max_positions) == (4, 32, 64)
+    assert (facts.longest_sequence, replace(facts, max_positions=None).longest_sequence) == (64, 2048)
 
 
 def test_layer_parameters_are_counted_and_measured() -> None:

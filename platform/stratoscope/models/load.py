@@ -29,6 +29,8 @@ ORDER_TOLERANCE = {torch.float32: 1e-2}
 """Largest effect of the last token on earlier logits that rounding may have, relative to the largest logit."""
 COARSE_TOLERANCE = 0.2
 """The same in number formats with fewer bits."""
+UNSTATED_POSITIONS = 2048
+"""Positions that count for a model whose configuration states none."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,11 @@ class ModelFacts:
     """Quantisation method of the checkpoint; None if it is not quantised."""
     stripped_prefix: str | None = None
     """Prefix that wrappers of the model left in the names of its weights, which is stripped; None if there is none."""
+
+    @property
+    def longest_sequence(self) -> int:
+        """Longest sequence of a task's item, in tokens, answer included."""
+        return self.max_positions or UNSTATED_POSITIONS
 
 
 @dataclass(frozen=True)

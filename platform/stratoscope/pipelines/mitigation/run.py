@@ -69,8 +69,8 @@ class MitigationJob(Job[MitigationConfig]):
         protected = _check_trainable(config, self.source)
         self.tasks = load_tasks(config.evaluation.tasks)
         self.tokenizer = load_tokenizer(self.source, trust_remote_code=model.trust_remote_code)
-        self.max_length = min(MAX_LENGTH, self._max_positions)
-        check_answers_fit(self.tasks, self._max_positions)
+        self.max_length = min(MAX_LENGTH, self.facts.longest_sequence)
+        check_answers_fit(self.tasks, self.facts.longest_sequence)
         self.choice = open_choice(config, self.source, self.facts, protected)
         self.data = load_data(config, self.tokenizer, self.choice.seen, self.max_length)
         self.need = need(config, self.facts, self.data, self.choice.most_layers, len(self.tokenizer))
@@ -159,12 +159,8 @@ class MitigationJob(Job[MitigationConfig]):
             batch_tokens=batch_tokens,
             workers=workers,
             flagged=self.choice.flagged,
-            max_positions=self._max_positions,
+            max_positions=self.facts.longest_sequence,
         )
-
-    @property
-    def _max_positions(self) -> int:
-        return self.facts.max_positions or MAX_LENGTH
 
     def _write_tables(self, tables: Mapping[str, Sequence[TableRow]], variants: Sequence[Variant]) -> None:
         storage = self.context.storage

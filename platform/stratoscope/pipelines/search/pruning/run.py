@@ -49,9 +49,6 @@ from stratoscope.tables.pruning import (
     SpeedRow,
 )
 
-UNSTATED_POSITIONS = 2048
-"""Maximum number of tokens in a sequence, for a model whose configuration states no number of positions."""
-
 
 class PruningSearch(Job[SearchConfig]):
     """Searches for layers that a model can do without."""
@@ -90,7 +87,7 @@ class PruningSearch(Job[SearchConfig]):
             RunFolder(config.output, ScoreJob.name, self._statistics_run_id)
         tasks = load_tasks(config.evaluation.tasks)
         check_filters(tasks, config.evaluation.filters)
-        check_answers_fit(tasks, self._max_length)
+        check_answers_fit(tasks, self.facts.longest_sequence)
         self.tasks = self._choose_items(tasks)
         check_objective(config.search.objective, config.space.metrics, self.tasks)
 
@@ -200,10 +197,6 @@ class PruningSearch(Job[SearchConfig]):
         return [choose_items(task, sampling, self._calibrated, tokenizer) for task in tasks]
 
     @property
-    def _max_length(self) -> int:
-        return self.facts.max_positions or UNSTATED_POSITIONS
-
-    @property
     def _calibrated(self) -> frozenset[str]:
         return self.statistics.calibrated if self.statistics else frozenset()
 
@@ -215,7 +208,7 @@ class PruningSearch(Job[SearchConfig]):
             tasks=tuple(config.evaluation.tasks),
             sampling=config.evaluation.to_sampling(config.seed),
             calibrated=self._calibrated,
-            max_length=self._max_length,
+            max_length=self.facts.longest_sequence,
             batch_tokens=evaluation_tokens(
                 config.evaluation.batch_tokens,
                 self.facts,
@@ -271,7 +264,7 @@ class PruningSearch(Job[SearchConfig]):
             if number:
                 facts["verdicts"].append(
                     f"{name}: {number} of {task['search'] + task['held_out']} prompts are longer than the model takes "
-                    f"({self._max_length} tokens, the answer included) and have lost their beginning."
+                    f"({self.facts.longest_sequence} tokens, the answer included) and have lost their beginning."
                 )
 
 
