@@ -1,12 +1,9 @@
 """The parts of the mitigation pipeline that need neither Ray nor training."""
 
-import json
 import math
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -14,16 +11,13 @@ from rich.console import Console
 
 from stratoscope.digest import file_digest
 from stratoscope.errors import InputError, RunError
-from stratoscope.evaluation import Resampling, Score, TextSampling
-from stratoscope.execution import Trial, WorkerResources
+from stratoscope.evaluation import Resampling, Score
+from stratoscope.execution import Trial
 from stratoscope.mitigation import BASE, TERMS, Variant, apply_point, fine_tuning_variants, parse_layers, resized_layers
-from stratoscope.models import describe_model, encode_text, load_tokenizer, resolve_source, weights_fingerprint
 from stratoscope.phases import announcing
-from stratoscope.pipelines.mitigation import MitigationConfig, MitigationJob
-from stratoscope.pipelines.mitigation.config import FlagsSection, TuneSection
-from stratoscope.pipelines.mitigation.dataset import TrainingInputs, load_data
-from stratoscope.pipelines.mitigation.estimate import estimate, need
-from stratoscope.pipelines.mitigation.layers import LayerChoice, flagged_layers
+from stratoscope.pipelines.mitigation import MitigationConfig
+from stratoscope.pipelines.mitigation.config import TuneSection
+from stratoscope.pipelines.mitigation.layers import LayerChoice
 from stratoscope.pipelines.mitigation.outcome import (
     compare_models,
     layer_notes,
@@ -32,21 +26,17 @@ from stratoscope.pipelines.mitigation.outcome import (
     variant_row,
 )
 from stratoscope.pipelines.mitigation.report import build_page, summary_table
-from stratoscope.pipelines.mitigation.run import choose_workers, read_counts
-from stratoscope.pipelines.mitigation.samples import SamplerSettings, read_samples, sample_rows, with_samples
+from stratoscope.pipelines.mitigation.run import choose_workers
+from stratoscope.pipelines.mitigation.samples import read_samples
 from stratoscope.pipelines.mitigation.store import LayerSeparation, ModelScores, TrainedVariant, VariantStore
 from stratoscope.pipelines.mitigation.train import _curves, curve_values
 from stratoscope.pipelines.mitigation.tune import best_trial, plan_trials, read_search
-from stratoscope.pipelines.reporting.data_notes import part_counts
 from stratoscope.pipelines.runtime.cards import checkpoint_name
-from stratoscope.pipelines.runtime.command_line import parse_command_line
 from stratoscope.pipelines.runtime.config import validate
-from stratoscope.results import Manifest, Run, RunFolder, Storage, render, write_table
+from stratoscope.results import Manifest, Run, Storage, render, write_table
 from stratoscope.tables.mitigation import TABLES, TextSampleRow, TrainingStepRow
-from tests.jobs.reacting import pairs_file
 from tests.mitigation.spawned import settings
 
-__all__ = ["pairs_file"]
 VARIANT, PRUNED = Variant("flagged", 0, (1,)), Variant("given", 0, (0, 2), (1,))
 STEP = {
     "step": 1.0,
@@ -352,162 +342,6 @@ def test_workers_fit_the_machine_and_the_step() -> None:
     assert choose_workers(wanted, {"CPU": 2.0}, local=False).number == 3
 
 
-def test_no_question_or_text_is_in_two_parts(tiny_model_folder: Path, pairs_file: Path, prompts_file: Path) -> None:
-    fields = {
-        "pairs": {"source": [str(pairs_file)], "limit": 10},
-        "texts": {"source": [str(prompts_file)], "limit": 20, "max_tokens": 12},
-        "evaluation": {"limit": 6, "only": ["second"], "text": str(prompts_file)},
-        "tune": {"num_samples": 1, "limit": 4},
-    }
-    tokenizer = load_tokenizer(resolve_source(str(tiny_model_folder)))
-    config = validate(MitigationConfig, fields)
-    first = load_data(config, tokenizer, frozenset(), 64)
-    assert first.counts["first"] == {"trained": 10, "validated": 4, "held_out": 6, "left_out": 0}
-    assert first.counts["second"] == {"trained": 0, "validated": 0, "held_out": 6, "left_out": 0}
-    validation, held_out = ({q.question_id for q in part.questions} for part in (first.validation, first.held_out))
-    assert not held_out & (validation | first.used)
-    assert validation <= first.used
-    assert not {text.text_id for text in first.held_out.texts} & first.used
-    seen = frozenset(list(held_out)[:3])
-    again = load_data(config, tokenizer, seen, 64)
-    assert not {q.question_id for q in again.held_out.questions} & seen
-    assert again.fingerprint != first.fingerprint
-    assert {name: len(examples) for name, examples in again.held_out.separation.items()} == {"first": 6, "second": 6}
-
-
-def write_questions(path: Path, prompts: Sequence[str]) -> str:
-    """Write questions whose answers differ, also where they have the same prompt."""
-    rows = [{"question": prompt, "right": [f"w{i}"], "wrong": [f"w{i + 1}"]} for i, prompt in enumerate(prompts)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def test_no_held_out_question_is_trained_on_from_another_row_or_data_set(
-    tiny_model_folder: Path, tmp_path: Path
-) -> None:
-    prompts = [f"w{i // 2} w3 w{i // 2 % 5}" for i in range(80)]
-    sources = [write_questions(tmp_path / f"{name}.jsonl", prompts[:n]) for name, n in (("every", 80), ("hard", 20))]
-    fields = {
-        "layers": "1",
-        "pairs": {"source": sources, "limit": 30},
-        "evaluation": {"limit": 10, "only": ["hard"]},
-        "texts": {"source": ["boolq"], "limit": 4},
-        "tune": {"num_samples": 1, "limit": 4},
-    }
-    tokenizer = load_tokenizer(resolve_source(str(tiny_model_folder)))
-    data = load_data(validate(MitigationConfig, fields), tokenizer, frozenset(), 64)
-    evaluated = (*data.held_out.questions, *data.validation.questions)
-    trained = {example.question for example in data.corpus.questions}
-    assert len(trained) > 10
-    assert not trained & {tuple(encode_text(tokenizer, question.prompt)) for question in evaluated}
-    assert not {q.prompt for q in data.held_out.questions} & {q.prompt for q in data.validation.questions}
-    assert not {q.question_id for q in data.held_out.questions} & data.used
-
-
-def test_questions_that_are_too_long_are_not_counted_as_trained(tiny_model_folder: Path, tmp_path: Path) -> None:
-    long = " ".join(f"w{j}" for j in range(90))
-    prompts = [f"w{i} {long if i % 2 else ''} w{i // 3}" for i in range(60)]
-    fields = {
-        "layers": "1",
-        "pairs": {"source": [write_questions(tmp_path / "mixed.jsonl", prompts)], "limit": 40},
-        "evaluation": {"limit": 8},
-        "objective": {"forgetting": 0},
-    }
-    tokenizer = load_tokenizer(resolve_source(str(tiny_model_folder)))
-    data = load_data(validate(MitigationConfig, fields), tokenizer, frozenset(), 64)
-    counts = data.counts["mixed"]
-    assert 0 < counts["trained"] == len(data.corpus.questions) < 40
-    assert counts["trained"] + counts["left_out"] == 40
-    says = f", {counts['left_out']} left out of training (longer than the model's limit"
-    assert says in part_counts(counts)
-    assert says in read_counts({"datasets": [asdict(each) for each in data.datasets], "questions": data.counts})[0]
-    fields["pairs"]["source"] = [write_questions(tmp_path / "long.jsonl", prompts[1::2])]
-    with pytest.raises(InputError, match="no question is left for training, 22 left out of training"):
-        load_data(validate(MitigationConfig, fields), tokenizer, frozenset(), 64)
-
-
-@pytest.mark.parametrize(
-    ("fields", "says"),
-    [
-        ({"texts": {"source": []}}, "texts.source: there are no texts to train on"),
-        (
-            {"samples": {"number": 4}, "objective": {"forgetting": 0}},
-            "samples.number: no term of the objective is computed on texts",
-        ),
-        ({"texts": {"source": ["sciq", "sst2"], "limit": [4, 5, 6]}}, "2 sources and 3 numbers in limit"),
-        ({"texts": {"limit": [0]}}, "texts.limit"),
-        ({"samples": {"number": 4, "max_tokens": 1}}, "samples.max_tokens"),
-        ({"samples": {"number": 4, "temperature": 0}}, "samples.temperature"),
-    ],
-)
-def test_texts_that_cannot_be_are_refused(fields: dict, says: str) -> None:
-    with pytest.raises(InputError, match=says):
-        validate(MitigationConfig, fields)
-
-
-def test_each_source_of_texts_may_have_its_own_limit(tiny_model_folder: Path, prompts_file: Path) -> None:
-    other = prompts_file.with_name("others.txt")
-    other.write_text("".join(f"w{i} w{i + 1} w3\n" for i in range(40)), encoding="utf-8")
-    tokenizer = load_tokenizer(resolve_source(str(tiny_model_folder)))
-    fields = {"drop": "1", "texts": {"source": [str(prompts_file), str(other)], "limit": [7, 20]}}
-    data = load_data(validate(MitigationConfig, fields), tokenizer, frozenset(), 64)
-    assert [source.num_prompts for source in data.sources] == [7, 20]
-    fields["texts"]["limit"] = 9  # as configurations of earlier versions have it
-    config = validate(MitigationConfig, fields)
-    assert config.texts.limits == [9, 9]
-    for arguments, limits in ((["null"], [None, None]), (["3,4"], [3, 4]), (["5"], [5, 5])):
-        given = ["--texts.source", "sciq,sst2", "--texts.limit", *arguments]
-        assert parse_command_line(MitigationConfig, "mitigation", given).texts.limits == limits
-
-
-def test_generated_texts_are_for_training_and_a_part_of_them_for_the_search(tiny_model_folder: Path) -> None:
-    tokenizer = load_tokenizer(resolve_source(str(tiny_model_folder)))
-    fields = {
-        "drop": "1",
-        "texts": {"source": [], "max_tokens": 12},
-        "samples": {"number": 20},
-        "tune": {"num_samples": 1, "limit": 4},
-    }
-    config = validate(MitigationConfig, fields)
-    assert (config.num_samples, config.tokens_per_sample) == (24, 12)
-    data = load_data(config, tokenizer, frozenset(), 64)
-    assert not data.corpus.texts
-    facts = describe_model(resolve_source(str(tiny_model_folder)))
-    memory = need(config, facts, data, 3, 128)
-    plan = dict(estimate(config, facts, data, memory))
-    assert plan["samples"].startswith(
-        "24 texts of at most 12 tokens that the model generates, 4 of them for the search"
-    )
-    assert "about 48 tokens a step" in plan["work"]
-    samples = [(i, i + 1) for i in range(24)]
-    whole = data.with_samples(samples, config.num_validation_texts)
-    assert whole.corpus.texts == tuple(samples[4:])
-    assert [text.ids for text in whole.validation.texts] == samples[:4]
-    assert whole.num_samples == 20
-    without = validate(MitigationConfig, fields | {"tune": {}})
-    assert without.num_samples == 20
-    assert data.with_samples(samples, 0).num_samples == 24
-
-
-def test_a_resumed_run_uses_the_texts_that_were_generated_before(tiny_model_folder: Path, tmp_path: Path) -> None:
-    source = resolve_source(str(tiny_model_folder))
-    config = validate(MitigationConfig, {"drop": "1", "texts": {"source": []}, "samples": {"number": 8}})
-    settings = SamplerSettings(config.model.to_loading(source, 0), TextSampling(8, 8, seed=5), num_threads=1)
-    rows = sample_rows(settings)
-    assert [row.sample for row in rows] == [*range(len(rows))] != []
-    assert all(row.text.split() == [f"w{token - 4}" for token in row.tokens if token > 3] for row in rows)
-    storage = Storage(str(tmp_path))
-    write_table(storage, "samples", TABLES["samples"].table(rows))
-    data = load_data(config, load_tokenizer(source), frozenset(), 64)
-    inputs = TrainingInputs(config, source, 4, "float32", data, 64, 64, WorkerResources(1, 1, 0), {}, 64)
-    # No Ray runs here, so nothing can be generated.
-    again = with_samples(SimpleNamespace(storage=storage), inputs)
-    assert again.data.corpus.texts == tuple(tuple(row.tokens) for row in rows)
-    write_table(storage, "samples", TABLES["samples"].table([]))
-    with pytest.raises(RunError, match="the model generated no text"):
-        with_samples(SimpleNamespace(storage=storage), inputs)
-
-
 def test_a_trained_variant_states_its_tokens_and_the_seconds_of_its_steps() -> None:
     steps = [STEP | {"step": 1.0}, STEP | {"step": 2.0, "tokens": 30.0, "tokens_per_s": 10.0}]
     row = variant_row(replace(trained(VARIANT), steps=steps))
@@ -520,101 +354,3 @@ def test_a_trained_variant_states_the_most_memory_of_all_starts_on_the_host_and_
     assert (row.peak_memory_bytes, row.peak_gpu_memory_bytes) == (10**9, 3 * 10**9)
     earlier = {name: value for name, value in STEP.items() if name != "peak_gpu_memory_bytes"}
     assert variant_row(replace(trained(VARIANT), steps=[earlier, resumed])).peak_gpu_memory_bytes is None
-
-
-def write_flags(output: Path, model: Path, layer: int) -> None:
-    """Write a finished hallucination run that flags one layer, in the place of an earlier one of the same name."""
-    folder = RunFolder(str(output), "hallucination", "flags")
-    manifest = Manifest("hallucination", "flags", {}, 0, status="done", facts={"num_layers": 4})
-    manifest.fingerprints = {"weights": weights_fingerprint(resolve_source(str(model)))}
-    folder.write_manifest(manifest)
-    rows = [
-        {"tap": "update", "definition": "eavss", "dataset": "a", "layer": i, "flagged": i == layer, "propensity": 1.0}
-        for i in range(4)
-    ]
-    write_table(folder.storage, "hallucination_scores", pa.Table.from_pylist(rows))
-    write_table(folder.storage, "answers", pa.table({"question_id": ["none"]}))
-
-
-def test_the_layers_that_another_run_gives_are_in_the_identity(
-    tiny_model_folder: Path, pairs_file: Path, prompts_file: Path, tmp_path: Path
-) -> None:
-    fields = {
-        "output": str(tmp_path),
-        "model": {"source": str(tiny_model_folder)},
-        "layers": "flags",
-        "flags": {"num_layers": None},
-        "pairs": {"source": [str(pairs_file)]},
-        "texts": {"source": [str(prompts_file)], "limit": 4},
-        "evaluation": {"limit": 4},
-    }
-
-    def fingerprints(layer: int) -> dict[str, str]:
-        write_flags(tmp_path, tiny_model_folder, layer)
-        job = MitigationJob(validate(MitigationConfig, fields))
-        job.prepare()
-        assert job.choice.variants()[0].layers == (layer,)
-        workers = WorkerResources(1, 1, 0)
-        inputs = TrainingInputs(job.config, job.source, 4, "float32", job.data, 64, 64, workers, job.choice.flagged, 64)
-        job._record_fingerprints(inputs)
-        return job.context.manifest.fingerprints
-
-    first, second = fingerprints(0), fingerprints(3)
-    assert first == fingerprints(0)
-    assert {name for name in first if first[name] != second[name]} == {"layers"}
-
-
-def test_dropped_layers_and_those_of_the_search_are_in_the_fingerprint(tmp_path: Path, tiny_model_folder: Path) -> None:
-    recovery = validate(MitigationConfig, {"drop": "0"})
-    assert len({LayerChoice(recovery, 4, None, dropped).fingerprint for dropped in ((0,), (1,))}) == 2
-    search = {"layers": "flags", "flags": {"num_layers": 4}, "tune": {"num_samples": 2, "num_layers": [1, 2]}}
-    fingerprints = set()
-    for layer in (0, 3):
-        write_flags(tmp_path, tiny_model_folder, layer)
-        run = Run(RunFolder(str(tmp_path), "hallucination", "flags").storage, SimpleNamespace(facts={"num_layers": 4}))
-        choice = LayerChoice(validate(MitigationConfig, search), 4, None, None, run)
-        assert choice.variants()[0].layers == (0, 1, 2, 3)
-        fingerprints.add(choice.fingerprint)
-    assert len(fingerprints) == 2
-
-
-def test_layers_of_a_hallucination_run_are_read_by_tap_definition_and_data_set(tmp_path: Path) -> None:
-    rows = [
-        {
-            "tap": tap,
-            "definition": "eavss",
-            "part": "answer",
-            "dataset": dataset,
-            "layer": layer,
-            "flagged": layer == flag,
-            "propensity": 1.0,
-        }
-        for tap, dataset, flag in (("block", "a", 0), ("block", "b", 1), ("update", "a", 2), ("update", "b", 2))
-        for layer in range(3)
-    ]
-    run = Run(Storage(str(tmp_path)), SimpleNamespace(facts={"num_layers": 3}))
-    write_table(run.storage, "hallucination_scores", pa.Table.from_pylist(rows))
-    everything = FlagsSection(num_layers=None)
-    assert flagged_layers(run, everything) == (0, 1)
-    assert flagged_layers(run, FlagsSection(num_layers=None, tap="update")) == (2,)
-    assert flagged_layers(run, FlagsSection(num_layers=None, datasets=["b"])) == (1,)
-    with pytest.raises(InputError, match=r"flags.tap: the run .* has none called 'mlp'; it has block, update"):
-        flagged_layers(run, FlagsSection(tap="mlp"))
-    with pytest.raises(InputError, match=r"flags.datasets: .* has none called 'c'; it has a, b"):
-        flagged_layers(run, FlagsSection(datasets=["c"]))
-
-
-def test_the_part_that_flags_the_layers_is_named_if_there_are_several(tmp_path: Path) -> None:
-    rows = [
-        {"tap": "block", "definition": "eavss", "part": part, "dataset": "a", "layer": i, "flagged": i == flag}
-        | {"propensity": 1.0}
-        for part, flag in (("answer", 0), ("last", 2))
-        for i in range(3)
-    ]
-    run = Run(Storage(str(tmp_path)), SimpleNamespace(facts={"num_layers": 3}))
-    write_table(run.storage, "hallucination_scores", pa.Table.from_pylist(rows))
-    assert flagged_layers(run, FlagsSection(num_layers=None, part="last")) == (2,)
-    with pytest.raises(InputError, match=r"flags.part: the run .* contrasts several parts \(answer, last\); name one"):
-        flagged_layers(run, FlagsSection(num_layers=None))
-    with pytest.raises(InputError, match=r"flags.part: .* has none called 'change'; it has answer, last"):
-        flagged_layers(run, FlagsSection(part="change"))
