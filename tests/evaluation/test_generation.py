@@ -50,11 +50,38 @@ def test_a_model_whose_answers_padding_changes_gets_prompts_of_one_length(model_
     check_answers(model, generator)
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("first", [0, 3])
+def test_there_is_no_answer_where_logits_are_not_finite(bad: float, first: int, tiny_model_folder: Path) -> None:
+    """Only one prompt is concerned, from one of its tokens on; the other answers are as before."""
+    model = load_tiny("llama", tiny_model_folder)
+    generator = TextGenerator(model, 64)
+    before = generator.answer(PROMPTS)
+    ((_, second),) = (batch for batch in generator.batches(PROMPTS) if len(batch) == 2)
+    steps = iter(range(100))
+
+    def overflow(_module: torch.nn.Module, _inputs: object, logits: torch.Tensor) -> torch.Tensor:
+        if len(logits) == 2 and next(steps) >= first:
+            logits[1, -1, 7] = bad
+        return logits
+
+    handle = model.network.lm_head.register_forward_hook(overflow)
+    after = generator.answer(PROMPTS)
+    handle.remove()
+    assert after == [None if i == second else text for i, text in enumerate(before)]
+
+
+def test_a_token_that_is_ruled_out_is_no_fault(tiny_model_folder: Path) -> None:
+    model = load_tiny("llama", tiny_model_folder)
+    handle = model.network.lm_head.register_forward_hook(
+        lambda *args: args[2].index_fill(2, torch.tensor([99]), -torch.inf)
+    )
+    assert None not in TextGenerator(model, 64).answer(PROMPTS)
+    handle.remove()
+
+
 def test_no_prompt_has_no_answer(tiny_model_folder: Path) -> None:
     assert TextGenerator(load_tiny("llama", tiny_model_folder), 64).answer([]) == []
-
-
-TEXTS = st.lists(st.text("ab\n", min_size=1, max_size=40), min_size=1, max_size=4)
 
 
 class Letters:

@@ -254,21 +254,24 @@ def test_a_task_with_few_items_is_in_the_first_slice(model: LoadedModel) -> None
     assert [item for part in parts for item in part] == list(chosen.search)
 
 
-def test_no_item_is_scored_by_likelihoods_that_are_not_finite(model: LoadedModel) -> None:
-    tasks = [choose_items(task, ItemSampling(6, 0), (), model.tokenizer) for task in load_tasks(["sst2", "passages"])]
+def test_no_item_is_scored_by_logits_that_are_not_finite(model: LoadedModel, tmp_path: Path) -> None:
+    generated = write_filtered_task(tmp_path, ["one", "two", "three", "four", "five", "six"], ["a"] * 6)
+    loaded = load_tasks(["sst2", "passages", generated])
+    tasks = [choose_items(task, ItemSampling(6, 0), (), model.tokenizer) for task in loaded]
     evaluator = Evaluator(model, tasks, max_batch_tokens=1024, max_length=512)
-    whole = by_task(evaluator.evaluate((), EVERYTHING))
+    metrics = {task.name: task.metric for task in tasks}
+    whole = by_task(evaluator.evaluate((), EVERYTHING), metrics)
 
     def overflow(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
         return output * torch.nan
 
     handle = model.network.model.layers[2].register_forward_hook(overflow)
     try:
-        broken = by_task(evaluator.evaluate((), EVERYTHING))
+        broken = by_task(evaluator.evaluate((), EVERYTHING), metrics)
     finally:
         handle.remove()
-    assert [scores.num_undefined for scores in whole.values()] == [0, 0]
-    assert [scores.num_undefined for scores in broken.values()] == [6, 6]
+    assert [scores.num_undefined for scores in whole.values()] == [0] * len(whole)
+    assert [scores.num_undefined for scores in broken.values()] == [6] * len(whole)
     assert all(np.isnan(scores.accuracy) for scores in broken.values())
 
 

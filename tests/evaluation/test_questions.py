@@ -29,3 +29,13 @@ def test_answers_whose_likelihoods_are_not_finite_have_no_score() -> None:
     scores = score_question(question, [Likelihood(math.nan, 0, 1), Likelihood(-2.0, 0, 2)])
     assert [score.metric for score in scores] == ["mc1", "mc2", "pairwise"]
     assert all(math.isnan(score.value) for score in scores)
+
+
+def test_generated_answers_without_finite_logits_have_no_score(tiny_model_folder: Path) -> None:
+    model = load_tiny("llama", tiny_model_folder)
+    question = Question(dataset="d", question_id="q", prompt="w1", answers=ANSWERS, gold=("w5",))
+    evaluator = QuestionEvaluator(model, [question], [], answered=["d"], max_batch_tokens=64, max_length=32)
+    model.network.model.norm.weight.data.fill_(math.nan)
+    scores = {score.metric: score.value for score in evaluator.evaluate()}
+    assert "exact_match" in scores
+    assert all(map(math.isnan, scores.values()))

@@ -1,6 +1,7 @@
 """Prompts that were encoded ahead of the actor."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,29 @@ def test_a_worker_computes_the_same_from_questions_and_from_encoded_ones(
     assert from_texts.files == from_ids.files
     assert ("generated" in from_ids.files) == (answers != "given")
     assert from_texts.counts["scored"] == from_ids.counts["scored"] > 0
+
+
+def test_a_question_without_finite_logits_is_an_error(tiny_model_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "questions.jsonl"
+    lines = [{"question": f"w{i} w{i + 1}", "right": [f"w{i}"]} for i in range(30)]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    fields = {
+        "model": {"source": str(tiny_model_folder)},
+        "pairs": {"source": [str(file)], "format": ["pairs"], "answers": "own"},
+        "generation": {"shots": 0, "max_tokens": 4},
+        "batching": {"shard_size": 30},
+    }
+    config = validate(HallucinationConfig, fields)
+    inputs = question_inputs.open_inputs(config)
+    worker = HallucinationWorker(hallucination_run.worker_settings(config, inputs, ActorPool(1, 1, 1, 1, 0)))
+    worker.model.network.model.norm.weight.data.fill_(math.nan)
+    (row,) = Shards(inputs.layout, inputs.questions.table, [0])[0].to_pylist()
+    files = worker(row).files
+    assert (
+        from_parquet(files["errors"])["error"].to_pylist()
+        == ["no answer was written: the model's logits are not finite"] * 30
+    )
+    assert "generated" not in files
 
 
 @pytest.mark.parametrize("answers", ["own", "gold_and_own"])

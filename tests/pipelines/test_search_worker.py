@@ -118,7 +118,7 @@ def test_a_trial_without_finite_likelihoods_is_an_error_and_never_the_best(
     search = {"algorithm": "random", "num_samples": 4, "finalists": 3, "objective": "bits_per_byte"}
     trials = explorer(worker, tmp_path, **search).explore(None)
     failed = {trial.dropped: trial.error for trial in trials if trial.status == "error"}
-    assert failed == {(1,): "the likelihoods of 4 of 4 items of passages are not finite"}
+    assert failed == {(1,): "the logits for 4 of 4 items of passages are not finite"}
     assert {trial.dropped for trial in trials if trial.status == "done"} == {(0,), (2,), (3,)}
     again = evaluator(tmp_path, "passages", tiny_model_folder)
     assert again.evaluate((1,), "search", 1).undefined == failed[(1,)]
@@ -128,7 +128,7 @@ def test_a_whole_model_without_finite_likelihoods_is_refused(tmp_path: Path, tin
     (tmp_path / NAME).touch()
     worker = evaluator(tmp_path, "passages", tiny_model_folder)
     worker.model.network.model.norm.weight.data.fill_(torch.nan)
-    with pytest.raises(InputError, match="the whole model has no scores: the likelihoods of 8 of 8 items of passages"):
+    with pytest.raises(InputError, match="the whole model has no scores: the logits for 8 of 8 items of passages"):
         explorer(worker, tmp_path, algorithm="random").explore(None)
 
 

@@ -115,7 +115,7 @@ def test_a_set_without_finite_likelihoods_is_the_worst_and_says_why(objective: O
     poor, broken = evaluate(model(np.log(0.1), -80.0, 0)), evaluate(model(np.nan, np.nan, np.nan))
     assert value(broken, 0.1) == WORST < value(poor, 0.1)
     assert (broken.raw.missing, np.isnan(broken.bits_per_byte)) == (True, True)
-    assert broken.undefined == "the likelihoods of 1 of 2 items of choices, 1 of 2 items of text are not finite"
+    assert broken.undefined == "the logits for 1 of 2 items of choices, 1 of 2 items of text are not finite"
     assert poor.undefined is None
 
 

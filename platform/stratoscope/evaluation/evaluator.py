@@ -58,7 +58,7 @@ class ItemScore:
     """Name of the metric; a task with several filters has one for each."""
     item_id: str
     value: float
-    """Score: 0 or 1, or the number of correct tokens for language-model text; NaN where a likelihood is not finite."""
+    """Score: 0 or 1, or the number of correct tokens for language-model text; NaN where logits are not finite."""
     weight: float
     """Largest possible score: 1, or the number of tokens."""
     log_likelihood: float | None
@@ -228,10 +228,10 @@ class Evaluator:
         return int(first)
 
     def _item_scores(
-        self, prepared: _PreparedSlice, likelihoods: dict[int, Likelihood], answers: dict[tuple[int, int], str]
+        self, prepared: _PreparedSlice, likelihoods: dict[int, Likelihood], answers: dict[tuple[int, int], str | None]
     ) -> Iterator[ItemScore]:
         for index, (task, item) in enumerate(prepared.items):
-            responses: list[Likelihood | str] = []
+            responses: list[Likelihood | str | None] = []
             for number in range(len(item.requests)):
                 if (index, number) in answers:
                     responses.append(answers[index, number])
@@ -269,12 +269,12 @@ def _sum(parts: Sequence[Likelihood]) -> Likelihood:
     return Likelihood(sum(p.log_likelihood for p in parts), sum(p.correct for p in parts), sum(p.tokens for p in parts))
 
 
-def _score_item(task: TaskItems, item: Item, responses: Sequence[Likelihood | str]) -> Iterator[ItemScore]:
+def _score_item(task: TaskItems, item: Item, responses: Sequence[Likelihood | str | None]) -> Iterator[ItemScore]:
     """Score an item by the harness, once for each metric of the task; the tokens of a text are counted here."""
     only = responses[0] if len(responses) == 1 and isinstance(responses[0], Likelihood) else None
     log_likelihood = only.log_likelihood if only else None
-    # The harness would take the first choice where a likelihood is NaN.
-    finite = all(math.isfinite(r.log_likelihood) for r in responses if isinstance(r, Likelihood))
+    # The harness would take the first choice where a likelihood is NaN, and the wrong answer that NaN generates.
+    finite = all(map(_is_finite, responses))
     if task.by_token and only:
         num_bytes = len(str(task.task.doc_to_target(item.doc)).encode())
         values = (only.correct if finite else math.nan, only.tokens, log_likelihood, num_bytes)
@@ -289,7 +289,11 @@ def _score_item(task: TaskItems, item: Item, responses: Sequence[Likelihood | st
         yield ItemScore(task.name, metric.name, item.item_id, value, 1.0, log_likelihood, None, right)
 
 
-def _log_probability(task: TaskItems, item: Item, responses: Sequence[Likelihood | str]) -> float | None:
+def _is_finite(response: Likelihood | str | None) -> bool:
+    return math.isfinite(response.log_likelihood) if isinstance(response, Likelihood) else response is not None
+
+
+def _log_probability(task: TaskItems, item: Item, responses: Sequence[Likelihood | str | None]) -> float | None:
     """Return the log of the right choice's share of the likelihood of all choices; None where there are no choices.
 
     Further responses, which the harness asks for where a metric conditions on the choices alone, do not count.
@@ -308,14 +312,17 @@ def _log_probability(task: TaskItems, item: Item, responses: Sequence[Likelihood
         return float(np.logaddexp.reduce(values[right]) - np.logaddexp.reduce(values))
 
 
-def _apply_filters(task: TaskItems, item: Item, responses: Sequence[Likelihood | str]) -> None:
+def _apply_filters(task: TaskItems, item: Item, responses: Sequence[Likelihood | str | None]) -> None:
     """Give an item's requests their responses, and let the harness extract the answers by each of the task's filters.
 
     Raises:
         RunError: a filter fails.
     """
     for instance, response in zip(item.requests, responses, strict=True):
-        instance.resps = [response if isinstance(response, str) else (response.log_likelihood, response.greedy)]
+        if isinstance(response, Likelihood):
+            instance.resps = [(response.log_likelihood, response.greedy)]
+        else:
+            instance.resps = [response or ""]
         instance.filtered_resps = {}
     task.task._instances = list(item.requests)
     try:

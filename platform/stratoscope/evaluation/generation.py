@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from stratoscope.evaluation.tolerance import LOG_LIKELIHOOD_TOLERANCE
 from stratoscope.models import MAX_PROMPTS, LoadedModel, bucket, pad, without_layers
@@ -101,27 +101,32 @@ class TextGenerator:
             batches += [[members[p] for p in group] for group in groups]
         return batches
 
-    def answer_batch(self, prompts: Sequence[GenerationPrompt]) -> list[str]:
-        """Return the answers to a batch of prompts with the same stop strings and longest answer."""
+    def answer_batch(self, prompts: Sequence[GenerationPrompt]) -> list[str | None]:
+        """Return the answers to a batch of prompts with the same stop strings and longest answer.
+
+        An answer is None if the model's logits in its row are not finite at a step of the batch.
+        """
         tokenizer, until = self._model.tokenizer, prompts[0].until
         start = max(len(prompt.ids) for prompt in prompts)
         criteria = [_StopStrings(tokenizer, until, start, len(prompts))] if until else []
+        finite = _FiniteLogits()
         output = self._generate(
             [prompt.ids for prompt in prompts],
             prompts[0].max_tokens,
             stopping_criteria=StoppingCriteriaList(criteria),
+            logits_processor=LogitsProcessorList([finite]),
         )
         texts = tokenizer.batch_decode(output[:, start:], skip_special_tokens=True)
-        return [_truncate(text, until) for text in texts]
+        return [_truncate(text, until) if ok else None for text, ok in zip(texts, finite.rows, strict=True)]
 
-    def answer(self, prompts: Sequence[GenerationPrompt], dropped: Sequence[int] = ()) -> list[str]:
-        """Return the answer to each prompt, in order.
+    def answer(self, prompts: Sequence[GenerationPrompt], dropped: Sequence[int] = ()) -> list[str | None]:
+        """Return the answer to each prompt, in order; None where the model's logits are not finite.
 
         Args:
             prompts: in any order.
             dropped: layers to leave out.
         """
-        answers = [""] * len(prompts)
+        answers: list[str | None] = [None] * len(prompts)
         batches = self.batches(prompts) if prompts else []
         with without_layers(self._model, dropped):
             for batch in batches:
@@ -156,6 +161,29 @@ class TextGenerator:
     @property
     def _filler(self) -> int:
         return int(self._model.tokenizer.pad_token_id or 0)
+
+
+class _FiniteLogits(LogitsProcessor):  # type: ignore[misc]
+    """Records in which rows of a batch all logits so far have a finite maximum; it changes none.
+
+    The most likely token of other rows would be the first NaN. A logit of minus infinity, which rules out a token, is
+    allowed. Whether all are finite stays on the device until the end.
+    """
+
+    def __init__(self) -> None:
+        self._finite: torch.Tensor | None = None
+
+    @property
+    def rows(self) -> list[bool]:
+        """Whether the logits of each row were finite."""
+        assert self._finite is not None, "no token was generated"
+        finite: list[bool] = self._finite.tolist()
+        return finite
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        finite = scores.amax(dim=-1).isfinite()
+        self._finite = finite if self._finite is None else self._finite & finite
+        return scores
 
 
 class _StopStrings(StoppingCriteria):  # type: ignore[misc]

@@ -94,8 +94,8 @@ class QuestionEvaluator:
         prompts = [GenerationPrompt(tuple(own), (END_OF_ANSWER,), ANSWER_TOKENS) for own in ids]
         texts = self._generator.answer(prompts, dropped)
         for question, text in zip(questions, texts, strict=True):
-            right = equals_one_of(text, question.gold)
-            yield Score(question.dataset, "exact_match", question.question_id, float(right))
+            right = math.nan if text is None else float(equals_one_of(text, question.gold))
+            yield Score(question.dataset, "exact_match", question.question_id, right)
 
     def _request(self, prompt: str, answer: str) -> Request:
         context, target = encode_pair(self._model.tokenizer, prompt, f" {answer}")

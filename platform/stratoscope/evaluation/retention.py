@@ -38,7 +38,7 @@ class TaskScores(ItemValues):
 
     @property
     def num_undefined(self) -> int:
-        """Number of items without a score, because a likelihood is not finite."""
+        """Number of items without a score, because the logits for it are not finite."""
         return int(np.isnan(self.value).sum())
 
     @property

@@ -71,7 +71,7 @@ def evaluate_set(
 def undefined_items(scores: Mapping[str, TaskScores]) -> str | None:
     """Return which items of tasks have no score, as the end of a sentence; None where all have one."""
     parts = [f"{s.num_undefined} of {len(s.item_ids)} items of {task}" for task, s in scores.items() if s.num_undefined]
-    return f"the likelihoods of {', '.join(parts)} are not finite" if parts else None
+    return f"the logits for {', '.join(parts)} are not finite" if parts else None
 
 
 def join_slices(slices: Sequence[Mapping[str, TaskScores]]) -> dict[str, TaskScores]:

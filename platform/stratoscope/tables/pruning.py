@@ -30,7 +30,7 @@ class EvaluationRow(TableRow):
     item_id: str
     """Digest that identifies the item."""
     value: float
-    """Correct answers: 0 or 1, or the number of correct tokens for language-model text; null where a likelihood is not
+    """Correct answers: 0 or 1, or the number of correct tokens for language-model text; null where logits are not
     finite."""
     weight: float
     """Possible correct answers: 1, or the number of tokens for language-model text."""

@@ -180,7 +180,10 @@ class HallucinationWorker:
         def write(batch: Sequence[int]) -> Finish:
             texts = self.generator.answer_batch([prompts[i] for i in batch])
             for i, text in zip(batch, texts, strict=True):
-                self._grade(state, i, text)
+                if text is None:
+                    state.errors[i] = "no answer was written: the model's logits are not finite"
+                else:
+                    self._grade(state, i, text)
             return lambda: (0, 0)
 
         for i, question in enumerate(state.questions):

@@ -103,7 +103,7 @@ class PruningEvaluator:
         """Evaluate a set of dropped layers on the first slices of a part, or on all of them.
 
         Raises:
-            InputError: the whole model has likelihoods that are not finite.
+            InputError: the whole model has logits that are not finite.
         """
         start = time.perf_counter()
         slices = self.settings.slices(part)[:num_slices]
