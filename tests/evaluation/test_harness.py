@@ -17,6 +17,7 @@ from stratoscope.evaluation import (
     ItemSampling,
     Slice,
     TextGenerator,
+    TruncatedPrompts,
     by_task,
     check_answers_fit,
     check_filters,
@@ -284,7 +285,7 @@ def test_prompts_keep_what_the_answer_leaves_of_the_positions_and_cut_ones_are_c
     evaluator = Evaluator(model, [chosen], max_batch_tokens=256, max_length=64)
     lengths = sorted(len(prompt.ids) for prompt in evaluator._prepare(EVERYTHING).prompts.values())
     assert lengths == [5, 57, 58, 58, 58]
-    assert evaluator.num_truncated([EVERYTHING]) == {"words": 2}
+    assert evaluator.truncated([EVERYTHING]) == [TruncatedPrompts("words", 2, 5, 64)]
     with pytest.raises(InputError, match=r"words generates up to 6 tokens .* no room for a prompt in the 6 positions"):
         check_answers_fit([task], ANSWER_TOKENS)
 
@@ -300,7 +301,7 @@ def test_contexts_that_are_cut_for_their_target_are_counted(model: LoadedModel, 
     (task,) = load_tasks([str(tmp_path / "mine.yaml")])
     chosen = choose_items(task, ItemSampling(3, 0), (), model.tokenizer)
     evaluator = Evaluator(model, [chosen], max_batch_tokens=256, max_length=64)
-    assert evaluator.num_truncated([EVERYTHING]) == {"mine": 1}
+    assert [task.number for task in evaluator.truncated([EVERYTHING])] == [1]
 
 
 def test_no_two_passages_are_versions_of_one_text(model: LoadedModel) -> None:

@@ -125,6 +125,8 @@ def test_no_evaluated_question_was_trained_on(run: stratoscope.MitigationRun) ->
     assert counts["second"] == {"trained": 0, "validated": 0, "held_out": 8, "left_out": 0}
     item_ids = {r["item_id"] for r in run.table("items").to_pylist() if r["metric"] == "mc1"}
     assert len(item_ids) == 16
+    truncated = {task["name"]: (task["number"], task["total"]) for task in run.manifest.facts["truncated"]}
+    assert truncated == {"first": (0, 8), "second": (0, 8)}
 
 
 def test_the_checkpoint_is_the_model_with_trained_layers_and_nothing_else_changed(

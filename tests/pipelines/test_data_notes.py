@@ -1,6 +1,12 @@
 """Lines about what a run read."""
 
-from stratoscope.pipelines.reporting.data_notes import nonfinite_notes, prompt_counts, question_counts
+from stratoscope.evaluation import TruncatedPrompts
+from stratoscope.pipelines.reporting.data_notes import (
+    nonfinite_notes,
+    prompt_counts,
+    question_counts,
+    truncation_notes,
+)
 from stratoscope.results import Manifest
 
 
@@ -17,6 +23,14 @@ def test_counts_of_questions_name_all_that_is_left_out() -> None:
         "30 questions read in 120 rows: 20 kept, 1 empty, 3 without usable answers, 1 duplicate, 5 beyond pairs.limit; "
         "2 missing answers were left out"
     )
+
+
+def test_truncated_prompts_are_told_where_there_are_any() -> None:
+    truncated = [TruncatedPrompts("sciq", 0, 60, 1024), TruncatedPrompts("boolq", 3, 1060, 1024)]
+    assert truncation_notes(truncated) == [
+        "boolq: 3 of 1,060 prompts are longer than the limit (1,024 tokens, the answer included) and have lost their "
+        "beginning."
+    ]
 
 
 def test_activations_that_are_not_finite_are_a_warning_with_their_layers() -> None:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         load_tasks,
         task_names,
     )
+    from stratoscope.evaluation.truncation import TruncatedPrompts
 
 __all__ = [
     "LOWER_IS_BETTER",
@@ -73,6 +74,7 @@ __all__ = [
     "Text",
     "TextGenerator",
     "TextSampling",
+    "TruncatedPrompts",
     "by_task",
     "check_answers_fit",
     "check_filters",

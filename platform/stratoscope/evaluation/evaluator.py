@@ -13,6 +13,7 @@ from stratoscope.evaluation.generation import GenerationPrompt, TextGenerator
 from stratoscope.evaluation.likelihood import Likelihood, Scorer
 from stratoscope.evaluation.rows import Batch, Request
 from stratoscope.evaluation.tasks import Item, TaskItems
+from stratoscope.evaluation.truncation import TruncatedPrompts, fit_prompt, fit_request
 from stratoscope.models import LoadedModel, encode_pair, encode_text
 
 if TYPE_CHECKING:
@@ -129,13 +130,13 @@ class Evaluator:
         """Return the number of tokens of a slice, padding included, without generation."""
         return self._prepare(items).num_tokens
 
-    def num_truncated(self, slices: Sequence[Slice]) -> dict[str, int]:
-        """Return the number of items on some slices whose prompt is longer than the model takes, by task."""
-        counts = dict.fromkeys((task.name for task in self.tasks), 0)
-        for part in map(self._prepare, slices):
-            for index in part.truncated:
-                counts[part.items[index][0].name] += 1
-        return counts
+    def truncated(self, slices: Sequence[Slice]) -> list[TruncatedPrompts]:
+        """Return how many items on some slices have a prompt that is longer than the model takes, for each task."""
+        parts = list(map(self._prepare, slices))
+        numbers = Counter(part.items[index][0].name for part in parts for index in part.truncated)
+        totals = Counter(task.name for part in parts for task, _ in part.items)
+        names = [task.name for task in self.tasks]
+        return [TruncatedPrompts(name, numbers[name], totals[name], self._max_length) for name in names]
 
     def majority_token(self, slices: Sequence[Slice], task: str) -> float:
         """Return the share of the most frequent token among those that a task predicts on some slices."""
@@ -176,10 +177,8 @@ class Evaluator:
         context, target = self._encode_pair(*instance.args[:2])
         if not target:
             raise RunError(f"task {instance.task_name}: a target has no tokens ({instance.args[1]!r})")
-        # The harness truncates long contexts on the left, too.
-        room = max(1, self._max_length + 1 - len(target))
-        request = Request(tuple(context[-room:]), tuple(target[-self._max_length :]))
-        return [request], (len(request.context), len(request.target)) != (len(context), len(target))
+        request, is_cut = fit_request(context, target, self._max_length)
+        return [request], is_cut
 
     def _windows(self, instance: "Instance") -> Iterator[Request]:
         """Yield the requests of a text; a long one makes several."""
@@ -211,9 +210,8 @@ class Evaluator:
         text, options = instance.args[0], dict(instance.args[1])
         until = options.get("until") or []
         longest = _answer_tokens(options)
-        ids, room = self._encode(text), self._max_length - longest
-        prompt = GenerationPrompt(tuple(ids[-room:]), tuple([until] if isinstance(until, str) else until), longest)
-        return prompt, len(ids) > room
+        ids, is_cut = fit_prompt(self._encode(text), longest, self._max_length)
+        return GenerationPrompt(ids, tuple([until] if isinstance(until, str) else until), longest), is_cut
 
     def _encode(self, text: str) -> list[int]:
         return encode_text(self.model.tokenizer, text)

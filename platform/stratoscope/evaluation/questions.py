@@ -1,6 +1,7 @@
 """The evaluator of questions with right and wrong answers, and of texts: scores a model item by item."""
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,6 +13,7 @@ from stratoscope.evaluation.generation import GenerationPrompt, TextGenerator
 from stratoscope.evaluation.grading import equals_one_of
 from stratoscope.evaluation.likelihood import Likelihood, Scorer
 from stratoscope.evaluation.rows import Batch, Request
+from stratoscope.evaluation.truncation import TruncatedPrompts, fit_prompt, fit_request
 from stratoscope.models import LoadedModel, encode_pair, encode_text
 
 LOG_SCALE = ("perplexity",)
@@ -69,7 +71,11 @@ class QuestionEvaluator:
         self._answered = frozenset(answered)
         self._scorer = Scorer(model, max_batch_tokens)
         self._generator = TextGenerator(model, max_batch_tokens)
-        requests = [self._request(q.prompt, answer.text) for q in self._questions for answer in q.answers]
+        self._truncated: Counter[str] = Counter()
+        self._prompts: dict[int, GenerationPrompt] = {}
+        requests: list[Request] = []
+        for index, question in enumerate(self._questions):
+            requests += self._prepare(index, question)
         self._ends = [0, *np.cumsum([len(q.answers) for q in self._questions]).tolist()]
         requests += [Request(text.ids[:1], text.ids[1 : max_length + 1]) for text in self._texts]
         self._batches: list[Batch] = self._scorer.batches(requests) if requests else []
@@ -87,20 +93,32 @@ class QuestionEvaluator:
             )
         return [*scores, *self._exact_matches(dropped)]
 
+    def truncated(self) -> list[TruncatedPrompts]:
+        """Return how many questions are longer than the limit with one of their answers, for each data set."""
+        totals = Counter(question.dataset for question in self._questions)
+        return [
+            TruncatedPrompts(name, self._truncated[name], total, self._max_length) for name, total in totals.items()
+        ]
+
     def _exact_matches(self, dropped: Sequence[int]) -> Iterator[Score]:
-        questions = [q for q in self._questions if q.dataset in self._answered]
-        room = max(1, self._max_length - ANSWER_TOKENS)
-        ids = [encode_text(self._model.tokenizer, q.prompt)[-room:] for q in questions]
-        prompts = [GenerationPrompt(tuple(own), (END_OF_ANSWER,), ANSWER_TOKENS) for own in ids]
-        texts = self._generator.answer(prompts, dropped)
-        for question, text in zip(questions, texts, strict=True):
+        texts = self._generator.answer(list(self._prompts.values()), dropped)
+        for index, text in zip(self._prompts, texts, strict=True):
+            question = self._questions[index]
             right = math.nan if text is None else float(equals_one_of(text, question.gold))
             yield Score(question.dataset, "exact_match", question.question_id, right)
 
-    def _request(self, prompt: str, answer: str) -> Request:
-        context, target = encode_pair(self._model.tokenizer, prompt, f" {answer}")
-        room = max(1, self._max_length + 1 - len(target))
-        return Request(tuple(context[-room:]), tuple(target[-self._max_length :]))
+    def _prepare(self, index: int, question: Question) -> list[Request]:
+        """Return the requests of a question, keep its prompt if it is answered, and count it if it is too long."""
+        tokenizer, limit = self._model.tokenizer, self._max_length
+        pairs = [encode_pair(tokenizer, question.prompt, f" {answer.text}") for answer in question.answers]
+        fitted = [fit_request(*pair, limit) for pair in pairs]
+        is_cut = any(cut for _, cut in fitted)
+        if question.dataset in self._answered:
+            ids, prompt_is_cut = fit_prompt(encode_text(tokenizer, question.prompt), ANSWER_TOKENS, limit)
+            self._prompts[index] = GenerationPrompt(ids, (END_OF_ANSWER,), ANSWER_TOKENS)
+            is_cut |= prompt_is_cut
+        self._truncated[question.dataset] += is_cut
+        return [request for request, _ in fitted]
 
 
 def score_question(question: Question, likelihoods: Sequence[Likelihood]) -> list[Score]:

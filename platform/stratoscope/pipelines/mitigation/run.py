@@ -8,7 +8,7 @@ from rich.console import Console
 
 from stratoscope.digest import digest
 from stratoscope.errors import InputError
-from stratoscope.evaluation import check_answers_fit, choose_items, items_digest, load_tasks
+from stratoscope.evaluation import TruncatedPrompts, check_answers_fit, choose_items, items_digest, load_tasks
 from stratoscope.execution import WorkerResources, cluster, is_local, resources
 from stratoscope.mitigation import Variant
 from stratoscope.models import (
@@ -33,7 +33,7 @@ from stratoscope.pipelines.mitigation.samples import with_samples
 from stratoscope.pipelines.mitigation.store import VariantStore
 from stratoscope.pipelines.mitigation.train import train_variants
 from stratoscope.pipelines.mitigation.tune import TRAINING, tuning_rows
-from stratoscope.pipelines.reporting.data_notes import left_out_note, prompt_counts, question_counts
+from stratoscope.pipelines.reporting.data_notes import left_out_note, prompt_counts, question_counts, truncation_notes
 from stratoscope.pipelines.runtime.hardware import usual_device
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.runtime.surroundings import check_connected
@@ -98,6 +98,7 @@ class MitigationJob(Job[MitigationConfig]):
             store = VariantStore(context.storage)
             trained, failed = train_variants(context, inputs, store, self.choice.variants())
             with context.stage("evaluate"), evaluators(context, inputs, 2 * len(trained)) as service:
+                truncated: list[TruncatedPrompts] = service.call("truncated")
                 scores, errors = evaluate_models(context, service, store, [model.variant for model in trained])
                 failed |= errors
                 trained = [model for model in trained if model.variant not in failed]
@@ -113,9 +114,11 @@ class MitigationJob(Job[MitigationConfig]):
             "steps": len(tables["training"]),
         }
         context.manifest.facts |= {
+            "truncated": [asdict(task) for task in truncated],
             "verdicts": [
                 *outcome.verdicts,
                 *training_problems(trained, failed),
+                *truncation_notes(truncated),
                 *layer_notes(trained, self.facts.num_layers),
             ],
             "models": list(checkpoints.urls),

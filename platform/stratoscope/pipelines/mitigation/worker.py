@@ -16,6 +16,7 @@ from stratoscope.evaluation import (
     QuestionEvaluator,
     Score,
     Slice,
+    TruncatedPrompts,
     choose_items,
     load_tasks,
     validation_score,
@@ -107,6 +108,11 @@ class VariantEvaluator:
             for task in load_tasks(settings.tasks)
         ]
         return Evaluator(self._model, items, max_batch_tokens=settings.batch_tokens, max_length=settings.max_positions)
+
+    def truncated(self) -> list[TruncatedPrompts]:
+        """Return how many held-out questions and prompts of tasks are too long, for each data set and task."""
+        tasks = [] if self._tasks is None else self._tasks.truncated([ALL_ITEMS])
+        return [*self._questions.truncated(), *tasks]
 
     def evaluate(self, patch: str | None, dropped: tuple[int, ...]) -> ModelScores:
         """Evaluate the base with trained tensors and without some layers.

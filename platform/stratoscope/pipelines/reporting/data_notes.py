@@ -1,8 +1,9 @@
-"""Lines about the data of a run: rows that were kept or left out, and activations that are not finite."""
+"""Lines about the data of a run: rows left out, prompts that were truncated, activations that are not finite."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stratoscope.evaluation import TruncatedPrompts
 from stratoscope.results import Manifest
 
 ALWAYS_TOLD = ("kept", "empty", "duplicate")
@@ -63,6 +64,20 @@ def left_out_note(parts: Mapping[str, int]) -> str:
     number = parts.get("left_out", 0)
     reason = "longer than the model's limit with an answer, or an answer has no token"
     return f", {number:,} left out of training ({reason})" if number else ""
+
+
+def truncation_notes(truncated: Sequence[TruncatedPrompts]) -> list[str]:
+    """Return a sentence for each task or data set whose prompts were truncated.
+
+    Args:
+        truncated: numbers of truncated prompts.
+    """
+    return [
+        f"{task.name}: {task.number:,} of {task.total:,} prompts are longer than the limit ({task.max_tokens:,} "
+        "tokens, the answer included) and have lost their beginning."
+        for task in truncated
+        if task.number
+    ]
 
 
 def nonfinite_notes(manifest: Manifest) -> list[str]:

@@ -1,6 +1,6 @@
 """The flow of a search with target pruning: statistics, trials, validation, checkpoint, report."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -9,7 +9,15 @@ from typing import Any, ClassVar
 from rich.console import Console
 
 from stratoscope.errors import InputError
-from stratoscope.evaluation import TaskItems, check_answers_fit, check_filters, choose_items, items_digest, load_tasks
+from stratoscope.evaluation import (
+    TaskItems,
+    TruncatedPrompts,
+    check_answers_fit,
+    check_filters,
+    choose_items,
+    items_digest,
+    load_tasks,
+)
 from stratoscope.execution import ActorPool, Service, cluster, cpus_per_worker, plan_pool, resources, serve
 from stratoscope.models import (
     ModelFacts,
@@ -21,6 +29,7 @@ from stratoscope.models import (
     load_tokenizer,
     weights_fingerprint,
 )
+from stratoscope.pipelines.reporting.data_notes import truncation_notes
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.runtime.job import Job
 from stratoscope.pipelines.runtime.mlflow import check_mlflow
@@ -113,7 +122,7 @@ class PruningSearch(Job[SearchConfig]):
             with context.stage("load", "loading the model"):
                 make = partial(PruningEvaluator, settings)
                 service = stack.enter_context(serve("Evaluator", make, pool, context.stopping))
-                truncated: dict[str, int] = service.call("truncated")
+                truncated: list[TruncatedPrompts] = service.call("truncated")
             with context.stage("search"):
                 explorer = Explorer(context, config, service, self.facts.num_layers, self.protected)
                 trials = explorer.explore(self.statistics)
@@ -255,17 +264,12 @@ class PruningSearch(Job[SearchConfig]):
             },
         }
 
-    def _record_truncated(self, truncated: Mapping[str, int]) -> None:
+    def _record_truncated(self, truncated: Sequence[TruncatedPrompts]) -> None:
         """Record how many prompts of each task were too long for the model, with a sentence where there are any."""
         facts = self.context.manifest.facts
-        for name, number in truncated.items():
-            task = facts["tasks"][name]
-            task["truncated"] = number
-            if number:
-                facts["verdicts"].append(
-                    f"{name}: {number} of {task['search'] + task['held_out']} prompts are longer than the model takes "
-                    f"({self.facts.longest_sequence} tokens, the answer included) and have lost their beginning."
-                )
+        for task in truncated:
+            facts["tasks"][task.name]["truncated"] = task.number
+        facts["verdicts"] += truncation_notes(truncated)
 
 
 def open_statistics(config: SearchConfig, source: ModelSource) -> FinishedScore:

@@ -16,6 +16,7 @@ from stratoscope.evaluation import (
     Resampling,
     Slice,
     TaskScores,
+    TruncatedPrompts,
     by_task,
     choose_items,
     load_tasks,
@@ -95,9 +96,9 @@ class PruningEvaluator:
                 chance[task.name] = self.evaluator.majority_token(self.settings.slices(part), task.name)
         return chance
 
-    def truncated(self) -> dict[str, int]:
-        """Return the number of items, of the search and held out, whose prompt the model cannot take whole, by task."""
-        return self.evaluator.num_truncated([*self.settings.slices("search"), *self.settings.slices("held_out")])
+    def truncated(self) -> list[TruncatedPrompts]:
+        """Return how many items, of the search and held out, have a prompt that the model cannot take whole."""
+        return self.evaluator.truncated([*self.settings.slices("search"), *self.settings.slices("held_out")])
 
     def evaluate(self, dropped: LayerSet, part: str, num_slices: int | None = None) -> Evaluation:
         """Evaluate a set of dropped layers on the first slices of a part, or on all of them.
