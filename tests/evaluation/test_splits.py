@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stratoscope.data import Question
-from stratoscope.evaluation import QuestionSplit, Score, SplitSizes, split_questions, validation_score
+from stratoscope.data.qa import RawQuestion, question_prompt
+from stratoscope.evaluation import QuestionSplit, Score, SplitSizes, Wordings, split_questions, validation_score
 
 
 def prompts(questions: Sequence[Question]) -> set[str]:
@@ -49,6 +50,24 @@ def test_no_part_has_a_row_or_a_prompt_of_another_whatever_the_data_set(
     assert not ids(split.held_out) & seen
     assert not prompts(split.held_out) & prompts([q for q in everything if q.question_id in seen])
     assert {q.dataset for q in split.train} <= {"a"}
+
+
+@given(
+    st.lists(st.sampled_from("abc"), min_size=4, max_size=8),
+    st.lists(st.sampled_from("abc"), max_size=12),
+    st.sampled_from([" ", "  ", "\n", ", "]),
+)
+def test_a_question_is_found_in_a_text_by_its_words(question: list[str], text: list[str], gap: str) -> None:
+    raw = RawQuestion(question=" ".join(question), row={}, right=("x",), context="Question: a b c c b a?")
+    wordings = Wordings([Question("0", "d", question_prompt(raw), ())])
+    holds = any(text[start : start + len(question)] == question for start in range(len(text)))
+    assert wordings.appear_in(gap.join(text).upper()) == holds
+    assert wordings.appear_in(f"z {gap.join(question)}! {gap.join(text)}")
+
+
+def test_short_questions_are_not_searched_for() -> None:
+    wordings = Wordings([Question("0", "d", "Question: Who is he?\nAnswer:", ())])
+    assert not wordings.appear_in("And who is he? Nobody knows.")
 
 
 def test_data_sets_count_alike_in_the_validation_score() -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from stratoscope.data import bare_question
 from stratoscope.errors import InputError, RunError
 from stratoscope.evaluation import TextSampling
 from stratoscope.execution import WorkerResources
@@ -118,6 +119,29 @@ def test_questions_that_are_too_long_are_not_counted_as_trained(tiny_model_folde
 def test_texts_that_cannot_be_are_refused(fields: dict, says: str) -> None:
     with pytest.raises(InputError, match=says):
         validate(MitigationConfig, fields)
+
+
+def test_no_text_contains_a_held_out_question(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """The rows of the texts are others, so that only their words tell which questions they contain."""
+    questions = [f"w{i} w3 w{i % 5} w{i + 1}" for i in range(30)]
+    lines = {question: f"w1 W{question[1:]}, w9" for question in questions}
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join([*lines.values(), "w8", ""]), encoding="utf-8")
+    tokenizer = load_tokenizer(resolve_source(str(tiny_model_folder)))
+    fields = {
+        "layers": "1",
+        "pairs": {"source": [write_questions(tmp_path / "pairs.jsonl", questions)], "limit": 20},
+        "texts": {"source": [str(texts)], "limit": None},
+        "evaluation": {"limit": 6},
+    }
+    data = load_data(validate(MitigationConfig, fields), tokenizer, frozenset(), 64)
+    held_out = {bare_question(question.prompt).rstrip("?") for question in data.held_out.questions}
+    assert len(held_out) == 6
+    others = [line for question, line in lines.items() if question not in held_out]
+    assert sorted(data.corpus.texts) == sorted(tuple(encode_text(tokenizer, line)) for line in others)
+    assert read_counts({"sources": [asdict(source) for source in data.sources]}) == [
+        f"{texts}: 31 rows read: 24 kept, 0 empty, 0 duplicate, 6 with a held-out question, 1 of a single token"
+    ]
 
 
 def test_each_source_of_texts_may_have_its_own_limit(tiny_model_folder: Path, prompts_file: Path) -> None:

@@ -6,7 +6,7 @@ from stratoscope.data.known import KNOWN_SETS, read_known
 from stratoscope.data.order import OrderedPrompts, Prompt, order_prompts
 from stratoscope.data.pairs import Answers, DataSet, PairChoice, PairSource, QuestionSet, decode, load_pairs
 from stratoscope.data.prompts import PromptSet, PromptSource, load_prompts, row_id
-from stratoscope.data.qa import AUTO, FORMATS, Answer, Question
+from stratoscope.data.qa import AUTO, FORMATS, Answer, Question, bare_question
 from stratoscope.data.series import (
     KNOWN_SERIES,
     DateOrder,
@@ -49,6 +49,7 @@ __all__ = [
     "SeriesSplit",
     "SplitRule",
     "TimeAxis",
+    "bare_question",
     "check_encoding",
     "decode",
     "load_pairs",

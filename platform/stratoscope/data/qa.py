@@ -287,6 +287,11 @@ def question_prompt(raw: RawQuestion) -> str:
     return f"{raw.context}\nQuestion: {question}\nAnswer:" if raw.context else f"Question: {question}\nAnswer:"
 
 
+def bare_question(prompt: str) -> str:
+    """Return the question of a prompt that `question_prompt` wrote, without its context."""
+    return prompt.rpartition("Question: ")[2].removesuffix("\nAnswer:")
+
+
 def distinct_answers(raw: RawQuestion, most: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the distinct right and wrong answers.
 

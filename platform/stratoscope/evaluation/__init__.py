@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         retained,
     )
     from stratoscope.evaluation.sampling import TextSampling, sample_texts
-    from stratoscope.evaluation.splits import QuestionSplit, SplitSizes, split_questions
+    from stratoscope.evaluation.splits import QuestionSplit, SplitSizes, Wordings, split_questions
     from stratoscope.evaluation.tasks import (
         ItemMetric,
         ItemSampling,
@@ -75,6 +75,7 @@ __all__ = [
     "TextGenerator",
     "TextSampling",
     "TruncatedPrompts",
+    "Wordings",
     "by_task",
     "check_answers_fit",
     "check_filters",

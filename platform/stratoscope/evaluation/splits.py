@@ -1,9 +1,14 @@
 """Disjoint parts of a data set: for training, for validation, and held out for evaluation."""
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from stratoscope.data import Question
+from stratoscope.data import Question, bare_question
+
+MIN_WORDS = 4
+"""Fewest words of a question that is searched for in texts; shorter ones, such as 'who is he?', are in many texts."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,36 @@ def split_questions(
     taken |= _Seen.of(validation)
     train = {name: taken.others(own)[: sizes[name].train] for name, own in questions.items()}
     return QuestionSplit(*(tuple(q for own in part.values() for q in own) for part in (train, validation, held_out)))
+
+
+class Wordings:
+    """Finds questions in texts by their words, whatever their case, punctuation and spaces.
+
+    Questions of fewer than `MIN_WORDS` words are not searched for, nor are those of scripts without spaces.
+
+    Args:
+        questions: the questions to find.
+    """
+
+    def __init__(self, questions: Iterable[Question]) -> None:
+        self._by_beginning: dict[tuple[str, ...], set[tuple[str, ...]]] = defaultdict(set)
+        for question in questions:
+            words = _words(bare_question(question.prompt))
+            if len(words) >= MIN_WORDS:
+                self._by_beginning[words[:MIN_WORDS]].add(words)
+
+    def appear_in(self, text: str) -> bool:
+        """Return whether a text holds all words of one of the questions, in a row."""
+        words = _words(text)
+        return any(
+            words[start : start + len(question)] == question
+            for start in range(len(words) - MIN_WORDS + 1)
+            for question in self._by_beginning.get(words[start : start + MIN_WORDS], ())
+        )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+", text.casefold()))
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from stratoscope.data import (
     FORMATS,
     DataSet,
-    OrderedPrompts,
     PairChoice,
+    Prompt,
     PromptSource,
     Question,
     load_pairs,
@@ -16,7 +16,7 @@ from stratoscope.data import (
 )
 from stratoscope.digest import digest
 from stratoscope.errors import InputError
-from stratoscope.evaluation import QuestionSplit, SplitSizes, Text, split_questions
+from stratoscope.evaluation import QuestionSplit, SplitSizes, Text, Wordings, split_questions
 from stratoscope.execution import WorkerResources
 from stratoscope.mitigation import Corpus, QuestionExample, TrainingSettings, Variant, encode_question
 from stratoscope.models import ModelSource, encode_text
@@ -49,8 +49,13 @@ class TextSource:
     name: str
     prompts_read: int
     num_prompts: int
+    """Number of texts kept."""
     prompts_empty: int
     prompts_duplicate: int
+    prompts_held_out: int
+    """Number of texts left out because they are of a held-out question, or contain one."""
+    prompts_too_short: int
+    """Number of texts left out because they have a single token, from which nothing is predicted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +163,7 @@ def load_data(
             "sets that are not in evaluation.only"
         )
     reader = _TextReader(config, tokenizer, min(config.texts.max_tokens, max_length))
-    texts = reader.read_training(held_ids)
+    texts = reader.read_training(held_ids, Wordings(split.held_out))
     used = seen | texts.ids | {q.question_id for q in (*split.train, *split.validation)}
     perplexity = reader.read_perplexity(used)
     short = frozenset(name for name, kind in formats.items() if FORMATS[kind].short_gold)
@@ -258,8 +263,13 @@ class _TextReader:
     tokenizer: "PreTrainedTokenizerBase"
     max_tokens: int
 
-    def read_training(self, held_out: Collection[str]) -> _Texts:
-        """Read the texts for training and validation, without those of held-out questions."""
+    def read_training(self, held_out: Collection[str], questions: Wordings) -> _Texts:
+        """Read the texts for training and validation.
+
+        Args:
+            held_out: ids of held-out questions; texts of the same rows are left out.
+            questions: held-out questions; texts that contain one are left out.
+        """
         config, section = self.config, self.config.texts
         if not config.terms.weights.uses_texts:
             return _Texts()
@@ -272,10 +282,21 @@ class _TextReader:
             limit = None if most is None else most + num_validation
             template = section.template[index] if section.template else None
             source = PromptSource(name, template, section.split, section="texts")
-            rows, ordered = self._read(source, limit, held_out)
+            prompts = load_prompts(source, limit, config.seed)
+            ordered = prompts.ordered
+            usable = [p for p in prompts.prompts if p.prompt_id not in held_out and not questions.appear_in(p.text)]
+            rows = self._encode(usable)
             prints.append(ordered.fingerprint)
             sources.append(
-                TextSource(name, ordered.num_read, ordered.table.num_rows, ordered.num_empty, ordered.num_duplicates)
+                TextSource(
+                    name=name,
+                    prompts_read=ordered.num_read,
+                    num_prompts=len(rows),
+                    prompts_empty=ordered.num_empty,
+                    prompts_duplicate=ordered.num_duplicates,
+                    prompts_held_out=ordered.table.num_rows - len(usable),
+                    prompts_too_short=len(usable) - len(rows),
+                )
             )
             ids += [text_id for text_id, _ in rows]
             validation += [Text("validation", text_id, tokens) for text_id, tokens in rows[:num_validation]]
@@ -289,20 +310,14 @@ class _TextReader:
         source = self.config.evaluation.text
         if source is None:
             return ()
-        rows, _ = self._read(PromptSource(source, section="evaluation.text"), None, used)
+        prompts = load_prompts(PromptSource(source, section="evaluation.text"), None, self.config.seed).prompts
+        rows = self._encode([prompt for prompt in prompts if prompt.prompt_id not in used])
         if not rows:
             raise InputError(f"evaluation.text {source!r}: all its texts are used for training; none can be held out")
         name = source.rstrip("/").rpartition("/")[2].removesuffix(".txt") or source
         return tuple(Text(name, text_id, tokens) for text_id, tokens in rows[: self.config.evaluation.limit])
 
-    def _read(
-        self, source: PromptSource, limit: int | None, excluded: Collection[str]
-    ) -> tuple[list[tuple[str, tuple[int, ...]]], OrderedPrompts]:
-        """Return the ids and tokens of a source's texts with at least two tokens, and all its prompts in order."""
-        prompts = load_prompts(source, limit, self.config.seed)
-        rows = [
-            (p.prompt_id, tuple(encode_text(self.tokenizer, p.text)[: self.max_tokens]))
-            for p in prompts.prompts
-            if p.prompt_id not in excluded
-        ]
-        return [(text_id, tokens) for text_id, tokens in rows if len(tokens) > 1], prompts.ordered
+    def _encode(self, prompts: Sequence[Prompt]) -> list[tuple[str, tuple[int, ...]]]:
+        """Return the ids and tokens of texts with at least two tokens."""
+        rows = [(p.prompt_id, tuple(encode_text(self.tokenizer, p.text)[: self.max_tokens])) for p in prompts]
+        return [(text_id, tokens) for text_id, tokens in rows if len(tokens) > 1]

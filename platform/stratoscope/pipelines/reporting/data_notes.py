@@ -19,11 +19,14 @@ def prompt_counts(facts: Mapping[str, Any], limit: str = "prompts.limit") -> str
     """
     read, kept = facts["prompts_read"], facts["num_prompts"]
     empty, duplicates = facts["prompts_empty"], facts["prompts_duplicate"]
+    held_out, short = facts.get("prompts_held_out", 0), facts.get("prompts_too_short", 0)
     parts = {
         "kept": kept,
         "empty": empty,
         "duplicate": duplicates,
-        f"beyond {limit}": read - kept - empty - duplicates,
+        "with a held-out question": held_out,
+        "of a single token": short,
+        f"beyond {limit}": read - kept - empty - duplicates - held_out - short,
     }
     return f"{read:,} rows read: {_listed(parts)}"
 
