@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -135,6 +136,15 @@ def test_tables_have_their_columns_and_the_front_is_one(finished: stratoscope.Se
         assert all(r["retention_raw"] <= row["retention_raw"] for r in larger)
     assert sum(row["chosen"] for row in front.to_pylist()) == 1
     assert all(row["parameters"] < finished.manifest.facts["parameters"] for row in rows)
+
+
+def test_a_search_depends_on_all_that_its_statistics_depend_on(
+    finished: stratoscope.SearchRun, statistics: stratoscope.ScoreRun
+) -> None:
+    own = statistics.manifest
+    assert finished.manifest.fingerprints["statistics"] == own.input_digest
+    for name in ("weights", "prompts", "activations"):
+        assert replace(own, fingerprints=own.fingerprints | {name: "other"}).input_digest != own.input_digest
 
 
 def test_retention_is_that_of_the_items_and_the_parts_are_disjoint(

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from stratoscope.digest import code_digest
+from stratoscope.digest import code_digest, digest
 from stratoscope.errors import DamagedFileError
 from stratoscope.results.storage import Storage
 
@@ -97,6 +97,11 @@ class Manifest:
     """Counts of units computed, skipped and retried, and of prompts by outcome."""
     progress: dict[str, Any] = field(default_factory=dict)
     """Progress of the last stage that reported any: done, total, errors, rate and unit."""
+
+    @property
+    def input_digest(self) -> str:
+        """Digest of all fingerprints. Runs that use this run's tables depend on it."""
+        return digest(self.fingerprints)
 
     def to_json(self) -> bytes:
         """Return the content of `manifest.json`."""

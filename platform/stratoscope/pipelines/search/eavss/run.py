@@ -110,7 +110,7 @@ class DefinitionSearch(Job[SearchConfig]):
         statistics, manifest = self.statistics, self.context.manifest
         manifest.fingerprints = {
             "weights": statistics.fingerprints["weights"],
-            "statistics": statistics.fingerprints["activations"],
+            "statistics": statistics.input_digest,
         }
         names = ("architecture", "num_layers", "num_parameters", "device", "dtype", "datasets")
         manifest.facts = {name: statistics.facts[name] for name in names} | {

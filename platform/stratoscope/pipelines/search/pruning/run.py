@@ -239,7 +239,7 @@ class PruningSearch(Job[SearchConfig]):
         dtype = dtype_name(self.config.model.dtype, device)
         self.context.manifest.fingerprints = {
             "weights": statistics.weights if statistics else weights_fingerprint(self.source),
-            "statistics": statistics.manifest.fingerprints["activations"] if statistics else "none",
+            "statistics": statistics.manifest.input_digest if statistics else "none",
             "questions": items_digest(self.tasks),
             "number format": f"{dtype} on {device}",
         }
