@@ -39,6 +39,17 @@ def test_runs_made_before_a_column_was_added_are_read_with_those_that_have_it(ou
     assert history.query("SELECT count(*) AS n FROM score_layer_scores").to_pylist() == [{"n": 3}]
 
 
+@pytest.mark.parametrize("folder", ["layer=99/seed=7", "runs[1]", "run*", "a'b"])
+def test_any_name_of_a_folder_may_hold_the_runs(output: str, folder: str) -> None:
+    finished(f"{output}/runs1", "another", pa.table({"layer": [5], "seed": [5]}))
+    finished(f"{output}/{folder}", "one", pa.table({"layer": [0, 1], "seed": [1, 2]}))
+    answer = History(f"{output}/{folder}").query("SELECT run_id, layer, seed FROM score_layer_scores ORDER BY layer")
+    assert answer.to_pylist() == [
+        {"run_id": "one", "layer": 0, "seed": 1},
+        {"run_id": "one", "layer": 1, "seed": 2},
+    ]
+
+
 def test_manifests_are_rows_with_their_sections_as_json(output: str) -> None:
     finished(output, "one", None, num_layers=4)
     answer = History(output).query(

@@ -1,5 +1,6 @@
 """All runs of an output folder as SQL views. The views read the run folders; no other state is kept."""
 
+import glob
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -118,8 +119,9 @@ class History:
 
     def _protect(self) -> None:
         """Let queries read the tables of the runs and nothing else, for as long as the connection lasts."""
-        paths = [path for files in self._files.values() for path in files]
-        self._connection.execute("SET allowed_paths = $paths", {"paths": [_canonical(path) for path in paths]})
+        paths = [_canonical(path) for files in self._files.values() for path in files]
+        # A file is checked by its path, and by the pattern that names it.
+        self._connection.execute("SET allowed_paths = $paths", {"paths": [*paths, *map(glob.escape, paths)]})
         for setting in PROTECTION:
             self._connection.execute(f"SET {setting}")
 
@@ -135,11 +137,14 @@ class History:
         return files
 
     def _make_view(self, view: str, files: Sequence[str]) -> None:
-        """Create a view on first use, since that opens all its files."""
-        listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+        """Create a view on first use, since that opens all its files.
+
+        DuckDB reads paths as patterns, and would take folders such as `seed=7` for columns.
+        """
+        listed = ", ".join("'" + glob.escape(file).replace("'", "''") + "'" for file in files)
         self._connection.sql(
             f'CREATE VIEW IF NOT EXISTS "{view}" AS SELECT parse_path(filename)[-2] AS run_id, * EXCLUDE filename '
-            f"FROM read_parquet([{listed}], union_by_name = true, filename = true)"
+            f"FROM read_parquet([{listed}], union_by_name = true, filename = true, hive_partitioning = false)"
         )
 
 
