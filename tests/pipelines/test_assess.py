@@ -12,6 +12,7 @@ from stratoscope.pipelines.audit.previous_runs import PreviousResult
 from stratoscope.pipelines.audit.steps import Step, StepResult, all_steps
 from stratoscope.pipelines.faithfulness import FaithfulnessConfig
 from stratoscope.pipelines.runtime.config import validate
+from stratoscope.pipelines.score.config import ScoreConfig
 from stratoscope.results import Manifest, RunFolder
 from stratoscope.scoring import KeyMetric
 
@@ -109,6 +110,14 @@ def test_a_package_that_only_one_run_records_is_a_change() -> None:
     now.versions, before.versions = {"torch": "2", "new": "1"}, {"torch": "2", "gone": "3"}
     texts = find_changes(FaithfulnessConfig, now, before).texts
     assert texts == ("new not recorded -> 1", "gone 3 -> not recorded")
+
+
+def test_a_tap_that_one_run_could_not_read_is_a_change() -> None:
+    config = {"activations": {"taps": ["mlp", "update"]}}
+    now, before = (Manifest("score", run_id, config, 0, facts={}) for run_id in ("b", "a"))
+    now.facts["withdrawn"] = {"mlp": "no such module"}
+    assert find_changes(ScoreConfig, now, before).texts == ("tap mlp is not read: no such module",)
+    assert find_changes(ScoreConfig, before, now).texts == ("tap mlp is read again",)
 
 
 def test_a_run_of_another_version_is_compared_by_the_fields_that_both_know() -> None:

@@ -4,9 +4,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from stratoscope.forecasting import GridCell, Measurement, spreads
-from stratoscope.pipelines.audit.key_metrics import faithfulness_metrics
+from stratoscope.pipelines.audit.key_metrics import faithfulness_metrics, hallucination_metrics, score_metrics
 from stratoscope.results import Manifest, Run, Storage, write_table
 from stratoscope.scoring import KeyMetric
+from stratoscope.scoring.regression import missing_metrics
 from stratoscope.tables.faithfulness import CellRow, SpreadRow
 
 SEEDS = range(10)
@@ -42,3 +43,12 @@ def test_spreads_over_different_seeds_are_not_compared(tmp_path: Path) -> None:
     assert before[f"spread over seeds, {NAME}"].kind == "seed_spread"
     assert f"spread over seeds, {NAME}" not in now
     assert now[f"spread over seeds without 2, 7, {NAME}"].kind == "fact"
+    assert not missing_metrics(now.values(), before)
+    assert missing_metrics([], before)
+
+
+def test_layers_with_activations_that_are_not_finite_are_a_key_metric(tmp_path: Path) -> None:
+    manifest = Manifest("score", "run", {}, 0, facts={"nonfinite_layers": {"mlp": [2, 3], "update": [3]}})
+    for metrics in (score_metrics, hallucination_metrics):
+        (metric,) = metrics(Run(Storage(str(tmp_path)), manifest))
+        assert (metric.value, metric.kind) == (2, "failures")

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from numpy.typing import NDArray
 
@@ -85,6 +87,34 @@ def test_runs_of_other_prompts_settings_are_not_compared(tmp_path: Path) -> None
     other.manifest.config["prompts"]["template"] = "{{ text }}"
     with pytest.raises(NotComparableError, match=r"^prompts\.template differ$"):
         compare(other, before)
+
+
+def test_taps_that_a_run_could_not_read_are_not_compared(tmp_path: Path) -> None:
+    now, before = (run(tmp_path / name, noise(), PROMPTS) for name in "ab")
+    for each in (now, before):
+        each.manifest.config["activations"]["taps"] = ["mlp", "update"]
+    now.manifest.facts["withdrawn"] = before.manifest.facts["withdrawn"] = {"mlp": "no such module"}
+    assert {shift.tap for shift in compare(now, before).shifts} == {"update"}
+    now.manifest.facts["withdrawn"] = {"mlp": "no such module", "update": "no residual stream"}
+    with pytest.raises(NotComparableError, match="run a has read no tap"):
+        compare(now, before)
+
+
+def test_a_run_that_keeps_no_single_prompt_is_not_compared(tmp_path: Path) -> None:
+    now, before = (run(tmp_path / name, noise(), PROMPTS) for name in "ab")
+    table = now.table("prompt_stats")
+    write_table(now.storage, "prompt_stats", table.slice(0, 0))
+    with pytest.raises(NotComparableError, match="run a keeps the statistics of no single prompt"):
+        compare(now, before)
+
+
+def test_layers_without_activations_are_marked(tmp_path: Path) -> None:
+    whole = run(tmp_path / "a", noise(), PROMPTS)
+    table = whole.table("prompt_stats")
+    gone = pc.and_(pc.equal(table["tap"], "update"), pc.equal(table["layer"], 3))
+    zeros = pc.if_else(gone, pa.scalar(0, table["count"].type), table["count"])
+    write_table(whole.storage, "prompt_stats", table.set_column(table.schema.get_field_index("count"), "count", zeros))
+    assert prompt_scores(whole).unread == {("update", 3)}
 
 
 @pytest.mark.parametrize("table", ["prompt_stats", "layers"])

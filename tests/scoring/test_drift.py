@@ -1,5 +1,7 @@
 """Layers that moved between two sets of scores."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -98,6 +100,33 @@ def test_prompts_without_a_finite_score_are_left_out() -> None:
     values = noise(0, 3)
     values[1, 2] = np.nan
     assert scores(values, names(3)).finite().prompts == ["p0", "p2"]
+
+
+def test_prompts_that_are_left_out_are_told() -> None:
+    values = noise(0)
+    broken = values.copy()
+    broken[:12, 2] = np.nan
+    before, now = scores(values, names(40)), scores(broken, names(40)).finite()
+    drift = compare(now, before)
+    assert drift.prompts == 28
+    assert drift.notes == ("12 of 40 prompts of this run have scores that are NaN or infinite",)
+    assert compare(before, now).notes == ("12 of 40 prompts of the earlier run have scores that are NaN or infinite",)
+    broken[:, 2] = np.nan
+    with pytest.raises(NotComparableError, match="0 prompts are too few to compare; 40 of 40 prompts of this run"):
+        compare(scores(broken, names(40)).finite(), before)
+
+
+def test_a_layer_that_only_one_run_could_read_is_told_and_does_not_move() -> None:
+    values = noise(0)
+    partly = values.copy()
+    partly[:, 3] = 0
+    whole = scores(values, names(40))
+    drift = compare(replace(scores(partly, names(40)), unread=frozenset({("update", 3)})), whole)
+    assert drift.moved == []
+    assert drift.notes == ("layers 3 at tap update have activations in only one of the runs",)
+    unread = frozenset({("update", 3)})
+    both = [replace(own, unread=unread) for own in (scores(partly, names(40)), whole)]
+    assert compare(*both).notes == ()
 
 
 def test_norms_that_differ_by_rounding_are_equal() -> None:

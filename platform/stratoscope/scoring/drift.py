@@ -5,8 +5,8 @@ source, of the difference between two groups of prompts. Step-down max-T adjusts
 separate tests of each layer would raise a false alarm almost every time. The design is ours.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -32,10 +32,15 @@ class PromptScores:
     """Ids of the prompts."""
     values: dict[str, Array]
     """Log AVSS by tap, shape (prompts, layers)."""
+    unread: frozenset[tuple[str, int]] = frozenset()
+    """Taps and layers without any activations; their values mean nothing."""
+    left_out: int = 0
+    """Number of prompts that were left out because a score is NaN or infinite."""
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "PromptScores":
         """Return the scores of the prompts at the given rows, in that order."""
-        return PromptScores([self.prompts[row] for row in rows], {tap: v[rows] for tap, v in self.values.items()})
+        prompts = [self.prompts[row] for row in rows]
+        return replace(self, prompts=prompts, values={tap: v[rows] for tap, v in self.values.items()})
 
     def select(self, prompts: Sequence[str]) -> "PromptScores":
         """Return the scores of the given prompts, in that order."""
@@ -45,7 +50,7 @@ class PromptScores:
     def finite(self) -> "PromptScores":
         """Return the scores of the prompts whose scores are all finite."""
         finite = np.all([np.isfinite(values).all(axis=1) for values in self.values.values()], axis=0)
-        return self.take(np.flatnonzero(finite))
+        return replace(self.take(np.flatnonzero(finite)), left_out=int((~finite).sum()))
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,8 @@ class Drift:
     """Smallest p-value that this number of prompts and draws allows."""
     reweighted: tuple[int, ...] = ()
     """Layers whose weights have a different norm."""
+    notes: tuple[str, ...] = ()
+    """What was left out of the comparison, in words."""
 
     @property
     def limit(self) -> str | None:
@@ -102,7 +109,7 @@ class Drift:
 def log_avss(statistics: Statistics) -> Array:
     """Return log AVSS at the first epsilon, of statistics of shape (prompts, layers).
 
-    It is 0 where a layer has no activations at the tap, so that such a layer never moves.
+    It is 0 where a layer has no activations at the tap (see `PromptScores.unread`).
     """
     ratio = statistics.variance / sparsity(statistics.below[..., 0], statistics.count)
     logarithm: Array = np.log(np.clip(ratio, 1e-300, None))
@@ -126,12 +133,15 @@ def compare_layers(now: PromptScores, before: PromptScores, *, level: float, min
     """
     taps = [tap for tap in now.values if tap in before.values]
     num_layers = _common_num_layers(now, before, taps)
+    unread = now.unread | before.unread
+    notes = tuple(_left_out(now, before, taps))
+    now, before = _blank(now, unread), _blank(before, unread)
     shared = sorted(set(now.prompts) & set(before.prompts))
     smaller = min(len(now.prompts), len(before.prompts))
     paired = 2 * len(shared) >= smaller
     num_prompts = len(shared) if paired else smaller
     if num_prompts < MIN_PROMPTS:
-        raise NotComparableError(f"{num_prompts} prompts are too few to compare")
+        raise NotComparableError("; ".join([f"{num_prompts} prompts are too few to compare", *notes]))
     y, x = _paired_design(now, before, shared, taps) if paired else _grouped_design(now, before, taps)
     no_covariates = np.empty((len(y), 0))
     test = max_t(y, x, no_covariates, "paired" if paired else "grouped", draws=DRAWS, level=level, seed=seed)
@@ -145,6 +155,7 @@ def compare_layers(now: PromptScores, before: PromptScores, *, level: float, min
         rank_correlation={tap: spearman(now.values[tap].mean(axis=0), before.values[tap].mean(axis=0)) for tap in taps},
         level=level,
         least_p=test.least_p,
+        notes=notes,
     )
 
 
@@ -160,6 +171,27 @@ def _common_num_layers(now: PromptScores, before: PromptScores, taps: Sequence[s
     if others:
         raise NotComparableError("the model has another number of layers")
     return int(num_layers)
+
+
+def _left_out(now: PromptScores, before: PromptScores, taps: Sequence[str]) -> Iterator[str]:
+    """Yield in words which prompts and layers cannot be compared."""
+    for name, scores in (("this", now), ("the earlier", before)):
+        if scores.left_out:
+            total = scores.left_out + len(scores.prompts)
+            yield f"{scores.left_out} of {total} prompts of {name} run have scores that are NaN or infinite"
+    for tap in taps:
+        layers = sorted(layer for own, layer in now.unread ^ before.unread if own == tap)
+        if layers:
+            yield f"layers {', '.join(map(str, layers))} at tap {tap} have activations in only one of the runs"
+
+
+def _blank(scores: PromptScores, unread: Collection[tuple[str, int]]) -> PromptScores:
+    """Return scores that are 0 at some taps and layers, so that these do not move."""
+    values = {tap: own.copy() for tap, own in scores.values.items()}
+    for tap, layer in unread:
+        if tap in values:
+            values[tap][:, layer] = 0.0
+    return replace(scores, values=values)
 
 
 def _paired_design(

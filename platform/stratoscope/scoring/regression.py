@@ -32,6 +32,8 @@ class KeyMetric:
     """Lower end of the interval, where the run has one."""
     high: float | None = None
     """Upper end of the interval, where the run has one."""
+    instead_of: str | None = None
+    """Name of the metric that the run lacks for a reason, and that this one stands for."""
 
     def loss(self, before: "KeyMetric") -> float:
         """Return by how much the metric got worse, in the unit of its threshold; negative if it improved."""
@@ -82,6 +84,6 @@ def finite_metrics(metrics: Iterable[KeyMetric]) -> Iterator[KeyMetric]:
 
 
 def missing_metrics(now: Iterable[KeyMetric], before: Mapping[str, KeyMetric]) -> list[KeyMetric]:
-    """Return the metrics of an earlier run that a later one lacks."""
-    names = {metric.name for metric in now}
+    """Return the metrics of an earlier run that a later one lacks without a reason."""
+    names = {name for metric in now for name in (metric.name, metric.instead_of)}
     return [metric for name, metric in before.items() if name not in names]

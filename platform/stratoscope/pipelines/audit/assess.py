@@ -175,7 +175,7 @@ def _compare_layers(
         assessment,
         comparisons=(*assessment.comparisons, *_comparisons(finite_metrics(orders), {}, None)),
         drift=drift,
-        changes=(*assessment.changes, f"layers: {drift.limit}") if drift.limit else assessment.changes,
+        changes=(*assessment.changes, *(f"layers: {note}" for note in (drift.limit, *drift.notes) if note)),
         regressions=(*assessment.regressions, *_layer_regressions(drift, thresholds)),
     )
 
@@ -220,10 +220,18 @@ def find_changes(config_class: type[JobConfig], now: Manifest, before: Manifest)
         f"{name} {old_v or NOT_RECORDED} -> {new_v or NOT_RECORDED}"
         for name, old_v, new_v in _differences(before.versions, now.versions)
     ]
+    if not any(name.endswith(".taps") for name in settings):
+        texts += _withdrawn_taps(now.facts.get("withdrawn", {}), before.facts.get("withdrawn", {}))
     if now.code != before.code:
         texts.append("other code of stratoscope")
     differ = any(not name.startswith("model.") and name not in COMPARABLE_SETTINGS for name in settings)
     return Changes(tuple(texts), differ)
+
+
+def _withdrawn_taps(now: Mapping[str, str], before: Mapping[str, str]) -> Iterator[str]:
+    """Yield in words which taps the model lets read in one of two runs alone; the mappings give the reasons."""
+    yield from (f"tap {tap} is not read: {reason}" for tap, reason in now.items() if tap not in before)
+    yield from (f"tap {tap} is read again" for tap in before if tap not in now)
 
 
 def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[tuple[str, str | None, str | None]]:

@@ -20,7 +20,7 @@ RowType = TypeVar("RowType", bound=TableRow)
 
 
 def score_metrics(run: Run) -> Iterator[KeyMetric]:
-    """Yield the noise floor of the order of layers, and the number of prompts."""
+    """Yield the noise floor of the order of layers, and the numbers of prompts and of layers that are not finite."""
     from stratoscope.tables.score import StabilityRow
 
     rows = [row for row in _rows(run, "stability", StabilityRow) if row.group == "all"]
@@ -31,10 +31,20 @@ def score_metrics(run: Run) -> Iterator[KeyMetric]:
     for name, count in (("prompts", "scored"), ("prompts that failed", "errors")):
         if count in counts:
             yield KeyMetric(name, counts[count])
+    yield _nonfinite_layers(run)
+
+
+def _nonfinite_layers(run: Run) -> KeyMetric:
+    """Return the number of layers with activations that are NaN or infinite, of which any increase is a regression."""
+    layers = {layer for own in run.manifest.facts.get("nonfinite_layers", {}).values() for layer in own}
+    return KeyMetric("layers with NaN or infinite activations", len(layers), "failures")
 
 
 def hallucination_metrics(run: Run) -> Iterator[KeyMetric]:
-    """Yield the number of flagged layers, the AUROC of wrong against right answers, and the hallucination rate."""
+    """Yield the number of flagged layers, the AUROC of wrong against right answers, and the hallucination rate.
+
+    The number of layers with activations that are not finite is another.
+    """
     from stratoscope.tables.hallucination import HallucinationScoreRow, RateRow, SeparationRow
 
     flagged: Counter[str] = Counter()
@@ -49,6 +59,7 @@ def hallucination_metrics(run: Run) -> Iterator[KeyMetric]:
         if rate.rate is not None:
             name = f"hallucination rate, {rate.dataset}"
             yield KeyMetric(name, rate.rate, "hallucination_rate", rate.ci_low, rate.ci_high)
+    yield _nonfinite_layers(run)
 
 
 def search_metrics(run: Run) -> Iterator[KeyMetric]:
@@ -103,9 +114,11 @@ def _cell_group(row: "CellRow | SpreadRow") -> str:
 
 def _spread_metric(name: str, spread: float, failed: Collection[int]) -> KeyMetric:
     """Return the spread over seeds; where some failed, it is a fact, as that of other seeds is not comparable."""
+    whole = f"spread over seeds, {name}"
     if not failed:
-        return KeyMetric(f"spread over seeds, {name}", spread, "seed_spread")
-    return KeyMetric(f"spread over seeds without {', '.join(map(str, sorted(failed)))}, {name}", spread)
+        return KeyMetric(whole, spread, "seed_spread")
+    of_others = f"spread over seeds without {', '.join(map(str, sorted(failed)))}, {name}"
+    return KeyMetric(of_others, spread, instead_of=whole)
 
 
 def _error_growth(cells: Iterable["CellRow"]) -> Iterator[KeyMetric]:

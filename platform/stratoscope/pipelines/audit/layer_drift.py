@@ -12,6 +12,7 @@ from stratoscope.errors import DamagedFileError
 from stratoscope.pipelines.runtime.run_lookup import recorded_settings
 from stratoscope.pipelines.score.config import ScoreConfig
 from stratoscope.pipelines.score.load_statistics import StatisticsTables
+from stratoscope.pipelines.sharded.taps import taps_read
 from stratoscope.results import Manifest, Run, iter_table
 from stratoscope.scoring.drift import Drift, NotComparableError, PromptScores, changed_norms, compare_layers, log_avss
 
@@ -48,19 +49,31 @@ def _reading_earlier() -> Iterator[None]:
 
 
 def prompt_scores(run: Run) -> PromptScores:
-    """Return the log AVSS of the prompts that a score run stores: all of them, or a sample in large runs."""
-    epsilons = tuple(run.manifest.facts["epsilons"])
-    taps = recorded_settings(ScoreConfig, run.manifest.config)["activations.taps"]
-    tables = StatisticsTables(run.storage, False, tuple(taps), epsilons)
-    values = {
-        tap: np.concatenate([log_avss(statistics) for _, statistics, _ in tables.read(tap)]) for tap in tables.taps
-    }
+    """Return the log AVSS of the prompts that a score run stores: all of them, or a sample in large runs.
+
+    Raises:
+        NotComparableError: the run has read no tap, or stores no prompt.
+    """
+    facts = run.manifest.facts
+    taps = taps_read(recorded_settings(ScoreConfig, run.manifest.config)["activations.taps"], facts)
+    if not taps:
+        raise NotComparableError(f"run {run.manifest.run_id} has read no tap")
     first_rows = (
-        table.filter((pc.field("tap") == tables.taps[0]) & (pc.field("layer") == 0))
+        table.filter((pc.field("tap") == taps[0]) & (pc.field("layer") == 0))
         for table in iter_table(run.storage, "prompt_stats")
     )
     prompts = [prompt for table in first_rows for prompt in table["prompt_id"].to_pylist()]
-    return PromptScores(prompts, values).finite()
+    if not prompts:
+        raise NotComparableError(f"run {run.manifest.run_id} keeps the statistics of no single prompt")
+    tables = StatisticsTables(run.storage, False, taps, tuple(facts["epsilons"]))
+    values: dict[str, NDArray[np.float64]] = {}
+    unread: set[tuple[str, int]] = set()
+    for tap in taps:
+        parts = [statistics for _, statistics, _ in tables.read(tap)]
+        values[tap] = np.concatenate([log_avss(statistics) for statistics in parts])
+        read = np.any([(part.count + part.nonfinite).any(axis=0) for part in parts], axis=0)
+        unread |= {(tap, layer) for layer in np.flatnonzero(~read).tolist()}
+    return PromptScores(prompts, values, frozenset(unread)).finite()
 
 
 def _changed_settings(now: Manifest, before: Manifest) -> list[str]:

@@ -100,6 +100,8 @@ def _show_layers(config: CompareConfig, before: Run, now: Run, console: Console)
     if drift.reweighted:
         console.print(f"layers whose weights differ: {', '.join(map(str, drift.reweighted))}")
     console.print(f"layers that moved on {drift.design} ({drift.prompts}): {drift.limit or len(drift.moved)}")
+    for note in drift.notes:
+        console.print(note)
     if drift.moved:
         console.print(_shift_table(drift))
 
