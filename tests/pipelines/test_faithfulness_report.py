@@ -156,7 +156,8 @@ def test_questioned_scales_and_failed_cells_stand_on_the_first_screen(tmp_path: 
     failed = GridCell("waves", "linear", "plain", 1, 8)
     page = build_page(faithfulness_run(tmp_path, [*LINEAR, *large], (failed,)))
     text = first_screen(page)
-    assert page.title == "DLinear survives 1 of 2 perturbations"
+    assert page.title == "DLinear survives 1 of 2 perturbations; TimeSieve 0; linear 0"
+    assert page.summary.startswith("6 fitted forecasters")
     assert (
         "WARNING: 1 of 2 results are questioned: squared errors of up to 100,000 in standard units by TimeSieve" in text
     )
@@ -166,12 +167,32 @@ def test_questioned_scales_and_failed_cells_stand_on_the_first_screen(tmp_path: 
     assert only.title.startswith("No result can be trusted")
 
 
+def test_a_forecaster_survives_only_where_all_its_results_can_be_trusted(tmp_path: Path) -> None:
+    """DLinear fails on one of two series; TimeSieve's plain training is questioned, its longer training is not."""
+    other = [replace(m, dataset="tides") for m in SIEVE]
+    longer = [replace(m, training="longer", mae=m.mae if m.perturbation == "none" else 0.3) for m in [*SIEVE, *other]]
+    questioned = [replace(m, mse=1e5) for m in [*SIEVE, *other]]
+    failed = tuple(GridCell("tides", "dlinear", "plain", seed, 8) for seed in SEEDS)
+    page = build_page(faithfulness_run(tmp_path, [*LINEAR, *questioned, *longer], failed))
+    assert page.title == "DLinear survives 0 of 2 perturbations; TimeSieve 0"
+    assert "TimeSieve 2 instead of 0 with training 'longer'" in first_screen(page)
+
+
+def test_the_number_of_seeds_is_that_of_the_results(tmp_path: Path) -> None:
+    fewer = [m for m in SIEVE if m.seed != 2]
+    text = first_screen(build_page(faithfulness_run(tmp_path, [*LINEAR, *fewer])))
+    assert "interval over 2 to 3 seeds" in text.replace("\N{NO-BREAK SPACE}", " ")
+
+
 def test_without_perturbations_the_title_is_about_seeds(tmp_path: Path) -> None:
     clean = [m for m in LINEAR if m.perturbation == "none"]
     page = build_page(faithfulness_run(tmp_path, clean))
     assert page.title in ("DLinear survives another seed", "No forecaster is shown to survive another seed")
     same = [replace(m, mae=0.5, mse=0.25) for m in clean]
     assert build_page(faithfulness_run(tmp_path / "same", same)).title == "DLinear survives another seed"
+    unlike = [replace(m, dataset="tides", mse=0.25 + m.seed / 9) for m in same]
+    page = build_page(faithfulness_run(tmp_path / "unlike", [*same, *unlike]))
+    assert page.title == "No forecaster is shown to survive another seed"
 
 
 def test_the_first_screen_states_which_training_makes_seeds_matter_less(tmp_path: Path) -> None:
@@ -195,7 +216,10 @@ def test_the_first_screen_states_which_training_makes_seeds_matter_less(tmp_path
         in text
     )
     assert "'faithful_from_first' (DLinear, waves, horizon 8: 0.00 times, 0.00 to " in text
-    assert "and more in 0.\nSeeds that share a teacher or a start (..._first) agree by construction" in text
+    assert (
+        "and more in 0. The 95\N{NO-BREAK SPACE}% intervals are for each case separately: one in twenty misses." in text
+    )
+    assert "\nSeeds that share a teacher or a start (..._first) agree by construction" in text
     assert len(page.sections) == len(without.sections) + 1
 
 

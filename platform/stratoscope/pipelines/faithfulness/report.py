@@ -90,17 +90,17 @@ def build_page(run: Run) -> Page:
         PageSection("Verdicts in words", list(manifest.facts["verdicts"])),
     ]
     return Page(
-        title=verdict.title(models),
+        title=verdict.title(models, failed),
         summary=(
-            f"{manifest.counts['cells']} fitted forecasters, each evaluated on all test windows, in standard units "
-            "of the training part. Further training starts from the plain forecaster of the same seed, or of the first "
-            "where its name says so."
+            f"{len({m.key for m in measurements})} fitted forecasters, each evaluated on all test windows, in standard "
+            "units of the training part. Further training starts from the plain forecaster of the same seed, or of the "
+            "first where its name says so."
         ),
         verdict=PageSection(
             "Verdict",
             [
                 *verdict.warnings(models, failed),
-                *verdict.sentences(models, limits, ratios),
+                *verdict.sentences(models, limits, ratios, failed),
                 *verdict.notes({name: facts.notes for name, facts in recorded_facts(manifest).items()}),
             ],
             tables=[verdict.grid(models)],
@@ -231,7 +231,8 @@ def _ratio_sections(ratios: Sequence[DeviationRatioRow]) -> Iterator[PageSection
         "Ratio of the standard deviations over seeds after two trainings, without perturbation, with the 95 % interval "
         "of Pitman and Morgan for paired samples, which assumes that the errors of both are jointly normal over seeds. "
         "An interval below 1 shows that another seed matters less. Trainings with one teacher for all seeds make these "
-        "agree with it, which is not robustness; compare them with 'distilled_to_first', which has nothing else."
+        "agree with it, which is not robustness; compare them with 'distilled_to_first', which has nothing else. The "
+        "intervals are for each row separately: one in twenty misses."
     )
     text += _cut_text(len(ratios), "deviation_ratios")
     yield PageSection("Ratios of deviations over seeds", [text], [], [_table(rows, filtered="Show only rows with")])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stratoscope.forecasting import (
     DESIGNS,
+    TRAININGS,
     DeviationRatio,
     Measurement,
     Outcome,
@@ -43,6 +44,8 @@ SIGNS: Mapping[Outcome, tuple[str, "Tone"]] = {
     "does not survive": ("✗ does not", "bad"),
 }
 """Text and tone of each outcome. For colour-blind readers, a sign conveys the same as the tone."""
+EACH_ALONE = " The 95\N{NO-BREAK SPACE}% intervals are for each case separately: one in twenty misses."
+_ORDER: Mapping[str, int] = {training: number for number, training in enumerate(TRAININGS)}
 MAX_ROWS = 8
 """Number of rows above which the grid has a filter."""
 
@@ -101,25 +104,40 @@ def model_outcomes(
 
 @dataclass(frozen=True)
 class _Survival:
-    """How many perturbations a forecaster survives on all series, at all horizons and levels."""
+    """What a forecaster survives with one training, on all series, at all horizons and levels."""
 
     forecaster: str
     training: str
     survived: int
+    """Number of perturbations that it survives everywhere."""
     number: int
+    """Number of perturbations."""
+    seed: bool
+    """Whether it survives another seed everywhere."""
 
     @property
     def share(self) -> float:
         return self.survived / max(self.number, 1)
 
 
-def _survivals(models: Sequence[ModelOutcomes]) -> list[_Survival]:
+def _survivals(models: Sequence[ModelOutcomes], failed: Sequence[CellRow]) -> list[_Survival]:
+    """Return what each forecaster survives with each training, plain training first.
+
+    A series and horizon at which all its cells failed, or whose result is questioned, is not survived.
+    """
+    rows: list[SpreadRow | CellRow] = [*(model.spread for model in models), *failed]
+    places = {(row.dataset, row.horizon) for row in rows}
+    tried = dict.fromkeys((row.forecaster, row.training) for row in rows)
+    every = {name for model in models for name in model.perturbations}
     survivals = []
-    for forecaster, training in dict.fromkeys((m.spread.forecaster, m.spread.training) for m in models):
+    for forecaster, training in sorted(tried, key=lambda key: _ORDER.get(key[1], len(_ORDER))):
         own = [m for m in models if (m.spread.forecaster, m.spread.training) == (forecaster, training)]
-        names = {name for model in own for name in model.perturbations}
-        survived = sum(all(m.outcome(name) in ("survives", None) for m in own) for name in names)
-        survivals.append(_Survival(forecaster, training, survived, len(names)))
+        names = {name for model in own for name in model.perturbations} if own else every
+        trusted = [model for model in own if not is_questioned(model.spread)]
+        complete = len(trusted) == len(places)
+        survived = sum(complete and all(m.outcome(name) in ("survives", None) for m in trusted) for name in names)
+        seed = complete and all(model.seed == "survives" for model in trusted)
+        survivals.append(_Survival(forecaster, training, survived, len(names), seed))
     return survivals
 
 
@@ -131,15 +149,20 @@ def _first_trainings(survivals: Sequence[_Survival]) -> list[_Survival]:
     return sorted(first.values(), key=lambda each: -each.share)
 
 
-def title(models: Sequence[ModelOutcomes]) -> str:
-    """Return the result of the run in one line."""
+def title(models: Sequence[ModelOutcomes], failed: Sequence[CellRow]) -> str:
+    """Return the result of the run in one line.
+
+    Args:
+        models: outcomes of all forecasters.
+        failed: cells that failed.
+    """
     trusted = [model for model in models if not is_questioned(model.spread)]
     if not trusted:
         largest = max(model.spread.mean for model in models)
         return f"No result can be trusted: squared errors of up to {largest:,.0f} in standard units"
-    best, *others = _first_trainings(_survivals(trusted))
+    best, *others = firsts = _first_trainings(_survivals(models, failed))
     if not best.number:
-        return _seed_title(trusted)
+        return _seed_title(trusted, firsts)
     parts = [f"{forecaster_name(best.forecaster)} survives {best.survived} of {best.number} perturbations"]
     for each in others[:2]:
         of = "" if each.number == best.number else f" of {each.number}"
@@ -149,15 +172,14 @@ def title(models: Sequence[ModelOutcomes]) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _seed_title(models: Sequence[ModelOutcomes]) -> str:
-    survivors = [m.spread.forecaster for m in models if m.seed == "survives"]
-    names = [forecaster_name(name) for name in dict.fromkeys(survivors)]
-    if all(model.seed is None for model in models):
+def _seed_title(trusted: Sequence[ModelOutcomes], firsts: Sequence[_Survival]) -> str:
+    names = [forecaster_name(each.forecaster) for each in firsts if each.seed]
+    if all(model.seed is None for model in trusted):
         return "One seed and no perturbation: errors without a verdict"
     return (
         f"{list_text(names)} survive{'s' if len(names) == 1 else ''} another seed"
         if names
-        else ("No forecaster is shown to survive another seed")
+        else "No forecaster is shown to survive another seed"
     )
 
 
@@ -187,7 +209,10 @@ def notes(series: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def sentences(
-    models: Sequence[ModelOutcomes], limits: VerdictSection, ratios: Sequence[DeviationRatioRow] = ()
+    models: Sequence[ModelOutcomes],
+    limits: VerdictSection,
+    ratios: Sequence[DeviationRatioRow],
+    failed: Sequence[CellRow],
 ) -> Iterator[str]:
     """Yield sentences on what forecasters survive, the costliest perturbation, and the effect of other trainings.
 
@@ -195,18 +220,21 @@ def sentences(
         models: outcomes of all forecasters.
         limits: thresholds of the verdict.
         ratios: ratios of deviations over seeds between trainings.
+        failed: cells that failed.
     """
     trusted = [model for model in models if not is_questioned(model.spread)]
     if any(model.perturbations for model in trusted):
-        seeds = max(model.spread.seeds for model in trusted)
-        places = {(model.spread.dataset, model.spread.horizon) for model in trusted}
+        seeds = sorted({model.spread.seeds for model in trusted})
+        number = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+        rows: list[SpreadRow | CellRow] = [*(model.spread for model in models), *failed]
+        places = {(row.dataset, row.horizon) for row in rows}
         yield (
             "A forecaster survives a perturbation if it raises the absolute error by at most "
-            f"{percent_text(limits.degradation)}, with the whole 95{NO_BREAK}% interval over {seeds} seeds, at every "
+            f"{percent_text(limits.degradation)}, with the whole 95{NO_BREAK}% interval over {number} seeds, at every "
             f"level{', series and horizon' if len(places) > 1 else ''}."
         )
         yield from _costliest(trusted)
-        yield from _other_trainings(_survivals(trusted))
+        yield from _other_trainings(_survivals(models, failed))
     yield from _seed_effects(ratios)
 
 
@@ -250,7 +278,7 @@ def _seed_effects(ratios: Sequence[DeviationRatioRow]) -> Iterator[str]:
         best = f", most after {_ratio_text(min(less, key=lambda r: r.ratio or 0.0))}" if less else ""
         yield (
             f"Compared with training '{other}', another seed moves the squared error less in {len(less)} of "
-            f"{len(group)} cases{best}, and more in {more}."
+            f"{len(group)} cases{best}, and more in {more}.{EACH_ALONE if len(group) > 1 else ''}"
         )
         if any("first" in (DESIGNS[ratio.training].start, DESIGNS[ratio.training].teacher) for ratio in less):
             yield "Seeds that share a teacher or a start (..._first) agree by construction; that is not robustness."
