@@ -53,6 +53,9 @@ def test_plain_cells_come_first_and_a_forecaster_without_weights_has_no_others()
 def test_the_key_of_a_cell_is_a_short_plain_name_of_its_own() -> None:
     assert GridCell("waves.1_é", "timesieve", "plain", 2021, 24).key == "waves.1_é-timesieve-24-2021-plain"
     long = ["é" * 119, "é" * 118 + "e", "prices[1]", "prices(1)", "prices 1 ", "a\nb"]
+    names = ("x", "x-a", "x-a-b"), ("b-c", "a-b-c", "c", "a", "b")
+    keys = [GridCell(series, forecaster, "plain", 1, 24).key for series in names[0] for forecaster in names[1]]
+    assert len(set(keys)) == len(keys)
     cells = [GridCell(name, "timesieve", "plain", seed, 24) for name in long for seed in (1, 2)]
     keys = [cell.key for cell in cells]
     assert len(set(keys)) == len(keys)

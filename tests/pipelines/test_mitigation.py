@@ -1,18 +1,22 @@
 """The parts of the mitigation pipeline that need neither Ray nor training."""
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
 from stratoscope.digest import file_digest
 from stratoscope.errors import InputError, RunError
 from stratoscope.evaluation import Resampling, Score
 from stratoscope.execution import Trial
+from stratoscope.execution.tuning import _scheduler
 from stratoscope.mitigation import BASE, TERMS, Variant, apply_point, fine_tuning_variants, parse_layers, resized_layers
 from stratoscope.phases import announcing
 from stratoscope.pipelines.mitigation import MitigationConfig
@@ -253,18 +257,39 @@ def test_the_search_takes_all_points_or_starts_from_the_first() -> None:
 
 def test_the_best_trial_was_not_stopped_early() -> None:
     trials = [
-        Trial({"x": 1}, {"objective": 0.9, "training_iteration": 1}, None),
-        Trial({"x": 2}, {"objective": 0.5, "training_iteration": 2}, None),
-        Trial({"x": 3}, {"objective": 0.6, "training_iteration": 2}, None),
-        Trial({"x": 4}, {"objective": 0.7, "training_iteration": 2}, "lost"),
+        Trial({"x": 1}, {"objective": 0.9, "rung": 1}, None),
+        Trial({"x": 2}, {"objective": 0.5, "rung": 2}, None),
+        Trial({"x": 3}, {"objective": 0.6, "rung": 2}, None),
+        Trial({"x": 4}, {"objective": 0.7, "rung": 2}, "lost"),
     ]
     assert best_trial(trials) is trials[2]
     assert best_trial(trials[3:]) is None
 
 
+def test_a_training_that_starts_anew_is_judged_by_its_own_rungs() -> None:
+    """B loses a worker after its second rung, and is worse than A at the end."""
+    section = validate(MitigationConfig, {"layers": "1", "tune": {"num_samples": 2, "rungs": 4}}).tune
+    scheduler = _scheduler(plan_trials(section.to_space(with_layers=False), section, 1, 0))
+
+    def run(name: str, objectives: Sequence[tuple[int, float]]) -> Trial:
+        trial, last = SimpleNamespace(trial_id=name), {}
+        scheduler.on_trial_add(None, trial)
+        for iteration, (rung, objective) in enumerate(objectives, start=1):
+            last = {"training_iteration": iteration, "rung": rung, "objective": objective}
+            if scheduler.on_trial_result(None, trial, last) == TrialScheduler.STOP:
+                break
+        scheduler.on_trial_complete(None, trial, last)
+        return Trial({"name": name}, last, None)
+
+    steady = run("A", list(enumerate((0.50, 0.55, 0.56, 0.57), start=1)))
+    restarted = run("B", [(1, 0.60), (2, 0.66), (1, 0.60), (2, 0.66), (3, 0.40), (4, 0.30)])
+    assert (restarted.metrics["rung"], restarted.metrics["objective"]) == (4, 0.30)
+    assert best_trial([steady, restarted]) is steady
+
+
 def test_a_trial_whose_objective_is_not_finite_is_not_chosen() -> None:
     trials = [
-        Trial({"learning_rate": rate}, {"objective": objective, "training_iteration": 2}, None)
+        Trial({"learning_rate": rate}, {"objective": objective, "rung": 2}, None)
         for rate, objective in ((0.3, math.nan), (1e-4, 0.6), (3e-5, 0.5), (1.0, math.inf))
     ]
     assert best_trial(trials) is trials[1]

@@ -5,6 +5,7 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from stratoscope.errors import InputError
@@ -39,6 +40,25 @@ def test_the_lease_of_a_dead_process_here_is_taken_over_at_once(run: Storage) ->
     write(run, dead)
     with Lease(run):
         assert read_holder(run) != dead
+
+
+@pytest.mark.parametrize("with_proc", [True, False])
+def test_a_dead_process_that_nobody_has_waited_for_is_no_holder(run: Storage, with_proc: bool) -> None:
+    code = "import json, dataclasses; from stratoscope.results.lease import LeaseHolder as L; "
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{code}print(json.dumps(dataclasses.asdict(L.this_process())), flush=True); input()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    holder = LeaseHolder(**json.loads(process.stdout.readline()))
+    write(run, holder if with_proc else replace(holder, start_ticks=None))
+    with pytest.raises(InputError, match="is in use by process"):
+        check_not_held(run)
+    process.kill()
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    check_not_held(run)
+    process.wait()
 
 
 def test_a_process_id_that_was_used_again_is_not_taken_for_its_holder(run: Storage) -> None:

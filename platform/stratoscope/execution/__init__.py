@@ -26,10 +26,11 @@ if TYPE_CHECKING:
         fit,
         fit_in_trial,
     )
-    from stratoscope.execution.tuning import Trial, TrialPlan, mlflow_callback, run_trials
+    from stratoscope.execution.tuning import RUNG, Trial, TrialPlan, mlflow_callback, run_trials
 
 __all__ = [
     "FIRST_ATTEMPT",
+    "RUNG",
     "ActorPool",
     "Attempt",
     "BrokenProcessError",

@@ -26,6 +26,8 @@ NAME = "trials"
 TRIAL: dict[str, float] = {"cpu": 0, "memory": 2**29}
 """Resources of a trial's process. They bound how many trials a restored search restarts at once."""
 POINT = "point"
+RUNG = "rung"
+"""Metric with the number of the rung that a report belongs to, from 1. A training that starts anew repeats rungs."""
 ORDINAL = re.compile(r"run_[0-9a-f]+(?:_\d{5})?_(\d+)_")
 """Number of a trial in the name of its folder."""
 STOPPED = "stopped by SIGTERM during the search; repeat the command with the same run_id to resume"
@@ -46,7 +48,7 @@ class TrialPlan:
     points: Sequence[Mapping[str, Any]]
     """All points of a grid; otherwise the points to start with."""
     metrics: Sequence[str]
-    """Metrics that a trial reports. The first is maximised, the others are minimised."""
+    """Metrics that a trial reports, besides `RUNG`. The first is maximised, the others are minimised."""
     num_samples: int
     """Number of trials, except for a grid."""
     num_rungs: int
@@ -214,7 +216,7 @@ def _scheduler(plan: TrialPlan) -> TrialScheduler:
     if plan.algorithm != "tpe" or plan.num_rungs == 1:
         return FIFOScheduler()  # type: ignore[no-untyped-call]
     return ASHAScheduler(
-        time_attr="training_iteration",
+        time_attr=RUNG,
         metric=plan.metrics[0],
         mode="max",
         max_t=plan.num_rungs,

@@ -37,10 +37,12 @@ class GridCell:
         """Name of the cell's files: plain, unique in a grid, and short enough for a file system."""
         name = f"{self.dataset}-{self.forecaster}-{self.horizon}-{self.seed}-{self.training}"
         plain = NOT_PLAIN.sub("_", name)
-        if plain == name and len(name.encode()) <= MAX_KEY_BYTES:
+        # Series 'a' and forecaster 'b-c' would have the name of series 'a-b' and forecaster 'c'.
+        ambiguous = {"forecaster": self.forecaster} if "-" in self.forecaster else {}
+        if plain == name and not ambiguous and len(name.encode()) <= MAX_KEY_BYTES:
             return name
         beginning = plain.encode()[:MAX_KEY_BYTES].decode(errors="ignore")
-        return f"{beginning}-{digest({'name': name})[:20]}"
+        return f"{beginning}-{digest({'name': name, **ambiguous})[:20]}"
 
     def start(self, first_seed: int) -> "GridCell | None":
         """Return the cell with plain training whose weights this one starts from; None for plain training.

@@ -178,7 +178,8 @@ class _Trainer:
             metrics = {"step": float(done), "loss": self._rows[-1]["loss"]}
             due = settings.validate_every and (done % settings.validate_every == 0 or last)
             if due and self._validate is not None:
-                metrics |= self._validation_metrics()
+                # The last step has the last number, although it may come early.
+                metrics |= {"rung": float(-(-done // settings.validate_every)), **self._validation_metrics()}
             if stop or last or done % settings.checkpoint_every == 0:
                 self._save(metrics)
             elif due:

@@ -25,6 +25,8 @@ BEAT_S = 10.0
 """Seconds between heartbeats."""
 STALE_S = 60.0
 """Seconds without a heartbeat after which a lease of another host is taken over."""
+ENDED = ("Z", "X")
+"""States in /proc of processes that have ended."""
 SETTLE_S = 0.3
 """Seconds between writing a lease and reading it back; of two processes that start together, the later one wins."""
 
@@ -76,8 +78,9 @@ class LeaseHolder:
         if self.start_ticks is not None:
             return _start_ticks(self.pid) == self.start_ticks
         try:
+            process = psutil.Process(self.pid)
             # The start time is rounded to clock ticks.
-            return abs(psutil.Process(self.pid).create_time() - self.created) < 1
+            return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - self.created) < 1
         except psutil.NoSuchProcess:
             return False
 
@@ -224,10 +227,15 @@ def _namespace() -> str:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """Return the start of a process in clock ticks since boot, or None if there is no such process or no /proc."""
+    """Return the start of a process in clock ticks since boot, or None if there is no such process or no /proc.
+
+    A process that has ended and that its parent has not waited for yet is none.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    # The second field is the name of the program in brackets, which may hold spaces and brackets; this is the 22nd.
-    return int(text.rpartition(")")[2].split()[19])
+    # The second field is the name of the program in brackets, which may hold spaces and brackets; these are the third
+    # and the 22nd.
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in ENDED else int(fields[19])

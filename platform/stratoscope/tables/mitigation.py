@@ -230,7 +230,7 @@ class TuningTrialRow(TableRow):
     num_layers: int | None
     """Number of flagged layers."""
     reports: int
-    """Number of reports; a trial with fewer than others was stopped early."""
+    """Number of the last rung reported; a trial with a smaller one than others was stopped early."""
     objective: float | None
     """Last value of the objective, on validation questions or texts."""
     chosen: bool

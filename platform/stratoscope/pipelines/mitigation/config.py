@@ -211,8 +211,9 @@ class TrainSection(ConfigSection):
     """CPUs, and thus CPU threads, of each worker."""
     gpus: Gpus | None = None
     """GPUs of each worker; null takes one where the cluster has any."""
-    checkpoint_every: Count = Field(10, json_schema_extra=NOT_IN_IDENTITY)
-    """Steps between two checkpoints, from which a killed run resumes."""
+    checkpoint_every: Count = 10
+    """Steps between two checkpoints, from which a killed run resumes. A training that diverges is judged by the last
+    one."""
 
     def demand(self, name: str) -> Demand:
         """Return the workers and their resources."""

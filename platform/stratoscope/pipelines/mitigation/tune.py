@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from stratoscope.errors import DamagedFileError, RunError, last_line
-from stratoscope.execution import PlacementGroupTracker, Trial, TrialPlan, fit_in_trial, resources
+from stratoscope.execution import RUNG, PlacementGroupTracker, Trial, TrialPlan, fit_in_trial, resources
 from stratoscope.mitigation import (
     FLAGGED,
     RANDOM,
@@ -117,13 +117,13 @@ def plan_trials(space: TuningSpace, section: TuneSection, concurrency: int, seed
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
     """Return the trial with the largest objective that is finite, among those that were not stopped early, or None."""
     done = [t for t in trials if t.error is None and math.isfinite(t.metrics.get(OBJECTIVE, math.nan))]
-    most = max((_num_reports(t) for t in done), default=0)
-    complete = [t for t in done if _num_reports(t) == most]
+    most = max((_last_rung(t) for t in done), default=0)
+    complete = [t for t in done if _last_rung(t) == most]
     return max(complete, key=lambda t: float(t.metrics[OBJECTIVE]), default=None)
 
 
-def _num_reports(trial: Trial) -> int:
-    return int(trial.metrics.get("training_iteration", 0))
+def _last_rung(trial: Trial) -> int:
+    return int(trial.metrics.get(RUNG, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +154,7 @@ def _trial_facts(trial: Trial, *, chosen: bool) -> dict[str, Any]:
     return {
         **dict(trial.config),
         "objective": trial.metrics.get(OBJECTIVE),
-        "reports": _num_reports(trial),
+        "reports": _last_rung(trial),
         "chosen": chosen,
         "error": None if trial.error is None else last_line(trial.error),
     }
