@@ -89,18 +89,10 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random Llama and a word-level tokenizer, as save_pretrained writes it."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    from tests.tiny import VOCABULARY, tiny_network
+    from tests.tiny import tiny_network, word_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny") / "llama"
-    words = ["<pad>", "<bos>", "<eos>", "<unk>", *(f"w{i}" for i in range(VOCABULARY - 4))]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
-    ).save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
     tiny_network("llama").save_pretrained(folder)
     return folder
 

@@ -1,8 +1,11 @@
 """Models small enough to build in a test, one of each architecture."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -19,6 +22,7 @@ from transformers import (
     PhiConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3MoeConfig,
     RobertaConfig,
@@ -39,6 +43,30 @@ SMALL = {
     "eos_token_id": 2,
 }
 GROUPED = {**SMALL, "num_key_value_heads": 2, "head_dim": 8}
+
+SPECIAL_WORDS = ("<pad>", "<bos>", "<eos>", "<unk>")
+
+
+def word_tokenizer(*, template: str | None = None, special: Sequence[str] = (), pad: bool = True) -> Any:
+    """Return a tokenizer whose words are w0, w1, ..., after the special tokens.
+
+    Args:
+        template: how special tokens surround a text, such as `<bos> $A <eos>`; None adds none.
+        special: further special tokens, after the usual four.
+        pad: whether it has a token for padding.
+    """
+    words = [*SPECIAL_WORDS, *special]
+    ids = {word: i for i, word in enumerate([*words, *(f"w{i}" for i in range(VOCABULARY - len(words)))])}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if template is not None:
+        pairs = [(word, ids[word]) for word in SPECIAL_WORDS if word in template]
+        tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=pairs)
+    named = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    if pad:
+        named["pad_token"] = "<pad>"
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=list(special), **named)
+
 
 CONFIGURATIONS: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**GROUPED),

@@ -1,6 +1,11 @@
 """Generated answers, whatever batch a prompt is in."""
 
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +16,7 @@ from stratoscope.evaluation import GenerationPrompt, TextGenerator
 from stratoscope.evaluation.generation import _StopStrings
 from stratoscope.models import LoadedModel, load_model, without_layers
 from tests.models import zoo
-from tests.tiny import load_tiny
+from tests.tiny import load_tiny, word_tokenizer
 
 PROMPTS = [
     GenerationPrompt((5, 9, 33), (), 6),
@@ -78,6 +83,59 @@ def test_a_token_that_is_ruled_out_is_no_fault(tiny_model_folder: Path) -> None:
     )
     assert None not in TextGenerator(model, 64).answer(PROMPTS)
     handle.remove()
+
+
+@contextmanager
+def writing(model: LoadedModel, answers: Sequence[Sequence[int]]) -> Iterator[None]:
+    """Let a model write given tokens, a row for each prompt of a batch, and w9 after them."""
+    steps = itertools.count()
+
+    def choose(_module: torch.nn.Module, _inputs: object, logits: torch.Tensor) -> torch.Tensor:
+        step = next(steps)
+        for row, tokens in enumerate(answers[: len(logits)]):
+            logits[row, -1, tokens[step] if step < len(tokens) else model.tokenizer.convert_tokens_to_ids("w9")] = 1e6
+        return logits
+
+    handle = model.network.lm_head.register_forward_hook(choose)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def with_tokenizer(folder: Path, **options: Any) -> tuple[LoadedModel, Callable[[str], list[int]]]:
+    """Return the tiny Llama with a word tokenizer of some options, and the function that looks its words up."""
+    tokenizer = word_tokenizer(**options)
+    model = replace(load_tiny("llama", folder), tokenizer=tokenizer)
+    return model, lambda text: tokenizer.convert_tokens_to_ids(text.split())
+
+
+def test_an_answer_ends_at_its_end_whatever_else_is_in_its_batch(tiny_model_folder: Path) -> None:
+    """The tokenizer has no padding, so that token 0, which is a word to it, fills the rows of a batch."""
+    model, ids = with_tokenizer(tiny_model_folder, pad=False)
+    with writing(model, [ids("w4 w5 <eos>"), ids("w4 w5 w6 w7 w8")]):
+        prompts = [GenerationPrompt(context, (), 5) for context in ((5, 9), (7, 4))]
+        answers = TextGenerator(model, 64).answer_batch(prompts)
+    assert answers == ["w4 w5", "w4 w5 w6 w7 w8"]
+
+
+@pytest.mark.parametrize("configured", [None, 2, [2, 3]])
+def test_an_answer_ends_at_the_ends_of_tokenizer_and_configuration(configured: Any, tiny_model_folder: Path) -> None:
+    model, ids = with_tokenizer(tiny_model_folder, special=["<|im_end|>"])
+    model.tokenizer.eos_token = "<|im_end|>"
+    model.network.generation_config.eos_token_id = configured
+    for end in ["<|im_end|>", *(["<eos>"] if configured else []), *(["<unk>"] if configured == [2, 3] else [])]:
+        with writing(model, [ids(f"w4 w5 {end} w6")]):
+            assert TextGenerator(model, 64).answer_batch([GenerationPrompt((5, 9), (), 5)]) == ["w4 w5"]
+
+
+def test_a_special_token_may_be_a_stop_string_and_is_no_part_of_an_answer(tiny_model_folder: Path) -> None:
+    model, ids = with_tokenizer(tiny_model_folder, special=["<|im_end|>"])
+    with writing(model, [ids("w4 <bos> w5 <|im_end|> w6")]):
+        (stopped,) = TextGenerator(model, 64).answer_batch([GenerationPrompt((5, 9), ("<|im_end|>",), 8)])
+    with writing(model, [ids("w4 <bos> w5 w6 w7")]):
+        (whole,) = TextGenerator(model, 64).answer_batch([GenerationPrompt((5, 9), ("w7",), 8)])
+    assert (stopped.split(), whole.split()) == (["w4", "w5"], ["w4", "w5", "w6"])
 
 
 def test_no_prompt_has_no_answer(tiny_model_folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -214,14 +215,57 @@ def test_a_chat_template_wraps_what_is_asked(model: LoadedModel) -> None:
     assert context.endswith("<|im_start|>assistant\n")
 
 
-def test_a_local_yaml_file_is_a_task(model: LoadedModel, tmp_path: Path) -> None:
-    (tmp_path / "docs.jsonl").write_text('{"q": "a b", "a": "c"}\n{"q": "d", "a": "e f"}\n')
-    (tmp_path / "mine.yaml").write_text(
-        "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: %s}}\ntest_split: test\n"
+def local_task(folder: Path, docs: Sequence[dict], **more: str) -> str:
+    """Write a task of questions `q` with answers `a` in a test split, and further settings."""
+    (folder / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    rest = "".join(f"{name}: {value}\n" for name, value in more.items())
+    (folder / "mine.yaml").write_text(
+        f"task: mine\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {folder / 'docs.jsonl'}}}}}\n"
         'output_type: loglikelihood\ndoc_to_text: "{{ q }}"\ndoc_to_target: " {{ a }}"\n'
-        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n" % (tmp_path / "docs.jsonl")
+        f"metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]\n{rest}"
     )
-    (task,) = load_tasks([str(tmp_path / "mine.yaml")])
+    return str(folder / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    "splits",
+    [{"test_split": "test"}, {"validation_split": "test"}, {"validation_split": "test", "fewshot_split": "test"}],
+)
+def test_no_item_is_its_own_example(splits: dict[str, str], model: LoadedModel, tmp_path: Path) -> None:
+    docs = [{"q": f"w{i}", "a": f"x{i}"} for i in range(6)]
+    with pytest.raises(InputError, match="mine draws examples from the items that it evaluates"):
+        load_tasks([local_task(tmp_path, docs, num_fewshot="3", **splits)])
+    own = {"test_split": "test", "fewshot_split": "test", "num_fewshot": "3"}
+    (task,) = load_tasks([local_task(tmp_path, docs, **own)])
+    for item in choose_items(task, ItemSampling(3, 3), (), model.tokenizer).search:
+        assert item.doc["a"] not in item.requests[0].args[0]
+    load_tasks([local_task(tmp_path, docs, **splits)])  # without examples
+
+
+def test_a_blank_context_is_the_begin_of_the_sequence(model: LoadedModel, tmp_path: Path) -> None:
+    """Blanks belong to the target, as the harness has it."""
+    docs = [{"q": blank, "a": f"word{i}"} for i, blank in enumerate(["", " ", "\n "])]
+    (task,) = load_tasks([local_task(tmp_path, docs, test_split="test")])
+    chosen = choose_items(task, ItemSampling(3, 0), (), model.tokenizer)
+    evaluator = Evaluator(model, [chosen], max_batch_tokens=64, max_length=64)
+    for item in chosen.search:
+        (request,), _ = evaluator._requests(item.requests[0])
+        assert request.context == (model.tokenizer.bos_token_id,)
+        assert model.tokenizer.decode(request.target) == item.doc["q"] + f" {item.doc['a']}"
+    assert all(np.isfinite(score.log_likelihood) for score in evaluator.evaluate((), EVERYTHING))
+
+
+def test_an_empty_prompt_is_the_begin_of_the_sequence(model: LoadedModel, tmp_path: Path) -> None:
+    (task,) = load_tasks([write_filtered_task(tmp_path, ["", "one two"], ["a"] * 2)])
+    chosen = choose_items(task, ItemSampling(2, 0), (), model.tokenizer)
+    evaluator = Evaluator(model, [chosen], max_batch_tokens=256, max_length=64)
+    prompts = evaluator._prepare(EVERYTHING).prompts.values()
+    assert min((prompt.ids for prompt in prompts), key=len) == (model.tokenizer.bos_token_id,)
+
+
+def test_a_local_yaml_file_is_a_task(model: LoadedModel, tmp_path: Path) -> None:
+    docs = [{"q": "a b", "a": "c"}, {"q": "d", "a": "e f"}]
+    (task,) = load_tasks([local_task(tmp_path, docs, test_split="test")])
     chosen = choose_items(task, ItemSampling(1, 1), (), model.tokenizer)
     scores = Evaluator(model, [chosen], max_batch_tokens=64, max_length=64).evaluate((), EVERYTHING)
     assert [s.task for s in scores] == ["mine"]
@@ -292,13 +336,7 @@ def test_prompts_keep_what_the_answer_leaves_of_the_positions_and_cut_ones_are_c
 
 def test_contexts_that_are_cut_for_their_target_are_counted(model: LoadedModel, tmp_path: Path) -> None:
     docs = [{"q": " ".join(["word"] * length), "a": "yes"} for length in (5, 64, 65)]
-    (tmp_path / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
-    (tmp_path / "mine.yaml").write_text(
-        "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: %s}}\ntest_split: test\n"
-        'output_type: loglikelihood\ndoc_to_text: "{{ q }}"\ndoc_to_target: " {{ a }}"\n'
-        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n" % (tmp_path / "docs.jsonl")
-    )
-    (task,) = load_tasks([str(tmp_path / "mine.yaml")])
+    (task,) = load_tasks([local_task(tmp_path, docs, test_split="test")])
     chosen = choose_items(task, ItemSampling(3, 0), (), model.tokenizer)
     evaluator = Evaluator(model, [chosen], max_batch_tokens=256, max_length=64)
     assert [task.number for task in evaluator.truncated([EVERYTHING])] == [1]

@@ -121,8 +121,8 @@ def test_every_step_of_the_same_questions_loses_less(run: stratoscope.Mitigation
 
 def test_no_evaluated_question_was_trained_on(run: stratoscope.MitigationRun) -> None:
     counts = run.manifest.facts["questions"]
-    assert counts["first"] == {"trained": 12, "validated": 0, "held_out": 8, "left_out": 0}
-    assert counts["second"] == {"trained": 0, "validated": 0, "held_out": 8, "left_out": 0}
+    assert counts["first"] == {"trained": 12, "validated": 0, "held_out": 8, "left_out": 0, "unreadable": 0}
+    assert counts["second"] == {"trained": 0, "validated": 0, "held_out": 8, "left_out": 0, "unreadable": 0}
     item_ids = {r["item_id"] for r in run.table("items").to_pylist() if r["metric"] == "mc1"}
     assert len(item_ids) == 16
     truncated = {task["name"]: (task["number"], task["total"]) for task in run.manifest.facts["truncated"]}

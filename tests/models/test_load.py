@@ -12,6 +12,8 @@ from stratoscope.models import (
     Encoding,
     describe_model,
     encode,
+    encode_pair,
+    encode_text,
     find_anatomy,
     layer_parameters,
     load_model,
@@ -19,7 +21,7 @@ from stratoscope.models import (
     resolve_source,
     weights_fingerprint,
 )
-from tests.tiny import CONFIGURATIONS, tiny_network
+from tests.tiny import CONFIGURATIONS, tiny_network, word_tokenizer
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -104,6 +106,16 @@ def test_texts_become_tokens_under_a_policy(tiny_model_folder: Path) -> None:
     assert refused.error == "too long: 5 tokens, prompts.max_tokens is 4"
     assert encode(tokenizer, ["w0"], Encoding(False, "always", 4, "refuse"))[0].ids == (1, 4)
     assert encode(tokenizer, ["<bos> w0"], Encoding(False, "always", 4, "refuse"))[0].ids == (1, 4)
+
+
+@pytest.mark.parametrize("template", [None, "<bos> $A", "<bos> $A <eos>", "$A <eos>", "<bos> $A <eos> <eos>"])
+def test_what_a_tokenizer_appends_is_no_part_of_a_context(template: str | None) -> None:
+    tokenizer = word_tokenizer(template=template)
+    before = [1] if template and template.startswith("<bos>") else []
+    assert encode_text(tokenizer, "w0 w1") == [*before, 4, 5]
+    assert encode_text(tokenizer, "<bos> w0") == [1, 4]
+    for answer in (6, 7):
+        assert encode_pair(tokenizer, "w0 w1 ", f"w{answer - 4} w0") == ([*before, 4, 5], [answer, 4])
     tokenizer.chat_template = "{% for m in messages %}<bos> {{ m.content }} <eos>{% endfor %}"
     assert encode(tokenizer, ["w0"], Encoding(True, "always", 9, "refuse"))[0].ids == (1, 4, 2)
 

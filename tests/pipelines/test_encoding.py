@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stratoscope.errors import InputError
 from stratoscope.execution import ActorPool
 from stratoscope.models import Encoding, encode, load_tokenizer, resolve_source
 from stratoscope.pipelines.hallucination import HallucinationConfig
@@ -93,6 +95,19 @@ def test_a_worker_computes_the_same_from_questions_and_from_encoded_ones(
     assert from_texts.files == from_ids.files
     assert ("generated" in from_ids.files) == (answers != "given")
     assert from_texts.counts["scored"] == from_ids.counts["scored"] > 0
+
+
+def test_a_begin_of_sequence_that_the_tokenizer_lacks_is_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
+    folder, prompts = tmp_path / "model", tmp_path / "prompts.txt"
+    shutil.copytree(tiny_model_folder, folder)
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "bos_token"}))
+    prompts.write_text("w1 w2\nw3\n")
+    fields = {"model": {"source": str(folder)}, "prompts": {"source": str(prompts)}}
+    open_inputs(validate(ScoreConfig, fields))
+    fields["prompts"]["bos"] = "always"
+    with pytest.raises(InputError, match=r"^prompts.bos always: .* no begin-of-sequence token; use auto or never"):
+        open_inputs(validate(ScoreConfig, fields))
 
 
 def test_a_question_without_finite_logits_is_an_error(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """Questions and texts of a mitigation run: which are trained on, and which are held out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tokenizers import normalizers
 
 from stratoscope.data import bare_question
 from stratoscope.errors import InputError, RunError
@@ -14,7 +15,7 @@ from stratoscope.evaluation import TextSampling
 from stratoscope.execution import WorkerResources
 from stratoscope.models import describe_model, encode_text, load_tokenizer, resolve_source
 from stratoscope.pipelines.mitigation import MitigationConfig
-from stratoscope.pipelines.mitigation.dataset import TrainingInputs, load_data
+from stratoscope.pipelines.mitigation.dataset import MitigationData, TrainingInputs, load_data
 from stratoscope.pipelines.mitigation.estimate import estimate, need
 from stratoscope.pipelines.mitigation.run import read_counts
 from stratoscope.pipelines.mitigation.samples import SamplerSettings, sample_rows, with_samples
@@ -38,8 +39,8 @@ def test_no_question_or_text_is_in_two_parts(tiny_model_folder: Path, pairs_file
     tokenizer = load_tokenizer(resolve_source(str(tiny_model_folder)))
     config = validate(MitigationConfig, fields)
     first = load_data(config, tokenizer, frozenset(), 64)
-    assert first.counts["first"] == {"trained": 10, "validated": 4, "held_out": 6, "left_out": 0}
-    assert first.counts["second"] == {"trained": 0, "validated": 0, "held_out": 6, "left_out": 0}
+    assert first.counts["first"] == {"trained": 10, "validated": 4, "held_out": 6, "left_out": 0, "unreadable": 0}
+    assert first.counts["second"] == {"trained": 0, "validated": 0, "held_out": 6, "left_out": 0, "unreadable": 0}
     validation, held_out = ({q.question_id for q in part.questions} for part in (first.validation, first.held_out))
     assert not held_out & (validation | first.used)
     assert validation <= first.used
@@ -142,6 +143,48 @@ def test_no_text_contains_a_held_out_question(tiny_model_folder: Path, tmp_path:
     assert read_counts({"sources": [asdict(source) for source in data.sources]}) == [
         f"{texts}: 31 rows read: 24 kept, 0 empty, 0 duplicate, 6 with a held-out question, 1 of a single token"
     ]
+
+
+def test_no_text_is_in_two_parts_whatever_its_source(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Two files have versions of the same texts, in rows of other columns and by another template."""
+    texts = [f"w{i} w{i + 1} " + "w3 " * 30 + f"w{i % 7}" for i in range(40)]
+    table, plain = tmp_path / "a.jsonl", tmp_path / "b.txt"
+    table.write_text("".join(json.dumps({"text": text, "page": i}) + "\n" for i, text in enumerate(texts)))
+    plain.write_text("\n".join(f"{text} w99" for text in texts))
+    tokenizer = load_tokenizer(resolve_source(str(tiny_model_folder)))
+
+    def load(**fields: object) -> MitigationData:
+        return load_data(validate(MitigationConfig, {"drop": "1", **fields}), tokenizer, frozenset(), 64)
+
+    def first_words(rows: Iterable[Sequence[int]]) -> list[tuple[str, ...]]:
+        return [tuple(tokenizer.decode(row).removeprefix("w50 ").split()[:2]) for row in rows]
+
+    data = load(texts={"source": [str(table)], "limit": 30}, evaluation={"text": str(plain)})
+    held_out = first_words(text.ids for text in data.held_out.texts)
+    assert len(held_out) == 10
+    assert not set(held_out) & set(first_words(data.corpus.texts))
+
+    sources = {"source": [str(table), str(plain)], "template": ["w50 {{ text }}", "{{ text }}"], "limit": 30}
+    data = load(texts=sources, tune={"num_samples": 2, "limit": 10})
+    validated, trained = first_words(text.ids for text in data.validation.texts), first_words(data.corpus.texts)
+    assert len(validated) == 20
+    assert not set(validated) & set(trained)
+    assert [source.prompts_held_out for source in data.sources] != [0, 0]
+    assert sum(source.num_prompts for source in data.sources) == len(validated) + len(trained)
+
+
+def test_held_out_questions_whose_answers_have_no_token_are_left_out(tiny_model_folder: Path, tmp_path: Path) -> None:
+    rows = [{"question": f"w{i} w3", "right": ["w7"], "wrong": ["w8" if i % 4 else "\u200b"]} for i in range(40)]
+    file = tmp_path / "blank.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    tokenizer = load_tokenizer(resolve_source(str(tiny_model_folder)))
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
+    fields = {"layers": "1", "pairs": {"source": [str(file)], "limit": 20}, "evaluation": {"limit": 16}}
+    data = load_data(validate(MitigationConfig, fields), tokenizer, frozenset(), 64)
+    counts = data.counts["blank"]
+    assert 0 < counts["unreadable"] == 16 - counts["held_out"]
+    assert all(answer.text.startswith("w") for q in data.held_out.questions for answer in q.answers)
+    assert f"{counts['unreadable']} left out of the evaluation (an answer has no token)" in part_counts(counts)
 
 
 def test_each_source_of_texts_may_have_its_own_limit(tiny_model_folder: Path, prompts_file: Path) -> None:

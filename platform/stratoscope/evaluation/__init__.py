@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from stratoscope.lazy import exports
 
 if TYPE_CHECKING:
+    from stratoscope.evaluation.bundled import BEGINNING
     from stratoscope.evaluation.comparison import (
         Comparison,
         Estimate,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from stratoscope.evaluation.truncation import TruncatedPrompts
 
 __all__ = [
+    "BEGINNING",
     "LOWER_IS_BETTER",
     "Comparison",
     "Estimate",

@@ -200,17 +200,19 @@ class Evaluator:
 
     def _encode_pair(self, context: str, target: str) -> tuple[list[int], list[int]]:
         """Encode context and target as one text and split it where the context ends, as the harness does."""
-        if not context:
-            ids = self._encode(target)
-            return ([self._prefix], ids) if ids[0] != self._prefix else (ids[:1], ids[1:])
-        return encode_pair(self.model.tokenizer, context, target)
+        ids: tuple[list[int], list[int]] = ([], [])
+        if context.strip():
+            ids = encode_pair(self.model.tokenizer, context, target)
+        if ids[0]:
+            return ids
+        return [self._prefix], self._text(context + target)
 
     def _prompt(self, instance: "Instance") -> tuple[GenerationPrompt, bool]:
         """Return the prompt of an instance, and whether it is too long and loses its beginning."""
         text, options = instance.args[0], dict(instance.args[1])
         until = options.get("until") or []
         longest = _answer_tokens(options)
-        ids, is_cut = fit_prompt(self._encode(text), longest, self._max_length)
+        ids, is_cut = fit_prompt(self._encode(text) or [self._prefix], longest, self._max_length)
         return GenerationPrompt(ids, tuple([until] if isinstance(until, str) else until), longest), is_cut
 
     def _encode(self, text: str) -> list[int]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -42,10 +43,9 @@ def plain_generation(model: LoadedModel) -> Iterator[None]:
     """
     network = model.network
     own = network.generation_config
-    ends = own.eos_token_id if own.eos_token_id is not None else model.tokenizer.eos_token_id
     network.generation_config = GenerationConfig(
         bos_token_id=own.bos_token_id,
-        eos_token_id=ends,
+        eos_token_id=end_tokens(model) or None,
         pad_token_id=own.pad_token_id,
         decoder_start_token_id=own.decoder_start_token_id,
     )
@@ -55,10 +55,18 @@ def plain_generation(model: LoadedModel) -> Iterator[None]:
         network.generation_config = own
 
 
+def end_tokens(model: LoadedModel) -> list[int]:
+    """Return the tokens that end a text: those of the model's generation configuration, and the tokenizer's."""
+    configured = model.network.generation_config.eos_token_id
+    ends = configured if isinstance(configured, list) else [configured]
+    return sorted({int(end) for end in (*ends, model.tokenizer.eos_token_id) if end is not None})
+
+
 class TextGenerator:
     """Generates greedy answers with one model, whole or without some of its layers.
 
-    Only the special tokens of the model's generation configuration apply.
+    Of the model's generation configuration, only the special tokens apply. An answer ends at any token that ends a
+    text, whether the configuration or the tokenizer names it.
 
     Prompts of different lengths share a batch and are padded on the left, unless padding changes the model's answers;
     a trial at the first use finds out.
@@ -116,8 +124,8 @@ class TextGenerator:
             stopping_criteria=StoppingCriteriaList(criteria),
             logits_processor=LogitsProcessorList([finite]),
         )
-        texts = tokenizer.batch_decode(output[:, start:], skip_special_tokens=True)
-        return [_truncate(text, until) if ok else None for text, ok in zip(texts, finite.rows, strict=True)]
+        rows = [self._up_to_end(row) for row in output[:, start:].tolist()]
+        return [self._text(row, until) if ok else None for row, ok in zip(rows, finite.rows, strict=True)]
 
     def answer(self, prompts: Sequence[GenerationPrompt], dropped: Sequence[int] = ()) -> list[str | None]:
         """Return the answer to each prompt, in order; None where the model's logits are not finite.
@@ -133,6 +141,28 @@ class TextGenerator:
                 for index, text in zip(batch, self.answer_batch([prompts[i] for i in batch]), strict=True):
                     answers[index] = text
         return answers
+
+    def _up_to_end(self, ids: Sequence[int]) -> list[int]:
+        """Return an answer's tokens up to its end; what follows pads it to the length of the longest in the batch."""
+        return list(takewhile(lambda token: token not in self._ends, ids))
+
+    def _text(self, ids: Sequence[int], until: Sequence[str]) -> str:
+        """Return the text of an answer up to a stop string, which may be a special token, without special tokens."""
+        text = _truncate(self._model.tokenizer.decode(ids, skip_special_tokens=False), until)
+        for special in {self._special[token] for token in ids if token in self._special}:
+            text = text.replace(special, "")
+        return text
+
+    @cached_property
+    def _ends(self) -> frozenset[int]:
+        return frozenset(end_tokens(self._model))
+
+    @cached_property
+    def _special(self) -> dict[int, str]:
+        """The special tokens by their ids."""
+        tokenizer = self._model.tokenizer
+        added = {token: added.content for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        return added | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
 
     def _continue(self, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Return the log-probabilities of each generated token of the first row, shape (vocabulary,)."""
@@ -207,7 +237,7 @@ class _StopStrings(StoppingCriteria):  # type: ignore[misc]
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_options: Any) -> Any:  # noqa: ARG002
         tails = input_ids[:, max(self._start, input_ids.shape[1] - self._tail) :].tolist()
         open_rows = [row for row, done in enumerate(self._done) if not done]
-        texts = self._tokenizer.batch_decode([tails[row] for row in open_rows], skip_special_tokens=True)
+        texts = self._tokenizer.batch_decode([tails[row] for row in open_rows], skip_special_tokens=False)
         for row, text in zip(open_rows, texts, strict=True):
             self._done[row] = any(stop in text for stop in self._until)
         return torch.tensor(self._done, device=input_ids.device)

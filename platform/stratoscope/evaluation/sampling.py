@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from stratoscope.evaluation.generation import plain_generation
+from stratoscope.evaluation.generation import end_tokens, plain_generation
 from stratoscope.models import LoadedModel, encode_text
 
 CPU_TOKENS, GPU_TOKENS = 8192, 131_072
@@ -72,7 +72,6 @@ def _sample_batch(model: LoadedModel, firsts: Sequence[int], sampling: TextSampl
     ids = torch.tensor([[*beginning, first] for first in firsts], device=model.device)
     filler = model.tokenizer.pad_token_id
     with torch.inference_mode(), plain_generation(model):
-        ends = model.network.generation_config.eos_token_id
         rows = model.network.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -83,7 +82,7 @@ def _sample_batch(model: LoadedModel, firsts: Sequence[int], sampling: TextSampl
             pad_token_id=0 if filler is None else filler,
             use_cache=True,
         ).tolist()
-    stops = {ends} if isinstance(ends, int) else {*(ends or ())}
+    stops = set(end_tokens(model))
     return [_until(row, ids.shape[1], stops)[: sampling.max_tokens] for row in rows]
 
 

@@ -119,14 +119,15 @@ def load_tasks(names: Sequence[str]) -> list["Task"]:
         names: shipped tasks, tasks or groups of the harness, `harness:NAME`, or paths of task YAML files.
 
     Raises:
-        InputError: a name is none of these, a task's data cannot be read, it has no metric that scores items, or it
-            asks for several answers to an item.
+        InputError: a name is none of these, a task's data cannot be read, it has no metric that scores items, it asks
+            for several answers to an item, or it may show an item its own answer.
     """
     tasks: dict[str, Task] = {}
     for name in names:
         for task in _load(name):
             _measure(task)
             _check_repeats(task)
+            _check_shots(task)
             if _name(task) in tasks:
                 raise InputError(
                     f"evaluation.tasks: two tasks are called {_name(task)!r}; give one of them another name"
@@ -287,6 +288,24 @@ def _check_repeats(task: "Task") -> None:
         raise InputError(
             f"evaluation.tasks: {_name(task)} samples {repeats} answers to each item (repeats), and answers are "
             "generated greedily, once; take a task with repeats: 1"
+        )
+
+
+def _check_shots(task: "Task") -> None:
+    """Refuse a task whose examples may hold the item that they precede.
+
+    The harness leaves the item out only where `fewshot_split` is named and is `test_split`.
+    """
+    config = task.config
+    evaluated = config.test_split or config.validation_split
+    own = task.fewshot_cfg.split
+    by_default = config.training_split or config.validation_split or config.test_split
+    drawn = own or (None if task.fewshot_cfg.samples is not None else by_default)
+    if config.num_fewshot and drawn == evaluated and (own is None or own != config.test_split):
+        raise InputError(
+            f"evaluation.tasks: {_name(task)} draws examples from the items that it evaluates (split {evaluated!r}), "
+            f"so an item may be its own example; give it test_split: {evaluated} and fewshot_split: {evaluated}, with "
+            "which an item is left out of its own examples, or a fewshot_split of other rows"
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], policy: E
     rows = tokenizer(list(texts), add_special_tokens=special, padding=False, truncation=False)["input_ids"]
     if policy.bos == "always" and not policy.chat:
         bos = tokenizer.bos_token_id
-        rows = [row if row[:1] == [bos] or bos is None else [bos, *row] for row in rows]
+        rows = [row if row[:1] == [bos] else [bos, *row] for row in rows]
     return [_fit(row, policy) for row in rows]
 
 
@@ -80,8 +81,21 @@ def encode_pair(tokenizer: "PreTrainedTokenizerBase", context: str, target: str)
 
 
 def encode_text(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Encode a text with the tokenizer's special tokens, unless a chat template has already added the first one."""
+    """Encode a text that may be continued.
+
+    Special tokens that the tokenizer puts before a text are added, unless a chat template has already added the first
+    one. Those that it appends, such as the end of the sequence, are not.
+    """
     bos = tokenizer.bos_token
     special = not (bos and text.startswith(bos))
     ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
-    return ids
+    appended = num_appended(tokenizer) if special else 0
+    return ids[: len(ids) - appended]
+
+
+@lru_cache(maxsize=16)
+def num_appended(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Return the number of special tokens that a tokenizer appends to a text."""
+    whole, bare = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+    starts = [i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare]
+    return len(whole) - starts[-1] - len(bare) if starts and bare else 0

@@ -1,6 +1,6 @@
 """The data of a run: training, validation and held-out parts, which have no question or text in common."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -8,19 +8,17 @@ from stratoscope.data import (
     FORMATS,
     DataSet,
     PairChoice,
-    Prompt,
-    PromptSource,
     Question,
     load_pairs,
-    load_prompts,
 )
 from stratoscope.digest import digest
 from stratoscope.errors import InputError
 from stratoscope.evaluation import QuestionSplit, SplitSizes, Text, Wordings, split_questions
 from stratoscope.execution import WorkerResources
 from stratoscope.mitigation import Corpus, QuestionExample, TrainingSettings, Variant, encode_question
-from stratoscope.models import ModelSource, encode_text
+from stratoscope.models import ModelSource, encode_pair
 from stratoscope.pipelines.mitigation.config import MitigationConfig
+from stratoscope.pipelines.mitigation.texts import TextReader, TextSource
 from stratoscope.pipelines.reporting.data_notes import left_out_note
 
 if TYPE_CHECKING:
@@ -40,22 +38,6 @@ class EvaluationSet:
     """Data sets whose questions the model also answers in free text."""
     separation: Mapping[str, tuple[QuestionExample, ...]] = field(default_factory=dict)
     """Questions whose hidden states are compared, by data set."""
-
-
-@dataclass(frozen=True)
-class TextSource:
-    """Row counts of a source of texts. The rows read are the sum of the rows kept and those left out."""
-
-    name: str
-    prompts_read: int
-    num_prompts: int
-    """Number of texts kept."""
-    prompts_empty: int
-    prompts_duplicate: int
-    prompts_held_out: int
-    """Number of texts left out because they are of a held-out question, or contain one."""
-    prompts_too_short: int
-    """Number of texts left out because they have a single token, from which nothing is predicted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +132,7 @@ def load_data(
         InputError: a source cannot be read, or nothing is left for training or evaluation.
     """
     split, datasets, questions_print = _load_questions(config, seen)
+    whole, split = split, _with_tokens(tokenizer, split)
     formats = {dataset.name: dataset.format for dataset in datasets}
     held_ids = {question.question_id for question in split.held_out}
     encoded = {
@@ -162,10 +145,10 @@ def load_data(
             f"pairs.source: no question is left for training{left_out_note({'left_out': len(split.train)})}; add data "
             "sets that are not in evaluation.only"
         )
-    reader = _TextReader(config, tokenizer, min(config.texts.max_tokens, max_length))
+    reader = TextReader(config, tokenizer, min(config.texts.max_tokens, max_length))
     texts = reader.read_training(held_ids, Wordings(split.held_out))
     used = seen | texts.ids | {q.question_id for q in (*split.train, *split.validation)}
-    perplexity = reader.read_perplexity(used)
+    perplexity = reader.read_perplexity(used, texts.keys)
     short = frozenset(name for name, kind in formats.items() if FORMATS[kind].short_gold)
     separation = {
         name: _encode(tokenizer, [q for q in split.held_out if q.dataset == name][:NUM_SEPARATION], max_length)
@@ -176,7 +159,7 @@ def load_data(
         EvaluationSet(split.validation, texts.validation),
         EvaluationSet(split.held_out, perplexity, short if config.evaluation.generate else frozenset(), separation),
         used,
-        {name: _count(split, name, len(encoded[name])) for name in formats},
+        {name: _count(whole, split, name, len(encoded[name])) for name in formats},
         datasets,
         texts.sources,
         digest(
@@ -221,12 +204,29 @@ def _split_sizes(config: MitigationConfig, name: str) -> SplitSizes:
     return SplitSizes(held_out, config.tune.limit if config.tune.num_samples else 0, config.pairs.limit)
 
 
-def _count(split: QuestionSplit, name: str, num_encoded: int) -> dict[str, int]:
-    """Return the numbers of questions of a data set's parts, and of those that cannot be trained on."""
-    train, validation, held_out = (
-        sum(question.dataset == name for question in part) for part in (split.train, split.validation, split.held_out)
+def _with_tokens(tokenizer: "PreTrainedTokenizerBase", split: QuestionSplit) -> QuestionSplit:
+    """Return the split with only such questions for evaluation whose answers all have tokens."""
+
+    def readable(question: Question) -> bool:
+        return all(encode_pair(tokenizer, question.prompt, f" {answer.text}")[1] for answer in question.answers)
+
+    validation, held_out = (tuple(filter(readable, part)) for part in (split.validation, split.held_out))
+    return replace(split, validation=validation, held_out=held_out)
+
+
+def _count(whole: QuestionSplit, split: QuestionSplit, name: str, num_encoded: int) -> dict[str, int]:
+    """Return the numbers of questions of a data set's parts, and of those that cannot be trained on or evaluated."""
+    train, validation, held_out, *all_parts = (
+        sum(question.dataset == name for question in part)
+        for part in (split.train, split.validation, split.held_out, whole.validation, whole.held_out)
     )
-    return {"trained": num_encoded, "validated": validation, "held_out": held_out, "left_out": train - num_encoded}
+    return {
+        "trained": num_encoded,
+        "validated": validation,
+        "held_out": held_out,
+        "left_out": train - num_encoded,
+        "unreadable": sum(all_parts) - validation - held_out,
+    }
 
 
 def _encode(
@@ -242,82 +242,3 @@ def _encode(
         wrong = [a.text for a in question.answers if not a.right][:most_wrong]
         examples.append(encode_question(tokenizer, question.prompt, right, wrong, max_length))
     return tuple(example for example in examples if example is not None)
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """Texts for training and validation."""
-
-    train: tuple[tuple[int, ...], ...] = ()
-    validation: tuple[Text, ...] = ()
-    ids: frozenset[str] = frozenset()
-    sources: tuple[TextSource, ...] = ()
-    fingerprint: str = ""
-
-
-@dataclass(frozen=True)
-class _TextReader:
-    """Reads texts as token ids."""
-
-    config: MitigationConfig
-    tokenizer: "PreTrainedTokenizerBase"
-    max_tokens: int
-
-    def read_training(self, held_out: Collection[str], questions: Wordings) -> _Texts:
-        """Read the texts for training and validation.
-
-        Args:
-            held_out: ids of held-out questions; texts of the same rows are left out.
-            questions: held-out questions; texts that contain one are left out.
-        """
-        config, section = self.config, self.config.texts
-        if not config.terms.weights.uses_texts:
-            return _Texts()
-        train: list[tuple[int, ...]] = []
-        validation: list[Text] = []
-        ids: list[str] = []
-        prints, sources = [], []
-        num_validation = config.num_validation_texts
-        for index, (name, most) in enumerate(zip(section.source, section.limits, strict=True)):
-            limit = None if most is None else most + num_validation
-            template = section.template[index] if section.template else None
-            source = PromptSource(name, template, section.split, section="texts")
-            prompts = load_prompts(source, limit, config.seed)
-            ordered = prompts.ordered
-            usable = [p for p in prompts.prompts if p.prompt_id not in held_out and not questions.appear_in(p.text)]
-            rows = self._encode(usable)
-            prints.append(ordered.fingerprint)
-            sources.append(
-                TextSource(
-                    name=name,
-                    prompts_read=ordered.num_read,
-                    num_prompts=len(rows),
-                    prompts_empty=ordered.num_empty,
-                    prompts_duplicate=ordered.num_duplicates,
-                    prompts_held_out=ordered.table.num_rows - len(usable),
-                    prompts_too_short=len(usable) - len(rows),
-                )
-            )
-            ids += [text_id for text_id, _ in rows]
-            validation += [Text("validation", text_id, tokens) for text_id, tokens in rows[:num_validation]]
-            train += [tokens for _, tokens in rows[num_validation:]]
-        if not train and not config.samples.number:
-            raise InputError("texts.source: no text of more than one token is left for training")
-        return _Texts(tuple(train), tuple(validation), frozenset(ids), tuple(sources), digest({"texts": prints}))
-
-    def read_perplexity(self, used: Collection[str]) -> tuple[Text, ...]:
-        """Read the held-out texts whose perplexity is measured."""
-        source = self.config.evaluation.text
-        if source is None:
-            return ()
-        prompts = load_prompts(PromptSource(source, section="evaluation.text"), None, self.config.seed).prompts
-        rows = self._encode([prompt for prompt in prompts if prompt.prompt_id not in used])
-        if not rows:
-            raise InputError(f"evaluation.text {source!r}: all its texts are used for training; none can be held out")
-        name = source.rstrip("/").rpartition("/")[2].removesuffix(".txt") or source
-        return tuple(Text(name, text_id, tokens) for text_id, tokens in rows[: self.config.evaluation.limit])
-
-    def _encode(self, prompts: Sequence[Prompt]) -> list[tuple[str, tuple[int, ...]]]:
-        """Return the ids and tokens of texts with at least two tokens."""
-        rows = [(p.prompt_id, tuple(encode_text(self.tokenizer, p.text)[: self.max_tokens])) for p in prompts]
-        return [(text_id, tokens) for text_id, tokens in rows if len(tokens) > 1]

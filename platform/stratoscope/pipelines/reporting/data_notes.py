@@ -63,10 +63,12 @@ def part_counts(parts: Mapping[str, int]) -> str:
 
 
 def left_out_note(parts: Mapping[str, int]) -> str:
-    """Return how many questions were left out of training, and why; empty if there are none."""
-    number = parts.get("left_out", 0)
+    """Return how many questions were left out of training and evaluation, and why; empty if there are none."""
+    number, unreadable = parts.get("left_out", 0), parts.get("unreadable", 0)
     reason = "longer than the model's limit with an answer, or an answer has no token"
-    return f", {number:,} left out of training ({reason})" if number else ""
+    return (f", {number:,} left out of training ({reason})" if number else "") + (
+        f", {unreadable:,} left out of the evaluation (an answer has no token)" if unreadable else ""
+    )
 
 
 def truncation_notes(truncated: Sequence[TruncatedPrompts]) -> list[str]:

@@ -102,9 +102,13 @@ def _check(config: ScoreConfig, inputs: ScoreInputs) -> None:
     for length in config.activations.spans:
         if length > facts.num_layers:
             raise InputError(f"activations.spans {length}: {source!r} has only {facts.num_layers} layers")
-    if config.prompts.chat:
+    if config.prompts.chat or config.prompts.bos == "always":
         tokenizer = load_tokenizer(inputs.model.source, trust_remote_code=config.model.trust_remote_code)
-        if not tokenizer.chat_template:
+        if config.prompts.chat and not tokenizer.chat_template:
             raise InputError(f"prompts.chat: the tokenizer of {source!r} has no chat template")
+        if config.prompts.bos == "always" and tokenizer.bos_token_id is None:
+            raise InputError(
+                f"prompts.bos always: the tokenizer of {source!r} has no begin-of-sequence token; use auto or never"
+            )
     if len(inputs.group_sizes) > 1 and ALL in inputs.group_sizes:
         raise InputError(f"prompts.group: no group may be named {ALL!r}, which stands for all prompts")
