@@ -12,7 +12,7 @@ import pytest
 
 from stratoscope.errors import InputError
 from stratoscope.execution import ActorPool
-from stratoscope.models import Encoding, encode, load_tokenizer, resolve_source
+from stratoscope.models import Encoding, encode, load_model, load_tokenizer, resolve_source
 from stratoscope.pipelines.hallucination import HallucinationConfig
 from stratoscope.pipelines.hallucination import inputs as question_inputs
 from stratoscope.pipelines.hallucination import run as hallucination_run
@@ -24,7 +24,7 @@ from stratoscope.pipelines.score.inputs import open_inputs
 from stratoscope.pipelines.score.run import shard_encoder, worker_settings
 from stratoscope.pipelines.score.worker import ScoreWorker
 from stratoscope.pipelines.sharded.layout import Shards
-from stratoscope.results import from_parquet
+from stratoscope.results import Storage, from_parquet
 from stratoscope.tables.hallucination import GeneratedRow, rate_rows
 from tests.models import zoo
 
@@ -133,6 +133,46 @@ def test_a_question_without_finite_logits_is_an_error(tiny_model_folder: Path, t
     assert "generated" not in files
 
 
+def test_what_vllm_wrote_belongs_to_its_prompt_and_weights(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two data sets have the same rows after examples of their own; later the weights change."""
+    model, sources = tmp_path / "model", []
+    shutil.copytree(tiny_model_folder, model)
+    for number, name in enumerate("ab"):
+        rows = [{"question": f"w{i} w{i + 1}", "right": [f"w{i}"]} for i in range(20)]
+        rows += [{"question": f"w{50 + number} w{i}", "right": ["w1"]} for i in range(20)]
+        sources.append(str(tmp_path / f"{name}.jsonl"))
+        Path(sources[-1]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fields = {
+        "model": {"source": str(model)},
+        "pairs": {"source": sources, "format": ["pairs"], "answers": "own", "limit": None},
+        "generation": {"shots": 2, "max_tokens": 4},
+    }
+    calls: list[list[str]] = []
+
+    def write(_model: str, prompts: list[str], **_settings: object) -> dict[int, str]:
+        calls.append(prompts)
+        return {i: f"{len(calls)}: {prompt}" for i, prompt in enumerate(prompts) if i}  # the first fails
+
+    monkeypatch.setattr(question_inputs, "write_with_vllm", write)
+    monkeypatch.setattr(question_inputs, "resources", dict)
+    storage, config = Storage(str(tmp_path / "run")), validate(HallucinationConfig, fields)
+
+    def written() -> list[tuple[str | None, str]]:
+        inputs = question_inputs.write_answers_with_vllm(storage, config, question_inputs.open_inputs(config))
+        return [(question.written, question.prompt) for question in inputs.questions]
+
+    first = written()
+    assert [text for text, _ in first] == [None, *(f"1: {prompt}" for _, prompt in first[1:])]
+    assert written() == first
+    assert len(calls) == 1
+    network = load_model(str(model), head=True).network
+    network.lm_head.weight.data += 1
+    network.save_pretrained(model)
+    assert [text for text, _ in written()][1:] == [f"2: {prompt}" for _, prompt in first[1:]]
+
+
 @pytest.mark.parametrize("answers", ["own", "gold_and_own"])
 def test_an_own_answer_without_a_word_is_neither_read_nor_counted(
     tiny_model_folder: Path, tmp_path: Path, answers: str
@@ -148,7 +188,7 @@ def test_an_own_answer_without_a_word_is_neither_read_nor_counted(
     }
     config = validate(HallucinationConfig, fields)
     inputs = question_inputs.open_inputs(config)
-    texts = dict(zip([q.question_id for q in inputs.questions], ["", ".", "—", "the", *["w99 w98"] * 26], strict=True))
+    texts = ["", ".", "—", "the", *["w99 w98"] * 26]
     worker = HallucinationWorker(hallucination_run.worker_settings(config, inputs, ActorPool(1, 1, 1, 1, 0)))
     (row,) = Shards(inputs.layout, inputs.questions.with_written(texts).table, [0])[0].to_pylist()
     files = worker(row).files

@@ -1,6 +1,7 @@
 """The page of a hallucination run, from tables made here."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from selenium import webdriver
@@ -13,6 +14,7 @@ from stratoscope.tables.hallucination import AgreementRow, HallucinationScoreRow
 from tests.pages import page_faults
 
 NUM_LAYERS, NUM_QUESTIONS = 8, 24
+OVER_RANDOM = ("over_random", "over_random_low", "over_random_high")
 NONE_FLAGGED = "no layer is flagged (no difference could be shown with so few questions (the least possible p is 0.11))"
 
 
@@ -35,7 +37,7 @@ def separation_rows(dataset: str, tap: str, over_random: float) -> list[Separati
     values = [("flagged", tap, None, 0.8, random), ("random", tap, None, 0.7, {}), ("all", tap, None, 0.82, {})]
     values += [("layer", tap, layer, 0.52 + 0.05 * layer, {}) for layer in range(NUM_LAYERS)]
     values += [("answer_length", None, None, 0.55, {}), ("likelihood", None, None, 0.75, {})]
-    nulls = dict.fromkeys(("over_random", "over_random_low", "over_random_high"))
+    nulls = dict.fromkeys(OVER_RANDOM)
     return [
         SeparationRow(
             dataset=dataset, tap=of_tap, features=name, layer=layer, num_layers=2.0, auroc=auroc,
@@ -115,6 +117,25 @@ def test_few_random_sets_allow_no_claim(tmp_path: Path) -> None:
     page = build_page(hallucination_run(tmp_path, {("quiz", "update"): [4]}, random_sets=3))
     assert page.title == "small: layer 4 (update) reacts to wrong answers"
     assert "no difference could be shown with 3 random sets" in page.verdict.paragraphs[0]
+
+
+def test_nothing_is_claimed_where_nothing_was_compared(tmp_path: Path) -> None:
+    """No fold flags a layer in the one pair, and in the other one some do."""
+    none = {"num_layers": 0.0, "auroc": 0.5, "detectable": None} | dict.fromkeys(OVER_RANDOM, 0.0)
+
+    def first_screen(name: str, pairs: dict) -> str:
+        run = hallucination_run(tmp_path / name, pairs)
+        rows = SeparationRow.read(run.table("separation"))
+        rows = [replace(r, **none) if r.features == "flagged" and r.dataset == "d" else r for r in rows]
+        write_table(run.storage, "separation", SeparationRow.table(rows))
+        return "\n".join(build_page(run).verdict.paragraphs)
+
+    text = first_screen("both", {("d", "update"): [1], ("e", "update"): [1]})
+    assert "against random layers, they separate wrong from right answers better in 1 (at best AUROC 0.80" in text
+    assert ", and 1 cannot be compared." in text
+    text = first_screen("one", {("d", "update"): [1]})
+    assert "Layers are flagged, but nothing can be compared with random layers" in text
+    assert "no better" not in text
 
 
 def test_axes_of_auroc_hold_all_intervals(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The page of a score run, from tables made here."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,12 @@ from stratoscope.activations import Tap
 from stratoscope.errors import InputError
 from stratoscope.pipelines.reporting.layers import layers_text
 from stratoscope.pipelines.score import ScoreConfig
+from stratoscope.pipelines.score.group_report import group_correlations
 from stratoscope.pipelines.score.load_statistics import StatisticsTables, score_tables
 from stratoscope.pipelines.score.read_scores import read_scorings
 from stratoscope.pipelines.score.report import build_page
 from stratoscope.pipelines.score.run import check_any_scoring
+from stratoscope.pipelines.score.verdict import _groups
 from stratoscope.results import Manifest, Run, Storage, write_table
 from stratoscope.results.report import render
 from stratoscope.statistics import Statistics
@@ -43,9 +44,13 @@ def score_run(
     *,
     metrics: tuple[str, ...] = ("avss", "last"),
     withdrawn: bool = False,
+    unread: slice = slice(0),
     **counts: int,
 ) -> Run:
-    """A run whose prompts have given log AVSS, shape (prompts, layers), at the tap update; none if it is withdrawn."""
+    """A run whose prompts have given log AVSS, shape (prompts, layers), at the tap update; none if it is withdrawn.
+
+    Layers in `unread` have no activations at the tap.
+    """
     shape = (*log_avss.shape, 1)
     variance = np.exp(log_avss)[..., None] * (99.5 / (COUNT + 1))
     histogram = np.zeros((*shape, NUM_BINS), np.int64)
@@ -64,9 +69,10 @@ def score_run(
         cosine_tokens=np.full(shape, 10),
         nonfinite=np.zeros(shape, np.int64),
     )
-    if withdrawn:
-        nothing = {name: np.zeros_like(getattr(statistics, name)) for name in ("count", "m2", "histogram", "below")}
-        statistics = replace(statistics, **nothing, pooled_variance=np.full(shape, np.nan))
+    layers = slice(None) if withdrawn else unread
+    for name in ("count", "m2", "histogram", "below"):
+        getattr(statistics, name)[:, layers] = 0
+    statistics.pooled_variance[:, layers] = np.nan
     storage, number = Storage(str(folder)), len(groups)
     names = [f"p{i}" for i in range(number)]
     write_table(storage, "prompt_stats", prompt_stats(statistics, names, groups, [Tap.UPDATE]))
@@ -153,6 +159,25 @@ def test_groups_that_differ_and_warnings_stand_on_the_first_screen(tmp_path: Pat
     path = tmp_path / "report.html"
     path.write_bytes(render(page))
     assert page_faults(browser, path) == []
+
+
+def test_layers_without_a_score_are_no_agreement_between_groups(tmp_path: Path) -> None:
+    """Only half of the layers have the tap, in which one group has the reverse order."""
+    values = log_avss(40, 0.1)
+    values[:, ::2] = np.nan
+    values[30:, 1::2] = values[30:, 1::2][:, ::-1]
+    run = score_run(tmp_path, values, ["most"] * 30 + ["reversed"] * 10, unread=slice(0, None, 2))
+    scoring, *_ = read_scorings(run)
+    assert np.isnan(scoring.score).sum() == NUM_LAYERS / 2
+    correlations = group_correlations(run, scoring)
+    assert correlations["reversed"] < 0.2 < 0.8 < correlations["most"]
+
+
+def test_groups_whose_layers_do_not_differ_are_named() -> None:
+    (text,) = _groups({"a": float("nan"), "b": float("nan")})
+    assert text == "The order of layers cannot be compared in a and b: too few layers differ in their score."
+    texts = list(_groups({"a": float("nan"), "b": 0.95, "c": 0.2}))
+    assert texts[1].startswith("1 of 2 groups of prompts order the layers differently (rank correlation with all): c")
 
 
 @pytest.mark.parametrize(

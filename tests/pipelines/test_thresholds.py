@@ -17,6 +17,7 @@ from stratoscope.pipelines.search.eavss.config import DefinitionSearchSection
 from stratoscope.pipelines.search.eavss.report import candidate_label
 from stratoscope.pipelines.search.eavss.result import DefinitionResult, definition_front, outcome_row, verdicts
 from stratoscope.pipelines.search.eavss.trial import objective_value
+from stratoscope.pipelines.search.eavss.verdict import title
 from stratoscope.scoring import AnswerView, DatasetResult, Inference
 from stratoscope.scoring.definition_outcome import DefinitionOutcome
 from stratoscope.scoring.definition_space import DefinitionCandidate
@@ -58,6 +59,13 @@ def test_a_difference_is_one_only_where_its_interval_leaves_0_out() -> None:
 def test_nothing_flagged_and_everything_flagged_are_no_comparison() -> None:
     assert against_random(0.0, 0.0, None, 0.0, 200).startswith("no fold's training questions flag a layer")
     assert against_random(0.0, 0.0, None, 6.0, 200).startswith("random sets of as many layers are the same layers")
+
+
+def test_the_title_of_a_search_that_flags_nothing_claims_nothing() -> None:
+    none = replace(outcome(0.5, 0.0), num_layers=0.0, detectable=None, flagged_layers=())
+    rows = [outcome_row("0", "chosen_on", own) for own in (none, outcome(0.7, 0.1))]
+    assert title(rows[:1], 200, 3) == "Best of 3 settings: nothing can be compared with random layers"
+    assert title(rows, 200, 3) == "Best of 3 settings: flagged layers beat random ones on d (of 2 data sets)"
 
 
 def test_few_random_sets_of_layers_are_no_finding() -> None:

@@ -129,5 +129,16 @@ def test_a_layer_that_only_one_run_could_read_is_told_and_does_not_move() -> Non
     assert compare(*both).notes == ()
 
 
+def test_the_order_of_layers_is_that_of_layers_with_the_tap() -> None:
+    """A hybrid has the tap in every other layer, and their order is reversed."""
+    values = np.tile(np.array([0.0, 1.0, 0.0, 2.0, 0.0, 3.0]), (40, 1))
+    reversed_values = np.tile(np.array([0.0, 3.0, 0.0, 2.0, 0.0, 1.0]), (40, 1))
+    unread = frozenset({("update", 0), ("update", 2), ("update", 4)})
+    now, before = (replace(scores(own, names(40)), unread=unread) for own in (values, reversed_values))
+    assert compare(now, before).rank_correlation["update"] == pytest.approx(-1)
+    alone = frozenset({("update", layer) for layer in range(5)})
+    assert np.isnan(compare(replace(now, unread=alone), before).rank_correlation["update"])
+
+
 def test_norms_that_differ_by_rounding_are_equal() -> None:
     assert changed_norms(np.array([1.0, 2.0, np.nan]), np.array([1.0 + 1e-9, 2.1, np.nan])) == (1,)

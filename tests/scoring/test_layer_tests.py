@@ -115,6 +115,14 @@ def test_answers_that_are_alike_have_no_contrast_however_many_a_question_has() -
     assert found.p_value.tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize(("definition", "even"), [("eavss", True), ("standardized", True), ("ratio", False)])
+def test_a_band_that_is_not_even_around_0_has_no_half_width(definition: str, even: bool) -> None:
+    labels = answers(40, 0)
+    (found,) = find(definition, {"block": readings(labels, 3, 1)}, labels)
+    assert np.isfinite(found.null).all() == even
+    assert np.isfinite(found.low).all()
+
+
 @pytest.mark.parametrize("definition", ["eavss", "standardized", "dprime", "difference", "ratio"])
 def test_a_layer_that_reacts_is_found_with_its_direction(definition: str) -> None:
     labels = answers(80, 5)

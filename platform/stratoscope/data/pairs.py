@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from typing import Literal
@@ -108,9 +108,9 @@ class QuestionSet:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def with_written(self, texts: Mapping[str, str]) -> "QuestionSet":
-        """Return the questions with the answers that the model has already generated, by question id."""
-        questions = [replace(q, written=texts.get(q.question_id)) for q in self]
+    def with_written(self, texts: Sequence[str | None]) -> "QuestionSet":
+        """Return the questions with the answers that the model has already generated, in order; None for no answer."""
+        questions = [replace(q, written=text) for q, text in zip(self, texts, strict=True)]
         column = self.table.schema.get_field_index("text")
         table = self.table.set_column(column, "text", pa.array([_encode(q) for q in questions], pa.string()))
         return QuestionSet(table, self.datasets, self.fingerprint)

@@ -80,7 +80,7 @@ class Drift:
     """Number of the later run's prompts in the comparison."""
     shifts: tuple[LayerShift, ...]
     rank_correlation: dict[str, float]
-    """Spearman correlation of the layers' AVSS between the two runs, by tap."""
+    """Spearman correlation of the layers' AVSS between the two runs, by tap; NaN where it is not defined."""
     level: float
     """Level of the test."""
     least_p: float
@@ -152,7 +152,7 @@ def compare_layers(now: PromptScores, before: PromptScores, *, level: float, min
         design="same prompts" if paired else "other prompts",
         prompts=len(shared) if paired else len(now.prompts),
         shifts=tuple(LayerShift(*place, *values) for place, *values in zip(places, *columns, strict=True)),
-        rank_correlation={tap: spearman(now.values[tap].mean(axis=0), before.values[tap].mean(axis=0)) for tap in taps},
+        rank_correlation={tap: _rank_correlation(now, before, tap, unread) for tap in taps},
         level=level,
         least_p=test.least_p,
         notes=notes,
@@ -183,6 +183,13 @@ def _left_out(now: PromptScores, before: PromptScores, taps: Sequence[str]) -> I
         layers = sorted(layer for own, layer in now.unread ^ before.unread if own == tap)
         if layers:
             yield f"layers {', '.join(map(str, layers))} at tap {tap} have activations in only one of the runs"
+
+
+def _rank_correlation(now: PromptScores, before: PromptScores, tap: str, unread: Collection[tuple[str, int]]) -> float:
+    """Return the correlation over the layers that both runs could read; NaN with fewer than two."""
+    later, earlier = (scores.values[tap].mean(axis=0) for scores in (now, before))
+    read = [layer for layer in range(len(later)) if (tap, layer) not in unread]
+    return spearman(later[read], earlier[read]) if len(read) > 1 else float("nan")
 
 
 def _blank(scores: PromptScores, unread: Collection[tuple[str, int]]) -> PromptScores:

@@ -1,5 +1,6 @@
 """Layer tests: how a layer's activations differ between wrong and right answers, and whether chance can explain it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -50,7 +51,8 @@ class LayerTestResult:
     adjusted: Array
     """EAVSS adjusted for the length of answers; NaN likewise."""
     null: Array
-    """Half-width of the band within which all layers of all taps stay in most randomisations; NaN likewise."""
+    """Half-width of the band within which all layers of all taps stay in most randomisations; NaN likewise, and where
+    the band is not even around 0, as with the definition `ratio`."""
     propensity: Array
     """|EAVSS| in multiples of its mean over layers."""
     p_value: Array
@@ -241,7 +243,7 @@ class _JointTest:
             low=report(plain.low[layers]),
             high=report(plain.high[layers]),
             adjusted=report(adjusted.effect[layers]),
-            null=report(plain.critical * plain.error[layers]),
+            null=self._null_band(plain.critical * plain.error[layers], report),
             propensity=propensity,
             p_value=plain.p_value[layers],
             p_value_adjusted=p_adjusted,
@@ -250,6 +252,11 @@ class _JointTest:
             level=adjusted.level,
             least_p=adjusted.least_p,
         )
+
+    def _null_band(self, half_width: Array, report: Callable[[Array], Array]) -> Array:
+        """Return the half-width as reported; NaN where the transformation makes the band uneven around 0."""
+        upper, lower = report(half_width), report(-half_width)
+        return np.where(np.isclose(upper, -lower), upper, np.nan)
 
 
 def _describe_wrong(tap: str, parts: Parts, labels: Labels, threshold: float) -> LayerTestResult:

@@ -80,10 +80,10 @@ class GeneratedRow(TableRow):
 class WrittenRow(TableRow):
     """A text that vLLM generated."""
 
-    question_id: str
-    """Id of the question."""
-    text: str
-    """Text."""
+    request: str
+    """Digest of the prompt, the model's weights and the settings of the generation."""
+    text: str | None
+    """Text; null where vLLM failed."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ class HallucinationScoreRow(TableRow):
     ci_high: float | None
     """Upper end of the simultaneous interval of EAVSS; null likewise."""
     null_band: float | None
-    """Half-width of the band within which all layers stay in most randomisations; null likewise."""
+    """Half-width of the band within which all layers stay in most randomisations; null likewise, and for `ratio`, whose
+    band is not even around 0."""
     p_value: float | None
     """p-value, adjusted for all layers and taps; null likewise."""
     p_value_length_adjusted: float | None

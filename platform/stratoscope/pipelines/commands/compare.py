@@ -1,5 +1,6 @@
 """The command `stratoscope compare`: the differences between two runs of a job."""
 
+import math
 from collections.abc import Sequence
 
 from pydantic import Field
@@ -96,7 +97,8 @@ def _show_layers(config: CompareConfig, before: Run, now: Run, console: Console)
         console.print(f"layers were not compared: {error}")
         return
     for tap, correlation in drift.rank_correlation.items():
-        console.print(f"order of layers at tap {tap}: rank correlation {correlation:.3f}")
+        text = f"rank correlation {correlation:.3f}" if math.isfinite(correlation) else "not comparable"
+        console.print(f"order of layers at tap {tap}: {text}")
     if drift.reweighted:
         console.print(f"layers whose weights differ: {', '.join(map(str, drift.reweighted))}")
     console.print(f"layers that moved on {drift.design} ({drift.prompts}): {drift.limit or len(drift.moved)}")

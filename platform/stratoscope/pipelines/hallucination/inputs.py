@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from stratoscope.data import QuestionSet, load_pairs
+from stratoscope.digest import digest
 from stratoscope.errors import InputError
 from stratoscope.execution import gpus_of_actor, machine_resources, resources, vllm_installed, write_with_vllm
-from stratoscope.models import ModelSource, dtype_name, load_tokenizer, local_folder
+from stratoscope.models import ModelSource, dtype_name, load_tokenizer, local_folder, weights_fingerprint
 from stratoscope.pipelines.hallucination.config import HallucinationConfig, SeparationSection
 from stratoscope.pipelines.hallucination.rows import encode_question
 from stratoscope.pipelines.hallucination.worker import END_OF_ANSWER
@@ -96,27 +97,41 @@ def check_questions(questions: QuestionSet, section: SeparationSection) -> None:
 def write_answers_with_vllm(
     storage: Storage, config: HallucinationConfig, inputs: HallucinationInputs
 ) -> HallucinationInputs:
-    """Generate answers to all questions with vLLM, once in a run.
+    """Generate answers to all questions with vLLM, once for equal prompts, weights and settings.
 
     Args:
-        storage: the files of the run, where the generated texts are stored.
+        storage: the files of the run, where the generated texts are stored, also for a later start of the run.
         config: the configuration.
         inputs: the input of the run.
 
     Returns:
         The input with the texts. The actors answer the questions that vLLM failed to answer.
     """
-    if not storage.exists(f"{WRITTEN}.parquet"):
-        questions = list(inputs.questions)
+    max_tokens, dtype = config.generation.max_tokens, dtype_name(config.model.dtype, "cuda")
+    source = inputs.model.source
+    settings = {"weights": weights_fingerprint(source), "dtype": dtype, "max_tokens": max_tokens, "stop": END_OF_ANSWER}
+    prompts = [question.prompt for question in inputs.questions]
+    requests = [digest({"prompt": prompt, **settings}) for prompt in prompts]
+    written = _read_written(storage)
+    missing = {request: prompt for request, prompt in zip(requests, prompts, strict=True) if request not in written}
+    if missing:
         texts = write_with_vllm(
-            local_folder(inputs.model.source),
-            [question.prompt for question in questions],
-            max_tokens=config.generation.max_tokens,
+            local_folder(source),
+            list(missing.values()),
+            max_tokens=max_tokens,
             stop=END_OF_ANSWER,
             concurrency=max(1, int(resources().get("GPU", 1))),
-            dtype=dtype_name(config.model.dtype, "cuda"),
+            dtype=dtype,
         )
-        rows = [WrittenRow(question_id=questions[i].question_id, text=text) for i, text in sorted(texts.items())]
+        written |= {request: texts.get(number) for number, request in enumerate(missing)}
+        rows = [WrittenRow(request=request, text=written[request]) for request in dict.fromkeys(requests)]
         write_table(storage, WRITTEN, WrittenRow.table(rows))
-    written = {row.question_id: row.text for row in WrittenRow.read(read_table(storage, WRITTEN))}
-    return replace(inputs, questions=inputs.questions.with_written(written))
+    return replace(inputs, questions=inputs.questions.with_written([written[request] for request in requests]))
+
+
+def _read_written(storage: Storage) -> dict[str, str | None]:
+    """Return the texts of an earlier start by their requests; those of older versions do not name any."""
+    table = read_table(storage, WRITTEN) if storage.exists(f"{WRITTEN}.parquet") else None
+    if table is None or "request" not in table.column_names:
+        return {}
+    return {row.request: row.text for row in WrittenRow.read(table)}

@@ -78,19 +78,23 @@ def sentences(
 
 def _against_random(rows: Sequence[SeparationRow], number: int, num_sets: int) -> str:
     """Return a sentence that compares flagged layers with random sets of as many layers."""
-    best = max(rows, key=lambda row: row.auroc)
+    compared = [row for row in rows if row.detectable is not None]
+    if not compared:
+        return "Layers are flagged, but nothing can be compared with random layers: see 'Verdicts in words'."
+    best = max(compared, key=lambda row: row.auroc)
     auroc = f"AUROC {best.auroc:.2f}, {best.ci_low:.2f} to {best.ci_high:.2f}, in {best.dataset}, tap {best.tap}"
     if least_rank_p(num_sets) > SIGNIFICANT:
         limit = not_shown(f"{num_sets} random set{'s' if num_sets > 1 else ''}", least_rank_p(num_sets))
         return f"Flagged layers separate wrong from right answers at best with {auroc}; {limit}."
-    rankings = [_ranking(row) for row in rows]
+    rankings = [_ranking(row) for row in compared]
     if number == 1:
         return f"Flagged layers separate wrong from right answers {rankings[0]} than random layers do ({auroc})."
     order: tuple[SeparationVerdict, ...] = ("better", "no better", "worse")
     parts = [f"{ranking} in {rankings.count(ranking)}" for ranking in order if ranking in rankings]
     return (
         f"Layers are flagged in {len(rows)} of {number} pairs of data set and tap; against random layers, they "
-        f"separate wrong from right answers {list_text(parts)} (at best {auroc})."
+        f"separate wrong from right answers {list_text(parts)} (at best {auroc})"
+        f"{f', and {len(rows) - len(compared)} cannot be compared' if len(compared) < len(rows) else ''}."
     )
 
 

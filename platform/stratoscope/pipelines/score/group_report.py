@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from rich.table import Table as TerminalTable
 
 from stratoscope.pipelines.reporting.formatting import number_text
@@ -107,5 +108,13 @@ def _scorings(run: Run, group: str, scorings: Sequence[ScoredLayers]) -> Iterato
     by_label = {scoring.label: scoring for scoring in scorings}
     for scoring in read_scorings(run, group):
         if scoring.scoring.metric == scorings[0].scoring.metric and scoring.label in by_label:
-            correlation = spearman(scoring.rank.astype(float), by_label[scoring.label].rank.astype(float))
-            yield _GroupScoring(group, size, scoring, correlation)
+            yield _GroupScoring(group, size, scoring, _correlation(scoring, by_label[scoring.label]))
+
+
+def _correlation(group: ScoredLayers, whole: ScoredLayers) -> float:
+    """Return the rank correlation over the layers that have a score in both; NaN where it is not defined.
+
+    Layers without a score all rank last, which would count as agreement.
+    """
+    scored = np.isfinite(group.score) & np.isfinite(whole.score)
+    return spearman(group.score[scored], whole.score[scored]) if scored.sum() > 1 else float("nan")

@@ -1,5 +1,6 @@
 """The first screen of the score page: the layers that do least, how reliable this is, and warnings."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -102,8 +103,14 @@ def _groups(correlations: "dict[str, float]") -> Iterator[str]:
     """Yield a sentence on whether groups of prompts order the layers in the same way as all prompts."""
     if len(correlations) < 2:
         return
-    differing = sorted((c, name) for name, c in correlations.items() if not c >= LEAST_AGREEMENT)
+    undefined = [name for name, c in correlations.items() if math.isnan(c)]
+    if undefined:
+        yield f"The order of layers cannot be compared in {list_text(undefined)}: too few layers differ in their score."
+    correlations = {name: c for name, c in correlations.items() if not math.isnan(c)}
+    differing = sorted((c, name) for name, c in correlations.items() if c < LEAST_AGREEMENT)
     number = len(correlations)
+    if not correlations:
+        return
     if not differing:
         least = min(correlations.values())
         yield f"All {number} groups of prompts order the layers alike (least rank correlation with all: {least:.2f})."

@@ -39,7 +39,10 @@ def title(outcomes: Sequence[DefinitionOutcomeRow], num_sets: int, num_trials: i
     subject = f"Best of {num_trials} settings" if num_trials > 1 else "One setting"
     if least_rank_p(num_sets) > SIGNIFICANT:
         return f"{subject}: too few random sets to show that its flagged layers are better"
-    better = [row for row in rows if is_better(row, num_sets)]
+    compared = [row for row in rows if row.num_layers and row.detectable is not None]
+    if not compared:
+        return f"{subject}: nothing can be compared with random layers"
+    better = [row for row in compared if is_better(row, num_sets)]
     where = f"on {list_text([row.dataset for row in better])}" if better else ""
     if rows[0].role == "confirmed_on":
         where = f"{where}, which no trial used" if where else "on data that no trial used"
