@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from stratoscope.errors import InputError
 from stratoscope.execution import ActorPool
@@ -16,6 +17,8 @@ from stratoscope.models import Encoding, encode, load_model, load_tokenizer, res
 from stratoscope.pipelines.hallucination import HallucinationConfig
 from stratoscope.pipelines.hallucination import inputs as question_inputs
 from stratoscope.pipelines.hallucination import run as hallucination_run
+from stratoscope.pipelines.hallucination.encoding import decode_shard
+from stratoscope.pipelines.hallucination.rows import encode_question
 from stratoscope.pipelines.hallucination.worker import HallucinationWorker
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.pipelines.score import ScoreConfig
@@ -27,6 +30,7 @@ from stratoscope.pipelines.sharded.layout import Shards
 from stratoscope.results import Storage, from_parquet
 from stratoscope.tables.hallucination import GeneratedRow, rate_rows
 from tests.models import zoo
+from tests.models.test_positions import LIMIT, PHI3, save
 
 
 @pytest.mark.parametrize("too_long", ["truncate", "refuse"])
@@ -235,3 +239,26 @@ def test_a_model_that_padding_changes_reads_answers_as_it_reads_each_alone(tmp_p
         np.testing.assert_allclose(
             np.stack(stats[name].to_list()), np.stack(stats_alone[name].to_list()), rtol=1e-4, atol=1e-5
         )
+
+
+def test_a_model_that_scales_long_rows_otherwise_reads_answers_as_it_reads_each_alone(tmp_path: Path) -> None:
+    """Questions of one batch, and the answers to one question, lie on both sides of the limit."""
+    file = tmp_path / "questions.jsonl"
+    words = [" ".join(f"w{i + j}" for j in range(LIMIT - 8 + i % 5)) for i in range(30)]
+    lines = [{"question": text, "right": ["w9 w4"], "wrong": ["w5", "w6 w1 w7 w8 w8"]} for text in words]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    config = validate(
+        HallucinationConfig,
+        {"model": {"source": save(PHI3, tmp_path)}, "pairs": {"source": [str(file)], "format": ["pairs"]}},
+    )
+    inputs = question_inputs.open_inputs(config)
+    worker = HallucinationWorker(hallucination_run.worker_settings(config, inputs, ActorPool(1, 1, 1, 1, 0)))
+    (shard, *_) = Shards(inputs.layout, inputs.questions.table, [0])[0].to_pylist()
+    answers = from_parquet(worker(shard).files["answers"])["log_likelihood"].to_pylist()
+    rows = [row for q in decode_shard(shard) for row in encode_question(worker.model.tokenizer, q).rows]
+    assert min(len(row.ids) for row in rows) < LIMIT < max(len(row.ids) for row in rows)
+    for row, value in zip(rows, answers, strict=True):
+        with torch.inference_mode():
+            log_p = worker.model.network(torch.tensor([row.ids]), use_cache=False).logits[0].log_softmax(-1)
+        targets = torch.tensor(row.answer_ids)[:, None]
+        assert value == pytest.approx(float(log_p[row.question_tokens - 1 : -1].gather(1, targets).sum()), abs=1e-4)

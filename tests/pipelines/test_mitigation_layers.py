@@ -16,6 +16,7 @@ from stratoscope.pipelines.mitigation.layers import LayerChoice, flagged_layers
 from stratoscope.pipelines.runtime.config import validate
 from stratoscope.results import Manifest, Run, RunFolder, Storage, write_table
 from tests.jobs.reacting import pairs_file
+from tests.models.test_positions import LIMIT, PHI3, save
 
 __all__ = ["pairs_file"]
 
@@ -116,3 +117,22 @@ def test_the_part_that_flags_the_layers_is_named_if_there_are_several(tmp_path: 
         flagged_layers(run, FlagsSection(num_layers=None))
     with pytest.raises(InputError, match=r"flags.part: .* has none called 'change'; it has answer, last"):
         flagged_layers(run, FlagsSection(part="change"))
+
+
+def test_sequences_of_a_training_are_scaled_alike(
+    tiny_model_folder: Path, pairs_file: Path, prompts_file: Path, tmp_path: Path
+) -> None:
+    longest = {}
+    for model in (str(tiny_model_folder), save(PHI3, tmp_path / "phi3")):
+        fields = {
+            "output": str(tmp_path),
+            "model": {"source": model},
+            "drop": "0",
+            "pairs": {"source": [str(pairs_file)]},
+            "texts": {"source": [str(prompts_file)], "limit": 4},
+            "evaluation": {"limit": 4},
+        }
+        job = MitigationJob(validate(MitigationConfig, fields))
+        job.prepare()
+        longest[model] = job.max_length
+    assert list(longest.values()) == [64, LIMIT]

@@ -175,7 +175,8 @@ class Probe:
         """
         if not self._handles:
             raise RuntimeError("the probe measures inside its 'with' block alone")
-        batches = split_rows(attention_mask, self.batching) if self.batching != Batching.ANY else []
+        batching = self._batching_of(attention_mask)
+        batches = split_rows(attention_mask, batching) if batching != Batching.ANY else []
         if len(batches) > 1 or (batches and not attention_mask.all()):
             apart = self._measure_apart(input_ids, attention_mask, batches, parts, forward, groups=groups)
             return lambda: apart
@@ -201,6 +202,14 @@ class Probe:
 
         return finish
 
+    def _batching_of(self, attention_mask: Tensor) -> Batching:
+        """Return the batches that the model may get of the rows of a mask."""
+        scaling = self.model.scaling
+        if self.batching != Batching.ANY or scaling.first_limit is None:
+            return self.batching
+        lengths = attention_mask.sum(dim=1).tolist()
+        return Batching.EQUAL_LENGTHS if scaling.separates(lengths) else Batching.ANY
+
     def _measure_apart(
         self,
         input_ids: Tensor,
@@ -211,7 +220,7 @@ class Probe:
         *,
         groups: SegmentGroups | None,
     ) -> BatchStatistics:
-        """Measure a batch as several batches without padding, for a model whose output depends on padding."""
+        """Measure a batch as several without padding, for a model whose output depends on padding or on other rows."""
         spans = parts or [Span(row, 0, input_ids.shape[1]) for row in range(len(input_ids))]
         order: list[int] = []
         results = []

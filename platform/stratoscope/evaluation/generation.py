@@ -69,7 +69,8 @@ class TextGenerator:
     text, whether the configuration or the tokenizer names it.
 
     Prompts of different lengths share a batch and are padded on the left, unless padding changes the model's answers;
-    a trial at the first use finds out.
+    a trial at the first use finds out. A prompt has a batch of its own if the model may begin to scale positions in
+    another way within the answer.
 
     Args:
         model: with its causal head.
@@ -105,9 +106,20 @@ class TextGenerator:
         for key in sorted({(prompt.until, prompt.max_tokens) for prompt in prompts}):
             members = [i for i, prompt in enumerate(prompts) if (prompt.until, prompt.max_tokens) == key]
             lengths = [len(prompts[i].ids) + prompts[i].max_tokens for i in members]
-            groups = bucket(lengths, self._max_batch_tokens, max_padding, self._max_prompts)
+            classes = self._classes([len(prompts[i].ids) for i in members], lengths)
+            groups = bucket(lengths, self._max_batch_tokens, max_padding, self._max_prompts, classes)
             batches += [[members[p] for p in group] for group in groups]
         return batches
+
+    def _classes(self, starts: Sequence[int], ends: Sequence[int]) -> list[int]:
+        """Return classes of prompts whose positions are scaled alike, from the first token of the answer to the last.
+
+        Args:
+            starts: length of each prompt.
+            ends: its length with the longest answer.
+        """
+        first, last = (self._model.scaling.classes(lengths) for lengths in (starts, ends))
+        return [a if a == b else -1 - number for number, (a, b) in enumerate(zip(first, last, strict=True))]
 
     def answer_batch(self, prompts: Sequence[GenerationPrompt]) -> list[str | None]:
         """Return the answers to a batch of prompts with the same stop strings and longest answer.

@@ -105,7 +105,12 @@ class Scorer:
         return int(self.model.tokenizer.pad_token_id or 0)
 
     def _lay_out(self, requests: Sequence[Request], *, share_contexts: bool) -> list[TokenRow]:
-        return lay_out(requests, share_contexts=share_contexts, longest_shared=self._longest_shared)
+        return lay_out(
+            requests,
+            share_contexts=share_contexts,
+            longest_shared=self._longest_shared,
+            scaling=self.model.scaling,
+        )
 
     @property
     def _longest_shared(self) -> int:
@@ -115,7 +120,8 @@ class Scorer:
         return min([LONGEST_SHARED, *(window for window in windows if isinstance(window, int) and window > 0)])
 
     def _make_batches(self, rows: Sequence[TokenRow]) -> list[Batch]:
-        return make_batches(rows, self.max_batch_tokens, self._filler, padding_limit(self.model.device))
+        limit = padding_limit(self.model.device)
+        return make_batches(rows, self.max_batch_tokens, self._filler, limit, self.model.scaling)
 
     def _contexts_can_be_shared(self, requests: Sequence[Request], rows: Sequence[TokenRow]) -> bool:
         """Verify on the model itself that targets score in one row as they do in rows of their own."""

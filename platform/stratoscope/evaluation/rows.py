@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
-from stratoscope.models import bucket, pad
+from stratoscope.models import PositionScaling, bucket, pad
 
+NO_SCALING = PositionScaling()
+"""Scaling of positions that is the same for all lengths."""
 MOST_BRANCHES = 4
 """Most target tokens in one row, as a multiple of the context; beyond it, attention costs more than sharing saves."""
 
@@ -51,6 +53,11 @@ class TokenRow:
         """Whether the row has several targets that must not attend to each other."""
         return len(self.branches) > 1
 
+    @property
+    def num_positions(self) -> int:
+        """Number of positions of the context and its longest target."""
+        return self.context + max(self.branches, default=0)
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -77,19 +84,27 @@ class Batch:
         return self.ids.numel()
 
 
-def lay_out(requests: Sequence[Request], *, share_contexts: bool, longest_shared: int | None = None) -> list[TokenRow]:
+def lay_out(
+    requests: Sequence[Request],
+    *,
+    share_contexts: bool,
+    longest_shared: int | None = None,
+    scaling: PositionScaling = NO_SCALING,
+) -> list[TokenRow]:
     """Lay requests out as rows.
 
     Args:
         requests: what to score.
         share_contexts: put targets of one context into one row; otherwise each that has several tokens gets its own.
         longest_shared: longest row with several targets, for models with a sliding window; None is unlimited.
+        scaling: of the model's positions; requests that it separates do not share a row.
     """
-    by_context: dict[tuple[int, ...], list[int]] = {}
+    by_context: dict[tuple[tuple[int, ...], int], list[int]] = {}
     for index, request in enumerate(requests):
-        by_context.setdefault(request.context, []).append(index)
+        length = len(request.context) + len(request.target) - 1
+        by_context.setdefault((request.context, scaling.class_of(length)), []).append(index)
     rows: list[TokenRow] = []
-    for context, members in by_context.items():
+    for (context, _), members in by_context.items():
         most = MOST_BRANCHES * len(context) if share_contexts else 0
         if longest_shared is not None:
             most = min(most, longest_shared - len(context))
@@ -123,7 +138,13 @@ def _row(context: tuple[int, ...], members: Sequence[int], requests: Sequence[Re
     return TokenRow(tuple(ids), len(context), tuple(branches), tuple(sorted(picks, key=lambda p: p.place)))
 
 
-def make_batches(rows: Sequence[TokenRow], max_tokens: int, filler: int, max_padding: float) -> list[Batch]:
+def make_batches(
+    rows: Sequence[TokenRow],
+    max_tokens: int,
+    filler: int,
+    max_padding: float,
+    scaling: PositionScaling = NO_SCALING,
+) -> list[Batch]:
     """Group rows of similar length into batches; branched rows and plain ones are kept apart.
 
     Args:
@@ -131,11 +152,14 @@ def make_batches(rows: Sequence[TokenRow], max_tokens: int, filler: int, max_pad
         max_tokens: largest number of tokens in a batch, padding included.
         filler: padding token id.
         max_padding: largest share of padding in a batch.
+        scaling: of the model's positions; rows that it separates do not share a batch.
     """
     batches = []
     for branched in (False, True):
         candidates = [row for row in rows if row.branched == branched]
-        for members in bucket([len(row.ids) for row in candidates], max_tokens, max_padding):
+        lengths = [len(row.ids) for row in candidates]
+        classes = scaling.classes(row.num_positions for row in candidates)
+        for members in bucket(lengths, max_tokens, max_padding, classes=classes):
             batches.append(_batch([candidates[i] for i in members], filler))
     return batches
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         resolve_dtype,
     )
     from stratoscope.models.memory import peak_gpu_memory_bytes, peak_memory_bytes
+    from stratoscope.models.positions import PositionScaling
     from stratoscope.models.protection import find_protected_layers
     from stratoscope.models.prune import check_causal, check_prunable, kept_layers, set_layers, without_layers
     from stratoscope.models.source import BUNDLED_MODELS, ModelSource, local_folder, pin_source, resolve_source
@@ -51,6 +52,7 @@ __all__ = [
     "ModelCard",
     "ModelFacts",
     "ModelSource",
+    "PositionScaling",
     "bucket",
     "check_causal",
     "check_prunable",

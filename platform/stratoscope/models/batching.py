@@ -27,33 +27,42 @@ STATISTICS_BYTES = 512e6
 
 
 def bucket(
-    lengths: Sequence[int], max_tokens: int, max_padding: float = MAX_PADDING, max_prompts: int = MAX_PROMPTS
+    lengths: Sequence[int],
+    max_tokens: int,
+    max_padding: float = MAX_PADDING,
+    max_prompts: int = MAX_PROMPTS,
+    classes: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Group prompts of similar length into batches under a budget of padded tokens.
 
     The longest come first, so that a batch that is too large for the device fails at once. The grouping is a pure
-    function of the lengths.
+    function of the lengths and classes.
 
     Args:
         lengths: number of tokens of each prompt.
         max_tokens: largest number of tokens in a batch, padding included; a longer prompt gets a batch of its own.
         max_padding: largest share of padding in a batch.
         max_prompts: largest number of prompts in a batch, which bounds the memory of their statistics.
+        classes: class of each prompt; only prompts of one class share a batch. None puts all into one.
 
     Returns:
         Indices into `lengths`, one list per batch.
     """
     batches: list[list[int]] = []
-    longest = real = 0
+    latest: dict[int, list[int]] = {}  # batch of each class that is being filled
+    real: dict[int, int] = {}  # tokens in it, without padding
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        padded = longest * (len(batches[-1]) + 1) if batches else 0
-        fits = padded <= max_tokens and len(batches[-1]) < max_prompts if batches else False
-        if fits and real + lengths[index] >= (1 - max_padding) * padded:
-            batches[-1].append(index)
-            real += lengths[index]
+        key = 0 if classes is None else classes[index]
+        batch = latest.get(key, [])
+        padded = lengths[batch[0]] * (len(batch) + 1) if batch else 0
+        fits = padded <= max_tokens and len(batch) < max_prompts if batch else False
+        if fits and real[key] + lengths[index] >= (1 - max_padding) * padded:
+            batch.append(index)
+            real[key] += lengths[index]
         else:
-            batches.append([index])
-            longest = real = lengths[index]
+            latest[key] = [index]
+            batches.append(latest[key])
+            real[key] = lengths[index]
     return batches
 
 

@@ -1,6 +1,7 @@
 """Loading of models and tokenizers, and description of models without their weights."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from stratoscope.models.checkpoint import (
 from stratoscope.models.classes import check_runs_on_text, empty_model, num_layers_of
 from stratoscope.models.completeness import check_complete, check_vocabulary, key_mapping
 from stratoscope.models.memory import limit_gpu_memory
+from stratoscope.models.positions import PositionScaling, position_scaling, scale_each_pass_anew
 from stratoscope.models.source import ModelSource, local_folder, resolve_source
 
 if TYPE_CHECKING:
@@ -53,6 +55,11 @@ class LoadedModel:
         # The causal classes of encoder-decoders hold their decoder in a wrapper that passes all arguments on.
         return backbone.decoder if type(backbone).__name__.endswith("DecoderWrapper") else backbone
 
+    @cached_property
+    def scaling(self) -> PositionScaling:
+        """Lengths of sequences that may not share a batch."""
+        return position_scaling(self.network)
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -70,6 +77,8 @@ class ModelFacts:
     """Quantisation method of the checkpoint; None if it is not quantised."""
     stripped_prefix: str | None = None
     """Prefix that wrappers of the model left in the names of its weights, which is stripped; None if there is none."""
+    rescaled_after: int | None = None
+    """Length beyond which the model scales the positions of a sequence in another way; None if it never does."""
 
     @property
     def longest_sequence(self) -> int:
@@ -149,6 +158,7 @@ def load_model(
     except Exception as error:  # loaders, quantisers and remote code raise any exception
         raise InputError(f"model.source {resolved.name!r} cannot be loaded: {first_line(error)}") from error
     network = network.eval() if spread else network.eval().to(device)
+    scale_each_pass_anew(network)
     tokenizer = load_tokenizer(resolved, trust_remote_code=trust_remote_code)
     anatomy = find_anatomy(network, num_layers_of(network.config))
     stored = weights_folder(folder, common["revision"])
@@ -299,6 +309,7 @@ def describe_model(
         shows_hidden=anatomy.shows_hidden,
         quantisation=quantisation_method(config),
         stripped_prefix="".join(prefixes) or None,
+        rescaled_after=position_scaling(empty).first_limit,
     )
 
 

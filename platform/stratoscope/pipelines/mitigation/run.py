@@ -69,7 +69,8 @@ class MitigationJob(Job[MitigationConfig]):
         protected = _check_trainable(config, self.source)
         self.tasks = load_tasks(config.evaluation.tasks)
         self.tokenizer = load_tokenizer(self.source, trust_remote_code=model.trust_remote_code)
-        self.max_length = min(MAX_LENGTH, self.facts.longest_sequence)
+        # Batches of a training hold sequences of all lengths, so the model has to scale the positions of all alike.
+        self.max_length = min(MAX_LENGTH, self.facts.longest_sequence, self.facts.rescaled_after or MAX_LENGTH)
         check_answers_fit(self.tasks, self.facts.longest_sequence)
         self.choice = open_choice(config, self.source, self.facts, protected)
         self.data = load_data(config, self.tokenizer, self.choice.seen, self.max_length)

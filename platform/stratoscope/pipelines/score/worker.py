@@ -130,7 +130,8 @@ class ScoreWorker:
             # If padding changes the model's results, the probe would split padded batches, so there is no padding.
             max_padding = padding_limit(self.model.device) if probe.batching == Batching.ANY else 0.0
             assert self.batch_tokens is not None, "the worker was not tuned"
-            groups = bucket(lengths, self.batch_tokens, max_padding, self.settings.sizes.max_prompts)
+            classes = self.model.scaling.classes(lengths)
+            groups = bucket(lengths, self.batch_tokens, max_padding, self.settings.sizes.max_prompts, classes)
             batches = [[readable[p] for p in group] for group in groups]
 
             def measure(batch: Sequence[int]) -> Finish:
