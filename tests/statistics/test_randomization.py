@@ -139,3 +139,48 @@ def test_the_spread_is_the_standard_deviation_within_groups(share: float) -> Non
     group = (np.arange(4000) < share * 4000).astype(float)
     y = np.random.default_rng(0).normal(group[:, None], 1.0, (4000, 2))
     assert max_t(y, group, none(4000), "grouped", draws=9).spread == pytest.approx([1, 1], abs=0.05)
+
+
+@pytest.mark.parametrize("units", [10, 12, 14])
+@pytest.mark.parametrize("scale", [np.log(2), 1.0, 1e-3])
+def test_draws_that_the_covariates_explain_count_as_exceeding(units: int, scale: float) -> None:
+    """Lengths of the same contrast up to its sign: two of all flips lie along the covariate."""
+    generator = np.random.default_rng(units)
+    sign = np.where(np.arange(units) % 3 == 0, -1.0, 1.0)
+    lengths = np.column_stack([sign * scale, sign * scale**2, sign * -0.5])
+    y = generator.normal(size=(units, 3)) + np.array([0.0, 1.0, 3.0])
+    flips = np.array(list(product([-1.0, 1.0], repeat=units)))
+    along_sign = flips @ sign / units
+    explained = np.abs(along_sign) == 1
+    residual = y - np.outer(sign, sign @ y) / units
+    along = (flips @ residual)[~explained] / np.sqrt(units * (1 - along_sign[~explained] ** 2))[:, None]
+    null = np.abs(along / np.sqrt(((residual**2).sum(axis=0) - along**2) / (units - 2)))
+
+    outcome = max_t(y, np.ones(units), lengths, "paired", draws=20_000)
+    exceeding = explained.sum() + (null.max(axis=1) >= np.abs(outcome.statistic).max() - 1e-9).sum()
+    assert outcome.p_value.min() == pytest.approx(exceeding / len(flips), abs=0.003)
+    assert np.isfinite([outcome.critical, *outcome.low, *outcome.high]).all()
+    largest = np.concatenate([null.max(axis=1), np.full(explained.sum(), np.inf)])
+    assert outcome.critical == pytest.approx(np.quantile(largest, 0.95), rel=0.05)
+
+
+def test_there_is_no_finite_interval_where_the_covariates_explain_too_many_draws() -> None:
+    sign = np.array([1.0, -1.0, 1.0, 1.0])
+    y = np.random.default_rng(0).normal(size=(4, 2))
+    outcome = max_t(y, np.ones(4), sign[:, None], "paired", draws=999)
+    assert outcome.critical == np.inf
+    assert (outcome.low == -np.inf).all()
+    assert (outcome.high == np.inf).all()
+    assert (outcome.p_value >= 2 / 2**4).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["paired", "grouped"]), st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_a_result_is_finite_whatever_the_covariates(seed: int, design: str, number: int) -> None:
+    """With few distinct values, covariates explain some draws up to rounding, which no statistic may hide."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.choice([-1.0, 0.0, 1.0], (12, number)) * np.log(generator.integers(2, 9, number))
+    x = np.ones(12) if design == "paired" else np.repeat([0.0, 1.0], 6)
+    outcome = max_t(generator.normal(size=(12, 4)), x, lengths, design, draws=4999)
+    assert not np.isnan(outcome.p_value).any()
+    assert not np.isnan(outcome.critical) or np.isnan(outcome.effect).all()

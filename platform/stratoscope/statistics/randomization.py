@@ -24,6 +24,8 @@ CHUNK = 1024
 """Number of draws that are computed together."""
 ROUNDING = 1e-20
 """Share of a column's sum of squares up to which its residual is rounding, so that the column counts as explained."""
+LEAST_SHARE = 1e-12
+"""Share of the squares of a randomised x up to which what the covariates leave of it is rounding."""
 LEAST_SPREAD = 1e-7
 """Least spread along x, as a share of the spread without x: rounding of the subtraction leaves about 1e-8."""
 
@@ -43,7 +45,8 @@ class MaxT:
     p_value: Array
     """P-values adjusted for all T effects by step-down max-T, shape (T,)."""
     critical: float
-    """Quantile 1 - level of the largest |statistic| under the null hypothesis."""
+    """Quantile 1 - level of the largest |statistic| under the null hypothesis; infinite where the covariates explain
+    too many draws."""
     level: float
     """Family-wise error rate of the intervals."""
     least_p: float
@@ -116,7 +119,7 @@ def max_t(
         spread=spread,
         statistic=statistic,
         p_value=_step_down(np.abs(statistic), null),
-        critical=float(np.quantile(null.max(axis=1), 1 - level)),
+        critical=_critical(null.max(axis=1), level),
         level=level,
         least_p=least_p,
     )
@@ -157,7 +160,10 @@ def _studentised(along: Array, total: Array, free: int) -> tuple[Array, Array]:
 
 
 def _null(reduced: _ReducedModel, x: Array, design: Design, draws: int, seed: int) -> Array:
-    """Return |statistic| of randomised x, shape (draws, T)."""
+    """Return |statistic| of randomised x, shape (draws, T).
+
+    A draw that the covariates explain has no statistic. It is infinite, so that the draw counts as exceeding.
+    """
     generator = np.random.default_rng(seed)
     total = (reduced.residual**2).sum(axis=0)
     parts = []
@@ -167,11 +173,21 @@ def _null(reduced: _ReducedModel, x: Array, design: Design, draws: int, seed: in
             randomised = generator.integers(0, 2, size=shape) * 2.0 - 1.0
         else:
             randomised = generator.permuted(np.broadcast_to(x, shape), axis=1)
-        length = np.sqrt((randomised**2).sum(axis=1) - ((randomised @ reduced.basis) ** 2).sum(axis=1))
+        square = (randomised**2).sum(axis=1)
+        left = square - ((randomised @ reduced.basis) ** 2).sum(axis=1)
+        explained = left <= LEAST_SHARE * square
+        length = np.sqrt(np.where(explained, 1.0, left))
         along = (randomised @ reduced.residual) / length[:, None]
         statistic, _ = _studentised(along, total, reduced.free)
-        parts.append(np.abs(statistic))
+        parts.append(np.where(explained[:, None], np.inf, np.abs(statistic)))
     return np.concatenate(parts)
+
+
+def _critical(largest: Array, level: float) -> float:
+    """Return the quantile 1 - level of the largest |statistic| of each draw, some of which may be infinite."""
+    with np.errstate(invalid="ignore"):  # NumPy interpolates between infinite neighbours to NaN
+        quantile = float(np.quantile(largest, 1 - level))
+    return quantile if np.isfinite(quantile) else float("inf")
 
 
 def _step_down(observed: Array, null: Array) -> Array:
