@@ -5,9 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stratoscope.data import PairChoice, PairSource, Question, load_pairs
 from stratoscope.data.distractors import answer_type, sample_wrong_answers
+from stratoscope.data.qa import RawQuestion, question_prompt
 from stratoscope.errors import InputError
 
 WIKIQA = """QuestionID\tQuestion\tDocumentID\tDocumentTitle\tSentenceID\tSentence\tLabel
@@ -257,3 +260,47 @@ def test_shots_precede_every_question_and_are_not_questions_themselves(tmp_path:
     assert not shots & questions_asked
     assert len({q.prompt.rpartition("\n\n")[0] for q in questions}) == 1
     assert load(file, shots=3, answers="own", seed=1)[0].prompt != questions[0].prompt
+
+
+def asked(text: str) -> str:
+    """Return a question as its prompt has it."""
+    prompt = question_prompt(RawQuestion(text, {}, ()))
+    return prompt.removeprefix("Question: ").removesuffix("\nAnswer:")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "什么是AI？",  # noqa: RUF001
+        "请介绍一下北京。",
+        "答案是：",  # noqa: RUF001
+        "「それは何ですか？」",  # noqa: RUF001
+        "ما هو الذكاء الاصطناعي؟",
+        "یہ کیا ہے۔",  # noqa: RUF001
+        "यह क्या है।",
+        'Who said "I am?"',
+        "Who said “I am?”",
+        "Wer sagte „Bin ich?“",
+        "Qui a dit « suis-je ? »",
+        "Is it (or is it not?)",
+        "To be or not to be…",
+        "Name it.",
+        "Name it: ",
+    ],
+)
+def test_a_question_that_has_its_end_mark_gets_no_other(text: str) -> None:
+    assert asked(text) == text.strip()
+
+
+@pytest.mark.parametrize(
+    "text", ["who is she", 'Who sings "Help!"', "Where is it (in the U.S.)", "AI是什么", "它在“北京”"]
+)
+def test_a_question_without_an_end_mark_of_its_own_gets_one(text: str) -> None:
+    assert asked(text) == f"{text}?"
+
+
+@given(st.text(st.characters(max_codepoint=127), min_size=1))
+def test_only_a_quoted_question_differs_from_the_rule_for_plain_text(text: str) -> None:
+    text = text.strip()
+    plain = text if re.search(r"[.?!:]$", text) else f"{text}?"
+    assert asked(text) == (text if re.search(r"\?[\s\"')\]}]+$", text) else plain)

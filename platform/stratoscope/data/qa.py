@@ -11,7 +11,13 @@ from stratoscope.data.rows import SourceRow, column_names, text_of
 from stratoscope.errors import InputError, suggest
 
 AUTO = "auto"
-_END = re.compile(r"[.?!:]$")
+_QUESTION_MARKS = "?？؟⁇⁈⁉‽﹖፧"  # noqa: RUF001 - marks of other scripts
+_OTHER_MARKS = "。．｡！﹗：۔।॥።။។։"  # noqa: RUF001
+_CLOSING = r"""\s"'“”‘’«»‹›)\]}）］｝〕】〉》」』＂＇"""  # noqa: RUF001
+"""Quotes and brackets, in a character class."""
+_END = re.compile(rf"[.!:…]$|[{_QUESTION_MARKS}{_OTHER_MARKS}][{_CLOSING}]*$")
+"""End of a question that needs no question mark. Marks of the first class before a quote or bracket usually belong to a
+name, as in `Who sings "Help!"`."""
 
 
 @dataclass(frozen=True)
