@@ -206,6 +206,28 @@ def test_an_own_answer_without_a_word_is_neither_read_nor_counted(
         assert from_parquet(files["errors"])["error"].to_pylist() == ["the model wrote no word"] * 4
 
 
+def test_a_right_own_answer_of_an_article_is_read_and_counted(tiny_model_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "questions.jsonl"
+    lines = [{"question": f"w{i} w{i + 1}", "right": ["A+"]} for i in range(30)]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    fields = {
+        "model": {"source": str(tiny_model_folder)},
+        "pairs": {"source": [str(file)], "format": ["pairs"], "answers": "own"},
+        "generation": {"shots": 0},
+        "batching": {"shard_size": 30},
+    }
+    config = validate(HallucinationConfig, fields)
+    inputs = question_inputs.open_inputs(config)
+    texts = dict(zip([q.question_id for q in inputs.questions], ["a+.", "", *["w99 w98"] * 28], strict=True))
+    worker = HallucinationWorker(hallucination_run.worker_settings(config, inputs, ActorPool(1, 1, 1, 1, 0)))
+    (row,) = Shards(inputs.layout, inputs.questions.with_written(texts).table, [0])[0].to_pylist()
+    files = worker(row).files
+    read = from_parquet(files["answers"]).to_pylist()
+    assert [answer["text"] for answer in read if answer["right"]] == ["a+."]
+    (rate,) = rate_rows(GeneratedRow.read(from_parquet(files["generated"])), 0.95)
+    assert (rate.answered, rate.wrong) == (29, 28)
+
+
 def test_a_model_that_padding_changes_reads_answers_as_it_reads_each_alone(tmp_path: Path) -> None:
     """Rows of one length run together; the log-likelihoods go to their own answers."""
     zoo.tiny_model("causal", "rwkv").save_pretrained(tmp_path)

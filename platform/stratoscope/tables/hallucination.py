@@ -222,7 +222,7 @@ class RateRow(TableRow):
     dataset: str
     """Data set."""
     answered: int
-    """Number of answers with a word: a letter or a digit besides articles."""
+    """Number of answers that are right or have a word: a letter or a digit besides articles."""
     wrong: int
     """Number of wrong answers."""
     rate: float | None
@@ -330,7 +330,7 @@ def rate_rows(rows: Sequence[GeneratedRow], confidence: float) -> Iterator[RateR
     from scipy.stats import binomtest
 
     for dataset in dict.fromkeys(row.dataset for row in rows):
-        answers = [row for row in rows if row.dataset == dataset and has_word(row.text)]
+        answers = [row for row in rows if row.dataset == dataset and (row.right or has_word(row.text))]
         wrong = sum(not row.right for row in answers)
         if not answers:
             yield RateRow(dataset=dataset, answered=0, wrong=0, rate=None, ci_low=None, ci_high=None)

@@ -195,11 +195,12 @@ class HallucinationWorker:
         state.halved += outcome.halved
 
     def _grade(self, state: _ShardState, index: int, text: str) -> None:
-        """Grade a generated answer, and add it to the question's answers if it has a word and is to be read."""
+        """Grade a generated answer, and add it to the question's answers if it is right or wrong and is to be read."""
         question = state.questions[index]
         answer = Answer(text.strip(), equals_one_of(text, question.gold), "own")
         state.generated[index] = answer
-        if has_word(text) and (self.settings.answers == "own" or not answer.right):
+        is_graded = answer.right or has_word(text)
+        if is_graded and (self.settings.answers == "own" or not answer.right):
             state.questions[index] = replace(question, answers=(*question.answers, answer))
             row = encode_answer(self.model.tokenizer, question, answer)
             encoded = state.encoded[index]
