@@ -33,6 +33,13 @@ from tests.models import zoo
 from tests.models.test_positions import LIMIT, PHI3, save
 
 
+def question_worker(fields: dict) -> tuple[question_inputs.HallucinationInputs, HallucinationWorker]:
+    """Return the inputs of a hallucination run and a worker in this process."""
+    config = validate(HallucinationConfig, fields)
+    inputs = question_inputs.open_inputs(config)
+    return inputs, HallucinationWorker(hallucination_run.worker_settings(config, inputs, ActorPool(1, 1, 1, 1, 0)))
+
+
 @pytest.mark.parametrize("too_long", ["truncate", "refuse"])
 def test_a_shard_comes_back_as_it_would_be_encoded_by_the_actor(tiny_model_folder: Path, too_long: str) -> None:
     source = resolve_source(str(tiny_model_folder))
@@ -124,9 +131,7 @@ def test_a_question_without_finite_logits_is_an_error(tiny_model_folder: Path, t
         "generation": {"shots": 0, "max_tokens": 4},
         "batching": {"shard_size": 30},
     }
-    config = validate(HallucinationConfig, fields)
-    inputs = question_inputs.open_inputs(config)
-    worker = HallucinationWorker(hallucination_run.worker_settings(config, inputs, ActorPool(1, 1, 1, 1, 0)))
+    inputs, worker = question_worker(fields)
     worker.model.network.model.norm.weight.data.fill_(math.nan)
     (row,) = Shards(inputs.layout, inputs.questions.table, [0])[0].to_pylist()
     files = worker(row).files
@@ -190,10 +195,8 @@ def test_an_own_answer_without_a_word_is_neither_read_nor_counted(
         "generation": {"shots": 0},
         "batching": {"shard_size": 30},
     }
-    config = validate(HallucinationConfig, fields)
-    inputs = question_inputs.open_inputs(config)
+    inputs, worker = question_worker(fields)
     texts = ["", ".", "—", "the", *["w99 w98"] * 26]
-    worker = HallucinationWorker(hallucination_run.worker_settings(config, inputs, ActorPool(1, 1, 1, 1, 0)))
     (row,) = Shards(inputs.layout, inputs.questions.with_written(texts).table, [0])[0].to_pylist()
     files = worker(row).files
 
@@ -216,10 +219,8 @@ def test_a_right_own_answer_of_an_article_is_read_and_counted(tiny_model_folder:
         "generation": {"shots": 0},
         "batching": {"shard_size": 30},
     }
-    config = validate(HallucinationConfig, fields)
-    inputs = question_inputs.open_inputs(config)
-    texts = dict(zip([q.question_id for q in inputs.questions], ["a+.", "", *["w99 w98"] * 28], strict=True))
-    worker = HallucinationWorker(hallucination_run.worker_settings(config, inputs, ActorPool(1, 1, 1, 1, 0)))
+    inputs, worker = question_worker(fields)
+    texts = ["a+.", "", *["w99 w98"] * 28]
     (row,) = Shards(inputs.layout, inputs.questions.with_written(texts).table, [0])[0].to_pylist()
     files = worker(row).files
     read = from_parquet(files["answers"]).to_pylist()
@@ -245,9 +246,7 @@ def test_a_model_that_padding_changes_reads_answers_as_it_reads_each_alone(tmp_p
             "pairs": {"source": [str(file)], "format": ["pairs"]},
             "batching": {"max_tokens": max_tokens},
         }
-        config = validate(HallucinationConfig, fields)
-        inputs = question_inputs.open_inputs(config)
-        worker = HallucinationWorker(hallucination_run.worker_settings(config, inputs, ActorPool(1, 1, 1, 1, 0)))
+        inputs, worker = question_worker(fields)
         (row, *_) = Shards(inputs.layout, inputs.questions.table, [0])[0].to_pylist()
         result = worker(row)
         assert result.counts["errors"] == 0

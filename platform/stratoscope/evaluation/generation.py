@@ -159,22 +159,31 @@ class TextGenerator:
         return list(takewhile(lambda token: token not in self._ends, ids))
 
     def _text(self, ids: Sequence[int], until: Sequence[str]) -> str:
-        """Return the text of an answer up to a stop string, which may be a special token, without special tokens."""
-        text = _truncate(self._model.tokenizer.decode(ids, skip_special_tokens=False), until)
-        for special in {self._special[token] for token in ids if token in self._special}:
-            text = text.replace(special, "")
-        return text
+        """Return the text of an answer up to a stop string, which may contain special tokens, without such tokens."""
+        special = [stop for stop in until if any(token in stop for token in self._special)]
+        kept = self._before(ids, special) if special else ids
+        return _truncate(self._model.tokenizer.decode(kept, skip_special_tokens=True), until)
+
+    def _before(self, ids: Sequence[int], stops: Sequence[str]) -> Sequence[int]:
+        """Return the tokens before the first stop string."""
+        texts = [self._model.tokenizer.decode(ids[:end], skip_special_tokens=False) for end in range(len(ids) + 1)]
+        for text in texts:
+            found = next((stop for stop in stops if stop in text), None)
+            if found is not None:
+                room = len(text.partition(found)[0])
+                return ids[: max(end for end in range(len(texts)) if len(texts[end]) <= room)]
+        return ids
 
     @cached_property
     def _ends(self) -> frozenset[int]:
         return frozenset(end_tokens(self._model))
 
     @cached_property
-    def _special(self) -> dict[int, str]:
-        """The special tokens by their ids."""
+    def _special(self) -> frozenset[str]:
+        """The special tokens as texts."""
         tokenizer = self._model.tokenizer
-        added = {token: added.content for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-        return added | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        return frozenset(added | set(tokenizer.all_special_tokens))
 
     def _continue(self, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Return the log-probabilities of each generated token of the first row, shape (vocabulary,)."""
