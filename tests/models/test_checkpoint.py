@@ -107,6 +107,17 @@ def test_integer_weights_have_no_norm(tiny_model_folder: Path) -> None:
     assert np.isnan(norms).tolist() == [False, False, True, False]
 
 
+def test_weights_in_8_bit_floats_have_no_norm(tiny_model_folder: Path) -> None:
+    model = load_model(str(tiny_model_folder))
+    mlp = model.anatomy.blocks[1].module.mlp
+    scale = mlp.up_proj.weight.detach().abs().max() / 448
+    codes = (mlp.up_proj.weight.detach() / scale).to(torch.float8_e4m3fn)
+    mlp.up_proj.weight = torch.nn.Parameter(codes, requires_grad=False)
+    mlp.up_proj.weight_scale_inv = torch.nn.Parameter(scale.view(1, 1))
+    norms = [norm for _, norm in layer_parameters(model.anatomy)]
+    assert np.isnan(norms).tolist() == [False, True, False, False]
+
+
 def test_a_model_that_is_spread_gives_the_same_statistics(
     tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -235,12 +235,13 @@ def first_position(backbone: nn.Module) -> int:
 def layer_parameters(anatomy: LayerLayout) -> Iterator[tuple[int, float]]:
     """Yield each layer's number of parameters and the Frobenius norm of them all, in order of layers.
 
-    The norm is NaN if weights are stored as integers, because only their quantiser can decode them.
+    The norm is NaN if weights are stored as integers or 8-bit floats, because these are codes that only their quantiser
+    can decode.
     """
     for block in anatomy.blocks:
         parameters = list(block.module.parameters())
         stored = [*parameters, *(b for b in block.module.buffers() if b.ndim > 1)]
         square = math.nan
-        if all(tensor.is_floating_point() for tensor in stored):
+        if all(tensor.is_floating_point() and tensor.itemsize > 1 for tensor in stored):
             square = sum(float(p.detach().double().square().sum()) for p in parameters)
         yield sum(p.numel() for p in parameters), square**0.5

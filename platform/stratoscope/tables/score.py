@@ -118,7 +118,7 @@ class LayerRow(TableRow):
     num_parameters: int
     """Number of parameters."""
     weight_norm: float | None
-    """Frobenius norm of the weights; null where they are stored as integers."""
+    """Frobenius norm of the weights; null where they are stored as integers or 8-bit floats."""
 
 
 @dataclass(frozen=True)

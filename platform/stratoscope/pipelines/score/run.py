@@ -194,7 +194,7 @@ def check_any_scoring(scorings: Sequence[tuple[str, Scoring]], metrics: Sequence
     if not scorings:
         raise InputError(
             f"scores.metrics {', '.join(metrics)}: this model has no such score; magnitude needs weights that are not "
-            "stored as integers, and scores of a tap need activations there; add block_influence"
+            "stored as integers or 8-bit floats, and scores of a tap need activations there; add block_influence"
         )
 
 

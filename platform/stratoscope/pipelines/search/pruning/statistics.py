@@ -95,7 +95,9 @@ def all_scores(run: FinishedScore, space: PruningSpace, seed: int) -> dict[Score
     """
     weight_norm = read_table(run.storage, "layers")["weight_norm"].to_numpy(zero_copy_only=False)
     if "magnitude" in space.metrics and np.isnan(weight_norm).any():
-        raise InputError("space.metrics magnitude: weights that are stored as integers have no norm; leave it out")
+        raise InputError(
+            "space.metrics magnitude: weights that are stored as integers or 8-bit floats have no norm; leave it out"
+        )
     tables = run.tables
     taps = tuple(tap for tap in space.taps if tap in tables.taps) or tables.taps[:1]
     observations = load_observations(replace(tables, taps=taps), scoring_settings(space, seed))[ALL]
