@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GraniteConfig
 
 from stratoscope.activations import Probe, Tap
+from stratoscope.activations.trial import _trial_ids
 from stratoscope.models import LoadedModel, find_anatomy
 from tests.activations.test_probe import EPSILONS, loaded, padded_batch
 from tests.models import zoo
@@ -110,3 +111,51 @@ def test_the_hidden_activation_of_a_gated_output_is_read_before_its_last_map() -
     with Probe(zoo_model("rwkv"), [Tap.MLP_HIDDEN]) as probe:
         hidden = [block.hidden for block in probe._reading.blocks]
     assert hidden == [block.module.feed_forward.value for block in probe.model.anatomy.blocks]
+
+
+PARALLEL = ["phi", "gpt_neox", "gptj", "falcon", "cohere"]
+
+
+def with_massive_activation(model_type: str, part: str, size: float) -> LoadedModel:
+    """A model in whose second layer one part puts out a large number at the first token of the trial alone."""
+    model = zoo_model(model_type)
+    first = _trial_ids(model.network)[0, 0]
+
+    def enlarge(_module: nn.Module, _args: tuple, output: object) -> object:
+        hidden, *others = output if isinstance(output, tuple) else (output,)
+        hidden = hidden.clone()
+        hidden[ids[-1] == first] += size * (torch.arange(hidden.shape[-1]) == 5)
+        return (hidden, *others) if isinstance(output, tuple) else hidden
+
+    ids: list[Tensor] = []
+    model.backbone.get_input_embeddings().register_forward_pre_hook(lambda _, args: ids.append(args[0]))
+    module = getattr(model.anatomy.blocks[1], part)
+    assert module is not None
+    module.register_forward_hook(enlarge)
+    return model
+
+
+@pytest.mark.parametrize("size", [1e4, 3e5, 1e7])
+@pytest.mark.parametrize("part", ["attention", "mlp"])
+@pytest.mark.parametrize("model_type", ["llama", *PARALLEL])
+def test_a_massive_activation_on_one_token_hides_no_part(model_type: str, part: str, size: float) -> None:
+    with Probe(with_massive_activation(model_type, part, size), [Tap.UPDATE, Tap.ATTENTION, Tap.MLP]) as probe:
+        assert probe.withdrawn == {}
+        assert probe.layers_read_by_difference == ()
+        terms = [[(term.module, term.factor) for term in block.terms or ()] for block in probe._reading.blocks]
+    assert terms == [[(b.attention, 1.0), (b.mlp, 1.0)] for b in probe.model.anatomy.blocks]
+
+
+@pytest.mark.parametrize("part", ["attention", "mlp"])
+@pytest.mark.parametrize("model_type", ["llama", *PARALLEL])
+def test_a_part_too_small_to_be_seen_leaves_the_block_unknown(model_type: str, part: str) -> None:
+    model = zoo_model(model_type)
+    module = getattr(model.anatomy.blocks[2], part)
+    with torch.no_grad():
+        last = [child for child in module.modules() if isinstance(child, nn.Linear)][-1]
+        last.weight.mul_(1e-9)
+        if last.bias is not None:
+            last.bias.zero_()
+    with Probe(model, [Tap.UPDATE, Tap.ATTENTION, Tap.MLP]) as probe:
+        assert probe.layers_read_by_difference == (2,)
+        assert set(probe.withdrawn) == {Tap.ATTENTION, Tap.MLP}

@@ -5,6 +5,9 @@ point of the stream, the terms are the modules whose outputs, multiplied by cons
 earlier point. Points of the stream are the block's input, and the inputs and outputs of normalisations. A term is what
 the token mixer adds, what the feed-forward part adds, or something else that the block adds. The outcome depends on the
 model alone, because the tokens of the trial are always the same.
+
+Everything is compared token by token. Models emit activations on single tokens that are larger by orders of magnitude
+than all others; over all tokens together, such a token would hide what the block adds to the others.
 """
 
 import itertools
@@ -20,7 +23,11 @@ from stratoscope.models import Block
 from stratoscope.models.anatomy import is_linear, is_norm, part_kind
 
 TOLERANCE = 1e-4
-"""Largest relative difference between what is added to the stream and the sum of the terms, in float32."""
+"""Largest relative difference at a token between what is added to the stream and the sum of the terms, in float32."""
+PARALLEL = 1e-5
+"""Largest relative difference at a token between tensors that are multiples of each other."""
+LEAST_FACTOR = 1e-2
+"""Smallest constant, in size, by which a block multiplies the output of a part that it adds."""
 MOST_TERMS = 3
 """Largest number of terms that are added at one point of the stream."""
 MOST_CANDIDATES = 40
@@ -55,7 +62,7 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class _TrackedTensor:
-    """A tensor of the residual stream, in float64."""
+    """A tensor of the residual stream, shape (T, D), in float64."""
 
     value: Tensor
     order: float
@@ -87,12 +94,12 @@ class _Candidate:
 
     calls: list[Call]
     values: list[Tensor]
+    """Output of each call, shape (T, D), in float64; or the vector at each token."""
     vector: FreeVector | None = None
 
     def choose(self, coefficient: float) -> tuple[Call, float]:
         """Return the call whose output is added unscaled, or else the outermost call, and its factor."""
-        first = self.values[0]
-        factors = [coefficient * float(first @ value / (value @ value)) for value in self.values]
+        factors = [coefficient * _multiple(value, self.values[0]) for value in self.values]
         pairs = [(call, _rounded(factor)) for call, factor in zip(self.calls, factors, strict=True)]
         exact = [pair for pair in pairs if pair[1] == 1.0]
         return min(exact or pairs, key=lambda pair: (pair[0].path.count("."), pair[0].order))
@@ -122,9 +129,9 @@ class Decomposition:
 
     def reading(self) -> BlockReading:
         """Return how the block is read."""
-        self._start = _TrackedTensor(_flat(self.before), -1)
+        self._start = _TrackedTensor(self._by_token(self.before), -1)
         self._group()
-        end = _TrackedTensor(_flat(self.after), float("inf"))
+        end = _TrackedTensor(self._by_token(self.after), float("inf"))
         path = self._explain(end, depth=0)
         if path is None:
             return UNKNOWN
@@ -137,25 +144,23 @@ class Decomposition:
     def _group(self) -> None:
         """Group the calls whose outputs are multiples of each other, and collect the points of the stream."""
         for call in self.calls:
-            value = _flat(call.copy)
+            value = self._by_token(call.copy)
             if call.is_norm and call.entering is not None:
-                self._points.append(_TrackedTensor(_flat(call.entering), call.order - 0.5))
+                self._points.append(_TrackedTensor(self._by_token(call.entering), call.order - 0.5))
             norm = torch.linalg.vector_norm(value)
             if not norm.isfinite() or norm == 0 or not call.is_single:
                 continue
             for candidate in self._candidates:
-                other = candidate.values[0]
-                along = (other @ value) / (other @ other)
-                if torch.linalg.vector_norm(value - along * other) <= 1e-6 * norm:
+                if _parallel(candidate.values[0], value, 1e-6):
                     candidate.calls.append(call)
                     candidate.values.append(value)
                     break
             else:
                 self._candidates.append(_Candidate([call], [value]))
         inputs = [self._start, *self._points]
-        outputs = [_TrackedTensor(_flat(call.copy), call.order) for call in self.calls if call.is_norm]
+        outputs = [_TrackedTensor(self._by_token(call.copy), call.order) for call in self.calls if call.is_norm]
         self._points = [*sorted(inputs, key=lambda p: -p.order), *reversed(outputs)]
-        wide = [_flat(vector.value.expand_as(self.before)) for vector in self.vectors]
+        wide = [self._by_token(vector.value.expand_as(self.before)) for vector in self.vectors]
         self._candidates += [_Candidate([], [w], v) for w, v in zip(wide, self.vectors, strict=True) if w.any()]
         self._points += [_TrackedTensor(p.value * w, p.order, p) for w in wide for p in inputs]
 
@@ -184,9 +189,9 @@ class Decomposition:
         """Yield the inputs of normalisations whose output is a point of the stream."""
         for call in reversed(self.calls):
             earlier = call.is_norm and call.entering is not None and call.order <= target.order
-            if earlier and self._equal(_flat(call.copy), target.value):
+            if earlier and self._equal(self._by_token(call.copy), target.value):
                 assert call.entering is not None
-                yield _TrackedTensor(_flat(call.entering), call.order - 0.5)
+                yield _TrackedTensor(self._by_token(call.entering), call.order - 0.5)
 
     def _sums(
         self, target: _TrackedTensor, point: _TrackedTensor, size: int, *, free: bool
@@ -198,15 +203,18 @@ class Decomposition:
         if not candidates or (size > 1 and len(candidates) > MOST_CANDIDATES):
             return
         rest = target.value if free else target.value - point.value
-        bound = TOLERANCE * torch.linalg.vector_norm(rest if not free else target.value - point.value)
-        bound = bound + 2 * self.resolution * torch.linalg.vector_norm(target.value)
-        if torch.linalg.vector_norm(rest) <= 2 * bound:
+        allowed = self._allowed(target.value, point.value)
+        if (_norms(rest) <= 2 * allowed).all():
             return
-        for chosen in _promising(candidates, rest, point if free else None, size):
-            columns = [candidates[i].values[0] for i in chosen] + ([point.value] if free else [])
+        # In units of the largest error that is allowed at each token, every token counts alike.
+        unit = allowed.clamp(min=1e-12 * float(allowed.max()))
+        values, rest = [candidate.values[0] / unit for candidate in candidates], rest / unit
+        scaled = point.value / unit if free else None
+        for chosen in _promising(values, rest, scaled, size):
+            columns = [values[i].flatten() for i in chosen] + ([scaled.flatten()] if scaled is not None else [])
             matrix = torch.stack(columns, dim=1)
-            solution = torch.linalg.lstsq(matrix, rest.unsqueeze(1)).solution.squeeze(1)
-            if not torch.linalg.vector_norm(rest - matrix @ solution) <= bound:
+            solution = torch.linalg.lstsq(matrix, rest.reshape(-1, 1)).solution.squeeze(1)
+            if not torch.linalg.vector_norm(rest.flatten() - matrix @ solution) <= len(rest) ** 0.5:
                 continue
             coefficients = [float(c) for c in solution]
             scale = coefficients.pop() if free else 1.0
@@ -217,11 +225,28 @@ class Decomposition:
                 coefficients = [c / scale for c in coefficients]
             yield scale, tuple((candidates[i], c) for i, c in zip(chosen, coefficients, strict=True))
 
+    def _allowed(self, target: Tensor, point: Tensor) -> Tensor:
+        """Return the largest error at each token of a sum that leads from a point of the stream to another, (T, 1)."""
+        return TOLERANCE * _norms(target - point) + 2 * self.resolution * _norms(target)
+
+    def _is_negligible(self, output: Tensor) -> bool:
+        """Return whether a block's output is within tolerance the same with and without the output of a part."""
+        allowed = self._allowed(self._by_token(self.after), self._start.value).clamp(min=1e-300)
+        size = LEAST_FACTOR * torch.linalg.vector_norm(_norms(output) / allowed)
+        return bool(size <= len(output) ** 0.5)
+
     def _equal(self, a: Tensor, b: Tensor) -> bool:
-        return bool(torch.linalg.vector_norm(a - b) <= 2 * self.resolution * torch.linalg.vector_norm(b))
+        return bool((_norms(a - b) <= 2 * self.resolution * _norms(b)).all())
+
+    def _by_token(self, tensor: Tensor) -> Tensor:
+        """Return a tensor that is as large as the stream as (T, D), on the host in float64."""
+        return tensor.detach().reshape(self.before.shape[:2].numel(), -1).to("cpu", torch.float64)
 
     def _terms(self, path: _Path) -> tuple[Term, ...] | None:
-        """Return the terms of a path, with each vector in the term of its part; None if a vector has no such term."""
+        """Return the terms of a path, with each vector in the term of its part.
+
+        None if a vector has no such term, or if the output of a part is too small to show whether it is added.
+        """
         terms = []
         for candidate, coefficient in path.terms:
             if candidate.calls:
@@ -233,11 +258,15 @@ class Decomposition:
             if not places:
                 return None
             terms[places[0]] = replace(terms[places[0]], bias=_rounded(coefficient) * vector.value.detach())
-        # A part whose output is zero on the trial's tokens adds to the stream as well.
         for part, tap in ((self.block.attention, Tap.ATTENTION), (self.block.mlp, Tap.MLP)):
-            silent = any(call.module is part and not call.copy.any() for call in self.calls)
-            if part is not None and silent and all(term.tap != tap for term in terms):
+            outputs = [self._by_token(call.copy) for call in self.calls if call.module is part]
+            if part is None or any(term.tap == tap for term in terms):
+                continue
+            if not all(output.any() for output in outputs):
+                # A part whose output is zero on the trial's tokens adds to the stream as well.
                 terms.append(Term(part, tap))
+            elif any(map(self._is_negligible, outputs)):
+                return None
         return tuple(terms)
 
     def _tap(self, call: Call) -> Tap | None:
@@ -252,7 +281,7 @@ class Decomposition:
         source = self._source(call)
         if source is not None or call.entering is None:
             return [source] if source is not None else []
-        entering = _TrackedTensor(_flat(call.entering), call.order)
+        entering = _TrackedTensor(self._by_token(call.entering), call.order)
         zero = _TrackedTensor(torch.zeros_like(entering.value), -1)
         for _, terms in self._sums(entering, zero, 2, free=False):
             return [candidate.calls[0] for candidate, _ in terms if candidate.calls]
@@ -262,8 +291,8 @@ class Decomposition:
         """Return the outermost call whose output is the input of another call."""
         if call.entering is None:
             return None
-        entering = _flat(call.entering)
-        sources = [c for c in self.calls if c.order < call.order and self._equal(_flat(c.copy), entering)]
+        entering = self._by_token(call.entering)
+        sources = [c for c in self.calls if c.order < call.order and self._equal(self._by_token(c.copy), entering)]
         return min(sources, key=lambda c: (c.path.count("."), c.order), default=None)
 
     def _hidden(self, terms: Sequence[Term]) -> tuple[nn.Module | None, nn.Module | None]:
@@ -282,9 +311,10 @@ class Decomposition:
         for _ in range(3):
             if call is None:
                 break
-            value = _flat(call.copy)
+            value = self._by_token(call.copy)
             for other in reversed(self.calls):
-                if is_linear(other.module) and self._tap(other) == Tap.MLP and _parallel(_flat(other.copy), value):
+                is_own = is_linear(other.module) and self._tap(other) == Tap.MLP
+                if is_own and _parallel(self._by_token(other.copy), value):
                     return other.module, None
             gated = self._gated(value)
             if gated is not None:
@@ -296,7 +326,7 @@ class Decomposition:
         """Return the linear map whose output, times the sigmoid of another's, is parallel to a tensor, as in RWKV."""
         linear = [c for c in self.calls if is_linear(c.module) and c.is_single and self._tap(c) == Tap.MLP]
         for call, gate in itertools.permutations(linear, 2):
-            if _parallel(_flat(call.copy) * torch.sigmoid(_flat(gate.copy)), value):
+            if _parallel(self._by_token(call.copy) * torch.sigmoid(self._by_token(gate.copy)), value):
                 return call.module
         return None
 
@@ -311,21 +341,19 @@ def free_vectors(layer: nn.Module, width: int) -> list[FreeVector]:
     return found
 
 
-def _promising(
-    candidates: Sequence[_Candidate], rest: Tensor, point: _TrackedTensor | None, size: int
-) -> list[tuple[int, ...]]:
-    """Return sets of candidates that may span a tensor, best first, from their inner products alone."""
-    values = torch.stack([candidate.values[0] for candidate in candidates])
-    values = values / torch.linalg.vector_norm(values, dim=1, keepdim=True)
+def _promising(values: Sequence[Tensor], rest: Tensor, point: Tensor | None, size: int) -> list[tuple[int, ...]]:
+    """Return sets of tensors that may span another, best first, from their inner products alone."""
+    columns = torch.stack([value.flatten() for value in values])
+    columns = columns / torch.linalg.vector_norm(columns, dim=1, keepdim=True)
     sets = torch.tensor(list(itertools.combinations(range(len(values)), size)), dtype=torch.long).view(-1, size)
     if point is not None:
-        values = torch.cat([values, (point.value / torch.linalg.vector_norm(point.value)).unsqueeze(0)])
-        sets = torch.cat([sets, torch.full((len(sets), 1), len(values) - 1)], dim=1)
-    gram, along = values @ values.T, values @ rest
+        columns = torch.cat([columns, (point / torch.linalg.vector_norm(point)).view(1, -1)])
+        sets = torch.cat([sets, torch.full((len(sets), 1), len(values))], dim=1)
+    gram, along = columns @ columns.T, columns @ rest.flatten()
     inner = gram[sets.unsqueeze(2), sets.unsqueeze(1)] + 1e-12 * torch.eye(sets.shape[1])
     right = along[sets]
     solved = torch.linalg.solve(inner, right.unsqueeze(2)).squeeze(2)
-    missing = 1 - (solved * right).sum(dim=1) / (rest @ rest)
+    missing = 1 - (solved * right).sum(dim=1) / rest.square().sum()
     best = missing.argsort()[:4]
     return [tuple(sets[i, :size].tolist()) for i in best if missing[i] < 1e-2]
 
@@ -334,13 +362,22 @@ def _shared(a: Sequence[tuple[_Candidate, float]], b: Sequence[tuple[_Candidate,
     return bool({id(candidate) for candidate, _ in a} & {id(candidate) for candidate, _ in b})
 
 
-def _parallel(a: Tensor, b: Tensor) -> bool:
-    along = (a @ b) / (a @ a).clamp(min=1e-300)
-    return bool(torch.linalg.vector_norm(b - along * a) <= 1e-5 * torch.linalg.vector_norm(b))
+def _parallel(a: Tensor, b: Tensor, tolerance: float = PARALLEL) -> bool:
+    """Return whether b is a multiple of a, the same one at every token; both have shape (T, D)."""
+    unit = _norms(b).clamp(min=1e-300)
+    a, b = a / unit, b / unit
+    return bool(torch.linalg.vector_norm(b - _multiple(a, b) * a) <= tolerance * torch.linalg.vector_norm(b))
 
 
-def _flat(tensor: Tensor) -> Tensor:
-    return tensor.detach().reshape(-1).to("cpu", torch.float64)
+def _multiple(a: Tensor, b: Tensor) -> float:
+    """Return the factor that takes a closest to b."""
+    return float((a * b).sum() / a.square().sum().clamp(min=1e-300))
+
+
+def _norms(tensor: Tensor) -> Tensor:
+    """Return the norm of each token of (T, D), shape (T, 1)."""
+    norms: Tensor = torch.linalg.vector_norm(tensor, dim=1, keepdim=True)
+    return norms
 
 
 def _rounded(factor: float) -> float:
