@@ -1,5 +1,7 @@
 """What blocks add to the residual stream, determined on the models themselves."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from transformers import AutoModelForCausalLM, GraniteConfig
 from stratoscope.activations import Probe, Tap
 from stratoscope.activations.trial import _trial_ids
 from stratoscope.models import LoadedModel, find_anatomy
+from stratoscope.statistics.sufficient import ARRAYS
 from tests.activations.test_probe import EPSILONS, loaded, padded_batch
 from tests.models import zoo
 from tests.tiny import CONFIGURATIONS, ENCODERS, GROUPED
@@ -80,6 +83,39 @@ def test_an_output_that_the_block_writes_over_is_read_before_that() -> None:
         assert all(block.of(Tap.ATTENTION)[0].overwritten for block in probe._reading.blocks)
         measured = probe.measure(*padded_batch("right")).statistics
     np.testing.assert_array_equal(measured.m2[:, 0], expected.m2[:, 0])
+
+
+def add_in_place(layer: Any) -> None:
+    """Make a Llama layer write its output over its input, as the code of some published models does."""
+
+    def forward(hidden_states: Tensor, **options: object) -> Tensor:
+        attention, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **options)
+        hidden_states.add_(attention)
+        hidden_states.add_(layer.mlp(layer.post_attention_layernorm(hidden_states)))
+        return hidden_states
+
+    layer.forward = forward
+
+
+@pytest.mark.parametrize("writing", [(0, 1, 2, 3), (2,)])
+@pytest.mark.parametrize("lengths", [(6, 6), (6, 4)])
+def test_a_stream_that_a_block_writes_over_is_read_before_that(
+    lengths: tuple[int, ...], writing: tuple[int, ...]
+) -> None:
+    batch = padded_batch("right", lengths)
+    with Probe(loaded("llama"), tuple(Tap), EPSILONS, [(0, 2)]) as probe:
+        assert probe._plan.fits_kernel()
+        expected = probe.measure(*batch)
+    model = loaded("llama")
+    for layer in writing:
+        add_in_place(model.anatomy.blocks[layer].module)
+    with Probe(model, tuple(Tap), EPSILONS, [(0, 2)]) as probe:
+        assert [block.overwrites for block in probe._reading.blocks] == [layer in writing for layer in range(4)]
+        assert not probe._plan.fits_kernel(), "the kernel reads a block's input after the block has run"
+        measured = probe.measure(*batch)
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(measured.statistics, name), getattr(expected.statistics, name), name)
+    np.testing.assert_array_equal(measured.span_cosine, expected.span_cosine)
 
 
 def zoo_model(model_type: str) -> LoadedModel:

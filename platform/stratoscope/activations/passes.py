@@ -223,6 +223,9 @@ class TokenPass(Pass):
         self._check_shape(hidden)
         x = self._segments_on(hidden.device).take(_by_token(hidden))
         x = x.double() if self._careful else x.float()
+        if self._plan.overwrites:
+            # Without padding and in float32, x is still the memory that the next block writes into.
+            x = x.clone()
         self._stream, self._stream_norm = x, torch.linalg.vector_norm(x, dim=1)
 
     def _contribution_of(self, term: Term, hidden: Tensor) -> Tensor:

@@ -63,13 +63,18 @@ class ReadingPlan:
         """Return whether the update of a layer is read, as the sum of its terms."""
         return Tap.UPDATE in self.taps and bool(self.blocks[layer].of(Tap.UPDATE))
 
+    @property
+    def overwrites(self) -> bool:
+        """Whether any block writes into its input, which is the output of the block before it."""
+        return any(block.overwrites for block in self.blocks)
+
     def fits_kernel(self) -> bool:
         """Return whether the fused kernel can read all layers.
 
         It reads blocks of one shape, whose token mixer and feed-forward part are added with the same factor and not
-        overwritten.
+        overwritten. It reads a block's input after the block has run.
         """
-        if not self.present.all() or not set(self.taps) <= FUSED_TAPS:
+        if self.overwrites or not self.present.all() or not set(self.taps) <= FUSED_TAPS:
             return False
         return all(self._layer_fits_kernel(layer) for layer in range(len(self.blocks)))
 

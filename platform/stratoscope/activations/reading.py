@@ -37,6 +37,8 @@ class BlockReading:
     """Linear map whose input is the hidden activation of the feed-forward part."""
     experts: nn.Module | None = None
     """Module with all experts of a mixture, which holds that activation instead."""
+    overwrites: bool = False
+    """Whether the block writes into its input, so that the input must be copied before the block runs."""
 
     def of(self, tap: Tap) -> tuple[Term, ...]:
         """Return the terms that a tap adds up."""

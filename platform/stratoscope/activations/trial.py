@@ -239,14 +239,17 @@ class _Observer:
     inputs: dict[nn.Module, Tensor] = field(default_factory=dict)
     entered: int = 0
     result: BlockReading | None = None
+    _entering: Tensor | None = None
+    """Input of the block as it got it."""
     _before: Tensor | None = None
+    """Copy of the input from that moment."""
 
     def enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record the block's input."""
         self.entered += 1
         hidden = hidden_input(args, kwargs)
         self._check_shape(hidden)
-        self._before = hidden.detach().clone()
+        self._entering, self._before = hidden.detach(), hidden.detach().clone()
 
     def enter_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record the first input of a module in the block."""
@@ -267,7 +270,9 @@ class _Observer:
         """Determine what the block adds."""
         after = first_tensor(output)
         self._check_shape(after)
-        before, self._before = self._before, None
+        entering, before = self._entering, self._before
+        self._entering = self._before = None
+        assert entering is not None
         assert before is not None
         if after.shape != before.shape:
             raise InputError(
@@ -281,12 +286,11 @@ class _Observer:
         resolution = max(torch.finfo(call.copy.dtype).eps for call in calls) if calls else 0.0
         if resolution > 1e-6 or not after.isfinite().all():
             factors = possible_factors(self.model.network.config.get_text_config())
-            self.result = conventional_if_exact(self.block, before=before, after=after, calls=calls, factors=factors)
+            result = conventional_if_exact(self.block, before=before, after=after, calls=calls, factors=factors)
         else:
             vectors = free_vectors(self.block.module, before.shape[-1])
-            self.result = Decomposition(
-                self.block, before, after.detach().clone(), calls, resolution, vectors
-            ).reading()
+            result = Decomposition(self.block, before, after.detach().clone(), calls, resolution, vectors).reading()
+        self.result = replace(result, overwrites=not torch.equal(entering.nan_to_num(), before.nan_to_num()))
         self.calls.clear()
         self.inputs.clear()
 
