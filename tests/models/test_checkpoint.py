@@ -8,7 +8,8 @@ import torch
 
 from stratoscope.activations import Probe, Tap
 from stratoscope.errors import InputError
-from stratoscope.models import describe_model, layer_parameters, load_model, resolve_source
+from stratoscope.models import describe_model, find_anatomy, layer_parameters, load_model, resolve_source
+from tests.models import zoo
 from tests.tiny import tiny_network
 
 
@@ -142,3 +143,10 @@ def test_a_model_that_is_spread_gives_the_same_statistics(
             results.append(probe.measure(ids, torch.ones_like(ids)))
     assert (results[0].statistics.m2 == results[1].statistics.m2).all()
     assert (results[0].span_cosine == results[1].span_cosine).all()
+
+
+def test_a_mask_in_a_layer_is_no_weight() -> None:
+    network = zoo.tiny_model("causal", "gpt_neo")
+    assert any(buffer.dtype == torch.bool and buffer.ndim > 1 for buffer in network.buffers())
+    for block, (_, norm) in zip(network.transformer.h, layer_parameters(find_anatomy(network, 4)), strict=True):
+        assert norm == pytest.approx(sum(float(p.double().square().sum()) for p in block.parameters()) ** 0.5)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -240,7 +241,8 @@ def layer_parameters(anatomy: LayerLayout) -> Iterator[tuple[int, float]]:
     """
     for block in anatomy.blocks:
         parameters = list(block.module.parameters())
-        stored = [*parameters, *(b for b in block.module.buffers() if b.ndim > 1)]
+        # Quantised weights may be buffers; a mask is none.
+        stored = [*parameters, *(b for b in block.module.buffers() if b.ndim > 1 and b.dtype != torch.bool)]
         square = math.nan
         if all(tensor.is_floating_point() and tensor.itemsize > 1 for tensor in stored):
             square = sum(float(p.detach().double().square().sum()) for p in parameters)
