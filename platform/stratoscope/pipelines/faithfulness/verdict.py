@@ -44,7 +44,8 @@ SIGNS: Mapping[Outcome, tuple[str, "Tone"]] = {
     "does not survive": ("✗ does not", "bad"),
 }
 """Text and tone of each outcome. For colour-blind readers, a sign conveys the same as the tone."""
-EACH_ALONE = " The 95\N{NO-BREAK SPACE}% intervals are for each case separately: one in twenty misses."
+EACH_ALONE = f" (each at 95{NO_BREAK}%)"
+"""Says that the intervals of several cases are not corrected for their number."""
 _ORDER: Mapping[str, int] = {training: number for number, training in enumerate(TRAININGS)}
 MAX_ROWS = 8
 """Number of rows above which the grid has a filter."""
@@ -278,7 +279,7 @@ def _seed_effects(ratios: Sequence[DeviationRatioRow]) -> Iterator[str]:
         best = f", most after {_ratio_text(min(less, key=lambda r: r.ratio or 0.0))}" if less else ""
         yield (
             f"Compared with training '{other}', another seed moves the squared error less in {len(less)} of "
-            f"{len(group)} cases{best}, and more in {more}.{EACH_ALONE if len(group) > 1 else ''}"
+            f"{len(group)} cases{best}, and more in {more}{EACH_ALONE if len(group) > 1 else ''}."
         )
         if any("first" in (DESIGNS[ratio.training].start, DESIGNS[ratio.training].teacher) for ratio in less):
             yield "Seeds that share a teacher or a start (..._first) agree by construction; that is not robustness."
