@@ -31,7 +31,8 @@ class SearchSection(ConfigSection):
     algorithm: Literal["tpe", "nsga2", "grid", "greedy", StrategyName] = "nsga2"
     """Over scores: tpe, one objective, with ASHA; nsga2, retention against size; grid, every combination. Over sets of
     layers: greedy, layer by layer; greedy_from_scores, the same from a score's set; surrogate, a regression proposes
-    sets; swap and double_swap, exchanges of one (then two) or two layers; beam, several sets at once; random."""
+    sets; swap and double_swap, exchanges of one (then two) or two layers; beam, several sets at once; random. Measured:
+    over 128 items of each task swap found the best set at a quarter of the layers; over 16, no search over sets did."""
     num_samples: Draws = 24
     """Trials of tpe and nsga2, starting points included, or evaluations of a search over sets, for each ratio (greedy
     has as many as it needs). Equal sets of layers are evaluated once."""
