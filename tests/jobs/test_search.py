@@ -116,7 +116,7 @@ def finished(fields: Fields, mlflow_uri: str) -> stratoscope.SearchRun:
 
 def without_times(run: stratoscope.SearchRun) -> list[dict]:
     """Rows of the trials without the columns that depend on the clock."""
-    timed = ("tokens_per_s", "seconds")
+    timed = ("tokens_per_s", "seconds", "speed", "speed_low", "speed_high")
     return [{k: v for k, v in row.items() if k not in timed} for row in run.table("trials").to_pylist()]
 
 
