@@ -243,7 +243,7 @@ class _JointTest:
             low=report(plain.low[layers]),
             high=report(plain.high[layers]),
             adjusted=report(adjusted.effect[layers]),
-            null=self._null_band(plain.critical * plain.error[layers], report),
+            null=_half_width(plain.critical * plain.error[layers], report),
             propensity=propensity,
             p_value=plain.p_value[layers],
             p_value_adjusted=p_adjusted,
@@ -253,10 +253,11 @@ class _JointTest:
             least_p=adjusted.least_p,
         )
 
-    def _null_band(self, half_width: Array, report: Callable[[Array], Array]) -> Array:
-        """Return the half-width as reported; NaN where the transformation makes the band uneven around 0."""
-        upper, lower = report(half_width), report(-half_width)
-        return np.where(np.isclose(upper, -lower), upper, np.nan)
+
+def _half_width(half_width: Array, report: Callable[[Array], Array]) -> Array:
+    """Return the half-width of a band as reported; NaN where the transformation makes the band uneven around 0."""
+    upper, lower = report(half_width), report(-half_width)
+    return np.where(np.isclose(upper, -lower), upper, np.nan)
 
 
 def _describe_wrong(tap: str, parts: Parts, labels: Labels, threshold: float) -> LayerTestResult:

@@ -121,12 +121,17 @@ class _Survival:
         return self.survived / max(self.number, 1)
 
 
+def _tried(models: Sequence[ModelOutcomes], failed: Sequence[CellRow]) -> list[SpreadRow | CellRow]:
+    """Return a row for everything that was tried, with or without a result."""
+    return [*(model.spread for model in models), *failed]
+
+
 def _survivals(models: Sequence[ModelOutcomes], failed: Sequence[CellRow]) -> list[_Survival]:
     """Return what each forecaster survives with each training, plain training first.
 
     A series and horizon at which all its cells failed, or whose result is questioned, is not survived.
     """
-    rows: list[SpreadRow | CellRow] = [*(model.spread for model in models), *failed]
+    rows = _tried(models, failed)
     places = {(row.dataset, row.horizon) for row in rows}
     tried = dict.fromkeys((row.forecaster, row.training) for row in rows)
     every = {name for model in models for name in model.perturbations}
@@ -227,8 +232,7 @@ def sentences(
     if any(model.perturbations for model in trusted):
         seeds = sorted({model.spread.seeds for model in trusted})
         number = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
-        rows: list[SpreadRow | CellRow] = [*(model.spread for model in models), *failed]
-        places = {(row.dataset, row.horizon) for row in rows}
+        places = {(row.dataset, row.horizon) for row in _tried(models, failed)}
         yield (
             "A forecaster survives a perturbation if it raises the absolute error by at most "
             f"{percent_text(limits.degradation)}, with the whole 95{NO_BREAK}% interval over {number} seeds, at every "
